@@ -1,0 +1,20 @@
+"""ktjax: general knowledge transfer between any pretrained image classifiers.
+
+`ktjax.load_model(name)` and `ktjax.jobs.transfer.run(config, workdir)` are what `ktjax.main` runs.
+Importing ktjax imports nothing else: JAX starts when a name is first used.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_model":
+        return importlib.import_module("ktjax.models").load
+    if name == "jobs":
+        for job in ("pretrain", "transfer"):
+            importlib.import_module(f"ktjax.jobs.{job}")
+        return importlib.import_module("ktjax.jobs")
+    raise AttributeError(f"module 'ktjax' has no attribute '{name}'")

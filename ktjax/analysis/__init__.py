@@ -1,0 +1,1 @@
+"""What predictions say about knowledge and its transfer: NumPy and plots, no models, no devices."""

@@ -1,0 +1,208 @@
+"""Complementary knowledge and what a transfer did with it, counted on predictions.
+
+The paper is Roth et al., "Fantastic Gains and Where to Find Them", ICLR 2024 (arXiv 2310.17653).
+Shapes: N samples, C classes, M models. Every sample counts once, so shares are exact counts over N.
+Who answered correctly is a bool array (`correct_N`): the label was needed to make it, and padding
+and unlabelled samples (label -1) have to be gone by then.
+"""
+
+import numpy as np
+
+
+def positive_flips(*, teacher_correct_N: np.ndarray, student_correct_N: np.ndarray) -> np.ndarray:
+    """Samples the teacher gets right and the student wrong: bool [N] (paper section 3).
+
+    ValueError if an input is not bool [N], is empty, or the two differ in length.
+    """
+    teacher_N, student_N = _same_samples(teacher=teacher_correct_N, student=student_correct_N)
+    return teacher_N & ~student_N
+
+
+def negative_flips(*, teacher_correct_N: np.ndarray, student_correct_N: np.ndarray) -> np.ndarray:
+    """Samples the teacher gets wrong and the student right: bool [N] (paper section 3).
+
+    ValueError if an input is not bool [N], is empty, or the two differ in length.
+    """
+    return positive_flips(teacher_correct_N=student_correct_N, student_correct_N=teacher_correct_N)
+
+
+def rho(*, teacher_correct_N: np.ndarray, student_correct_N: np.ndarray) -> tuple[float, float]:
+    """Complementary knowledge (rho_pos, rho_neg), as fractions of N (paper section 3).
+
+    rho_pos = positive flips / N and rho_neg = negative flips / N, hence always
+    accuracy(teacher) - accuracy(student) = rho_pos - rho_neg. With the student after a transfer as
+    `teacher` and before it as `student`, the two are the paper's knowledge gain and loss (5.1).
+
+    ValueError if an input is not bool [N], is empty, or the two differ in length.
+    """
+    teacher_N, student_N = _same_samples(teacher=teacher_correct_N, student=student_correct_N)
+    num_positive = np.count_nonzero(teacher_N & ~student_N)
+    num_negative = np.count_nonzero(student_N & ~teacher_N)
+    return num_positive / teacher_N.size, num_negative / teacher_N.size
+
+
+def delta_se(*, before_correct_N: np.ndarray, after_correct_N: np.ndarray) -> float:
+    """Standard error of the accuracy difference after - before, as a fraction.
+
+    Both accuracies come from the same N samples, so only the samples whose correctness changed
+    carry variance (as in McNemar's test): with gain g and loss l as fractions of N,
+    sqrt((g + l - (g - l)^2) / N). It holds the two models fixed: it says what another validation
+    set would change, not another training seed.
+
+    ValueError if an input is not bool [N], is empty, or the two differ in length.
+    """
+    gain, loss = rho(teacher_correct_N=after_correct_N, student_correct_N=before_correct_N)
+    # Rounding can leave -1e-17 where every sample changed the same way.
+    return max(gain + loss - (gain - loss) ** 2, 0.0) ** 0.5 / len(before_correct_N) ** 0.5
+
+
+def flips_per_class(flips_N: np.ndarray, label_N: np.ndarray, *, num_classes: int) -> np.ndarray:
+    """How many of the flips fall into each class: int [C] (paper section 3).
+
+    ValueError if `flips_N` is not bool [N], is empty, or if `label_N` is not an integer [N] with
+    every label in 0 .. num_classes - 1.
+    """
+    (flips_N,) = _same_samples(flips=flips_N)
+    label_N = _labels(label_N, size=flips_N.size, num_classes=num_classes)
+    return np.bincount(label_N[flips_N], minlength=num_classes)
+
+
+def flip_entropy(counts_C: np.ndarray) -> tuple[float, float]:
+    """Entropy of the flips over the classes, in nats, and its share of the maximum, log C.
+
+    -sum_c q_c log q_c with q = counts / sum(counts) (paper section 3, figure 2). The share is 1
+    for flips spread evenly over the classes and 0 for all in one. No flips, or a single class:
+    (0, 0).
+
+    ValueError if `counts_C` is not [C] with C > 0, or has a negative or infinite count.
+    """
+    counts_C = np.asarray(counts_C)
+    if counts_C.ndim != 1 or counts_C.size == 0:
+        raise ValueError(f"counts_C must have shape [C] with C > 0, not {list(counts_C.shape)}.")
+    if not np.all(np.isfinite(counts_C)) or np.any(counts_C < 0):
+        raise ValueError("counts_C must be finite and not negative.")
+    counts = counts_C[counts_C > 0].astype(np.float64)
+    if counts.size == 0 or counts_C.size == 1:
+        return 0.0, 0.0
+    share = counts / counts.sum()
+    entropy = max(float(-np.sum(share * np.log(share))), 0.0)  # never -0.0
+    return entropy, entropy / float(np.log(counts_C.size))
+
+
+def confidence(logits_MxNxC: np.ndarray, label_N: np.ndarray | None = None) -> np.ndarray:
+    """How sure each model is of each sample: float64 [M, N] in 0 .. 1 (paper sections 4.2, 4.3).
+
+    With labels softmax(z)[y], the probability of the right answer; without, max_c softmax(z)[c].
+    float64, because in float32 the probabilities of confident models round to 1 and tie.
+
+    ValueError if the logits are not [M, N, C], are empty or not finite, or if `label_N` is given
+    and is not an integer [N] with every label in 0 .. C - 1.
+    """
+    logits_MxNxC = np.asarray(logits_MxNxC)
+    if logits_MxNxC.ndim != 3 or logits_MxNxC.size == 0:
+        shape = list(logits_MxNxC.shape)
+        raise ValueError(f"logits_MxNxC must have shape [M, N, C] without a zero, not {shape}.")
+    num_models, num_samples, num_classes = logits_MxNxC.shape
+    if label_N is not None:
+        label_N = _labels(label_N, size=num_samples, num_classes=num_classes)
+    confidence_MxN = np.empty((num_models, num_samples))
+    for m in range(num_models):  # one model at a time: float64 copies of all would be large
+        z_NxC = logits_MxNxC[m].astype(np.float64)
+        if not np.all(np.isfinite(z_NxC)):
+            raise ValueError(f"logits_MxNxC[{m}] has values that are not finite.")
+        z_NxC -= z_NxC.max(axis=1, keepdims=True)
+        z_N = 0.0 if label_N is None else z_NxC[np.arange(num_samples), label_N]
+        confidence_MxN[m] = np.exp(z_N) / np.exp(z_NxC, out=z_NxC).sum(axis=1)
+    return confidence_MxN
+
+
+def confidence_ensemble(logits_MxNxC: np.ndarray) -> np.ndarray:
+    """Answer of the most confident model on each sample: int [N] (paper section 5.3).
+
+    The reference line for several teachers: argmax_c of the model with the largest maximum
+    probability; ties go to the first model.
+
+    ValueError if the logits are not [M, N, C], are empty or not finite.
+    """
+    model_N = confidence(logits_MxNxC).argmax(axis=0)
+    # Take the chosen model's logits first: argmax over all of them would do M times the work.
+    return np.asarray(logits_MxNxC)[model_N, np.arange(model_N.size)].argmax(axis=-1)
+
+
+def transfer_rate(
+    *,
+    teacher_correct_N: np.ndarray,
+    before_correct_N: np.ndarray,
+    after_correct_N: np.ndarray,
+    where_N: np.ndarray | None = None,
+) -> float | None:
+    """Share of the teacher's positive flips that the student has learned, 0 .. 1 (section 5.1).
+
+    |teacher right, before wrong, after right| / |teacher right, before wrong|. `where_N` (bool)
+    restricts it to some samples, such as those of the top-p % classes of `expertise.top_classes`.
+    None if there are no such flips.
+
+    ValueError if an input is not bool [N], is empty, or the lengths differ.
+    """
+    teacher_N, before_N, after_N = _same_samples(
+        teacher=teacher_correct_N, before=before_correct_N, after=after_correct_N
+    )
+    flips_N = teacher_N & ~before_N
+    if where_N is not None:
+        flips_N, where_N = _same_samples(flips=flips_N, where=where_N)
+        flips_N = flips_N & where_N
+    return _share(after_N, flips_N)
+
+
+def given_to_teacher(source_N: np.ndarray, flips_N: np.ndarray) -> float | None:
+    """Share of the flips whose target is a teacher's, 0 .. 1 (paper section 4.2).
+
+    `source_N` says who teaches each sample: 0 the initial student, k > 0 the k-th teacher.
+    Positive flips should be near 1, negative ones near 0. None if there are no flips.
+
+    ValueError if `source_N` is not a non-negative integer [N], `flips_N` not bool [N], or empty.
+    """
+    (flips_N,) = _same_samples(flips=flips_N)
+    source_N = np.asarray(source_N)
+    if source_N.shape != flips_N.shape or source_N.dtype.kind not in "iu" or source_N.min() < 0:
+        raise ValueError(
+            f"source_N must be non-negative integers [{flips_N.size}], "
+            f"not {source_N.dtype} {list(source_N.shape)}."
+        )
+    return _share(source_N > 0, flips_N)
+
+
+def _share(hit_N: np.ndarray, of_N: np.ndarray) -> float | None:
+    num = np.count_nonzero(of_N)
+    return np.count_nonzero(hit_N & of_N) / num if num else None
+
+
+def _same_samples(**arrays: np.ndarray) -> list[np.ndarray]:
+    """The arrays as NumPy, after checking that all are bool [N] for one N > 0."""
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        # ~ on integers 0 and 1 gives -1 and -2, both true: refuse instead of counting wrong.
+        if array.dtype != bool or array.ndim != 1 or array.size == 0:
+            raise ValueError(
+                f"{name} must be a bool array of shape [N] with N > 0, "
+                f"not {array.dtype} {list(array.shape)}."
+            )
+    if len({array.size for array in arrays.values()}) > 1:
+        sizes = ", ".join(f"{name} has {array.size}" for name, array in arrays.items())
+        raise ValueError(f"These must be about the same samples: {sizes}.")
+    return list(arrays.values())
+
+
+def _labels(label_N: np.ndarray, *, size: int, num_classes: int) -> np.ndarray:
+    label_N = np.asarray(label_N)
+    if label_N.shape != (size,) or label_N.dtype.kind not in "iu":
+        raise ValueError(
+            f"label_N must be integers of shape [{size}], "
+            f"not {label_N.dtype} {list(label_N.shape)}."
+        )
+    if label_N.min() < 0 or label_N.max() >= num_classes:
+        raise ValueError(
+            f"label_N must lie in 0 .. {num_classes - 1}, not {label_N.min()} .. {label_N.max()} "
+            "(-1 is a sample without a label: leave it out)."
+        )
+    return label_N.astype(np.int64)

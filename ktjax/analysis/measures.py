@@ -1,0 +1,132 @@
+"""The measures of one transfer (paper section 5.1): a row of results.json, from predictions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ktjax.analysis import expertise, flips
+
+
+def of_transfer(
+    *,
+    before_NxC: np.ndarray,
+    after_NxC: np.ndarray,
+    teachers_KxNxC: np.ndarray,
+    label_N: np.ndarray,
+) -> dict[str, Any]:
+    """What a transfer changed, in percent of N, or percentage points.
+
+    Args:
+      before_NxC: logits of the student before the transfer.
+      after_NxC: its logits after it.
+      teachers_KxNxC: logits of its teachers, none (K = 0) for a control. Several teachers are
+        taken as one, which answers each sample as the most confident of them does.
+      label_N: the labels.
+
+    Returns:
+      `accuracy_before`, `accuracy_after`, `delta` with its standard error `delta_se`, knowledge
+      `gain` and `loss`, `class_gain` and `class_loss` (samples per class); and, None where there
+      is no teacher, `rho_pos`, `rho_neg`, `transfer_rate` and `transfer_rate_top`, the same inside
+      the smallest sets of classes that hold 2, 5, 20, 50 % of the teacher's positive flips.
+    """
+    num_classes = before_NxC.shape[1]
+    before_N = before_NxC.argmax(axis=1) == label_N
+    after_N = after_NxC.argmax(axis=1) == label_N
+    gained_N = flips.positive_flips(teacher_correct_N=after_N, student_correct_N=before_N)
+    lost_N = flips.negative_flips(teacher_correct_N=after_N, student_correct_N=before_N)
+    measures = {
+        "accuracy_before": _percent(before_N.mean()),
+        "accuracy_after": _percent(after_N.mean()),
+        "delta": _percent(gained_N.mean() - lost_N.mean()),
+        "delta_se": _percent(flips.delta_se(before_correct_N=before_N, after_correct_N=after_N)),
+        "gain": _percent(gained_N.mean()),
+        "loss": _percent(lost_N.mean()),
+        "class_gain": _per_class(gained_N, label_N, num_classes),
+        "class_loss": _per_class(lost_N, label_N, num_classes),
+    }
+    if not len(teachers_KxNxC):
+        return measures | dict.fromkeys(
+            ("rho_pos", "rho_neg", "transfer_rate", "transfer_rate_top")
+        )
+    teacher_N = flips.confidence_ensemble(teachers_KxNxC) == label_N
+    rho_pos, rho_neg = flips.rho(teacher_correct_N=teacher_N, student_correct_N=before_N)
+    flips_N = flips.positive_flips(teacher_correct_N=teacher_N, student_correct_N=before_N)
+    counts_C = flips.flips_per_class(flips_N, label_N, num_classes=num_classes)
+
+    def rate(where_N: np.ndarray | None) -> float | None:
+        share = flips.transfer_rate(
+            teacher_correct_N=teacher_N,
+            before_correct_N=before_N,
+            after_correct_N=after_N,
+            where_N=where_N,
+        )
+        return None if share is None else _percent(share)
+
+    return measures | {
+        "rho_pos": _percent(rho_pos),
+        "rho_neg": _percent(rho_neg),
+        "transfer_rate": rate(None),
+        "transfer_rate_top": {
+            str(p): rate(np.isin(label_N, expertise.top_classes(counts_C, p)))
+            for p in expertise.PERCENTS
+        },
+    }
+
+
+def of_partition(
+    *,
+    before_NxC: np.ndarray,
+    teachers_KxNxC: np.ndarray,
+    label_N: np.ndarray,
+    supervised: bool,
+) -> dict[str, float | None]:
+    """Of the positive and negative flips, the share that the partition gives to a teacher, in
+    percent; None where there are none of them, or no teacher.
+    """
+    if not len(teachers_KxNxC):
+        return {"taught_positive_flips": None, "taught_negative_flips": None}
+    before_N = before_NxC.argmax(axis=1) == label_N
+    teacher_N = flips.confidence_ensemble(teachers_KxNxC) == label_N
+    logits_SxNxC = np.concatenate([before_NxC[None], teachers_KxNxC])
+    source_N = flips.confidence(logits_SxNxC, label_N if supervised else None).argmax(axis=0)
+
+    def share(flips_N: np.ndarray) -> float | None:
+        given = flips.given_to_teacher(source_N, flips_N)
+        return None if given is None else _percent(given)
+
+    answers = {"teacher_correct_N": teacher_N, "student_correct_N": before_N}
+    return {
+        "taught_positive_flips": share(flips.positive_flips(**answers)),
+        "taught_negative_flips": share(flips.negative_flips(**answers)),
+    }
+
+
+def of_pair(
+    *, student_NxC: np.ndarray, teacher_NxC: np.ndarray, label_N: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Complementary knowledge of an ordered pair (section 3): `rho_pos`, `rho_neg` in percent,
+    `flip_entropy` as a share of the maximum, and `top_classes`, the areas of expertise.
+    """
+    student_N = student_NxC.argmax(axis=1) == label_N
+    teacher_N = teacher_NxC.argmax(axis=1) == label_N
+    rho_pos, rho_neg = flips.rho(teacher_correct_N=teacher_N, student_correct_N=student_N)
+    flips_N = flips.positive_flips(teacher_correct_N=teacher_N, student_correct_N=student_N)
+    counts_C = flips.flips_per_class(flips_N, label_N, num_classes=len(classes))
+    return {
+        "rho_pos": _percent(rho_pos),
+        "rho_neg": _percent(rho_neg),
+        "flip_entropy": flips.flip_entropy(counts_C)[1],
+        "top_classes": {
+            str(p): [classes[c] for c in expertise.top_classes(counts_C, p)]
+            for p in expertise.PERCENTS
+        },
+    }
+
+
+def _percent(share: float) -> float:
+    return 100 * float(share)
+
+
+def _per_class(flips_N: np.ndarray, label_N: np.ndarray, num_classes: int) -> list[int]:
+    return flips.flips_per_class(flips_N, label_N, num_classes=num_classes).tolist()

@@ -1,0 +1,302 @@
+"""Figures of a run: results (what results.json holds) -> matplotlib Figure.
+
+`*_rows` give the data that a figure shows, a dict per bar, point or image; report.py also writes
+them as CSV. No rows: nothing to draw. Figures are made without pyplot: no global state, no display.
+Objectives differ in colour and in marker, hatch or dashes, so a print in black and white will do.
+"""
+
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+Results = Mapping[str, Any]
+Rows = list[dict[str, Any]]
+
+# Okabe and Ito's palette for colour-blind readers, without its yellow and black. The lists differ
+# in length: the pairs of colour and marker repeat only after 63 objectives.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
+HATCHES = ("", "//", "..", "xx", "||", "\\\\", "++", "oo")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
+DASHES = ("-", "--", ":", "-.")
+
+
+class Style(NamedTuple):
+    """How the marks of one objective look."""
+
+    colour: str
+    hatch: str
+    marker: str
+    dashes: str
+
+
+class Group(NamedTuple):
+    """The runs that adapt one student with the same teachers."""
+
+    student: str
+    teachers: tuple[str, ...]
+    heading: str  # the teachers with their accuracy
+    runs: Rows
+
+
+def groups(results: Results) -> list[Group]:
+    """Runs by student, then teachers: none, one from weak to strong, several; then by objective."""
+    runs, models = results.get("runs", []), results.get("models", {})
+    students = list(dict.fromkeys(run["student"] for run in runs))
+    objectives = list(styles(results))
+    accuracy_of = {name: model["accuracy"] for name, model in models.items()}
+
+    def heading(teachers):
+        with_accuracy = (
+            f"{t} ({accuracy_of[t]:.2f} %)" if t in accuracy_of else t for t in teachers
+        )
+        return " + ".join(with_accuracy) or "no teacher"
+
+    def key(run):
+        teachers = tuple(run["teachers"])
+        mean = sum(accuracy_of.get(t, 0.0) for t in teachers) / max(len(teachers), 1)
+        return students.index(run["student"]), len(teachers), mean, teachers
+
+    runs = sorted(runs, key=lambda r: (key(r), objectives.index(r["objective"]), r["seed"]))
+    return [
+        Group(students[student], teachers, heading(teachers), list(members))
+        for (student, _, _, teachers), members in itertools.groupby(runs, key)
+    ]
+
+
+def styles(results: Results) -> dict[str, Style]:
+    """How each objective is drawn, in the order in which the runs name them."""
+    names = dict.fromkeys(run["objective"] for run in results.get("runs", []))
+    lists = (COLOURS, HATCHES, MARKERS, DASHES)
+    return {name: Style(*(kind[i % len(kind)] for kind in lists)) for i, name in enumerate(names)}
+
+
+def best_run(results: Results) -> dict[str, Any] | None:
+    """The run with the largest delta, among those with a teacher if there are any."""
+    runs = results.get("runs", [])
+    return max([r for r in runs if r["teachers"]] or runs, key=lambda r: r["delta"], default=None)
+
+
+def run_rows(results: Results, keys: Sequence[str]) -> Rows:
+    """One row per run: its student, teachers, objective, seed and `keys`."""
+    runs = [run for group in groups(results) for run in group.runs]
+    return [_name(run) | {key: run[key] for key in keys} for run in runs]
+
+
+def history_rows(results: Results, key: str) -> Rows:
+    """One row per run and recorded step at which `key` (accuracy, taught) is known."""
+    return [
+        _name(run) | {k: point[k] for k in ("step", "epoch", key)}
+        for group in groups(results)
+        for run in group.runs
+        for point in run.get("history", [])
+        if point.get(key) is not None
+    ]
+
+
+def accuracy(results: Results) -> Figure:
+    """Bars from the student's accuracy before to after, by teacher and objective."""
+    found = groups(results)
+    many_students = len({group.student for group in found}) > 1
+    many_seeds = len({run["seed"] for group in found for run in group.runs}) > 1
+    headings, bars, y = [], [], 0
+    for group in found:
+        text = f"from {group.heading}" if group.teachers else group.heading
+        text = f"{group.student}, {text}" if many_students else text
+        for line in textwrap.wrap(text, 84, max_lines=4):
+            headings.append((y, line))
+            y += 1
+        for run in group.runs:
+            bars.append((y, run))
+            y += 1
+        y += 0.3
+    figure = _figure(8, 1.4 + 0.25 * y, "Student accuracy before and after the transfer")
+    axes = figure.add_subplot()
+    text = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
+    for at, run in bars:
+        style, before = styles(results)[run["objective"]], run["accuracy_before"]
+        bar = {"color": style.colour, "hatch": style.hatch, "edgecolor": "black", "linewidth": 0.6}
+        error = {"xerr": run["delta_se"], "error_kw": {"capsize": 3, "elinewidth": 1.2}}
+        axes.barh(at, run["accuracy_after"] - before, 0.72, before, **bar, **error)
+        axes.plot([before, before], [at - 0.5, at + 0.5], color="black", linewidth=1.6)
+        axes.text(1.01, at, f"{run['delta']:+.2f} ± {run['delta_se']:.2f}", **text)
+    for at, line in headings:
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+        axes.text(0.005, at, line, fontweight="bold", bbox=box, **text)
+    axes.text(1.01, -0.2, "points ± se", **text)
+    labels = [
+        f"{r['objective']}, seed {r['seed']}" if many_seeds else r["objective"] for _, r in bars
+    ]
+    axes.set_yticks([at for at, _ in bars], labels, fontsize=8)
+    axes.set_ylim(y - 0.6, -0.7)
+    axes.set_xlabel("accuracy on the validation split (%); black line: before the transfer")
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    return _plain_text(figure)
+
+
+def gain_loss(results: Results) -> Figure:
+    """Knowledge gained against knowledge lost, a point per run."""
+    rows = run_rows(results, ("gain", "loss"))
+    figure = _figure(6.4, 6.8, "Knowledge gained against knowledge lost, a point per run")
+    axes = figure.add_subplot(aspect="equal")
+    values = [row[key] for row in rows for key in ("gain", "loss")]
+    margin = 0.08 * (max(values) - min(values)) or 0.5
+    limits = max(min(values) - margin, -margin / 4), max(values) + margin  # shares start at 0
+    axes.plot(limits, limits, color="black", linewidth=1, linestyle="--")
+    for name, style in styles(results).items():
+        points = [(row["loss"], row["gain"]) for row in rows if row["objective"] == name]
+        look = {"marker": style.marker, "color": style.colour, "markeredgecolor": "black"}
+        axes.plot(
+            *zip(*points, strict=True), linestyle="", markersize=8, alpha=0.85, label=name, **look
+        )
+    axes.set(xlim=limits, ylim=limits)
+    axes.set_xlabel("knowledge loss: right before, wrong after (% of samples)")
+    axes.set_ylabel("knowledge gain: wrong before, right after (% of samples)")
+    text = {"transform": axes.transAxes, "style": "italic"}
+    axes.text(0.02, 0.98, "student improves", va="top", **text)
+    axes.text(0.98, 0.02, "student gets worse", ha="right", **text)
+    axes.grid(alpha=0.3)
+    return _plain_text(figure, axes.get_legend_handles_labels()[0])
+
+
+def taught(results: Results) -> Figure:
+    """Share of samples that a teacher, not the initial student, teaches, over steps."""
+    title = "Share of samples taught by a teacher during training"
+    return _history(results, "taught", "taught by a teacher (%)", title)
+
+
+def progress(results: Results) -> Figure:
+    """Accuracy on the tuning split over steps; its level differs from the validation split's."""
+    title = "Student accuracy during training, on the tuning split"
+    return _history(results, "accuracy", "accuracy, tuning split (%)", title)
+
+
+def class_rows(results: Results, *, most: int = 10) -> Rows:
+    """The best run's classes that changed most, best first: images gained, lost, net, in all."""
+    run = best_run(results)
+    if run is None or not run.get("class_gain"):
+        return []
+    counts = (results["class_counts"], run["class_gain"], run["class_loss"])
+    rows = [
+        {"class": name, "images": images, "gained": gain, "lost": loss, "net": gain - loss}
+        for name, images, gain, loss in zip(results["classes"], *counts, strict=True)
+    ]
+    rows.sort(key=lambda row: -row["net"])
+    up, down = ([row for row in rows if sign * row["net"] > 0] for sign in (1, -1))
+    return up[:most] + down[-most:]
+
+
+def classes(results: Results) -> Figure:
+    """Images gained and lost in the classes that changed most, for the best run."""
+    run, rows = best_run(results), class_rows(results)
+    of = f"from {' + '.join(run['teachers'])}" if run["teachers"] else "without a teacher"
+    title = f"Classes that changed most: {run['student']}, {run['objective']} {of}"
+    labels = [f"{_clip(row['class'], 34, 2)} (of {row['images']})" for row in rows]
+    figure = _figure(8, 1.8 + 0.3 * len(rows), title)
+    axes, ys = figure.add_subplot(), range(len(rows))
+    gained, lost, net = ([row[key] for row in rows] for key in ("gained", "lost", "net"))
+    bar = {"height": 0.7, "edgecolor": "black", "linewidth": 0.6}
+    gain = axes.barh(ys, gained, color=COLOURS[0], label="gained: wrong before, right after", **bar)
+    bar |= {"color": COLOURS[1], "hatch": "//", "label": "lost: right before, wrong after"}
+    loss = axes.barh(ys, [-n for n in lost], **bar)
+    (diamond,) = axes.plot(net, ys, "D", color="white", markeredgecolor="black", label="net change")
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(ys, labels, fontsize=7.5)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{abs(x):g}")
+    axes.set_xlabel("validation images lost (left) and gained (right)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    return _plain_text(figure, [gain, loss, diamond])
+
+
+def example_rows(examples: Sequence[Mapping[str, Any]], *, most: int = 12) -> Rows:
+    """The captions of the images that `examples` shows, as many as it shows."""
+    keys = ("label", "student_says", "teacher", "teacher_says", "after_says")
+    return [{key: example[key] for key in keys} for example in examples[:most]]
+
+
+def examples(examples: Sequence[Mapping[str, Any]]) -> Figure:
+    """Images that a teacher got right and the student wrong, with what each of them said."""
+    said = {"label": "true", "student_says": "student", "teacher_says": "teacher"}
+    said |= {"after_says": "after"}
+    captions = [
+        "\n".join(_clip(f"{name}: {row[key]}", 30, 3) for key, name in said.items())
+        for row in example_rows(examples)
+    ]
+    tall = max(caption.count("\n") + 1 for caption in captions)
+    names = " / ".join(dict.fromkeys(row["teacher"] for row in example_rows(examples)))
+    title = f"Positive flips: the student was wrong, the teacher right ({names})"
+    top, cell = 0.45 + 0.18 * min(len(title) // 80, 3), 1.9 + 0.14 * tall  # inches
+    height = top + -(-len(captions) // 4) * cell
+    figure = _figure(8, height, title)
+    # Constrained layout leaves too little room for captions under images of fixed aspect.
+    figure.set_layout_engine("none")
+    for i, (example, caption) in enumerate(zip(examples, captions, strict=False)):
+        bottom = height - top - i // 4 * cell - 1.8
+        box = ((i % 4 * 2 + 0.1) / 8, bottom / height, 1.8 / 8, 1.8 / height)
+        axes = figure.add_axes(box, anchor="SW")
+        axes.set_axis_off()
+        axes.imshow(np.asarray(example["image"]), interpolation="nearest")
+        axes.text(0, -0.03, caption, transform=axes.transAxes, va="top", fontsize=7.5)
+    return _plain_text(figure)
+
+
+def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
+    """One panel per student and teachers, one line per run."""
+
+    def points(run):
+        return [point for point in run.get("history", []) if point.get(key) is not None]
+
+    panels = [group for group in groups(results) if any(points(run) for run in group.runs)]
+    many_students = len({group.student for group in groups(results)}) > 1
+    num_rows, columns = -(-len(panels) // 2), min(2, len(panels))
+    figure = _figure(8, 1.3 + 2.5 * num_rows, title)
+    grid = figure.subplots(num_rows, columns, squeeze=False, sharey=True).ravel()
+    handles = {}
+    for axes, group in zip(grid, panels, strict=False):
+        for run in filter(points, group.runs):
+            style = styles(results)[run["objective"]]
+            look = {"color": style.colour, "linestyle": style.dashes, "marker": style.marker}
+            look |= {"markersize": 5, "markevery": max(1, len(points(run)) // 6), "linewidth": 1.4}
+            steps, values = ([point[k] for point in points(run)] for k in ("step", key))
+            (handles[run["objective"]],) = axes.plot(steps, values, label=run["objective"], **look)
+        heading = f"{group.student}, {group.heading}" if many_students else group.heading
+        axes.set_title(_clip(heading, 52, 3), fontsize=8.5)
+        axes.set_xlabel("training step", fontsize=8.5)
+        axes.grid(alpha=0.3)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    figure.supylabel(ylabel, fontsize=10)
+    return _plain_text(figure, list(handles.values()))
+
+
+def _name(run):
+    return {key: run[key] for key in ("student", "teachers", "objective", "seed")}
+
+
+def _figure(width, height, title):
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure.suptitle(_clip(title, round(width * 10), 4), fontsize=11)
+    return figure
+
+
+def _clip(text, width, lines):
+    """`text` over at most so many lines; what does not fit ends in an ellipsis."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))
+
+
+def _plain_text(figure, handles=()):
+    """Adds the legend under the figure and turns off mathtext: names may contain $."""
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8.5)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    return figure

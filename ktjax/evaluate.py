@@ -1,0 +1,35 @@
+"""Exact predictions of a model on a split: every image counted once, on any number of devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ktjax import parallel
+from ktjax.data import pipeline
+from ktjax.models.classifier import Classifier
+
+# predict(variables, images) -> float32 logits_NxC
+Predict = Callable[[Any, pipeline.Images], np.ndarray]
+
+
+def make_predict(classifier: Classifier, *, batch_size: int) -> Predict:
+    """Builds the function that gives a classifier's logits for a whole split, compiled once."""
+
+    def forward(variables, batch):
+        return classifier.apply(variables, batch["image"])[0].logits
+
+    forward = parallel.data_parallel_forward(forward)
+
+    def predict(variables: Any, images: pipeline.Images) -> np.ndarray:
+        batches = parallel.to_devices(pipeline.eval_batches(images, batch_size=batch_size))
+        logits = [forward(variables, batch) for batch in batches]
+        logits = np.concatenate([np.asarray(x).reshape(batch_size, -1) for x in logits])
+        return logits[: len(images)]  # the last batch was padded
+
+    return predict
+
+
+def accuracy(logits_NxC: np.ndarray, label_N: np.ndarray) -> float:
+    """Share of samples whose largest logit is the label's, in percent."""
+    return 100 * float(np.mean(logits_NxC.argmax(axis=-1) == label_N))

@@ -1,0 +1,208 @@
+"""One training run inside a job: build the step once, resume, fit, evaluate, checkpoint."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from ktjax import augment, evaluate, optim, parallel, train
+from ktjax import config as config_lib
+from ktjax.checkpoint import Checkpoints
+from ktjax.data import pipeline
+from ktjax.models.classifier import Classifier
+from ktjax.objectives import Objective
+from ktjax.writer import Writer
+
+DTYPES = ("float32", "bfloat16")
+BATCH_NORM = ("train", "frozen")
+
+
+class Recipe(NamedTuple):
+    """What all runs with one objective share: the compiled step and its numbers."""
+
+    step: train.Step
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    steps_per_epoch: int
+    total_steps: int
+    eval_every: int
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError unless the fields that every training run reads make sense."""
+    config_lib.check_positive(config, "batch_size", "eval_batch_size", "image_size", "log_every")
+    config_lib.check_choice("optimizer", config.optimizer, tuple(optim.OPTIMIZERS))
+    config_lib.check_choice("schedule", config.schedule, optim.SCHEDULES)
+    config_lib.check_choice("augment", config.augment, tuple(augment.RECIPES))
+    config_lib.check_choice("dtype", config.dtype, DTYPES)
+    config_lib.check_choice("batch_norm", config.batch_norm, BATCH_NORM)
+    parallel.check_batch_size(config.batch_size, "batch_size")
+    parallel.check_batch_size(config.eval_batch_size, "eval_batch_size")
+
+
+def durations(config: ml_collections.ConfigDict, *, examples: int) -> tuple[int, int, int]:
+    """Steps per epoch, in total and between evaluations.
+
+    Raises:
+      ValueError: the training split does not fill one batch, or a duration is ambiguous.
+    """
+    steps_per_epoch = examples // config.batch_size
+    if not steps_per_epoch:
+        raise ValueError(
+            f"The training split has {examples} images, fewer than config.batch_size="
+            f"{config.batch_size}."
+        )
+    total = config_lib.steps(config, "total", steps_per_epoch=steps_per_epoch)
+    return (
+        steps_per_epoch,
+        total,
+        min(total, config_lib.steps(config, "eval_every", steps_per_epoch=steps_per_epoch)),
+    )
+
+
+def make_recipe(
+    config: ml_collections.ConfigDict,
+    *,
+    student: Classifier,
+    objective: Objective,
+    teach: train.Teach,
+    learning_rate: float,
+    examples: int,
+    seed: int,
+) -> Recipe:
+    """Builds and wraps the train step. `seed` is that of the views."""
+    steps_per_epoch, total_steps, eval_every = durations(config, examples=examples)
+    schedule = optim.make_schedule(
+        config.schedule,
+        peak=optim.scaled(learning_rate, batch_size=config.batch_size),
+        warmup_steps=round(config.warmup * total_steps),
+        total_steps=total_steps,
+    )
+    optimizer = optim.make_optimizer(
+        config.optimizer,
+        schedule=schedule,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+    step = train.make_train_step(
+        student=student,
+        teach=teach,
+        objective=objective,
+        optimizer=optimizer,
+        augment=augment.make_augment(config.augment, seed=seed),
+        steps_per_epoch=steps_per_epoch,
+        dtype=jnp.dtype(config.dtype),
+        freeze_stats=config.batch_norm == "frozen",
+    )
+    step = parallel.data_parallel(step)
+    return Recipe(step, objective, optimizer, schedule, steps_per_epoch, total_steps, eval_every)
+
+
+class Fitted(NamedTuple):
+    """A run at its end."""
+
+    variables: Any
+    history: list[dict[str, Any]]  # one entry per evaluation, see `fit`
+
+    @property
+    def seconds(self) -> float:
+        """Of training, evaluations included, over all the processes that worked on the run."""
+        return self.history[-1]["seconds"]
+
+    @property
+    def taught(self) -> float | None:
+        """Share of the samples seen whose target was a teacher's, in percent."""
+        if self.history[-1]["taught"] is None:
+            return None
+        steps = np.diff([0, *(entry["step"] for entry in self.history)])
+        return float(np.average([entry["taught"] for entry in self.history], weights=steps))
+
+
+def fit(
+    recipe: Recipe,
+    *,
+    student: Classifier,
+    frozen: Any,
+    images: pipeline.Images,
+    tune: pipeline.Images,
+    predict: evaluate.Predict,
+    log_every: int,
+    batch_size: int,
+    seed: int,
+    run: str,
+    workdir: Path,
+) -> Fitted:
+    """Trains a student, from its latest checkpoint if there is one.
+
+    Every evaluation writes metrics, saves a checkpoint and adds to the history: `step`, `epoch`,
+    `accuracy` on the tune split in percent, `seconds` since the run began, and the means of `loss`
+    and (where there is a choice of teachers) `taught` since the last evaluation.
+    """
+    begin = time.perf_counter()
+    key = jax.random.key(seed)
+    state = train.init_state(
+        student, objective=recipe.objective, optimizer=recipe.optimizer, key=key
+    )
+    checkpoints = Checkpoints(workdir / "checkpoints" / run)
+    history = []
+    if checkpoints.latest() is not None:
+        state, history = checkpoints.restore(state)
+    begin -= history[-1]["seconds"] if history else 0.0
+    state = parallel.replicate(state)
+    first_step = int(state.step)
+    writer = Writer(workdir, run=run, first_step=first_step)
+
+    def on_log(step: int, means: dict[str, float]) -> None:
+        writer.write(step, _flat("train", means) | {"learning_rate": _rate(recipe, step)})
+
+    def on_eval(step: int, state: train.State, means: dict[str, float]) -> None:
+        logits_NxC = predict(train.student_variables(state), tune)
+        entry = {
+            "step": step,
+            "epoch": step / recipe.steps_per_epoch,
+            "accuracy": evaluate.accuracy(logits_NxC, tune.label_N),
+            "loss": means["loss"],
+            "taught": means.get("taught"),
+            "seconds": time.perf_counter() - begin,
+        }
+        history.append(entry)
+        on_log(step, means)
+        writer.write(step, {"tune/accuracy": entry["accuracy"]})
+        checkpoints.save(step, state, record=history, score=entry["accuracy"])
+
+    batches = pipeline.train_batches(
+        images, batch_size=batch_size, seed=seed, first_step=first_step
+    )
+    try:
+        state = train.fit(
+            recipe.step,
+            state,
+            parallel.to_devices(batches),
+            frozen=frozen,
+            key=key,
+            total_steps=recipe.total_steps,
+            log_every=log_every,
+            eval_every=recipe.eval_every,
+            on_log=on_log,
+            on_eval=on_eval,
+            name=run,
+        )
+    finally:
+        writer.close()
+        checkpoints.close()
+    variables = jax.device_get(train.student_variables(state))
+    return Fitted(variables, history)
+
+
+def _flat(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    return float(np.asarray(recipe.schedule(step - 1)))

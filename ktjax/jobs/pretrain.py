@@ -1,0 +1,115 @@
+"""Trains classifiers from labels: from scratch, or from a checkpoint."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from ktjax import data, evaluate, models, objectives, parallel, train
+from ktjax.analysis import measures
+from ktjax.data import pipeline
+from ktjax.jobs import fitting
+from ktjax.jobs import workdir as workdir_lib
+from ktjax.models import weights
+from ktjax.models.classifier import Classifier
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Trains each of `config.models` and exports it to `workdir/models/<name>`.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      ValueError: the config or the workdir is not usable; before any work is done.
+    """
+    workdir = Path(workdir)
+    fitting.check(config)
+    data.check(config.data)
+    for name in config.models:
+        if name not in models.MODELS:
+            models.locate(name)
+    finished = workdir_lib.claim(workdir, config)
+    if finished:
+        return finished
+
+    dataset = data.load(config.data, data_dir=config.data_dir)
+    splits = pipeline.read_splits(dataset, size=config.image_size, limit=config.max_examples)
+    fitting.durations(config, examples=len(splits.train))
+    students = [_start(name, dataset, seed=config.seed) for name in config.models]
+    rows, facts = [], {}
+    for student in students:
+        trained, row = _train(config, student, splits, workdir)
+        folder = workdir / "models" / Path(student.name).name
+        weights.export(trained, folder, accuracy=row["accuracy_after"])
+        rows.append(row)
+        facts[folder.name] = {
+            "accuracy": row["accuracy_after"],
+            "parameters": trained.num_parameters(),
+            "origin": trained.origin,
+        }
+    return workdir_lib.finish(
+        workdir,
+        config,
+        dataset=dataset,
+        label_N=splits.validation.label_N,
+        runs=rows,
+        models=facts,
+    )
+
+
+def _train(
+    config: ml_collections.ConfigDict, student: Classifier, splits: pipeline.Splits, workdir: Path
+) -> tuple[Classifier, dict[str, Any]]:
+    """The trained classifier, and its row of results.json."""
+    predict = evaluate.make_predict(student, batch_size=config.eval_batch_size)
+    recipe = fitting.make_recipe(
+        config,
+        student=student,
+        objective=objectives.make_xe(label_smoothing=config.label_smoothing),
+        teach=train.teach_nothing,
+        learning_rate=config.learning_rate,
+        examples=len(splits.train),
+        seed=config.seed,
+    )
+    fitted = fitting.fit(
+        recipe,
+        student=student,
+        frozen=(),
+        images=splits.train,
+        tune=splits.tune,
+        predict=predict,
+        log_every=config.log_every,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        run=Path(student.name).name,
+        workdir=workdir,
+    )
+    row = {
+        "student": student.name,
+        "teachers": [],
+        "objective": "xe",
+        "seed": config.seed,
+        **measures.of_transfer(
+            before_NxC=predict(parallel.replicate(student.variables), splits.validation),
+            after_NxC=predict(parallel.replicate(fitted.variables), splits.validation),
+            teachers_KxNxC=np.empty((0,)),
+            label_N=splits.validation.label_N,
+        ),
+        "taught": None,
+        "seconds": fitted.seconds,
+        "history": fitted.history,
+    }
+    origin = f"{student.architecture} trained on {config.data}, seed {config.seed}"
+    return dataclasses.replace(student, variables=fitted.variables, origin=origin), row
+
+
+def _start(name: str, dataset: data.Dataset, *, seed: int) -> Classifier:
+    """A fresh model of the table, or a pretrained one that has the data set's classes."""
+    if name in models.MODELS:
+        return models.create(name, classes=dataset.classes, seed=seed)
+    student = models.load(name)
+    models.check_classes(student, dataset.classes, dataset.name)
+    return student

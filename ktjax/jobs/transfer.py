@@ -1,0 +1,288 @@
+"""One student, one or more teachers: transfers what they know, by each of several objectives."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from ktjax import (
+    augment,
+    data,
+    evaluate,
+    models,
+    objectives,
+    parallel,
+    targets,
+)
+from ktjax import (
+    config as config_lib,
+)
+from ktjax.analysis import flips, measures
+from ktjax.data import pipeline
+from ktjax.jobs import fitting
+from ktjax.jobs import workdir as workdir_lib
+from ktjax.models import weights
+from ktjax.models.classifier import Classifier
+
+STRATEGIES = ("single", "parallel")
+TARGETS = ("live", "stored")
+_EXAMPLES = 12  # pictures in the report
+
+
+class Run(NamedTuple):
+    """One transfer of the job."""
+
+    objective: str
+    teachers: tuple[str, ...]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files and in its metrics."""
+        teachers = "+".join(Path(teacher).name for teacher in self.teachers)
+        return "-".join(filter(None, (self.objective, teachers, str(self.seed))))
+
+
+def plan(config: ml_collections.ConfigDict) -> tuple[Run, ...]:
+    """The transfers that a config asks for.
+
+    Strategy `single` has a run for each teacher alone, `parallel` one for all at once. An objective
+    that asks no teacher has one run per seed.
+    """
+    together = {"single": [(t,) for t in config.teachers], "parallel": [tuple(config.teachers)]}
+    return tuple(
+        Run(objective, teachers, seed)
+        for seed in config.seeds
+        for objective in config.objectives
+        for teachers in (
+            together[config.strategy] if objectives.OBJECTIVES[objective].teachers else [()]
+        )
+    )
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError unless the config makes sense; nothing is loaded, compiled or written."""
+    fitting.check(config)
+    data.check(config.data)
+    config_lib.check_choice("strategy", config.strategy, STRATEGIES)
+    config_lib.check_choice("targets", config.targets, TARGETS)
+    for name in ("teachers", "seeds", "objectives"):
+        if not config[name]:
+            raise ValueError(f"config.{name} is empty: a transfer needs one at least.")
+    for objective, options in config.objectives.items():
+        objectives.check(objective, _options(options))
+    names = (config.student, *config.teachers)
+    if len(set(names)) < len(names):
+        raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
+    for name in names:
+        models.locate(name)
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Runs every transfer of the config; resumes what was interrupted.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      ValueError: the config, a model, the data set or the workdir is not usable; before any work.
+      FloatingPointError: a run diverged.
+    """
+    workdir = Path(workdir)
+    check(config)
+    loaded = {name: models.load(name) for name in (config.student, *config.teachers)}
+    finished = workdir_lib.claim(workdir, config)
+    if finished:
+        return finished
+
+    dataset = data.load(config.data, data_dir=config.data_dir)
+    for classifier in loaded.values():
+        models.check_classes(classifier, dataset.classes, dataset.name)
+    splits = pipeline.read_splits(dataset, size=config.image_size, limit=config.max_examples)
+    fitting.durations(config, examples=len(splits.train))
+
+    predicts = {
+        name: evaluate.make_predict(classifier, batch_size=config.eval_batch_size)
+        for name, classifier in loaded.items()
+    }
+    logits = {
+        name: predicts[name](parallel.replicate(classifier.variables), splits.validation)
+        for name, classifier in loaded.items()
+    }
+    scene = Scene(config, workdir, loaded, splits, logits, predicts[config.student])
+    rows = []
+    for seed in config.seeds:
+        rows += _transfers_of_seed(scene, seed)
+    return workdir_lib.finish(
+        workdir,
+        config,
+        dataset=dataset,
+        label_N=splits.validation.label_N,
+        runs=rows,
+        models={name: _facts(scene, name) for name in loaded},
+        pairs=[_pair(scene, teacher, dataset.classes) for teacher in config.teachers],
+        examples=_examples(scene, dataset, rows),
+    )
+
+
+class Scene(NamedTuple):
+    """What all transfers of a job share."""
+
+    config: ml_collections.ConfigDict
+    workdir: Path
+    models: dict[str, Classifier]
+    splits: pipeline.Splits
+    logits: dict[str, np.ndarray]  # of each model before any transfer, [N, C] on validation
+    predict: evaluate.Predict  # of the student
+
+
+def _transfers_of_seed(scene: Scene, seed: int) -> list[dict[str, Any]]:
+    """Every planned transfer with this seed: a row of results.json each.
+
+    What runs share is made when the first of them asks for it: the step (one per objective, and
+    per set of teachers where these are asked in every step) and the frozen models.
+    """
+    config = scene.config
+    student = scene.models[config.student]
+    dtype = jnp.dtype(config.dtype)
+    examples = len(scene.splits.train)
+
+    @functools.cache
+    def frozen(name: str) -> Any:
+        if config.targets == "live":
+            return targets.live(scene.models[name], dtype=dtype)
+        steps_per_epoch, total, _ = fitting.durations(config, examples=examples)
+        return targets.store(
+            scene.models[name],
+            scene.splits.train,
+            augment=augment.make_augment(config.augment, seed=seed),
+            views=-(-total // steps_per_epoch),
+            batch_size=config.eval_batch_size,
+            dtype=dtype,
+        )
+
+    @functools.cache
+    def recipe(objective: str, teachers: tuple[str, ...]) -> fitting.Recipe:
+        options = config.objectives[objective]
+        asked = [scene.models[name] for name in (config.student, *teachers)]
+        return fitting.make_recipe(
+            config,
+            student=student,
+            objective=objectives.OBJECTIVES[objective].make(**_options(options)),
+            teach=targets.make_live(asked) if config.targets == "live" else targets.replay,
+            learning_rate=options.learning_rate,
+            examples=examples,
+            seed=seed,
+        )
+
+    rows = []
+    for planned in (p for p in plan(config) if p.seed == seed):
+        live = planned.teachers if config.targets == "live" else ()
+        fitted = fitting.fit(
+            recipe(planned.objective, live),
+            student=student,
+            frozen=tuple(frozen(name) for name in (config.student, *planned.teachers)),
+            images=scene.splits.train,
+            tune=scene.splits.tune,
+            predict=scene.predict,
+            log_every=config.log_every,
+            batch_size=config.batch_size,
+            seed=seed,
+            run=planned.name,
+            workdir=scene.workdir,
+        )
+        row = _row(scene, planned, fitted)
+        rows.append(row)
+        after = dataclasses.replace(
+            student,
+            variables=fitted.variables,
+            origin=f"{student.name} after {planned.objective} "
+            f"from {' + '.join(planned.teachers) or 'no teacher'}, seed {seed}",
+        )
+        weights.export(after, _folder(scene, planned), accuracy=row["accuracy_after"])
+    return rows
+
+
+def _row(scene: Scene, planned: Run, fitted: fitting.Fitted) -> dict[str, Any]:
+    config, validation = scene.config, scene.splits.validation
+    before_NxC = scene.logits[config.student]
+    teachers_KxNxC = np.asarray([scene.logits[name] for name in planned.teachers])
+    after_NxC = scene.predict(parallel.replicate(fitted.variables), validation)
+    return {
+        "student": config.student,
+        "teachers": list(planned.teachers),
+        "objective": planned.objective,
+        "seed": planned.seed,
+        **measures.of_transfer(
+            before_NxC=before_NxC,
+            after_NxC=after_NxC,
+            teachers_KxNxC=teachers_KxNxC,
+            label_N=validation.label_N,
+        ),
+        "taught": fitted.taught,
+        "seconds": fitted.seconds,
+        "history": fitted.history,
+    }
+
+
+def _facts(scene: Scene, name: str) -> dict[str, Any]:
+    return {
+        "accuracy": evaluate.accuracy(scene.logits[name], scene.splits.validation.label_N),
+        "parameters": scene.models[name].num_parameters(),
+        "origin": scene.models[name].origin,
+    }
+
+
+def _pair(scene: Scene, teacher: str, classes: Sequence[str]) -> dict[str, Any]:
+    student = scene.config.student
+    return {"teacher": teacher, "student": student} | measures.of_pair(
+        student_NxC=scene.logits[student],
+        teacher_NxC=scene.logits[teacher],
+        label_N=scene.splits.validation.label_N,
+        classes=classes,
+    )
+
+
+def _examples(
+    scene: Scene, dataset: data.Dataset, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Positive flips of the run that improved most, first those that the student has learned."""
+    taught = [row for row in rows if row["teachers"]]
+    if not taught:
+        return []
+    best = max(taught, key=lambda row: row["delta"])
+    planned = Run(best["objective"], tuple(best["teachers"]), best["seed"])
+    validation = scene.splits.validation
+    after = models.load(str(_folder(scene, planned)))
+    after_N = scene.predict(parallel.replicate(after.variables), validation).argmax(axis=1)
+    before_N = scene.logits[scene.config.student].argmax(axis=1)
+    teachers_KxNxC = np.asarray([scene.logits[name] for name in planned.teachers])
+    teacher_N = flips.confidence_ensemble(teachers_KxNxC)
+    label_N = validation.label_N
+    flipped = np.flatnonzero((teacher_N == label_N) & (before_N != label_N))
+    learned_first = np.argsort(after_N[flipped] != label_N[flipped], kind="stable")
+    return [
+        {
+            "image": validation.image_NxHxWx3[i],
+            "label": dataset.classes[label_N[i]],
+            "teacher": " + ".join(planned.teachers),
+            "teacher_says": dataset.classes[teacher_N[i]],
+            "student_says": dataset.classes[before_N[i]],
+            "after_says": dataset.classes[after_N[i]],
+        }
+        for i in flipped[learned_first][:_EXAMPLES]
+    ]
+
+
+def _folder(scene: Scene, planned: Run) -> Path:
+    return scene.workdir / "students" / planned.name
+
+
+def _options(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an objective, without the one that is the optimiser's."""
+    return {name: value for name, value in entry.items() if name != "learning_rate"}

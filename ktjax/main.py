@@ -1,0 +1,45 @@
+"""`python -m ktjax.main --config=configs/quickstart.py --workdir=...`: launches a job.
+
+This file is kept short on purpose: what there is to do lies in ktjax/jobs, which Colab and tests
+call as well.
+"""
+
+import sys
+import traceback
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from ktjax.jobs import pretrain, transfer
+
+JOBS = {"pretrain": pretrain.run, "transfer": transfer.run}
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, and after a colon its arguments.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; where it resumes, too.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    """Runs the job that the config names."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    job = _CONFIG.value.job
+    try:
+        if job not in JOBS:
+            raise ValueError(f"config.job='{job}' is not known. Known: {', '.join(sorted(JOBS))}.")
+        JOBS[job](_CONFIG.value, _WORKDIR.value)
+    except (ValueError, FloatingPointError) as error:
+        if logging.level_debug():
+            traceback.print_exc()
+        sys.exit(f"ktjax: {error}\n(--verbosity=1 shows where.)")
+
+
+def cli() -> None:
+    """The console script `ktjax`."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    cli()

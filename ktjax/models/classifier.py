@@ -1,0 +1,125 @@
+"""What ktjax asks of a model: a `Classifier`, which prepares its own input on the device.
+
+So student and teachers share one uint8 batch and may differ in size and normalisation. A Classifier
+computes in the dtype of the parameters that it is given; its outputs are float32.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+Variables = Mapping[str, Any]
+
+
+class Output(NamedTuple):
+    """What a model says of a batch; both float32."""
+
+    logits: jax.Array  # [B, C]
+    features: jax.Array | None  # [B, D], what the head reads; None where only logits were kept
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """The input that a model was trained with, in timm's terms."""
+
+    size: tuple[int, int]  # height, width in pixels
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of values in 0..1
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+
+    def prepare(self, image_BxHxWx3: jax.Array) -> jax.Array:
+        """Resizes (antialiased) and normalises uint8 images: float32 [B, height, width, 3]."""
+        x = image_BxHxWx3.astype(jnp.float32) / 255
+        if x.shape[1:3] != self.size:
+            shape = (x.shape[0], *self.size, 3)
+            x = jax.image.resize(x, shape, self.interpolation, antialias=True)
+        return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
+
+
+# forward(variables, x_BxHxWx3, *, train, rngs, freeze_stats) -> (Output, batch_stats)
+Forward = Callable[..., tuple[Output, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """An image classifier: its function, its weights and what it needs to know of its input.
+
+    Attributes:
+      name: how the user calls it.
+      architecture: its entry in `ktjax.models.MODELS`; what an exported folder is read back with.
+      forward: the network, on images that are already resized and normalised.
+      variables: `params` and, where the model has BatchNorm, `batch_stats`.
+      input: size and normalisation.
+      classes: the names of the classes, in the order of the logits.
+      origin: where the weights come from, in words.
+    """
+
+    name: str
+    architecture: str
+    forward: Forward
+    variables: Variables
+    input: InputSpec
+    classes: tuple[str, ...]
+    origin: str
+
+    def apply(
+        self,
+        variables: Variables,
+        image_BxHxWx3: jax.Array,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+        freeze_stats: bool = False,
+    ) -> tuple[Output, Any]:
+        """Classifies uint8 images.
+
+        Args:
+          variables: `params` and `batch_stats`, in any floating dtype: the one computed in.
+          image_BxHxWx3: uint8 images of any size.
+          train: dropout and stochastic depth on, BatchNorm on the batch's own statistics.
+          rngs: keys for dropout and stochastic depth, by name.
+          freeze_stats: BatchNorm on its running statistics although `train`.
+
+        Returns:
+          The Output in float32, and `batch_stats` after the batch (unchanged when not training).
+        """
+        dtype = jax.tree.leaves(variables["params"])[0].dtype
+        x = self.input.prepare(image_BxHxWx3).astype(dtype)
+        output, stats = self.forward(
+            variables, x, train=train, rngs=rngs, freeze_stats=freeze_stats
+        )
+        return jax.tree.map(lambda a: a.astype(jnp.float32), output), stats
+
+    def num_parameters(self) -> int:
+        """How many numbers `params` holds."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+
+
+def linen_forward(module: nn.Module) -> Forward:
+    """The `forward` of a Linen module called as `module(x, train=...) -> Output`.
+
+    The module's BatchNorm layers use the batch's statistics exactly where `batch_stats` is mutable.
+    """
+
+    def forward(variables, x, *, train, rngs, freeze_stats):
+        stats = variables.get("batch_stats", {})
+        if not train or freeze_stats or not stats:
+            return module.apply(variables, x, train=train, rngs=rngs), stats
+        output, updates = module.apply(variables, x, train=True, rngs=rngs, mutable=["batch_stats"])
+        return output, updates["batch_stats"]
+
+    return forward
+
+
+def cast(tree: Any, dtype: jnp.dtype) -> Any:
+    """The tree with its floating-point leaves in `dtype`."""
+
+    def leaf(a):
+        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    return jax.tree.map(leaf, tree)

@@ -1,0 +1,43 @@
+"""The stream of metrics of a run: JSON lines, and TensorBoard events without TensorFlow."""
+
+import json
+from pathlib import Path
+
+import tensorboardX
+
+
+class Writer:
+    """Appends to `metrics.jsonl` of the workdir, and to TensorBoard events of the run.
+
+    A run that resumes takes back what it wrote after its last checkpoint: the stream ends as that
+    of an undisturbed run.
+    """
+
+    def __init__(self, workdir: Path, *, run: str, first_step: int):
+        self._run = run
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if self._keep(line, first_step)]
+            path.write_text("".join(f"{line}\n" for line in lines))
+        self._lines = path.open("a", buffering=1)
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard" / run), purge_step=first_step + 1 if first_step else None
+        )
+
+    def _keep(self, line: str, first_step: int) -> bool:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            return False  # the process died while it wrote this line
+        return record["run"] != self._run or record["step"] <= first_step
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """One record: metrics after `step` completed updates."""
+        self._lines.write(json.dumps({"run": self._run, "step": step} | metrics) + "\n")
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._lines.close()
+        self._events.close()

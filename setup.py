@@ -1,0 +1,40 @@
+"""Package metadata; `pip install -e .` in a clone."""
+
+from pathlib import Path
+
+import setuptools
+
+setuptools.setup(
+    name="ktjax",
+    version="0.1.0",
+    description="General knowledge transfer between any pretrained image classifiers, in JAX",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["ktjax", "ktjax.*"]),
+    package_data={"ktjax.models": ["glyphs/*/*"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        "array_record",
+        "flax>=0.12",
+        "grain>=0.2.18",
+        "importlib_resources",  # tensorflow-datasets needs it and does not say so
+        "jax>=0.9",
+        "matplotlib>=3.9",
+        "ml-collections>=1.1",
+        "numpy>=2",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.11.25",
+        "pillow>=11",
+        "safetensors>=0.5",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.9",
+        "tqdm",
+        "transformers>=5",
+    ],
+    extras_require={
+        "test": ["hypothesis", "pytest", "ruff==0.17.6", "scikit-learn"],
+    },
+    entry_points={"console_scripts": ["ktjax = ktjax.main:cli"]},
+)

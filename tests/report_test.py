@@ -1,0 +1,296 @@
+"""The table and the page that report.py makes of small, made-up results."""
+
+import base64
+import copy
+import csv
+import html.parser
+import itertools
+import json
+import re
+import warnings
+
+import numpy as np
+import pytest
+
+from ktjax.analysis import plots, report
+
+NASTY = '<b>&"$x^$ \\frac{ 鶴'
+
+
+def make_run(teachers, objective, delta, *, seed=0, taught=None, student="mlp"):
+    point = {"accuracy": 61.0, "taught": taught, "loss": 1.0}
+    return {
+        "student": student,
+        "teachers": teachers,
+        "objective": objective,
+        "seed": seed,
+        "accuracy_before": 62.0,
+        "accuracy_after": 62.0 + delta,
+        "delta": delta,
+        "delta_se": 0.25,
+        "gain": 3.0 + delta,
+        "loss": 3.0,
+        "taught": taught,
+        "class_gain": [4, 0, 1],
+        "class_loss": [1, 2, 1],
+        "history": [point | {"step": 10 * epoch, "epoch": epoch} for epoch in range(3)],
+    }
+
+
+@pytest.fixture
+def results():
+    names = {"mlp": 62.0, "weak": 50.0, "strong": 90.125}
+    return {
+        "job": "transfer",
+        "runs": [
+            make_run(["strong"], "kl", 0.5, taught=100.0),
+            make_run(["strong"], "kl_dp", 1.5, taught=61.25),
+            make_run(["weak"], "kl", -2.0, taught=100.0),
+            make_run(["weak"], "kl_dp", -0.125, taught=33.3),
+            make_run(["weak", "strong"], "kl_dp", 2.0, taught=70.0),
+            make_run([], "xe", -0.25),
+        ],
+        "models": {
+            name: {"accuracy": accuracy, "parameters": 501000, "origin": "here"}
+            for name, accuracy in names.items()
+        },
+        "pairs": [
+            {
+                "teacher": "weak",
+                "student": "mlp",
+                "rho_pos": 6.0,
+                "rho_neg": 18.0,
+                "flip_entropy": 1.01,
+                "top_classes": {"2": [NASTY], "5": [NASTY, "b"], "20": [], "50": []},
+            }
+        ],
+        "classes": [NASTY, "b", "c"],
+        "class_counts": [50, 50, 50],
+        "data": {"name": "glyphs", "validation": 15000},
+        "environment": {"jax": "0.10.2"},
+        "config": {"note": "</pre><script>alert(1)</script>"},
+    }
+
+
+@pytest.fixture
+def examples():
+    image = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    says = {"label": NASTY, "teacher_says": NASTY, "student_says": "b", "after_says": NASTY}
+    return [{"image": image, "teacher": "strong", **says}] * 5
+
+
+TABLE = """\
+Student mlp: 62.00 % of 15,000 validation images of glyphs right.
+
+objective  teachers          before -> after %  delta ± se points  gain %  loss %  taught %
+---------  ----------------  -----------------  -----------------  ------  ------  --------
+xe         -                    62.00 -> 61.75       -0.25 ± 0.25    2.75    3.00         -
+
+kl         weak (50.00 %)       62.00 -> 60.00       -2.00 ± 0.25    1.00    3.00     100.0
+kl_dp      weak (50.00 %)       62.00 -> 61.88       -0.12 ± 0.25    2.88    3.00      33.3
+
+kl         strong (90.12 %)     62.00 -> 62.50       +0.50 ± 0.25    3.50    3.00     100.0
+kl_dp      strong (90.12 %)     62.00 -> 63.50       +1.50 ± 0.25    4.50    3.00      61.2
+
+"""
+
+
+def test_table_is_what_a_person_reads(results):
+    row = report.table(results).splitlines()[-3]
+    assert row.startswith("kl_dp      weak (50.00 %) + strong (90.12 %)     62.00 -> 64.00 ")
+    del results["runs"][4]
+    assert report.table(results) == TABLE + report.conclusion(results) + "\n"
+
+
+def test_conclusion_names_the_best_objective_per_kind_of_teacher(results):
+    assert report.conclusion(results) == (
+        "From a weaker teacher nothing improved, best was kl_dp (-0.12 points, one run); "
+        "from a stronger teacher kl_dp improved most (+1.50 points, one run); "
+        "from several teachers kl_dp improved most (+2.00 points, one run); "
+        "without a teacher nothing improved, best was xe (-0.25 points, one run)."
+    )
+
+
+def test_conclusion_takes_the_mean_over_runs(results):
+    results["runs"] = [
+        make_run(["strong"], "kl", 3.0, seed=0),
+        make_run(["strong"], "kl", -2.0, seed=1),
+        make_run(["strong"], "kl_dp", 1.0, seed=0),
+        make_run(["strong"], "kl_dp", 2.0, seed=1),
+    ]
+    expected = "From a stronger teacher kl_dp improved most (+1.50 points, mean of 2 runs)."
+    assert report.conclusion(results) == expected
+
+
+def test_seed_is_a_column_only_if_there_are_several(results):
+    assert "seed" not in report.table(results)
+    results["runs"].append(make_run([], "xe", 0.0, seed=17))
+    assert re.search(r"^xe +- +17 +62.00 -> 62.00", report.table(results), re.MULTILINE)
+
+
+def test_summary_counts_changes_beyond_two_standard_errors(results):
+    assert report.summary(results).startswith(
+        "3 of 6 runs improved the student, 2 by more than two standard errors; 1 made it worse by "
+        "more than two. The mean change is +0.27 percentage points. From a weaker teacher"
+    )
+
+
+def test_each_student_has_its_table(results):
+    results["runs"].append(make_run([NASTY], "kl", 0.0, student="other"))
+    text = report.table(results)
+    assert text.index("Student mlp: ") < text.index("Student other: ")
+    assert "from a teacher of unknown accuracy nothing improved, best was kl" in text
+
+
+def test_columns_line_up_under_wide_characters():
+    assert report._width("鶴a") == 3
+    assert report._width("e\u0301") == 1
+
+
+@pytest.mark.parametrize("runs", [{}, {"runs": []}])
+def test_pretrain(results, runs, tmp_path):
+    kept = {key: results[key] for key in ("models", "data", "environment", "config")}
+    pretrain = {"job": "pretrain", **kept, **runs}
+    assert report.table(pretrain).splitlines() == [
+        "Accuracy on 15,000 validation images of glyphs.",
+        "",
+        "model   accuracy %  parameters  origin",
+        "------  ----------  ----------  ------",
+        "strong       90.12     501,000  here",
+        "mlp          62.00     501,000  here",
+        "weak         50.00     501,000  here",
+        "",
+        "3 models, 50.00 to 90.12 % right.",
+    ]
+    assert "<td>strong</td>" in report.write(tmp_path, pretrain, []).read_text("utf-8")
+    assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_no_models_at_all(tmp_path):
+    nothing = {"job": "pretrain", "models": {}, "data": {"name": "d", "validation": 0}}
+    assert report.table(nothing).endswith("\n\n0 models.\n")
+    assert report.write(tmp_path, nothing, []).exists()
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_figure_comes_with_its_data(results, examples, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a figure that does not fit, or a glyph it lacks
+        path = report.write(str(tmp_path / "new" / "run"), results, examples)
+    assert path == tmp_path / "new" / "run" / "report.html"
+    figures = path.parent / "figures"
+    names = ["accuracy", "classes", "examples", "gain_loss", "progress", "taught"]
+    assert sorted(p.stem for p in figures.glob("*.png")) == names
+    assert sorted(p.stem for p in figures.glob("*.csv")) == names
+    for name in names:
+        assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    accuracy = read_csv(figures / "accuracy.csv")
+    assert len(accuracy) == len(results["runs"])
+    assert accuracy[-1]["teachers"] == "weak + strong"
+    assert accuracy[-1]["accuracy_after"] == "64.0"
+    assert len(read_csv(figures / "progress.csv")) == 6 * 3
+    assert len(read_csv(figures / "taught.csv")) == 5 * 3  # xe has no teacher
+    net = {row["class"]: row["net"] for row in read_csv(figures / "classes.csv")}
+    assert net == {NASTY: "3", "b": "-2"}
+    assert read_csv(figures / "examples.csv")[4]["after_says"] == NASTY
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, sources and text, and checks that tags close in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.sources, self.text, self.open = [], [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page_stands_alone_and_escapes_names(results, examples, tmp_path):
+    results["models"][NASTY] = {"accuracy": 40.0, "parameters": 1, "origin": NASTY}
+    results["runs"].append(make_run([NASTY], NASTY, 0.0))
+    results["data"]["name"] = NASTY
+    text = report.write(tmp_path, results, examples).read_text("utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert {"script", "b", "link"}.isdisjoint(page.tags)
+    assert "alert(1)" in page.text
+    assert page.text.count(NASTY) >= 5
+    assert 'name="viewport"' in text
+    assert page.tags.count("img") == page.tags.count("figcaption") == 6
+    for source in page.sources:
+        head, data = source.split(",")
+        assert head == "data:image/png;base64"
+        assert base64.b64decode(data).startswith(b"\x89PNG")
+    assert "http" not in text
+
+
+def test_figures_without_examples_or_history(results, tmp_path):
+    for run in results["runs"]:
+        run["history"], run["class_gain"], run["class_loss"] = [], [0, 0, 0], [0, 0, 0]
+    report.write(tmp_path, results, [])
+    stems = sorted(path.stem for path in (tmp_path / "figures").glob("*.png"))
+    assert stems == ["accuracy", "gain_loss"]
+
+
+def test_a_single_run_that_changed_nothing(results, tmp_path):
+    run = make_run([], "self", 0.0)
+    results["runs"] = [run | {"gain": 0.0, "loss": 0.0, "delta_se": 0.0}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.write(tmp_path, results, [])
+
+
+def test_results_are_left_as_they_are(results, examples, tmp_path):
+    before = copy.deepcopy(results)
+    report.write(tmp_path, json.loads(json.dumps(results)), examples)
+    report.write(tmp_path, results, examples)
+    assert results == before
+
+
+def test_best_run_has_a_teacher_if_any_has(results):
+    results["runs"].append(make_run([], "xe", 9.0))
+    assert plots.best_run(results)["delta"] == 2.0
+    results["runs"] = [make_run([], "xe", 9.0)]
+    assert plots.best_run(results)["delta"] == 9.0
+    assert plots.best_run({}) is None
+
+
+def test_class_rows_are_the_ends_of_the_ranking(results):
+    results["classes"] = [f"class {i}" for i in range(30)]
+    results["class_counts"] = [50] * 30
+    for run in results["runs"]:
+        run["class_gain"], run["class_loss"] = list(range(30)), [20] * 30
+    rows = plots.class_rows(results, most=3)
+    assert [row["net"] for row in rows] == [9, 8, 7, -18, -19, -20]
+
+
+def test_objectives_differ_without_colour():
+    runs = [{"objective": str(i)} for i in range(8)]
+    styles = plots.styles({"runs": runs}).values()
+    assert len({style.marker for style in styles}) == len({style.hatch for style in styles}) == 8
+
+
+@pytest.mark.parametrize("count", [1, 7, 30])
+def test_labels_do_not_overlap(results, count):
+    runs = [make_run(["weak"], f"objective_{i}", i / 10) for i in range(count)]
+    figure = plots.accuracy(results | {"runs": runs})
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == count
+    for upper, lower in itertools.pairwise(boxes):
+        assert upper.y0 >= lower.y1
