@@ -12,8 +12,10 @@ def make_schedule(kind: str, *, peak: float, warmup_steps: int, total_steps: int
         "constant": optax.constant_schedule(peak),
         "cosine": optax.cosine_decay_schedule(peak, max(1, total_steps - warmup_steps)),
     }[kind]
+    if not warmup_steps:
+        return after
     warmup = optax.linear_schedule(0.0, peak, warmup_steps)
-    return optax.join_schedules([warmup, after], [warmup_steps]) if warmup_steps else after
+    return optax.join_schedules([warmup, after], [warmup_steps])
 
 
 def _sgd(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:

@@ -166,12 +166,6 @@ def test_pretrain(results, runs, tmp_path):
     assert list((tmp_path / "figures").iterdir()) == []
 
 
-def test_no_models_at_all(tmp_path):
-    nothing = {"job": "pretrain", "models": {}, "data": {"name": "d", "validation": 0}}
-    assert report.table(nothing).endswith("\n\n0 models.\n")
-    assert report.write(tmp_path, nothing, []).exists()
-
-
 def read_csv(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -114,7 +114,7 @@ def table(results: Results) -> str:
 def conclusion(results: Results) -> str:
     """One sentence: the objective with the largest mean delta for each kind of teacher."""
     deltas: dict[str, dict[str, list[float]]] = {}
-    for run in results.get("runs", []):
+    for run in _transfers(results):
         of_kind = deltas.setdefault(_teacher_kind(run, results), {})
         of_kind.setdefault(run["objective"], []).append(run["delta"])
     clauses = []
@@ -127,15 +127,16 @@ def conclusion(results: Results) -> str:
         clauses.append(f"{kind} {verb} ({means[best]:+.2f} points, {mean})")
     if not clauses:
         accuracies = [model["accuracy"] for model in results["models"].values()]
-        span = f", {min(accuracies):.2f} to {max(accuracies):.2f} % right" if accuracies else ""
-        clauses = [f"{len(accuracies)} model{'s' * (len(accuracies) != 1)}{span}"]
+        ends = [f"{accuracy:.2f}" for accuracy in sorted({min(accuracies), max(accuracies)})]
+        models = "model" if len(accuracies) == 1 else "models"
+        clauses = [f"{len(accuracies)} {models}, {' to '.join(ends)} % right"]
     text = "; ".join(clauses)
     return f"{text[0].upper()}{text[1:]}."
 
 
 def summary(results: Results) -> str:
     """The result in plain language, a few sentences."""
-    runs = results.get("runs", [])
+    runs = _transfers(results)
     if not runs:
         return conclusion(results)
     better = sum(run["delta"] > 0 for run in runs)
@@ -155,14 +156,16 @@ def write(
     """Writes report.html and figures/*.png, *.csv into `folder`; returns the page's path."""
     folder = pathlib.Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    students = dict.fromkeys(run["student"] for run in results.get("runs", []))
-    title = f"Knowledge transfer to {', '.join(students)}" if students else "Pretrained models"
+    students = dict.fromkeys(run["student"] for run in _transfers(results))
+    title = f"Knowledge transfer to {', '.join(students)}" if students else "Models trained"
     body = [_tag("h1", title), _tag("p", summary(results))]
     for heading, header, groups in _tables(results):
         body += [_tag("p", f"{heading}:"), _html_table(header, groups)]
     if students:
-        body += [f'<p class="note">{html.escape(NOTE)}</p>', _tag("h2", "Figures")]
-    sources = [(*figure, results) for figure in FIGURES] + [(*EXAMPLES, examples)]
+        body.append(f'<p class="note">{html.escape(NOTE)}</p>')
+    body.append(_tag("h2", "Figures"))
+    figures = FIGURES if students else [f for f in FIGURES if f[0] == "progress"]
+    sources = [(*figure, results) for figure in figures] + [(*EXAMPLES, examples)]
     for name, to_rows, draw, caption, source in sources:
         if rows := to_rows(source):
             png = _png(draw(source))
@@ -180,14 +183,19 @@ def write(
         text = json.dumps(results.get(name, {}), indent=2, ensure_ascii=False, default=str)
         details = _tag("summary", name.capitalize()) + _tag("pre", text)
         body.append(f"<details>{details}</details>")
-    page = (
+    head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"{_tag('title', title)}<style>{STYLE}</style></head>\n<body>\n{{}}\n</body></html>\n"
+        f"{_tag('title', title)}<style>{STYLE}</style></head>\n<body>"
     )
     path = folder / PAGE
-    path.write_text(page.replace("{}", "\n".join(body)), encoding="utf-8")
+    path.write_text("\n".join([head, *body, "</body></html>\n"]), encoding="utf-8")
     return path
+
+
+def _transfers(results):
+    """The runs that changed a pretrained student; there are none where models were trained."""
+    return results.get("runs", []) if results["job"] == "transfer" else []
 
 
 def _teacher_kind(run, results):
@@ -203,7 +211,7 @@ def _teacher_kind(run, results):
 def _tables(results):
     """Per student (or for the models, where there are no runs): heading, header, groups of rows."""
     data = f"{results['data']['validation']:,} validation images of {results['data']['name']}"
-    groups = plots.groups(results)
+    groups = plots.groups(results) if _transfers(results) else []
     if not groups:
         return [(f"Accuracy on {data}", *_models_table(results))]
     seeds = len({run["seed"] for run in results["runs"]}) > 1

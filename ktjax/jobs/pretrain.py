@@ -28,6 +28,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     workdir = Path(workdir)
     fitting.check(config)
     data.check(config.data)
+    if not config.models:
+        raise ValueError("config.models is empty: there is nothing to train.")
     for name in config.models:
         if name not in models.MODELS:
             models.locate(name)

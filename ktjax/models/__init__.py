@@ -1,7 +1,7 @@
 """name -> Classifier: architectures, the embedded zoo and exported folders."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,18 +93,21 @@ def locate(name: str) -> Path:
             f"'{name}' is an architecture, not a pretrained model: train it with "
             f"configs/pretrain.py:model={name}, then give the folder that this exports."
         )
-    near = difflib.get_close_matches(name, zoo(), n=3, cutoff=0.4) or zoo()
     raise ValueError(
         f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "
-        f"embedded zoo. Nearest: {', '.join(near)}."
+        f"embedded zoo, nor an architecture. Nearest: {_nearest(name, (*zoo(), *MODELS))}."
     )
 
 
 def check_architecture(name: str) -> None:
     """Raises ValueError, with the nearest names, unless MODELS has the architecture."""
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4) or sorted(MODELS)
-        raise ValueError(f"No architecture '{name}'. Nearest: {', '.join(near)}.")
+        raise ValueError(f"No architecture '{name}'. Nearest: {_nearest(name, MODELS)}.")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known)
 
 
 def check_classes(classifier: Classifier, classes: Sequence[str], data: str) -> None:
