@@ -55,9 +55,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     config.optimizer = "sgd"  # ktjax.optim.OPTIMIZERS
     config.schedule = "cosine"  # to zero; or constant
-    config.warmup = 0.0  # share of all steps
+    config.warmup = 0.05  # share of all steps
     config.weight_decay = 0.0
-    config.clip_norm = float("inf")  # of the gradient
+    config.clip_norm = 1.0  # of the gradient
 
     config.dtype = "float32"  # of computation: float32 on CPU, bfloat16 on TPU and GPU
     config.batch_norm = "frozen"  # train: the batch's statistics; frozen: the running ones

@@ -6,6 +6,7 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+import tqdm
 
 from ktjax import data, evaluate, models, objectives, parallel, train
 from ktjax.analysis import measures
@@ -42,7 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     fitting.durations(config, examples=len(splits.train))
     students = [_start(name, dataset, seed=config.seed) for name in config.models]
     rows, facts = [], {}
-    for student in students:
+    for student in tqdm.tqdm(students, desc="models", unit="model"):
         trained, row = _train(config, student, splits, workdir)
         folder = workdir / "models" / Path(student.name).name
         weights.export(trained, folder, accuracy=row["accuracy_after"])

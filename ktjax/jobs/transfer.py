@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import tqdm
 
 from ktjax import (
     augment,
@@ -116,8 +117,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     }
     scene = Scene(config, workdir, loaded, splits, logits, predicts[config.student])
     rows = []
-    for seed in config.seeds:
-        rows += _transfers_of_seed(scene, seed)
+    with tqdm.tqdm(total=len(plan(config)), desc="transfers", unit="run") as bar:
+        for seed in config.seeds:
+            rows += _transfers_of_seed(scene, seed, bar)
     return workdir_lib.finish(
         workdir,
         config,
@@ -141,7 +143,7 @@ class Scene(NamedTuple):
     predict: evaluate.Predict  # of the student
 
 
-def _transfers_of_seed(scene: Scene, seed: int) -> list[dict[str, Any]]:
+def _transfers_of_seed(scene: Scene, seed: int, bar: tqdm.tqdm) -> list[dict[str, Any]]:
     """Every planned transfer with this seed: a row of results.json each.
 
     What runs share is made when the first of them asks for it: the step (one per objective, and
@@ -205,6 +207,9 @@ def _transfers_of_seed(scene: Scene, seed: int) -> list[dict[str, Any]]:
             f"from {' + '.join(planned.teachers) or 'no teacher'}, seed {seed}",
         )
         weights.export(after, _folder(scene, planned), accuracy=row["accuracy_after"])
+        change = f"{row['accuracy_before']:.2f} -> {row['accuracy_after']:.2f} %"
+        bar.write(f"{planned.name}: {change}, {row['seconds']:.0f} s")
+        bar.update()
     return rows
 
 

@@ -46,5 +46,5 @@ class MlpMixer(nn.Module):
 
 
 tiny_mixer = functools.partial(
-    MlpMixer, patch=4, width=64, depth=3, tokens_hidden=48, channels_hidden=128
+    MlpMixer, patch=6, width=64, depth=3, tokens_hidden=32, channels_hidden=128
 )
