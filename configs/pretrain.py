@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Arguments: model, data, zoo, runlocal."""
     arg = config_lib.parse_arg(arg, model="tiny_resnet", data="glyphs", zoo=False, runlocal=False)
     config = ml_collections.ConfigDict()
-    config.job = "pretrain"
+    config.job = "pretrain"  # ktjax.main.JOBS
 
     # Architectures of ktjax.models.MODELS (from scratch), or pretrained models to go on from.
     config.models = ZOO if arg.zoo else (arg.model,)
@@ -46,7 +46,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices
-    config.total_epochs = 80.0
+    config.total_epochs = 80.0  # passes over train; each sees other views
     config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
     config.eval_every_epochs = 5.0  # evaluate on tune and save a checkpoint
     config.eval_every_steps = config_dict.placeholder(int)  # instead of eval_every_epochs
@@ -56,9 +56,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.learning_rate = 0.012  # per 256 samples
     config.schedule = "cosine"  # to zero; or constant
     config.warmup = 0.05  # share of all steps
-    config.weight_decay = 0.05
-    config.clip_norm = 1.0  # of the gradient
-    config.label_smoothing = 0.0
+    config.weight_decay = 0.05  # as ktjax.optim says, for each optimiser
+    config.clip_norm = 1.0  # of the gradient; None: not clipped
+    config.label_smoothing = 0.0  # towards the uniform distribution
 
     config.dtype = "float32"  # of computation: float32 on CPU, bfloat16 on TPU and GPU
     config.batch_norm = "train"  # train: the batch's statistics; frozen: the running ones

@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         runlocal=False,
     )
     config = ml_collections.ConfigDict()
-    config.job = "transfer"
+    config.job = "transfer"  # ktjax.main.JOBS
 
     # Names or folders, as ktjax.load_model takes them.
     config.student = arg.student
@@ -61,7 +61,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices
-    config.total_epochs = 20.0
+    config.total_epochs = 20.0  # passes over train; each sees other views
     config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
     config.eval_every_epochs = 1.0  # evaluate on tune and save a checkpoint
     config.eval_every_steps = config_dict.placeholder(int)  # instead of eval_every_epochs
@@ -70,8 +70,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer = "sgd"  # ktjax.optim.OPTIMIZERS
     config.schedule = "constant"  # or cosine, to zero
     config.warmup = 0.0  # share of all steps
-    config.weight_decay = 1e-4
-    config.clip_norm = float("inf")  # of the gradient
+    config.weight_decay = 1e-4  # as ktjax.optim says, for each optimiser
+    config.clip_norm = config_dict.placeholder(float)  # of the gradient; None: not clipped
 
     config.dtype = "float32"  # of computation: float32 on CPU, bfloat16 on TPU and GPU
     config.batch_norm = "frozen"  # train: the batch's statistics; frozen: the running ones

@@ -24,8 +24,8 @@ def shift_colour(key: jax.Array, image_HxWx3: jax.Array) -> jax.Array:
     x = jax.lax.dynamic_slice(padded, (corner[0], corner[1], 0), image_HxWx3.shape)
     x = x.astype(jnp.float32)
     contrast = jax.random.uniform(contrast_key, (), minval=0.6, maxval=1.4)
-    brightness = jax.random.uniform(brightness_key, (3,), minval=-32, maxval=32)
-    mean = x.mean(axis=(0, 1))
+    brightness = jax.random.uniform(brightness_key, (1, 1, 3), minval=-32, maxval=32)
+    mean = x.mean(axis=(0, 1), keepdims=True)
     return jnp.clip((x - mean) * contrast + mean + brightness, 0, 255).round().astype(jnp.uint8)
 
 

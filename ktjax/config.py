@@ -25,6 +25,8 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
         name, equals, text = part.partition("=")
         if name not in spec:
             raise ValueError(f"Unknown config argument '{name}'. Known: {', '.join(sorted(spec))}.")
+        if not equals and not isinstance(spec[name], bool):
+            raise ValueError(f"Config argument '{name}' needs a value: {name}=...")
         parsed[name] = _parse(name, text if equals else "true", spec[name])
     return ml_collections.ConfigDict(parsed)
 

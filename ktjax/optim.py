@@ -37,12 +37,13 @@ SCHEDULES = ("constant", "cosine")
 
 
 def make_optimizer(
-    name: str, *, schedule: optax.Schedule, weight_decay: float, clip_norm: float
+    name: str, *, schedule: optax.Schedule, weight_decay: float, clip_norm: float | None
 ) -> optax.GradientTransformation:
-    """The optimiser named in OPTIMIZERS, on gradients clipped to a global norm."""
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm), OPTIMIZERS[name](schedule, weight_decay)
-    )
+    """The optimiser named in OPTIMIZERS, on gradients clipped to a global norm, if there is one."""
+    optimizer = OPTIMIZERS[name](schedule, weight_decay)
+    if clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
 
 
 def scaled(learning_rate: float, *, batch_size: int) -> float:

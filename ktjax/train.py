@@ -127,7 +127,7 @@ def make_train_step(
         trainable = (state.params, state.objective_params)
         grads, (stats, objective_state, metrics) = jax.grad(loss_fn, has_aux=True)(trainable)
         grads, metrics = jax.lax.psum((grads, metrics), AXIS)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
         params, objective_params = optax.apply_updates(trainable, updates)
         return State(

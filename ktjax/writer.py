@@ -17,9 +17,13 @@ class Writer:
         self._run = run
         path = workdir / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if self._keep(line, first_step)]
-            path.write_text("".join(f"{line}\n" for line in lines))
-        self._lines = path.open("a", buffering=1)
+            lines = [
+                line
+                for line in path.read_text(encoding="utf-8").splitlines()
+                if self._keep(line, first_step)
+            ]
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self._lines = path.open("a", buffering=1, encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard" / run), purge_step=first_step + 1 if first_step else None
         )

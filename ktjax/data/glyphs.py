@@ -97,7 +97,7 @@ def _masks() -> np.ndarray:
 
 
 def _sample(masks_BxHxW: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Bilinear reading of each mask at its own coordinates; zero outside."""
+    """Bilinear reading of each mask at its own coordinates; outside, what is at the edge."""
     batch, height, width = masks_BxHxW.shape
     x, y = np.clip(x, 0, width - 1.001), np.clip(y, 0, height - 1.001)
     left, top = x.astype(np.int32), y.astype(np.int32)

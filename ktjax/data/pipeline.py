@@ -48,8 +48,10 @@ def decode(encoded: bytes, *, size: int, where: str) -> np.ndarray:
     """
     try:
         image = Image.open(io.BytesIO(encoded)).convert("RGB")
-    except (PIL.UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"Image {where} does not decode: {error}.") from error
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(f"Image {where} does not decode: of no known format.") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"Image {where} does not decode: {str(error).rstrip('.')}.") from error
     if image.size != (size, size):
         scale = size / min(image.size)
         width, height = (max(size, round(side * scale)) for side in image.size)

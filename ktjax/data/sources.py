@@ -55,6 +55,10 @@ def from_folder(folder: Path) -> tuple[Source, Source, Source, tuple[str, ...]]:
 
     With `train` and `validation` folders above the classes these are the splits; otherwise a fifth
     of each class is validation. A tenth of each class of train is tune.
+
+    Raises:
+      ValueError: one split without the other, splits of other classes, fewer than two classes, or
+        a class with too few images: 3, or 2 in `train` where the splits are given.
     """
     train = _first_folder(folder, _TRAIN)
     validation = _first_folder(folder, _VALIDATION)
@@ -88,6 +92,8 @@ def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.n
     held = []
     for label in np.unique(label_N):
         members = np.flatnonzero(label_N == label)
+        if len(members) < 2:
+            raise ValueError(f"Class {label} has one image only: too few for a split.")
         count = max(1, round(len(members) * fraction))
         # One generator per class: a class's share does not depend on the other classes.
         generator = np.random.Generator(np.random.Philox(key=[seed, int(label)]))

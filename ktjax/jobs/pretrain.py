@@ -34,7 +34,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     for name in config.models:
         if name not in models.MODELS:
             models.locate(name)
-    finished = workdir_lib.claim(workdir, config)
+    names = [Path(name).name for name in config.models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"config.models has two of the same name: {', '.join(names)}.")
+    finished = workdir_lib.finished(workdir, config)
     if finished:
         return finished
 
@@ -42,6 +45,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     splits = pipeline.read_splits(dataset, size=config.image_size, limit=config.max_examples)
     fitting.durations(config, examples=len(splits.train))
     students = [_start(name, dataset, seed=config.seed) for name in config.models]
+    workdir_lib.claim(workdir, config)
     rows, facts = [], {}
     for student in tqdm.tqdm(students, desc="models", unit="model"):
         trained, row = _train(config, student, splits, workdir)

@@ -41,12 +41,7 @@ class Run(NamedTuple):
     objective: str
     teachers: tuple[str, ...]
     seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its files and in its metrics."""
-        teachers = "+".join(Path(teacher).name for teacher in self.teachers)
-        return "-".join(filter(None, (self.objective, teachers, str(self.seed))))
+    name: str  # of its files and in its metrics
 
 
 def plan(config: ml_collections.ConfigDict) -> tuple[Run, ...]:
@@ -56,14 +51,30 @@ def plan(config: ml_collections.ConfigDict) -> tuple[Run, ...]:
     that asks no teacher has one run per seed.
     """
     together = {"single": [(t,) for t in config.teachers], "parallel": [tuple(config.teachers)]}
+    short = _short_names(config.teachers)
+
+    def name(objective: str, teachers: tuple[str, ...], seed: int) -> str:
+        parts = (objective, "+".join(short[teacher] for teacher in teachers), str(seed))
+        return "-".join(filter(None, parts))
+
     return tuple(
-        Run(objective, teachers, seed)
+        Run(objective, teachers, seed, name(objective, teachers, seed))
         for seed in config.seeds
         for objective in config.objectives
         for teachers in (
             together[config.strategy] if objectives.OBJECTIVES[objective].teachers else [()]
         )
     )
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+    """The last part of each path; more parts where that does not tell them apart."""
+    parts = {name: Path(name).parts for name in names}
+    for length in range(1, max(map(len, parts.values())) + 1):
+        short = {name: ".".join(parts[name][-length:]) for name in names}
+        if len(set(short.values())) == len(names):
+            break
+    return {name: text.strip(".").replace("/", "") for name, text in short.items()}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -78,10 +89,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     for objective, options in config.objectives.items():
         objectives.check(objective, _options(options))
     names = (config.student, *config.teachers)
-    if len(set(names)) < len(names):
+    if len({models.locate(name).resolve() for name in names}) < len(names):
         raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
-    for name in names:
-        models.locate(name)
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -96,16 +105,17 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     """
     workdir = Path(workdir)
     check(config)
-    loaded = {name: models.load(name) for name in (config.student, *config.teachers)}
-    finished = workdir_lib.claim(workdir, config)
+    finished = workdir_lib.finished(workdir, config)
     if finished:
         return finished
 
+    loaded = {name: models.load(name) for name in (config.student, *config.teachers)}
     dataset = data.load(config.data, data_dir=config.data_dir)
     for classifier in loaded.values():
         models.check_classes(classifier, dataset.classes, dataset.name)
     splits = pipeline.read_splits(dataset, size=config.image_size, limit=config.max_examples)
     fitting.durations(config, examples=len(splits.train))
+    workdir_lib.claim(workdir, config)
 
     predicts = {
         name: evaluate.make_predict(classifier, batch_size=config.eval_batch_size)
@@ -261,7 +271,7 @@ def _examples(
     if not taught:
         return []
     best = max(taught, key=lambda row: row["delta"])
-    planned = Run(best["objective"], tuple(best["teachers"]), best["seed"])
+    planned = plan(scene.config)[rows.index(best)]
     validation = scene.splits.validation
     after = models.load(str(_folder(scene, planned)))
     after_N = scene.predict(parallel.replicate(after.variables), validation).argmax(axis=1)

@@ -20,31 +20,42 @@ RESULTS = "results.json"
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
-    """Makes the folder this experiment's.
-
-    Returns:
-      The results, if the experiment is finished, after printing them; else None.
+def finished(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+    """The results, printed, if this experiment has been run here; else None. Writes nothing.
 
     Raises:
-      ValueError: the folder belongs to another experiment, or cannot be written.
+      ValueError: the folder belongs to another experiment, or is none.
     """
-    resolved = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as in the file
     path = workdir / CONFIG
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _check_same(json.loads(path.read_text()), resolved, workdir)
-        else:
-            _write_json(path, resolved)
-    except OSError as error:
-        raise ValueError(f"The workdir '{workdir}' cannot be used: {error.strerror}.") from error
-    finished = workdir / RESULTS
-    if not finished.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        resolved = _resolved(config)
+        if found != resolved:
+            fields = sorted(k for k in found | resolved if found.get(k) != resolved.get(k))
+            raise ValueError(
+                f"'{workdir}' belongs to another experiment: its config differs in "
+                f"{', '.join(fields)}. Take another --workdir."
+            )
+        results = json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
-    results = json.loads(finished.read_text())
+    except OSError as error:
+        raise _unusable(workdir, error) from error
     print(f"Finished before.\n\n{report.table(results)}\nReport: {workdir / report.PAGE}")
     return results
+
+
+def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the folder this experiment's: writes the resolved config.
+
+    Raises:
+      ValueError: the folder cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _write_json(workdir / CONFIG, _resolved(config))
+    except OSError as error:
+        raise _unusable(workdir, error) from error
 
 
 def finish(
@@ -98,17 +109,18 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _check_same(found: dict[str, Any], resolved: dict[str, Any], workdir: Path) -> None:
-    if found != resolved:
-        fields = sorted(k for k in found | resolved if found.get(k) != resolved.get(k))
-        raise ValueError(
-            f"'{workdir}' belongs to another experiment: its config differs in "
-            f"{', '.join(fields)}. Take another --workdir."
-        )
+def _resolved(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as config.json holds it: tuples become lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _unusable(workdir: Path, error: OSError) -> ValueError:
+    return ValueError(f"The workdir '{workdir}' cannot be used: {error.strerror}.")
 
 
 def _write_json(path: Path, content: Any) -> None:
     """Writes a JSON file as a whole or not at all."""
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    part.write_text(f"{text}\n", encoding="utf-8")
     os.replace(part, path)

@@ -1,6 +1,8 @@
 """name -> Classifier: architectures, the embedded zoo and exported folders."""
 
+import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ktjax.models import convnext, mlp, mlp_mixer, resnet, vision_transformer, weights
-from ktjax.models.classifier import Classifier, InputSpec, linen_forward
+from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
 
 
 class Architecture(NamedTuple):
@@ -51,19 +53,9 @@ def create(architecture: str, *, classes: Sequence[str], seed: int) -> Classifie
     Raises:
       ValueError: the architecture is not in MODELS; lists the nearest names.
     """
-    check_architecture(architecture)
-    build, spec = MODELS[architecture]
-    module = build(num_classes=len(classes))
-    image = jnp.zeros((1, *spec.size, 3))
-    return Classifier(
-        name=architecture,
-        architecture=architecture,
-        forward=linen_forward(module),
-        variables=jax.jit(module.init)(jax.random.key(seed), image),
-        input=spec,
-        classes=tuple(classes),
-        origin=f"random weights, seed {seed}",
-    )
+    blank, init = _blank(architecture, classes)
+    variables = jax.jit(init)(jax.random.key(seed))
+    return dataclasses.replace(blank, variables=variables, origin=f"random weights, seed {seed}")
 
 
 def load(name: str) -> Classifier:
@@ -78,8 +70,8 @@ def load(name: str) -> Classifier:
     """
     folder = locate(name)
     config = weights.read_config(folder)
-    classifier = create(config["architecture"], classes=config["label_names"], seed=0)
-    return weights.fill(classifier, folder, name=name, config=config)
+    blank, _ = _blank(config["architecture"], config["label_names"])
+    return weights.fill(blank, folder, name=name, config=config)
 
 
 def locate(name: str) -> Path:
@@ -103,6 +95,26 @@ def check_architecture(name: str) -> None:
     """Raises ValueError, with the nearest names, unless MODELS has the architecture."""
     if name not in MODELS:
         raise ValueError(f"No architecture '{name}'. Nearest: {_nearest(name, MODELS)}.")
+
+
+def _blank(
+    architecture: str, classes: Sequence[str]
+) -> tuple[Classifier, Callable[[jax.Array], Variables]]:
+    """A Classifier whose variables have shapes only, and what draws them: init(key)."""
+    check_architecture(architecture)
+    build, spec = MODELS[architecture]
+    module = build(num_classes=len(classes))
+    init = functools.partial(module.init, x=jnp.zeros((1, *spec.size, 3)))
+    blank = Classifier(
+        name=architecture,
+        architecture=architecture,
+        forward=linen_forward(module),
+        variables=jax.eval_shape(init, jax.random.key(0)),
+        input=spec,
+        classes=tuple(classes),
+        origin="",
+    )
+    return blank, init
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ class InputSpec:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of values in 0..1
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
-    crop_pct: float = 1.0
+    crop_pct: float = 1.0  # share of the image that was kept; whoever reads images crops them
 
     def prepare(self, image_BxHxWx3: jax.Array) -> jax.Array:
         """Resizes (antialiased) and normalises uint8 images: float32 [B, height, width, 3]."""
@@ -38,7 +38,8 @@ class InputSpec:
         if x.shape[1:3] != self.size:
             shape = (x.shape[0], *self.size, 3)
             x = jax.image.resize(x, shape, self.interpolation, antialias=True)
-        return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
+        mean, std = (jnp.asarray(v, x.dtype)[None, None, None] for v in (self.mean, self.std))
+        return (x - mean) / std
 
 
 # forward(variables, x_BxHxWx3, *, train, rngs, freeze_stats) -> (Output, batch_stats)

@@ -26,7 +26,7 @@ class ConvNeXtBlock(nn.Module):
         )(x)
         y = Mlp(4 * width, name="mlp")(nn.LayerNorm(epsilon=1e-6, name="norm")(y))
         gamma = self.param("gamma", nn.initializers.constant(0.1), (width,))
-        return x + gamma.astype(y.dtype) * y
+        return x + gamma[None, None, None].astype(y.dtype) * y
 
 
 class ConvNeXt(nn.Module):

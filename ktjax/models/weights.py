@@ -33,9 +33,11 @@ def is_export(folder: Path) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of an exported folder; ValueError if it is not one of ours."""
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder / CONFIG} is not JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / CONFIG} was not written by ktjax: it is no object.")
     missing = {"format", "architecture", "label_names", "pretrained_cfg", "origin"} - set(config)
     if missing or config["format"] != _FORMAT:
         lacks = f": it lacks {', '.join(sorted(missing))}" if missing else ""
@@ -100,8 +102,8 @@ def export(classifier: Classifier, folder: Path, **facts: Any) -> None:
     }
     flat = traverse_util.flatten_dict(jax.device_get(classifier.variables), sep="/")
     folder.mkdir(parents=True, exist_ok=True)
-    # The weights first: a folder with a config.json is a whole one.
-    safetensors_numpy.save_file(
-        {k: np.ascontiguousarray(v) for k, v in flat.items()}, folder / WEIGHTS
-    )
-    (folder / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    flat = {k: np.ascontiguousarray(v) for k, v in flat.items()}
+    # Not save_file, whose files only their owner can read.
+    (folder / WEIGHTS).write_bytes(safetensors_numpy.save(flat))
+    text = json.dumps(config, indent=1, ensure_ascii=False)
+    (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")

@@ -1,0 +1,126 @@
+"""Arguments of config files and durations; and what importing costs."""
+
+import ml_collections
+import pytest
+
+from ktjax import config
+
+SPEC = dict(model="tiny", size=24, rate=0.5, fast=False, teachers=("a",))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("arg", "name", "value"),
+    [
+        ("model=glyphs/tiny_vit", "model", "glyphs/tiny_vit"),
+        ("size=32", "size", 32),
+        ("rate=1e-4", "rate", 1e-4),
+        ("rate=2", "rate", 2.0),
+        ("fast", "fast", True),
+        ("fast=true", "fast", True),
+        ("fast=False", "fast", False),
+        ("teachers=a", "teachers", ("a",)),
+        ("teachers=a+b+c", "teachers", ("a", "b", "c")),
+        ("teachers=", "teachers", ()),
+        ("model=a=b", "model", "a=b"),
+        ("size=1,size=2", "size", 2),
+    ],
+)
+def test_parse_arg(arg, name, value):
+    parsed = config.parse_arg(arg, **SPEC)
+    assert parsed[name] == value
+    assert type(parsed[name]) is type(SPEC[name])
+    assert {k: v for k, v in parsed.items() if k != name} == {
+        k: v for k, v in SPEC.items() if k != name
+    }
+
+
+@pytest.mark.parametrize("arg", [None, "", ","])
+def test_parse_arg_of_nothing_gives_the_defaults(arg):
+    assert config.parse_arg(arg, **SPEC).to_dict() == SPEC
+
+
+def test_parse_arg_of_several():
+    parsed = config.parse_arg("fast,size=3,teachers=x+y", **SPEC)
+    assert (parsed.fast, parsed.size, parsed.teachers) == (True, 3, ("x", "y"))
+
+
+def test_an_unknown_argument_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"'modle'\. Known: fast, model, rate, size, teachers\.$"):
+        config.parse_arg("modle=tiny", **SPEC)
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("size=big", "'size' is of type int: 'big' is not"),
+        ("size=1.5", "'size' is of type int: '1.5' is not"),
+        ("size", "'size' needs a value"),
+        ("rate=fast", "'rate' is of type float: 'fast' is not"),
+        ("fast=1", "'fast' is true or false, not '1'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(arg, message):
+    with pytest.raises(ValueError, match=message):
+        config.parse_arg(arg, **SPEC)
+
+
+def durations(steps=None, epochs=None):
+    return ml_collections.ConfigDict(dict(total_steps=steps, total_epochs=epochs))
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        (dict(steps=7), 7),
+        (dict(epochs=2), 20),
+        (dict(epochs=0.5), 5),
+        (dict(epochs=0.14), 1),
+        (dict(steps=1), 1),
+    ],
+)
+def test_a_duration_in_steps(given, steps):
+    assert config.steps(durations(**given), "total", steps_per_epoch=10) == steps
+
+
+@pytest.mark.parametrize("given", [{}, dict(steps=7, epochs=2), dict(steps=0, epochs=0)])
+def test_exactly_one_of_steps_and_epochs(given):
+    with pytest.raises(ValueError, match=r"one of config\.total_steps=.* and config\.total_epochs"):
+        config.steps(durations(**given), "total", steps_per_epoch=10)
+
+
+@pytest.mark.parametrize("given", [dict(steps=0), dict(steps=-3), dict(epochs=0.01)])
+def test_less_than_a_step_is_no_duration(given):
+    with pytest.raises(ValueError, match=r"total_epochs comes to -?\d+ steps"):
+        config.steps(durations(**given), "total", steps_per_epoch=10)
+
+
+def test_check_choice():
+    config.check_choice("schedule", "cosine", ("constant", "cosine"))
+    with pytest.raises(
+        ValueError, match=r"config\.schedule='cos' is not known\. Known: constant, cosine\."
+    ):
+        config.check_choice("schedule", "cos", ("constant", "cosine"))
+
+
+def test_check_positive():
+    fields = ml_collections.ConfigDict(dict(batch_size=8, log_every=0))
+    config.check_positive(fields, "batch_size")
+    with pytest.raises(ValueError, match=r"config\.log_every=0"):
+        config.check_positive(fields, "batch_size", "log_every")
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("imported", "absent"),
+    [("ktjax.config", ["jax", "flax"]), ("ktjax", ["jax", "tensorflow", "torch", "numpy"])],
+)
+def test_importing_is_light(python, imported, absent):
+    loaded = python(f"import sys, {imported}; print(*(m for m in {absent} if m in sys.modules))")
+    assert loaded == []
+
+
+def test_the_names_of_the_package_load_on_first_use(python):
+    code = "import sys, ktjax; print(callable(ktjax.load_model), 'jax' in sys.modules)"
+    assert python(code) == ["True", "True"]
+    assert python("import ktjax; print(hasattr(ktjax, 'no_such_name'))") == ["False"]

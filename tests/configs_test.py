@@ -1,0 +1,67 @@
+"""Every config: loads, explains its fields, and runs as `:runlocal`."""
+
+import importlib
+import json
+import re
+import runpy
+from pathlib import Path
+
+import ml_collections
+import pytest
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.rglob("*.py"))
+_ASSIGNMENT = re.compile(r"    config\.(\w+) = ")
+_COMMENT = re.compile(r"    # ")
+
+each = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
+
+
+def get_config(path, arg=None):
+    return runpy.run_path(str(path))["get_config"](arg)
+
+
+def test_there_are_configs():
+    assert {"pretrain.py", "transfer.py"} <= {path.name for path in FILES}
+
+
+@pytest.mark.smoke
+@each
+def test_loads(path):
+    whole, local = get_config(path), get_config(path, "runlocal")
+    for config in (whole, local):
+        assert isinstance(config, ml_collections.ConfigDict)
+        assert importlib.import_module(f"ktjax.jobs.{config.job}").run
+        json.dumps(config.to_dict())  # results.json and the workdir's config.json hold it
+    assert set(whole) == set(local)
+    assert whole.to_dict() != local.to_dict()
+
+
+@each
+def test_unknown_argument_lists_the_known_ones(path):
+    with pytest.raises(ValueError, match=r"'modle'. Known: .*runlocal"):
+        get_config(path, "modle=tiny_vit")
+
+
+@each
+def test_every_field_has_a_comment(path):
+    """On its line, or on a line of its own above it and others that have none."""
+    headed, seen, bare = False, set(), []
+    for line in path.read_text().splitlines():
+        headed = bool(_COMMENT.match(line)) or (headed and "  # " not in line and bool(line))
+        if field := _ASSIGNMENT.match(line):
+            seen.add(field[1])
+            if not headed and "  # " not in line:
+                bare.append(field[1])
+    assert not bare
+    assert seen >= set(get_config(path))
+
+
+@each
+def test_runlocal_runs(path, glyphs_dir, tmp_path):
+    config = get_config(path, "runlocal")
+    config.lock()
+    config.data_dir = glyphs_dir
+    results = importlib.import_module(f"ktjax.jobs.{config.job}").run(config, tmp_path)
+    assert results["runs"]
+    assert (tmp_path / "report.html").exists()

@@ -1,0 +1,88 @@
+"""Real images from the command line: scikit-learn's handwritten digits as PNG files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import datasets
+
+ROOT = Path(__file__).parents[1]
+SIZE = "--config.image_size=8"  # the digits' own
+
+
+def launch(config, workdir, *overrides):
+    command = [sys.executable, "-m", "ktjax.main", f"--config=configs/{config}"]
+    done = subprocess.run(
+        [*command, f"--workdir={workdir}", SIZE, "--config.augment=none", *overrides],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((workdir / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """One directory of PNG files per digit."""
+    folder = tmp_path_factory.mktemp("digits")
+    found = datasets.load_digits()
+    for i, (image, label) in enumerate(zip(found.images, found.target, strict=True)):
+        (folder / str(label)).mkdir(exist_ok=True)
+        image = Image.fromarray((image * (255 / 16)).astype(np.uint8))
+        image.save(folder / str(label) / f"{i:04}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(digits, tmp_path_factory):
+    """(workdir, results) of two families, fitted to the digits."""
+    workdir = tmp_path_factory.mktemp("fitted")
+    results = launch(
+        f"pretrain.py:data=folder:{digits}",
+        workdir,
+        "--config.models=('tiny_mlp', 'tiny_resnet_narrow')",
+        "--config.total_epochs=6",
+        "--config.eval_every_epochs=3",
+    )
+    return workdir, results
+
+
+def test_both_families_learn_the_digits(fitted):
+    _, results = fitted
+    assert results["data"]["validation"] == pytest.approx(1797 / 5, abs=5)
+    assert sum(results["class_counts"]) == results["data"]["validation"]
+    for row in results["runs"]:
+        assert row["accuracy_before"] < 40  # random weights
+        assert row["accuracy_after"] > 80
+
+
+def test_transfer_between_them(fitted, digits, tmp_path):
+    workdir, pretrained = fitted
+    student, teacher = (workdir / "models" / name for name in ("tiny_resnet_narrow", "tiny_mlp"))
+    arguments = f"student={student},teachers={teacher},data=folder:{digits},objectives=kl_dp"
+    results = launch(
+        f"transfer.py:{arguments}",
+        tmp_path,
+        "--config.objectives.kl_dp.learning_rate=0.02",
+        "--config.clip_norm=1.0",
+        "--config.total_epochs=4",
+        "--config.eval_every_epochs=2",
+    )
+    for folder in (student, teacher):
+        accuracy = pretrained["models"][folder.name]["accuracy"]
+        assert results["models"][str(folder)]["accuracy"] == pytest.approx(accuracy)
+    (pair,) = results["pairs"]
+    assert pair["rho_pos"] > 0 and pair["rho_neg"] > 0  # each knows what the other does not
+    (row,) = results["runs"]
+    assert (row["rho_pos"], row["rho_neg"]) == (pair["rho_pos"], pair["rho_neg"])
+    assert row["taught"] > 50  # the teacher is the better one
+    assert row["delta"] > -3
+    assert row["gain"] > 0

@@ -1,0 +1,45 @@
+"""Predictions count every image once, whatever the batch size."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ktjax import evaluate, models
+from ktjax.data import pipeline
+from ktjax.models.classifier import Output
+
+IMAGES = pipeline.Images(
+    np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8),
+    np.arange(10, dtype=np.int32) % 3,
+)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("batch_size", [5, 4, 10, 16])
+def test_each_image_once_and_in_order(batch_size):
+    # A classifier that says what it sees: its logits are the image.
+    echo = types.SimpleNamespace(
+        apply=lambda variables, image: (Output(image.reshape(len(image), -1) + 0.5, None), {})
+    )
+    logits_NxC = evaluate.make_predict(echo, batch_size=batch_size)({}, IMAGES)
+    np.testing.assert_array_equal(logits_NxC, IMAGES.image_NxHxWx3.reshape(10, -1) + 0.5)
+
+
+def test_equals_a_direct_apply():
+    classifier = models.create("tiny_resnet_narrow", classes=("a", "b", "c"), seed=0)
+    predict = evaluate.make_predict(classifier, batch_size=4)
+    logits_NxC = predict(classifier.variables, IMAGES)
+    assert logits_NxC.dtype == np.float32
+    direct = jax.jit(classifier.apply)(classifier.variables, IMAGES.image_NxHxWx3)[0].logits
+    np.testing.assert_allclose(logits_NxC, direct, atol=1e-5)
+    # The variables are those handed over, not the classifier's own.
+    double = jax.tree.map(lambda x: 2 * x, dict(classifier.variables))
+    assert not np.allclose(predict(double, IMAGES), logits_NxC)
+
+
+def test_accuracy_by_hand():
+    logits_NxC = np.asarray(jnp.eye(4)[jnp.array([0, 1, 2, 2])])
+    assert evaluate.accuracy(logits_NxC, np.array([0, 1, 2, 3])) == 75.0

@@ -1,0 +1,548 @@
+"""The jobs through their front door, on a folder of generated images: results, resuming, errors."""
+
+import csv
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+from safetensors import numpy as safetensors_numpy
+
+import ktjax
+from ktjax import data, evaluate, objectives, parallel, train
+from ktjax.checkpoint import Checkpoints
+from ktjax.data import pipeline
+from ktjax.jobs import fitting, pretrain, transfer
+from ktjax.models import weights
+from ktjax.writer import Writer
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("checks", "columns", "corner", "rows")
+ARCHITECTURES = ("tiny_mlp_narrow", "tiny_resnet_narrow", "tiny_mlp")
+
+RUN_KEYS = {
+    *("student", "teachers", "objective", "seed", "accuracy_before", "accuracy_after", "delta"),
+    *("delta_se", "gain", "loss", "rho_pos", "rho_neg", "taught", "seconds"),
+}
+
+
+def make_images(folder, classes=CLASSES, per_class=24):
+    """12 x 10 pixels: a pattern for each class, in a random colour, under much noise."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:10, :12]
+    patterns = ((x // 3 + y // 3) % 2, x // 3 % 2, (x < 6) & (y < 5), y // 3 % 2)
+    for name, pattern in zip(classes, patterns, strict=False):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            image = pattern[..., None] * rng.uniform(40, 160, 3) + rng.normal(60, 45, (10, 12, 3))
+            image = Image.fromarray(image.clip(0, 255).astype(np.uint8))
+            image.save(folder / name / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+    """Jobs that are run again find what they compiled before, as processes of a user may."""
+    fields = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in fields}
+    for values in (fields, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is fields:
+            yield
+
+
+def load_config(name, arg, **fields):
+    config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](arg)
+    config.lock()
+    small = dict(image_size=12, batch_size=16, eval_batch_size=16, log_every=2)
+    short = dict(total_epochs=None, eval_every_epochs=None, total_steps=8, eval_every_steps=3)
+    config.update(small | short | fields)
+    return config
+
+
+def pretraining(images, *, names=ARCHITECTURES, **fields):
+    return load_config("pretrain", f"data=folder:{images}", models=names, **fields)
+
+
+def transferring(images, student, teachers, *, arg="objectives=kl_dp", **fields):
+    given = f"student={student},teachers={'+'.join(map(str, teachers))},data=folder:{images}"
+    fields = dict(total_steps=6) | fields
+    config = load_config("transfer", f"{given},{arg}", **fields)
+    for options in config.objectives.values():
+        options.learning_rate = 0.1
+    return config
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images") / "patterns")
+
+
+@pytest.fixture(scope="module")
+def pretrained(images, tmp_path_factory):
+    """(workdir, results) of a job that has trained three models."""
+    workdir = tmp_path_factory.mktemp("pretrained") / "new" / "workdir"
+    return workdir, pretrain.run(pretraining(images), workdir)
+
+
+@pytest.fixture(scope="module")
+def zoo(pretrained):
+    """The exported folders, the student first."""
+    return [str(pretrained[0] / "models" / name) for name in ARCHITECTURES]
+
+
+@pytest.fixture(scope="module")
+def transferred(images, zoo, tmp_path_factory):
+    """(workdir, results) of every objective from each teacher alone, on stored targets."""
+    workdir = tmp_path_factory.mktemp("transferred")
+    arg = f"objectives={'+'.join(objectives.OBJECTIVES)}"
+    config = transferring(images, zoo[0], zoo[1:], arg=arg, targets="stored")
+    return workdir, transfer.run(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def together(images, zoo, tmp_path_factory):
+    """(workdir, results) of two objectives from both teachers at once, asked in every step."""
+    workdir = tmp_path_factory.mktemp("together")
+    arg = "objectives=kl+kl_dp_unsupervised,strategy=parallel"
+    return workdir, transfer.run(transferring(images, zoo[0], zoo[1:], arg=arg), workdir)
+
+
+def tree(folder):
+    """Everything below a folder, by name."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def read(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_seconds(node):
+    if isinstance(node, dict):
+        return {k: without_seconds(v) for k, v in node.items() if k != "seconds"}
+    return [without_seconds(v) for v in node] if isinstance(node, list) else node
+
+
+def validation(images):
+    return pipeline.read_splits(data.load(f"folder:{images}"), size=12, limit=None).validation
+
+
+def accuracy_of(classifier, images):
+    predict = evaluate.make_predict(classifier, batch_size=16)
+    split = validation(images)
+    return evaluate.accuracy(predict(classifier.variables, split), split.label_N)
+
+
+# What the jobs find and leave behind.
+
+
+def check_results(workdir, results, *, job):
+    assert json.loads(json.dumps(results)) == read(workdir)
+    assert results["job"] == job
+    assert {"runs", "models", "environment", "config"} <= set(results)
+    assert {"python", "jax", "flax", "devices"} <= set(results["environment"])
+    for row in results["runs"]:
+        assert set(row) >= RUN_KEYS
+        assert row["delta"] == pytest.approx(row["accuracy_after"] - row["accuracy_before"])
+        assert row["delta"] == pytest.approx(row["gain"] - row["loss"])
+        assert row["delta_se"] >= 0 and row["seconds"] > 0
+        assert [entry["step"] for entry in row["history"]][-1] == results["config"]["total_steps"]
+    for facts in results["models"].values():
+        assert set(facts) == {"accuracy", "parameters", "origin"}
+        assert 0 <= facts["accuracy"] <= 100 and facts["parameters"] > 1000
+
+
+def check_files(workdir, results):
+    runs = {line["run"] for line in lines(workdir)}
+    assert len(runs) == len(results["runs"])
+    for run in runs:
+        steps = [line["step"] for line in lines(workdir) if line["run"] == run]
+        assert steps == sorted(steps) and steps[-1] == results["config"]["total_steps"]
+        (events,) = (workdir / "tensorboard" / run).iterdir()
+        assert events.stat().st_size > 100
+    page = (workdir / "report.html").read_text()
+    assert page.lstrip().startswith("<!") and "http" not in page.split("<body")[1]
+    for plot in workdir.rglob("*.png"):
+        assert Image.open(plot).size[0] > 100
+    for table in workdir.rglob("*.csv"):
+        assert len(list(csv.reader(table.open()))) > 1
+    assert not list(workdir.rglob("*.part"))
+
+
+def test_pretraining(pretrained):
+    workdir, results = pretrained
+    check_results(workdir, results, job="pretrain")
+    check_files(workdir, results)
+    assert [row["student"] for row in results["runs"]] == list(ARCHITECTURES)
+    assert set(results["models"]) == set(ARCHITECTURES)
+    for row in results["runs"]:
+        assert row["teachers"] == [] and row["objective"] == "xe"
+        assert row["rho_pos"] is row["rho_neg"] is row["taught"] is None
+        assert row["accuracy_after"] == results["models"][row["student"]]["accuracy"]
+    assert max(row["accuracy_after"] for row in results["runs"]) > 50  # of four classes
+
+
+@pytest.mark.smoke
+def test_pretrained_models_load_and_say_the_same(pretrained, zoo, images):
+    for folder in zoo:
+        classifier = ktjax.load_model(folder)
+        facts = pretrained[1]["models"][Path(folder).name]
+        assert classifier.classes == CLASSES
+        assert classifier.num_parameters() == facts["parameters"]
+        assert classifier.origin == facts["origin"]
+        assert accuracy_of(classifier, images) == facts["accuracy"]
+
+
+def test_transfers_of_every_objective(transferred, zoo):
+    workdir, results = transferred
+    check_results(workdir, results, job="transfer")
+    check_files(workdir, results)
+    assert list(workdir.rglob("*.png"))
+    found = {(row["objective"], *row["teachers"]) for row in results["runs"]}
+    asked = {(name, zoo[k]) for name in objectives.OBJECTIVES for k in (1, 2)}
+    assert found == {(n, t) for n, t in asked if objectives.OBJECTIVES[n].teachers} | {
+        ("xe",),
+        ("self",),
+    }
+    assert len(found) == len(results["runs"])
+    assert set(results["models"]) == set(zoo)
+
+
+def test_files_are_json_to_strict_readers_too(pretrained, transferred):
+    for workdir in (pretrained[0], transferred[0]):
+        for name in ("config.json", "results.json"):
+            constants = []
+            json.loads((workdir / name).read_text(), parse_constant=constants.append)
+            assert not constants  # NaN and Infinity are JavaScript, not JSON
+
+
+def test_measures_of_transfers(transferred, together, pretrained, zoo):
+    accuracy = {f: pretrained[1]["models"][Path(f).name]["accuracy"] for f in zoo}
+    for _, results in (transferred, together):
+        for name, facts in results["models"].items():
+            assert facts["accuracy"] == accuracy[name]
+        for row in results["runs"]:
+            assert row["accuracy_before"] == accuracy[zoo[0]]
+            if len(row["teachers"]) == 1:
+                gap = accuracy[row["teachers"][0]] - accuracy[zoo[0]]
+                assert row["rho_pos"] - row["rho_neg"] == pytest.approx(gap)
+        for pair in results["pairs"]:
+            gap = accuracy[pair["teacher"]] - accuracy[pair["student"]]
+            assert pair["rho_pos"] - pair["rho_neg"] == pytest.approx(gap)
+    taught = {row["objective"]: row["taught"] for row in transferred[1]["runs"]}
+    assert taught["xe"] is None and taught["self"] == 0
+    assert taught["kl"] == taught["xe_kl"] == pytest.approx(100)
+    assert 0 < taught["kl_dp"] < 100 and 0 < taught["kl_dp_unsupervised"] < 100
+    # A student that only follows itself stays where it is.
+    of_self = next(row for row in transferred[1]["runs"] if row["objective"] == "self")
+    assert of_self["history"][-1]["loss"] < 0.1
+    others = {row["objective"]: row["history"][-1]["loss"] for row in transferred[1]["runs"]}
+    assert others["kl"] > of_self["history"][-1]["loss"]
+
+
+def test_teachers_at_once(together, zoo):
+    workdir, results = together
+    check_results(workdir, results, job="transfer")
+    check_files(workdir, results)
+    assert [(row["objective"], row["teachers"]) for row in results["runs"]] == [
+        ("kl", zoo[1:]),
+        ("kl_dp_unsupervised", zoo[1:]),
+    ]
+
+
+def test_exported_students_load_and_say_the_same(transferred, together, images):
+    for workdir, results in (transferred, together):
+        folders = sorted((workdir / "students").iterdir())
+        assert len(folders) == len(results["runs"])
+        after = [row["accuracy_after"] for row in results["runs"]]
+        configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
+        assert sorted(config["accuracy"] for config in configs) == sorted(after)
+    classifier = ktjax.load_model(str(folders[0]))
+    assert "after kl from" in classifier.origin
+    assert accuracy_of(classifier, images) == results["runs"][0]["accuracy_after"]
+
+
+def test_runs_have_names_of_their_own(images, zoo, tmp_path):
+    # Folders in different places may be called the same.
+    other = tmp_path / Path(zoo[1]).name
+    shutil.copytree(zoo[1], other)
+    config = transferring(images, zoo[0], [zoo[1], other])
+    names = [run.name for run in transfer.plan(config)]
+    assert len(set(names)) == 2
+
+
+# Resuming.
+
+
+class KilledError(Exception):
+    """Something that no job knows of."""
+
+
+def kill_at(monkeypatch, owner, method, *, calls):
+    """Lets a method work for some calls, then raises instead."""
+    work, left = getattr(owner, method), iter(range(calls))
+
+    def limited(*args, **kwargs):
+        if next(left, None) is None:
+            raise KilledError
+        return work(*args, **kwargs)
+
+    monkeypatch.setattr(owner, method, limited)
+
+
+def check_same(found, expected):
+    """Two workdirs hold the same bits, but for times."""
+    assert (found / "metrics.jsonl").read_text() == (expected / "metrics.jsonl").read_text()
+    assert without_seconds(read(found)) == without_seconds(read(expected))
+    for path in expected.rglob(weights.WEIGHTS):
+        name = path.relative_to(expected)
+        assert (found / name).read_bytes() == path.read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "calls"),
+    # Each model saves at steps 3, 6, 8; it logs at 2, 3, 4, 6, 8 and with each save once more.
+    [(Writer, "write", 5), (Checkpoints, "save", 4)],
+    ids=["first model, after its first checkpoint", "second model, at its second checkpoint"],
+)
+def test_resumed_pretraining(owner, method, calls, pretrained, images, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(patch, owner, method, calls=calls)
+        with pytest.raises(KilledError):
+            pretrain.run(pretraining(images), tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    pretrain.run(pretraining(images), tmp_path)
+    check_same(tmp_path, pretrained[0])
+
+
+def test_resumed_transfer(images, zoo, tmp_path, monkeypatch):
+    config = transferring(images, zoo[0], [zoo[2]], arg="objectives=self+kl_dp", targets="stored")
+    transfer.run(config, tmp_path / "undisturbed")
+    with monkeypatch.context() as patch:
+        kill_at(patch, Checkpoints, "save", calls=3)  # the second run's second
+        with pytest.raises(KilledError):
+            transfer.run(config, tmp_path / "resumed")
+    saved = [p.name for p in (tmp_path / "resumed" / "checkpoints").glob("*/*") if p.name.isdigit()]
+    assert sorted(saved) == ["3", "3", "6"]
+    transfer.run(config, tmp_path / "resumed")
+    check_same(tmp_path / "resumed", tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("job", ["pretrain", "transfer"])
+def test_finished_job_is_not_run_again(job, pretrained, together, images, zoo, monkeypatch, capsys):
+    arg = "objectives=kl+kl_dp_unsupervised,strategy=parallel"
+    run, config, (workdir, results) = {
+        "pretrain": (pretrain.run, pretraining(images), pretrained),
+        "transfer": (transfer.run, transferring(images, zoo[0], zoo[1:], arg=arg), together),
+    }[job]
+    for owner, name in ((train, "fit"), (data, "load"), (evaluate, "make_predict")):
+        monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("it works"))
+    before = tree(workdir)
+    assert run(config, workdir) == json.loads(json.dumps(results))
+    assert tree(workdir) == before
+    assert str(workdir / "report.html") in capsys.readouterr().out
+
+
+def test_workdir_of_another_experiment_is_refused(pretrained, together, images, zoo):
+    for run, config, (workdir, _) in (
+        (pretrain.run, pretraining(images, seed=1, warmup=0.5), pretrained),
+        (transfer.run, transferring(images, zoo[0], zoo[1:], seeds=(1,), warmup=0.5), together),
+    ):
+        before = tree(workdir)
+        with pytest.raises(ValueError, match=r"another experiment.*seeds?, .*warmup"):
+            run(config, workdir)
+        assert tree(workdir) == before
+
+
+def test_divergence_stops_the_job(images, zoo, tmp_path):
+    config = transferring(images, zoo[0], [zoo[2]], arg="objectives=xe", eval_every_steps=1)
+    config.objectives.xe.learning_rate = 1e25
+    with pytest.raises(FloatingPointError, match=r"xe-0: the loss .* step \d"):
+        transfer.run(config, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    assert [p for p in (tmp_path / "checkpoints" / "xe-0").iterdir() if p.name.isdigit()]
+
+
+# Errors: before anything is compiled or written.
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """refused(run, config, message): the job says so, and does nothing."""
+    workdir = tmp_path / "workdir"
+    for owner, name in ((evaluate, "make_predict"), (fitting, "make_recipe")):
+        monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("it works"))
+
+    def check(run, config, message):
+        with pytest.raises(ValueError, match=message):
+            run(config, workdir)
+        assert not workdir.exists()
+
+    return check
+
+
+OF_BOTH = [
+    (dict(data="glyphz"), r"'glyphz'.*glyphs"),
+    (dict(data="folder:/nowhere"), r"/nowhere"),
+    (dict(optimizer="sdg"), r"optimizer='sdg'.*sgd, adamw"),
+    (dict(schedule="linear"), r"schedule='linear'.*constant, cosine"),
+    (dict(augment="flip"), r"augment='flip'.*none, shift_colour"),
+    (dict(dtype="float16"), r"dtype='float16'.*float32, bfloat16"),
+    (dict(batch_norm="none"), r"batch_norm='none'.*train, frozen"),
+    (dict(batch_size=0), r"batch_size=0 .* above zero"),
+    (dict(log_every=0), r"log_every=0 .* above zero"),
+]
+OF_PRETRAINING = [
+    (dict(batch_size=128), r"68 images.*batch_size=128"),
+    (dict(total_epochs=1.0), r"one of config.total_steps=\d and config.total_epochs=1.0"),
+    (dict(total_steps=0), r"comes to 0 steps"),
+    # Nearest by name, among the architectures first.
+    (dict(names=("tiny_resent",)), r"'tiny_resent'.*(?<![/\w])tiny_resnet\b"),
+]
+OF_TRANSFER = [
+    (dict(student="glyphs/tiny_vitt"), r"'glyphs/tiny_vitt'.*glyphs/tiny_vit\b"),
+    (dict(teachers=("glyphs/tiny_mlpp",)), r"'glyphs/tiny_mlpp'.*glyphs/tiny_mlp\b"),
+    (dict(teachers=("tiny_vit",)), r"'tiny_vit' is an architecture"),
+    (dict(teachers=()), r"teachers is empty"),
+    (dict(seeds=()), r"seeds is empty"),
+    (dict(objectives={}), r"objectives is empty"),
+    (dict(objectives={"kd": dict(learning_rate=1.0)}), r"'kd'.*kl, kl_dp"),
+    (dict(objectives={"kl": dict(learning_rate=1.0)}), r"'kl' takes .*temperature.*none"),
+    (dict(strategy="soup"), r"strategy='soup'.*single, parallel"),
+    (dict(targets="cached"), r"targets='cached'.*live, stored"),
+]
+
+
+def ids(cases):
+    return ["-".join(f"{k}={v}" for k, v in fields.items())[:40] for fields, _ in cases]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"), OF_BOTH + OF_PRETRAINING, ids=ids(OF_BOTH + OF_PRETRAINING)
+)
+def test_pretraining_refuses(fields, message, images, refused):
+    refused(pretrain.run, pretraining(images, **fields), message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"), OF_BOTH + OF_TRANSFER, ids=ids(OF_BOTH + OF_TRANSFER)
+)
+def test_transfer_refuses(fields, message, images, zoo, refused):
+    config = transferring(images, zoo[0], zoo[1:])
+    config.unlock()
+    for name, value in fields.items():
+        setattr(config, name, value)
+    refused(transfer.run, config, message)
+
+
+def test_student_may_not_teach_itself(images, zoo, refused):
+    refused(transfer.run, transferring(images, zoo[0], [zoo[1], zoo[0]]), "have to differ")
+    refused(transfer.run, transferring(images, zoo[0], [zoo[1], zoo[1]]), "have to differ")
+
+
+def test_other_spelling_of_the_student_is_the_student(images, zoo, refused):
+    refused(transfer.run, transferring(images, zoo[0], [f"{zoo[0]}/"]), "have to differ")
+
+
+def test_batch_has_to_divide_by_the_devices(images, zoo, refused, monkeypatch):
+    monkeypatch.setattr(parallel.jax, "local_device_count", lambda: 3)
+    message = r"batch_size=16 does not divide by the 3 devices: 18"
+    refused(pretrain.run, pretraining(images), message)
+    refused(transfer.run, transferring(images, zoo[0], zoo[1:]), message)
+    config = pretraining(images, batch_size=18)
+    refused(pretrain.run, config, r"eval_batch_size=16 does not divide")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (CLASSES[:3], r"has 4 classes, .* has 3"),
+        ((*CLASSES[:3], "waves"), r"class 3 is 'rows' there and 'waves' here"),
+    ],
+    ids=["fewer", "others"],
+)
+def test_models_have_to_know_the_classes(classes, message, zoo, refused, tmp_path):
+    folder = make_images(tmp_path / "others", classes)
+    refused(transfer.run, transferring(folder, zoo[0], zoo[1:]), message)
+    refused(pretrain.run, pretraining(folder, names=(zoo[0],)), message)
+
+
+def test_images_have_to_decode(zoo, refused, tmp_path):
+    folder = make_images(tmp_path / "images")
+    bad = folder / "columns" / "07.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    refused(pretrain.run, pretraining(folder), r"columns/07.png does not decode")
+    refused(transfer.run, transferring(folder, zoo[0], zoo[1:]), r"columns/07.png does not decode")
+
+
+def test_weights_have_to_fit(images, zoo, refused, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(zoo[2], folder)
+    config = transferring(images, zoo[0], [folder])
+    entries = safetensors_numpy.load_file(folder / weights.WEIGHTS)
+    entries["params/head/bias"] = np.zeros(9, np.float32)
+    entries["params/extra"] = entries.pop("params/fc_0/bias")
+    safetensors_numpy.save_file(entries, folder / weights.WEIGHTS)
+    message = r"(?s)missing params/fc_0/bias.*unexpected params/extra.*misshapen params/head/bias"
+    refused(transfer.run, config, message)
+    (folder / weights.WEIGHTS).write_bytes(b"not a model")
+    refused(transfer.run, config, "not a whole safetensors file")
+
+
+def test_workdir_has_to_be_a_folder(images, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=f"{workdir}' cannot be used"):
+            pretrain.run(pretraining(images), workdir)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+# The command line.
+
+
+def launch(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "ktjax.main", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_command_line(images, tmp_path):
+    config = f"configs/pretrain.py:model=tiny_mlp_narrow,data=folder:{images},runlocal"
+    done = launch(f"--config={config}", f"--workdir={tmp_path}", "--config.seed=3")
+    assert done.returncode == 0, done.stderr
+    assert "tiny_mlp_narrow" in done.stdout and str(tmp_path / "report.html") in done.stdout
+    results = read(tmp_path)
+    assert results["runs"][0]["seed"] == results["config"]["seed"] == 3
+
+
+def test_command_line_error_is_a_sentence(tmp_path):
+    workdir = tmp_path / "workdir"
+    done = launch("--config=configs/pretrain.py:data=glyphz", f"--workdir={workdir}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("ktjax: No data set 'glyphz'. Known: glyphs")
+    assert "Traceback" not in done.stderr
+    assert not workdir.exists()

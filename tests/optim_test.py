@@ -1,0 +1,98 @@
+"""Schedules by hand, SGD against torch's rule in NumPy, whose weights decay."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ktjax import optim
+
+
+def at(schedule, *steps):
+    return [float(schedule(jnp.asarray(step))) for step in steps]
+
+
+@pytest.mark.smoke
+def test_constant():
+    schedule = optim.make_schedule("constant", peak=0.3, warmup_steps=0, total_steps=10)
+    assert at(schedule, 0, 5, 9) == pytest.approx([0.3, 0.3, 0.3])
+
+
+def test_cosine():
+    schedule = optim.make_schedule("cosine", peak=0.3, warmup_steps=0, total_steps=8)
+    # peak (1 + cos(pi step / total)) / 2
+    assert at(schedule, 0, 4, 8) == pytest.approx([0.3, 0.15, 0.0], abs=1e-7)
+    assert at(schedule, 2) == pytest.approx([0.15 * (1 + 2**-0.5)])
+
+
+@pytest.mark.parametrize(("kind", "middle", "end"), [("constant", 0.3, 0.3), ("cosine", 0.15, 0.0)])
+def test_warmup_goes_before(kind, middle, end):
+    schedule = optim.make_schedule(kind, peak=0.3, warmup_steps=4, total_steps=12)
+    assert at(schedule, 0, 1, 3, 4, 8, 12) == pytest.approx(
+        [0.0, 0.075, 0.225, 0.3, middle, end], abs=1e-7
+    )
+
+
+@pytest.mark.parametrize("kind", optim.SCHEDULES)
+def test_warmup_all_the_way(kind):
+    schedule = optim.make_schedule(kind, peak=0.3, warmup_steps=4, total_steps=4)
+    assert at(schedule, 2, 3) == pytest.approx([0.15, 0.225])
+
+
+def test_rates_are_per_256_samples():
+    assert optim.scaled(1e-4, batch_size=256) == pytest.approx(1e-4)
+    assert optim.scaled(1e-4, batch_size=64) == pytest.approx(2.5e-5)
+
+
+RATES = jnp.asarray([0.1, 0.2, 0.05])
+
+
+def run(name, gradients, params, *, weight_decay, clip_norm=float("inf")):
+    """The parameters after each update, with the learning rates RATES."""
+    optimizer = optim.make_optimizer(
+        name, schedule=lambda step: RATES[step], weight_decay=weight_decay, clip_norm=clip_norm
+    )
+    state, seen = optimizer.init(params), []
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(params)
+    return seen
+
+
+def test_sgd_is_that_of_torch():
+    rng = np.random.default_rng(0)
+    draw = lambda: {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}  # noqa: E731
+    shapes = {"kernel": (3, 2), "bias": (2,)}
+    start, gradients = draw(), [draw() for _ in RATES]
+    seen = run("sgd", gradients, start, weight_decay=0.3)
+    for name, p in start.items():
+        buffer = np.zeros_like(p)
+        for rate, gradient, after in zip(RATES.tolist(), gradients, seen, strict=True):
+            d_p = gradient[name] + 0.3 * p  # weight_decay of torch.optim.SGD: of biases too
+            buffer = 0.9 * buffer + d_p
+            p = p - rate * buffer
+            np.testing.assert_allclose(after[name], p, rtol=1e-5)
+
+
+def test_adamw_decays_kernels_only():
+    start = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0), "scale": jnp.full(2, 2.0)}
+    nothing = {name: jnp.zeros_like(p) for name, p in start.items()}
+    after = run("adamw", [nothing], start, weight_decay=0.5)[0]
+    np.testing.assert_allclose(after["kernel"], 2.0 - 0.1 * 0.5 * 2.0)
+    np.testing.assert_array_equal(after["bias"], start["bias"])
+    np.testing.assert_array_equal(after["scale"], start["scale"])
+
+
+def test_gradients_are_clipped_to_their_global_norm():
+    start, gradient = (
+        {"a": jnp.zeros(1), "b": jnp.zeros(1)},
+        {"a": jnp.full(1, 3.0), "b": -jnp.full(1, 4.0)},
+    )
+    for clip_norm, expected in (
+        (1.0, (-0.06, 0.08)),
+        (10.0, (-0.3, 0.4)),
+        (float("inf"), (-0.3, 0.4)),
+    ):
+        after = run("sgd", [gradient], start, weight_decay=0.0, clip_norm=clip_norm)[0]
+        np.testing.assert_allclose([after["a"][0], after["b"][0]], expected, rtol=1e-6)

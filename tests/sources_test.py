@@ -1,0 +1,171 @@
+"""Image folders: classes, splits and refusals. Data set names."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ktjax import data
+from ktjax.data import sources
+
+
+def encoded(number, suffix):
+    """A picture of its own colour; sizes vary."""
+    buffer = io.BytesIO()
+    size = (8 + number % 5, 20 - number % 7)
+    Image.new("RGB", size, (number % 256, 100, 200)).save(buffer, suffix.replace("jpg", "jpeg"))
+    return buffer.getvalue()
+
+
+def fill(folder, counts):
+    """A directory of PNG and JPEG files for each class of {class: count}."""
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            suffix = ("png", "jpg", "jpeg")[i % 3]
+            (folder / name / f"{i:03}.{suffix}").write_bytes(encoded(i, suffix))
+    return folder
+
+
+def load(folder):
+    return data.load(f"folder:{folder}")
+
+
+def files(source):
+    return [source.where(i) for i in range(len(source))]
+
+
+COUNTS = {"zebra": 10, "ant": 50, "Bee": 20}
+
+
+@pytest.mark.smoke
+def test_classes_are_sorted_and_files_keep_their_class(tmp_path):
+    dataset = load(fill(tmp_path, COUNTS))
+    assert dataset.classes == ("Bee", "ant", "zebra")
+    assert len(dataset.groups) == 3
+    for source in (dataset.train, dataset.tune, dataset.validation):
+        assert source.label_N.dtype == np.int32
+        for i, file in enumerate(files(source)):
+            assert f"/{dataset.classes[source.label_N[i]]}/" in file
+            with open(file, "rb") as f:
+                assert source.read(i) == f.read()
+
+
+def test_splits_are_exact_per_class_and_disjoint(tmp_path):
+    dataset = load(fill(tmp_path, COUNTS))
+    # A fifth of each class is validation, a tenth of the rest is tune.
+    assert np.bincount(dataset.validation.label_N).tolist() == [4, 10, 2]
+    assert np.bincount(dataset.tune.label_N).tolist() == [2, 4, 1]
+    assert np.bincount(dataset.train.label_N).tolist() == [14, 36, 7]
+    every = [f for s in (dataset.train, dataset.tune, dataset.validation) for f in files(s)]
+    assert sorted(every) == sorted(str(f) for f in tmp_path.glob("*/*"))
+
+
+def test_splits_are_the_same_every_time_and_everywhere(tmp_path):
+    first, second = fill(tmp_path / "first", COUNTS), fill(tmp_path / "second", COUNTS)
+    for a, b in zip(load(first)[1:4], load(second)[1:4], strict=True):
+        assert [f.removeprefix(str(first)) for f in files(a)] == [
+            f.removeprefix(str(second)) for f in files(b)
+        ]
+
+
+def test_a_class_more_does_not_move_the_images_of_the_others(tmp_path):
+    small, large = fill(tmp_path / "s", COUNTS), fill(tmp_path / "l", COUNTS | {"zzz": 30})
+    held = [f.removeprefix(str(small)) for f in files(load(small).validation)]
+    assert held == [f.removeprefix(str(large)) for f in files(load(large).validation)][:16]
+
+
+@given(
+    st.lists(st.integers(2, 40), min_size=1, max_size=5),
+    st.sampled_from([0.1, 0.2, 0.5]),
+    st.integers(0, 3),
+)
+def test_stratified_parts_every_class(counts, fraction, seed):
+    label_N = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    kept, held = sources.stratified(label_N, fraction=fraction, seed=seed)
+    assert sorted([*kept, *held]) == list(range(len(label_N)))
+    share = np.bincount(label_N[held], minlength=len(counts))
+    for count, taken in zip(counts, share, strict=True):
+        assert taken >= 1
+        assert taken == 1 or abs(taken - fraction * count) <= 0.5
+
+
+def test_a_class_with_one_image_cannot_be_split(tmp_path):
+    fill(tmp_path, {"a": 5, "b": 1})
+    with pytest.raises(ValueError, match="'b' has one image"):
+        load(tmp_path)
+
+
+def test_stratified_is_random_and_seeded():
+    label_N = np.zeros(100, int)
+    held = [sources.stratified(label_N, fraction=0.2, seed=s)[1].tolist() for s in (0, 0, 1)]
+    assert held[0] == held[1] != held[2]
+    assert held[0] not in (list(range(20)), list(range(80, 100)))
+
+
+@pytest.mark.parametrize("validation", ["validation", "val", "valid", "test"])
+@pytest.mark.parametrize("train", ["train", "training"])
+def test_folders_of_splits_are_honoured(tmp_path, train, validation):
+    fill(tmp_path / train, {"a": 10, "b": 20})
+    fill(tmp_path / validation, {"a": 3, "b": 4})
+    dataset = load(tmp_path)
+    assert dataset.classes == ("a", "b")
+    assert set(files(dataset.validation)) == {str(f) for f in (tmp_path / validation).glob("*/*")}
+    assert set(files(dataset.train)) | set(files(dataset.tune)) == {
+        str(f) for f in (tmp_path / train).glob("*/*")
+    }
+    assert np.bincount(dataset.tune.label_N).tolist() == [1, 2]
+    assert np.bincount(dataset.train.label_N).tolist() == [9, 18]
+
+
+def test_other_files_and_empty_directories_are_no_images(tmp_path):
+    fill(tmp_path, {"a": 10, "b": 10, "empty": 0})
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    (tmp_path / "README").write_text("not a class")
+    dataset = load(tmp_path)
+    assert dataset.classes == ("a", "b")
+    assert len(dataset.train) + len(dataset.tune) + len(dataset.validation) == 20
+
+
+def test_take_keeps_the_first(tmp_path):
+    source = load(fill(tmp_path, COUNTS)).train
+    assert files(source.take(25)) == files(source)[:25]
+    assert source.take(25).label_N.tolist() == source.label_N[:25].tolist() == [0] * 14 + [1] * 11
+    assert len(source.take(10**6)) == len(source)
+
+
+REFUSED = {
+    "one-sided": ({"train/a": 3, "train/b": 3}, "has a folder for one split only"),
+    "one-sided validation": ({"val/a": 3, "val/b": 3}, "has a folder for one split only"),
+    "other classes": (
+        {"train/a": 3, "train/b": 3, "train/c": 3, "val/a": 3, "val/b": 3, "val/d": 3},
+        "differ in classes: c, d",
+    ),
+    "empty": ({}, "holds images of 0 classes"),
+    "empty classes": ({"a": 0, "b": 0}, "holds images of 0 classes"),
+    "one class": ({"a": 9}, "holds images of 1 classes"),
+}
+
+
+@pytest.mark.parametrize(("counts", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_with_one_sentence(tmp_path, counts, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        load(fill(tmp_path, counts))
+    text = str(refusal.value)
+    assert str(tmp_path) in text
+    assert text.endswith(".")
+    assert "\n" not in text
+
+
+def test_no_such_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="No folder '.*/nowhere'"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["glyph", "imagenet", ""])
+def test_an_unknown_data_set_lists_the_known_ones(name):
+    with pytest.raises(ValueError, match=rf"No data set '{name}'\. Known: glyphs, folder:PATH\."):
+        data.load(name)

@@ -1,0 +1,362 @@
+"""The train step on any number of devices, what it leaves alone, and the loop around it.
+
+One student with BatchNorm, one teacher, 16 images. Run as a script, this file saves what the step
+computes on the devices that there are.
+"""
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ktjax import models, objectives, parallel, targets, train
+from ktjax.data import pipeline
+
+CLASSES = ("a", "b", "c")
+BATCH = 16
+SLICES = 8
+RATE = 0.05
+OBJECTIVE = objectives.make_kl_dp(temperature=2.0)
+
+
+def augment(image_BxHxWx3, index_B, view):
+    """In whole numbers: the same bits however it is compiled."""
+    shift_B = (31 * view + 7 * index_B).astype(jnp.uint8)
+    return image_BxHxWx3 + shift_B[:, None, None, None]
+
+
+@functools.cache
+def student():
+    """Its running statistics are not the zeros and ones of a fresh model."""
+    classifier = models.create("tiny_resnet_narrow", classes=CLASSES, seed=0)
+    stats = jax.tree.map(
+        lambda x: x + 0.1 * jnp.arange(x.size) / x.size, classifier.variables["batch_stats"]
+    )
+    return dataclasses.replace(classifier, variables=classifier.variables | {"batch_stats": stats})
+
+
+@functools.cache
+def teacher():
+    return models.create("tiny_mlp", classes=CLASSES, seed=1)
+
+
+@functools.cache
+def batch(*, size=BATCH, masked=0, seed=0):
+    """`masked` samples at the end are padding."""
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (size, 12, 12, 3), dtype=np.uint8),
+        "label": rng.integers(0, len(CLASSES), size).astype(np.int32),
+        "index": np.arange(size, dtype=np.int32),
+        "mask": np.arange(size) < size - masked,
+    }
+
+
+def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=2):
+    return train.make_train_step(
+        student=student(),
+        teach=teach or targets.make_live((student(), teacher())),
+        objective=objective,
+        optimizer=optax.sgd(RATE),
+        augment=augment,
+        steps_per_epoch=steps_per_epoch,
+        dtype=jnp.dtype("float32"),
+        freeze_stats=freeze_stats,
+    )
+
+
+def start(objective=OBJECTIVE):
+    return train.init_state(
+        student(), objective=objective, optimizer=optax.sgd(RATE), key=jax.random.key(0)
+    )
+
+
+@functools.cache
+def frozen():
+    return tuple(targets.live(m, dtype=jnp.float32) for m in (student(), teacher()))
+
+
+@functools.cache
+def pmapped(*, freeze_stats):
+    return parallel.data_parallel(make_step(freeze_stats=freeze_stats))
+
+
+@functools.cache
+def vmapped(*, freeze_stats):
+    """The step on slices of the batch, without devices."""
+    step = make_step(freeze_stats=freeze_stats)
+    return jax.jit(jax.vmap(step, (None, None, 0, None), (None, None), axis_name=parallel.AXIS))
+
+
+def sliced(arrays, slices):
+    return {k: v.reshape(slices, len(v) // slices, *v.shape[1:]) for k, v in arrays.items()}
+
+
+def train_for(step, arrays, *, slices, steps=3, state=None, frozen_=None):
+    """The State after some steps on one batch, and the metrics of each step."""
+    state, seen = state or start(), []
+    for _ in range(steps):
+        state, metrics = step(state, frozen_ or frozen(), sliced(arrays, slices), jax.random.key(0))
+        seen.append(metrics)
+    return jax.device_get((state, seen))
+
+
+def flat(state, metrics):
+    """Everything that a step gives, by name."""
+    tree = {"params": state.params, "batch_stats": state.batch_stats, "metrics": metrics}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def on_the_devices(freeze_stats):
+    step = pmapped(freeze_stats=freeze_stats)
+    return flat(*train_for(step, batch(masked=3), slices=jax.local_device_count()))
+
+
+def save_all(path):
+    assert jax.local_device_count() == SLICES
+    both = {f"{fs:d}{k}": v for fs in (False, True) for k, v in on_the_devices(fs).items()}
+    np.savez(path, **both)
+
+
+@pytest.fixture(scope="module")
+def on_eight_devices(tmp_path_factory):
+    path = tmp_path_factory.mktemp("eight") / "steps.npz"
+    flags = f"--xla_force_host_platform_device_count={SLICES}"
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+    subprocess.run([sys.executable, __file__, path], env=environment, check=True, timeout=120)
+    return np.load(path)
+
+
+@pytest.mark.parametrize("freeze_stats", [False, True], ids=["train", "frozen"])
+def test_same_step_on_any_number_of_devices(freeze_stats, on_eight_devices):
+    # Padding leaves the last device one sample and the one before it fewer than the others.
+    expected = flat(*train_for(vmapped(freeze_stats=freeze_stats), batch(masked=3), slices=SLICES))
+    stats = [k for k in expected if "batch_stats" in k]
+    assert stats
+    here = on_the_devices(freeze_stats)
+    for name, value in expected.items():
+        scale = 100 if "metrics" in name else 1  # these are in percent
+        np.testing.assert_allclose(here[name], value, atol=1e-6 * scale, err_msg=name)
+        there = on_eight_devices[f"{freeze_stats:d}{name}"]
+        np.testing.assert_allclose(there, value, atol=1e-6 * scale, err_msg=name)
+    before = flat(start(), [])
+    for name in (k for k in before if "params" in k):
+        assert not np.array_equal(expected[name], before[name]), f"{name} was not trained"
+    assert freeze_stats == all(np.array_equal(expected[k], before[k]) for k in stats)
+
+
+@pytest.mark.smoke
+def test_frozen_models_stay_as_they_are_and_outside_of_the_state():
+    before = jax.device_get(frozen())
+    own = jax.device_get(dict(student().variables))
+    state, _ = train_for(pmapped(freeze_stats=True), batch(), slices=1)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(frozen()), before)
+    # The student that the state was made of is the initial one still.
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(dict(student().variables)), own)
+    held = {leaf.shape for leaf in jax.tree.leaves(state)}
+    assert {leaf.shape for leaf in jax.tree.leaves(teacher().variables)} - held
+    assert jax.tree.structure(state.params) == jax.tree.structure(student().variables["params"])
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 1 + sum(
+        leaf.size for leaf in jax.tree.leaves(dict(student().variables))
+    )  # plain SGD has no state, this objective neither
+
+
+def test_padding_changes_nothing():
+    step = pmapped(freeze_stats=True)
+    padded = batch(masked=4)
+    expected = flat(*train_for(step, {k: v[:12] for k, v in padded.items()}, slices=1))
+    rubbish = {k: np.concatenate([v[:12], batch(seed=1)[k][12:]]) for k, v in padded.items()}
+    rubbish["mask"] = padded["mask"]
+    rubbish["label"][12:] = -1
+    for arrays in (padded, rubbish):
+        found = flat(*train_for(step, arrays, slices=1))
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def test_live_and_stored_targets_are_the_same():
+    images = pipeline.Images(batch()["image"], batch()["label"])
+    stored = tuple(
+        targets.store(m, images, augment=augment, views=2, batch_size=6, dtype=jnp.float32)
+        for m in (student(), teacher())
+    )
+    assert [s.shape for s in stored] == 2 * [(2, BATCH, len(CLASSES))]
+    assert not np.array_equal(stored[1][0], stored[1][1])
+    step = parallel.data_parallel(make_step(teach=targets.replay, freeze_stats=True))
+    permuted = {k: v[::-1] for k, v in batch().items()}  # `index` is not the place in the batch
+    found = flat(*train_for(step, permuted, slices=1, steps=4, frozen_=stored))
+    expected = flat(*train_for(pmapped(freeze_stats=True), permuted, slices=1, steps=4))
+    for name, value in expected.items():
+        scale = 100 if "metrics" in name else 1
+        np.testing.assert_allclose(found[name], value, atol=1e-6 * scale, err_msg=name)
+
+
+def test_metrics_are_means_over_the_whole_batch():
+    arrays = batch(masked=3)
+    before = start()
+    state, (metrics,) = train_for(vmapped(freeze_stats=True), arrays, slices=SLICES, steps=1)
+    view = augment(jnp.asarray(arrays["image"]), jnp.asarray(arrays["index"]), 0)
+    logits = {
+        m.name: np.asarray(jax.jit(m.apply)(m.variables, view)[0].logits, np.float64)[:13]
+        for m in (student(), teacher())
+    }
+    label = arrays["label"][:13]
+
+    def log_softmax(z):
+        return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+
+    initial, other = (log_softmax(z)[np.arange(13), label] for z in logits.values())
+    taught = other > initial
+    assert 0 < taught.sum() < 13
+    z_s, z_t = logits.values()
+    target, said = log_softmax(np.where(taught[:, None], z_t, z_s) / 2), log_softmax(z_s / 2)
+    loss = 4 * (np.exp(target) * (target - said)).sum(axis=-1)
+    assert metrics["loss"] == pytest.approx(loss.mean(), rel=1e-4)
+    assert metrics["taught"] == pytest.approx(100 * taught.mean())
+    assert metrics["accuracy"] == pytest.approx(100 * np.mean(z_s.argmax(axis=-1) == label))
+    moved = jax.tree.map(lambda a, b: np.sum((a - b) ** 2), state.params, before.params)
+    norm = np.sqrt(sum(jax.tree.leaves(moved))) / RATE
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_views_change_with_the_epochs():
+    # On one batch, with nothing learned between, the losses of an epoch's steps are the same.
+    step, arrays = vmapped(freeze_stats=True), sliced(batch(masked=3), SLICES)
+    losses = []
+    for i in range(4):
+        _, metrics = step(start().replace(step=jnp.asarray(i)), frozen(), arrays, jax.random.key(0))
+        losses.append(float(metrics["loss"]))
+    assert losses[0] == losses[1] != losses[2] == losses[3]
+
+
+# The loop, around steps that only count.
+
+
+def count(state, frozen, batch, key):
+    """The loss of step i is i."""
+    now = state.step + 1
+    loss = np.float32(batch.get(now, now))
+    return types.SimpleNamespace(step=now), {"loss": loss, "grad_norm": np.float32(0)}
+
+
+def loop(*, first, total, log_every, eval_every, losses=None, step=count):
+    """What on_log and on_eval were called with: (step, mean loss)."""
+    logs, evals = [], []
+
+    def on_eval(now, state, means):
+        assert state.step == now
+        evals.append((now, means["loss"]))
+
+    try:
+        train.fit(
+            step,
+            types.SimpleNamespace(step=first),
+            iter([losses or {}] * 100),
+            frozen=(),
+            key=None,
+            total_steps=total,
+            log_every=log_every,
+            eval_every=eval_every,
+            on_log=lambda now, means: logs.append((now, means["loss"])),
+            on_eval=on_eval,
+            name="some run",
+        )
+    except FloatingPointError as error:
+        return logs, evals, str(error)
+    return logs, evals
+
+
+def test_callbacks_where_everything_divides():
+    # An evaluation takes the place of the log at its step.
+    logs, evals = loop(first=0, total=12, log_every=3, eval_every=6)
+    assert logs == [(3, 2.0), (9, 8.0)]
+    assert evals == [(6, 3.5), (12, 9.5)]
+
+
+def test_callbacks_where_nothing_divides():
+    logs, evals = loop(first=0, total=10, log_every=3, eval_every=4)
+    assert logs == [(3, 2.0), (6, 5.5), (9, 9.0)]
+    assert evals == [(4, 2.5), (8, 6.5), (10, 9.5)]
+
+
+def test_callbacks_after_resuming_are_those_of_an_undisturbed_run():
+    logs, evals = loop(first=0, total=10, log_every=3, eval_every=4)
+    assert loop(first=4, total=10, log_every=3, eval_every=4) == (logs[1:], evals[1:])
+    assert loop(first=10, total=10, log_every=3, eval_every=4) == ([], [])
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_not_finite_stops_with_the_steps_named(bad):
+    logs, evals, message = loop(
+        first=0, total=12, log_every=100, eval_every=4, losses={6: bad, 8: bad}
+    )
+    assert "some run" in message and "step 6, and in 2 of the steps 5 to 8" in message
+    assert evals == [(4, 2.5)]  # the last good state
+    logs, evals, message = loop(first=0, total=12, log_every=2, eval_every=4, losses={6: bad})
+    assert "step 6, and in 1 of the steps 5 to 6" in message
+    assert (logs, evals) == ([(2, 1.5)], [(4, 2.5)])
+
+
+def test_no_step_waits_for_the_host():
+    events = []
+
+    class OnDevice:
+        """A number that says when the host looks at it."""
+
+        def __init__(self, value):
+            self.value = value
+
+        def __array__(self, dtype=None, copy=None):
+            events.append(f"fetch {self.value:.0f}")
+            return np.asarray(self.value, dtype)
+
+    def step(state, *arguments):
+        state, metrics = count(state, *arguments)
+        events.append(f"step {state.step}")
+        return state, metrics | {"loss": OnDevice(metrics["loss"])}
+
+    loop(first=0, total=5, log_every=2, eval_every=100, step=step)
+    # What is fetched lies one step behind what the device has to do, but for the last evaluation.
+    expected = "step 1, step 2, step 3, fetch 1, fetch 2, step 4, step 5, fetch 3, fetch 4, fetch 5"
+    assert ", ".join(events) == expected
+
+
+def test_planted_infinity_in_a_compiled_step():
+    plain = objectives.make_xe(label_smoothing=0.0)
+
+    def apply(params, steps, outputs, batch):
+        loss_B, (_, aux) = plain.apply(params, (), outputs, batch)
+        return jnp.where(steps == 4, jnp.inf, loss_B), (steps + 1, aux)
+
+    planted = objectives.Objective(lambda key: ((), jnp.zeros((), jnp.int32)), apply)
+    step = make_step(teach=train.teach_nothing, freeze_stats=True, objective=planted)
+    evals = []
+    with pytest.raises(FloatingPointError, match=r"step 5, and in .* 5 to 6"):
+        train.fit(
+            parallel.data_parallel(step),
+            start(planted),
+            parallel.to_devices(iter([batch()] * 12)),
+            frozen=(),
+            key=jax.random.key(0),
+            total_steps=12,
+            log_every=100,
+            eval_every=2,
+            on_log=lambda *_: None,
+            on_eval=lambda now, state, means: evals.append(now),
+            name="planted",
+        )
+    assert evals == [2, 4]
+
+
+if __name__ == "__main__":
+    save_all(sys.argv[1])

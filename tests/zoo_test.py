@@ -1,0 +1,46 @@
+"""The embedded zoo: what ships in ktjax/models/glyphs, and that it is as good as it says."""
+
+import functools
+
+import pytest
+
+from ktjax import evaluate, models, parallel
+from ktjax.data import glyphs
+from ktjax.models import weights
+
+NAMES = models.zoo()
+load = functools.cache(models.load)
+
+
+def config_of(name):
+    return weights.read_config(models.locate(name))
+
+
+def test_there_are_at_least_eight_models():
+    assert len(NAMES) >= 8
+
+
+@pytest.mark.smoke
+def test_there_are_at_least_five_families():
+    families = {models.MODELS[config_of(name)["architecture"]].build.func for name in NAMES}
+    assert len(families) >= 5
+
+
+def test_the_weights_are_small():
+    files = [file for file in models.ZOO.rglob("*") if file.is_file()]
+    assert {file.name for file in files} == {weights.CONFIG, weights.WEIGHTS}
+    assert sum(file.stat().st_size for file in files) < 4e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_answers_with_the_classes_of_the_data(name):
+    models.check_classes(load(name), glyphs.CLASSES, "glyphs")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_accuracy_is_the_recorded_one(name, validation):
+    model = load(name)
+    predict = evaluate.make_predict(model, batch_size=500)
+    logits_NxC = predict(parallel.replicate(model.variables), validation)
+    accuracy = evaluate.accuracy(logits_NxC, validation.label_N)
+    assert accuracy == pytest.approx(config_of(name)["accuracy"], abs=0.05)
