@@ -95,7 +95,8 @@ def make_train_step(
 
     Returns:
       `step(state, frozen, batch, key) -> (state, metrics)`, to be run where the axis "batch" is
-      bound. The metrics are means over the whole batch, float32.
+      bound. The metrics are means over the whole batch, float32. Padding has no part in loss and
+      gradient, but in BatchNorm's statistics: batches to train on are full.
     """
 
     def step(state: State, frozen: Any, batch: Mapping[str, jax.Array], key: jax.Array):
@@ -187,8 +188,8 @@ def fit(
             at = last_step - len(fetched) + 1
             raise FloatingPointError(
                 f"{name}: the loss or its gradient is not finite at step {at + bad[0]}, and in "
-                f"{len(bad)} of the steps {at} to {last_step}. The last checkpoint is from before; "
-                "a lower learning rate may help."
+                f"{len(bad)} of the steps {at} to {last_step}. Nothing was saved since; a lower "
+                "learning rate, or clipping, may help."
             )
         recent.extend(fetched)
 

@@ -85,7 +85,7 @@ def test_a_class_more_does_not_move_the_images_of_the_others(tmp_path):
 )
 def test_stratified_parts_every_class(counts, fraction, seed):
     label_N = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    kept, held = sources.stratified(label_N, fraction=fraction, seed=seed)
+    kept, held = sources.stratified(label_N, classes="abcde", fraction=fraction, seed=seed)
     assert sorted([*kept, *held]) == list(range(len(label_N)))
     share = np.bincount(label_N[held], minlength=len(counts))
     for count, taken in zip(counts, share, strict=True):
@@ -101,7 +101,8 @@ def test_a_class_with_one_image_cannot_be_split(tmp_path):
 
 def test_stratified_is_random_and_seeded():
     label_N = np.zeros(100, int)
-    held = [sources.stratified(label_N, fraction=0.2, seed=s)[1].tolist() for s in (0, 0, 1)]
+    given = dict(classes="a", fraction=0.2)
+    held = [sources.stratified(label_N, **given, seed=s)[1].tolist() for s in (0, 0, 1)]
     assert held[0] == held[1] != held[2]
     assert held[0] not in (list(range(20)), list(range(80, 100)))
 

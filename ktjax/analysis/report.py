@@ -246,7 +246,13 @@ def _models_table(results):
 
 
 def _pairs_table(results):
-    header = ["teacher", "student", "positive flips %", "negative flips %", "entropy, nats"]
+    header = [
+        "teacher",
+        "student",
+        "positive flips %",
+        "negative flips %",
+        "entropy, share of maximum",
+    ]
     rows = [
         [pair["teacher"], pair["student"]]
         + [f"{pair[key]:.2f}" for key in ("rho_pos", "rho_neg", "flip_entropy")]

@@ -75,10 +75,10 @@ def from_folder(folder: Path) -> tuple[Source, Source, Source, tuple[str, ...]]:
             raise ValueError(f"The splits of '{folder}' differ in classes: {differ}.")
     else:
         files, labels, classes = _list(folder)
-        rest, held = stratified(labels, fraction=0.2, seed=1234)
+        rest, held = stratified(labels, classes=classes, fraction=0.2, seed=1234)
         held_files, held_labels = [files[i] for i in held], labels[held]
         files, labels = [files[i] for i in rest], labels[rest]
-    rest, tune = stratified(labels, fraction=0.1, seed=1234)
+    rest, tune = stratified(labels, classes=classes, fraction=0.1, seed=1234)
     return (
         _of_files([files[i] for i in rest], labels[rest]),
         _of_files([files[i] for i in tune], labels[tune]),
@@ -87,13 +87,19 @@ def from_folder(folder: Path) -> tuple[Source, Source, Source, tuple[str, ...]]:
     )
 
 
-def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions kept and held out: of each class the same fraction, to one sample, at least one."""
+def stratified(
+    label_N: np.ndarray, *, classes: Sequence[str], fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions kept and held out: of each class the same fraction, to one sample, at least one.
+
+    Raises:
+      ValueError: a class has one image only; names it.
+    """
     held = []
     for label in np.unique(label_N):
         members = np.flatnonzero(label_N == label)
         if len(members) < 2:
-            raise ValueError(f"Class {label} has one image only: too few for a split.")
+            raise ValueError(f"Class '{classes[label]}' has one image: too few to hold one out.")
         count = max(1, round(len(members) * fraction))
         # One generator per class: a class's share does not depend on the other classes.
         generator = np.random.Generator(np.random.Philox(key=[seed, int(label)]))

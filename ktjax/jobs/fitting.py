@@ -1,5 +1,6 @@
 """One training run inside a job: build the step once, resume, fit, evaluate, checkpoint."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     config_lib.check_choice("augment", config.augment, tuple(augment.RECIPES))
     config_lib.check_choice("dtype", config.dtype, DTYPES)
     config_lib.check_choice("batch_norm", config.batch_norm, BATCH_NORM)
+    if config.clip_norm is not None and not 0 < config.clip_norm < math.inf:
+        raise ValueError(f"config.clip_norm={config.clip_norm} is no norm; None: not clipped.")
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.eval_batch_size, "eval_batch_size")
 
@@ -194,6 +197,7 @@ def fit(
             name=run,
         )
     finally:
+        batches.close()
         writer.close()
         checkpoints.close()
     variables = jax.device_get(train.student_variables(state))

@@ -90,7 +90,7 @@ def finish(
         "class_counts": np.bincount(label_N, minlength=len(dataset.classes)).tolist(),
         "data": {"name": dataset.name, "validation": len(label_N)},
         "environment": environment(),
-        "config": config.to_dict(),
+        "config": _resolved(config),
     }
     page = report.write(workdir, results, examples)
     _write_json(workdir / RESULTS, results)  # last: it says that the job is finished
