@@ -1,14 +1,17 @@
 """Package metadata; `pip install -e .` in a clone."""
 
+import re
 from pathlib import Path
 
 import setuptools
 
+_HERE = Path(__file__).parent
+
 setuptools.setup(
     name="ktjax",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.*?)"', (_HERE / "ktjax" / "__init__.py").read_text())[1],
     description="General knowledge transfer between any pretrained image classifiers, in JAX",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["ktjax", "ktjax.*"]),
@@ -31,7 +34,7 @@ setuptools.setup(
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",
         "tqdm",
-        "transformers>=5",
+        "transformers>=5",  # configs and image processors of Hugging Face checkpoints
     ],
     extras_require={
         "test": ["hypothesis", "pytest", "ruff==0.17.6", "scikit-learn"],

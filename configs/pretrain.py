@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
     config.image_size = 24  # side in pixels of the uint8 images; each model resizes for itself
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
-    config.augment = "shift_colour"  # ktjax.augment.RECIPES
+    config.augment = "shift_colour"  # ktjax.data.augment.RECIPES
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices

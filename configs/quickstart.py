@@ -6,10 +6,17 @@ One student, a weaker and a stronger teacher, each transferred by plain KL disti
 with data partitioning, with labels and without, beside the control that sees labels only. Takes
 under three minutes on 2 CPU cores and ends with a table and a report.
 
-All models saw the same 16,000 images, and the transfer uses these again, in fresh views: nothing is
-learned here that a label could not have taught before. The learning rates are the best of
-{0.01, 0.03, 0.1} per 256 samples for each objective, chosen on the tune split with seed 100 and six
-epochs.
+All models saw the same 16,000 images, and the transfer uses these again, in views that only it has
+seen: nothing is learned here that a label could not have taught before.
+
+The learning rates, per 256 samples, are for each objective the best of five on the tune split, by
+the mean of both teachers, with seed 100 (the student starts at 68.03 %):
+
+                        0.003   0.01   0.03    0.1    0.3
+  kl                    67.49  67.65  67.38  67.33  66.75
+  kl_dp                 68.13  68.37  68.40  68.71  68.25
+  kl_dp_unsupervised    68.02  68.20  68.13  68.39  68.22
+  xe                    68.00  68.30  68.15  68.58  68.12
 """
 
 import ml_collections
@@ -28,11 +35,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.student = "glyphs/tiny_resnet_narrow"
     config.teachers = ("glyphs/tiny_mixer", "glyphs/tiny_resnet_gn")
     config.strategy = "single"  # single: each teacher alone; parallel: all at once
-    config.seeds = (0,)  # of order and views; one run for each
+    # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
+    config.seeds = (1,)
 
     # What is minimised (ktjax.objectives.OBJECTIVES), and the learning rate per 256 samples.
     config.objectives = {
-        "xe": dict(learning_rate=0.03, label_smoothing=0.0),
+        "xe": dict(learning_rate=0.1, label_smoothing=0.0),
         "kl": dict(learning_rate=0.01, temperature=1.0),
         "kl_dp": dict(learning_rate=0.1, temperature=1.0),
         "kl_dp_unsupervised": dict(learning_rate=0.1, temperature=1.0),
@@ -42,7 +50,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
     config.image_size = 24  # side in pixels of the uint8 images; each model resizes for itself
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
-    config.augment = "shift_colour"  # ktjax.augment.RECIPES
+    config.augment = "shift_colour"  # ktjax.data.augment.RECIPES
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "stored"
 

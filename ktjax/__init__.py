@@ -7,14 +7,12 @@ Importing ktjax imports nothing else: JAX starts when a name is first used.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # setup.py reads it here
 
 
 def __getattr__(name: str) -> Any:
     if name == "load_model":
         return importlib.import_module("ktjax.models").load
     if name == "jobs":
-        for job in ("pretrain", "transfer"):
-            importlib.import_module(f"ktjax.jobs.{job}")
         return importlib.import_module("ktjax.jobs")
     raise AttributeError(f"module 'ktjax' has no attribute '{name}'")

@@ -7,23 +7,33 @@ import numpy as np
 
 from ktjax import parallel
 from ktjax.data import pipeline
+from ktjax.data.augment import Augment
 from ktjax.models.classifier import Classifier
 
-# predict(variables, images) -> float32 logits_NxC
-Predict = Callable[[Any, pipeline.Images], np.ndarray]
+# predict(variables, images, view=0) -> float32 logits_NxC
+Predict = Callable[..., np.ndarray]
 
 
-def make_predict(classifier: Classifier, *, batch_size: int) -> Predict:
-    """Builds the function that gives a classifier's logits for a whole split, compiled once."""
+def make_predict(
+    classifier: Classifier, *, batch_size: int, augment: Augment | None = None
+) -> Predict:
+    """Builds the function that gives a classifier's logits for a whole split, compiled once.
 
-    def forward(variables, batch):
-        return classifier.apply(variables, batch["image"])[0].logits
+    With `augment` these are the logits of the split's `view`, else of the images themselves.
+    """
+
+    def forward(frozen, batch):
+        variables, view = frozen
+        image = batch["image"]
+        if augment is not None:
+            image = augment(image, batch["index"], view)
+        return classifier.apply(variables, image)[0].logits
 
     forward = parallel.data_parallel_forward(forward)
 
-    def predict(variables: Any, images: pipeline.Images) -> np.ndarray:
+    def predict(variables: Any, images: pipeline.Images, view: int = 0) -> np.ndarray:
         batches = parallel.to_devices(pipeline.eval_batches(images, batch_size=batch_size))
-        logits = [forward(variables, batch) for batch in batches]
+        logits = [forward((variables, view), batch) for batch in batches]
         logits = np.concatenate([np.asarray(x).reshape(batch_size, -1) for x in logits])
         return logits[: len(images)]  # the last batch was padded
 

@@ -146,16 +146,20 @@ class Entry(NamedTuple):
 
     make: Callable[..., Objective]
     labels: bool
+    initial: bool
     teachers: bool
+    supervised: bool | None = None  # who a partition asks; None: it makes none
 
 
 OBJECTIVES = {
-    "xe": Entry(make_xe, labels=True, teachers=False),
-    "self": Entry(make_self, labels=False, teachers=False),
-    "kl": Entry(make_kl, labels=False, teachers=True),
-    "xe_kl": Entry(make_xe_kl, labels=True, teachers=True),
-    "kl_dp": Entry(make_kl_dp, labels=True, teachers=True),
-    "kl_dp_unsupervised": Entry(make_kl_dp_unsupervised, labels=False, teachers=True),
+    "xe": Entry(make_xe, labels=True, initial=False, teachers=False),
+    "self": Entry(make_self, labels=False, initial=True, teachers=False),
+    "kl": Entry(make_kl, labels=False, initial=False, teachers=True),
+    "xe_kl": Entry(make_xe_kl, labels=True, initial=False, teachers=True),
+    "kl_dp": Entry(make_kl_dp, labels=True, initial=True, teachers=True, supervised=True),
+    "kl_dp_unsupervised": Entry(
+        make_kl_dp_unsupervised, labels=False, initial=True, teachers=True, supervised=False
+    ),
 }
 
 

@@ -24,7 +24,7 @@ def _sgd(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransfo
 
 
 def _adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW; weight decay of matrices and kernels, not of biases and gains."""
+    """AdamW; weight decay of all parameters of two axes or more, not of biases and gains."""
 
     def decayed(params: Any) -> Any:
         return jax.tree.map(lambda p: p.ndim > 1, params)

@@ -4,44 +4,63 @@ Both are a `teach` of train.py and what it takes as `frozen`, so that a step kno
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ktjax import parallel
-from ktjax.augment import Augment
+from ktjax import evaluate, parallel
 from ktjax.data import pipeline
+from ktjax.data.augment import Augment
 from ktjax.models.classifier import Classifier, Output, cast
 from ktjax.train import Teach
 
 
-def make_live(models: Sequence[Classifier]) -> Teach:
-    """Asks the models, of which the first is the initial student, in every step.
+class Frozen(NamedTuple):
+    """What a step takes as `frozen`: of each model its variables, or its stored logits.
 
-    `frozen` is the tuple of their variables.
+    Of the objective depends who is there: `initial` may be None, `teachers` empty.
     """
+
+    initial: Any
+    teachers: tuple[Any, ...]
+
+
+def make_ask(initial: Classifier, teachers: Sequence[Classifier]) -> Teach:
+    """The `teach` that asks the models themselves in every step; `frozen` holds their variables."""
 
     def teach(frozen, image, index_B, view):
         del index_B, view
-        outputs = [m.apply(v, image)[0] for m, v in zip(models, frozen, strict=True)]
-        return outputs[0], tuple(outputs[1:])
+
+        def ask(model, variables):
+            return model.apply(variables, image)[0]
+
+        first = None if frozen.initial is None else ask(initial, frozen.initial)
+        return first, tuple(map(ask, teachers, frozen.teachers))
 
     return teach
 
 
-def live(model: Classifier, *, dtype: jnp.dtype) -> Any:
-    """A model's variables, once per device and in the dtype that is computed in."""
-    return parallel.replicate(cast(dict(model.variables), dtype))
+def frozen_variables(model: Classifier, *, dtype: jnp.dtype) -> Any:
+    """A model's variables, once per device; its parameters in the dtype that is computed in.
+
+    BatchNorm's statistics stay float32, as the student's do: the initial student is the student.
+    """
+    params = cast(model.variables["params"], dtype)
+    return parallel.replicate(dict(model.variables) | {"params": params})
 
 
-def replay(frozen: Any, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Any:
-    """The `teach` of stored logits: `frozen` is a tuple of float32 [views, N, C] arrays."""
+def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Any:
+    """The `teach` of stored logits: `frozen` holds float32 [views, N, C] arrays."""
     del image
-    outputs = [Output(logits=logits[view, index_B], features=None) for logits in frozen]
-    return outputs[0], tuple(outputs[1:])
+
+    def look_up(logits):
+        return Output(logits=logits[view, index_B], features=None)
+
+    first = None if frozen.initial is None else look_up(frozen.initial)
+    return first, tuple(map(look_up, frozen.teachers))
 
 
 def store(
@@ -57,18 +76,9 @@ def store(
 
     Cheaper than asking in every step as soon as two runs see the same views.
     """
-
-    def forward(frozen, batch):
-        variables, view = frozen
-        image = augment(batch["image"], batch["index"], view)
-        return model.apply(variables, image)[0].logits
-
-    forward = parallel.data_parallel_forward(forward)
-    variables = live(model, dtype=dtype)
+    predict = evaluate.make_predict(model, batch_size=batch_size, augment=augment)
+    variables = frozen_variables(model, dtype=dtype)
     logits = np.empty((views, len(images), len(model.classes)), np.float32)
     for view in tqdm.trange(views, desc=f"targets of {model.name}", unit="view", leave=False):
-        batches = parallel.to_devices(pipeline.eval_batches(images, batch_size=batch_size))
-        parts = [forward((variables, view), batch) for batch in batches]
-        rows = np.concatenate([np.asarray(part).reshape(batch_size, -1) for part in parts])
-        logits[view] = rows[: len(images)]
+        logits[view] = predict(variables, images, view)
     return parallel.replicate(logits)

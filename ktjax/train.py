@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 import tqdm
 
-from ktjax.augment import Augment
+from ktjax.data.augment import Augment
 from ktjax.models.classifier import Classifier, Output, cast
 from ktjax.objectives import Objective, Outputs
 from ktjax.parallel import AXIS
@@ -166,7 +166,8 @@ def fit(
       frozen: passed to each step.
       key: randomness of the run; each step folds its number in.
       total_steps: completed updates at the end.
-      log_every: steps between calls of on_log(step, means since the last log).
+      log_every: steps between calls of on_log(step, means since the last log), also called before
+        each on_eval.
       eval_every: steps between calls of on_eval(step, state, means since the last), also called
         at the end; the state is only valid during the call.
       on_log: takes metrics.
@@ -207,6 +208,7 @@ def fit(
             if evaluates:
                 logged = len(pending)
                 fetch(now)
+                on_log(now, _means(recent[-logged:]))
                 on_eval(now, state, _means(recent))
                 recent.clear()
                 bar.update(logged)

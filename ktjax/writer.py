@@ -1,6 +1,7 @@
 """The stream of metrics of a run: JSON lines, and TensorBoard events without TensorFlow."""
 
 import json
+import os
 from pathlib import Path
 
 import tensorboardX
@@ -22,10 +23,12 @@ class Writer:
                 for line in path.read_text(encoding="utf-8").splitlines()
                 if self._keep(line, first_step)
             ]
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            part = path.with_suffix(".part")
+            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            os.replace(part, path)
         self._lines = path.open("a", buffering=1, encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard" / run), purge_step=first_step + 1 if first_step else None
+            str(workdir / "tensorboard" / run), purge_step=first_step + 1
         )
 
     def _keep(self, line: str, first_step: int) -> bool:

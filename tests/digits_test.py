@@ -71,7 +71,7 @@ def test_transfer_between_them(fitted, digits, tmp_path):
     results = launch(
         f"transfer.py:{arguments}",
         tmp_path,
-        "--config.objectives.kl_dp.learning_rate=0.02",
+        "--config.objectives.kl_dp.learning_rate=0.005",
         "--config.clip_norm=1.0",
         "--config.total_epochs=4",
         "--config.eval_every_epochs=2",

@@ -365,7 +365,7 @@ def test_finished_job_is_not_run_again(job, pretrained, together, images, zoo, m
 def test_workdir_of_another_experiment_is_refused(pretrained, together, images, zoo):
     for run, config, (workdir, _) in (
         (pretrain.run, pretraining(images, seed=1, warmup=0.5), pretrained),
-        (transfer.run, transferring(images, zoo[0], zoo[1:], seeds=(1,), warmup=0.5), together),
+        (transfer.run, transferring(images, zoo[0], zoo[1:], seeds=(7,), warmup=0.5), together),
     ):
         before = tree(workdir)
         with pytest.raises(ValueError, match=r"another experiment.*seeds?, .*warmup"):
@@ -376,10 +376,10 @@ def test_workdir_of_another_experiment_is_refused(pretrained, together, images, 
 def test_divergence_stops_the_job(images, zoo, tmp_path):
     config = transferring(images, zoo[0], [zoo[2]], arg="objectives=xe", eval_every_steps=1)
     config.objectives.xe.learning_rate = 1e25
-    with pytest.raises(FloatingPointError, match=r"xe-0: the loss .* step \d"):
+    with pytest.raises(FloatingPointError, match=r"xe-1: the loss .* step \d"):
         transfer.run(config, tmp_path)
     assert not (tmp_path / "results.json").exists()
-    assert [p for p in (tmp_path / "checkpoints" / "xe-0").iterdir() if p.name.isdigit()]
+    assert [p for p in (tmp_path / "checkpoints" / "xe-1").iterdir() if p.name.isdigit()]
 
 
 # Errors: before anything is compiled or written.
@@ -539,10 +539,20 @@ def test_command_line(images, tmp_path):
     assert results["runs"][0]["seed"] == results["config"]["seed"] == 3
 
 
-def test_command_line_error_is_a_sentence(tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain.py:data=glyphz"], "No data set 'glyphz'. Known: glyphs"),
+        (["pretrain.py:dataa=glyphs"], "Unknown config argument 'dataa'. Known: data, model"),
+        (["pretrain.py", "--config.lrr=1"], "the config has no field 'lrr'. It has: augment"),
+        (["pretrain.py", "--config.batch_size=big"], "flag --config.batch_size=big"),
+    ],
+)
+def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
     workdir = tmp_path / "workdir"
-    done = launch("--config=configs/pretrain.py:data=glyphz", f"--workdir={workdir}")
+    config, *others = arguments
+    done = launch(f"--config=configs/{config}", *others, f"--workdir={workdir}")
     assert done.returncode == 1
-    assert done.stderr.startswith("ktjax: No data set 'glyphz'. Known: glyphs")
+    assert done.stderr.startswith(f"ktjax: {message}")
     assert "Traceback" not in done.stderr
     assert not workdir.exists()

@@ -130,8 +130,8 @@ def test_seed_is_a_column_only_if_there_are_several(results):
 
 def test_summary_counts_changes_beyond_two_standard_errors(results):
     assert report.summary(results).startswith(
-        "3 of 6 runs improved the student, 2 by more than two standard errors; 1 made it worse by "
-        "more than two. The mean change is +0.27 percentage points. From a weaker teacher"
+        "3 of 5 transfers improved the student, 2 by more than two standard errors; 1 made it "
+        "worse by more than two. The mean change is +0.38 percentage points. From a weaker teacher"
     )
 
 

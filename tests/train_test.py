@@ -63,7 +63,7 @@ def batch(*, size=BATCH, masked=0, seed=0):
 def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=2):
     return train.make_train_step(
         student=student(),
-        teach=teach or targets.make_live((student(), teacher())),
+        teach=teach or targets.make_ask(student(), (teacher(),)),
         objective=objective,
         optimizer=optax.sgd(RATE),
         augment=augment,
@@ -81,7 +81,10 @@ def start(objective=OBJECTIVE):
 
 @functools.cache
 def frozen():
-    return tuple(targets.live(m, dtype=jnp.float32) for m in (student(), teacher()))
+    asked, *others = (
+        targets.frozen_variables(m, dtype=jnp.float32) for m in (student(), teacher())
+    )
+    return targets.Frozen(asked, tuple(others))
 
 
 @functools.cache
@@ -194,7 +197,9 @@ def test_live_and_stored_targets_are_the_same():
     assert not np.array_equal(stored[1][0], stored[1][1])
     step = parallel.data_parallel(make_step(teach=targets.replay, freeze_stats=True))
     permuted = {k: v[::-1] for k, v in batch().items()}  # `index` is not the place in the batch
-    found = flat(*train_for(step, permuted, slices=1, steps=4, frozen_=stored))
+    found = flat(
+        *train_for(step, permuted, slices=1, steps=4, frozen_=targets.Frozen(stored[0], stored[1:]))
+    )
     expected = flat(*train_for(pmapped(freeze_stats=True), permuted, slices=1, steps=4))
     for name, value in expected.items():
         scale = 100 if "metrics" in name else 1
@@ -277,21 +282,20 @@ def loop(*, first, total, log_every, eval_every, losses=None, step=count):
 
 
 def test_callbacks_where_everything_divides():
-    # An evaluation takes the place of the log at its step.
     logs, evals = loop(first=0, total=12, log_every=3, eval_every=6)
-    assert logs == [(3, 2.0), (9, 8.0)]
+    assert logs == [(3, 2.0), (6, 5.0), (9, 8.0), (12, 11.0)]
     assert evals == [(6, 3.5), (12, 9.5)]
 
 
 def test_callbacks_where_nothing_divides():
     logs, evals = loop(first=0, total=10, log_every=3, eval_every=4)
-    assert logs == [(3, 2.0), (6, 5.5), (9, 9.0)]
+    assert logs == [(3, 2.0), (4, 4.0), (6, 5.5), (8, 7.5), (9, 9.0), (10, 10.0)]
     assert evals == [(4, 2.5), (8, 6.5), (10, 9.5)]
 
 
 def test_callbacks_after_resuming_are_those_of_an_undisturbed_run():
     logs, evals = loop(first=0, total=10, log_every=3, eval_every=4)
-    assert loop(first=4, total=10, log_every=3, eval_every=4) == (logs[1:], evals[1:])
+    assert loop(first=4, total=10, log_every=3, eval_every=4) == (logs[2:], evals[1:])
     assert loop(first=10, total=10, log_every=3, eval_every=4) == ([], [])
 
 
@@ -304,7 +308,7 @@ def test_not_finite_stops_with_the_steps_named(bad):
     assert evals == [(4, 2.5)]  # the last good state
     logs, evals, message = loop(first=0, total=12, log_every=2, eval_every=4, losses={6: bad})
     assert "step 6, and in 1 of the steps 5 to 6" in message
-    assert (logs, evals) == ([(2, 1.5)], [(4, 2.5)])
+    assert (logs, evals) == ([(2, 1.5), (4, 3.5)], [(4, 2.5)])
 
 
 def test_no_step_waits_for_the_host():

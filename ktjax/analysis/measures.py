@@ -1,6 +1,6 @@
 """The measures of one transfer (paper section 5.1): a row of results.json, from predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,12 +79,12 @@ def of_partition(
     before_NxC: np.ndarray,
     teachers_KxNxC: np.ndarray,
     label_N: np.ndarray,
-    supervised: bool,
+    supervised: bool | None,
 ) -> dict[str, float | None]:
     """Of the positive and negative flips, the share that the partition gives to a teacher, in
-    percent; None where there are none of them, or no teacher.
+    percent; None where there are none of them, no teacher, or no partition (supervised=None).
     """
-    if not len(teachers_KxNxC):
+    if not len(teachers_KxNxC) or supervised is None:
         return {"taught_positive_flips": None, "taught_negative_flips": None}
     before_N = before_NxC.argmax(axis=1) == label_N
     teacher_N = flips.confidence_ensemble(teachers_KxNxC) == label_N
@@ -103,24 +103,53 @@ def of_partition(
 
 
 def of_pair(
-    *, student_NxC: np.ndarray, teacher_NxC: np.ndarray, label_N: np.ndarray, classes: Sequence[str]
+    *,
+    student_NxC: np.ndarray,
+    teacher_NxC: np.ndarray,
+    label_N: np.ndarray,
+    classes: Sequence[str],
+    groups: Sequence[str],
 ) -> dict[str, Any]:
-    """Complementary knowledge of an ordered pair (section 3): `rho_pos`, `rho_neg` in percent,
-    `flip_entropy` as a share of the maximum, and `top_classes`, the areas of expertise.
+    """Complementary knowledge of an ordered pair (paper section 3).
+
+    Returns:
+      `rho_pos`, `rho_neg` and `ensemble_accuracy` (each sample answered by the more confident of
+      the two; section 5.3) in percent; `class_flips`, positive flips per class; `flip_entropy`, as
+      a share of the maximum; `top_classes`, the areas of expertise; and `top_classes_alike`, the
+      share of pairs of those classes that are of one group, beside that among all classes.
     """
     student_N = student_NxC.argmax(axis=1) == label_N
     teacher_N = teacher_NxC.argmax(axis=1) == label_N
     rho_pos, rho_neg = flips.rho(teacher_correct_N=teacher_N, student_correct_N=student_N)
     flips_N = flips.positive_flips(teacher_correct_N=teacher_N, student_correct_N=student_N)
     counts_C = flips.flips_per_class(flips_N, label_N, num_classes=len(classes))
+    answer_N = flips.confidence_ensemble(np.stack([student_NxC, teacher_NxC]))
+    top = {str(p): expertise.top_classes(counts_C, p) for p in expertise.PERCENTS}
     return {
         "rho_pos": _percent(rho_pos),
         "rho_neg": _percent(rho_neg),
+        "ensemble_accuracy": _percent(np.mean(answer_N == label_N)),
+        "class_flips": counts_C.tolist(),
         "flip_entropy": flips.flip_entropy(counts_C)[1],
-        "top_classes": {
-            str(p): [classes[c] for c in expertise.top_classes(counts_C, p)]
-            for p in expertise.PERCENTS
+        "top_classes": {p: [classes[c] for c in chosen] for p, chosen in top.items()},
+        "top_classes_alike": {
+            p: expertise.group_similarity(chosen, np.asarray(groups)) for p, chosen in top.items()
         },
+    }
+
+
+def of_objectives(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Per objective the `success_rate` (share of runs that improved, in percent) and the
+    `mean_delta` in points (section 5.1)."""
+    deltas: dict[str, list[float]] = {}
+    for run in runs:
+        deltas.setdefault(run["objective"], []).append(run["delta"])
+    return {
+        name: {
+            "success_rate": _percent(np.mean([delta > 0 for delta in values])),
+            "mean_delta": float(np.mean(values)),
+        }
+        for name, values in deltas.items()
     }
 
 

@@ -136,7 +136,7 @@ def conclusion(results: Results) -> str:
 
 def summary(results: Results) -> str:
     """The result in plain language, a few sentences."""
-    runs = _transfers(results)
+    runs = [run for run in _transfers(results) if run["teachers"]]
     if not runs:
         return conclusion(results)
     better = sum(run["delta"] > 0 for run in runs)
@@ -144,7 +144,7 @@ def summary(results: Results) -> str:
     surely_worse = sum(run["delta"] < -2 * run["delta_se"] for run in runs)
     mean = statistics.fmean(run["delta"] for run in runs)
     return (
-        f"{better} of {len(runs)} runs improved the student, {surely_better} by more than two "
+        f"{better} of {len(runs)} transfers improved the student, {surely_better} by more than two "
         f"standard errors; {surely_worse} made it worse by more than two. The mean change is "
         f"{mean:+.2f} percentage points. {conclusion(results)}"
     )

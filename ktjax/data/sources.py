@@ -31,8 +31,14 @@ class Source:
         return len(self.label_N)
 
     def take(self, count: int) -> "Source":
-        """The first `count` images (all, if there are fewer)."""
-        return dataclasses.replace(self, label_N=self.label_N[:count])
+        """`count` images drawn evenly (all, if there are fewer), in their order."""
+        generator = np.random.Generator(np.random.Philox(key=[len(self), count]))
+        index = np.sort(generator.permutation(len(self))[:count])
+        return Source(
+            label_N=self.label_N[index],
+            read=lambda i: self.read(index[i]),
+            where=lambda i: self.where(index[i]),
+        )
 
 
 def from_tfds(builder: Any, split: str) -> Source:
@@ -41,10 +47,13 @@ def from_tfds(builder: Any, split: str) -> Source:
 
     skip = {"image": tfds.decode.SkipDecoding()}
     records = builder.as_data_source(split, decoders=skip)
-    # The labels are few bytes, but lie in the same records as the images: read once.
-    examples = records.__getitems__(list(range(len(records))))
+    # The labels lie in the same records as the images: in parts, which fit into memory.
+    labels = []
+    for start in range(0, len(records), 4096):
+        positions = range(start, min(start + 4096, len(records)))
+        labels += [example["label"] for example in records.__getitems__(list(positions))]
     return Source(
-        label_N=np.asarray([example["label"] for example in examples], np.int32),
+        label_N=np.asarray(labels, np.int32),
         read=lambda i: records[i]["image"],
         where=lambda i: f"{builder.name}/{split}[{i}]",
     )
@@ -58,7 +67,7 @@ def from_folder(folder: Path) -> tuple[Source, Source, Source, tuple[str, ...]]:
 
     Raises:
       ValueError: one split without the other, splits of other classes, fewer than two classes, or
-        a class with too few images: 3, or 2 in `train` where the splits are given.
+        a class of fewer than 3 images, or of fewer than 2 in a `train` folder.
     """
     train = _first_folder(folder, _TRAIN)
     validation = _first_folder(folder, _VALIDATION)
@@ -73,12 +82,14 @@ def from_folder(folder: Path) -> tuple[Source, Source, Source, tuple[str, ...]]:
         if held_classes != classes:
             differ = ", ".join(sorted(set(classes) ^ set(held_classes)))
             raise ValueError(f"The splits of '{folder}' differ in classes: {differ}.")
+        _check_counts(labels, classes, least=2)
     else:
         files, labels, classes = _list(folder)
-        rest, held = stratified(labels, classes=classes, fraction=0.2, seed=1234)
+        _check_counts(labels, classes, least=3)
+        rest, held = stratified(labels, fraction=0.2, seed=1234)
         held_files, held_labels = [files[i] for i in held], labels[held]
         files, labels = [files[i] for i in rest], labels[rest]
-    rest, tune = stratified(labels, classes=classes, fraction=0.1, seed=1234)
+    rest, tune = stratified(labels, fraction=0.1, seed=1234)
     return (
         _of_files([files[i] for i in rest], labels[rest]),
         _of_files([files[i] for i in tune], labels[tune]),
@@ -87,25 +98,24 @@ def from_folder(folder: Path) -> tuple[Source, Source, Source, tuple[str, ...]]:
     )
 
 
-def stratified(
-    label_N: np.ndarray, *, classes: Sequence[str], fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions kept and held out: of each class the same fraction, to one sample, at least one.
-
-    Raises:
-      ValueError: a class has one image only; names it.
-    """
+def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions kept and held out: of each class the same fraction, to one sample, at least one."""
     held = []
     for label in np.unique(label_N):
         members = np.flatnonzero(label_N == label)
-        if len(members) < 2:
-            raise ValueError(f"Class '{classes[label]}' has one image: too few to hold one out.")
         count = max(1, round(len(members) * fraction))
         # One generator per class: a class's share does not depend on the other classes.
         generator = np.random.Generator(np.random.Philox(key=[seed, int(label)]))
         held.append(generator.permutation(members)[:count])
     held = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(label_N)), held), held
+
+
+def _check_counts(label_N: np.ndarray, classes: Sequence[str], *, least: int) -> None:
+    """Each split needs an image of every class."""
+    few = [name for name, n in zip(classes, np.bincount(label_N), strict=True) if n < least]
+    if few:
+        raise ValueError(f"Classes of fewer than {least} images: {', '.join(few)}.")
 
 
 def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,10 @@ import ml_collections
 import numpy as np
 import optax
 
-from ktjax import augment, evaluate, optim, parallel, train
 from ktjax import config as config_lib
+from ktjax import evaluate, optim, parallel, train
 from ktjax.checkpoint import Checkpoints
-from ktjax.data import pipeline
+from ktjax.data import augment, pipeline
 from ktjax.models.classifier import Classifier
 from ktjax.objectives import Objective
 from ktjax.writer import Writer
@@ -43,10 +44,20 @@ def check(config: ml_collections.ConfigDict) -> None:
     config_lib.check_choice("augment", config.augment, tuple(augment.RECIPES))
     config_lib.check_choice("dtype", config.dtype, DTYPES)
     config_lib.check_choice("batch_norm", config.batch_norm, BATCH_NORM)
+    if config.max_examples is not None:
+        config_lib.check_positive(config, "max_examples")
+    if not 0 <= config.warmup < 1:
+        raise ValueError(f"config.warmup={config.warmup} is a share of all steps: 0 to below 1.")
     if config.clip_norm is not None and not 0 < config.clip_norm < math.inf:
         raise ValueError(f"config.clip_norm={config.clip_norm} is no norm; None: not clipped.")
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.eval_batch_size, "eval_batch_size")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises ValueError unless the seeds are different and not negative."""
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"Seeds have to be different and not negative: {tuple(seeds)}.")
 
 
 def durations(config: ml_collections.ConfigDict, *, examples: int) -> tuple[int, int, int]:
@@ -131,7 +142,7 @@ def fit(
     recipe: Recipe,
     *,
     student: Classifier,
-    frozen: Any,
+    frozen: Callable[[], Any],
     images: pipeline.Images,
     tune: pipeline.Images,
     predict: evaluate.Predict,
@@ -142,6 +153,8 @@ def fit(
     workdir: Path,
 ) -> Fitted:
     """Trains a student, from its latest checkpoint if there is one.
+
+    `frozen` gives what the steps take as such; it is not called where no step is left.
 
     Every evaluation writes metrics, saves a checkpoint and adds to the history: `step`, `epoch`,
     `accuracy` on the tune split in percent, `seconds` since the run began, and the means of `loss`
@@ -175,9 +188,8 @@ def fit(
             "seconds": time.perf_counter() - begin,
         }
         history.append(entry)
-        on_log(step, means)
         writer.write(step, {"tune/accuracy": entry["accuracy"]})
-        checkpoints.save(step, state, record=history, score=entry["accuracy"])
+        checkpoints.save(step, state, record=list(history), score=entry["accuracy"])
 
     batches = pipeline.train_batches(
         images, batch_size=batch_size, seed=seed, first_step=first_step
@@ -187,7 +199,7 @@ def fit(
             recipe.step,
             state,
             parallel.to_devices(batches),
-            frozen=frozen,
+            frozen=frozen() if first_step < recipe.total_steps else None,
             key=key,
             total_steps=recipe.total_steps,
             log_every=log_every,

@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
+from ktjax import config as config_lib
 from ktjax import data, evaluate, models, objectives, parallel, train
 from ktjax.analysis import measures
 from ktjax.data import pipeline
@@ -28,6 +29,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     """
     workdir = Path(workdir)
     fitting.check(config)
+    fitting.check_seeds([config.seed])
+    config_lib.check_positive(config, "learning_rate")
     data.check(config.data)
     if not config.models:
         raise ValueError("config.models is empty: there is nothing to train.")
@@ -84,7 +87,7 @@ def _train(
     fitted = fitting.fit(
         recipe,
         student=student,
-        frozen=(),
+        frozen=tuple,
         images=splits.train,
         tune=splits.tune,
         predict=predict,

@@ -11,20 +11,10 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from ktjax import (
-    augment,
-    data,
-    evaluate,
-    models,
-    objectives,
-    parallel,
-    targets,
-)
-from ktjax import (
-    config as config_lib,
-)
+from ktjax import config as config_lib
+from ktjax import data, evaluate, models, objectives, parallel, targets
 from ktjax.analysis import flips, measures
-from ktjax.data import pipeline
+from ktjax.data import augment, pipeline
 from ktjax.jobs import fitting
 from ktjax.jobs import workdir as workdir_lib
 from ktjax.models import weights
@@ -86,8 +76,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in ("teachers", "seeds", "objectives"):
         if not config[name]:
             raise ValueError(f"config.{name} is empty: a transfer needs one at least.")
+    fitting.check_seeds(config.seeds)
     for objective, options in config.objectives.items():
         objectives.check(objective, _options(options))
+        config_lib.check_positive(options, "learning_rate")
     names = (config.student, *config.teachers)
     if len({models.locate(name).resolve() for name in names}) < len(names):
         raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
@@ -115,6 +107,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
         models.check_classes(classifier, dataset.classes, dataset.name)
     splits = pipeline.read_splits(dataset, size=config.image_size, limit=config.max_examples)
     fitting.durations(config, examples=len(splits.train))
+    _check_labels(config, splits.train)
     workdir_lib.claim(workdir, config)
 
     predicts = {
@@ -137,9 +130,18 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
         label_N=splits.validation.label_N,
         runs=rows,
         models={name: _facts(scene, name) for name in loaded},
-        pairs=[_pair(scene, teacher, dataset.classes) for teacher in config.teachers],
+        pairs=[_pair(scene, teacher, dataset) for teacher in config.teachers],
         examples=_examples(scene, dataset, rows),
     )
+
+
+def _check_labels(config: ml_collections.ConfigDict, images: pipeline.Images) -> None:
+    need = [name for name in config.objectives if objectives.OBJECTIVES[name].labels]
+    if need and (images.label_N < 0).any():
+        raise ValueError(
+            f"'{config.data}' has images without labels, which {', '.join(need)} need: "
+            "take kl_dp_unsupervised or kl."
+        )
 
 
 class Scene(NamedTuple):
@@ -167,7 +169,7 @@ def _transfers_of_seed(scene: Scene, seed: int, bar: tqdm.tqdm) -> list[dict[str
     @functools.cache
     def frozen(name: str) -> Any:
         if config.targets == "live":
-            return targets.live(scene.models[name], dtype=dtype)
+            return targets.frozen_variables(scene.models[name], dtype=dtype)
         steps_per_epoch, total, _ = fitting.durations(config, examples=examples)
         return targets.store(
             scene.models[name],
@@ -181,15 +183,22 @@ def _transfers_of_seed(scene: Scene, seed: int, bar: tqdm.tqdm) -> list[dict[str
     @functools.cache
     def recipe(objective: str, teachers: tuple[str, ...]) -> fitting.Recipe:
         options = config.objectives[objective]
-        asked = [scene.models[name] for name in (config.student, *teachers)]
+        asked = [scene.models[name] for name in teachers]
         return fitting.make_recipe(
             config,
             student=student,
             objective=objectives.OBJECTIVES[objective].make(**_options(options)),
-            teach=targets.make_live(asked) if config.targets == "live" else targets.replay,
+            teach=targets.make_ask(student, asked) if config.targets == "live" else targets.replay,
             learning_rate=options.learning_rate,
             examples=examples,
             seed=seed,
+        )
+
+    def frozen_of(planned: Run) -> targets.Frozen:
+        asks_initial = objectives.OBJECTIVES[planned.objective].initial
+        return targets.Frozen(
+            initial=frozen(config.student) if asks_initial else None,
+            teachers=tuple(frozen(name) for name in planned.teachers),
         )
 
     rows = []
@@ -198,7 +207,7 @@ def _transfers_of_seed(scene: Scene, seed: int, bar: tqdm.tqdm) -> list[dict[str
         fitted = fitting.fit(
             recipe(planned.objective, live),
             student=student,
-            frozen=tuple(frozen(name) for name in (config.student, *planned.teachers)),
+            frozen=functools.partial(frozen_of, planned),
             images=scene.splits.train,
             tune=scene.splits.tune,
             predict=scene.predict,
@@ -239,6 +248,12 @@ def _row(scene: Scene, planned: Run, fitted: fitting.Fitted) -> dict[str, Any]:
             teachers_KxNxC=teachers_KxNxC,
             label_N=validation.label_N,
         ),
+        **measures.of_partition(
+            before_NxC=before_NxC,
+            teachers_KxNxC=teachers_KxNxC,
+            label_N=validation.label_N,
+            supervised=objectives.OBJECTIVES[planned.objective].supervised,
+        ),
         "taught": fitted.taught,
         "seconds": fitted.seconds,
         "history": fitted.history,
@@ -253,13 +268,14 @@ def _facts(scene: Scene, name: str) -> dict[str, Any]:
     }
 
 
-def _pair(scene: Scene, teacher: str, classes: Sequence[str]) -> dict[str, Any]:
+def _pair(scene: Scene, teacher: str, dataset: data.Dataset) -> dict[str, Any]:
     student = scene.config.student
     return {"teacher": teacher, "student": student} | measures.of_pair(
         student_NxC=scene.logits[student],
         teacher_NxC=scene.logits[teacher],
         label_N=scene.splits.validation.label_N,
-        classes=classes,
+        classes=dataset.classes,
+        groups=dataset.groups,
     )
 
 

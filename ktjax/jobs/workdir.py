@@ -12,12 +12,14 @@ import jax
 import ml_collections
 import numpy as np
 
+import ktjax
 from ktjax import data
-from ktjax.analysis import report
+from ktjax.analysis import measures, report
 
 CONFIG = "config.json"
 RESULTS = "results.json"
-_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+# Pillow and matplotlib draw and decode: pixels depend on them.
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "matplotlib")
 
 
 def finished(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
@@ -39,6 +41,8 @@ def finished(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any]
         results = json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{CONFIG} or {RESULTS} of '{workdir}' is no JSON: {error}.") from error
     except OSError as error:
         raise _unusable(workdir, error) from error
     print(f"Finished before.\n\n{report.table(results)}\nReport: {workdir / report.PAGE}")
@@ -84,6 +88,7 @@ def finish(
     results = {
         "job": config.job,
         "runs": list(runs),
+        "objectives": measures.of_objectives(runs),
         "models": dict(models),
         "pairs": list(pairs),
         "classes": list(dataset.classes),
@@ -101,6 +106,7 @@ def finish(
 def environment() -> dict[str, Any]:
     """Versions and devices, for results.json. Nothing that names the machine."""
     return {
+        "ktjax": ktjax.__version__,
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in _PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",

@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al. 2022), parameters named as in timm."""
+"""ConvNeXt (Liu et al. 2022), parts named after timm's."""
 
 import functools
 

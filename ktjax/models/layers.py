@@ -3,6 +3,8 @@
 import jax
 from flax import linen as nn
 
+from ktjax import parallel
+
 
 class BatchNorm(nn.Module):
     """BatchNorm over all devices, with timm's momentum and epsilon.
@@ -17,7 +19,7 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         return nn.BatchNorm(
             use_running_average=not self.is_mutable_collection("batch_stats"),
-            axis_name="batch",
+            axis_name=parallel.AXIS,
             momentum=self.momentum,
             epsilon=self.epsilon,
             name="norm",

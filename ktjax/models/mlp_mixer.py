@@ -1,4 +1,4 @@
-"""MLP-Mixer (Tolstikhin et al. 2021), parameters named as in timm."""
+"""MLP-Mixer (Tolstikhin et al. 2021), parts named after timm's."""
 
 import functools
 

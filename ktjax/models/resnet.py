@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016), parameters named as in timm's resnet.py."""
+"""Residual networks (He et al. 2016), parts named after timm's."""
 
 import functools
 

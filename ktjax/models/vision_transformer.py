@@ -1,4 +1,4 @@
-"""Vision transformers (Dosovitskiy et al. 2021), parameters named as in timm."""
+"""Vision transformers (Dosovitskiy et al. 2021), parts named after timm's."""
 
 import functools
 

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+
+from ktjax.analysis import measures
+
+# Six samples of classes 0 0 1 1 2 2; the numbers are the answers, made into confident logits.
+LABEL = np.array([0, 0, 1, 1, 2, 2])
+BEFORE = [0, 1, 1, 0, 2, 0]  # right: 0, 2, 4
+TEACHER = [0, 0, 2, 1, 0, 0]  # right: 0, 1, 3; positive flips 1, 3; negative flips 2, 4
+AFTER = [0, 0, 1, 0, 0, 0]  # right: 0, 1, 2; gained 1, lost 4
+
+
+def logits(answers, sure=4.0):
+    return sure * np.eye(3, dtype=np.float32)[np.asarray(answers)]
+
+
+def transfer(teachers):
+    return measures.of_transfer(
+        before_NxC=logits(BEFORE),
+        after_NxC=logits(AFTER),
+        teachers_KxNxC=np.asarray([logits(t) for t in teachers]),
+        label_N=LABEL,
+    )
+
+
+@pytest.mark.smoke
+def test_a_transfer_counted_on_paper():
+    row = transfer([TEACHER])
+    percent = {k: pytest.approx(100 * v / 6) for k, v in dict(one=1, two=2, three=3).items()}
+    assert row["accuracy_before"] == row["accuracy_after"] == percent["three"]
+    assert (row["gain"], row["loss"]) == (percent["one"], percent["one"])
+    assert row["delta"] == pytest.approx(0)
+    assert row["delta_se"] == pytest.approx(100 * (2 / 6 / 6) ** 0.5)
+    assert (row["rho_pos"], row["rho_neg"]) == (percent["two"], percent["two"])
+    assert (row["class_gain"], row["class_loss"]) == ([1, 0, 0], [0, 0, 1])
+    assert row["transfer_rate"] == pytest.approx(50)  # of flips 1 and 3 it learned 1
+    # One flip in each of classes 0 and 1: class 0 alone holds 2 to 50 % of them, and is learned.
+    assert row["transfer_rate_top"] == {p: pytest.approx(100) for p in ("2", "5", "20", "50")}
+
+
+def test_without_a_teacher_nothing_is_said_of_one():
+    row = transfer([])
+    for name in ("rho_pos", "rho_neg", "transfer_rate", "transfer_rate_top"):
+        assert row[name] is None
+    assert row["gain"] > 0
+
+
+def test_several_teachers_answer_as_the_surest_of_them():
+    unsure = logits([2, 2, 2, 2, 2, 2], sure=1.0)
+    both = measures.of_transfer(
+        before_NxC=logits(BEFORE),
+        after_NxC=logits(AFTER),
+        teachers_KxNxC=np.stack([unsure, logits(TEACHER)]),
+        label_N=LABEL,
+    )
+    assert both == transfer([TEACHER])
+
+
+def partition(supervised, teachers=(TEACHER,)):
+    return measures.of_partition(
+        before_NxC=logits(BEFORE),
+        teachers_KxNxC=np.asarray([logits(t, sure=5.0) for t in teachers]),
+        label_N=LABEL,
+        supervised=supervised,
+    )
+
+
+def test_who_is_given_the_flips():
+    # With labels the one who is right has the larger probability; without, the surer one.
+    right = {"taught_positive_flips": 100.0, "taught_negative_flips": 0.0}
+    sure = {"taught_positive_flips": 100.0, "taught_negative_flips": 100.0}
+    assert partition(True) == right
+    assert partition(False) == sure
+    nobody = dict.fromkeys(right)
+    assert partition(None) == partition(True, teachers=()) == nobody
+
+
+def test_a_pair_counted_on_paper():
+    pair = measures.of_pair(
+        student_NxC=logits(BEFORE),
+        teacher_NxC=logits(TEACHER, sure=5.0),
+        label_N=LABEL,
+        classes=("a", "b", "c"),
+        groups=("x", "x", "y"),
+    )
+    assert pair["rho_pos"] == pair["rho_neg"] == pytest.approx(100 / 3)
+    assert pair["ensemble_accuracy"] == pytest.approx(50)  # the teacher is always the surer one
+    assert pair["class_flips"] == [1, 1, 0]
+    assert pair["flip_entropy"] == pytest.approx(np.log(2) / np.log(3))
+    assert pair["top_classes"] == {"2": ["a"], "5": ["a"], "20": ["a"], "50": ["a"]}
+    alone, among_all = pair["top_classes_alike"]["50"]
+    assert alone is None and among_all == pytest.approx(1 / 3)
+
+
+def test_success_and_mean_per_objective():
+    runs = [
+        dict(objective="kl", delta=-1.0),
+        dict(objective="kl", delta=0.5),
+        dict(objective="kl_dp", delta=0.25),
+    ]
+    assert measures.of_objectives(runs) == {
+        "kl": {"success_rate": 50.0, "mean_delta": -0.25},
+        "kl_dp": {"success_rate": 100.0, "mean_delta": 0.25},
+    }
