@@ -25,9 +25,12 @@ BATCH_NORM = ("train", "frozen")
 
 
 class Recipe(NamedTuple):
-    """What all runs with one objective share: the compiled step and its numbers."""
+    """What all runs with one objective and seed share: the compiled step and its numbers."""
 
     step: train.Step
+    seed: int  # of order, views and the step's randomness
+    batch_size: int
+    log_every: int
     objective: Objective
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -90,7 +93,7 @@ def make_recipe(
     examples: int,
     seed: int,
 ) -> Recipe:
-    """Builds and wraps the train step. `seed` is that of the views."""
+    """Builds and wraps the train step."""
     steps_per_epoch, total_steps, eval_every = durations(config, examples=examples)
     schedule = optim.make_schedule(
         config.schedule,
@@ -114,8 +117,18 @@ def make_recipe(
         dtype=jnp.dtype(config.dtype),
         freeze_stats=config.batch_norm == "frozen",
     )
-    step = parallel.data_parallel(step)
-    return Recipe(step, objective, optimizer, schedule, steps_per_epoch, total_steps, eval_every)
+    return Recipe(
+        step=parallel.data_parallel(step),
+        seed=seed,
+        batch_size=config.batch_size,
+        log_every=config.log_every,
+        objective=objective,
+        optimizer=optimizer,
+        schedule=schedule,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        eval_every=eval_every,
+    )
 
 
 class Fitted(NamedTuple):
@@ -146,9 +159,6 @@ def fit(
     images: pipeline.Images,
     tune: pipeline.Images,
     predict: evaluate.Predict,
-    log_every: int,
-    batch_size: int,
-    seed: int,
     run: str,
     workdir: Path,
 ) -> Fitted:
@@ -161,7 +171,7 @@ def fit(
     and (where there is a choice of teachers) `taught` since the last evaluation.
     """
     begin = time.perf_counter()
-    key = jax.random.key(seed)
+    key = jax.random.key(recipe.seed)
     state = train.init_state(
         student, objective=recipe.objective, optimizer=recipe.optimizer, key=key
     )
@@ -192,7 +202,7 @@ def fit(
         checkpoints.save(step, state, record=list(history), score=entry["accuracy"])
 
     batches = pipeline.train_batches(
-        images, batch_size=batch_size, seed=seed, first_step=first_step
+        images, batch_size=recipe.batch_size, seed=recipe.seed, first_step=first_step
     )
     try:
         state = train.fit(
@@ -202,7 +212,7 @@ def fit(
             frozen=frozen() if first_step < recipe.total_steps else None,
             key=key,
             total_steps=recipe.total_steps,
-            log_every=log_every,
+            log_every=recipe.log_every,
             eval_every=recipe.eval_every,
             on_log=on_log,
             on_eval=on_eval,

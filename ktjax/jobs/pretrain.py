@@ -91,9 +91,6 @@ def _train(
         images=splits.train,
         tune=splits.tune,
         predict=predict,
-        log_every=config.log_every,
-        batch_size=config.batch_size,
-        seed=config.seed,
         run=Path(student.name).name,
         workdir=workdir,
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,10 +119,12 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
         for name, classifier in loaded.items()
     }
     scene = Scene(config, workdir, loaded, splits, logits, predicts[config.student])
-    rows = []
+    rows, answers = [], {}
     with tqdm.tqdm(total=len(plan(config)), desc="transfers", unit="run") as bar:
         for seed in config.seeds:
-            rows += _transfers_of_seed(scene, seed, bar)
+            for row, answer_N in _transfers_of_seed(scene, seed, bar):
+                rows.append(row)
+                answers[row["run"]] = answer_N
     return workdir_lib.finish(
         workdir,
         config,
@@ -131,7 +133,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
         runs=rows,
         models={name: _facts(scene, name) for name in loaded},
         pairs=[_pair(scene, teacher, dataset) for teacher in config.teachers],
-        examples=_examples(scene, dataset, rows),
+        examples=_examples(scene, dataset, rows, answers),
     )
 
 
@@ -155,8 +157,11 @@ class Scene(NamedTuple):
     predict: evaluate.Predict  # of the student
 
 
-def _transfers_of_seed(scene: Scene, seed: int, bar: tqdm.tqdm) -> list[dict[str, Any]]:
-    """Every planned transfer with this seed: a row of results.json each.
+def _transfers_of_seed(
+    scene: Scene, seed: int, bar: tqdm.tqdm
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Every planned transfer with this seed: its row of results.json, and what the student answers
+    after it on validation, [N].
 
     What runs share is made when the first of them asks for it: the step (one per objective, and
     per set of teachers where these are asked in every step) and the frozen models.
@@ -201,7 +206,6 @@ def _transfers_of_seed(scene: Scene, seed: int, bar: tqdm.tqdm) -> list[dict[str
             teachers=tuple(frozen(name) for name in planned.teachers),
         )
 
-    rows = []
     for planned in (p for p in plan(config) if p.seed == seed):
         live = planned.teachers if config.targets == "live" else ()
         fitted = fitting.fit(
@@ -211,33 +215,34 @@ def _transfers_of_seed(scene: Scene, seed: int, bar: tqdm.tqdm) -> list[dict[str
             images=scene.splits.train,
             tune=scene.splits.tune,
             predict=scene.predict,
-            log_every=config.log_every,
-            batch_size=config.batch_size,
-            seed=seed,
             run=planned.name,
             workdir=scene.workdir,
         )
-        row = _row(scene, planned, fitted)
-        rows.append(row)
+        variables = parallel.replicate(fitted.variables)
+        after_NxC = scene.predict(variables, scene.splits.validation)
+        row = _row(scene, planned, fitted, after_NxC)
         after = dataclasses.replace(
             student,
             variables=fitted.variables,
             origin=f"{student.name} after {planned.objective} "
             f"from {' + '.join(planned.teachers) or 'no teacher'}, seed {seed}",
         )
-        weights.export(after, _folder(scene, planned), accuracy=row["accuracy_after"])
+        folder = scene.workdir / "students" / planned.name
+        weights.export(after, folder, accuracy=row["accuracy_after"])
         change = f"{row['accuracy_before']:.2f} -> {row['accuracy_after']:.2f} %"
         bar.write(f"{planned.name}: {change}, {row['seconds']:.0f} s")
         bar.update()
-    return rows
+        yield row, after_NxC.argmax(axis=1)
 
 
-def _row(scene: Scene, planned: Run, fitted: fitting.Fitted) -> dict[str, Any]:
+def _row(
+    scene: Scene, planned: Run, fitted: fitting.Fitted, after_NxC: np.ndarray
+) -> dict[str, Any]:
     config, validation = scene.config, scene.splits.validation
     before_NxC = scene.logits[config.student]
     teachers_KxNxC = np.asarray([scene.logits[name] for name in planned.teachers])
-    after_NxC = scene.predict(parallel.replicate(fitted.variables), validation)
     return {
+        "run": planned.name,
         "student": config.student,
         "teachers": list(planned.teachers),
         "objective": planned.objective,
@@ -280,19 +285,20 @@ def _pair(scene: Scene, teacher: str, dataset: data.Dataset) -> dict[str, Any]:
 
 
 def _examples(
-    scene: Scene, dataset: data.Dataset, rows: list[dict[str, Any]]
+    scene: Scene,
+    dataset: data.Dataset,
+    rows: Sequence[Mapping[str, Any]],
+    answers: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
     """Positive flips of the run that improved most, first those that the student has learned."""
     taught = [row for row in rows if row["teachers"]]
     if not taught:
         return []
     best = max(taught, key=lambda row: row["delta"])
-    planned = plan(scene.config)[rows.index(best)]
     validation = scene.splits.validation
-    after = models.load(str(_folder(scene, planned)))
-    after_N = scene.predict(parallel.replicate(after.variables), validation).argmax(axis=1)
+    after_N = answers[best["run"]]
     before_N = scene.logits[scene.config.student].argmax(axis=1)
-    teachers_KxNxC = np.asarray([scene.logits[name] for name in planned.teachers])
+    teachers_KxNxC = np.asarray([scene.logits[name] for name in best["teachers"]])
     teacher_N = flips.confidence_ensemble(teachers_KxNxC)
     label_N = validation.label_N
     flipped = np.flatnonzero((teacher_N == label_N) & (before_N != label_N))
@@ -301,17 +307,13 @@ def _examples(
         {
             "image": validation.image_NxHxWx3[i],
             "label": dataset.classes[label_N[i]],
-            "teacher": " + ".join(planned.teachers),
+            "teacher": " + ".join(best["teachers"]),
             "teacher_says": dataset.classes[teacher_N[i]],
             "student_says": dataset.classes[before_N[i]],
             "after_says": dataset.classes[after_N[i]],
         }
         for i in flipped[learned_first][:_EXAMPLES]
     ]
-
-
-def _folder(scene: Scene, planned: Run) -> Path:
-    return scene.workdir / "students" / planned.name
 
 
 def _options(entry: Mapping[str, Any]) -> dict[str, Any]:
