@@ -364,3 +364,36 @@ def test_planted_infinity_in_a_compiled_step():
 
 if __name__ == "__main__":
     save_all(sys.argv[1])
+
+
+def test_initial_student_is_the_student_in_bfloat16_too():
+    # What is frozen is cast once, the student in every step: they have to agree to the bit.
+    variables = student().variables
+    stats = jax.tree.map(lambda a: a + 0.1234567, variables["batch_stats"])
+    model = dataclasses.replace(student(), variables=dict(variables) | {"batch_stats": stats})
+    objective, optimizer = objectives.make_self(temperature=1.0), optax.sgd(RATE)
+    step = train.make_train_step(
+        student=model,
+        teach=targets.make_ask(model, ()),
+        objective=objective,
+        optimizer=optimizer,
+        augment=augment,
+        steps_per_epoch=2,
+        dtype=jnp.bfloat16,
+        freeze_stats=True,
+    )
+    state = train.init_state(model, objective=objective, optimizer=optimizer, key=jax.random.key(0))
+    initial = targets.frozen_variables(model, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(initial["params"])} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(initial["batch_stats"])} == {
+        jnp.dtype("float32")
+    }
+    _, (metrics,) = train_for(
+        parallel.data_parallel(step),
+        batch(),
+        slices=1,
+        steps=1,
+        state=state,
+        frozen_=targets.Frozen(initial, ()),
+    )
+    assert metrics["loss"] == pytest.approx(0, abs=1e-6)
