@@ -139,7 +139,9 @@ class Fitted(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of training, evaluations included, over all the processes that worked on the run."""
+        """Of training and its evaluations, over all the processes that worked on the run; targets
+        that were stored before it, for several runs, are not counted.
+        """
         return self.history[-1]["seconds"]
 
     @property
