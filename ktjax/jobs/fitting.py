@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,8 +139,8 @@ class Fitted(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of training and its evaluations, over all the processes that worked on the run; targets
-        that were stored before it, for several runs, are not counted.
+        """Of training and its evaluations, over all the processes that worked on the run; what
+        frozen models say is stored before it, for several runs, and not counted.
         """
         return self.history[-1]["seconds"]
 
@@ -172,7 +172,6 @@ def fit(
     `accuracy` on the tune split in percent, `seconds` since the run began, and the means of `loss`
     and (where there is a choice of teachers) `taught` since the last evaluation.
     """
-    begin = time.perf_counter()
     key = jax.random.key(recipe.seed)
     state = train.init_state(
         student, objective=recipe.objective, optimizer=recipe.optimizer, key=key
@@ -181,13 +180,16 @@ def fit(
     history = []
     if checkpoints.latest() is not None:
         state, history = checkpoints.restore(state)
-    begin -= history[-1]["seconds"] if history else 0.0
     state = parallel.replicate(state)
     first_step = int(state.step)
+    asked = frozen() if first_step < recipe.total_steps else None
     writer = Writer(workdir, run=run, first_step=first_step)
+    begin = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
 
     def on_log(step: int, means: dict[str, float]) -> None:
-        writer.write(step, _flat("train", means) | {"learning_rate": _rate(recipe, step)})
+        metrics = {f"train/{name}": value for name, value in means.items()}
+        rate = float(np.asarray(recipe.schedule(step - 1)))
+        writer.write(step, metrics | {"learning_rate": rate})
 
     def on_eval(step: int, state: train.State, means: dict[str, float]) -> None:
         logits_NxC = predict(train.student_variables(state), tune)
@@ -211,7 +213,7 @@ def fit(
             recipe.step,
             state,
             parallel.to_devices(batches),
-            frozen=frozen() if first_step < recipe.total_steps else None,
+            frozen=asked,
             key=key,
             total_steps=recipe.total_steps,
             log_every=recipe.log_every,
@@ -228,9 +230,25 @@ def fit(
     return Fitted(variables, history)
 
 
-def _flat(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
-    return {f"{prefix}/{name}": value for name, value in metrics.items()}
-
-
-def _rate(recipe: Recipe, step: int) -> float:
-    return float(np.asarray(recipe.schedule(step - 1)))
+def row(
+    fitted: Fitted,
+    *,
+    run: str,
+    student: str,
+    teachers: Sequence[str],
+    objective: str,
+    seed: int,
+    measured: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A run in results.json: who it was, what `analysis.measures` found, and how it went."""
+    return {
+        "run": run,
+        "student": student,
+        "teachers": list(teachers),
+        "objective": objective,
+        "seed": seed,
+        **measured,
+        "taught": fitted.taught,
+        "seconds": fitted.seconds,
+        "history": fitted.history,
+    }

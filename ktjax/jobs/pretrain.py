@@ -84,6 +84,7 @@ def _train(
         examples=len(splits.train),
         seed=config.seed,
     )
+    run_name = Path(student.name).name
     fitted = fitting.fit(
         recipe,
         student=student,
@@ -91,24 +92,23 @@ def _train(
         images=splits.train,
         tune=splits.tune,
         predict=predict,
-        run=Path(student.name).name,
+        run=run_name,
         workdir=workdir,
     )
-    row = {
-        "student": student.name,
-        "teachers": [],
-        "objective": "xe",
-        "seed": config.seed,
-        **measures.of_transfer(
+    row = fitting.row(
+        fitted,
+        run=run_name,
+        student=student.name,
+        teachers=(),
+        objective="xe",
+        seed=config.seed,
+        measured=measures.of_transfer(
             before_NxC=predict(parallel.replicate(student.variables), splits.validation),
             after_NxC=predict(parallel.replicate(fitted.variables), splits.validation),
             teachers_KxNxC=np.empty((0,)),
             label_N=splits.validation.label_N,
         ),
-        "taught": None,
-        "seconds": fitted.seconds,
-        "history": fitted.history,
-    }
+    )
     origin = f"{student.architecture} trained on {config.data}, seed {config.seed}"
     return dataclasses.replace(student, variables=fitted.variables, origin=origin), row
 

@@ -241,28 +241,26 @@ def _row(
     config, validation = scene.config, scene.splits.validation
     before_NxC = scene.logits[config.student]
     teachers_KxNxC = np.asarray([scene.logits[name] for name in planned.teachers])
-    return {
-        "run": planned.name,
-        "student": config.student,
-        "teachers": list(planned.teachers),
-        "objective": planned.objective,
-        "seed": planned.seed,
-        **measures.of_transfer(
-            before_NxC=before_NxC,
-            after_NxC=after_NxC,
-            teachers_KxNxC=teachers_KxNxC,
-            label_N=validation.label_N,
-        ),
-        **measures.of_partition(
-            before_NxC=before_NxC,
-            teachers_KxNxC=teachers_KxNxC,
-            label_N=validation.label_N,
-            supervised=objectives.OBJECTIVES[planned.objective].supervised,
-        ),
-        "taught": fitted.taught,
-        "seconds": fitted.seconds,
-        "history": fitted.history,
-    }
+    measured = measures.of_transfer(
+        before_NxC=before_NxC,
+        after_NxC=after_NxC,
+        teachers_KxNxC=teachers_KxNxC,
+        label_N=validation.label_N,
+    ) | measures.of_partition(
+        before_NxC=before_NxC,
+        teachers_KxNxC=teachers_KxNxC,
+        label_N=validation.label_N,
+        supervised=objectives.OBJECTIVES[planned.objective].supervised,
+    )
+    return fitting.row(
+        fitted,
+        run=planned.name,
+        student=config.student,
+        teachers=planned.teachers,
+        objective=planned.objective,
+        seed=planned.seed,
+        measured=measured,
+    )
 
 
 def _facts(scene: Scene, name: str) -> dict[str, Any]:
