@@ -34,17 +34,24 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Names or folders, as ktjax.load_model takes them.
     config.student = "glyphs/tiny_resnet_narrow"
     config.teachers = ("glyphs/tiny_mixer", "glyphs/tiny_resnet_gn")
-    config.strategy = "single"  # single: each teacher alone; parallel: all at once
+    config.strategy = "single"  # ktjax.jobs.strategies.STRATEGIES: how several teachers are used
+    config.order = "given"  # ktjax.jobs.strategies.ORDERS: of the teachers, if it is sequential
     # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
     config.seeds = (1,)
 
-    # What is minimised (ktjax.objectives.OBJECTIVES), and the learning rate per 256 samples.
+    # What is minimised, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
+    # docstrings explain the options), and the learning rate per 256 samples.
+    kl = dict(temperature=1.0, top_k=config_dict.placeholder(int), standardised=False)
+    every_flip = ("positive", "negative", "neutral")
     config.objectives = {
-        "xe": dict(learning_rate=0.1, label_smoothing=0.0),
-        "kl": dict(learning_rate=0.01, temperature=1.0),
-        "kl_dp": dict(learning_rate=0.1, temperature=1.0),
-        "kl_dp_unsupervised": dict(learning_rate=0.1, temperature=1.0),
+        "xe": dict(objective="xe", learning_rate=0.1, label_smoothing=0.0),
+        "kl": dict(objective="kl", learning_rate=0.01, flips=every_flip, **kl),
+        "kl_dp": dict(objective="kl_dp", learning_rate=0.1, **kl),
+        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=0.1, **kl),
     }
+    # Slow weights, by name of an objective: {"kl": dict(tau=0.999, every=1)}.
+    config.mcl = {}
+    config.calibrate = False  # a partition compares models at the temperatures that suit them
 
     config.data = "glyphs"  # glyphs, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default

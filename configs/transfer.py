@@ -3,6 +3,12 @@
   python -m ktjax.main --workdir=/tmp/transfer \
       --config=configs/transfer.py:student=glyphs/tiny_resnet,teachers=glyphs/tiny_vit
 
+Several teachers, one after another (or strategy=parallel, soup, mutual), by several objectives:
+
+  python -m ktjax.main --workdir=/tmp/transfer \
+      --config=configs/transfer.py:teachers=glyphs/tiny_vit+glyphs/tiny_mixer,strategy=sequential,\
+objectives=kl+kl_dp+xe_kl_mcl
+
 On your own images, one directory per class, with models that configs/pretrain.py has trained:
 
   python -m ktjax.main --workdir=/tmp/transfer \
@@ -19,14 +25,15 @@ from ktjax import config as config_lib
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Arguments: student, teachers, data, objectives, strategy, runlocal."""
+    """Arguments: student, teachers, data, objectives, strategy, order, runlocal."""
     arg = config_lib.parse_arg(
         arg,
         student="glyphs/tiny_resnet",
         teachers=("glyphs/tiny_vit",),
         data="glyphs",
-        objectives=("kl", "kl_dp"),
+        objectives=(),
         strategy="single",
+        order="given",
         runlocal=False,
     )
     config = ml_collections.ConfigDict()
@@ -35,22 +42,56 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Names or folders, as ktjax.load_model takes them.
     config.student = arg.student
     config.teachers = tuple(arg.teachers)
-    config.strategy = arg.strategy  # single: each teacher alone; parallel: all at once
+    # How several teachers are used (ktjax.jobs.strategies.STRATEGIES). single: each alone;
+    # parallel: all at once; sequential: one after another; soup: each alone, then the average of
+    # the students; mutual: nobody is frozen, student and teachers teach each other.
+    config.strategy = arg.strategy
+    config.order = arg.order  # sequential: ascending or descending by accuracy, given, random
     # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
     config.seeds = (1,)
 
-    # What is minimised (ktjax.objectives.OBJECTIVES), and the learning rate per 256 samples.
+    # What is minimised, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
+    # docstrings explain the options), and the learning rate per 256 samples.
+    kl = dict(temperature=1.0, top_k=config_dict.placeholder(int), standardised=False)
+    flips = ("positive", "negative", "neutral")  # which samples are distilled
+    xe = dict(label_smoothing=0.0)
     objectives = {
-        "xe": dict(learning_rate=1e-4, label_smoothing=0.0),
-        "self": dict(learning_rate=1e-4, temperature=1.0),
-        "kl": dict(learning_rate=1e-4, temperature=1.0),
-        "xe_kl": dict(learning_rate=1e-4, alpha=0.5, temperature=1.0, label_smoothing=0.0),
-        "kl_dp": dict(learning_rate=1e-4, temperature=1.0),
-        "kl_dp_unsupervised": dict(learning_rate=1e-4, temperature=1.0),
+        "xe": dict(objective="xe", learning_rate=1e-4, **xe),
+        "self": dict(objective="self", learning_rate=1e-4, **kl),
+        "kl": dict(objective="kl", learning_rate=1e-4, flips=flips, **kl),
+        "xe_kl": dict(objective="xe_kl", learning_rate=1e-4, alpha=0.5, flips=flips, **xe, **kl),
+        "xe_kl_mcl": dict(
+            objective="xe_kl", learning_rate=1e-2, alpha=0.68, flips=flips, **xe, **kl
+        ),
+        "hinton": dict(objective="hinton", learning_rate=1e-4, flips=flips, **kl),
+        "adaptconf": dict(objective="adaptconf", learning_rate=1e-4, sharpness=0.5, **kl),
+        "kl_dp": dict(objective="kl_dp", learning_rate=1e-4, **kl),
+        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=1e-4, **kl),
+        "kl_dp_retain": dict(objective="kl_dp_flip", learning_rate=1e-4, neutral="retain", **kl),
+        "kl_dp_teach": dict(objective="kl_dp_flip", learning_rate=1e-4, neutral="teach", **kl),
+        "kl_dp_average": dict(objective="kl_dp_flip", learning_rate=1e-4, neutral="average", **kl),
+        "cd": dict(objective="cd", learning_rate=1e-4, weight=10.0, gamma=0.1, **xe),
+        "crd": dict(
+            objective="crd",
+            learning_rate=1e-4,
+            weight=0.8,
+            gamma=1.0,
+            projection=128,  # width that features are projected to
+            negatives=4096,  # for each sample
+            contrast_temperature=0.07,
+            momentum=0.5,  # share of the memory that stays
+            **xe,
+        ),
+        "mutual": dict(objective="mutual", learning_rate=1e-4, detach_teacher=True, **xe, **kl),
     }
-    for name in arg.objectives:
+    chosen = arg.objectives or (("mutual",) if arg.strategy == "mutual" else ("kl", "kl_dp"))
+    for name in chosen:
         config_lib.check_choice("objectives", name, tuple(objectives))
-    config.objectives = {name: objectives[name] for name in arg.objectives}
+    config.objectives = {name: objectives[name] for name in chosen}
+    # Slow weights: tau of them stays every so many steps. What is evaluated and exported, then.
+    mcl = {"xe_kl_mcl": dict(tau=0.9999, every=8)}
+    config.mcl = {name: mcl[name] for name in chosen if name in mcl}
+    config.calibrate = False  # a partition compares models at the temperatures that suit them
 
     config.data = arg.data  # glyphs, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default

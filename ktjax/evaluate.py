@@ -10,7 +10,7 @@ from ktjax.data import pipeline
 from ktjax.data.augment import Augment
 from ktjax.models.classifier import Classifier
 
-# predict(variables, images, view=0) -> float32 logits_NxC
+# predict(variables, images, view=0) -> float32 logits_NxC; of models that train at once, NxMxC
 Predict = Callable[..., np.ndarray]
 
 
@@ -34,7 +34,7 @@ def make_predict(
     def predict(variables: Any, images: pipeline.Images, view: int = 0) -> np.ndarray:
         batches = parallel.to_devices(pipeline.eval_batches(images, batch_size=batch_size))
         logits = [forward((variables, view), batch) for batch in batches]
-        logits = np.concatenate([np.asarray(x).reshape(batch_size, -1) for x in logits])
+        logits = np.concatenate([np.asarray(x).reshape(-1, *x.shape[2:]) for x in logits])
         return logits[: len(images)]  # the last batch was padded
 
     return predict

@@ -1,8 +1,10 @@
-"""Optimiser and learning-rate schedule."""
+"""Optimiser, learning-rate schedule, and momentum weight interpolation."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -46,6 +48,31 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
 
 
+def per_member(
+    optimizer: optax.GradientTransformation, members: Sequence[str]
+) -> optax.GradientTransformation:
+    """The optimiser for each member of a joint student, with a state and a norm of its own."""
+    labels = ({member: member for member in members}, ())  # params, and no objective params
+    return optax.multi_transform(dict.fromkeys(members, optimizer), labels)
+
+
 def scaled(learning_rate: float, *, batch_size: int) -> float:
     """Learning rates are given per 256 samples (paper, appendix)."""
     return learning_rate * batch_size / 256
+
+
+class SlowWeights(NamedTuple):
+    """Momentum weight interpolation (paper section 4.1, MCL): a copy that follows slowly."""
+
+    tau: float  # share of the slow weights that stays
+    every: int  # updates between two interpolations
+
+
+def interpolate(slow: Any, fast: Any, *, step: jax.Array, settings: SlowWeights) -> Any:
+    """tau * slow + (1 - tau) * fast where `step`, the completed updates, divides by `every`."""
+
+    def leaf(slow: jax.Array, fast: jax.Array) -> jax.Array:
+        mixed = settings.tau * slow + (1 - settings.tau) * fast
+        return jnp.where(step % settings.every == 0, mixed, slow)
+
+    return jax.tree.map(leaf, slow, fast)

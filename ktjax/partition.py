@@ -1,4 +1,4 @@
-"""Who teaches which sample (paper section 4.2).
+"""Who teaches which sample (paper section 4.2): the most confident, or by flips.
 
 The candidates are stacked with the frozen initial student first, so that one path serves one
 teacher and many, and a tie goes to the initial student.
@@ -26,11 +26,42 @@ def confidence(logits_SxBxC: jax.Array, *, label_B: jax.Array | None) -> jax.Arr
     return jnp.take_along_axis(log_probs_SxBxC, index_1xBx1, axis=-1)[..., 0]
 
 
-def most_confident(logits_SxBxC: jax.Array, *, label_B: jax.Array | None) -> jax.Array:
-    """The model that teaches each sample: int32 [B], 0 for the initial student, which wins ties."""
+def most_confident(
+    logits_SxBxC: jax.Array,
+    *,
+    label_B: jax.Array | None,
+    temperatures_S: jax.Array | None = None,
+) -> jax.Array:
+    """The model that teaches each sample: int32 [B], 0 for the initial student, which wins ties.
+
+    Args:
+      logits_SxBxC: logits of the initial student and its teachers.
+      label_B: the labels; None when unsupervised.
+      temperatures_S: that the logits are divided by before they are compared, see
+        `analysis.calibration`; None: 1.
+    """
+    if temperatures_S is not None:
+        logits_SxBxC = logits_SxBxC / temperatures_S[:, None, None]
     return confidence(logits_SxBxC, label_B=label_B).argmax(axis=0)
 
 
 def take(logits_SxBxC: jax.Array, source_B: jax.Array) -> jax.Array:
     """The logits [B, C] of the model that teaches each sample."""
     return jnp.take_along_axis(logits_SxBxC, source_B[None, :, None], axis=0)[0]
+
+
+def flips(
+    student_BxC: jax.Array, teacher_BxC: jax.Array, *, label_B: jax.Array
+) -> dict[str, jax.Array]:
+    """What student and teacher make of each sample (paper section 3): three bool [B].
+
+    `positive`: the teacher is right and the student wrong; `negative`: the reverse; `neutral`: the
+    others.
+    """
+    student_B = student_BxC.argmax(axis=-1) == label_B
+    teacher_B = teacher_BxC.argmax(axis=-1) == label_B
+    return {
+        "positive": teacher_B & ~student_B,
+        "negative": student_B & ~teacher_B,
+        "neutral": student_B == teacher_B,
+    }

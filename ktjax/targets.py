@@ -15,6 +15,7 @@ from ktjax import evaluate, parallel
 from ktjax.data import pipeline
 from ktjax.data.augment import Augment
 from ktjax.models.classifier import Classifier, Output, cast
+from ktjax.objectives import Outputs
 from ktjax.train import Teach
 
 
@@ -26,6 +27,7 @@ class Frozen(NamedTuple):
 
     initial: Any
     teachers: tuple[Any, ...]
+    temperatures_S: Any = None  # that calibrate initial and teachers; None: they are as they are
 
 
 def make_ask(initial: Classifier, teachers: Sequence[Classifier]) -> Teach:
@@ -38,7 +40,8 @@ def make_ask(initial: Classifier, teachers: Sequence[Classifier]) -> Teach:
             return model.apply(variables, image)[0]
 
         first = None if frozen.initial is None else ask(initial, frozen.initial)
-        return first, tuple(map(ask, teachers, frozen.teachers))
+        others = tuple(map(ask, teachers, frozen.teachers))
+        return Outputs(None, first, others, frozen.temperatures_S)
 
     return teach
 
@@ -52,7 +55,7 @@ def frozen_variables(model: Classifier, *, dtype: jnp.dtype) -> Any:
     return parallel.replicate(dict(model.variables) | {"params": params})
 
 
-def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Any:
+def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Outputs:
     """The `teach` of stored logits: `frozen` holds float32 [views, N, C] arrays."""
     del image
 
@@ -60,7 +63,7 @@ def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array
         return Output(logits=logits[view, index_B], features=None)
 
     first = None if frozen.initial is None else look_up(frozen.initial)
-    return first, tuple(map(look_up, frozen.teachers))
+    return Outputs(None, first, tuple(map(look_up, frozen.teachers)), frozen.temperatures_S)
 
 
 def store(

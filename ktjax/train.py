@@ -5,7 +5,7 @@ The step is a pure function, `(state, frozen, batch, key) -> (state, metrics)`. 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import optax
 import tqdm
 
+from ktjax import optim
 from ktjax.data.augment import Augment
-from ktjax.models.classifier import Classifier, Output, cast
+from ktjax.models.classifier import Classifier, cast
 from ktjax.objectives import Objective, Outputs
 from ktjax.parallel import AXIS
 
-# teach(frozen, image, index_B, view) -> (output of the initial student, outputs of the teachers)
-Teach = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[Output | None, tuple[Output, ...]]]
+# teach(frozen, image, index_B, view) -> Outputs, but for the student's
+Teach = Callable[[Any, jax.Array, jax.Array, jax.Array], Outputs]
 Metrics = Mapping[str, jax.Array]
 Step = Callable[..., tuple["State", Metrics]]
 
@@ -35,6 +36,7 @@ class State:
     objective_params: Any
     objective_state: Any
     opt_state: Any
+    slow: Any  # the student's variables, interpolated; () where there is no such copy
 
 
 def init_state(
@@ -42,12 +44,26 @@ def init_state(
     *,
     objective: Objective,
     optimizer: optax.GradientTransformation,
+    outputs: Outputs,
+    examples: int,
+    slow: bool,
     key: jax.Array,
 ) -> State:
-    """The state before the first step. Its arrays are its own: steps donate them."""
+    """The state before the first step. Its arrays are its own: steps donate them.
+
+    Args:
+      student: from whose variables training starts.
+      objective: may have parameters and a state of its own.
+      optimizer: of both.
+      outputs: the shapes of what student and teachers say, as `output_shapes` gives them.
+      examples: in the training split.
+      slow: a slow copy of the student's variables is kept.
+      key: of what is drawn for the objective.
+    """
     variables = jax.tree.map(jnp.copy, dict(student.variables))
     params = cast(variables["params"], jnp.float32)
-    objective_params, objective_state = objective.init(key)
+    objective_params, objective_state = objective.init(key, outputs, examples)
+    fast = _variables(params, variables.get("batch_stats", {}))
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -55,19 +71,33 @@ def init_state(
         objective_params=objective_params,
         objective_state=objective_state,
         opt_state=optimizer.init((params, objective_params)),
+        slow=jax.tree.map(jnp.copy, fast) if slow else (),
     )
 
 
+def output_shapes(student: Classifier, teachers: Sequence[Classifier], *, size: int) -> Outputs:
+    """What models say of one square image of `size` pixels, as shapes; nothing is computed."""
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+
+    def shapes(model: Classifier) -> Any:
+        return jax.eval_shape(lambda v, x: model.apply(v, x)[0], model.variables, image)
+
+    return Outputs(student=shapes(student), initial=None, teachers=tuple(map(shapes, teachers)))
+
+
 def student_variables(state: State) -> dict[str, Any]:
-    """The student's variables as its Classifier takes them."""
-    stats = {"batch_stats": state.batch_stats} if state.batch_stats else {}
-    return {"params": state.params} | stats
+    """The student's variables as its Classifier takes them: the slow ones where there are any."""
+    return state.slow or _variables(state.params, state.batch_stats)
 
 
-def teach_nothing(frozen: Any, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Any:
+def _variables(params: Any, batch_stats: Any) -> dict[str, Any]:
+    return {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
+
+
+def teach_nothing(frozen: Any, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Outputs:
     """For objectives that ask nobody but the labels."""
     del frozen, image, index_B, view
-    return None, ()
+    return Outputs(student=None, initial=None, teachers=())
 
 
 def make_train_step(
@@ -76,6 +106,7 @@ def make_train_step(
     teach: Teach,
     objective: Objective,
     optimizer: optax.GradientTransformation,
+    slow: optim.SlowWeights | None,
     augment: Augment,
     steps_per_epoch: int,
     dtype: jnp.dtype,
@@ -88,6 +119,7 @@ def make_train_step(
       teach: what the frozen models say of a batch.
       objective: what is minimised.
       optimizer: acts on (student's params, objective's params).
+      slow: how a slow copy of the student's variables follows; None: there is none.
       augment: the views; the number of a view is the number of the epoch.
       steps_per_epoch: so many steps see one view.
       dtype: of the student's computation; parameters stay float32.
@@ -101,10 +133,10 @@ def make_train_step(
 
     def step(state: State, frozen: Any, batch: Mapping[str, jax.Array], key: jax.Array):
         key = jax.random.fold_in(key, state.step)
-        key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        device_key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
         view = state.step // steps_per_epoch
         image = augment(batch["image"], batch["index"], view)
-        initial, teachers = teach(frozen, image, batch["index"], view)
+        taught = teach(frozen, image, batch["index"], view)
         weight_B = batch["mask"].astype(jnp.float32)
         count = jax.lax.psum(weight_B.sum(), AXIS)
 
@@ -115,12 +147,17 @@ def make_train_step(
             params, objective_params = trainable
             variables = {"params": cast(params, dtype), "batch_stats": state.batch_stats}
             output, stats = student.apply(
-                variables, image, train=True, rngs={"dropout": key}, freeze_stats=freeze_stats
+                variables,
+                image,
+                train=True,
+                rngs={"dropout": device_key},
+                freeze_stats=freeze_stats,
             )
+            outputs = taught._replace(student=output)
             loss_B, (objective_state, aux) = objective.apply(
-                objective_params, state.objective_state, Outputs(output, initial, teachers), batch
+                objective_params, state.objective_state, outputs, batch, key
             )
-            right_B = output.logits.argmax(axis=-1) == batch["label"]
+            right_B = _right(output.logits, batch["label"])
             metrics = {"loss": mean(loss_B), "accuracy": 100 * mean(right_B)}
             metrics |= {name: 100 * mean(value_B) for name, value_B in aux.items()}
             return metrics["loss"], (stats, objective_state, metrics)
@@ -131,16 +168,26 @@ def make_train_step(
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
         params, objective_params = optax.apply_updates(trainable, updates)
+        now = state.step + 1
+        fast = _variables(params, stats)
         return State(
-            step=state.step + 1,
+            step=now,
             params=params,
             batch_stats=stats,
             objective_params=objective_params,
             objective_state=objective_state,
             opt_state=opt_state,
+            slow=optim.interpolate(state.slow, fast, step=now, settings=slow) if slow else (),
         ), metrics
 
     return step
+
+
+def _right(logits: jax.Array, label_B: jax.Array) -> jax.Array:
+    """Whether the label has the largest logit, [B]; of several models [B, M, C], their mean."""
+    if logits.ndim == 3:
+        return jnp.mean(logits.argmax(axis=-1) == label_B[:, None], axis=-1)
+    return logits.argmax(axis=-1) == label_B
 
 
 def fit(

@@ -7,6 +7,17 @@ import numpy as np
 
 from ktjax.analysis import expertise, flips
 
+OF_TEACHERS = (  # measures that need a teacher
+    "rho_pos",
+    "rho_neg",
+    "rho_pos_after",
+    "rho_neg_after",
+    "transfer_rate",
+    "transfer_rate_top",
+    "ensemble_accuracy",
+)
+OF_PARTITION = ("taught_by", "taught_positive_flips", "taught_negative_flips")
+
 
 def of_transfer(
     *,
@@ -27,8 +38,10 @@ def of_transfer(
     Returns:
       `accuracy_before`, `accuracy_after`, `delta` with its standard error `delta_se`, knowledge
       `gain` and `loss`, `class_gain` and `class_loss` (samples per class); and, None where there
-      is no teacher, `rho_pos`, `rho_neg`, `transfer_rate` and `transfer_rate_top`, the same inside
-      the smallest sets of classes that hold 2, 5, 20, 50 % of the teacher's positive flips.
+      is no teacher, `rho_pos` and `rho_neg`, what they are after it (`rho_pos_after`,
+      `rho_neg_after`), `transfer_rate` and `transfer_rate_top`, the same inside the smallest sets
+      of classes that hold 2, 5, 20, 50 % of the teacher's positive flips, and `ensemble_accuracy`,
+      the reference line: each sample answered by the most confident of student and teachers.
     """
     num_classes = before_NxC.shape[1]
     before_N = before_NxC.argmax(axis=1) == label_N
@@ -46,13 +59,13 @@ def of_transfer(
         "class_loss": _per_class(lost_N, label_N, num_classes),
     }
     if not len(teachers_KxNxC):
-        return measures | dict.fromkeys(
-            ("rho_pos", "rho_neg", "transfer_rate", "transfer_rate_top")
-        )
+        return measures | dict.fromkeys(OF_TEACHERS)
     teacher_N = flips.confidence_ensemble(teachers_KxNxC) == label_N
     rho_pos, rho_neg = flips.rho(teacher_correct_N=teacher_N, student_correct_N=before_N)
+    rho_pos_after, rho_neg_after = flips.rho(teacher_correct_N=teacher_N, student_correct_N=after_N)
     flips_N = flips.positive_flips(teacher_correct_N=teacher_N, student_correct_N=before_N)
     counts_C = flips.flips_per_class(flips_N, label_N, num_classes=num_classes)
+    ensemble_N = flips.confidence_ensemble(np.concatenate([before_NxC[None], teachers_KxNxC]))
 
     def rate(where_N: np.ndarray | None) -> float | None:
         share = flips.transfer_rate(
@@ -66,11 +79,14 @@ def of_transfer(
     return measures | {
         "rho_pos": _percent(rho_pos),
         "rho_neg": _percent(rho_neg),
+        "rho_pos_after": _percent(rho_pos_after),
+        "rho_neg_after": _percent(rho_neg_after),
         "transfer_rate": rate(None),
         "transfer_rate_top": {
             str(p): rate(np.isin(label_N, expertise.top_classes(counts_C, p)))
             for p in expertise.PERCENTS
         },
+        "ensemble_accuracy": _percent(np.mean(ensemble_N == label_N)),
     }
 
 
@@ -80,15 +96,29 @@ def of_partition(
     teachers_KxNxC: np.ndarray,
     label_N: np.ndarray,
     supervised: bool | None,
-) -> dict[str, float | None]:
-    """Of the positive and negative flips, the share that the partition gives to a teacher, in
-    percent; None where there are none of them, no teacher, or no partition (supervised=None).
+    temperatures_S: np.ndarray | None,
+) -> dict[str, Any]:
+    """What the partition between the student before a transfer and its teachers gives to whom.
+
+    Args:
+      before_NxC: logits of the student before the transfer.
+      teachers_KxNxC: logits of its teachers.
+      label_N: the labels.
+      supervised: which confidence the partition compares; None: there is no partition.
+      temperatures_S: that it divides the logits of student and teachers by; None: 1.
+
+    Returns:
+      `taught_by`, the share of samples given to each teacher, [K]; `taught_positive_flips` and
+      `taught_negative_flips`, the share of these given to any; in percent. None where there are no
+      such flips, or no teacher or partition.
     """
     if not len(teachers_KxNxC) or supervised is None:
-        return {"taught_positive_flips": None, "taught_negative_flips": None}
+        return dict.fromkeys(OF_PARTITION)
     before_N = before_NxC.argmax(axis=1) == label_N
     teacher_N = flips.confidence_ensemble(teachers_KxNxC) == label_N
     logits_SxNxC = np.concatenate([before_NxC[None], teachers_KxNxC])
+    if temperatures_S is not None:
+        logits_SxNxC = logits_SxNxC / np.asarray(temperatures_S)[:, None, None]
     source_N = flips.confidence(logits_SxNxC, label_N if supervised else None).argmax(axis=0)
 
     def share(flips_N: np.ndarray) -> float | None:
@@ -97,6 +127,7 @@ def of_partition(
 
     answers = {"teacher_correct_N": teacher_N, "student_correct_N": before_N}
     return {
+        "taught_by": [_percent(np.mean(source_N == k)) for k in range(1, len(logits_SxNxC))],
         "taught_positive_flips": share(flips.positive_flips(**answers)),
         "taught_negative_flips": share(flips.negative_flips(**answers)),
     }
@@ -136,6 +167,11 @@ def of_pair(
             p: expertise.group_similarity(chosen, np.asarray(groups)) for p, chosen in top.items()
         },
     }
+
+
+def of_history(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What a history keeps of `of_transfer`: all but the counts per class."""
+    return {k: v for k, v in measured.items() if not k.startswith("class_")}
 
 
 def of_objectives(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

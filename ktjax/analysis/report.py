@@ -43,9 +43,20 @@ pre { white-space: pre-wrap; font-size: 0.8rem; background: #f4f4f4; padding: 0.
 NOTE = (
     "delta: accuracy after minus before, in percentage points, ± one standard error over the "
     "validation images. gain, loss: share of these images that became right, wrong. taught: share "
-    "of the training samples whose target came from a teacher."
+    "of the training samples whose target came from a teacher. ensemble: the reference line, where "
+    "each image is answered by the most confident of the student before the transfer and the "
+    "teachers."
 )
-TEXT_COLUMNS = ("objective", "teachers", "teacher", "student", "model", "origin", "5 % of them in")
+TEXT_COLUMNS = (
+    "run",
+    "objective",
+    "teachers",
+    "teacher",
+    "student",
+    "model",
+    "origin",
+    "5 % of them in",
+)
 KINDS = (
     "from a weaker teacher",
     "from an equally accurate teacher",
@@ -216,13 +227,16 @@ def _tables(results):
         return [(f"Accuracy on {data}", *_models_table(results))]
     seeds = len({run["seed"] for run in results["runs"]}) > 1
     header = ["objective", "teachers", *["seed"] * seeds, "before -> after %", "delta ± se points"]
-    header += ["gain %", "loss %", "taught %"]
+    header += ["gain %", "loss %", "taught %", "ensemble %"]
     tables = []
     for student in dict.fromkeys(group.student for group in groups):
         own = [group for group in groups if group.student == student]
         before = own[0].runs[0]["accuracy_before"]
         rows = [[_run_cells(run, group, seeds) for run in group.runs] for group in own]
         tables.append((f"Student {student}: {before:.2f} % of {data} right", header, rows))
+    stages_header, stages = _stages_table(results)
+    if stages:
+        tables.append(("Teacher after teacher", stages_header, stages))
     return tables
 
 
@@ -236,7 +250,28 @@ def _run_cells(run, group, seeds):
         f"{run['gain']:.2f}",
         f"{run['loss']:.2f}",
         "-" if run["taught"] is None else f"{run['taught']:.1f}",
+        "-" if run["ensemble_accuracy"] is None else f"{run['ensemble_accuracy']:.2f}",
     ]
+
+
+def _stages_table(results):
+    header = ["run", "teacher", "before -> after %", "delta ± se points", "gain %", "loss %"]
+    rows = [
+        [
+            [
+                run["run"] if i == 0 else "",
+                stage["teachers"][0],
+                f"{stage['accuracy_before']:.2f} -> {stage['accuracy_after']:.2f}",
+                f"{stage['delta']:+.2f} ± {stage['delta_se']:.2f}",
+                f"{stage['gain']:.2f}",
+                f"{stage['loss']:.2f}",
+            ]
+            for i, stage in enumerate(run["stages"])
+        ]
+        for run in _transfers(results)
+        if run["stages"]
+    ]
+    return header, rows
 
 
 def _models_table(results):

@@ -17,7 +17,8 @@ from ktjax import evaluate, optim, parallel, train
 from ktjax.checkpoint import Checkpoints
 from ktjax.data import augment, pipeline
 from ktjax.models.classifier import Classifier
-from ktjax.objectives import Objective
+from ktjax.models.joint import Joint
+from ktjax.objectives import Objective, Outputs
 from ktjax.writer import Writer
 
 DTYPES = ("float32", "bfloat16")
@@ -29,6 +30,9 @@ class Recipe(NamedTuple):
 
     step: train.Step
     seed: int  # of order, views and the step's randomness
+    outputs: Outputs  # shapes
+    examples: int
+    slow: optim.SlowWeights | None
     batch_size: int
     log_every: int
     objective: Objective
@@ -86,14 +90,16 @@ def durations(config: ml_collections.ConfigDict, *, examples: int) -> tuple[int,
 def make_recipe(
     config: ml_collections.ConfigDict,
     *,
-    student: Classifier,
+    student: Classifier | Joint,
+    teachers: Sequence[Classifier],
     objective: Objective,
     teach: train.Teach,
     learning_rate: float,
+    slow: optim.SlowWeights | None,
     examples: int,
     seed: int,
 ) -> Recipe:
-    """Builds and wraps the train step."""
+    """Builds and wraps the train step; `teachers` are those whose features it is to see."""
     steps_per_epoch, total_steps, eval_every = durations(config, examples=examples)
     schedule = optim.make_schedule(
         config.schedule,
@@ -107,11 +113,14 @@ def make_recipe(
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
     )
+    if isinstance(student, Joint):
+        optimizer = optim.per_member(optimizer, student.keys)
     step = train.make_train_step(
         student=student,
         teach=teach,
         objective=objective,
         optimizer=optimizer,
+        slow=slow,
         augment=augment.make_augment(config.augment, seed=seed),
         steps_per_epoch=steps_per_epoch,
         dtype=jnp.dtype(config.dtype),
@@ -120,6 +129,9 @@ def make_recipe(
     return Recipe(
         step=parallel.data_parallel(step),
         seed=seed,
+        outputs=train.output_shapes(student, teachers, size=config.image_size),
+        examples=examples,
+        slow=slow,
         batch_size=config.batch_size,
         log_every=config.log_every,
         objective=objective,
@@ -137,44 +149,47 @@ class Fitted(NamedTuple):
     variables: Any
     history: list[dict[str, Any]]  # one entry per evaluation, see `fit`
 
-    @property
-    def seconds(self) -> float:
-        """Of training and its evaluations, over all the processes that worked on the run; what
-        frozen models say is stored before it, for several runs, and not counted.
-        """
-        return self.history[-1]["seconds"]
 
-    @property
-    def taught(self) -> float | None:
-        """Share of the samples seen whose target was a teacher's, in percent."""
-        if self.history[-1]["taught"] is None:
-            return None
-        steps = np.diff([0, *(entry["step"] for entry in self.history)])
-        return float(np.average([entry["taught"] for entry in self.history], weights=steps))
+def mean_taught(history: Sequence[Mapping[str, Any]]) -> float | None:
+    """Share of the samples seen whose target was a teacher's, in percent; None without a choice."""
+    if history[-1]["taught"] is None:
+        return None
+    steps = np.diff([0, *(entry["step"] for entry in history)])
+    return float(np.average([entry["taught"] for entry in history], weights=steps))
 
 
 def fit(
     recipe: Recipe,
     *,
-    student: Classifier,
+    student: Classifier | Joint,
     frozen: Callable[[], Any],
     images: pipeline.Images,
     tune: pipeline.Images,
     predict: evaluate.Predict,
+    measure: Callable[[np.ndarray], Mapping[str, Any]],
     run: str,
     workdir: Path,
 ) -> Fitted:
     """Trains a student, from its latest checkpoint if there is one.
 
-    `frozen` gives what the steps take as such; it is not called where no step is left.
+    `frozen` gives what the steps take as such; it is not called where no step is left. `measure`
+    says of the logits on the tune split the `accuracy` in percent, and what else is worth keeping.
 
     Every evaluation writes metrics, saves a checkpoint and adds to the history: `step`, `epoch`,
-    `accuracy` on the tune split in percent, `seconds` since the run began, and the means of `loss`
-    and (where there is a choice of teachers) `taught` since the last evaluation.
+    `accuracy`, `seconds` since the run began (over all the processes that worked on it, without
+    what is stored for several runs), the means of `loss` and of what the objective says of its
+    targets (`taught`, None where it has no choice; `taught_1` and so on of each teacher) since the
+    last evaluation, and as `tune` what `measure` says.
     """
     key = jax.random.key(recipe.seed)
     state = train.init_state(
-        student, objective=recipe.objective, optimizer=recipe.optimizer, key=key
+        student,
+        objective=recipe.objective,
+        optimizer=recipe.optimizer,
+        outputs=recipe.outputs,
+        examples=recipe.examples,
+        slow=recipe.slow is not None,
+        key=key,
     )
     checkpoints = Checkpoints(workdir / "checkpoints" / run)
     history = []
@@ -192,17 +207,20 @@ def fit(
         writer.write(step, metrics | {"learning_rate": rate})
 
     def on_eval(step: int, state: train.State, means: dict[str, float]) -> None:
-        logits_NxC = predict(train.student_variables(state), tune)
+        measured = dict(measure(predict(train.student_variables(state), tune)))
         entry = {
             "step": step,
             "epoch": step / recipe.steps_per_epoch,
-            "accuracy": evaluate.accuracy(logits_NxC, tune.label_N),
+            "accuracy": measured["accuracy"],
             "loss": means["loss"],
-            "taught": means.get("taught"),
+            "taught": None,
+            **{name: share for name, share in means.items() if name.startswith("taught")},
             "seconds": time.perf_counter() - begin,
+            "tune": measured,
         }
         history.append(entry)
-        writer.write(step, {"tune/accuracy": entry["accuracy"]})
+        numbers = {k: v for k, v in measured.items() if isinstance(v, float)}
+        writer.write(step, {f"tune/{name}": value for name, value in numbers.items()})
         checkpoints.save(step, state, record=list(history), score=entry["accuracy"])
 
     batches = pipeline.train_batches(
@@ -231,7 +249,7 @@ def fit(
 
 
 def row(
-    fitted: Fitted,
+    history: Sequence[Mapping[str, Any]],
     *,
     run: str,
     student: str,
@@ -248,7 +266,7 @@ def row(
         "objective": objective,
         "seed": seed,
         **measured,
-        "taught": fitted.taught,
-        "seconds": fitted.seconds,
-        "history": fitted.history,
+        "taught": mean_taught(history),
+        "seconds": history[-1]["seconds"],
+        "history": list(history),
     }

@@ -78,9 +78,11 @@ def _train(
     recipe = fitting.make_recipe(
         config,
         student=student,
+        teachers=(),
         objective=objectives.make_xe(label_smoothing=config.label_smoothing),
         teach=train.teach_nothing,
         learning_rate=config.learning_rate,
+        slow=None,
         examples=len(splits.train),
         seed=config.seed,
     )
@@ -92,11 +94,12 @@ def _train(
         images=splits.train,
         tune=splits.tune,
         predict=predict,
+        measure=lambda logits_NxC: {"accuracy": evaluate.accuracy(logits_NxC, splits.tune.label_N)},
         run=run_name,
         workdir=workdir,
     )
     row = fitting.row(
-        fitted,
+        fitted.history,
         run=run_name,
         student=student.name,
         teachers=(),

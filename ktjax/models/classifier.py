@@ -5,7 +5,7 @@ computes in the dtype of the parameters that it is given; its outputs are float3
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -124,3 +124,25 @@ def cast(tree: Any, dtype: jnp.dtype) -> Any:
         return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
     return jax.tree.map(leaf, tree)
+
+
+def average(classifiers: Sequence[Classifier]) -> Classifier:
+    """A uniform soup: the mean of all weights and BatchNorm statistics (paper section 5.3).
+
+    Raises:
+      ValueError: the classifiers are not all of one architecture.
+    """
+    first = classifiers[0]
+    for other in classifiers[1:]:
+        same = jax.tree.map(jnp.shape, other.variables) == jax.tree.map(jnp.shape, first.variables)
+        if other.architecture != first.architecture or not same:
+            raise ValueError(
+                f"A soup averages models of one architecture: {first.name} is "
+                f"{first.architecture}, {other.name} is {other.architecture}."
+            )
+
+    def mean(*leaves: Any) -> Any:
+        return jnp.mean(jnp.stack(leaves), axis=0)
+
+    variables = jax.tree.map(mean, *(classifier.variables for classifier in classifiers))
+    return dataclasses.replace(first, variables=variables)

@@ -1,0 +1,32 @@
+"""How sure a model should have been: one temperature per model, from labelled predictions.
+
+Models of a zoo differ in the scale of their logits, and a partition that compares probabilities
+favours the boastful. Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
+section 4.2.
+"""
+
+import numpy as np
+from scipy import optimize, special
+
+BOUNDS = (0.01, 100.0)
+
+
+def temperature(logits_NxC: np.ndarray, label_N: np.ndarray) -> float:
+    """The temperature, within BOUNDS, that minimises the cross-entropy of logits / temperature.
+
+    The cross-entropy is convex in 1 / temperature: there is one minimum. It lies at a bound where
+    every answer is right, or the logits say nothing.
+    """
+    logits_NxC = np.asarray(logits_NxC, np.float64)
+    right_N = np.take_along_axis(logits_NxC, label_N[:, None], axis=1)[:, 0]
+
+    def loss(log_temperature: float) -> float:
+        scale = np.exp(-log_temperature)
+        return float(
+            np.mean(special.logsumexp(scale * logits_NxC, axis=1)) - scale * right_N.mean()
+        )
+
+    found = optimize.minimize_scalar(
+        loss, bounds=np.log(BOUNDS), method="bounded", options={"xatol": 1e-6}
+    )
+    return float(np.exp(found.x))

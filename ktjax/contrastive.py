@@ -1,0 +1,160 @@
+"""Contrastive losses: between the features of a whole batch, or of a memory of the data set.
+
+They need the batch of all devices, and gather it over the axis that the train step names.
+Student and teacher features may differ in width.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ktjax.parallel import AXIS
+
+_EPSILON = 1e-7  # of the published implementation of CRD
+
+
+def _gather(value_B: jax.Array) -> jax.Array:
+    """The value for the whole batch, in the order of the devices."""
+    return jax.lax.all_gather(value_B, AXIS, tiled=True)
+
+
+def _normalise(x_BxD: jax.Array) -> jax.Array:
+    x_BxD = x_BxD.astype(jnp.float32)
+    # The norm of zeros has no gradient: bounded away from it, and 1e-12 of nothing otherwise.
+    return x_BxD * jax.lax.rsqrt(jnp.maximum(jnp.sum(x_BxD**2, -1, keepdims=True), 1e-12))
+
+
+def similarity_kl(student_BxD: jax.Array, teacher_BxE: jax.Array) -> jax.Array:
+    """How a batch resembles itself: `cd` of the paper, per sample.
+
+    Args:
+      student_BxD: features of the student.
+      teacher_BxE: features of the teacher; no gradient flows to them.
+
+    Returns:
+      [B]: KL between the row softmaxes of the cosine similarities of each sample with all samples
+      of the batch (on all devices), of the teacher and of the student.
+    """
+
+    def log_rows(features: jax.Array) -> jax.Array:
+        features = _normalise(features)
+        return jax.nn.log_softmax(features @ _gather(features).T)
+
+    teacher_BxG = log_rows(jax.lax.stop_gradient(teacher_BxE))
+    return optax.losses.kl_divergence_with_log_targets(log_rows(student_BxD), teacher_BxG)
+
+
+class Memory(NamedTuple):
+    """The state of CRD for one teacher: the same on every device."""
+
+    student_NxP: jax.Array  # the last projections of each sample, of unit length
+    teacher_NxP: jax.Array
+    student_z: jax.Array  # normalisation constants; -1 until the first batch sets them
+    teacher_z: jax.Array
+
+
+def init_crd(
+    key: jax.Array, *, student_width: int, teacher_width: int, examples: int, projection: int
+) -> tuple[Any, Memory]:
+    """Projections of student and teacher features, and a memory for every sample.
+
+    Both are drawn as in the published implementation: torch's default for linear layers, and
+    uniform numbers of the variance of unit vectors.
+    """
+    keys = jax.random.split(key, 4)
+
+    def linear(key: jax.Array, width: int) -> dict[str, jax.Array]:
+        kernel_key, bias_key = jax.random.split(key)
+        bound = width**-0.5
+        shape = (width, projection)
+        return {
+            "kernel": jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound),
+            "bias": jax.random.uniform(bias_key, (projection,), minval=-bound, maxval=bound),
+        }
+
+    def memory(key: jax.Array) -> jax.Array:
+        bound = (projection / 3) ** -0.5
+        shape = (examples, projection)
+        return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+    params = {"student": linear(keys[0], student_width), "teacher": linear(keys[1], teacher_width)}
+    # Two arrays, as steps donate the state.
+    return params, Memory(memory(keys[2]), memory(keys[3]), -jnp.ones(()), -jnp.ones(()))
+
+
+def crd(
+    params: Any,
+    memory: Memory,
+    student_BxD: jax.Array,
+    teacher_BxE: jax.Array,
+    *,
+    index_B: jax.Array,
+    key: jax.Array,
+    negatives: int,
+    temperature: float,
+    momentum: float,
+) -> tuple[jax.Array, Memory]:
+    """Contrastive representation distillation (Tian et al. 2020, eq. 17 to 19), per sample.
+
+    Args:
+      params: the projections of init_crd.
+      memory: its memory.
+      student_BxD: features of the student.
+      teacher_BxE: features of the teacher; no gradient flows to them, but to its projection.
+      index_B: positions of the samples in the data set.
+      key: the negatives of sample i follow from (key, i), whichever device it is on.
+      negatives: drawn for each sample, from all samples but itself.
+      temperature: of the scores.
+      momentum: share of the memory that stays when a sample is seen.
+
+    Returns:
+      ([B], the memory after this batch). The constants that normalise the scores are set on the
+      first batch, from all devices, and stay.
+    """
+    size = len(memory.student_NxP)
+    student_BxP = _project(params["student"], student_BxD)
+    teacher_BxP = _project(params["teacher"], jax.lax.stop_gradient(teacher_BxE))
+
+    def draw(index: jax.Array) -> jax.Array:
+        step = jax.random.randint(jax.random.fold_in(key, index), (negatives,), 1, size)
+        return jnp.concatenate([index[None], (index + step) % size])
+
+    drawn_BxK = jax.vmap(draw)(index_B)  # the positive first
+
+    def scores(memory_NxP: jax.Array, anchor_BxP: jax.Array, z: jax.Array) -> Any:
+        dots_BxK = jnp.einsum("bkp,bp->bk", memory_NxP[drawn_BxK], anchor_BxP)
+        scores_BxK = jnp.exp(dots_BxK / temperature)
+        mean = jax.lax.pmean(jax.lax.stop_gradient(scores_BxK.mean()), AXIS)
+        z = jnp.where(z < 0, mean * size, z)
+        return scores_BxK / z, z
+
+    student_scores, student_z = scores(memory.teacher_NxP, student_BxP, memory.student_z)
+    teacher_scores, teacher_z = scores(memory.student_NxP, teacher_BxP, memory.teacher_z)
+    noise = negatives / size
+
+    def nce(scores_BxK: jax.Array) -> jax.Array:
+        positive_B, negative_BxK = scores_BxK[:, 0], scores_BxK[:, 1:]
+        log_positive_B = jnp.log(positive_B / (positive_B + noise + _EPSILON))
+        log_negative_B = jnp.log(noise / (negative_BxK + noise + _EPSILON)).sum(axis=1)
+        return -(log_positive_B + log_negative_B)
+
+    loss_B = nce(student_scores) + nce(teacher_scores)
+    index_G = _gather(index_B)
+
+    def remember(memory_NxP: jax.Array, seen_BxP: jax.Array) -> jax.Array:
+        seen_GxP = _gather(jax.lax.stop_gradient(seen_BxP))
+        mixed = momentum * memory_NxP[index_G] + (1 - momentum) * seen_GxP
+        return memory_NxP.at[index_G].set(_normalise(mixed))
+
+    return loss_B, Memory(
+        remember(memory.student_NxP, student_BxP),
+        remember(memory.teacher_NxP, teacher_BxP),
+        student_z,
+        teacher_z,
+    )
+
+
+def _project(linear: Any, features: jax.Array) -> jax.Array:
+    return _normalise(features.astype(jnp.float32) @ linear["kernel"] + linear["bias"])

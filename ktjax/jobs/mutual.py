@@ -1,0 +1,102 @@
+"""Students that teach each other: student and teachers train at once (Bi-KD)."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from ktjax import evaluate, objectives, train
+from ktjax.analysis import measures
+from ktjax.jobs import fitting, strategies
+from ktjax.jobs import scene as scene_lib
+from ktjax.jobs.scene import Scene
+from ktjax.models import weights
+from ktjax.models.joint import Joint
+
+
+def runs_of_seed(
+    scene: Scene, seed: int, bar: tqdm.tqdm
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """A row of results.json for every model, and its logits afterwards on validation, [N, C]."""
+    config, splits = scene.config, scene.splits
+    names = (config.student, *config.teachers)
+    short = strategies.short_names(names)
+    before = [scene.models[name] for name in names]
+    joint = Joint(tuple(standing.model for standing in before))
+    predict = evaluate.make_predict(joint, batch_size=config.eval_batch_size)
+
+    def measure(after_NxMxC: np.ndarray) -> dict[str, Any]:
+        members = [
+            scene_lib.measure_tune(
+                standing.tune_NxC,
+                after_NxMxC[:, i],
+                np.asarray([other.tune_NxC for other in before if other is not standing]),
+                splits.tune.label_N,
+            )
+            for i, standing in enumerate(before)
+        ]
+        accuracy = float(np.mean([member["accuracy"] for member in members]))
+        return {"accuracy": accuracy, "members": members}
+
+    for label, entry in config.objectives.items():
+        run = f"{label}-{'+'.join(short.values())}-{seed}"
+        recipe = fitting.make_recipe(
+            config,
+            student=joint,
+            teachers=(),
+            objective=objectives.OBJECTIVES[entry.objective].make(**scene_lib.options(entry)),
+            teach=train.teach_nothing,
+            learning_rate=entry.learning_rate,
+            slow=scene_lib.slow_weights(config, label),
+            examples=len(splits.train),
+            seed=seed,
+        )
+        fitted = fitting.fit(
+            recipe,
+            student=joint,
+            frozen=tuple,
+            images=splits.train,
+            tune=splits.tune,
+            predict=predict,
+            measure=measure,
+            run=run,
+            workdir=scene.workdir,
+        )
+        bar.update()
+        after_NxMxC = predict(fitted.variables, splits.validation)
+        for i, model in enumerate(joint.with_variables(fitted.variables)):
+            others = [name for name in names if name != names[i]]
+            measured = measures.of_transfer(
+                before_NxC=before[i].validation_NxC,
+                after_NxC=after_NxMxC[:, i],
+                teachers_KxNxC=np.asarray([scene.models[o].validation_NxC for o in others]),
+                label_N=splits.validation.label_N,
+            )
+            row = fitting.row(
+                [_of_member(entry, i) for entry in fitted.history],
+                run=f"{run}/{short[names[i]]}",
+                student=names[i],
+                teachers=others,
+                objective=label,
+                seed=seed,
+                measured=measured,
+            )
+            origin = f"{names[i]} after {label} with {' + '.join(others)}, seed {seed}"
+            weights.export(
+                dataclasses.replace(model, origin=origin),
+                scene.workdir / "students" / row["run"],
+                accuracy=row["accuracy_after"],
+            )
+            change = f"{row['accuracy_before']:.2f} -> {row['accuracy_after']:.2f} %"
+            bar.write(f"{row['run']}: {change}, {row['seconds']:.0f} s")
+            yield row | {"stages": []}, after_NxMxC[:, i]
+
+
+def _of_member(entry: dict[str, Any], member: int) -> dict[str, Any]:
+    """What an entry of the common history says of one model."""
+    common = {name: entry[name] for name in ("step", "epoch", "loss", "seconds")}
+    tune = entry["tune"]["members"][member]
+    taught = entry[f"taught_model_{member}"]
+    return common | {"accuracy": tune["accuracy"], "taught": taught, "tune": tune}

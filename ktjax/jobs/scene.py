@@ -1,0 +1,74 @@
+"""What all runs of a transfer job share: data, models, and what these say before it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from ktjax import evaluate, optim, parallel
+from ktjax.analysis import calibration, measures
+from ktjax.data import pipeline
+from ktjax.models.classifier import Classifier
+
+
+class Standing(NamedTuple):
+    """A model at some time, and what it says."""
+
+    model: Classifier
+    tune_NxC: np.ndarray  # logits
+    validation_NxC: np.ndarray  # logits
+    temperature: float | None  # that calibrates it; None: it is taken as it is
+
+
+class Scene(NamedTuple):
+    """A transfer job at its beginning."""
+
+    config: ml_collections.ConfigDict
+    workdir: Path
+    splits: pipeline.Splits
+    models: Mapping[str, Standing]  # student and teachers, by name
+    predict: evaluate.Predict  # of the student
+
+    def accuracy(self, name: str) -> float:
+        """Of a model on tune: what decides (an order, say) may not look at validation."""
+        return evaluate.accuracy(self.models[name].tune_NxC, self.splits.tune.label_N)
+
+
+def stand(
+    model: Classifier,
+    predict: evaluate.Predict,
+    splits: pipeline.Splits,
+    config: ml_collections.ConfigDict,
+) -> Standing:
+    """Asks a model about tune and validation, and calibrates it on tune if the config says so."""
+    variables = parallel.replicate(model.variables)
+    tune_NxC, validation_NxC = (
+        predict(variables, splits.tune),
+        predict(variables, splits.validation),
+    )
+    temperature = None
+    if config.calibrate:
+        temperature = calibration.temperature(tune_NxC, splits.tune.label_N)
+    return Standing(model, tune_NxC, validation_NxC, temperature)
+
+
+def options(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What an entry of config.objectives says to the objective, and not to the optimiser."""
+    return {k: v for k, v in entry.items() if k not in ("objective", "learning_rate")}
+
+
+def slow_weights(config: ml_collections.ConfigDict, label: str) -> optim.SlowWeights | None:
+    """The slow weights that config.mcl has for an entry of config.objectives."""
+    return optim.SlowWeights(**config.mcl[label]) if label in config.mcl else None
+
+
+def measure_tune(
+    before_NxC: np.ndarray, after_NxC: np.ndarray, teachers_KxNxC: np.ndarray, label_N: np.ndarray
+) -> dict[str, Any]:
+    """What a history keeps of an evaluation on tune."""
+    measured = measures.of_transfer(
+        before_NxC=before_NxC, after_NxC=after_NxC, teachers_KxNxC=teachers_KxNxC, label_N=label_N
+    )
+    return {"accuracy": measured["accuracy_after"]} | measures.of_history(measured)
