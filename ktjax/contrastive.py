@@ -157,4 +157,4 @@ def crd(
 
 
 def _project(linear: Any, features: jax.Array) -> jax.Array:
-    return _normalise(features.astype(jnp.float32) @ linear["kernel"] + linear["bias"])
+    return _normalise(features.astype(jnp.float32) @ linear["kernel"] + linear["bias"][None])

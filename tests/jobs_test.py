@@ -2,114 +2,55 @@
 
 import csv
 import json
-import os
-import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from safetensors import numpy as safetensors_numpy
+from small_jobs import (
+    ARCHITECTURES,
+    CLASSES,
+    KilledError,
+    accuracy_of,
+    check_same,
+    kill_at,
+    launch,
+    lines,
+    make_images,
+    pretraining,
+    read,
+    transferring,
+    tree,
+)
 
 import ktjax
-from ktjax import data, evaluate, objectives, parallel, train
+from ktjax import data, evaluate, parallel, train
 from ktjax.checkpoint import Checkpoints
-from ktjax.data import pipeline
-from ktjax.jobs import fitting, pretrain, transfer
+from ktjax.jobs import pretrain, transfer
 from ktjax.models import weights
 from ktjax.writer import Writer
 
-ROOT = Path(__file__).parents[1]
-CLASSES = ("checks", "columns", "corner", "rows")
-ARCHITECTURES = ("tiny_mlp_narrow", "tiny_resnet_narrow", "tiny_mlp")
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 RUN_KEYS = {
     *("student", "teachers", "objective", "seed", "accuracy_before", "accuracy_after", "delta"),
     *("delta_se", "gain", "loss", "rho_pos", "rho_neg", "taught", "seconds"),
 }
-
-
-def make_images(folder, classes=CLASSES, per_class=24):
-    """12 x 10 pixels: a pattern for each class, in a random colour, under much noise."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:10, :12]
-    patterns = ((x // 3 + y // 3) % 2, x // 3 % 2, (x < 6) & (y < 5), y // 3 % 2)
-    for name, pattern in zip(classes, patterns, strict=False):
-        (folder / name).mkdir(parents=True)
-        for i in range(per_class):
-            image = pattern[..., None] * rng.uniform(40, 160, 3) + rng.normal(60, 45, (10, 12, 3))
-            image = Image.fromarray(image.clip(0, 255).astype(np.uint8))
-            image.save(folder / name / f"{i:02}.png")
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    """Jobs that are run again find what they compiled before, as processes of a user may."""
-    fields = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in fields}
-    for values in (fields, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is fields:
-            yield
-
-
-def load_config(name, arg, **fields):
-    config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](arg)
-    config.lock()
-    small = dict(image_size=12, batch_size=16, eval_batch_size=16, log_every=2)
-    short = dict(total_epochs=None, eval_every_epochs=None, total_steps=8, eval_every_steps=3)
-    config.update(small | short | fields)
-    return config
-
-
-def pretraining(images, *, names=ARCHITECTURES, **fields):
-    return load_config("pretrain", f"data=folder:{images}", models=names, **fields)
-
-
-def transferring(images, student, teachers, *, arg="objectives=kl_dp", **fields):
-    given = f"student={student},teachers={'+'.join(map(str, teachers))},data=folder:{images}"
-    fields = dict(total_steps=6) | fields
-    config = load_config("transfer", f"{given},{arg}", **fields)
-    for options in config.objectives.values():
-        options.learning_rate = 0.1
-    return config
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("images") / "patterns")
-
-
-@pytest.fixture(scope="module")
-def pretrained(images, tmp_path_factory):
-    """(workdir, results) of a job that has trained three models."""
-    workdir = tmp_path_factory.mktemp("pretrained") / "new" / "workdir"
-    return workdir, pretrain.run(pretraining(images), workdir)
-
-
-@pytest.fixture(scope="module")
-def zoo(pretrained):
-    """The exported folders, the student first."""
-    return [str(pretrained[0] / "models" / name) for name in ARCHITECTURES]
+# Of configs/transfer.py, those that stored targets suit.
+ENTRIES = (
+    *("xe", "self", "kl", "xe_kl", "xe_kl_mcl", "hinton", "adaptconf", "kl_dp"),
+    *("kl_dp_unsupervised", "kl_dp_retain", "kl_dp_teach", "kl_dp_average"),
+)
+WITHOUT_TEACHER = ("xe", "self")
 
 
 @pytest.fixture(scope="module")
 def transferred(images, zoo, tmp_path_factory):
     """(workdir, results) of every objective from each teacher alone, on stored targets."""
     workdir = tmp_path_factory.mktemp("transferred")
-    arg = f"objectives={'+'.join(objectives.OBJECTIVES)}"
+    arg = f"objectives={'+'.join(ENTRIES)}"
     config = transferring(images, zoo[0], zoo[1:], arg=arg, targets="stored")
     return workdir, transfer.run(config, workdir)
 
@@ -120,36 +61,6 @@ def together(images, zoo, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("together")
     arg = "objectives=kl+kl_dp_unsupervised,strategy=parallel"
     return workdir, transfer.run(transferring(images, zoo[0], zoo[1:], arg=arg), workdir)
-
-
-def tree(folder):
-    """Everything below a folder, by name."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def read(workdir):
-    return json.loads((workdir / "results.json").read_text())
-
-
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def without_seconds(node):
-    if isinstance(node, dict):
-        return {k: without_seconds(v) for k, v in node.items() if k != "seconds"}
-    return [without_seconds(v) for v in node] if isinstance(node, list) else node
-
-
-def validation(images):
-    return pipeline.read_splits(data.load(f"folder:{images}"), size=12, limit=None).validation
-
-
-def accuracy_of(classifier, images):
-    predict = evaluate.make_predict(classifier, batch_size=16)
-    split = validation(images)
-    return evaluate.accuracy(predict(classifier.variables, split), split.label_N)
 
 
 # What the jobs find and leave behind.
@@ -166,8 +77,19 @@ def check_results(workdir, results, *, job):
         assert row["delta"] == pytest.approx(row["gain"] - row["loss"])
         assert row["delta_se"] >= 0 and row["seconds"] > 0
         assert [entry["step"] for entry in row["history"]][-1] == results["config"]["total_steps"]
+        for entry in row["history"] if job == "transfer" else ():
+            tune = entry["tune"]
+            assert tune["accuracy"] == entry["accuracy"] == tune["accuracy_after"]
+            assert tune["gain"] - tune["loss"] == pytest.approx(tune["delta"])
+            if row["teachers"]:
+                gap = tune["rho_pos"] - tune["rho_neg"]
+                now = tune["rho_pos_after"] - tune["rho_neg_after"]
+                assert gap - now == pytest.approx(tune["delta"])
+            taught_by = [v for k, v in entry.items() if k.startswith("taught_")]
+            assert not taught_by or sum(taught_by) == pytest.approx(entry["taught"])
     for facts in results["models"].values():
-        assert set(facts) == {"accuracy", "parameters", "origin"}
+        calibration = {"temperature"} if job == "transfer" else set()
+        assert set(facts) == {"accuracy", "parameters", "origin"} | calibration
         assert 0 <= facts["accuracy"] <= 100 and facts["parameters"] > 1000
 
 
@@ -218,11 +140,8 @@ def test_transfers_of_every_objective(transferred, zoo):
     check_files(workdir, results)
     assert list(workdir.rglob("*.png"))
     found = {(row["objective"], *row["teachers"]) for row in results["runs"]}
-    asked = {(name, zoo[k]) for name in objectives.OBJECTIVES for k in (1, 2)}
-    assert found == {(n, t) for n, t in asked if objectives.OBJECTIVES[n].teachers} | {
-        ("xe",),
-        ("self",),
-    }
+    asked = {(name, zoo[k]) for name in ENTRIES for k in (1, 2) if name not in WITHOUT_TEACHER}
+    assert found == asked | {(name,) for name in WITHOUT_TEACHER}
     assert len(found) == len(results["runs"])
     assert set(results["models"]) == set(zoo)
 
@@ -281,41 +200,7 @@ def test_exported_students_load_and_say_the_same(transferred, together, images):
     assert accuracy_of(classifier, images) == results["runs"][0]["accuracy_after"]
 
 
-def test_runs_have_names_of_their_own(images, zoo, tmp_path):
-    # Folders in different places may be called the same.
-    other = tmp_path / Path(zoo[1]).name
-    shutil.copytree(zoo[1], other)
-    config = transferring(images, zoo[0], [zoo[1], other])
-    names = [run.name for run in transfer.plan(config)]
-    assert len(set(names)) == 2
-
-
 # Resuming.
-
-
-class KilledError(Exception):
-    """Something that no job knows of."""
-
-
-def kill_at(monkeypatch, owner, method, *, calls):
-    """Lets a method work for some calls, then raises instead."""
-    work, left = getattr(owner, method), iter(range(calls))
-
-    def limited(*args, **kwargs):
-        if next(left, None) is None:
-            raise KilledError
-        return work(*args, **kwargs)
-
-    monkeypatch.setattr(owner, method, limited)
-
-
-def check_same(found, expected):
-    """Two workdirs hold the same bits, but for times."""
-    assert (found / "metrics.jsonl").read_text() == (expected / "metrics.jsonl").read_text()
-    assert without_seconds(read(found)) == without_seconds(read(expected))
-    for path in expected.rglob(weights.WEIGHTS):
-        name = path.relative_to(expected)
-        assert (found / name).read_bytes() == path.read_bytes(), name
 
 
 @pytest.mark.parametrize(
@@ -385,21 +270,6 @@ def test_divergence_stops_the_job(images, zoo, tmp_path):
 # Errors: before anything is compiled or written.
 
 
-@pytest.fixture
-def refused(tmp_path, monkeypatch):
-    """refused(run, config, message): the job says so, and does nothing."""
-    workdir = tmp_path / "workdir"
-    for owner, name in ((evaluate, "make_predict"), (fitting, "make_recipe")):
-        monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("it works"))
-
-    def check(run, config, message):
-        with pytest.raises(ValueError, match=message):
-            run(config, workdir)
-        assert not workdir.exists()
-
-    return check
-
-
 OF_BOTH = [
     (dict(data="glyphz"), r"'glyphz'.*glyphs"),
     (dict(data="folder:/nowhere"), r"/nowhere"),
@@ -418,6 +288,10 @@ OF_PRETRAINING = [
     # Nearest by name, among the architectures first.
     (dict(names=("tiny_resent",)), r"'tiny_resent'.*(?<![/\w])tiny_resnet\b"),
 ]
+XE = dict(objective="xe", learning_rate=0.1, label_smoothing=0.0)
+KL_DP = dict(objective="kl_dp", learning_rate=0.1, temperature=1.0, top_k=None, standardised=False)
+MUTUAL = KL_DP | dict(objective="mutual", detach_teacher=True, label_smoothing=0.0)
+CD = XE | dict(objective="cd", weight=10.0, gamma=0.1)
 OF_TRANSFER = [
     (dict(student="glyphs/tiny_vitt"), r"'glyphs/tiny_vitt'.*glyphs/tiny_vit\b"),
     (dict(teachers=("glyphs/tiny_mlpp",)), r"'glyphs/tiny_mlpp'.*glyphs/tiny_mlp\b"),
@@ -425,9 +299,23 @@ OF_TRANSFER = [
     (dict(teachers=()), r"teachers is empty"),
     (dict(seeds=()), r"seeds is empty"),
     (dict(objectives={}), r"objectives is empty"),
-    (dict(objectives={"kd": dict(learning_rate=1.0)}), r"'kd'.*kl, kl_dp"),
-    (dict(objectives={"kl": dict(learning_rate=1.0)}), r"'kl' takes .*temperature.*none"),
-    (dict(strategy="soup"), r"strategy='soup'.*single, parallel"),
+    (dict(objectives={"a": dict(objective="kd", learning_rate=1.0)}), r"'kd'.*kl, kl_dp"),
+    (dict(objectives={"a": dict(objective="kl", learning_rate=1.0)}), r"'kl' takes .*temp.*none"),
+    (dict(objectives={"a": dict(objective="kl")}), r"objectives.a lacks learning_rate"),
+    (dict(objectives={"a": dict(learning_rate=1.0)}), r"objectives.a lacks objective"),
+    (dict(objectives={"a/b": dict(objective="kl", learning_rate=1.0)}), r"'a/b' names files"),
+    (dict(objectives={"a": XE | dict(learning_rate=0.0)}), r"learning_rate=0.0 .* above zero"),
+    (dict(objectives={"a": XE | dict(label_smoothing=2)}), r"label_smoothing=2 .* 0 to below 1"),
+    (dict(objectives={"a": KL_DP | dict(top_k=5)}), r"a.top_k=5, and .* has 4 classes"),
+    (dict(objectives={"a": MUTUAL}), r"'single' does not go with .*'mutual'.*takes xe, self, kl"),
+    (dict(strategy="mutual"), r"'mutual' does not go with objective 'kl_dp': it takes mutual"),
+    (dict(objectives={"a": CD}, targets="stored"), r"'cd' compares features, .* live"),
+    (dict(mcl={"kl": dict(tau=0.9, every=1)}), r"mcl='kl' is not known. Known: kl_dp"),
+    (dict(mcl={"kl_dp": dict(tau=0.9)}), r"mcl.kl_dp takes tau and every, not tau"),
+    (dict(mcl={"kl_dp": dict(tau=1.0, every=1)}), r"tau=1.0 has to be from 0 to below 1"),
+    (dict(mcl={"kl_dp": dict(tau=0.5, every=0)}), r"every=0 one step or more"),
+    (dict(strategy="both"), r"strategy='both'.*single, parallel, sequential, soup, mutual"),
+    (dict(order="up"), r"order='up'.*ascending, descending, given, random"),
     (dict(targets="cached"), r"targets='cached'.*live, stored"),
 ]
 
@@ -517,17 +405,6 @@ def test_workdir_has_to_be_a_folder(images, tmp_path):
 
 
 # The command line.
-
-
-def launch(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "ktjax.main", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def test_command_line(images, tmp_path):

@@ -32,6 +32,9 @@ def test_a_transfer_counted_on_paper():
     assert row["delta"] == pytest.approx(0)
     assert row["delta_se"] == pytest.approx(100 * (2 / 6 / 6) ** 0.5)
     assert (row["rho_pos"], row["rho_neg"]) == (percent["two"], percent["two"])
+    # After it the teacher has 3 that the student lacks, and lacks 2 that the student has.
+    assert (row["rho_pos_after"], row["rho_neg_after"]) == (percent["one"], percent["one"])
+    assert row["ensemble_accuracy"] == percent["three"]  # equally sure: the student's answers
     assert (row["class_gain"], row["class_loss"]) == ([1, 0, 0], [0, 0, 1])
     assert row["transfer_rate"] == pytest.approx(50)  # of flips 1 and 3 it learned 1
     # One flip in each of classes 0 and 1: class 0 alone holds 2 to 50 % of them, and is learned.
@@ -40,7 +43,7 @@ def test_a_transfer_counted_on_paper():
 
 def test_without_a_teacher_nothing_is_said_of_one():
     row = transfer([])
-    for name in ("rho_pos", "rho_neg", "transfer_rate", "transfer_rate_top"):
+    for name in measures.OF_TEACHERS:
         assert row[name] is None
     assert row["gain"] > 0
 
@@ -56,19 +59,20 @@ def test_several_teachers_answer_as_the_surest_of_them():
     assert both == transfer([TEACHER])
 
 
-def partition(supervised, teachers=(TEACHER,)):
+def partition(supervised, teachers=(TEACHER,), temperatures=None):
     return measures.of_partition(
         before_NxC=logits(BEFORE),
         teachers_KxNxC=np.asarray([logits(t, sure=5.0) for t in teachers]),
         label_N=LABEL,
         supervised=supervised,
+        temperatures_S=temperatures,
     )
 
 
 def test_who_is_given_the_flips():
     # With labels the one who is right has the larger probability; without, the surer one.
-    right = {"taught_positive_flips": 100.0, "taught_negative_flips": 0.0}
-    sure = {"taught_positive_flips": 100.0, "taught_negative_flips": 100.0}
+    right = {"taught_by": [50.0], "taught_positive_flips": 100.0, "taught_negative_flips": 0.0}
+    sure = {"taught_by": [100.0], "taught_positive_flips": 100.0, "taught_negative_flips": 100.0}
     assert partition(True) == right
     assert partition(False) == sure
     nobody = dict.fromkeys(right)
@@ -102,3 +106,18 @@ def test_success_and_mean_per_objective():
         "kl": {"success_rate": 50.0, "mean_delta": -0.25},
         "kl_dp": {"success_rate": 100.0, "mean_delta": 0.25},
     }
+
+
+def test_who_is_given_what_with_temperatures():
+    unsure, sure = logits(TEACHER, sure=2.0), logits(AFTER, sure=6.0)
+    given = dict(
+        before_NxC=logits(BEFORE),
+        teachers_KxNxC=np.stack([unsure, sure]),
+        label_N=LABEL,
+        supervised=False,
+    )
+    plain = measures.of_partition(**given, temperatures_S=None)
+    assert plain["taught_by"] == [0, 100]
+    # At 0.4, 1/4 and 6 their largest logits are 10, 8 and 1.
+    assert measures.of_partition(**given, temperatures_S=[0.4, 0.25, 6.0])["taught_by"] == [0, 0]
+    assert measures.of_partition(**given, temperatures_S=[1.0, 0.25, 6.0])["taught_by"] == [100, 0]

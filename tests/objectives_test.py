@@ -4,6 +4,7 @@ The logits are z = 2 log w with small whole w, so that softmax(z / 2) = w / sum(
 softmax(z) = w^2 / sum(w^2) are simple fractions.
 """
 
+import inspect
 import math
 
 import jax
@@ -45,61 +46,153 @@ SMOOTHED = 3 * [0.8 * log(3 / 2) + 0.2 * log(6)] + [log(3)]
 KL_DP = [KL_TEACHER[0], KL_INITIAL[1], KL_INITIAL[2], KL_TEACHER[3]]
 KL_DP_UNSUPERVISED = [KL_TEACHER[0], KL_INITIAL[1], KL_TEACHER[2], KL_INITIAL[3]]
 
+# The cross-entropy with the teacher's softened answer is larger than the KL by its entropy.
+ENTROPY = [
+    -2 / 3 * log(2 / 3) - 1 / 3 * log(1 / 6),
+    -1 / 2 * log(1 / 2) - 1 / 2 * log(1 / 4),
+    -2 / 3 * log(2 / 3) - 1 / 3 * log(1 / 6),
+    -1 / 2 * log(1 / 2) - 1 / 2 * log(1 / 4),
+]
+# The student answers 0 1 2 0 (a tie is the first class), always right; the teacher 0 0 1 0. So
+# samples 1 and 2 are negative flips, the others neutral.
+# The mean of the logits has the weights sqrt(initial * teacher): sample 0: 2, sqrt 2, 1; sample 3:
+# sqrt 2, 1, 2. The student has 1/2 1/4 1/4 and 1/3 1/3 1/3.
+MEAN = 3 + math.sqrt(2)
+KL_MEAN = {
+    0: 2 / MEAN * log(4 / MEAN)
+    + math.sqrt(2) / MEAN * log(4 * math.sqrt(2) / MEAN)
+    + 1 / MEAN * log(4 / MEAN),
+    3: 2 / MEAN * log(6 / MEAN)
+    + math.sqrt(2) / MEAN * log(3 * math.sqrt(2) / MEAN)
+    + 1 / MEAN * log(3 / MEAN),
+}
+RETAIN = KL_INITIAL
+TEACH = [KL_TEACHER[0], KL_INITIAL[1], KL_INITIAL[2], KL_TEACHER[3]]
+AVERAGE = [KL_MEAN[0], KL_INITIAL[1], KL_INITIAL[2], KL_MEAN[3]]
+# adaptconf: the student's cross-entropies with its own answer are XE, as that is right; with the
+# teacher's answer: samples 0 and 3 the same, so b = 1/2; samples 1 and 2 log 6, so that at
+# sharpness 1/2 the ratio of the weights is exp(2 (log 6 - log 3/2)) = 16 and b = 1/17.
+OWN = [1 / 2, 1 / 17, 1 / 17, 1 / 2]
+
+SOFT = dict(temperature=2.0, top_k=None, standardised=False)
+ALL = ("positive", "negative", "neutral")
+
 # name -> options, loss of each sample (T^2 = 4), who is taught by the teacher
 BY_HAND = {
-    "xe": (dict(label_smoothing=0.3), SMOOTHED, None),
-    "self": (dict(temperature=2.0), [4 * x for x in KL_INITIAL], [0, 0, 0, 0]),
-    "kl": (dict(temperature=2.0), [4 * x for x in KL_TEACHER], [1, 1, 1, 1]),
+    "xe": ("xe", dict(label_smoothing=0.3), SMOOTHED, None),
+    "self": ("self", SOFT, [4 * x for x in KL_INITIAL], [0, 0, 0, 0]),
+    "kl": ("kl", SOFT | dict(flips=ALL), [4 * x for x in KL_TEACHER], [1, 1, 1, 1]),
+    "kl negative": (
+        "kl",
+        SOFT | dict(flips=("negative",)),
+        [0, 4 * KL_TEACHER[1], 4 * KL_TEACHER[2], 0],
+        [0, 1, 1, 0],
+    ),
+    "hinton": (
+        "hinton",
+        SOFT | dict(flips=ALL),
+        [4 * (kl + h) for kl, h in zip(KL_TEACHER, ENTROPY, strict=True)],
+        [1, 1, 1, 1],
+    ),
+    "hinton neutral": (
+        "hinton",
+        SOFT | dict(flips=("positive", "neutral")),
+        [4 * (KL_TEACHER[0] + ENTROPY[0]), 0, 0, 4 * (KL_TEACHER[3] + ENTROPY[3])],
+        [1, 0, 0, 1],
+    ),
     "xe_kl": (
-        dict(alpha=0.25, temperature=2.0, label_smoothing=0.0),
+        "xe_kl",
+        SOFT | dict(alpha=0.25, label_smoothing=0.0, flips=ALL),
         [0.25 * 4 * kl + 0.75 * xe for kl, xe in zip(KL_TEACHER, XE, strict=True)],
         [1, 1, 1, 1],
     ),
-    "kl_dp": (dict(temperature=2.0), [4 * x for x in KL_DP], [1, 0, 0, 1]),
+    "adaptconf": (
+        "adaptconf",
+        SOFT | dict(sharpness=0.5),
+        [(1 - b) * 4 * kl + b * xe for b, kl, xe in zip(OWN, KL_TEACHER, XE, strict=True)],
+        [1 - b for b in OWN],
+    ),
+    "kl_dp": ("kl_dp", SOFT, [4 * x for x in KL_DP], [1, 0, 0, 1]),
     "kl_dp_unsupervised": (
-        dict(temperature=2.0),
+        "kl_dp_unsupervised",
+        SOFT,
         [4 * x for x in KL_DP_UNSUPERVISED],
         [1, 0, 1, 0],
     ),
+    "kl_dp_flip retain": (
+        "kl_dp_flip",
+        SOFT | dict(neutral="retain"),
+        [4 * x for x in RETAIN],
+        [0, 0, 0, 0],
+    ),
+    "kl_dp_flip teach": (
+        "kl_dp_flip",
+        SOFT | dict(neutral="teach"),
+        [4 * x for x in TEACH],
+        [1, 0, 0, 1],
+    ),
+    "kl_dp_flip average": (
+        "kl_dp_flip",
+        SOFT | dict(neutral="average"),
+        [4 * x for x in AVERAGE],
+        [0.5, 0, 0, 0.5],
+    ),
 }
-OF_TARGETS = sorted(set(BY_HAND) - {"xe", "xe_kl"})
+ELSEWHERE = {"cd", "crd", "mutual"}  # contrastive_test.py, and below
+OF_TARGETS = ["self", "kl", "kl_dp", "kl_dp_unsupervised", "kl_dp_flip average"]
 
 
 def logits(weights_BxC):
     return 2 * jnp.log(jnp.asarray(weights_BxC, jnp.float32))
 
 
-def apply(name, options, *, student, initial, teachers):
+def apply(name, options, *, student, initial, teachers, temperatures=None, label=LABEL):
     """(loss_B, aux) of an objective on logits."""
     objective = objectives.OBJECTIVES[name].make(**options)
-    params, state = objective.init(jax.random.key(0))
     outputs = objectives.Outputs(
-        Output(student, None), Output(initial, None), tuple(Output(t, None) for t in teachers)
+        Output(student, None),
+        Output(initial, None),
+        tuple(Output(t, None) for t in teachers),
+        temperatures,
     )
-    loss_B, (_, aux) = objective.apply(params, state, outputs, {"label": jnp.asarray(LABEL)})
+    params, state = objective.init(jax.random.key(0), outputs, len(label))
+    batch = {"label": jnp.asarray(label)}
+    loss_B, (_, aux) = objective.apply(params, state, outputs, batch, jax.random.key(0))
     return loss_B, aux
 
 
-def on_paper(name, **options):
-    options = BY_HAND[name][0] | options
+def on_paper(case, **options):
+    name, own_options, *_ = BY_HAND[case]
     models = dict(student=logits(STUDENT), initial=logits(INITIAL), teachers=[logits(TEACHER)])
-    return apply(name, options, **models)
+    return apply(name, own_options | options, **models)
 
 
 def test_every_objective_is_worked_by_hand():
-    assert set(BY_HAND) == set(objectives.OBJECTIVES)
+    assert {name for name, *_ in BY_HAND.values()} | ELSEWHERE == set(objectives.OBJECTIVES)
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", sorted(BY_HAND))
-def test_by_hand(name):
-    _, expected_B, taught_B = BY_HAND[name]
-    loss_B, aux = on_paper(name)
+@pytest.mark.parametrize("case", BY_HAND)
+def test_by_hand(case):
+    _, _, expected_B, taught_B = BY_HAND[case]
+    loss_B, aux = on_paper(case)
     assert loss_B.dtype == jnp.float32
     np.testing.assert_allclose(loss_B, expected_B, rtol=1e-5)
-    assert set(aux) == (set() if taught_B is None else {"taught"})
+    assert ("taught" in aux) == (taught_B is not None)
     if taught_B is not None:
-        assert aux["taught"].tolist() == taught_B
+        np.testing.assert_allclose(aux["taught"], taught_B, rtol=1e-6)
+
+
+def test_a_positive_flip_is_taught_by_the_teacher():
+    # The student says 2, the initial student 1, the teacher 0, which is right.
+    models = dict(
+        student=logits([[1, 1, 2]]), initial=logits([[1, 2, 1]]), teachers=[logits([[4, 1, 1]])]
+    )
+    for neutral in objectives.NEUTRAL:
+        loss_B, aux = apply("kl_dp_flip", SOFT | dict(neutral=neutral), **models, label=[0])
+        expected = 2 / 3 * log(8 / 3) + 1 / 6 * log(2 / 3) + 1 / 6 * log(1 / 3)
+        assert float(loss_B[0]) == pytest.approx(4 * expected, rel=1e-5)
+        assert aux["taught"].tolist() == [1]
 
 
 def test_cross_entropy_without_smoothing():
@@ -113,61 +206,116 @@ def test_temperature_one():
     assert float(loss_B[3]) == pytest.approx(2 / 3 * log(2) + 1 / 3 * log(1 / 2), rel=1e-5)
 
 
+def test_top_k_is_over_the_classes_of_the_target():
+    # The two largest of the teacher are classes 0 and 1. At temperature 2 sample 0: p = 4/5 1/5,
+    # q = 2/3 1/3;  sample 1: p = 2/3 1/3, q = 1/3 2/3;  2: p = 1/5 4/5, q = 1/2;  3: 2/3 1/3, 1/2.
+    expected_B = [
+        4 / 5 * log(6 / 5) + 1 / 5 * log(3 / 5),
+        2 / 3 * log(2) + 1 / 3 * log(1 / 2),
+        1 / 5 * log(2 / 5) + 4 / 5 * log(8 / 5),
+        2 / 3 * log(4 / 3) + 1 / 3 * log(2 / 3),
+    ]
+    np.testing.assert_allclose(on_paper("kl", top_k=2)[0], [4 * x for x in expected_B], rtol=1e-5)
+
+
+def test_standardised_logits_have_no_scale():
+    # One class above two equal ones, or below: always sqrt 2 and twice -1 / sqrt 2.
+    z = np.asarray([math.sqrt(2), -math.sqrt(0.5), -math.sqrt(0.5)]) / 2
+    p = np.exp(z) / np.exp(z).sum()
+    loss_B, _ = on_paper("kl", standardised=True)
+    assert float(loss_B[0]) == pytest.approx(0, abs=1e-6)  # both are sure of class 0
+    for sample in (1, 2):  # each of another class
+        expected = 4 * (p[0] - p[1]) * log(p[0] / p[1])
+        assert float(loss_B[sample]) == pytest.approx(expected, rel=1e-5)
+    uniform = float(np.sum(p * np.log(3 * p)))
+    assert float(loss_B[3]) == pytest.approx(4 * uniform, rel=1e-5)  # equal logits stay zeros
+
+
 def test_several_teachers_of_kl_are_averaged():
     models = dict(student=logits(STUDENT), initial=logits(TEACHER))
-    loss_B, _ = apply("kl", BY_HAND["kl"][0], **models, teachers=[logits(TEACHER), logits(INITIAL)])
+    options = BY_HAND["kl"][1]
+    loss_B, _ = apply("kl", options, **models, teachers=[logits(TEACHER), logits(INITIAL)])
     expected_B = [4 * (a + b) / 2 for a, b in zip(KL_TEACHER, KL_INITIAL, strict=True)]
     np.testing.assert_allclose(loss_B, expected_B, rtol=1e-5)
 
 
+def test_shares_of_several_teachers():
+    models = dict(student=logits(STUDENT), initial=logits(INITIAL))
+    _, aux = apply("kl_dp", SOFT, **models, teachers=[logits(TEACHER), logits(4 * [[2, 2, 2]])])
+    # Of the label the second gives 1/3: more than the others only in sample 2 (1/18 and 1/6).
+    assert aux["taught_1"].tolist() == [1, 0, 0, 1]
+    assert aux["taught_2"].tolist() == [0, 0, 1, 0]
+    assert aux["taught"].tolist() == [1, 0, 1, 1]
+
+
+def test_temperatures_change_who_teaches_and_not_what():
+    # Divided by 4, the teacher's logits of sample 0 have the weights sqrt 2, 1, 1: below 2, 1, 1
+    # of the initial student's at 1, but it is not of the label; at 100 nobody is sure of anything.
+    models = dict(student=logits(STUDENT), initial=logits(INITIAL), teachers=[logits(TEACHER)])
+    unsure = apply("kl_dp_unsupervised", SOFT, **models, temperatures=jnp.asarray([1.0, 100.0]))
+    np.testing.assert_allclose(unsure[0], [4 * x for x in KL_INITIAL], rtol=1e-5)
+    assert not unsure[1]["taught"].any()
+    boastful = apply("kl_dp_unsupervised", SOFT, **models, temperatures=jnp.asarray([100.0, 1.0]))
+    np.testing.assert_allclose(boastful[0], [4 * x for x in KL_TEACHER], rtol=1e-5)
+
+
 def test_gradient_is_the_temperature_times_the_difference():
-    gradient = jax.grad(
-        lambda z: apply(
-            "kl", BY_HAND["kl"][0], student=z, initial=logits(INITIAL), teachers=[logits(TEACHER)]
-        )[0].sum()
-    )(logits(STUDENT))
-    # T (q - p): sample 0: q = 1/2 1/4 1/4, p = 2/3 1/6 1/6;  sample 3: q = 1/3, p = 1/2 1/4 1/4
-    np.testing.assert_allclose(gradient[0], [-1 / 3, 1 / 6, 1 / 6], atol=1e-6)
-    np.testing.assert_allclose(gradient[3], [-1 / 3, 1 / 6, 1 / 6], atol=1e-6)
+    models = dict(initial=logits(INITIAL), teachers=[logits(TEACHER)])
+    for name in ("kl", "hinton"):
+        gradient = jax.grad(
+            lambda z, name=name: apply(name, BY_HAND[name][1], student=z, **models)[0].sum()
+        )(logits(STUDENT))
+        # T (q - p): sample 0: q = 1/2 1/4 1/4, p = 2/3 1/6 1/6;  3: q = 1/3, p = 1/2 1/4 1/4
+        np.testing.assert_allclose(gradient[0], [-1 / 3, 1 / 6, 1 / 6], atol=1e-6)
+        np.testing.assert_allclose(gradient[3], [-1 / 3, 1 / 6, 1 / 6], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(BY_HAND))
-def test_no_gradient_to_targets(name):
+@pytest.mark.parametrize("case", BY_HAND)
+def test_no_gradient_to_targets(case):
+    name, options, *_ = BY_HAND[case]
+
     def loss(initial, teacher):
         models = dict(student=logits(STUDENT), initial=initial, teachers=[teacher])
-        return apply(name, BY_HAND[name][0], **models)[0].sum()
+        return apply(name, options, **models)[0].sum()
 
     for gradient in jax.grad(loss, argnums=(0, 1))(logits(INITIAL), logits(TEACHER)):
         assert not gradient.any()
 
 
-@pytest.mark.parametrize("name", OF_TARGETS)
-def test_nothing_to_learn_from_oneself(name):
+@pytest.mark.parametrize("case", OF_TARGETS)
+def test_nothing_to_learn_from_oneself(case):
+    name, options, *_ = BY_HAND[case]
     same = logits(STUDENT)
     loss, gradient = jax.value_and_grad(
-        lambda z: apply(name, BY_HAND[name][0], student=z, initial=same, teachers=[same])[0].sum()
+        lambda z: apply(name, options, student=z, initial=same, teachers=[same])[0].sum()
     )(same)
     np.testing.assert_allclose(loss, 0, atol=1e-6)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["kl_dp", "kl_dp_unsupervised"])
-def test_partition_between_equals_is_self(name):
+@pytest.mark.parametrize("case", [case for case in OF_TARGETS if case.startswith("kl_dp")])
+def test_partition_between_equals_is_self(case):
+    name, options, *_ = BY_HAND[case]
     models = dict(student=logits(STUDENT), initial=logits(INITIAL), teachers=[logits(INITIAL)])
-    loss_B, aux = apply(name, dict(temperature=2.0), **models)
-    np.testing.assert_array_equal(loss_B, apply("self", dict(temperature=2.0), **models)[0])
-    assert not aux["taught"].any()
+    loss_B, aux = apply(name, options, **models)
+    np.testing.assert_allclose(loss_B, apply("self", SOFT, **models)[0], rtol=1e-6)
+    if "flip" not in name:  # a tie goes to the initial student
+        assert not aux["taught"].any()
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", sorted(BY_HAND))
-def test_extreme_logits_stay_finite(name, dtype):
+@pytest.mark.parametrize("standardised", [False, True])
+@pytest.mark.parametrize("case", BY_HAND)
+def test_extreme_logits_stay_finite(case, standardised, dtype):
+    name, options, *_ = BY_HAND[case]
+    if "standardised" in options:
+        options = options | dict(standardised=standardised)
     extreme = jnp.asarray(
         [[1e4, -1e4, 0], [-1e4, 1e4, 0], [-1e4, 1e4, -1e4], [1e4, 1e4, -1e4]], dtype
     )
     others = dict(initial=extreme[:, ::-1], teachers=[jnp.roll(extreme, 1, axis=1)])
     loss, gradient = jax.value_and_grad(
-        lambda z: apply(name, BY_HAND[name][0], student=z, **others)[0].sum()
+        lambda z: apply(name, options, student=z, **others)[0].sum()
     )(extreme)
     assert loss.dtype == jnp.float32
     assert jnp.isfinite(loss)
@@ -175,13 +323,117 @@ def test_extreme_logits_stay_finite(name, dtype):
 
 
 def test_check_lists_names_and_options():
-    with pytest.raises(ValueError, match=r"kd.*kl, kl_dp, kl_dp_unsupervised, self, xe, xe_kl"):
+    with pytest.raises(ValueError, match=r"'kd'.*adaptconf, cd, crd, hinton, kl, kl_dp, .*xe_kl"):
         objectives.check("kd", {})
-    with pytest.raises(ValueError, match=r"options alpha, label_smoothing, temperature; .* alpha"):
+    with pytest.raises(ValueError, match=r"options alpha, flips, label_sm.*; .* gives alpha"):
         objectives.check("xe_kl", dict(alpha=0.5))
     with pytest.raises(ValueError, match="gives none"):
         objectives.check("kl", {})
-    with pytest.raises(ValueError, match="gives alpha, temperature"):
-        objectives.check("kl", dict(alpha=0.5, temperature=1.0))
-    for name, (options, _, _) in BY_HAND.items():
+    with pytest.raises(ValueError, match="gives alpha, flips, standardised, temperature, top_k"):
+        objectives.check("kl", BY_HAND["kl"][1] | dict(alpha=0.5))
+    for name, options, *_ in BY_HAND.values():
         objectives.check(name, options)
+
+
+@pytest.mark.parametrize(
+    ("case", "wrong"),
+    [
+        ("kl", dict(temperature=0.0)),
+        ("kl", dict(top_k=1)),
+        ("kl", dict(standardised=1)),
+        ("kl", dict(flips=())),
+        ("kl", dict(flips="positive")),
+        ("kl", dict(flips=("positiv",))),
+        ("xe_kl", dict(alpha=1.5)),
+        ("xe", dict(label_smoothing=1.0)),
+        ("adaptconf", dict(sharpness=0)),
+        ("kl_dp_flip teach", dict(neutral="mean")),
+    ],
+)
+def test_check_says_what_an_option_may_be(case, wrong):
+    name, options, *_ = BY_HAND[case]
+    (option,) = wrong
+    with pytest.raises(ValueError, match=rf"{option}=.* of objective '{name}' has to be"):
+        objectives.check(name, options | wrong)
+
+
+def test_every_option_has_a_range():
+    asked = [inspect.signature(entry.make).parameters for entry in objectives.OBJECTIVES.values()]
+    assert set().union(*asked) == set(objectives._VALUES)
+
+
+def test_who_needs_labels():
+    needs = {case for case, (name, o, *_) in BY_HAND.items() if objectives.needs_labels(name, o)}
+    assert needs == set(BY_HAND) - {"self", "kl", "hinton", "adaptconf", "kl_dp_unsupervised"}
+    for name, entry in objectives.OBJECTIVES.items():
+        assert not objectives.OBJECTIVES[entry.without_labels].labels, name
+
+
+# Three models at once: of each sample the one with the largest probability of the label teaches.
+
+
+def mutual(detach_teacher):
+    objective = objectives.make_mutual(detach_teacher=detach_teacher, label_smoothing=0.0, **SOFT)
+
+    def apply(models_MxBxC):
+        outputs = objectives.Outputs(Output(jnp.moveaxis(models_MxBxC, 0, 1), None), None, ())
+        batch = {"label": jnp.asarray(LABEL)}
+        loss_B, (_, aux) = objective.apply((), (), outputs, batch, None)
+        return loss_B, aux
+
+    return apply, jnp.stack([logits(STUDENT), logits(INITIAL), logits(TEACHER)])
+
+
+def test_mutual_by_hand():
+    # Probabilities of the label at temperature 1, of student, initial and teacher:
+    # sample 0: 2/3, 1/6, 8/9;  1: 2/3, 8/9, 1/6;  2: 2/3, 1/6, 1/18;  3: 1/3, 1/18, 2/3.
+    # So it is taught by the teacher, the initial, the student, and the teacher again.
+    sure = [
+        [2 / 3, 1 / 6, 8 / 9],
+        [2 / 3, 8 / 9, 1 / 6],
+        [2 / 3, 1 / 6, 1 / 18],
+        [1 / 3, 1 / 18, 2 / 3],
+    ]
+    weights = [np.asarray(w, float) for w in (STUDENT, INITIAL, TEACHER)]
+    teaches = [2, 1, 0, 2]
+    expected_B = []
+    for i in range(4):
+        p = [w[i] / w[i].sum() for w in weights]
+        kls = [float(np.sum(p[teaches[i]] * np.log(p[teaches[i]] / q))) for q in p]
+        expected_B.append(sum(-log(x) for x in sure[i]) + 4 * sum(kls))
+    apply, models = mutual(detach_teacher=True)
+    loss_B, aux = apply(models)
+    np.testing.assert_allclose(loss_B, expected_B, rtol=1e-5)
+    for model in range(3):
+        expected = [teacher != model for teacher in teaches]
+        assert aux[f"taught_model_{model}"].tolist() == expected
+
+
+def test_equally_sure_models_do_not_teach_each_other():
+    # Model 2 says in sample 0 what model 0 says with the wrong classes swapped: as sure as it.
+    apply, models = mutual(detach_teacher=True)
+    models = models.at[2].set(logits([[4, 1, 2], *TEACHER[1:]]))
+    models = models.at[0].set(logits([[4, 2, 1], *STUDENT[1:]]))
+    _, aux = apply(models)
+    assert [bool(aux[f"taught_model_{m}"][0]) for m in range(3)] == [False, True, False]
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_gradient_to_who_teaches(detached):
+    apply, models = mutual(detach_teacher=detached)
+    gradient = jax.grad(lambda z: apply(z)[0][0])(models)  # sample 0, taught by model 2
+    # Of its own cross-entropy model 2 has softmax - label at temperature 1: 8/9 1/18 1/18.
+    own = np.asarray([8 / 9 - 1, 1 / 18, 1 / 18])
+    assert np.allclose(gradient[2, 0], own, atol=1e-5) == detached
+    assert not np.asarray(gradient[:, 1:]).any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("detached", [True, False])
+def test_extreme_logits_of_several_models_stay_finite(detached, dtype):
+    apply, _ = mutual(detach_teacher=detached)
+    one = jnp.asarray([[1e4, -1e4, 0], [-1e4, 1e4, 0], [-1e4, 1e4, -1e4], [1e4, 1e4, -1e4]], dtype)
+    models = jnp.stack([one, one[::-1], jnp.roll(one, 1, axis=1)])
+    loss, gradient = jax.value_and_grad(lambda z: apply(z)[0].sum())(models)
+    assert loss.dtype == jnp.float32 and jnp.isfinite(loss)
+    assert jnp.isfinite(gradient).all()

@@ -1,5 +1,8 @@
 """Schedules by hand, SGD against torch's rule in NumPy, whose weights decay."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -96,3 +99,32 @@ def test_gradients_are_clipped_to_their_global_norm():
     ):
         after = run("sgd", [gradient], start, weight_decay=0.0, clip_norm=clip_norm)[0]
         np.testing.assert_allclose([after["a"][0], after["b"][0]], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_slow_weights_are_a_recurrence(every):
+    rng = np.random.default_rng(0)
+    settings = optim.SlowWeights(tau=0.9, every=every)
+    slow = expected = rng.normal(size=4).astype(np.float32)
+    for step in range(1, 8):
+        fast = rng.normal(size=4).astype(np.float32)
+        slow = optim.interpolate(slow, fast, step=jnp.asarray(step), settings=settings)
+        if step % every == 0:
+            expected = 0.9 * expected + 0.1 * fast
+        np.testing.assert_allclose(slow, expected, rtol=1e-6)
+
+
+def test_members_have_optimisers_of_their_own():
+    make = functools.partial(optim.make_optimizer, "sgd", weight_decay=0.0, clip_norm=1.0)
+    optimizer = make(schedule=optax.constant_schedule(1.0))
+    joint = optim.per_member(optimizer, ("0", "1"))
+    params = {"0": {"w": jnp.zeros(2)}, "1": {"w": jnp.zeros(2)}}
+    grads = {"0": {"w": jnp.asarray([3.0, 4.0])}, "1": {"w": jnp.asarray([0.3, 0.4])}}
+    updates, state = joint.update((grads, ()), joint.init((params, ())), (params, ()))
+    # Each is clipped by its own norm: 5 to 1, and 0.5 not at all.
+    np.testing.assert_allclose(updates[0]["0"]["w"], [-0.6, -0.8], rtol=1e-6)
+    np.testing.assert_allclose(updates[0]["1"]["w"], [-0.3, -0.4], rtol=1e-6)
+    alone, _ = optimizer.update(grads["1"], optimizer.init(params["1"]), params["1"])
+    np.testing.assert_array_equal(alone["w"], updates[0]["1"]["w"])
+    traces = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,)]
+    assert len(traces) == 2

@@ -31,6 +31,8 @@ def make_run(teachers, objective, delta, *, seed=0, taught=None, student="mlp"):
         "gain": 3.0 + delta,
         "loss": 3.0,
         "taught": taught,
+        "ensemble_accuracy": 70.0 if teachers else None,
+        "stages": [],
         "class_gain": [4, 0, 1],
         "class_loss": [1, 2, 1],
         "history": [point | {"step": 10 * epoch, "epoch": epoch} for epoch in range(3)],
@@ -82,17 +84,17 @@ def examples():
 TABLE = """\
 Student mlp: 62.00 % of 15,000 validation images of glyphs right.
 
-objective  teachers          before -> after %  delta ± se points  gain %  loss %  taught %
----------  ----------------  -----------------  -----------------  ------  ------  --------
-xe         -                    62.00 -> 61.75       -0.25 ± 0.25    2.75    3.00         -
+objective  teachers          before -> after %  delta ± se points  gain %  loss %  taught %  ensemble %
+---------  ----------------  -----------------  -----------------  ------  ------  --------  ----------
+xe         -                    62.00 -> 61.75       -0.25 ± 0.25    2.75    3.00         -           -
 
-kl         weak (50.00 %)       62.00 -> 60.00       -2.00 ± 0.25    1.00    3.00     100.0
-kl_dp      weak (50.00 %)       62.00 -> 61.88       -0.12 ± 0.25    2.88    3.00      33.3
+kl         weak (50.00 %)       62.00 -> 60.00       -2.00 ± 0.25    1.00    3.00     100.0       70.00
+kl_dp      weak (50.00 %)       62.00 -> 61.88       -0.12 ± 0.25    2.88    3.00      33.3       70.00
 
-kl         strong (90.12 %)     62.00 -> 62.50       +0.50 ± 0.25    3.50    3.00     100.0
-kl_dp      strong (90.12 %)     62.00 -> 63.50       +1.50 ± 0.25    4.50    3.00      61.2
+kl         strong (90.12 %)     62.00 -> 62.50       +0.50 ± 0.25    3.50    3.00     100.0       70.00
+kl_dp      strong (90.12 %)     62.00 -> 63.50       +1.50 ± 0.25    4.50    3.00      61.2       70.00
 
-"""
+"""  # noqa: E501
 
 
 def test_table_is_what_a_person_reads(results):
@@ -288,3 +290,18 @@ def test_labels_do_not_overlap(results, count):
     assert len(boxes) == count
     for upper, lower in itertools.pairwise(boxes):
         assert upper.y0 >= lower.y1
+
+
+def test_stages_of_a_sequential_run(results, tmp_path):
+    run = results["runs"][4] | {"run": f"kl_dp-{NASTY}-1"}
+    results["runs"][4] = run
+    run["stages"] = [
+        dict(run, teachers=[name], accuracy_before=before, accuracy_after=before + 1, delta=1.0)
+        for name, before in ((NASTY, 62.0), ("strong", 63.0))
+    ]
+    lines = report.table(results).split("Teacher after teacher.")[1].splitlines()
+    first, second = (line for line in lines if "->" in line and "before" not in line)
+    assert first.startswith(run["run"]) and first.count(NASTY) == 2 and "62.00 -> 63.00" in first
+    assert second.startswith(" ") and "strong" in second and "63.00 -> 64.00" in second
+    page = report.write(tmp_path, results, ()).read_text(encoding="utf-8")
+    assert "Teacher after teacher" in page and NASTY not in page

@@ -24,7 +24,7 @@ CLASSES = ("a", "b", "c")
 BATCH = 16
 SLICES = 8
 RATE = 0.05
-OBJECTIVE = objectives.make_kl_dp(temperature=2.0)
+OBJECTIVE = objectives.make_kl_dp(temperature=2.0, top_k=None, standardised=False)
 
 
 def augment(image_BxHxWx3, index_B, view):
@@ -66,6 +66,7 @@ def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=
         teach=teach or targets.make_ask(student(), (teacher(),)),
         objective=objective,
         optimizer=optax.sgd(RATE),
+        slow=None,
         augment=augment,
         steps_per_epoch=steps_per_epoch,
         dtype=jnp.dtype("float32"),
@@ -75,7 +76,13 @@ def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=
 
 def start(objective=OBJECTIVE):
     return train.init_state(
-        student(), objective=objective, optimizer=optax.sgd(RATE), key=jax.random.key(0)
+        student(),
+        objective=objective,
+        optimizer=optax.sgd(RATE),
+        outputs=train.output_shapes(student(), (teacher(),), size=12),
+        examples=BATCH,
+        slow=False,
+        key=jax.random.key(0),
     )
 
 
@@ -338,11 +345,11 @@ def test_no_step_waits_for_the_host():
 def test_planted_infinity_in_a_compiled_step():
     plain = objectives.make_xe(label_smoothing=0.0)
 
-    def apply(params, steps, outputs, batch):
-        loss_B, (_, aux) = plain.apply(params, (), outputs, batch)
+    def apply(params, steps, outputs, batch, key):
+        loss_B, (_, aux) = plain.apply(params, (), outputs, batch, key)
         return jnp.where(steps == 4, jnp.inf, loss_B), (steps + 1, aux)
 
-    planted = objectives.Objective(lambda key: ((), jnp.zeros((), jnp.int32)), apply)
+    planted = objectives.Objective(lambda *_: ((), jnp.zeros((), jnp.int32)), apply)
     step = make_step(teach=train.teach_nothing, freeze_stats=True, objective=planted)
     evals = []
     with pytest.raises(FloatingPointError, match=r"step 5, and in .* 5 to 6"):
@@ -362,27 +369,33 @@ def test_planted_infinity_in_a_compiled_step():
     assert evals == [2, 4]
 
 
-if __name__ == "__main__":
-    save_all(sys.argv[1])
-
-
 def test_initial_student_is_the_student_in_bfloat16_too():
     # What is frozen is cast once, the student in every step: they have to agree to the bit.
     variables = student().variables
     stats = jax.tree.map(lambda a: a + 0.1234567, variables["batch_stats"])
     model = dataclasses.replace(student(), variables=dict(variables) | {"batch_stats": stats})
-    objective, optimizer = objectives.make_self(temperature=1.0), optax.sgd(RATE)
+    objective = objectives.make_self(temperature=1.0, top_k=None, standardised=False)
+    optimizer = optax.sgd(RATE)
     step = train.make_train_step(
         student=model,
         teach=targets.make_ask(model, ()),
         objective=objective,
         optimizer=optimizer,
+        slow=None,
         augment=augment,
         steps_per_epoch=2,
         dtype=jnp.bfloat16,
         freeze_stats=True,
     )
-    state = train.init_state(model, objective=objective, optimizer=optimizer, key=jax.random.key(0))
+    state = train.init_state(
+        model,
+        objective=objective,
+        optimizer=optimizer,
+        outputs=train.output_shapes(model, (), size=12),
+        examples=BATCH,
+        slow=False,
+        key=jax.random.key(0),
+    )
     initial = targets.frozen_variables(model, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(initial["params"])} == {jnp.dtype("bfloat16")}
     assert {leaf.dtype for leaf in jax.tree.leaves(initial["batch_stats"])} == {
@@ -397,3 +410,7 @@ def test_initial_student_is_the_student_in_bfloat16_too():
         frozen_=targets.Frozen(initial, ()),
     )
     assert metrics["loss"] == pytest.approx(0, abs=1e-6)
+
+
+if __name__ == "__main__":
+    save_all(sys.argv[1])

@@ -1,0 +1,241 @@
+"""Every objective's step gives the same State on 1 and on 8 devices; slow weights; mutual students.
+
+Run as a script, this file saves what the steps compute on the devices that there are.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small_models
+
+from ktjax import evaluate, objectives, optim, parallel, targets, train
+from ktjax.data import pipeline
+from ktjax.models.joint import Joint
+
+BATCH = 16
+STEPS = 3
+SOFT = dict(temperature=2.0, top_k=None, standardised=False)
+FLIPS = dict(flips=("positive", "negative", "neutral"))
+XE = dict(label_smoothing=0.1)
+OPTIONS = {
+    "xe": XE,
+    "self": SOFT,
+    "kl": SOFT | dict(flips=("negative", "neutral")),
+    "xe_kl": SOFT | FLIPS | XE | dict(alpha=0.5),
+    "hinton": SOFT | FLIPS | dict(top_k=2),
+    "adaptconf": SOFT | dict(sharpness=0.5),
+    "kl_dp": SOFT | dict(standardised=True),
+    "kl_dp_unsupervised": SOFT,
+    "kl_dp_flip": SOFT | dict(neutral="average"),
+    "cd": XE | dict(weight=10.0, gamma=0.1),
+    "crd": XE
+    | dict(
+        weight=0.8,
+        gamma=1.0,
+        projection=4,
+        negatives=6,
+        contrast_temperature=0.5,
+        momentum=0.5,
+    ),
+    "mutual": SOFT | XE | dict(detach_teacher=False),
+}
+SLOW = optim.SlowWeights(tau=0.9, every=2)
+
+
+@functools.cache
+def models():
+    return (
+        small_models.make("student"),
+        small_models.make("first", width=5),
+        small_models.make("second", width=7, batch_norm=False),
+    )
+
+
+def batch():
+    rng = np.random.default_rng(1)
+    return {
+        "image": small_models.images(BATCH),
+        "label": rng.integers(0, len(small_models.CLASSES), BATCH).astype(np.int32),
+        "index": rng.permutation(2 * BATCH)[:BATCH].astype(np.int32),
+        "mask": np.ones(BATCH, bool),
+    }
+
+
+def run(name, *, freeze_stats, slow=SLOW, steps=STEPS):
+    """The States after each of some steps on all devices, and the metrics of the last."""
+    objective = objectives.OBJECTIVES[name].make(**OPTIONS[name])
+    student, *teachers = models()
+    optimizer, teach, frozen = optax.sgd(0.02, momentum=0.9), train.teach_nothing, ()
+    if name == "mutual":
+        student = Joint(models())
+        optimizer = optim.per_member(optimizer, student.keys)
+    else:
+        teach = targets.make_ask(student, teachers)
+        asked = [targets.frozen_variables(m, dtype=jnp.float32) for m in (student, *teachers)]
+        frozen = targets.Frozen(asked[0], tuple(asked[1:]), jnp.asarray([1.0, 0.7, 1.5]))
+    state = train.init_state(
+        student,
+        objective=objective,
+        optimizer=optimizer,
+        outputs=train.output_shapes(student, teachers, size=6),
+        examples=2 * BATCH,
+        slow=slow is not None,
+        key=jax.random.key(0),
+    )
+    step = parallel.data_parallel(
+        train.make_train_step(
+            student=student,
+            teach=teach,
+            objective=objective,
+            optimizer=optimizer,
+            slow=slow,
+            augment=lambda image, index, view: image,
+            steps_per_epoch=2,
+            dtype=jnp.dtype("float32"),
+            freeze_stats=freeze_stats,
+        )
+    )
+    devices = jax.local_device_count()
+    arrays = {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch().items()}
+    states = [jax.device_get(state)]
+    for _ in range(steps):
+        state, metrics = step(state, frozen, arrays, jax.random.key(7))
+        states.append(jax.device_get(state))
+    return states, jax.device_get(metrics)
+
+
+@functools.cache
+def here(name, freeze_stats):
+    return run(name, freeze_stats=freeze_stats)
+
+
+def flat(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def save_all(path):
+    assert jax.local_device_count() == 8
+    arrays = {}
+    for name in OPTIONS:
+        for freeze_stats in (False, True):
+            states, metrics = run(name, freeze_stats=freeze_stats)
+            found = flat((states[-1], metrics))
+            arrays |= {f"{name} {freeze_stats} {key}": value for key, value in found.items()}
+    np.savez(path, **arrays)
+
+
+@pytest.fixture(scope="module")
+def on_eight_devices(tmp_path_factory):
+    path = tmp_path_factory.mktemp("eight") / "steps.npz"
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": root,
+    }
+    subprocess.run([sys.executable, __file__, path], env=environment, check=True, timeout=300)
+    return dict(np.load(path))
+
+
+def test_no_objective_is_missing():
+    assert set(OPTIONS) == set(objectives.OBJECTIVES)
+
+
+@pytest.mark.parametrize("freeze_stats", [False, True], ids=["train", "frozen"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_one_and_eight_devices_agree(name, freeze_stats, on_eight_devices):
+    states, metrics = here(name, freeze_stats)
+    before, after = flat((states[0], metrics)), flat((states[-1], metrics))
+    for key, value in after.items():
+        there = on_eight_devices[f"{name} {freeze_stats} {key}"]
+        # Metrics are in percent, memories' constants and momenta of any size.
+        np.testing.assert_allclose(there, value, rtol=2e-5, atol=2e-6, err_msg=key)
+        taught = name != "self" or not freeze_stats  # a student is its own initial one
+        if taught and ".params" in key and "bn" not in key:
+            assert not np.array_equal(value, before[key]), f"{key} was not trained"
+    stats = [key for key in after if ".batch_stats" in key]
+    assert stats and freeze_stats == all(np.array_equal(after[k], before[k]) for k in stats)
+    if name == "crd":
+        memories = [key for key in after if "NxP" in key]
+        assert len(memories) == 4
+        assert not any(np.array_equal(after[key], before[key]) for key in memories)
+
+
+def test_slow_weights_follow_the_fast_ones():
+    states, _ = here("xe", False)
+    slow = {"params": states[0].params, "batch_stats": states[0].batch_stats}
+    for number, state in enumerate(states):
+        fast = {"params": state.params, "batch_stats": state.batch_stats}
+        if number and number % SLOW.every == 0:
+            slow = jax.tree.map(lambda s, f: 0.9 * s + 0.1 * f, slow, fast)
+        for a, b in zip(jax.tree.leaves(slow), jax.tree.leaves(state.slow), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+        # They are what is evaluated and exported.
+        assert train.student_variables(state) is state.slow
+    assert not np.array_equal(
+        states[-1].slow["batch_stats"]["bn"]["norm"]["mean"],
+        states[-1].batch_stats["bn"]["norm"]["mean"],
+    )
+
+
+def test_training_goes_on_from_the_fast_weights():
+    states, _ = here("xe", False)
+    plain, _ = run("xe", freeze_stats=False, slow=None)
+    assert plain[-1].slow == ()
+    jax.tree.map(np.testing.assert_array_equal, plain[-1].params, states[-1].params)
+    jax.tree.map(np.testing.assert_array_equal, plain[-1].opt_state, states[-1].opt_state)
+
+
+def test_accuracy_of_several_students_is_their_mean():
+    _, metrics = run("mutual", freeze_stats=True, slow=None, steps=1)
+    right = []
+    for model in models():
+        logits = jax.jit(model.apply)(model.variables, batch()["image"])[0].logits
+        right.append(evaluate.accuracy(np.asarray(logits), batch()["label"]))
+    assert len(set(right)) > 1
+    assert metrics["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_a_joint_says_what_its_members_say():
+    joint = Joint(models())
+    image = small_models.images(5)
+    assert set(joint.variables["params"]) == {"0", "1", "2"}
+    assert set(joint.variables["batch_stats"]) == {"0", "1"}
+    output, stats = jax.jit(joint.apply)(joint.variables, image)
+    for i, model in enumerate(models()):
+        own = jax.jit(model.apply)(model.variables, image)[0].logits
+        np.testing.assert_allclose(output.logits[:, i], own, rtol=1e-6, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, stats, joint.variables["batch_stats"])
+    changed = jax.tree.map(lambda x: x + 1, joint.variables)
+    for before, after in zip(models(), joint.with_variables(changed), strict=True):
+        assert after.name == before.name
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            dict(after.variables),
+            jax.tree.map(lambda x: x + 1, dict(before.variables)),
+        )
+    images = pipeline.Images(small_models.images(5), np.zeros(5, np.int32))
+    predicted = evaluate.make_predict(joint, batch_size=2)(joint.variables, images)
+    assert predicted.shape == (5, 3, len(small_models.CLASSES))
+    np.testing.assert_allclose(predicted, output.logits, rtol=1e-5, atol=1e-6)
+
+
+def test_members_of_a_joint_drop_different_numbers():
+    # Two members with the same weights differ in training by what dropout takes alone.
+    twin = small_models.make("twin", batch_norm=False, dropout=0.5)
+    joint = Joint((twin, twin))
+    rngs = {"dropout": jax.random.key(0)}
+    logits = joint.apply(joint.variables, small_models.images(3), train=True, rngs=rngs)[0].logits
+    assert not np.allclose(logits[:, 0], logits[:, 1])
+
+
+if __name__ == "__main__":
+    save_all(sys.argv[1])

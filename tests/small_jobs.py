@@ -1,0 +1,136 @@
+"""Small jobs for the tests: images, configs, and what a workdir holds. Fixtures: conftest.py."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ktjax import data, evaluate
+from ktjax.data import pipeline
+from ktjax.models import weights
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("checks", "columns", "corner", "rows")
+ARCHITECTURES = ("tiny_mlp_narrow", "tiny_resnet_narrow", "tiny_mlp")
+
+
+def make_images(folder, classes=CLASSES, per_class=24, noise=45):
+    """12 x 10 pixels: a pattern for each class, in a random colour, under much noise."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:10, :12]
+    patterns = ((x // 3 + y // 3) % 2, x // 3 % 2, (x < 6) & (y < 5), y // 3 % 2)
+    for name, pattern in zip(classes, patterns, strict=False):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            image = pattern[..., None] * rng.uniform(40, 160, 3) + rng.normal(
+                60, noise, (10, 12, 3)
+            )
+            image = Image.fromarray(image.clip(0, 255).astype(np.uint8))
+            image.save(folder / name / f"{i:02}.png")
+    return folder
+
+
+def load_config(name, arg, **fields):
+    config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](arg)
+    config.lock()
+    small = dict(image_size=12, batch_size=16, eval_batch_size=16, log_every=2)
+    short = dict(total_epochs=None, eval_every_epochs=None, total_steps=8, eval_every_steps=3)
+    config.update(small | short | fields)
+    return config
+
+
+def pretraining(images, *, names=ARCHITECTURES, **fields):
+    return load_config("pretrain", f"data=folder:{images}", models=names, **fields)
+
+
+def transferring(images, student, teachers, *, arg="objectives=kl_dp", mcl=None, **fields):
+    """`objectives` among the fields replaces those of the arg, `mcl` its slow weights."""
+    given = f"student={student},teachers={'+'.join(map(str, teachers))},data=folder:{images}"
+    replaced = fields.pop("objectives", None)
+    fields = dict(total_steps=6) | fields
+    config = load_config("transfer", f"{given},{arg}", **fields)
+    config.unlock()
+    if replaced is not None:
+        config.objectives = replaced
+    if mcl is not None:
+        config.mcl = mcl
+    for entry in config.objectives.values():
+        entry.learning_rate = 0.1
+        if "negatives" in entry:
+            entry.update(negatives=8, projection=4)
+    config.lock()
+    return config
+
+
+def tree(folder):
+    """Everything below a folder, by name."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def read(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_seconds(node):
+    if isinstance(node, dict):
+        return {k: without_seconds(v) for k, v in node.items() if k != "seconds"}
+    return [without_seconds(v) for v in node] if isinstance(node, list) else node
+
+
+def splits(images):
+    return pipeline.read_splits(data.load(f"folder:{images}"), size=12, limit=None)
+
+
+def logits_of(classifier, split):
+    return evaluate.make_predict(classifier, batch_size=16)(classifier.variables, split)
+
+
+def accuracy_of(classifier, images):
+    split = splits(images).validation
+    return evaluate.accuracy(logits_of(classifier, split), split.label_N)
+
+
+class KilledError(Exception):
+    """Something that no job knows of."""
+
+
+def kill_at(monkeypatch, owner, method, *, calls):
+    """Lets a method work for some calls, then raises instead."""
+    work, left = getattr(owner, method), iter(range(calls))
+
+    def limited(*args, **kwargs):
+        if next(left, None) is None:
+            raise KilledError
+        return work(*args, **kwargs)
+
+    monkeypatch.setattr(owner, method, limited)
+
+
+def check_same(found, expected):
+    """Two workdirs hold the same bits, but for times."""
+    assert (found / "metrics.jsonl").read_text() == (expected / "metrics.jsonl").read_text()
+    assert without_seconds(read(found)) == without_seconds(read(expected))
+    for path in expected.rglob(weights.WEIGHTS):
+        name = path.relative_to(expected)
+        assert (found / name).read_bytes() == path.read_bytes(), name
+
+
+def launch(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "ktjax.main", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
