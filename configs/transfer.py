@@ -87,7 +87,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     chosen = arg.objectives or (("mutual",) if arg.strategy == "mutual" else ("kl", "kl_dp"))
     for name in chosen:
         config_lib.check_choice("objectives", name, tuple(objectives))
-    config.objectives = {name: objectives[name] for name in chosen}
+    config.objectives = {name: objectives[name] for name in chosen}  # of those above
     # Slow weights: tau of them stays every so many steps. What is evaluated and exported, then.
     mcl = {"xe_kl_mcl": dict(tau=0.9999, every=8)}
     config.mcl = {name: mcl[name] for name in chosen if name in mcl}
