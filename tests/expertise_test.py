@@ -114,6 +114,8 @@ def test_prototypes_on_paper():
     found = expertise.prototypes(features, np.array([0, 2, 0, 2]), 3)
     expected = [[0.8, 0.4], [np.nan, np.nan], [0, 0.5]]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+    large = np.array([[300, 400]], np.float16)  # whose squares are infinite
+    np.testing.assert_allclose(expertise.prototypes(large, np.array([0]), 1), [[0.6, 0.8]])
     similarity = expertise.cosine_similarity(found)
     assert expertise.set_similarity([0, 2], similarity).mean == pytest.approx(0.2**0.5)
     assert expertise.set_similarity([0, 1], similarity).mean is None
