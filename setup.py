@@ -32,6 +32,7 @@ setuptools.setup(
         "orbax-checkpoint>=0.11.25",
         "pillow>=11",
         "safetensors>=0.5",
+        "scipy",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",
         "tqdm",
