@@ -130,27 +130,25 @@ def test_weights_of_half_precision_become_float32(folder, model, dtype):
 
 
 def test_the_name_takes_its_place_in_the_template():
-    names = ("grey {owl}", "cat")
-    whole = clip_text.embed_names(
-        str(GOLDEN), ["the grey {owl}, a photo", "the cat, a photo"], "{}"
-    )
-    split = clip_text.embed_names(str(GOLDEN), names, template="the {}, a photo")
+    texts = ("the grey {owl}, {a} photo", "the cat, {a} photo")
+    whole = clip_text.embed_names(str(GOLDEN), texts, "{}")
+    split = clip_text.embed_names(str(GOLDEN), ("grey {owl}", "cat"), "the {}, {a} photo")
     np.testing.assert_array_equal(whole, split)
 
 
 @pytest.mark.parametrize("size", [3, 64])
-def test_batches_of_any_size_compile_once(model, monkeypatch, size):
+def test_batches_of_any_size_compile_once_and_in_float32(model, monkeypatch, size):
     traces = []
 
     class Tower:
         def apply(self, variables, ids):
-            traces.append(ids.shape)
+            traces.append((*ids.shape, jax.config.jax_default_matmul_precision))
             return model.tower.apply(variables, ids)
 
     monkeypatch.setattr(clip_text, "_BATCH", size)
     ids = clip_text.tokenize(model, TEXTS)
     assert error(clip_text._embed(model._replace(tower=Tower()), ids)) < 1e-5
-    assert traces == [(min(size, len(TEXTS)), ids.shape[1])]
+    assert traces == [(min(size, len(TEXTS)), ids.shape[1], "float32")]
 
 
 # Where it lies.
@@ -203,6 +201,15 @@ def test_a_model_that_is_nowhere_is_refused_with_one_sentence(cache, where):
     with pytest.raises(ValueError, match=f"^No CLIP model '{where}', a folder or repos") as refusal:
         clip_text.embed_names(where, ["cat"])
     assert "\n" not in str(refusal.value)
+
+
+def test_a_refusal_of_the_hub_is_one_line(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("404 Client Error. (Request ID: 1)\n\nRepository Not Found for url: there.")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ValueError, match=r"\(Request ID: 1\) Repository Not Found for url: there"):
+        clip_text.load("nobody/nothing")
 
 
 class Bomb:

@@ -218,7 +218,7 @@ def _folder(where: str, *files: str) -> Path:
             huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files)
         )
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         raise ValueError(f"No CLIP model '{where}', a folder or repository: {reason}") from error
 
 
