@@ -1,12 +1,13 @@
 """What several tests share: the embedded data set, prepared once into a temporary folder."""
 
+import functools
 import subprocess
 import sys
 
 import jax
 import pytest
 
-from ktjax import data
+from ktjax import data, evaluate, models, parallel, predictions
 from ktjax.data import pipeline
 
 # A [C] that meets a [B, C] is a mistake more often than not.
@@ -26,6 +27,20 @@ def validation(glyphs_dir):
     """The validation split of glyphs, decoded."""
     source = data.load("glyphs", data_dir=glyphs_dir).validation
     return pipeline.read(source, size=24, name="glyphs validation")
+
+
+@pytest.fixture(scope="session")
+def answers(validation):
+    """answers(name): what a model of the embedded zoo says of them; each is run once."""
+
+    @functools.cache
+    def of(name):
+        model = models.load(name)
+        predict = evaluate.make_predict(model, batch_size=500)
+        logits_NxC = predict(parallel.replicate(model.variables), validation)
+        return predictions.of_logits(logits_NxC, validation.label_N)
+
+    return of
 
 
 @pytest.fixture(scope="session")

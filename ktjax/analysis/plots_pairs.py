@@ -49,7 +49,7 @@ def heat(results: Results) -> Figure:
     rho_MxM = np.full((len(order), len(order)), np.nan)
     for row in heat_rows(results):
         rho_MxM[at[row["teacher"]], at[row["student"]]] = row["rho_pos"]
-    figure = plots.new_figure(8, 7.6, "Positive flips: what each teacher could teach each student")
+    figure = plots.new_figure(8, 6.9, "Positive flips: what each teacher could teach each student")
     axes = figure.add_subplot()
     axes.set_facecolor("white")
     image = axes.imshow(rho_MxM, cmap="cividis", origin="lower")
@@ -194,7 +194,10 @@ def similarity(results: Results) -> Figure:
     for i, percent in enumerate(percents):
         values = [row["mean"] for row in rows if row["percent"] == percent]
         plots.box(axes, i, values, colour=COLOURS[5])
-        axes.text(i + 0.3, np.median(values), f"{np.median(values):.3f}", va="center", fontsize=8)
+        plain = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the line stays behind it
+        median = float(np.median(values))
+        look = {"va": "center", "fontsize": 8, "bbox": plain}
+        axes.text(i + 0.31, median, f"{median:.3f}", **look)
     look = {"color": "black", "linewidth": 1.6, "linestyle": "--"}
     (line,) = axes.plot([], [], label=f"any two classes: {rows[0]['all']:.3f}", **look)
     axes.axhline(rows[0]["all"], **look)

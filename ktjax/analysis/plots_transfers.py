@@ -66,11 +66,14 @@ def success(results: Results) -> Figure:
 
 
 def _panels(results, key, xlabel, title, styles):
-    """A panel per objective, a point per pair, and a line where nothing changed."""
-    columns = min(2, len(styles))
+    """A panel per objective, a point per pair, and a line where nothing changed.
+
+    Each has its own scale: one objective's losses can be a hundred times another's gains.
+    """
+    columns = len(styles) if len(styles) <= 3 else 2
     lines = -(-len(styles) // columns)
-    figure = plots.new_figure(8, 1 + 2.9 * lines, title)
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure = plots.new_figure(8, 1.2 + 2.7 * lines, title)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
     for axes, (objective, style) in zip(grid, styles.items(), strict=False):
         own = [row for row in rows(results) if row["objective"] == objective]
         look = {"marker": style.marker, "color": style.colour, "markeredgecolor": "black"}

@@ -50,7 +50,8 @@ FIGURES = (  # file name, its data, how to draw it, how to read it
         "transfer_delta",
         plots_transfers.rows,
         plots_transfers.delta,
-        "Above zero the student improved; left of the dotted line its teacher was the weaker one.",
+        "Above zero the student improved; left of the dotted line its teacher was the weaker one. "
+        "Each objective has a scale of its own.",
     ),
     (
         "transfer_success",
@@ -62,7 +63,8 @@ FIGURES = (  # file name, its data, how to draw it, how to read it
         "transfer_foresight",
         plots_transfers.rows,
         plots_transfers.foresight,
-        "Where the points rise to the right, the teacher to take was known before any training.",
+        "Where the points rise to the right, the teacher to take was known before any training. "
+        "Each objective has a scale of its own.",
     ),
 )
 

@@ -78,6 +78,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     source = source.take(config.max_examples) if config.max_examples else source
     if (source.label_N < 0).any():
         raise ValueError(f"'{config.data}' has images without labels: nobody is right about them.")
+    named_CxC = _similarity_of_names(config, dataset)  # no CLIP of that name: told before any work
     workdir_lib.claim(workdir, config)
 
     answers = _answers(config, workdir, dataset, source)
@@ -95,7 +96,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
         correct_MxN, source.label_N, num_classes=len(dataset.classes)
     )
     _write_class_flips(workdir / CLASS_FLIPS, config, flips_MxMxC)
-    similarity_CxC = _similarity(config, dataset, source, facts)
+    similarity_CxC = named_CxC
+    if similarity_CxC is None:
+        similarity_CxC = _similarity(config, dataset, source, facts)
     rows = zoo.pair_rows(
         {name: answers[name] for name in config.models}, flips_MxMxC, similarity_CxC=similarity_CxC
     )
@@ -206,6 +209,19 @@ def _random_name(architecture: str) -> str:
     return f"random:{architecture}"
 
 
+def _similarity_of_names(
+    config: ml_collections.ConfigDict, dataset: data.Dataset
+) -> np.ndarray | None:
+    """How alike any two classes are by their names in CLIP, [C, C]; None for another similarity."""
+    if not config.similarity.startswith(_CLIP):
+        return None
+    # transformers, which only this needs, takes seconds to import.
+    from ktjax.models import clip_text
+
+    name = config.similarity.removeprefix(_CLIP)
+    return expertise.cosine_similarity(clip_text.embed_names(name, dataset.classes))
+
+
 def _similarity(
     config: ml_collections.ConfigDict,
     dataset: data.Dataset,
@@ -216,18 +232,12 @@ def _similarity(
     if config.similarity == "groups":
         known = len(set(dataset.groups)) > 1
         return expertise.group_similarity(dataset.groups) if known else None
-    if config.similarity == "prototypes":
-        best = models.load(max(facts, key=lambda name: facts[name]["accuracy"]))
-        predict = evaluate.make_predict(_of_features(best), batch_size=config.eval_batch_size)
-        images = pipeline.read(source, size=config.image_size, name=f"{dataset.name} validation")
-        features_NxD = predict(parallel.replicate(best.variables), images)
-        prototypes_CxD = expertise.prototypes(features_NxD, source.label_N, len(dataset.classes))
-        return expertise.cosine_similarity(prototypes_CxD)
-    # transformers, which only this needs, takes seconds to import.
-    from ktjax.models import clip_text
-
-    name = config.similarity.removeprefix(_CLIP)
-    return expertise.cosine_similarity(clip_text.embed_names(name, dataset.classes))
+    best = models.load(max(facts, key=lambda name: facts[name]["accuracy"]))
+    predict = evaluate.make_predict(_of_features(best), batch_size=config.eval_batch_size)
+    images = pipeline.read(source, size=config.image_size, name=f"{dataset.name} validation")
+    features_NxD = predict(parallel.replicate(best.variables), images)
+    prototypes_CxD = expertise.prototypes(features_NxD, source.label_N, len(dataset.classes))
+    return expertise.cosine_similarity(prototypes_CxD)
 
 
 def _of_features(classifier: Classifier) -> Classifier:
