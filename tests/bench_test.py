@@ -8,16 +8,6 @@ from ktjax.bench import __main__ as bench
 def test_pairs(capsys):
     sizes = {"models": 5, "samples": 300, "classes": 7, "naive_pairs": 30}
     arguments = ["pairs", *(f"--{name}={value}" for name, value in sizes.items())]
-        "pairs",
-        "--models",
-        "5",
-        "--samples",
-        "300",
-        "--classes",
-        "7",
-        "--naive_pairs",
-        "30",
-    ]
     found = bench.main(arguments)
     assert found["ordered_pairs"] == 20
     assert found["largest_difference"] < 1e-9 and found["flips_differ"] == 0

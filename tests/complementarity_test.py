@@ -1,4 +1,4 @@
-"""The complementarity job through its front door: results, resuming, errors, and the paper's 2 %."""
+"""The complementarity job through its front door: results, resuming, errors, the paper's 2 %."""
 
 import json
 import runpy
@@ -161,7 +161,8 @@ def test_similarity_of_prototypes(done, glyphs_dir, tmp_path):
     found = [row["top_classes_similarity"]["50"] for row in results["pairs"]]
     assert all(-1 <= mean <= largest <= 1 for mean, largest in found)
     assert any(largest not in (0, 1) for _, largest in found)
-    assert {largest for _, largest in (r["top_classes_similarity"]["50"] for r in done[1]["pairs"])}
+    for row in done[1]["pairs"]:
+        assert row["top_classes_similarity"]["50"][1] in (0, 1)
     assert results["transfers"]["rows"] == []
     assert not (workdir / "figures" / "transfer_delta.png").exists()
 

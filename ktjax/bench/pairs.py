@@ -14,6 +14,8 @@ import numpy as np
 from ktjax.analysis import flips, pairs
 from ktjax.jobs import workdir
 
+_OF_MACHINE = ("platform", "cpu_cores", "python", "jax", "numpy")
+
 
 def run(*, models: int, samples: int, classes: int, naive_pairs: int, seed: int = 0) -> dict:
     """Measures `pairs.measure`, `flips_per_class` and `flip_entropy`, and a loop over some pairs.
@@ -51,6 +53,7 @@ def run(*, models: int, samples: int, classes: int, naive_pairs: int, seed: int 
     naive_flips = [_naive_per_class(zoo, label_N, classes, t, s) for t, s in some]
     naive_class_s = (time.perf_counter() - start) / naive_pairs
     pair_s, pair_class_s = (found[name] / num_pairs for name in ("scalars_second_s", "per_class_s"))
+    environment = workdir.environment()
     return found | {
         "scalars_pair_us": 1e6 * pair_s,
         "naive_pair_us": 1e6 * naive_s,
@@ -69,10 +72,7 @@ def run(*, models: int, samples: int, classes: int, naive_pairs: int, seed: int 
             for of_C, (t, s) in zip(naive_flips, some, strict=True)
         ),
         "devices": ", ".join(device.device_kind for device in jax.local_devices()),
-        **{
-            name: workdir.environment()[name]
-            for name in ("platform", "cpu_cores", "python", "jax", "numpy")
-        },
+        **{name: environment[name] for name in _OF_MACHINE},
     }
 
 
