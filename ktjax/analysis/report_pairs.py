@@ -96,9 +96,9 @@ def summary(results: Results) -> str:
     if weaker:
         mean = np.mean([pair["rho_pos"] for pair in weaker])
         sentences.append(
-            f"A weaker teacher is right on {mean:.2f} % of them where a student fails,"
+            f"A weaker teacher is right where its student fails on {mean:.2f} % of the images, in "
+            "the mean over pairs."
         )
-        sentences[-1] += " in the mean over pairs."
     correlations = [pair["error_correlation"] for pair in results["pairs"]]
     known = [value for value in correlations if value is not None]
     if known:
@@ -181,7 +181,7 @@ def _certainty(results):
             f"{pair['rho_pos_low']:.2f} to {pair['rho_pos_high']:.2f}",
             f"{pair['rho_pos_independent']:.2f}",
             f"{pair['rho_neg']:.2f}",
-            f"{pair['mcnemar_p']:.2g}",
+            f"{pair['mcnemar_p']:.2g}" if pair["mcnemar_p"] > 1e-99 else "< 1e-99",
             f"{pair['agreement']:.2f}",
             _text(pair["error_correlation"], ".2f"),
             f"{pair['oracle_accuracy']:.2f}",
