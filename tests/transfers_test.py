@@ -118,6 +118,8 @@ def test_properties_of_either_side(rows):
     # Of the teachers, at 10 parameters -1, 0; at 20, 3; at 90, 2, 1: ranks 1.5 1.5 3 4.5 4.5.
     of_teacher = found["kl", "teacher", "parameters", "delta"]
     assert of_teacher["spearman"] == pytest.approx(6 / 90**0.5)
+    # From their means: -34, -24, 46, -34, 46 and -2, 2, 1, -1, 0.
+    assert of_teacher["pearson"] == pytest.approx(100 / (7120 * 10) ** 0.5)
     # The gain was 3 once, with a teacher of 10 parameters, and else 2.
     assert found["kl", "teacher", "parameters", "gain"]["spearman"] < 0
     assert found["kl_dp", "teacher", "parameters", "delta"]["pearson"] is None
