@@ -22,6 +22,7 @@ setuptools.setup(
         "array_record",
         "flax>=0.12",
         "grain>=0.2.18",
+        "huggingface_hub>=1",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "jax>=0.9",
         "matplotlib>=3.9",

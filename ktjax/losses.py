@@ -21,7 +21,7 @@ def standardise(logits_BxC: jax.Array) -> jax.Array:
     logits_BxC = logits_BxC.astype(jnp.float32)
     centred_BxC = logits_BxC - logits_BxC.mean(axis=-1, keepdims=True)
     variance_Bx1 = jnp.mean(centred_BxC**2, axis=-1, keepdims=True)
-    return centred_BxC * jax.lax.rsqrt(variance_Bx1 + 1e-14)  # equal logits stay finite: zeros
+    return centred_BxC * jax.lax.rsqrt(variance_Bx1 + 1e-14)  # equal logits stay finite
 
 
 def soften(

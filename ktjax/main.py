@@ -11,9 +11,13 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ktjax.jobs import pretrain, transfer
+from ktjax.jobs import complementarity, pretrain, transfer
 
-JOBS = {"pretrain": pretrain.run, "transfer": transfer.run}
+JOBS = {
+    "complementarity": complementarity.run,
+    "pretrain": pretrain.run,
+    "transfer": transfer.run,
+}
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, and after a colon its arguments.", lock_config=True

@@ -6,6 +6,7 @@ state. Targets carry no gradients. The losses themselves are in losses.py and co
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -422,8 +423,11 @@ OBJECTIVES = {
 
 # What an option may be, and in words.
 _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "temperature": (lambda v: v > 0, "above 0"),
-    "top_k": (lambda v: v is None or v >= 2, "2 or more classes, or None for all"),
+    "temperature": (lambda v: 0 < v < math.inf, "above 0"),
+    "top_k": (
+        lambda v: v is None or (isinstance(v, int) and v >= 2),
+        "2 or more classes, or None for all",
+    ),
     "standardised": (lambda v: isinstance(v, bool), "True or False"),
     "flips": (
         lambda v: bool(v) and not isinstance(v, str) and set(v) <= set(FLIPS),
@@ -437,7 +441,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "gamma": (lambda v: v >= 0, "0 or more"),
     "projection": (lambda v: v >= 1, "1 or more"),
     "negatives": (lambda v: v >= 1, "1 or more"),
-    "contrast_temperature": (lambda v: v > 0, "above 0"),
+    "contrast_temperature": (lambda v: v >= 0.02, "0.02 or more, for exp(1 / it) to be finite"),
     "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "detach_teacher": (lambda v: isinstance(v, bool), "True or False"),
 }
@@ -455,7 +459,11 @@ def check(name: str, options: Mapping[str, Any]) -> None:
         )
     for option, value in options.items():
         fits, range_ = _VALUES[option]
-        if not fits(value):
+        try:
+            fit = fits(value)
+        except TypeError:  # no number, say
+            fit = False
+        if not fit:
             raise ValueError(f"Option {option}={value!r} of objective '{name}' has to be {range_}.")
 
 

@@ -1,6 +1,7 @@
 """What several tests share: data sets and small pretrained models, each made once."""
 
 import contextlib
+import functools
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import small_jobs
 from jax.experimental.compilation_cache import compilation_cache
 
-from ktjax import data, evaluate
+from ktjax import data, evaluate, models, parallel, predictions
 from ktjax.data import pipeline
 from ktjax.jobs import fitting, pretrain
 
@@ -31,6 +32,20 @@ def validation(glyphs_dir):
     """The validation split of glyphs, decoded."""
     source = data.load("glyphs", data_dir=glyphs_dir).validation
     return pipeline.read(source, size=24, name="glyphs validation")
+
+
+@pytest.fixture(scope="session")
+def answers(validation):
+    """answers(name): what a model of the embedded zoo says of them; each is run once."""
+
+    @functools.cache
+    def of(name):
+        model = models.load(name)
+        predict = evaluate.make_predict(model, batch_size=500)
+        logits_NxC = predict(parallel.replicate(model.variables), validation)
+        return predictions.of_logits(logits_NxC, validation.label_N)
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -225,11 +225,11 @@ class Unlabelled:
 
 
 def test_without_labels(images, quartet, refused, monkeypatch):
-    load = data.load
+    load, splits = data.load, ["train"]
 
     def unlabelled(name, **options):
         dataset = load(name, **options)
-        hidden = {k: Unlabelled(getattr(dataset, k)) for k in ("train", "tune")}
+        hidden = {k: Unlabelled(getattr(dataset, k)) for k in splits}
         return (
             dataclasses.replace(dataset, **hidden)
             if dataclasses.is_dataclass(dataset)
@@ -248,7 +248,9 @@ def test_without_labels(images, quartet, refused, monkeypatch):
     config = asks("kl")
     config.objectives.kl.flips = ("positive",)
     refused(transfer.run, config, "kl need: take kl_dp_unsupervised instead of kl")
-    refused(transfer.run, asks("kl", calibrate=True), "calibrate needs labels")
+    for name in ("tune", "validation"):
+        splits[:] = ["train", name]
+        refused(transfer.run, asks("kl"), f"has {name} images without labels")
 
 
 # On the embedded zoo.

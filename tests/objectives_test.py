@@ -270,6 +270,16 @@ def test_gradient_is_the_temperature_times_the_difference():
         np.testing.assert_allclose(gradient[3], [-1 / 3, 1 / 6, 1 / 6], atol=1e-6)
 
 
+def test_gradient_of_adaptconf_leaves_its_weights_alone():
+    models = dict(initial=logits(INITIAL), teachers=[logits(TEACHER)])
+    gradient = jax.grad(
+        lambda z: apply("adaptconf", BY_HAND["adaptconf"][1], student=z, **models)[0].sum()
+    )(logits(STUDENT))
+    # Sample 1: b = 1/17; T (q - p) = 2 (1/4 - 1/2, 1/2 - 1/4, 0); of its own answer softmax - 1.
+    taught, own = np.asarray([-1 / 2, 1 / 2, 0]), np.asarray([1 / 6, 2 / 3 - 1, 1 / 6])
+    np.testing.assert_allclose(gradient[1], 16 / 17 * taught + 1 / 17 * own, atol=1e-5)
+
+
 @pytest.mark.parametrize("case", BY_HAND)
 def test_no_gradient_to_targets(case):
     name, options, *_ = BY_HAND[case]
@@ -339,7 +349,10 @@ def test_check_lists_names_and_options():
     ("case", "wrong"),
     [
         ("kl", dict(temperature=0.0)),
+        ("kl", dict(temperature=None)),
+        ("kl", dict(temperature=float("inf"))),
         ("kl", dict(top_k=1)),
+        ("kl", dict(top_k=2.5)),
         ("kl", dict(standardised=1)),
         ("kl", dict(flips=())),
         ("kl", dict(flips="positive")),

@@ -72,3 +72,15 @@ def test_short_names_are_different():
     assert strategies.short_names(["x/a", "y/b"]) == {"x/a": "a", "y/b": "b"}
     same = strategies.short_names(["/x/a", "/y/a"])
     assert len(set(same.values())) == 2 and not any("/" in name for name in same.values())
+    above = strategies.short_names(["models/a", "../models/a"])
+    assert len(set(above.values())) == 2
+
+
+def test_runs_that_would_be_called_the_same_are_refused():
+    config = make_config("single", teachers=("zoo/b-c", "zoo/c"))
+    config.objectives = {"kl": dict(objective="kl"), "kl-b": dict(objective="kl")}
+    with pytest.raises(ValueError, match="called 'kl-b-c-1': rename"):
+        strategies.plan(config, {})
+    config = make_config("soup", teachers=("zoo/soup", "zoo/c"))
+    with pytest.raises(ValueError, match="called 'mine-soup-1'"):
+        strategies.plan(config, {})

@@ -1,13 +1,17 @@
 """Areas of expertise: the classes in which a teacher knows more than the student (paper section 3).
 
-The paper compares the names of those classes by CLIP text embeddings. Where the classes come in
-known groups (scripts of characters, branches of WordNet), `group_similarity` answers the same
-question without another model: are the classes of one area more alike than any two classes?
+Are the classes of one area more alike than any two classes? `set_similarity` compares them by a
+matrix of similarities: the paper's, of CLIP's embeddings of their names (`models.clip_text`); that
+of their `prototypes` in a model's feature space; or, of classes that come in known groups (scripts
+of characters, branches of WordNet), `group_similarity`. Only the first needs another model.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+from ktjax.analysis import flips
 
 PERCENTS = (2, 5, 20, 50)
 
@@ -46,43 +50,115 @@ def top_classes(counts_C: np.ndarray, percent: float) -> np.ndarray:
     return order_C[:size]
 
 
-def group_similarity(
-    classes: Sequence[int] | np.ndarray, group_C: Sequence | np.ndarray
-) -> tuple[float | None, float | None]:
-    """How alike some classes are, against how alike all are: shares of pairs, 0 .. 1.
+class SetSimilarity(NamedTuple):
+    """How alike some classes are, against how alike all are; None where there are no pairs."""
 
-    Two classes have similarity 1 if they are in the same group, else 0.
+    mean: float | None  # over the pairs of the classes
+    max: float | None  # the most similar pair of the classes
+    mean_all: float | None  # over all pairs of distinct classes
+
+
+def set_similarity(
+    classes: Sequence[int] | np.ndarray, similarity_CxC: np.ndarray
+) -> SetSimilarity:
+    """How alike some classes are, against how alike all are (paper section 3).
 
     Args:
       classes: distinct class numbers, such as `top_classes` gives.
-      group_C: the group of every class (numbers or names), [C].
+      similarity_CxC: of each pair, in both orders; NaN for pairs of which nothing is known, which
+        are left out, as is the diagonal.
 
     Returns:
-      Mean similarity over the pairs of `classes`, and over all pairs of the C classes; None in
-      place of a mean over no pairs (fewer than two classes).
+      Mean and maximum over the pairs of `classes`, and the mean over all pairs of the C classes.
 
     Raises:
-      ValueError: `group_C` is not [C] with C > 0, or `classes` has repeated or unknown numbers.
+      ValueError: `similarity_CxC` is not [C, C] with C > 0, or `classes` has repeated or unknown
+        numbers.
     """
-    group_C, classes = np.asarray(group_C), np.asarray(classes)
-    if group_C.ndim != 1 or group_C.size == 0:
-        raise ValueError(f"group_C must have shape [C] with C > 0, not {list(group_C.shape)}.")
+    similarity_CxC, classes = np.asarray(similarity_CxC), np.asarray(classes)
+    shape = similarity_CxC.shape
+    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+        raise ValueError(f"similarity_CxC must have shape [C, C] with C > 0, not {list(shape)}.")
+    pairs_all = _pairs(similarity_CxC)
     if classes.size == 0:
-        return None, _same_group(group_C)
+        return SetSimilarity(None, None, _mean(pairs_all))
     if classes.ndim != 1 or classes.dtype.kind not in "iu":
         raise ValueError("classes must be class numbers, integers of shape [K].")
-    if classes.min() < 0 or classes.max() >= group_C.size:
+    if classes.min() < 0 or classes.max() >= shape[0]:
         raise ValueError(
-            f"classes must lie in 0 .. {group_C.size - 1}, not {classes.min()} .. {classes.max()}."
+            f"classes must lie in 0 .. {shape[0] - 1}, not {classes.min()} .. {classes.max()}."
         )
     if np.unique(classes).size < classes.size:
         raise ValueError("classes must not repeat: a class is always like itself.")
-    return _same_group(group_C[classes]), _same_group(group_C)
+    pairs = _pairs(similarity_CxC[np.ix_(classes, classes)])
+    largest = float(pairs.max()) if pairs.size else None
+    return SetSimilarity(_mean(pairs), largest, _mean(pairs_all))
 
 
-def _same_group(group_K: np.ndarray) -> float | None:
-    """Share of the pairs that are in one group."""
-    if group_K.size < 2:
-        return None
-    sizes = [int(size) for size in np.unique(group_K, return_counts=True)[1]]
-    return sum(n * (n - 1) for n in sizes) / (group_K.size * (group_K.size - 1))
+def group_similarity(group_C: Sequence | np.ndarray) -> np.ndarray:
+    """1 for two classes of the same group, else 0: float64 [C, C]; means are shares of pairs.
+
+    ValueError if `group_C`, numbers or names of groups, is not [C] with C > 0.
+    """
+    group_C = np.asarray(group_C)
+    if group_C.ndim != 1 or group_C.size == 0:
+        raise ValueError(f"group_C must have shape [C] with C > 0, not {list(group_C.shape)}.")
+    number_C = np.unique(group_C, return_inverse=True)[1]  # names take long to compare
+    return (number_C[:, None] == number_C[None]).astype(np.float64)
+
+
+def cosine_similarity(embedding_CxD: np.ndarray) -> np.ndarray:
+    """Cosines between embeddings of classes: float64 [C, C], -1 .. 1.
+
+    NaN for the pairs of a class whose embedding is 0 or NaN, which has no direction.
+
+    ValueError if `embedding_CxD` is not [C, D] without a zero.
+    """
+    unit_CxD = _unit(_matrix(embedding_CxD, "embedding_CxD"))
+    unit_CxD[~unit_CxD.any(axis=1)] = np.nan
+    # Rounding can leave 1.0000000000000002.
+    return np.clip(unit_CxD @ unit_CxD.T, -1, 1)
+
+
+def prototypes(features_NxD: np.ndarray, label_N: np.ndarray, num_classes: int) -> np.ndarray:
+    """Class prototypes, the means of their samples' features at unit length: float64 [C, D].
+
+    NaN for a class without samples. Features that are all 0 have no direction, and count as 0.
+
+    ValueError if the features are not [N, D] without a zero, or not finite, or if `label_N` is not
+    an integer [N] with every label in 0 .. C - 1.
+    """
+    features_NxD = _matrix(features_NxD, "features_NxD")
+    if not np.all(np.isfinite(features_NxD)):
+        raise ValueError("features_NxD has values that are not finite.")
+    label_N = flips.labels(label_N, size=len(features_NxD), num_classes=num_classes)
+    prototype_CxD = np.full((num_classes, features_NxD.shape[1]), np.nan)
+    for c in np.unique(label_N):  # one class at a time: float64 copies of all would be large
+        prototype_CxD[c] = _unit(features_NxD[label_N == c]).mean(axis=0)
+    return prototype_CxD
+
+
+def _pairs(similarity_KxK: np.ndarray) -> np.ndarray:
+    """The similarities of distinct classes, as far as they are known."""
+    known_KxK = ~np.isnan(similarity_KxK)
+    np.fill_diagonal(known_KxK, False)
+    return similarity_KxK[known_KxK]
+
+
+def _mean(pairs: np.ndarray) -> float | None:
+    return float(pairs.mean(dtype=np.float64)) if pairs.size else None
+
+
+def _matrix(array: np.ndarray, name: str) -> np.ndarray:
+    array = np.asarray(array)
+    if array.ndim != 2 or array.size == 0:
+        shape = f"[{name[-3]}, {name[-1]}]"
+        raise ValueError(f"{name} must have shape {shape} without a zero, not {list(array.shape)}.")
+    return array
+
+
+def _unit(rows_NxD: np.ndarray) -> np.ndarray:
+    """The rows at unit length, float64; those of length 0 stay."""
+    rows_NxD = rows_NxD.astype(np.float64)
+    norm_Nx1 = np.linalg.norm(rows_NxD, axis=1, keepdims=True)
+    return rows_NxD / np.where(norm_Nx1 == 0, 1, norm_Nx1)

@@ -63,7 +63,7 @@ def flips_per_class(flips_N: np.ndarray, label_N: np.ndarray, *, num_classes: in
     every label in 0 .. num_classes - 1.
     """
     (flips_N,) = _same_samples(flips=flips_N)
-    label_N = _labels(label_N, size=flips_N.size, num_classes=num_classes)
+    label_N = labels(label_N, size=flips_N.size, num_classes=num_classes)
     return np.bincount(label_N[flips_N], minlength=num_classes)
 
 
@@ -104,7 +104,7 @@ def confidence(logits_MxNxC: np.ndarray, label_N: np.ndarray | None = None) -> n
         raise ValueError(f"logits_MxNxC must have shape [M, N, C] without a zero, not {shape}.")
     num_models, num_samples, num_classes = logits_MxNxC.shape
     if label_N is not None:
-        label_N = _labels(label_N, size=num_samples, num_classes=num_classes)
+        label_N = labels(label_N, size=num_samples, num_classes=num_classes)
     confidence_MxN = np.empty((num_models, num_samples))
     for m in range(num_models):  # one model at a time: float64 copies of all would be large
         z_NxC = logits_MxNxC[m].astype(np.float64)
@@ -193,7 +193,8 @@ def _same_samples(**arrays: np.ndarray) -> list[np.ndarray]:
     return list(arrays.values())
 
 
-def _labels(label_N: np.ndarray, *, size: int, num_classes: int) -> np.ndarray:
+def labels(label_N: np.ndarray, *, size: int, num_classes: int) -> np.ndarray:
+    """The labels as int64; ValueError if not integers [N], N = size, in 0 .. num_classes - 1."""
     label_N = np.asarray(label_N)
     if label_N.shape != (size,) or label_N.dtype.kind not in "iu":
         raise ValueError(

@@ -156,6 +156,8 @@ def of_pair(
     counts_C = flips.flips_per_class(flips_N, label_N, num_classes=len(classes))
     answer_N = flips.confidence_ensemble(np.stack([student_NxC, teacher_NxC]))
     top = {str(p): expertise.top_classes(counts_C, p) for p in expertise.PERCENTS}
+    similarity_CxC = expertise.group_similarity(groups)
+    alike = {p: expertise.set_similarity(chosen, similarity_CxC) for p, chosen in top.items()}
     return {
         "rho_pos": _percent(rho_pos),
         "rho_neg": _percent(rho_neg),
@@ -163,9 +165,7 @@ def of_pair(
         "class_flips": counts_C.tolist(),
         "flip_entropy": flips.flip_entropy(counts_C)[1],
         "top_classes": {p: [classes[c] for c in chosen] for p, chosen in top.items()},
-        "top_classes_alike": {
-            p: expertise.group_similarity(chosen, np.asarray(groups)) for p, chosen in top.items()
-        },
+        "top_classes_alike": {p: (a.mean, a.mean_all) for p, a in alike.items()},
     }
 
 

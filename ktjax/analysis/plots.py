@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -114,7 +115,7 @@ def accuracy(results: Results) -> Figure:
             bars.append((y, run))
             y += 1
         y += 0.3
-    figure = _figure(8, 1.4 + 0.25 * y, "Student accuracy before and after the transfer")
+    figure = new_figure(8, 1.4 + 0.25 * y, "Student accuracy before and after the transfer")
     axes = figure.add_subplot()
     text = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
     for at, run in bars:
@@ -137,13 +138,13 @@ def accuracy(results: Results) -> Figure:
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    return _plain_text(figure)
+    return plain_text(figure)
 
 
 def gain_loss(results: Results) -> Figure:
     """Knowledge gained against knowledge lost, a point per run."""
     rows = run_rows(results, ("gain", "loss"))
-    figure = _figure(6.4, 6.8, "Knowledge gained against knowledge lost, a point per run")
+    figure = new_figure(6.4, 6.8, "Knowledge gained against knowledge lost, a point per run")
     axes = figure.add_subplot(aspect="equal")
     values = [row[key] for row in rows for key in ("gain", "loss")]
     margin = 0.08 * (max(values) - min(values)) or 0.5
@@ -162,7 +163,7 @@ def gain_loss(results: Results) -> Figure:
     axes.text(0.02, 0.98, "student improves", va="top", **text)
     axes.text(0.98, 0.02, "student gets worse", ha="right", **text)
     axes.grid(alpha=0.3)
-    return _plain_text(figure, axes.get_legend_handles_labels()[0])
+    return plain_text(figure, axes.get_legend_handles_labels()[0])
 
 
 def taught(results: Results) -> Figure:
@@ -197,8 +198,8 @@ def classes(results: Results) -> Figure:
     run, rows = best_run(results), class_rows(results)
     of = f"from {' + '.join(run['teachers'])}" if run["teachers"] else "without a teacher"
     title = f"Classes that changed most: {run['student']}, {run['objective']} {of}"
-    labels = [f"{_clip(row['class'], 34, 2)} (of {row['images']})" for row in rows]
-    figure = _figure(8, 1.8 + 0.3 * len(rows), title)
+    labels = [f"{clip(row['class'], 34, 2)} (of {row['images']})" for row in rows]
+    figure = new_figure(8, 1.8 + 0.3 * len(rows), title)
     axes, ys = figure.add_subplot(), range(len(rows))
     gained, lost, net = ([row[key] for row in rows] for key in ("gained", "lost", "net"))
     bar = {"height": 0.7, "edgecolor": "black", "linewidth": 0.6}
@@ -214,13 +215,14 @@ def classes(results: Results) -> Figure:
     axes.set_xlabel("validation images lost (left) and gained (right)")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    return _plain_text(figure, [gain, loss, diamond])
+    return plain_text(figure, [gain, loss, diamond])
 
 
 def example_rows(examples: Sequence[Mapping[str, Any]], *, most: int = 12) -> Rows:
     """The captions of the images that `examples` shows, as many as it shows."""
     keys = ("label", "student_says", "teacher", "teacher_says", "after_says")
-    return [{key: example[key] for key in keys} for example in examples[:most]]
+    # Where nothing was trained, there is no student after it.
+    return [{k: example[k] for k in keys if k in example} for example in examples[:most]]
 
 
 def examples(examples: Sequence[Mapping[str, Any]]) -> Figure:
@@ -228,7 +230,7 @@ def examples(examples: Sequence[Mapping[str, Any]]) -> Figure:
     said = {"label": "true", "student_says": "student", "teacher_says": "teacher"}
     said |= {"after_says": "after"}
     captions = [
-        "\n".join(_clip(f"{name}: {row[key]}", 30, 3) for key, name in said.items())
+        "\n".join(clip(f"{name}: {row[key]}", 30, 3) for key, name in said.items() if key in row)
         for row in example_rows(examples)
     ]
     tall = max(caption.count("\n") + 1 for caption in captions)
@@ -236,7 +238,7 @@ def examples(examples: Sequence[Mapping[str, Any]]) -> Figure:
     title = f"Positive flips: the student was wrong, the teacher right ({names})"
     top, cell = 0.45 + 0.18 * min(len(title) // 80, 3), 1.9 + 0.14 * tall  # inches
     height = top + -(-len(captions) // 4) * cell
-    figure = _figure(8, height, title)
+    figure = new_figure(8, height, title)
     # Constrained layout leaves too little room for captions under images of fixed aspect.
     figure.set_layout_engine("none")
     for i, (example, caption) in enumerate(zip(examples, captions, strict=False)):
@@ -246,7 +248,7 @@ def examples(examples: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_axis_off()
         axes.imshow(np.asarray(example["image"]), interpolation="nearest")
         axes.text(0, -0.03, caption, transform=axes.transAxes, va="top", fontsize=7.5)
-    return _plain_text(figure)
+    return plain_text(figure)
 
 
 def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
@@ -258,7 +260,7 @@ def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
     panels = [group for group in groups(results) if any(points(run) for run in group.runs)]
     many_students = len({group.student for group in groups(results)}) > 1
     num_rows, columns = -(-len(panels) // 2), min(2, len(panels))
-    figure = _figure(8, 1.3 + 2.5 * num_rows, title)
+    figure = new_figure(8, 1.3 + 2.5 * num_rows, title)
     grid = figure.subplots(num_rows, columns, squeeze=False, sharey=True).ravel()
     handles = {}
     for axes, group in zip(grid, panels, strict=False):
@@ -269,31 +271,40 @@ def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
             steps, values = ([point[k] for point in points(run)] for k in ("step", key))
             (handles[run["objective"]],) = axes.plot(steps, values, label=run["objective"], **look)
         heading = f"{group.student}, {group.heading}" if many_students else group.heading
-        axes.set_title(_clip(heading, 52, 3), fontsize=8.5)
+        axes.set_title(clip(heading, 52, 3), fontsize=8.5)
         axes.set_xlabel("training step", fontsize=8.5)
         axes.grid(alpha=0.3)
     for axes in grid[len(panels) :]:
         axes.remove()
     figure.supylabel(ylabel, fontsize=10)
-    return _plain_text(figure, list(handles.values()))
+    return plain_text(figure, list(handles.values()))
 
 
 def _name(run):
     return {key: run[key] for key in ("student", "teachers", "objective", "seed")}
 
 
-def _figure(width, height, title):
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """A figure of so many inches; its title may take several lines."""
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    figure.suptitle(_clip(title, round(width * 10), 4), fontsize=11)
+    figure.suptitle(clip(title, round(width * 10), 4), fontsize=11)
     return figure
 
 
-def _clip(text, width, lines):
+def clip(text: str, width: int, lines: int) -> str:
     """`text` over at most so many lines; what does not fit ends in an ellipsis."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))
 
 
-def _plain_text(figure, handles=()):
+def box(axes: Axes, at: float, values: Sequence[float], *, colour: str, hatch: str = "") -> None:
+    """A box from the first to the third quartile, its median, and whiskers over all values."""
+    look = {"facecolor": colour, "edgecolor": "black", "hatch": hatch, "alpha": 0.75}
+    median = {"color": "black", "linewidth": 2.4}
+    boxes = {"patch_artist": True, "boxprops": look, "medianprops": median, "whis": (0, 100)}
+    axes.boxplot([values], positions=[at], widths=0.5, manage_ticks=False, **boxes)
+
+
+def plain_text(figure: Figure, handles: Sequence = ()) -> Figure:
     """Adds the legend under the figure and turns off mathtext: names may contain $."""
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8.5)

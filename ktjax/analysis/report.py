@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ktjax.analysis import plots
+from ktjax.analysis import plots, report_pairs
 
 Results = Mapping[str, Any]
 
@@ -54,8 +54,10 @@ TEXT_COLUMNS = (
     "teacher",
     "student",
     "model",
+    "family",
     "origin",
     "5 % of them in",
+    *report_pairs.TEXT_COLUMNS,
 )
 KINDS = (
     "from a weaker teacher",
@@ -124,6 +126,8 @@ def table(results: Results) -> str:
 
 def conclusion(results: Results) -> str:
     """One sentence: the objective with the largest mean delta for each kind of teacher."""
+    if _of_pairs(results):
+        return report_pairs.conclusion(results)
     deltas: dict[str, dict[str, list[float]]] = {}
     for run in _transfers(results):
         of_kind = deltas.setdefault(_teacher_kind(run, results), {})
@@ -147,6 +151,8 @@ def conclusion(results: Results) -> str:
 
 def summary(results: Results) -> str:
     """The result in plain language, a few sentences."""
+    if _of_pairs(results):
+        return report_pairs.summary(results)
     runs = [run for run in _transfers(results) if run["teachers"]]
     if not runs:
         return conclusion(results)
@@ -169,6 +175,8 @@ def write(
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     students = dict.fromkeys(run["student"] for run in _transfers(results))
     title = f"Knowledge transfer to {', '.join(students)}" if students else "Models trained"
+    if _of_pairs(results):
+        title = report_pairs.title(results)
     body = [_tag("h1", title), _tag("p", summary(results))]
     for heading, header, groups in _tables(results):
         body += [_tag("p", f"{heading}:"), _html_table(header, groups)]
@@ -176,6 +184,8 @@ def write(
         body.append(f'<p class="note">{html.escape(NOTE)}</p>')
     body.append(_tag("h2", "Figures"))
     figures = FIGURES if students else [f for f in FIGURES if f[0] == "progress"]
+    if _of_pairs(results):
+        figures = report_pairs.FIGURES
     sources = [(*figure, results) for figure in figures] + [(*EXAMPLES, examples)]
     for name, to_rows, draw, caption, source in sources:
         if rows := to_rows(source):
@@ -186,9 +196,13 @@ def write(
             data = base64.b64encode(png).decode()
             image = f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
             body.append(f"<figure>{image}{_tag('figcaption', caption)}</figure>")
-    if students:
+    if _of_pairs(results):
+        for heading, note, header, groups in report_pairs.sections(results):
+            body += [_tag("h2", heading), f'<p class="note">{html.escape(note)}</p>']
+            body.append(_html_table(header, groups))
+    if students or _of_pairs(results):
         body += [_tag("h2", "Models"), _html_table(*_models_table(results))]
-    if results.get("pairs"):
+    if students and results.get("pairs"):
         body += [_tag("h2", "Complementary knowledge"), _html_table(*_pairs_table(results))]
     for name in ("environment", "config"):
         text = json.dumps(results.get(name, {}), indent=2, ensure_ascii=False, default=str)
@@ -202,6 +216,10 @@ def write(
     path = folder / PAGE
     path.write_text("\n".join([head, *body, "</body></html>\n"]), encoding="utf-8")
     return path
+
+
+def _of_pairs(results):
+    return results["job"] == "complementarity"
 
 
 def _transfers(results):
@@ -222,6 +240,8 @@ def _teacher_kind(run, results):
 def _tables(results):
     """Per student (or for the models, where there are no runs): heading, header, groups of rows."""
     data = f"{results['data']['validation']:,} validation images of {results['data']['name']}"
+    if _of_pairs(results):
+        return [(f"What could be learned from whom, on {data}", *report_pairs.table(results))]
     groups = plots.groups(results) if _transfers(results) else []
     if not groups:
         return [(f"Accuracy on {data}", *_models_table(results))]

@@ -5,6 +5,6 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("pretrain", "transfer"):
+    if name in ("complementarity", "pretrain", "transfer"):
         return importlib.import_module(f"ktjax.jobs.{name}")
     raise AttributeError(f"module 'ktjax.jobs' has no attribute '{name}'")

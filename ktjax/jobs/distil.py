@@ -12,7 +12,7 @@ import tqdm
 from ktjax import objectives, parallel, targets
 from ktjax.analysis import measures
 from ktjax.data import augment
-from ktjax.jobs import fitting
+from ktjax.jobs import fitting, strategies
 from ktjax.jobs import scene as scene_lib
 from ktjax.jobs.scene import Scene, Standing
 from ktjax.jobs.strategies import Run
@@ -232,7 +232,7 @@ def _soup(
     )
     label, seed = rows[0]["objective"], rows[0]["seed"]
     return {
-        "run": f"{label}-soup-{seed}",
+        "run": strategies.soup_name(label, seed),
         "student": config.student,
         "teachers": teachers,
         "objective": f"{label} soup",

@@ -91,7 +91,8 @@ def runs_of_seed(
             )
             change = f"{row['accuracy_before']:.2f} -> {row['accuracy_after']:.2f} %"
             bar.write(f"{row['run']}: {change}, {row['seconds']:.0f} s")
-            yield row | {"stages": []}, after_NxMxC[:, i]
+            nothing = dict.fromkeys((*measures.OF_PARTITION, "temperatures"))
+            yield row | nothing | {"stages": []}, after_NxMxC[:, i]
 
 
 def _of_member(entry: dict[str, Any], member: int) -> dict[str, Any]:

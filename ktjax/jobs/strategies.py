@@ -57,6 +57,9 @@ def plan(config: ml_collections.ConfigDict, accuracy: Mapping[str, float]) -> tu
     """The transfers that a config asks for; `accuracy` of each teacher is for their order.
 
     An objective that asks no teacher has one run per seed.
+
+    Raises:
+      ValueError: two runs would have the same name.
     """
     short = short_names(config.teachers)
     runs = []
@@ -75,14 +78,29 @@ def plan(config: ml_collections.ConfigDict, accuracy: Mapping[str, float]) -> tu
                         f"{name}/{i}-{short[teacher]}" for i, (teacher,) in enumerate(stages, 1)
                     )
                 runs.append(Run(label, stages, seed, name, stage_names))
+    names = [run.name for run in runs]
+    if config.strategy == "soup":
+        names += {soup_name(run.objective, run.seed) for run in runs if run.teachers}
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Two runs would be called '{twice[0]}': rename in config.objectives.")
     return tuple(runs)
 
 
+def soup_name(objective: str, seed: int) -> str:
+    """What the average of an objective's students is called."""
+    return f"{objective}-soup-{seed}"
+
+
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The last part of each path; more parts where that does not tell them apart."""
+    """The last part of each path; more parts where that does not tell them apart.
+
+    Fit for a file's name, and different for different names.
+    """
     parts = {name: Path(name).parts for name in names}
     for length in range(1, max(map(len, parts.values())) + 1):
         short = {name: ".".join(parts[name][-length:]) for name in names}
+        short = {name: text.strip(".").replace("/", "") for name, text in short.items()}
         if len(set(short.values())) == len(names):
-            break
-    return {name: text.strip(".").replace("/", "") for name, text in short.items()}
+            return short
+    return {name: f"{text}.{i}" for i, (name, text) in enumerate(short.items(), 1)}

@@ -41,6 +41,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     names = (config.student, *config.teachers)
     if len({models.locate(name).resolve() for name in names}) < len(names):
         raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
+    plan(config, dict.fromkeys(config.teachers, 0.0))
 
 
 def _check_objective(config: ml_collections.ConfigDict, label: str) -> None:
@@ -160,10 +161,12 @@ def _check_labels(config: ml_collections.ConfigDict, splits: pipeline.Splits) ->
                 f"'{config.data}' has images without labels, which {', '.join(need)} need: take "
                 f"{instead}."
             )
-    if config.calibrate and (splits.tune.label_N < 0).any():
-        raise ValueError(
-            f"config.calibrate needs labels, and '{config.data}' has tune images without."
-        )
+    for name in ("tune", "validation"):
+        if (getattr(splits, name).label_N < 0).any():
+            raise ValueError(
+                f"'{config.data}' has {name} images without labels: these measure the transfer, "
+                "and need them whatever the objective."
+            )
 
 
 def _check_top_k(config: ml_collections.ConfigDict, dataset: data.Dataset) -> None:

@@ -72,6 +72,7 @@ def finish(
     models: Mapping[str, Mapping[str, Any]],
     pairs: Sequence[Mapping[str, Any]] = (),
     examples: Sequence[Mapping[str, Any]] = (),
+    **found: Any,
 ) -> dict[str, Any]:
     """Writes report and results.json, prints the table, and returns what results.json holds.
 
@@ -84,6 +85,7 @@ def finish(
       models: name -> accuracy in percent, parameters, origin.
       pairs: complementary knowledge of teachers and student.
       examples: images for the report.
+      **found: what else the job found.
     """
     results = {
         "job": config.job,
@@ -91,6 +93,7 @@ def finish(
         "objectives": measures.of_objectives(runs),
         "models": dict(models),
         "pairs": list(pairs),
+        **found,
         "classes": list(dataset.classes),
         "class_counts": np.bincount(label_N, minlength=len(dataset.classes)).tolist(),
         "data": {"name": dataset.name, "validation": len(label_N)},

@@ -69,9 +69,23 @@ def load(name: str) -> Classifier:
       ValueError: no such model, with the nearest names; or a folder whose weights do not fit.
     """
     folder = locate(name)
-    config = weights.read_config(folder)
-    blank, _ = _blank(config["architecture"], config["label_names"])
-    return weights.fill(blank, folder, name=name, config=config)
+    return weights.fill(blank(name), folder, name=name, config=weights.read_config(folder))
+
+
+def blank(name: str) -> Classifier:
+    """What `load(name)` gives, but for the weights, which it does not read: variables are shapes.
+
+    Raises:
+      ValueError: no such model, with the nearest names.
+    """
+    config = weights.read_config(locate(name))
+    shapes, _ = _blank(config["architecture"], config["label_names"])
+    return dataclasses.replace(shapes, name=name, origin=config["origin"])
+
+
+def family(architecture: str) -> str:
+    """The kind of network: the name of the file that builds it."""
+    return MODELS[architecture].build.func.__module__.rpartition(".")[2]
 
 
 def locate(name: str) -> Path:

@@ -136,9 +136,10 @@ def average(classifiers: Sequence[Classifier]) -> Classifier:
     for other in classifiers[1:]:
         same = jax.tree.map(jnp.shape, other.variables) == jax.tree.map(jnp.shape, first.variables)
         if other.architecture != first.architecture or not same:
+            widths = "" if other.architecture != first.architecture else ", of other widths"
             raise ValueError(
                 f"A soup averages models of one architecture: {first.name} is "
-                f"{first.architecture}, {other.name} is {other.architecture}."
+                f"{first.architecture}, {other.name} is {other.architecture}{widths}."
             )
 
     def mean(*leaves: Any) -> Any:

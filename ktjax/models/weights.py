@@ -51,20 +51,10 @@ def fill(classifier: Classifier, folder: Path, *, name: str, config: Mapping) ->
     Raises:
       ValueError: entries missing, unexpected or misshapen; all of them are listed.
     """
-    try:
-        found = safetensors_numpy.load_file(folder / WEIGHTS)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is not a whole safetensors file: {error}.") from error
+    found = read_entries(folder / WEIGHTS)
     wanted = traverse_util.flatten_dict(classifier.variables, sep="/")
-    problems = [f"missing {k} {wanted[k].shape}" for k in sorted(wanted.keys() - found.keys())]
-    problems += [f"unexpected {k} {found[k].shape}" for k in sorted(found.keys() - wanted.keys())]
-    problems += [
-        f"misshapen {k}: file {found[k].shape}, {classifier.architecture} {wanted[k].shape}"
-        for k in sorted(wanted.keys() & found.keys())
-        if found[k].shape != wanted[k].shape
-    ]
-    if problems:
-        raise ValueError(f"{folder / WEIGHTS} does not fit:\n  " + "\n  ".join(problems))
+    shapes = {k: leaf.shape for k, leaf in wanted.items()}
+    check_fit(folder / WEIGHTS, found, shapes, by=classifier.architecture)
     flat = {k: jnp.asarray(v, wanted[k].dtype) for k, v in found.items()}
     spec = config["pretrained_cfg"]
     return dataclasses.replace(
@@ -80,6 +70,37 @@ def fill(classifier: Classifier, folder: Path, *, name: str, config: Mapping) ->
         ),
         origin=config["origin"],
     )
+
+
+def read_entries(path: Path, *, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The entries of a safetensors file, but for those whose names start with one of `ignored`.
+
+    ValueError if the file is not whole.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = [name for name in file.keys() if not name.startswith(ignored)]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
+
+
+def check_fit(
+    path: Path, found: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], *, by: str
+) -> None:
+    """Raises ValueError unless the file's entries have the names and shapes that are wanted.
+
+    Entries missing, unexpected or misshapen are listed, all of them; `by` says who wants.
+    """
+    problems = [f"missing {k} {wanted[k]}" for k in sorted(wanted.keys() - found.keys())]
+    problems += [f"unexpected {k} {found[k].shape}" for k in sorted(found.keys() - wanted.keys())]
+    problems += [
+        f"misshapen {k}: file {found[k].shape}, {by} {wanted[k]}"
+        for k in sorted(wanted.keys() & found.keys())
+        if found[k].shape != wanted[k]
+    ]
+    if problems:
+        raise ValueError(f"{path} does not fit:\n  " + "\n  ".join(problems))
 
 
 def export(classifier: Classifier, folder: Path, **facts: Any) -> None:

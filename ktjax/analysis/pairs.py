@@ -1,0 +1,267 @@
+"""Complementary knowledge of every ordered pair of a zoo, from what each model answered.
+
+Shapes: M models, N samples, C classes. A matrix [M, M] has a row for each teacher and a column for
+each student; `pairs[t, s]` is about what t could teach s. flips.py counts one pair and is what this
+file has to agree with.
+
+This is the one file of analysis/ that uses the device: 466 models are 217,000 pairs of 50,000
+samples each, 11 billion comparisons. They become matrix products and elementwise sums over blocks.
+Every count is a whole number, exact, so no result depends on the device or on the size of a block.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_LANES, _UNROLL = 16, 32  # samples that a step of `_count` compares; all models' fit into a cache
+_CLASSES_AT_ONCE, _SAMPLES_AT_ONCE = 16, 64  # of `flips_per_class`
+_BOTTOM, _TOP = -(2**31), 2**31 - 1
+
+
+def measure(
+    *,
+    correct_MxN: np.ndarray,
+    answer_MxN: np.ndarray,
+    label_log_odds_MxN: np.ndarray,
+    max_log_odds_MxN: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What is known of all pairs before any training (paper sections 3, 4.2 and 5.3).
+
+    Args:
+      correct_MxN: who answered correctly, bool.
+      answer_MxN: the classes that were answered, integers.
+      label_log_odds_MxN: log-odds of the label, float16.
+      max_log_odds_MxN: log-odds of the answer, float16.
+
+    Returns:
+      Matrices [M, M], row teacher, column student, float64. In percent of N: `rho_pos`, `rho_neg`;
+      `agreement`, the same answer, right or wrong; `oracle_accuracy`, one of the two is right;
+      `ensemble_accuracy`, each sample answered by the surer of the two. `error_correlation` is the
+      phi coefficient of being wrong, -1 .. 1, NaN where a model is always or never wrong. In
+      points: `partition_gain` and `partition_gain_unsupervised`, the accuracy of the partitioned
+      targets minus the student's: of each sample the distribution of the model with the larger
+      probability of the label, and with the larger maximum probability. Ties go to the student.
+
+    Raises:
+      ValueError: shapes or dtypes are others.
+    """
+    correct_MxN = _checked(correct_MxN)
+    size = correct_MxN.shape[1]
+    both_MxM = both_right(correct_MxN)
+    right_M = np.diagonal(both_MxM)
+    accuracy_1xM = 100 * right_M[None, :] / size
+    surer_MxM = surer_right(correct_MxN, max_log_odds_MxN)
+    partitioned_MxM = surer_right(correct_MxN, label_log_odds_MxN)
+    return {
+        "rho_pos": 100 * (right_M[:, None] - both_MxM) / size,
+        "rho_neg": 100 * (right_M[None, :] - both_MxM) / size,
+        "agreement": 100 * same_answer(answer_MxN) / size,
+        "error_correlation": error_correlation(both_MxM, size=size),
+        "oracle_accuracy": 100 * (right_M[:, None] + right_M[None, :] - both_MxM) / size,
+        "ensemble_accuracy": 100 * surer_MxM / size,
+        "partition_gain": 100 * partitioned_MxM / size - accuracy_1xM,
+        "partition_gain_unsupervised": 100 * surer_MxM / size - accuracy_1xM,
+    }
+
+
+def both_right(correct_MxN: np.ndarray) -> np.ndarray:
+    """Samples that both models of a pair get right: int64 [M, M], on the diagonal each model's own.
+
+    All flips follow: positive ones are `own[t] - both[t, s]`, negative ones `own[s] - both[t, s]`.
+
+    ValueError if `correct_MxN` is not bool [M, N], or N is 2^24 or more.
+    """
+    return np.asarray(_both_right(_checked(correct_MxN))).astype(np.int64)
+
+
+def same_answer(answer_MxN: np.ndarray, *, block: int = 16) -> np.ndarray:
+    """Samples on which both models of a pair give the same answer, right or wrong: int64 [M, M].
+
+    ValueError if `answer_MxN` is not integers [M, N].
+    """
+    answer_MxN = np.asarray(answer_MxN)
+    if answer_MxN.ndim != 2 or answer_MxN.size == 0 or answer_MxN.dtype.kind not in "iu":
+        raise ValueError(
+            f"answer_MxN must be integers of shape [M, N] without a zero, "
+            f"not {answer_MxN.dtype} {list(answer_MxN.shape)}."
+        )
+    return np.asarray(_same_answer(answer_MxN, block=block)).astype(np.int64)
+
+
+def surer_right(
+    correct_MxN: np.ndarray, confidence_MxN: np.ndarray, *, block: int = 16
+) -> np.ndarray:
+    """Samples that the surer model of each pair gets right; ties go to the student: int64 [M, M].
+
+    `confidence_MxN` is float16, and only its order counts.
+
+    ValueError if the inputs are not bool and float16 [M, N], or a confidence is NaN.
+    """
+    correct_MxN, confidence_MxN = _checked(correct_MxN), np.asarray(confidence_MxN)
+    if confidence_MxN.shape != correct_MxN.shape or confidence_MxN.dtype != np.float16:
+        raise ValueError(
+            f"confidence_MxN must be float16 {list(correct_MxN.shape)}, "
+            f"not {confidence_MxN.dtype} {list(confidence_MxN.shape)}."
+        )
+    if np.isnan(confidence_MxN).any():
+        raise ValueError("confidence_MxN has values that are not a number.")
+    return np.asarray(_surer_right(correct_MxN, confidence_MxN, block=block)).astype(np.int64)
+
+
+def error_correlation(both_MxM: np.ndarray, *, size: int) -> np.ndarray:
+    """Phi coefficient of being wrong, from `both_right` of `size` samples: float64 [M, M].
+
+    Being right and being wrong have the same. NaN where a model is always or never right.
+    """
+    right_M = np.diagonal(both_MxM).astype(np.float64)
+    spread_M = np.sqrt(right_M * (size - right_M))
+    spread_MxM = spread_M[:, None] * spread_M[None, :]
+    known_MxM = spread_MxM > 0
+    above_MxM = size * both_MxM.astype(np.float64) - right_M[:, None] * right_M[None, :]
+    phi_MxM = np.full(both_MxM.shape, np.nan)
+    np.divide(above_MxM, spread_MxM, out=phi_MxM, where=known_MxM)
+    return phi_MxM.clip(-1, 1)  # rounding can give 1.0000000000000002
+
+
+def flips_per_class(
+    correct_MxN: np.ndarray, label_N: np.ndarray, *, num_classes: int
+) -> np.ndarray:
+    """Positive flips of every pair in every class: unsigned integers [M, M, C] (paper section 3).
+
+    The dtype is the smallest that holds the size of the largest class: all pairs of 466 models
+    take 217 MB with the classes of ImageNet.
+
+    ValueError if `correct_MxN` is not bool [M, N], or `label_N` not integers [N] in 0 .. C - 1.
+    """
+    correct_MxN, label_N = _checked(correct_MxN), np.asarray(label_N)
+    if label_N.shape != correct_MxN.shape[1:] or label_N.dtype.kind not in "iu":
+        raise ValueError(
+            f"label_N must be integers of shape [{correct_MxN.shape[1]}], "
+            f"not {label_N.dtype} {list(label_N.shape)}."
+        )
+    if label_N.min() < 0 or label_N.max() >= num_classes:
+        raise ValueError(
+            f"label_N must lie in 0 .. {num_classes - 1}, not {label_N.min()} .. {label_N.max()}."
+        )
+    num_models, size = correct_MxN.shape
+    size_C = np.bincount(label_N, minlength=num_classes)
+    by_class, start_C = np.argsort(label_N, kind="stable"), np.cumsum(size_C) - size_C
+    # One more sample, which nobody gets right or wrong, fills the classes up.
+    blank_Mx1 = np.zeros((num_models, 1), np.float32)
+    right = jnp.asarray(np.concatenate([correct_MxN, blank_Mx1], axis=1, dtype=np.float32))
+    wrong = jnp.asarray(np.concatenate([~correct_MxN, blank_Mx1], axis=1, dtype=np.float32))
+    flips = np.zeros((num_models, num_models, num_classes), np.min_scalar_type(size_C.max()))
+    for c in range(0, num_classes, _CLASSES_AT_ONCE):
+        start_K, size_K = (a[c : c + _CLASSES_AT_ONCE, None] for a in (start_C, size_C))
+        for first in range(0, size_K.max(), _SAMPLES_AT_ONCE):
+            at = np.arange(first, first + _SAMPLES_AT_ONCE)[None, :]
+            index_KxS = np.where(at < size_K, by_class[np.minimum(start_K + at, size - 1)], size)
+            counts = np.asarray(_flips_among(right, wrong, index_KxS.astype(np.int32)))
+            flips[:, :, c : c + len(size_K)] += counts.astype(flips.dtype)
+    return flips
+
+
+def flip_entropy(flips_MxMxC: np.ndarray) -> np.ndarray:
+    """Entropy of the flips over the classes as a share of its maximum, log C: float64 [M, M].
+
+    As `flips.flip_entropy` of each pair; 0 where there are no flips, or a single class.
+    """
+    num_classes = flips_MxMxC.shape[2]
+    if num_classes == 1:
+        return np.zeros(flips_MxMxC.shape[:2])
+    count = np.arange(int(flips_MxMxC.max()) + 1)
+    count_log_count = count * np.log(np.maximum(count, 1))
+    entropy_MxM = np.empty(flips_MxMxC.shape[:2])
+    for t, flips_MxC in enumerate(flips_MxMxC):  # one teacher at a time: float64 takes room
+        total_M = np.maximum(flips_MxC.sum(axis=1, dtype=np.int64), 1)
+        entropy_MxM[t] = np.log(total_M) - count_log_count[flips_MxC].sum(axis=1) / total_M
+    return entropy_MxM.clip(0) / np.log(num_classes)
+
+
+@jax.jit
+def _both_right(correct_MxN):
+    right_MxN = correct_MxN.astype(jnp.float32)
+    # Sums of ones are exact in float32 below 2^24, if no device computes in less.
+    return jnp.matmul(right_MxN, right_MxN.T, precision=jax.lax.Precision.HIGHEST)
+
+
+@jax.jit
+def _flips_among(right_MxN, wrong_MxN, index_KxS):
+    right, wrong = right_MxN[:, index_KxS], wrong_MxN[:, index_KxS]
+    # Exact in any precision: ones and zeros, of which a sum has as many as a block has samples.
+    return jnp.einsum("tks,uks->tuk", right, wrong, precision=jax.lax.Precision.HIGHEST)
+
+
+@functools.partial(jax.jit, static_argnames="block")
+def _same_answer(answer_MxN, *, block):
+    answer_MxN = answer_MxN.astype(jnp.int32)
+    return _count(answer_MxN, answer_MxN, test=jnp.equal, block=block)
+
+
+@functools.partial(jax.jit, static_argnames="block")
+def _surer_right(correct_MxN, confidence_MxN, *, block):
+    rank_MxN = _rank(confidence_MxN)
+    # One comparison is right where the surer one is. With ranks k >= 0, a teacher becomes k where
+    # it is right and -k where wrong, a student ~k = -k - 1 where right and k where wrong. Then
+    # teacher > student if both are right, never if both are wrong; if only the teacher is right,
+    # if its rank is larger; and if only the student is, unless the teacher's rank is larger.
+    teacher_MxN = jnp.where(correct_MxN, rank_MxN, -rank_MxN)
+    student_MxN = jnp.where(correct_MxN, ~rank_MxN, rank_MxN)
+    return _count(teacher_MxN, student_MxN, test=jnp.greater, block=block)
+
+
+def _rank(confidence):
+    """float16 numbers as int32 from 0 on, in the same order; equal where they are equal."""
+    bits = jax.lax.bitcast_convert_type(confidence, jnp.int16).astype(jnp.int32)
+    # The bits of negative numbers grow with their size: turned round, and -0.0 made 0.0.
+    return jnp.where(bits < 0, -(bits & 0x7FFF), bits) + 2**15
+
+
+def _count(a_MxN, b_MxN, *, test: Callable, block: int):
+    """On how many samples test(a[i], b[j]) holds, for all pairs: int32 [M, M]; `block` rows of a
+    at once."""
+    size = a_MxN.shape[0]
+    # Padding holds no test: the least number neither equals nor exceeds the largest.
+    a_SxMxUxL, b_SxMxUxL = _in_steps(a_MxN, block, _BOTTOM), _in_steps(b_MxN, block, _TOP)
+
+    def step(count_MxM, ab):
+        a_MxUxL, b_MxUxL = ab
+
+        def rows(a_KxUxL):
+            # XLA makes vector code of a sum of comparisons, term by term, on the CPU; where it is
+            # told to reduce over the samples it compares one by one and takes four times as long.
+            held_KxMxL = sum(
+                test(a_KxUxL[:, None, u], b_MxUxL[None, :, u]).astype(jnp.int16)
+                for u in range(_UNROLL)
+            )
+            return held_KxMxL.sum(axis=2, dtype=jnp.int32)
+
+        blocks = jax.lax.map(rows, a_MxUxL.reshape(-1, block, _UNROLL, _LANES))
+        return count_MxM + blocks.reshape(count_MxM.shape), None
+
+    zero_MxM = jnp.zeros((a_SxMxUxL.shape[1],) * 2, jnp.int32)
+    return jax.lax.scan(step, zero_MxM, (a_SxMxUxL, b_SxMxUxL))[0][:size, :size]
+
+
+def _in_steps(a_MxN, block, fill):
+    """[M, N] -> [steps, M', _UNROLL, _LANES], padded."""
+    rows, columns = (-a_MxN.shape[0] % block, -a_MxN.shape[1] % (_UNROLL * _LANES))
+    a_MxN = jnp.pad(a_MxN, ((0, rows), (0, columns)), constant_values=fill)
+    return jnp.swapaxes(a_MxN.reshape(a_MxN.shape[0], -1, _UNROLL * _LANES), 0, 1).reshape(
+        -1, a_MxN.shape[0], _UNROLL, _LANES
+    )
+
+
+def _checked(correct_MxN: np.ndarray) -> np.ndarray:
+    correct_MxN = np.asarray(correct_MxN)
+    if correct_MxN.dtype != bool or correct_MxN.ndim != 2 or correct_MxN.size == 0:
+        raise ValueError(
+            f"correct_MxN must be bool of shape [M, N] without a zero, "
+            f"not {correct_MxN.dtype} {list(correct_MxN.shape)}."
+        )
+    if correct_MxN.shape[1] >= 2**24:
+        raise ValueError(f"{correct_MxN.shape[1]:,} samples are more than float32 counts exactly.")
+    return correct_MxN

@@ -1,0 +1,121 @@
+"""What many transfers have in common: where they succeed, and whether it could be foreseen.
+
+Success is that of paper section 5.1, the properties of student and teacher those of section 5.2. A
+row is a pair of student and teacher under one objective: several seeds are averaged.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ktjax.analysis import chance
+
+Rows = list[dict[str, Any]]
+
+# What is known of a pair before any training, and so could tell which teacher to take.
+FORESEEN = ("rho_pos", "partition_gain", "partition_gain_unsupervised", "accuracy_difference")
+OUTCOMES = ("delta", "gain", "loss")
+PROPERTIES = ("parameters", "accuracy")
+
+
+def rows(runs: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) -> Rows:
+    """A row per student, teacher and objective: `delta`, `gain`, `loss`, and what was foreseen.
+
+    Args:
+      runs: of results.json of transfers; those with no or several teachers are left out.
+      pairs: what a complementarity job knows of each pair of student and teacher.
+
+    Raises:
+      KeyError: a pair is not among `pairs`.
+    """
+    known = {(pair["student"], pair["teacher"]): pair for pair in pairs}
+    found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        if len(run["teachers"]) == 1:
+            key = (run["objective"], run["student"], run["teachers"][0])
+            found.setdefault(key, []).append(run)
+    return [
+        {"objective": objective, "student": student, "teacher": teacher, "runs": len(same)}
+        | {name: statistics.fmean(run[name] for run in same) for name in OUTCOMES}
+        | {name: known[student, teacher][name] for name in FORESEEN}
+        for (objective, student, teacher), same in found.items()
+    ]
+
+
+def success(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Per objective: `per_student`, the share of teachers that improved each, in percent; the
+    `median` and `mean` over students; and `mean_delta` over all pairs, in points."""
+    found = {}
+    for objective, same in _by(rows, "objective").items():
+        per_student = {
+            student: 100 * statistics.fmean(row["delta"] > 0 for row in own)
+            for student, own in _by(same, "student").items()
+        }
+        found[objective] = {
+            "per_student": per_student,
+            "median": statistics.median(per_student.values()),
+            "mean": statistics.fmean(per_student.values()),
+            "mean_delta": statistics.fmean(row["delta"] for row in same),
+        }
+    return found
+
+
+def foresight(rows: Rows) -> Rows:
+    """Spearman correlation of each measure of FORESEEN with the delta that followed.
+
+    A row per objective and student, over its teachers; and one with student None, over all pairs.
+    None where fewer than three pairs, or all alike.
+    """
+    found = []
+    for objective, same in _by(rows, "objective").items():
+        for student, own in ((None, same), *_by(same, "student").items()):
+            delta = [row["delta"] for row in own]
+            found.append(
+                {"objective": objective, "student": student, "pairs": len(own)}
+                | {n: chance.spearman([row[n] for row in own], delta) for n in FORESEEN}
+            )
+    return found
+
+
+def properties(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> Rows:
+    """Correlation of delta, gain and loss with properties of student and teacher (section 5.2).
+
+    A row per objective, `side` (student, teacher), `property` and `outcome`, with `pearson` and
+    `spearman` over the pairs; None where there are too few, or all alike.
+    """
+    found = []
+    for objective, same in _by(rows, "objective").items():
+        for side in ("student", "teacher"):
+            for name in PROPERTIES:
+                values = [models[row[side]][name] for row in same]
+                for outcome in OUTCOMES:
+                    outcomes = [row[outcome] for row in same]
+                    found.append(
+                        {"objective": objective, "side": side, "property": name}
+                        | {"outcome": outcome, "pairs": len(same)}
+                        | {"pearson": chance.pearson(values, outcomes)}
+                        | {"spearman": chance.spearman(values, outcomes)}
+                    )
+    return found
+
+
+def families(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> Rows:
+    """Mean delta, gain and loss by the family of the student, and of the teacher, per objective."""
+    found = []
+    for objective, same in _by(rows, "objective").items():
+        for side in ("student", "teacher"):
+            with_family = [row | {"family": models[row[side]]["family"]} for row in same]
+            for family, own in sorted(_by(with_family, "family").items()):
+                found.append(
+                    {"objective": objective, "side": side, "family": family, "pairs": len(own)}
+                    | {name: statistics.fmean(row[name] for row in own) for name in OUTCOMES}
+                )
+    return found
+
+
+def _by(rows: Rows, key: str) -> dict[str, Rows]:
+    """The rows by what they have under `key`, in order of appearance."""
+    groups: dict[str, Rows] = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row)
+    return groups

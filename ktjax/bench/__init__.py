@@ -1,0 +1,1 @@
+"""How fast ktjax is: `python -m ktjax.bench NAME`."""
