@@ -3,6 +3,7 @@
 import json
 import runpy
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,27 @@ def test_page_stands_alone_and_escapes_names(done, tmp_path):
     assert page.tags.count("img") == page.tags.count("figcaption") == 9
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "http" not in text
+
+
+def test_page_renders(done, tmp_path):
+    """By headless Chromium where it is installed; anywhere the tests beside this one check it."""
+    page, chromium = done[0] / "report.html", shutil.which("chromium")
+    assert page.read_text(encoding="utf-8").count("<figure>") > 3
+    if chromium is None:
+        return
+    picture = tmp_path / "phone.png"
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
+    subprocess.run(
+        [chromium, *flags, "--window-size=500,9000", f"--screenshot={picture}", page.as_uri()],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    inked = (pixels < 200).any(axis=(1, 2))  # rows of pixels with something dark in them
+    assert pixels.shape[1] == 500 and inked.sum() > 1500
+    coloured = (np.ptp(pixels.astype(int), axis=2) > 60).sum(axis=1)
+    assert (coloured > 50).sum() > 200  # figures, not their alternative texts
 
 
 def test_page_of_the_run_has_every_figure(done):
