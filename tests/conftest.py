@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,14 @@ from ktjax.jobs import fitting, pretrain
 
 # A [C] that meets a [B, C] is a mistake more often than not.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled():
+    """Thousands of compiled programs use up the memory maps of one process, and XLA crashes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
