@@ -1,5 +1,7 @@
 """Losses of logits, per example and in float32; those of features are in contrastive.py."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -57,38 +59,16 @@ def soften(
 
 
 def kl(
-    student_BxC: jax.Array,
-    target_BxC: jax.Array,
-    *,
-    temperature: float,
-    top_k: int | None,
-    standardised: bool,
+    student_BxC: jax.Array, target_BxC: jax.Array, *, temperature: float, **options: Any
 ) -> jax.Array:
-    """T^2 KL(softmax(target / T) || softmax(student / T)), [B]; arguments as of `soften`."""
-    log_student, log_target = soften(
-        student_BxC,
-        target_BxC,
-        temperature=temperature,
-        top_k=top_k,
-        standardised=standardised,
-    )
+    """T^2 KL(softmax(target / T) || softmax(student / T)), [B]; options as of `soften`."""
+    log_student, log_target = soften(student_BxC, target_BxC, temperature=temperature, **options)
     return temperature**2 * optax.losses.kl_divergence_with_log_targets(log_student, log_target)
 
 
 def soft_cross_entropy(
-    student_BxC: jax.Array,
-    target_BxC: jax.Array,
-    *,
-    temperature: float,
-    top_k: int | None,
-    standardised: bool,
+    student_BxC: jax.Array, target_BxC: jax.Array, *, temperature: float, **options: Any
 ) -> jax.Array:
-    """T^2 times the cross-entropy with softmax(target / T), [B]; arguments as of `soften`."""
-    log_student, log_target = soften(
-        student_BxC,
-        target_BxC,
-        temperature=temperature,
-        top_k=top_k,
-        standardised=standardised,
-    )
+    """T^2 times the cross-entropy with softmax(target / T), [B]; options as of `soften`."""
+    log_student, log_target = soften(student_BxC, target_BxC, temperature=temperature, **options)
     return -(temperature**2) * jnp.sum(jnp.exp(log_target) * log_student, axis=-1)

@@ -16,7 +16,6 @@ from ktjax.jobs import fitting, strategies
 from ktjax.jobs import scene as scene_lib
 from ktjax.jobs.scene import Scene, Standing
 from ktjax.jobs.strategies import Run
-from ktjax.models import weights
 from ktjax.models.classifier import Classifier, average
 
 
@@ -37,14 +36,14 @@ def runs_of_seed(
         rows, students = [], []
         for run in (run for run in planned if (run.objective, run.seed) == (label, seed)):
             row, after = _transfer(scene, shared, run)
-            _export(scene, after, row, bar)
+            scene_lib.export(scene, after.model, row, bar)
             bar.update()
             rows.append(row)
             students.append(after.model)
             yield row, after.validation_NxC
         if scene.config.strategy == "soup" and rows[0]["teachers"]:
             row, after = _soup(scene, rows, students)
-            _export(scene, after, row, bar)
+            scene_lib.export(scene, after.model, row, bar)
             yield row, after.validation_NxC
 
 
@@ -69,19 +68,14 @@ def _share(scene: Scene, seed: int) -> _Shared:
 
     @functools.cache
     def recipe(label: str, live: tuple[str, ...]) -> fitting.Recipe:
-        entry = config.objectives[label]
         teachers = [scene.models[name].model for name in live]
-        return fitting.make_recipe(
-            config,
+        asked = targets.make_ask(student, teachers)
+        return scene_lib.make_recipe(
+            scene,
+            label,
             student=student,
             teachers=teachers,
-            objective=objectives.OBJECTIVES[entry.objective].make(**scene_lib.options(entry)),
-            teach=targets.replay
-            if config.targets == "stored"
-            else targets.make_ask(student, teachers),
-            learning_rate=entry.learning_rate,
-            slow=scene_lib.slow_weights(config, label),
-            examples=examples,
+            teach=targets.replay if config.targets == "stored" else asked,
             seed=seed,
         )
 
@@ -245,11 +239,3 @@ def _soup(
         "history": [],
         "stages": [],
     }, after
-
-
-def _export(scene: Scene, after: Standing, row: dict[str, Any], bar: tqdm.tqdm) -> None:
-    weights.export(
-        after.model, scene.workdir / "students" / row["run"], accuracy=row["accuracy_after"]
-    )
-    change = f"{row['accuracy_before']:.2f} -> {row['accuracy_after']:.2f} %"
-    bar.write(f"{row['run']}: {change}, {row['seconds']:.0f} s")

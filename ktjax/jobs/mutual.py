@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, objectives, train
+from ktjax import evaluate, train
 from ktjax.analysis import measures
 from ktjax.jobs import fitting, strategies
 from ktjax.jobs import scene as scene_lib
 from ktjax.jobs.scene import Scene
-from ktjax.models import weights
 from ktjax.models.joint import Joint
 
 
@@ -40,18 +39,10 @@ def runs_of_seed(
         accuracy = float(np.mean([member["accuracy"] for member in members]))
         return {"accuracy": accuracy, "members": members}
 
-    for label, entry in config.objectives.items():
+    for label in config.objectives:
         run = f"{label}-{'+'.join(short.values())}-{seed}"
-        recipe = fitting.make_recipe(
-            config,
-            student=joint,
-            teachers=(),
-            objective=objectives.OBJECTIVES[entry.objective].make(**scene_lib.options(entry)),
-            teach=train.teach_nothing,
-            learning_rate=entry.learning_rate,
-            slow=scene_lib.slow_weights(config, label),
-            examples=len(splits.train),
-            seed=seed,
+        recipe = scene_lib.make_recipe(
+            scene, label, student=joint, teachers=(), teach=train.teach_nothing, seed=seed
         )
         fitted = fitting.fit(
             recipe,
@@ -84,13 +75,7 @@ def runs_of_seed(
                 measured=measured,
             )
             origin = f"{names[i]} after {label} with {' + '.join(others)}, seed {seed}"
-            weights.export(
-                dataclasses.replace(model, origin=origin),
-                scene.workdir / "students" / row["run"],
-                accuracy=row["accuracy_after"],
-            )
-            change = f"{row['accuracy_before']:.2f} -> {row['accuracy_after']:.2f} %"
-            bar.write(f"{row['run']}: {change}, {row['seconds']:.0f} s")
+            scene_lib.export(scene, dataclasses.replace(model, origin=origin), row, bar)
             nothing = dict.fromkeys((*measures.OF_PARTITION, "temperatures"))
             yield row | nothing | {"stages": []}, after_NxMxC[:, i]
 

@@ -1,16 +1,20 @@
 """What all runs of a transfer job share: data, models, and what these say before it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
+import tqdm
 
-from ktjax import evaluate, optim, parallel
+from ktjax import evaluate, objectives, optim, parallel, train
 from ktjax.analysis import calibration, measures
 from ktjax.data import pipeline
+from ktjax.jobs import fitting
+from ktjax.models import weights
 from ktjax.models.classifier import Classifier
+from ktjax.models.joint import Joint
 
 
 class Standing(NamedTuple):
@@ -44,10 +48,8 @@ def stand(
 ) -> Standing:
     """Asks a model about tune and validation, and calibrates it on tune if the config says so."""
     variables = parallel.replicate(model.variables)
-    tune_NxC, validation_NxC = (
-        predict(variables, splits.tune),
-        predict(variables, splits.validation),
-    )
+    tune_NxC = predict(variables, splits.tune)
+    validation_NxC = predict(variables, splits.validation)
     temperature = None
     if config.calibrate:
         temperature = calibration.temperature(tune_NxC, splits.tune.label_N)
@@ -59,9 +61,37 @@ def options(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in entry.items() if k not in ("objective", "learning_rate")}
 
 
-def slow_weights(config: ml_collections.ConfigDict, label: str) -> optim.SlowWeights | None:
-    """The slow weights that config.mcl has for an entry of config.objectives."""
-    return optim.SlowWeights(**config.mcl[label]) if label in config.mcl else None
+def make_recipe(
+    scene: Scene,
+    label: str,
+    *,
+    student: Classifier | Joint,
+    teachers: Sequence[Classifier],
+    teach: train.Teach,
+    seed: int,
+) -> fitting.Recipe:
+    """The recipe of an entry of config.objectives, with its slow weights if config.mcl has some."""
+    config = scene.config
+    entry = config.objectives[label]
+    return fitting.make_recipe(
+        config,
+        student=student,
+        teachers=teachers,
+        objective=objectives.OBJECTIVES[entry.objective].make(**options(entry)),
+        teach=teach,
+        learning_rate=entry.learning_rate,
+        slow=optim.SlowWeights(**config.mcl[label]) if label in config.mcl else None,
+        examples=len(scene.splits.train),
+        seed=seed,
+    )
+
+
+def export(scene: Scene, model: Classifier, row: Mapping[str, Any], bar: tqdm.tqdm) -> None:
+    """Writes the student of a finished run, and says what became of it."""
+    folder = scene.workdir / "students" / row["run"]
+    weights.export(model, folder, accuracy=row["accuracy_after"])
+    change = f"{row['accuracy_before']:.2f} -> {row['accuracy_after']:.2f} %"
+    bar.write(f"{row['run']}: {change}, {row['seconds']:.0f} s")
 
 
 def measure_tune(
