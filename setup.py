@@ -15,7 +15,10 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["ktjax", "ktjax.*"]),
-    package_data={"ktjax.models": ["glyphs/*/*"]},
+    package_data={
+        "ktjax.models": ["glyphs/*/*", "timm.json"],
+        "ktjax.data": ["imagenet_synsets.txt"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py",

@@ -13,7 +13,7 @@ load = functools.cache(models.load)
 
 
 def config_of(name):
-    return weights.read_config(models.locate(name))
+    return models.locate(name).config
 
 
 def test_there_are_at_least_eight_models():

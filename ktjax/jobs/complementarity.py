@@ -45,7 +45,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         config_lib.check_choice("similarity", config.similarity, SIMILARITIES)
     if len(config.models) < 2:
         raise ValueError(f"config.models={config.models}: a pair takes two models at least.")
-    folders = [models.locate(name).resolve() for name in config.models]
+    folders = [models.locate(name).path.resolve() for name in config.models]
     if len(set(folders)) < len(folders):
         raise ValueError(f"config.models names a model twice: {', '.join(config.models)}.")
     for name in config.random_students:

@@ -39,7 +39,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for label in config.mcl:
         _check_slow_weights(config, label)
     names = (config.student, *config.teachers)
-    if len({models.locate(name).resolve() for name in names}) < len(names):
+    if len({models.locate(name).path.resolve() for name in names}) < len(names):
         raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
     plan(config, dict.fromkeys(config.teachers, 0.0))
 

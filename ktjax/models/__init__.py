@@ -1,45 +1,67 @@
-"""name -> Classifier: architectures, the embedded zoo and exported folders."""
+"""name -> Classifier: architectures, pretrained models, the embedded zoo, exported folders."""
 
 import dataclasses
 import difflib
 import functools
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax.models import convnext, mlp, mlp_mixer, resnet, vision_transformer, weights
+from ktjax.models import hub, resnet, tiny, weights
 from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
 
 
 class Architecture(NamedTuple):
     """How to build a network, and the input that it is made for."""
 
-    build: Callable[..., nn.Module]  # build(num_classes=...)
+    family: str  # the kind of network
+    build: Callable[..., nn.Module]  # build(num_classes=..., **options)
     input: InputSpec
 
 
-def _tiny(size: int) -> InputSpec:
-    return InputSpec(size=(size, size), interpolation="bilinear")
+def _tiny(family: str, build: Callable[..., nn.Module], size: int) -> Architecture:
+    return Architecture(family, build, InputSpec(size=(size, size), interpolation="bilinear"))
 
 
-MODELS = {
-    "tiny_mlp_narrow": Architecture(mlp.tiny_mlp_narrow, _tiny(12)),
-    "tiny_mlp": Architecture(mlp.tiny_mlp, _tiny(16)),
-    "tiny_mixer": Architecture(mlp_mixer.tiny_mixer, _tiny(24)),
-    "tiny_resnet_narrow": Architecture(resnet.tiny_resnet_narrow, _tiny(24)),
-    "tiny_resnet": Architecture(resnet.tiny_resnet, _tiny(24)),
-    "tiny_resnet_wide": Architecture(resnet.tiny_resnet_wide, _tiny(24)),
-    "tiny_resnet_gn": Architecture(resnet.tiny_resnet_gn, _tiny(24)),
-    "tiny_convnext": Architecture(convnext.tiny_convnext, _tiny(24)),
-    "tiny_vit": Architecture(vision_transformer.tiny_vit, _tiny(24)),
+_TINY = {
+    "tiny_mlp_narrow": _tiny("mlp", tiny.tiny_mlp_narrow, 12),
+    "tiny_mlp": _tiny("mlp", tiny.tiny_mlp, 16),
+    "tiny_mixer": _tiny("mlp_mixer", tiny.tiny_mixer, 24),
+    "tiny_resnet_narrow": _tiny("resnet", tiny.tiny_resnet_narrow, 24),
+    "tiny_resnet": _tiny("resnet", tiny.tiny_resnet, 24),
+    "tiny_resnet_wide": _tiny("resnet", tiny.tiny_resnet_wide, 24),
+    "tiny_resnet_gn": _tiny("resnet", tiny.tiny_resnet_gn, 24),
+    "tiny_convnext": _tiny("convnext", tiny.tiny_convnext, 24),
+    "tiny_vit": _tiny("vision_transformer", tiny.tiny_vit, 24),
+}
+
+# timm's families: each file has a table VARIANTS of its architectures, by timm's names.
+FAMILIES = {"resnet": resnet}
+
+# What timm says of its architectures: family, parameters, classes, input and the tags of its
+# ImageNet-1k checkpoints. Made by tests/goldens/make_timm.py.
+TIMM = json.loads((Path(__file__).parent / "timm.json").read_text(encoding="utf-8"))
+
+
+def _made_for(architecture: str) -> InputSpec:
+    size, mean, std, interpolation, crop_pct = TIMM["architectures"][architecture]["input"]
+    return InputSpec((size, size), tuple(mean), tuple(std), interpolation, crop_pct)
+
+
+MODELS = _TINY | {
+    name: Architecture(family, build, _made_for(name))
+    for family, module in FAMILIES.items()
+    for name, build in module.VARIANTS.items()
 }
 
 # The weights of the embedded zoo, one exported folder each, lie in the package.
 ZOO = Path(__file__).parent / "glyphs"
+HEADS = ("zero", "random")  # how a new head begins
 
 
 def zoo() -> tuple[str, ...]:
@@ -47,29 +69,113 @@ def zoo() -> tuple[str, ...]:
     return tuple(f"glyphs/{folder.name}" for folder in sorted(ZOO.iterdir()) if folder.is_dir())
 
 
-def create(architecture: str, *, classes: Sequence[str], seed: int) -> Classifier:
+def create(
+    architecture: str,
+    *,
+    classes: Sequence[str],
+    seed: int,
+    size: tuple[int, int] | None = None,
+    **options: Any,
+) -> Classifier:
     """A Classifier of the table, with freshly drawn weights.
+
+    Args:
+      architecture: a name in MODELS.
+      classes: their names.
+      seed: of the weights.
+      size: height and width of the input; None: what the architecture is made for.
+      **options: attributes of the network, by timm's names: `drop_rate`, `drop_path_rate`.
 
     Raises:
       ValueError: the architecture is not in MODELS; lists the nearest names.
     """
-    blank, init = _blank(architecture, classes)
-    variables = jax.jit(init)(jax.random.key(seed))
-    return dataclasses.replace(blank, variables=variables, origin=f"random weights, seed {seed}")
+    shapes, module = _blank(architecture, classes, size, options)
+    variables = jax.jit(functools.partial(_init, module, shapes.input))(jax.random.key(seed))
+    return dataclasses.replace(shapes, variables=variables, origin=f"random weights, seed {seed}")
 
 
-def load(name: str) -> Classifier:
+def load(
+    name: str,
+    *,
+    architecture: str | None = None,
+    classes: Sequence[str] | int | None = None,
+    head: str | None = None,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Classifier:
     """Loads a pretrained Classifier.
 
     Args:
-      name: `glyphs/<name>` of the embedded zoo, or a folder that ktjax exported (config.json and
-        model.safetensors).
+      name: one of
+        `timm/<architecture>.<tag>`, a repository of timm's on the Hugging Face hub (cached;
+        HF_HUB_OFFLINE is respected);
+        `glyphs/<name>` of the embedded zoo;
+        a folder with config.json and model.safetensors, which ktjax or timm wrote;
+        a .safetensors file with timm's names.
+      architecture: of a .safetensors file, which does not say it.
+      classes: their names, or how many they are, instead of those that config.json has.
+      head: the last layer is a new one for `classes`: `zero`, or drawn as timm does, `random`;
+        None: it is that of the checkpoint.
+      size: height and width of the input, if not the checkpoint's. Position embeddings are resized.
+      seed: of a random head.
+      **options: attributes of the network, by timm's names: `drop_rate`, `drop_path_rate`.
 
     Raises:
-      ValueError: no such model, with the nearest names; or a folder whose weights do not fit.
+      ValueError: no such model, with the nearest names; or weights that do not fit.
     """
-    folder = locate(name)
-    return weights.fill(blank(name), folder, name=name, config=weights.read_config(folder))
+    found = locate(name, architecture=architecture)
+    known = hub.class_names(found.config)
+    classes = hub.numbered(classes) if isinstance(classes, int) else classes
+    shapes, module = _described(name, found, known if head else classes or known, size, options)
+    entries = weights.read_entries(found.path)
+    model = weights.fill(
+        shapes,
+        entries,
+        format_=found.config["format"],
+        adapt=getattr(module, "adapt", None),
+        where=found.path,
+    )
+    return model if head is None else replace_head(model, classes or known, head=head, seed=seed)
+
+
+def replace_head(
+    classifier: Classifier, classes: Sequence[str], *, head: str, seed: int = 0
+) -> Classifier:
+    """The classifier with a new last layer for other classes.
+
+    Args:
+      classifier: of an architecture in MODELS.
+      classes: their names.
+      head: `zero`, or drawn as timm does, `random`.
+      seed: of what is drawn.
+
+    Raises:
+      ValueError: no such kind of head.
+    """
+    if head not in HEADS:
+        raise ValueError(f"No head '{head}'. Known: {', '.join(HEADS)}.")
+    build = functools.partial(
+        _blank, classifier.architecture, size=classifier.input.size, options=classifier.options
+    )
+    shapes, module = build(classes=classes)
+    more = build(classes=(*classes, "one more"))[0].variables
+    # The head is what depends on the number of classes.
+    depends = jax.tree.map(lambda a, b: a.shape != b.shape, shapes.variables, more)
+    if head == "zero":
+        new = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes.variables)
+    else:
+        new = jax.jit(functools.partial(_init, module, shapes.input))(jax.random.key(seed))
+    variables = jax.tree.map(
+        lambda d, a, b: a if d else b, depends, new, dict(classifier.variables)
+    )
+    return dataclasses.replace(
+        classifier,
+        variables=variables,
+        forward=shapes.forward,
+        classes=tuple(classes),
+        origin=f"{classifier.origin}, new head",
+    )
 
 
 def blank(name: str) -> Classifier:
@@ -78,22 +184,35 @@ def blank(name: str) -> Classifier:
     Raises:
       ValueError: no such model, with the nearest names.
     """
-    config = weights.read_config(locate(name))
-    shapes, _ = _blank(config["architecture"], config["label_names"])
-    return dataclasses.replace(shapes, name=name, origin=config["origin"])
+    found = locate(name)
+    return _described(name, found, hub.class_names(found.config), None, {})[0]
 
 
 def family(architecture: str) -> str:
     """The kind of network: the name of the file that builds it."""
-    return MODELS[architecture].build.func.__module__.rpartition(".")[2]
+    return MODELS[architecture].family
 
 
-def locate(name: str) -> Path:
-    """The folder that `load(name)` reads; raises as `load` does, without reading the weights."""
+def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
+    """The checkpoint that `load(name)` reads; raises as `load` does, but reads no weights."""
     if name in zoo():
-        return ZOO / name.removeprefix("glyphs/")
-    if weights.is_export(Path(name)):
-        return Path(name)
+        return hub.folder(ZOO / name.removeprefix("glyphs/"))
+    if name.startswith("timm/"):
+        check_architecture(name.removeprefix("timm/").partition(".")[0])
+        return hub.repository(name)
+    path = Path(name)
+    if weights.is_export(path):
+        return hub.folder(path)
+    if path.suffix == ".safetensors" and path.is_file():
+        if architecture is None:
+            raise ValueError(f"'{name}' does not say its architecture: give architecture=...")
+        check_architecture(architecture)
+        return hub.bare(path, architecture, MODELS[architecture].input)
+    if path.suffix in hub.PICKLED or (path / "pytorch_model.bin").is_file():
+        raise ValueError(
+            f"'{name}' is a pickle, which ktjax never opens. Convert it where you trust it: "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
+        )
     if name in MODELS:
         raise ValueError(
             f"'{name}' is an architecture, not a pretrained model: train it with "
@@ -111,24 +230,50 @@ def check_architecture(name: str) -> None:
         raise ValueError(f"No architecture '{name}'. Nearest: {_nearest(name, MODELS)}.")
 
 
+def _described(
+    name: str,
+    found: hub.Checkpoint,
+    classes: Sequence[str],
+    size: tuple[int, int] | None,
+    options: dict[str, Any],
+) -> tuple[Classifier, nn.Module]:
+    """The Classifier of a checkpoint, whose variables have shapes only, and its network."""
+    spec = weights.input_spec(found.config)
+    if size is not None:
+        spec = dataclasses.replace(spec, size=size)
+    shapes, module = _blank(
+        found.config["architecture"], classes, spec.size, {**found.config["model_args"], **options}
+    )
+    origin = found.config["origin"]
+    return dataclasses.replace(shapes, name=name, input=spec, origin=origin), module
+
+
 def _blank(
-    architecture: str, classes: Sequence[str]
-) -> tuple[Classifier, Callable[[jax.Array], Variables]]:
-    """A Classifier whose variables have shapes only, and what draws them: init(key)."""
+    architecture: str,
+    classes: Sequence[str],
+    size: tuple[int, int] | None,
+    options: dict[str, Any],
+) -> tuple[Classifier, nn.Module]:
+    """A Classifier whose variables have shapes only, and its network."""
     check_architecture(architecture)
-    build, spec = MODELS[architecture]
-    module = build(num_classes=len(classes))
-    init = functools.partial(module.init, x=jnp.zeros((1, *spec.size, 3)))
-    blank = Classifier(
+    _, build, spec = MODELS[architecture]
+    spec = spec if size is None else dataclasses.replace(spec, size=size)
+    module = build(num_classes=len(classes), **options)
+    shapes = Classifier(
         name=architecture,
         architecture=architecture,
         forward=linen_forward(module),
-        variables=jax.eval_shape(init, jax.random.key(0)),
+        variables=jax.eval_shape(functools.partial(_init, module, spec), jax.random.key(0)),
         input=spec,
         classes=tuple(classes),
         origin="",
+        options=options,
     )
-    return blank, init
+    return shapes, module
+
+
+def _init(module: nn.Module, spec: InputSpec, key: jax.Array) -> Variables:
+    return module.init(key, jnp.zeros((1, *spec.size, 3)))
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -58,6 +58,7 @@ class Classifier:
       input: size and normalisation.
       classes: the names of the classes, in the order of the logits.
       origin: where the weights come from, in words.
+      options: what the architecture was built with beyond its name, by timm's names.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Classifier:
     input: InputSpec
     classes: tuple[str, ...]
     origin: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def apply(
         self,

@@ -1,15 +1,66 @@
-"""Layers that several families share."""
+"""Layers that several families share, with timm's arithmetic and names.
+
+Modules are named as timm's are, dots included, so that the path of a Flax parameter is the name of
+timm's (weights.py). Convolutions pad symmetrically, as torch does, not as "SAME" does.
+"""
+
+import functools
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from ktjax import parallel
 
+Activation = Callable[[jax.Array], jax.Array]
+gelu = functools.partial(nn.gelu, approximate=False)
+
+
+def conv(
+    features: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+    bias: bool = False,
+    name: str,
+) -> nn.Conv:
+    """A square convolution; `padding` on each side, None: what keeps the size at stride 1."""
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        stride,
+        padding=(kernel - 1) // 2 if padding is None else padding,
+        feature_group_count=groups,
+        use_bias=bias,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        name=name,
+    )
+
+
+def max_pool(x: jax.Array, kernel: int, stride: int) -> jax.Array:
+    """Maxima over square windows, padded on each side by half a kernel."""
+    padding = (kernel // 2, kernel // 2)
+    return nn.max_pool(x, (kernel, kernel), (stride, stride), (padding, padding))
+
+
+def avg_pool(x: jax.Array, kernel: int, *, ceil: bool = False) -> jax.Array:
+    """Means over square windows side by side.
+
+    With `ceil` also over what remains at the lower and right edge; else that is left out.
+    """
+    remains = [(0, -side % kernel if ceil else 0) for side in x.shape[1:3]]
+    window = (kernel, kernel)
+    return nn.avg_pool(x, window, window, remains, count_include_pad=False)
+
 
 class BatchNorm(nn.Module):
-    """BatchNorm over all devices, with timm's momentum and epsilon.
+    """BatchNorm over all devices.
 
     Uses (and updates) the batch's statistics where `batch_stats` is mutable, else the running ones.
+    As in torch, the running variance is the unbiased one of the samples.
     """
 
     epsilon: float = 1e-5
@@ -17,22 +68,79 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.BatchNorm(
-            use_running_average=not self.is_mutable_collection("batch_stats"),
-            axis_name=parallel.AXIS,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-            name="norm",
-        )(x)
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean, var = running_mean.value, running_var.value
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            mean, var, count = _batch_statistics(x)
+            unbiased = var * (count / jnp.maximum(count - 1, 1))
+            keep = self.momentum
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean
+            running_var.value = keep * running_var.value + (1 - keep) * unbiased
+        gain = jax.lax.rsqrt(var + self.epsilon) * scale.astype(jnp.float32)
+        centred = x.astype(jnp.float32) - jnp.broadcast_to(mean, x.shape)
+        y = centred * jnp.broadcast_to(gain, x.shape) + jnp.broadcast_to(bias, x.shape)
+        return y.astype(x.dtype)
+
+
+def _batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean and variance per channel over all devices, and over how many numbers; float32."""
+    x = x.astype(jnp.float32)
+    axes = tuple(range(x.ndim - 1))
+    moments = x.mean(axes), jnp.square(x).mean(axes)
+    mean, mean_of_squares = jax.lax.pmean(moments, parallel.AXIS)
+    count = jax.lax.psum(x.size // x.shape[-1], parallel.AXIS)
+    return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0), jnp.float32(count)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training whole samples skip a branch."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if not train or not self.rate:
+            return x
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        return jnp.where(kept, x / (1 - self.rate), 0)
 
 
 class Mlp(nn.Module):
-    """Two dense layers with GELU between them."""
+    """Two dense layers with an activation between them."""
 
     hidden: int
+    activation: Activation = gelu
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        x = nn.gelu(nn.Dense(self.hidden, name="fc1")(x), approximate=False)
-        return nn.Dense(width, name="fc2")(x)
+        x = self.activation(nn.Dense(self.hidden, use_bias=self.bias, name="fc1")(x))
+        return nn.Dense(width, use_bias=self.bias, name="fc2")(x)
+
+
+def divisible(value: float, divisor: int = 8, *, floor_share: float = 0.9) -> int:
+    """The multiple of `divisor` nearest to `value`, but no less than `floor_share` of it."""
+    nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return nearest if nearest >= floor_share * value else nearest + divisor
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighed by what is in all of the image (Hu et al. 2018); timm's SEModule."""
+
+    ratio: float = 1 / 16
+    activation: Activation = nn.relu
+    gate: Activation = nn.sigmoid
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        hidden = divisible(width * self.ratio, floor_share=0.0)
+        y = x.mean(axis=(1, 2), keepdims=True)
+        y = self.activation(conv(hidden, 1, bias=True, name="fc1")(y))
+        return x * self.gate(conv(width, 1, bias=True, name="fc2")(y))

@@ -1,0 +1,163 @@
+"""timm's families against goldens of timm's own, on weights that both draw by one rule.
+
+Each golden architecture is compiled once, without optimisations: only the result matters here.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from goldens import rule
+
+from ktjax import models
+from ktjax.models import weights
+
+GOLDENS = Path(__file__).parent / "goldens"
+CLASSES = tuple(f"class {i}" for i in range(rule.CLASSES))
+# Of `distance`.
+TOLERANCE = 1e-5
+# Architectures whose rounding errors add up to more, and why.
+DEEP = {
+    "resnet50_gn": 3e-5,  # the variances of 50 GroupNorms over all of the image
+    "senet154": 5e-5,  # 154 layers
+}
+QUICK = {"xla_backend_optimization_level": 0}
+# Parameters that have no part in the result, by architecture. Attention's softmax does not see the
+# bias of the keys.
+IDLE = {}
+
+
+@functools.cache
+def goldens(family):
+    found = {}
+    with np.load(GOLDENS / f"{family}.npz") as arrays:
+        for key in arrays.files:
+            architecture, _, name = key.partition("/")
+            found.setdefault(architecture, {})[name] = arrays[key]
+    return found
+
+
+CASES = [(family, architecture) for family in models.FAMILIES for architecture in goldens(family)]
+each_case = pytest.mark.parametrize(("family", "architecture"), CASES)
+each_family = pytest.mark.parametrize("family", models.FAMILIES)
+
+
+def entries(golden):
+    """timm's names with the weights of the rule."""
+    lines = (line.split(" ") for line in golden["names"].tobytes().decode().splitlines())
+    shapes = {name: tuple(map(int, filter(None, shape.split("x")))) for name, shape in lines}
+    return {name: rule.weight(name, shape) for name, shape in shapes.items()}
+
+
+@functools.cache
+def classifier(family, architecture):
+    golden = goldens(family)[architecture]
+    size = (int(golden["size"]),) * 2
+    shapes, module = models._blank(architecture, CLASSES, size, {})
+    return weights.fill(
+        shapes,
+        entries(golden),
+        format_="timm",
+        adapt=getattr(module, "adapt", None),
+        where=Path(architecture),
+    )
+
+
+@functools.cache
+def compiled(family, architecture):
+    model = classifier(family, architecture)
+
+    def forward(variables, x):
+        return model.forward(variables, x, train=False, rngs=None, freeze_stats=False)[0]
+
+    x = rule.images(model.input.size[0])
+    run = jax.jit(forward).lower(model.variables, x).compile(compiler_options=QUICK)
+    return lambda variables: jax.device_get(run(variables, x))
+
+
+def distance(found, expected):
+    """||found - expected|| / ||expected - its mean over the images||."""
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected - expected.mean(axis=0))
+
+
+@each_case
+def test_logits_and_features_are_timms(family, architecture):
+    golden = goldens(family)[architecture]
+    output = compiled(family, architecture)(classifier(family, architecture).variables)
+    tolerance = DEEP.get(architecture, TOLERANCE)
+    assert output.logits.shape == golden["logits"].shape
+    assert distance(output.features, golden["features"]) < tolerance
+    assert distance(output.logits, golden["logits"]) < tolerance
+    assert (output.logits.argmax(axis=1) == golden["logits"].argmax(axis=1)).all()
+
+
+@each_case
+def test_weights_go_back_as_they_came(family, architecture):
+    expected = entries(goldens(family)[architecture])
+    found = weights.to_arrays(classifier(family, architecture), format_="timm")
+    assert {k for k in found if not k.endswith("num_batches_tracked")} == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, strict=True, err_msg=name)
+
+
+def first_of(family):
+    return next(iter(goldens(family)))
+
+
+@each_family
+def test_every_parameter_matters(family):
+    """Left out, or with its numbers in another order, any of them fails the comparison above."""
+    architecture = first_of(family)
+    run, variables = compiled(family, architecture), classifier(family, architecture).variables
+    expected = run(variables).logits
+    flat = traverse_util.flatten_dict(variables)
+    for path, leaf in flat.items():
+        for changed in (jnp.zeros_like(leaf), jnp.roll(leaf.ravel(), 1).reshape(leaf.shape)):
+            if path[1:] in IDLE.get(architecture, ()) or (leaf == changed).all():
+                continue
+            logits = run(traverse_util.unflatten_dict({**flat, path: changed})).logits
+            assert distance(logits, expected) > 10 * TOLERANCE, path
+
+
+@each_family
+def test_a_step_of_training_is_timms(family):
+    """Gradients of mean(logits^2) and BatchNorm's statistics, after one batch in train mode."""
+    architecture = first_of(family)
+    model, golden = classifier(family, architecture), goldens(family)[architecture]
+
+    def loss_fn(params, x):
+        variables = {**model.variables, "params": params}
+        output, stats = model.forward(variables, x, train=True, rngs=None, freeze_stats=False)
+        return jnp.mean(output.logits**2), stats
+
+    step = jax.vmap(jax.value_and_grad(loss_fn, has_aux=True), in_axes=(None, 0), axis_name="batch")
+    x = rule.images(model.input.size[0])[None]
+    run = jax.jit(step).lower(model.variables["params"], x).compile(compiler_options=QUICK)
+    (loss, stats), gradient = jax.tree.map(lambda a: a[0], run(model.variables["params"], x))
+    np.testing.assert_allclose(loss, golden["train/loss"], rtol=1e-4)
+    trees = {"gradient": {"params": gradient}, "stats": {"batch_stats": stats} if stats else {}}
+    for kind, tree in trees.items():
+        filled = dataclasses.replace(model, variables=tree)
+        arrays = weights.to_arrays(filled, format_="timm") if tree else {}
+        arrays = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
+        start = f"train/{kind}/"
+        assert set(arrays) == {k.removeprefix(start) for k in golden if k.startswith(start)}
+        for name, array in arrays.items():
+            expected = golden[start + name]
+            np.testing.assert_allclose(
+                rule.projection(name, array), expected, atol=1e-4 * expected[0], err_msg=name
+            )
+
+
+@each_family
+def test_numbers_of_parameters_are_timms(family):
+    counts = {name: spec["parameters"] for name, spec in models.TIMM["architectures"].items()}
+    for architecture in models.FAMILIES[family].VARIANTS:
+        classes = models.TIMM["architectures"][architecture]["classes"]
+        blank, _ = models._blank(architecture, models.hub.numbered(classes), None, {})
+        assert blank.num_parameters() == counts[architecture], architecture

@@ -1,0 +1,211 @@
+"""Makes the goldens of the model families with torch and timm: what they compute, see rule.py.
+
+  python tests/goldens/make_timm.py FAMILY...   tests/goldens/FAMILY.npz: logits and features of
+      each of its architectures in GOLDENS, and one train-mode step of the first
+  python tests/goldens/make_timm.py --table     ktjax/models/timm.json
+  python tests/goldens/make_timm.py --exported FAMILY FOLDER
+      whether timm loads FOLDER/<architecture>, which ktjax exported, with the golden's logits
+
+pip install torch timm. torchvision from the registry is built for CUDA; where it fails to import,
+its two operators are declared first.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import rule  # noqa: E402
+
+try:
+    import timm
+except RuntimeError:
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import timm
+
+# Architectures: small, deep and odd ones of each family, and the size of their images. The first is
+# also trained for a step.
+GOLDENS = {
+    "resnet": {
+        "test_resnet": 64,
+        "resnet18": 64,
+        "resnet34d": 64,
+        "resnet26t": 64,
+        "resnet50_gn": 64,
+        "seresnext26d_32x4d": 96,
+        "ecaresnet26t": 64,
+        "resnetblur50": 64,
+        "resnetaa50d": 64,
+        "resnetrs50": 64,
+        "senet154": 64,
+    },
+}
+
+# The modules of timm whose architectures are counted.
+MODULES = (
+    "resnet",
+    "resnetv2",
+    "vision_transformer",
+    "vision_transformer_relpos",
+    "deit",
+    "convnext",
+    "mlp_mixer",
+    "pit",
+    "xcit",
+    "swin_transformer",
+    "regnet",
+    "efficientnet",
+    "mobilenetv3",
+)
+
+
+def draw(model: torch.nn.Module) -> None:
+    """Replaces all weights and statistics by those of the rule."""
+    state = model.state_dict()
+    for name in _weights(model):
+        state[name] = torch.from_numpy(rule.weight(name, tuple(state[name].shape)))
+    model.load_state_dict(state)
+
+
+def _weights(model: torch.nn.Module) -> list[str]:
+    """Names of what is learned, and of BatchNorm's statistics."""
+    learned = {name for name, _ in model.named_parameters()}
+    ends = ("running_mean", "running_var")
+    return sorted(name for name in model.state_dict() if name in learned or name.endswith(ends))
+
+
+def _create(architecture: str, size: int) -> torch.nn.Module:
+    """A network for images of this size."""
+    spec = timm.get_pretrained_cfg(architecture)
+    options = {}
+    if spec.fixed_input_size and spec.input_size[1] != size:
+        options["img_size"] = size
+    model = timm.create_model(architecture, num_classes=rule.CLASSES, **options)
+    draw(model)
+    return model
+
+
+def _images(size: int) -> torch.Tensor:
+    return torch.from_numpy(rule.images(size).transpose(0, 3, 1, 2).copy())
+
+
+def golden(architecture: str, size: int) -> dict[str, np.ndarray]:
+    """What an architecture says."""
+    model = _create(architecture, size).eval()
+    with torch.no_grad():
+        features = model.forward_head(model.forward_features(_images(size)), pre_logits=True)
+        logits = model(_images(size))
+    state = model.state_dict()
+    names = [f"{name} {'x'.join(map(str, state[name].shape))}" for name in _weights(model)]
+    return {
+        "logits": logits.numpy(),
+        "features": features.numpy(),
+        "size": np.asarray(size),
+        "names": np.frombuffer("\n".join(names).encode(), np.uint8),
+    }
+
+
+def train_step(architecture: str, size: int) -> dict[str, np.ndarray]:
+    """One batch in train mode: gradients of mean(logits^2), and BatchNorm's statistics after it."""
+    model = _create(architecture, size).train()
+    logits = model(_images(size))
+    loss = (logits**2).mean()
+    loss.backward()
+    found = {"train/loss": loss.detach().numpy()}
+    for name, parameter in model.named_parameters():
+        found[f"train/gradient/{name}"] = rule.projection(name, parameter.grad.numpy())
+    for name, value in model.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            found[f"train/stats/{name}"] = rule.projection(name, value.numpy())
+    return found
+
+
+def make(family: str) -> None:
+    """Writes the goldens of a family."""
+    arrays = {}
+    for number, (architecture, size) in enumerate(GOLDENS[family].items()):
+        found = golden(architecture, size)
+        if number == 0:
+            found |= train_step(architecture, size)
+        arrays |= {f"{architecture}/{name}": value for name, value in found.items()}
+        logits = found["logits"]
+        print(
+            f"{architecture}: logits {np.abs(logits).mean():.3g}, their spread over images "
+            f"{logits.std(axis=0).mean():.3g}"
+        )
+    np.savez_compressed(HERE / f"{family}.npz", **arrays)
+
+
+def exported(family: str, folder: Path) -> None:
+    """Loads what ktjax exported."""
+    for architecture, size in GOLDENS[family].items():
+        model = timm.create_model(f"local-dir:{folder / architecture}", pretrained=True).eval()
+        expected = _create(architecture, size).eval()
+        same = all(
+            torch.equal(value, expected.state_dict()[name])
+            for name, value in model.state_dict().items()
+            if value.is_floating_point()
+        )
+        with torch.no_grad():
+            same &= torch.equal(model(_images(size)), expected(_images(size)))
+        print(f"{architecture}: {'the same bits' if same else 'DIFFERENT'}")
+
+
+def table() -> dict[str, dict]:
+    """timm's architectures of MODULES, and how many ImageNet-1k checkpoints all of timm has."""
+    checkpoints: dict[str, list[str]] = {}
+    for name in timm.list_models(pretrained=True):
+        if timm.get_pretrained_cfg(name).num_classes == 1000:
+            architecture, _, tag = name.partition(".")
+            checkpoints.setdefault(architecture, []).append(tag)
+    found = {}
+    for module in MODULES:
+        for architecture in sorted(timm.list_models(module=module)):
+            try:
+                with torch.device("meta"):
+                    model = timm.create_model(architecture)
+            except Exception as error:  # an architecture that needs what is not installed
+                print(f"{architecture}: {error}")
+                continue
+            spec = model.default_cfg
+            found[architecture] = {
+                "family": module,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "classes": model.num_classes,
+                "input": [
+                    spec["input_size"][1],
+                    [round(v, 4) for v in spec["mean"]],
+                    [round(v, 4) for v in spec["std"]],
+                    spec["interpolation"],
+                    spec["crop_pct"],
+                ],
+                "checkpoints": checkpoints.get(architecture, []),
+            }
+    return {
+        "timm": timm.__version__,
+        "checkpoints": sum(map(len, checkpoints.values())),
+        "architectures": found,
+    }
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[0] == "--table":
+        path = HERE.parents[1] / "ktjax" / "models" / "timm.json"
+        text = json.dumps(table(), indent=0).replace("\n", "").replace('}, "', '},\n"')
+        path.write_text(text + "\n", encoding="utf-8")
+    elif arguments[0] == "--exported":
+        exported(arguments[1], Path(arguments[2]))
+    else:
+        for family in arguments:
+            make(family)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,57 @@
+"""Weights and images that timm and ktjax are both fed with: functions of names and shapes.
+
+Drawn so that every parameter matters: no zero heads, gains or layer scales, and statistics of
+BatchNorm that neither explode nor vanish.
+"""
+
+import math
+import zlib
+
+import numpy as np
+
+CLASSES = 10
+IMAGES = 4
+
+
+def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The entry of this name (timm's) in torch's shape, float32."""
+    z = _generator(name).standard_normal(shape).astype(np.float32)
+    leaf = name.split(".")[-1]
+    if leaf == "running_var":
+        return np.float32(0.75) + np.abs(z) / 2
+    if len(shape) >= 2 and leaf == "weight":
+        return z * np.float32(math.sqrt(1.5 / math.prod(shape[1:])))
+    if leaf == "weight":  # gains
+        return 1 + z / 5
+    if leaf in ("gamma", "gamma1", "gamma2", "ls1", "ls2"):  # layer scales
+        return np.float32(0.5) + z / 10
+    return z / 4  # biases, embeddings, tokens, means
+
+
+def images(size: int, *, seed: int = 0) -> np.ndarray:
+    """Smooth images, as a network takes them: float32 [IMAGES, size, size, 3], about -3 to 3.
+
+    They differ in colour and coarseness, lest a network that averages over all of an image finds
+    them alike.
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    at = np.linspace(0, 1, size)
+    pictures = np.zeros((IMAGES, size, size, 3))
+    for n, finest in enumerate(np.geomspace(2, size / 8, IMAGES)):
+        pictures[n] += generator.uniform(-1.5, 1.5, 3)
+        for c, _ in np.ndindex(3, 6):
+            u, v = generator.uniform(-finest, finest, 2)
+            phase = 2 * np.pi * (u * at[:, None] + v * at[None, :] + generator.random())
+            pictures[n, :, :, c] += np.cos(phase) / 2
+    return pictures.astype(np.float32)
+
+
+def projection(name: str, value: np.ndarray) -> np.ndarray:
+    """A large array in two numbers: its norm, and how much of it lies along a direction."""
+    value = np.asarray(value, np.float64).ravel()
+    direction = _generator(f"{name} direction").standard_normal(value.shape)
+    return np.asarray([np.linalg.norm(value), value @ direction / math.sqrt(value.size)])
+
+
+def _generator(name: str) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode())))
