@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 from goldens import rule
 
 from ktjax import models
-from ktjax.models import weights
+from ktjax.models import layers, weights
+from ktjax.models.classifier import linen_forward
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLASSES = tuple(f"class {i}" for i in range(rule.CLASSES))
@@ -124,21 +126,33 @@ def test_every_parameter_matters(family):
             assert distance(logits, expected) > 10 * TOLERANCE, path
 
 
-@each_family
-def test_a_step_of_training_is_timms(family):
-    """Gradients of mean(logits^2) and BatchNorm's statistics, after one batch in train mode."""
-    architecture = first_of(family)
-    model, golden = classifier(family, architecture), goldens(family)[architecture]
+def trained(model, **options):
+    """Loss, gradient and statistics of one batch in train mode."""
+    _, module = models._blank(model.architecture, CLASSES, model.input.size, options)
+    forward = linen_forward(module)
 
     def loss_fn(params, x):
         variables = {**model.variables, "params": params}
-        output, stats = model.forward(variables, x, train=True, rngs=None, freeze_stats=False)
+        output, stats = forward(variables, x, train=True, rngs=None, freeze_stats=False)
         return jnp.mean(output.logits**2), stats
 
-    step = jax.vmap(jax.value_and_grad(loss_fn, has_aux=True), in_axes=(None, 0), axis_name="batch")
+    step = jax.value_and_grad(loss_fn, has_aux=True)
+    step = jax.vmap(step, in_axes=(None, 0), axis_name="batch")
     x = rule.images(model.input.size[0])[None]
-    run = jax.jit(step).lower(model.variables["params"], x).compile(compiler_options=QUICK)
+    lowered = jax.jit(step).lower(model.variables["params"], x)
+    assert ("optimization_barrier" in lowered.as_text()) == options.get("remat", False)
+    run = lowered.compile(compiler_options=QUICK)
     (loss, stats), gradient = jax.tree.map(lambda a: a[0], run(model.variables["params"], x))
+    return loss, gradient, stats
+
+
+@each_family
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_step_of_training_is_timms(family, remat):
+    """Gradients of mean(logits^2) and BatchNorm's statistics, after one batch in train mode."""
+    architecture = first_of(family)
+    model, golden = classifier(family, architecture), goldens(family)[architecture]
+    loss, gradient, stats = trained(model, remat=remat)
     np.testing.assert_allclose(loss, golden["train/loss"], rtol=1e-4)
     trees = {"gradient": {"params": gradient}, "stats": {"batch_stats": stats} if stats else {}}
     for kind, tree in trees.items():
@@ -152,6 +166,32 @@ def test_a_step_of_training_is_timms(family):
             np.testing.assert_allclose(
                 rule.projection(name, array), expected, atol=1e-4 * expected[0], err_msg=name
             )
+
+
+@each_family
+def test_dropout_and_stochastic_depth_are_timms(family):
+    """Their rates, in the order in which they are applied."""
+    architecture = first_of(family)
+    model, golden = classifier(family, architecture), goldens(family)[architecture]
+    options = dict(drop_rate=0.2, drop_path_rate=0.3)
+    _, module = models._blank(architecture, CLASSES, model.input.size, options)
+    kinds = {nn.Dropout: "dropout", layers.DropPath: "drop_path"}
+    found = {name: [] for name in kinds.values()}
+
+    def watch(call, arguments, keywords, context):
+        rate = getattr(context.module, "rate", 0)
+        if type(context.module) in kinds and rate and context.method_name == "__call__":
+            found[kinds[type(context.module)]].append(rate)
+        return call(*arguments, **keywords)
+
+    def run(variables, x):
+        rngs = {"dropout": jax.random.key(0)}
+        return module.apply(variables, x, train=True, rngs=rngs)
+
+    with nn.intercept_methods(watch):
+        jax.eval_shape(run, model.variables, rule.images(model.input.size[0]))
+    for name, rates in found.items():
+        np.testing.assert_allclose(rates, golden[f"train/{name}"], rtol=1e-6, err_msg=name)
 
 
 @each_family

@@ -96,6 +96,14 @@ def _batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0), jnp.float32(count)
 
 
+def remat(block: type[nn.Module], on: bool) -> type[nn.Module]:
+    """A block, called as `block(...)(x, train)`, that forgets its activations where this is on.
+
+    The backward pass computes them again: less memory for a third more time.
+    """
+    return nn.remat(block, static_argnums=(2,)) if on else block
+
+
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): in training whole samples skip a branch."""
 

@@ -87,7 +87,7 @@ class BasicBlock(_Block):
     expansion = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = self._pooled("conv1", self.width // self.reduce_first, 1, "bn1", x)
         y = self.norm(name="bn2")(conv(self.width, 3, name="conv2")(y))
         return self._end(x, y, train=train)
@@ -99,7 +99,7 @@ class Bottleneck(_Block):
     expansion = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         inner = math.floor(self.width * self.base_width / 64) * self.groups
         y = conv(inner // self.reduce_first, 1, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y))
@@ -163,7 +163,7 @@ class ResNet(nn.Module):
         for i, depth in enumerate(self.depths):
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                x = self._block(i, j, stride, next(rates), x)(x, train=train)
+                x = self._block(i, j, stride, next(rates), x)(x, train)
         x = x.mean(axis=(1, 2))
         y = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         return Output(logits=nn.Dense(self.num_classes, name="fc")(y), features=x)
@@ -181,7 +181,7 @@ class ResNet(nn.Module):
                 average=self.average_down,
                 norm=self.norm,
             )
-        return block(
+        return layers.remat(block, self.remat)(
             width=self.widths[stage],
             stride=stride,
             groups=self.groups,

@@ -13,6 +13,7 @@ its two operators are declared first.
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -81,10 +82,9 @@ def _weights(model: torch.nn.Module) -> list[str]:
     return sorted(name for name in model.state_dict() if name in learned or name.endswith(ends))
 
 
-def _create(architecture: str, size: int) -> torch.nn.Module:
+def _create(architecture: str, size: int, **options: float) -> torch.nn.Module:
     """A network for images of this size."""
     spec = timm.get_pretrained_cfg(architecture)
-    options = {}
     if spec.fixed_input_size and spec.input_size[1] != size:
         options["img_size"] = size
     model = timm.create_model(architecture, num_classes=rule.CLASSES, **options)
@@ -127,13 +127,34 @@ def train_step(architecture: str, size: int) -> dict[str, np.ndarray]:
     return found
 
 
+def randomness(architecture: str, size: int) -> dict[str, np.ndarray]:
+    """The rates of dropout and of stochastic depth, in the order in which they are applied."""
+    found = {"dropout": [], "drop_path": []}
+
+    def dropout(x, p=0.5, training=True, inplace=False):
+        found["dropout"] += [p] * bool(p and training)
+        return x
+
+    def drop_path(x, drop_prob=0.0, training=False, *_):
+        found["drop_path"] += [drop_prob] * bool(drop_prob and training)
+        return x
+
+    options = {"drop_rate": 0.2, "drop_path_rate": 0.3}
+    with (
+        mock.patch.object(torch.nn.functional, "dropout", dropout),
+        mock.patch.object(timm.layers.drop, "drop_path", drop_path),
+    ):
+        _create(architecture, size, **options).train()(_images(size))
+    return {f"train/{name}": np.asarray(rates) for name, rates in found.items()}
+
+
 def make(family: str) -> None:
     """Writes the goldens of a family."""
     arrays = {}
     for number, (architecture, size) in enumerate(GOLDENS[family].items()):
         found = golden(architecture, size)
         if number == 0:
-            found |= train_step(architecture, size)
+            found |= train_step(architecture, size) | randomness(architecture, size)
         arrays |= {f"{architecture}/{name}": value for name, value in found.items()}
         logits = found["logits"]
         print(
