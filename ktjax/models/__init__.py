@@ -277,8 +277,8 @@ def _init(module: nn.Module, spec: InputSpec, key: jax.Array) -> Variables:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known)
+    nearest = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.0)
+    return f"{', '.join(nearest)}; `python -m ktjax.models` lists all"
 
 
 def check_classes(classifier: Classifier, classes: Sequence[str], data: str) -> None:

@@ -99,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no object.")
+        raise ValueError(f"{path} holds no JSON object.")
     return content
 
 
