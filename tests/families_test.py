@@ -16,7 +16,7 @@ from flax import traverse_util
 from goldens import rule
 
 from ktjax import models
-from ktjax.models import layers, weights
+from ktjax.models import layers, layouts, weights
 from ktjax.models.classifier import linen_forward
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -64,7 +64,7 @@ def classifier(family, architecture):
     return weights.fill(
         shapes,
         entries(golden),
-        format_="timm",
+        layout=layouts.timm,
         adapt=getattr(module, "adapt", None),
         where=Path(architecture),
     )
@@ -101,7 +101,7 @@ def test_logits_and_features_are_timms(family, architecture):
 @each_case
 def test_weights_go_back_as_they_came(family, architecture):
     expected = entries(goldens(family)[architecture])
-    found = weights.to_arrays(classifier(family, architecture), format_="timm")
+    found = weights.to_arrays(classifier(family, architecture), layout=layouts.timm)
     assert {k for k in found if not k.endswith("num_batches_tracked")} == set(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, strict=True, err_msg=name)
@@ -157,7 +157,7 @@ def test_a_step_of_training_is_timms(family, remat):
     trees = {"gradient": {"params": gradient}, "stats": {"batch_stats": stats} if stats else {}}
     for kind, tree in trees.items():
         filled = dataclasses.replace(model, variables=tree)
-        arrays = weights.to_arrays(filled, format_="timm") if tree else {}
+        arrays = weights.to_arrays(filled, layout=layouts.timm) if tree else {}
         arrays = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
         start = f"train/{kind}/"
         assert set(arrays) == {k.removeprefix(start) for k in golden if k.startswith(start)}

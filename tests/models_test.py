@@ -377,7 +377,7 @@ def test_truncated_weights_are_refused_with_one_sentence(exported, kept):
     [
         (
             '{"architecture": "resnet50", "num_classes": 1000}',
-            "was written neither by ktjax nor by timm: it lacks pretrained_cfg",
+            "neither by ktjax nor by timm or transformers: it lacks pretrained_cfg",
         ),
         ("[]", "holds no JSON object"),
         ('{"architecture": ', "is not JSON"),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax.models import hub, resnet, tiny, weights
+from ktjax.models import hf, hub, resnet, tiny, weights
 from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
 
 
@@ -53,11 +53,17 @@ def _made_for(architecture: str) -> InputSpec:
     return InputSpec((size, size), tuple(mean), tuple(std), interpolation, crop_pct)
 
 
-MODELS = _TINY | {
+_TIMM = {
     name: Architecture(family, build, _made_for(name))
     for family, module in FAMILIES.items()
     for name, build in module.VARIANTS.items()
 }
+# transformers' classifiers: their configs say how large they are, and what their input is.
+_HF = {
+    name: Architecture(kind.family, kind.build, InputSpec((224, 224)))
+    for name, kind in hf.KINDS.items()
+}
+MODELS = _TINY | _TIMM | _HF
 
 # The weights of the embedded zoo, one exported folder each, lie in the package.
 ZOO = Path(__file__).parent / "glyphs"
@@ -110,8 +116,9 @@ def load(
       name: one of
         `timm/<architecture>.<tag>`, a repository of timm's on the Hugging Face hub (cached;
         HF_HUB_OFFLINE is respected);
+        `hf:<organisation>/<repository>`, a classifier of transformers' on the hub;
         `glyphs/<name>` of the embedded zoo;
-        a folder with config.json and model.safetensors, which ktjax or timm wrote;
+        a folder with config.json and model.safetensors, which ktjax, timm or transformers wrote;
         a .safetensors file with timm's names.
       architecture: of a .safetensors file, which does not say it.
       classes: their names, or how many they are, instead of those that config.json has.
@@ -132,7 +139,9 @@ def load(
     model = weights.fill(
         shapes,
         entries,
-        format_=found.config["format"],
+        layout=weights.layout_of(
+            found.config["format"], shapes.architecture, found.config["model_args"]
+        ),
         adapt=getattr(module, "adapt", None),
         where=found.path,
     )
@@ -199,7 +208,9 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
         return hub.folder(ZOO / name.removeprefix("glyphs/"))
     if name.startswith("timm/"):
         check_architecture(name.removeprefix("timm/").partition(".")[0])
-        return hub.repository(name)
+        return hub.repository(name, (weights.CONFIG,))
+    if name.startswith("hf:"):
+        return hub.repository(name.removeprefix("hf:"), (weights.CONFIG, hf.PREPROCESSOR))
     path = Path(name)
     if weights.is_export(path):
         return hub.folder(path)

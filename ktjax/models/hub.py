@@ -1,7 +1,7 @@
 """Where a checkpoint's files lie: folders, single files, repositories on the Hugging Face hub."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,16 +48,19 @@ def bare(path: Path, architecture: str, spec: InputSpec) -> Checkpoint:
     )
 
 
-def repository(name: str) -> Checkpoint:
-    """The checkpoint of a repository of timm's, downloaded unless it is in the hub's cache.
+def repository(name: str, configs: Sequence[str]) -> Checkpoint:
+    """The checkpoint of a repository on the hub, downloaded unless it is in the hub's cache.
+
+    Args:
+      name: of the repository.
+      configs: the files beside the weights that are needed.
 
     Raises:
-      ValueError: as `download`.
+      ValueError: as `download`, or the config is of nothing that ktjax has.
     """
-    config = download(name, weights.CONFIG)
-    found = folder(config.parent)  # the cache keeps a repository's files side by side
-    origin = {"origin": f"pretrained {name}"}
-    return Checkpoint(download(name, weights.WEIGHTS), {**found.config, **origin})
+    paths = [download(name, file) for file in configs]
+    config = weights.read_config(paths[0].parent)  # the cache keeps them side by side
+    return Checkpoint(download(name, weights.WEIGHTS), {**config, "origin": f"pretrained {name}"})
 
 
 def download(repository: str, file: str) -> Path:

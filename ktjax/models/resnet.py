@@ -131,7 +131,8 @@ class ResNet(nn.Module):
 
     Attributes:
       stem: `plain` (7x7), `deep` (three 3x3) or `tiered` (the same, widening).
-      stem_width: of the first convolutions; the last has twice as many channels, if it is deep.
+      stem_width: of the first convolutions of a stem that is not plain; the last has twice as many.
+      plain_width: of a plain stem.
       replace_pool: the stem ends in a convolution of stride 2, not in maximum pooling.
       pool: low-pass filter of stride 2 that strides are taken with; None: none.
       average_down: shortcuts pool before their convolution.
@@ -143,6 +144,7 @@ class ResNet(nn.Module):
     widths: tuple[int, ...] = (64, 128, 256, 512)
     stem: str = "plain"
     stem_width: int = 64
+    plain_width: int = 64
     replace_pool: bool = False
     pool: Pool | None = None
     average_down: bool = False
@@ -196,7 +198,7 @@ class ResNet(nn.Module):
         )
 
     def _stem(self, x: jax.Array) -> jax.Array:
-        width = 64
+        width = self.plain_width
         if self.stem == "plain":
             x = conv(width, 7, stride=2, name="conv1")(x)
         else:

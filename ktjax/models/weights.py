@@ -1,18 +1,15 @@
 """Classifier <-> a folder of config.json and model.safetensors. Never pickle.
 
 config.json has the fields of timm's (`architecture`, `num_classes`, `label_names`, `model_args`,
-`pretrained_cfg`); `format` tells whose names and layout the weights have:
-
-  ktjax  the paths of the Flax tree, joined by "/"
-  timm   timm's, which are the same paths joined by ".", as the modules are named so; leaves and
-         axes are torch's (LEAVES, AXES)
+`pretrained_cfg`); `format` tells whose names and layout the weights have: ktjax's, timm's or, as
+`hf`, those of Hugging Face's transformers, whose configs hf.py reads and writes.
 """
 
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,45 +18,17 @@ import safetensors
 from flax import traverse_util
 from safetensors import numpy as safetensors_numpy
 
+from ktjax.models import hf, layouts
 from ktjax.models.classifier import Classifier, InputSpec
+from ktjax.models.layouts import Layout
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-FORMATS = ("ktjax", "timm")
+FORMATS = ("ktjax", "timm", "hf")
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
 # adapt(timm's name of an entry, the file's array, the shape that is wanted) -> of that shape
 Adapt = Callable[[str, np.ndarray, Shape], np.ndarray]
-
-# Names of leaves: Flax's -> torch's. All others are called the same.
-LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-# Axes of a kernel with so many: torch's from Flax's, as np.transpose takes them.
-AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
-# Ends of entries of torch's that a network computes for itself or does not need.
-_IGNORED = (
-    "num_batches_tracked",
-    "relative_position_index",
-    "relative_coords_table",
-    "attn_mask",
-    "position_ids",
-    "mask_token",
-)
-
-
-class Entry(NamedTuple):
-    """Where a parameter lies in a file."""
-
-    name: str
-    axes: tuple[int, ...] | None  # that the file has it transposed by; None: it lies as it is
-
-
-def entry_of(path: tuple[str, ...], ndim: int, format_: str) -> Entry:
-    """Where the leaf of this path in `variables` lies in a file of this format."""
-    if format_ == "ktjax":
-        return Entry("/".join(path), None)
-    _, *modules, leaf = path  # without "params" or "batch_stats"
-    axes = AXES.get(ndim) if leaf == "kernel" else None
-    return Entry(".".join([*modules, LEAVES.get(leaf, leaf)]), axes)
 
 
 def is_export(folder: Path) -> bool:
@@ -68,17 +37,19 @@ def is_export(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder that ktjax or timm wrote, complete: what timm leaves out is added.
+    """config.json of a folder that ktjax, timm or transformers wrote, in the terms of ours.
 
     Raises:
       ValueError: it is none.
     """
     config = read_json(folder / CONFIG)
+    if hf.is_config(config):
+        return hf.read_config(folder)
     needed = {"architecture", "num_classes", "pretrained_cfg"} - set(config)
     if needed:
         raise ValueError(
-            f"{folder / CONFIG} was written neither by ktjax nor by timm: it lacks "
-            f"{', '.join(sorted(needed))}."
+            f"{folder / CONFIG} was written neither by ktjax nor by timm or transformers: it "
+            f"lacks {', '.join(sorted(needed))}."
         )
     spec = config["pretrained_cfg"]
     needed = {"input_size", "mean", "std", "interpolation", "crop_pct"} - set(spec)
@@ -167,15 +138,28 @@ def check_fit(
         raise ValueError(f"{where} does not fit:\n  " + "\n  ".join(problems))
 
 
+def layout_of(format_: str, architecture: str, options: Mapping[str, Any]) -> Layout:
+    """Where a file of this format has the parameters of a network.
+
+    Raises:
+      ValueError: no such format, or not of this architecture.
+    """
+    if format_ not in FORMATS:
+        raise ValueError(f"No format '{format_}'. Known: {', '.join(FORMATS)}.")
+    if format_ == "hf":
+        return hf.layout(architecture, options)
+    return {"ktjax": layouts.ktjax, "timm": layouts.timm}[format_]
+
+
 def fill(
-    classifier: Classifier, found: Arrays, *, format_: str, adapt: Adapt | None, where: Path
+    classifier: Classifier, found: Arrays, *, layout: Layout, adapt: Adapt | None, where: Path
 ) -> Classifier:
     """The classifier with the weights of a file.
 
     Args:
       classifier: its variables have shapes only.
       found: the entries of the file.
-      format_: of the file, one of FORMATS.
+      layout: of the file.
       adapt: what a network does with entries of another shape, as position embeddings of another
         image size; None: nothing.
       where: the file, for messages.
@@ -184,36 +168,33 @@ def fill(
       ValueError: entries missing, unexpected or misshapen; all of them are listed.
     """
     leaves = traverse_util.flatten_dict(classifier.variables)
-    entries = {path: entry_of(path, leaf.ndim, format_) for path, leaf in leaves.items()}
-    if format_ == "timm":
-        found = {k: v for k, v in found.items() if not k.endswith(_IGNORED)}
+    entries = {path: layout(path, leaf.ndim) for path, leaf in leaves.items()}
+    found = {k: v for k, v in found.items() if not k.endswith(layouts.IGNORED)}
     wanted = {}
-    for path, (name, axes) in entries.items():
-        shape = leaves[path].shape
-        wanted[name] = shape if axes is None else tuple(shape[axis] for axis in axes)
-        if adapt is not None and name in found and found[name].shape != wanted[name]:
-            timms = entry_of(path, len(shape), "timm").name
-            found = {**found, name: adapt(timms, found[name], wanted[name])}
+    for path, entry in entries.items():
+        shape = entry.shape(leaves[path].shape)
+        wanted |= dict.fromkeys(entry.names, shape)
+        name = entry.names[0]
+        if adapt is not None and name in found and found[name].shape != shape:
+            (timms,), *_ = layouts.timm(path, len(shape))
+            found[name] = adapt(timms, found[name], shape)
     check_fit(where, found, wanted, by=classifier.architecture)
     filled = {
-        path: jnp.asarray(
-            found[name] if axes is None else found[name].transpose(np.argsort(axes)),
-            leaves[path].dtype,
-        )
-        for path, (name, axes) in entries.items()
+        path: jnp.asarray(entry.read(found), leaves[path].dtype) for path, entry in entries.items()
     }
     return dataclasses.replace(classifier, variables=traverse_util.unflatten_dict(filled))
 
 
-def to_arrays(classifier: Classifier, *, format_: str) -> dict[str, np.ndarray]:
-    """The classifier's weights as a file of this format has them."""
+def to_arrays(classifier: Classifier, *, layout: Layout) -> dict[str, np.ndarray]:
+    """The classifier's weights as a file with this layout has them."""
     arrays = {}
     for path, leaf in traverse_util.flatten_dict(jax.device_get(classifier.variables)).items():
-        name, axes = entry_of(path, leaf.ndim, format_)
-        arrays[name] = np.ascontiguousarray(leaf if axes is None else leaf.transpose(axes))
-        if format_ == "timm" and path[0] == "batch_stats" and path[-1] == "mean":
+        entry = layout(path, leaf.ndim)
+        arrays |= entry.write(leaf)
+        name = entry.names[0]
+        if path[0] == "batch_stats" and name.endswith("running_mean"):
             counter = name.removesuffix("running_mean") + "num_batches_tracked"
-            arrays[counter] = np.zeros((), np.int64)  # timm's loader asks for it
+            arrays[counter] = np.zeros((), np.int64)  # torch's loaders ask for it
     return arrays
 
 
@@ -223,14 +204,27 @@ def export(classifier: Classifier, folder: Path, *, format: str = "ktjax", **fac
     Args:
       classifier: to be written.
       folder: made if it is not there.
-      format: `timm` for a folder that timm loads too, as `local-dir:FOLDER`.
-      **facts: go into config.json.
+      format: `ktjax`; `timm` for a folder that timm loads too, as `local-dir:FOLDER`; `hf` for one
+        that transformers loads, which then must have loaded the architecture before.
+      **facts: go into config.json, but for transformers'.
 
     Raises:
-      ValueError: no such format.
+      ValueError: no such format, or not of this architecture.
     """
-    if format not in FORMATS:
-        raise ValueError(f"No format '{format}'. Known: {', '.join(FORMATS)}.")
+    layout = layout_of(format, classifier.architecture, classifier.options)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not save_file, whose files only their owner can read. transformers asks for the metadata.
+    entries = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
+    (folder / WEIGHTS).write_bytes(entries)
+    if format == "hf":
+        hf.write_config(
+            folder,
+            architecture=classifier.architecture,
+            options=classifier.options,
+            spec=classifier.input,
+            classes=classifier.classes,
+        )
+        return
     config = {
         "format": format,
         "architecture": classifier.architecture,
@@ -241,9 +235,5 @@ def export(classifier: Classifier, folder: Path, *, format: str = "ktjax", **fac
         "pretrained_cfg": pretrained_cfg(classifier.input),
         "label_names": classifier.classes,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = to_arrays(classifier, format_=format)
-    # Not save_file, whose files only their owner can read.
-    (folder / WEIGHTS).write_bytes(safetensors_numpy.save(arrays))
     text = json.dumps(config, indent=1, ensure_ascii=False)
     (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")

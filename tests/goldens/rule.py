@@ -11,6 +11,10 @@ import numpy as np
 
 CLASSES = 10
 IMAGES = 4
+_LAYER_SCALES = (
+    *("gamma", "gamma1", "gamma2", "gamma_1", "gamma_2", "gamma3", "ls1", "ls2"),
+    *("layer_scale_parameter", "lambda1", "lambda_1", "lambda_2"),
+)
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -23,7 +27,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return z * np.float32(math.sqrt(1.5 / math.prod(shape[1:])))
     if leaf == "weight":  # gains
         return 1 + z / 5
-    if leaf in ("gamma", "gamma1", "gamma2", "ls1", "ls2"):  # layer scales
+    if leaf in _LAYER_SCALES:
         return np.float32(0.5) + z / 10
     return z / 4  # biases, embeddings, tokens, means
 

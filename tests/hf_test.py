@@ -1,0 +1,149 @@
+"""transformers' classifiers against goldens of its own: folders as it writes them, both ways."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from goldens import rule
+from safetensors import numpy as safetensors_numpy
+
+from ktjax import models
+from ktjax.models import hf, weights
+
+GOLDENS = Path(__file__).parent / "goldens" / "transformers"
+CASES = sorted(folder.name for folder in GOLDENS.iterdir())
+QUICK = {"xla_backend_optimization_level": 0}
+each_case = pytest.mark.parametrize("case", CASES)
+
+
+@functools.cache
+def golden(case):
+    return dict(np.load(GOLDENS / case / "golden.npz"))
+
+
+def entries(case):
+    """The file's entries, with the weights of the rule."""
+    lines = (line.split(" ") for line in golden(case)["names"].tobytes().decode().splitlines())
+    shapes = {name: tuple(map(int, filter(None, shape.split("x")))) for name, shape in lines}
+    return {name: rule.weight(name, shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders as transformers writes them."""
+    root = tmp_path_factory.mktemp("transformers")
+    for case in CASES:
+        (root / case).mkdir()
+        for name in ("config.json", hf.PREPROCESSOR):
+            (root / case / name).write_bytes((GOLDENS / case / name).read_bytes())
+        safetensors_numpy.save_file(entries(case), root / case / weights.WEIGHTS)
+    return root
+
+
+def logits(model):
+    def forward(variables, x):
+        return model.forward(variables, x, train=False, rngs=None, freeze_stats=False)[0].logits
+
+    x = rule.images(model.input.size[0])
+    run = jax.jit(forward).lower(model.variables, x).compile(compiler_options=QUICK)
+    return np.asarray(run(model.variables, x))
+
+
+def test_every_kind_has_a_case():
+    configs = (json.loads((GOLDENS / case / "config.json").read_text()) for case in CASES)
+    assert {config["architectures"][0] for config in configs} == set(hf.KINDS)
+
+
+@each_case
+def test_logits_are_transformers(folders, case):
+    found, expected = logits(models.load(str(folders / case))), golden(case)["logits"]
+    distance = np.linalg.norm(found - expected) / np.linalg.norm(expected - expected.mean(axis=0))
+    assert distance < 1e-5
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
+
+
+@each_case
+@pytest.mark.parametrize("format", ["hf", "ktjax"])
+def test_there_and_back(folders, tmp_path, case, format):
+    before = models.load(str(folders / case))
+    weights.export(before, tmp_path, format=format)
+    after = models.load(str(tmp_path))
+    assert (after.input, after.classes) == (before.input, before.classes)
+    assert (after.architecture, after.options) == (before.architecture, before.options)
+    jax.tree.map(np.testing.assert_array_equal, after.variables, before.variables)
+    if format == "hf":
+        found = safetensors_numpy.load_file(tmp_path / weights.WEIGHTS)
+        for name, array in entries(case).items():
+            if name.endswith("mask_token"):  # of pretraining
+                continue
+            np.testing.assert_array_equal(found.pop(name), array, strict=True)
+        assert all(name.endswith("num_batches_tracked") for name in found)
+
+
+def test_input_and_classes_come_from_the_files(folders):
+    model = models.load(str(folders / "resnet"))
+    assert model.input.size == (32, 32)
+    assert model.input.mean == (0.4, 0.5, 0.6)
+    assert (model.input.interpolation, model.input.crop_pct) == ("bicubic", 0.875)
+    assert model.classes == tuple(f"LABEL_{i}" for i in range(rule.CLASSES))
+    assert (models.family(model.architecture), model.origin) == ("resnet", "pretrained resnet")
+
+
+@pytest.fixture
+def resnet(folders, tmp_path):
+    """A copy to be spoilt."""
+    for path in (folders / "resnet").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("hidden_act", "gelu", r"hidden_act='gelu'; ktjax has 'relu' only"),
+        ("architectures", ["ResNetModel"], r"is of ResNetModel; ktjax has ResNetForImage"),
+        ("architectures", None, "is of no class; ktjax has "),
+        ("model_type", "nothing", "transformers cannot read .*config.json: "),
+        ("depths", [1, 2, 2], "does not fit:\n  missing resnet.encoder.stages.2.layers.1.layer.0"),
+    ],
+)
+def test_configs_of_something_else_are_refused(resnet, field, value, message):
+    path = resnet / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ValueError, match=message):
+        models.load(str(resnet))
+
+
+def test_without_a_preprocessor_config_nothing_is_loaded(resnet):
+    (resnet / hf.PREPROCESSOR).unlink()
+    with pytest.raises(ValueError, match="There is no .*preprocessor_config.json, which says how"):
+        models.load(str(resnet))
+
+
+@pytest.mark.parametrize(
+    ("spec", "size", "crop_pct"),
+    [
+        (dict(size=24), (24, 24), 1.0),
+        (dict(size={"height": 20, "width": 24}), (20, 24), 1.0),
+        (dict(size={"shortest_edge": 32}, do_center_crop=True, crop_size=28), (28, 28), 0.875),
+        (dict(size={"shortest_edge": 224}, crop_pct=0.875), (224, 224), 0.875),
+        (dict(size={"shortest_edge": 384}, crop_pct=0.875), (384, 384), 1.0),
+    ],
+)
+def test_preprocessor_configs_of_all_ages(resnet, spec, size, crop_pct):
+    constants = dict(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], resample=2)
+    (resnet / hf.PREPROCESSOR).write_text(json.dumps(constants | spec))
+    found = models.load(str(resnet)).input
+    assert (found.size, found.crop_pct) == (size, crop_pct)
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert found.interpolation == "bilinear"
+
+
+def test_only_transformers_models_go_to_transformers(tmp_path):
+    model = models.create("tiny_mlp_narrow", classes=("a", "b"), seed=0)
+    with pytest.raises(ValueError, match="Format hf is for models that came from transformers"):
+        weights.export(model, tmp_path / "there", format="hf")
+    assert not (tmp_path / "there").exists()
