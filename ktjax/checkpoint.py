@@ -7,8 +7,6 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ktjax import parallel
-
 
 class Checkpoints:
     """The checkpoints of one training run, named by completed updates.
@@ -47,10 +45,13 @@ class Checkpoints:
         )
 
     def restore(self, like: Any) -> tuple[Any, Any]:
-        """The latest (state, record), on every local device; `like` has the state's structure."""
-        sharding = parallel.replicated()
+        """The latest (state, record).
+
+        `like` is the state in shapes, or a state, with the shardings that it is to have: it may
+        have been saved on other devices, and by another number of processes.
+        """
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
         restored = self._manager.restore(
             self.latest(),

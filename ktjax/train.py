@@ -40,7 +40,7 @@ class State:
 
 
 def init_state(
-    student: Classifier,
+    variables: Mapping[str, Any],
     *,
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -52,7 +52,7 @@ def init_state(
     """The state before the first step. Its arrays are its own: steps donate them.
 
     Args:
-      student: from whose variables training starts.
+      variables: of the student, from which training starts.
       objective: may have parameters and a state of its own.
       optimizer: of both.
       outputs: the shapes of what student and teachers say, as `output_shapes` gives them.
@@ -60,7 +60,7 @@ def init_state(
       slow: a slow copy of the student's variables is kept.
       key: of what is drawn for the objective.
     """
-    variables = jax.tree.map(jnp.copy, dict(student.variables))
+    variables = jax.tree.map(jnp.copy, dict(variables))
     params = cast(variables["params"], jnp.float32)
     objective_params, objective_state = objective.init(key, outputs, examples)
     fast = _variables(params, variables.get("batch_stats", {}))
