@@ -17,13 +17,16 @@ import tqdm
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ktjax.jobs import complementarity, pretrain, transfer
+from ktjax import interruption
+from ktjax.jobs import complementarity, logs, pretrain, transfer
 
 JOBS = {
     "complementarity": complementarity.run,
     "pretrain": pretrain.run,
     "transfer": transfer.run,
 }
+
+_LOG = python_logging.getLogger("ktjax")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, and after a colon its arguments.", lock_config=True
@@ -51,10 +54,15 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
         _start_processes()
+        logs.to_terminal()
+        interruption.listen()
         job = _CONFIG.value.job
         if job not in JOBS:
             raise ValueError(f"config.job='{job}' is not known. Known: {', '.join(sorted(JOBS))}.")
         JOBS[job](_CONFIG.value, _WORKDIR.value)
+    except interruption.Interrupted:
+        _LOG.warning("Ended as asked. Started again, the job goes on where it was.")
+        sys.exit(interruption.EXIT_CODE)
     except (ValueError, FloatingPointError, OSError) as error:
         _fail(error)
     except jax.errors.JaxRuntimeError as error:
@@ -96,13 +104,24 @@ def _fail(error: Exception) -> NoReturn:
     """Says what went wrong and ends, without waiting for other processes that wait for this one."""
     if logging.level_debug():
         traceback.print_exc()
-    python_logging.getLogger("ktjax").error("%s", error)
-    who = f" (process {jax.process_index()})" if _DISTRIBUTED.value else ""
-    print(f"ktjax{who}: {error}\n(--verbosity=1 shows where.)", file=sys.stderr, flush=True)
+    logs.to_terminal()
+    _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
     if _DISTRIBUTED.value:
         sys.stdout.flush()
         os._exit(1)
     sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f": '{error.filename}'" if error.filename else ""
+        return f"{error.strerror}{where}. What was complete is kept: started again, it goes on."
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return (
+            f"The processes cannot go on together, as one has died or failed: {error}. Started "
+            "again, all of them go on from the latest checkpoint."
+        )
+    return str(error)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

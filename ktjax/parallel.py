@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -24,13 +25,24 @@ def _mesh() -> Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
 
 
-def data_parallel(step: Callable) -> Callable:
+def _one_after_another(step: Callable) -> Callable:
+    """The step for a leading axis of batches; so do its metrics."""
+
+    def steps(state, frozen, batches, key):
+        return jax.lax.scan(lambda state, batch: step(state, frozen, batch, key), state, batches)
+
+    return steps
+
+
+def data_parallel(step: Callable, *, several: bool = False) -> Callable:
     """`step(state, frozen, batch, key)` with a share of the batch on each device.
 
-    The batch has a leading axis of devices. State, frozen models and key are the same everywhere
-    and have no such axis, before and after: nothing is replicated by hand, and checkpoints see
-    plain arrays. The state is donated.
+    The batch has a leading axis of devices; with `several` a second one of steps, which the metrics
+    then have too. State, frozen models and key are the same everywhere and have no such axis,
+    before and after: nothing is replicated by hand, and checkpoints see plain arrays. The state is
+    donated.
     """
+    step = _one_after_another(step) if several else step
     if jax.process_count() == 1:
         return jax.pmap(
             step,
@@ -55,17 +67,22 @@ def data_parallel(step: Callable) -> Callable:
     return jax.jit(mapped, donate_argnums=(0,))
 
 
-def fully_sharded(step: Callable) -> Callable:
+def fully_sharded(step: Callable, *, several: bool = False) -> Callable:
     """The same, each device holding a part of state and frozen models: FSDP.
 
     For models that do not fit on one device. XLA gathers a layer's parameters where it needs them;
     the step is the one that `data_parallel` takes, on one member that holds the whole batch.
     """
     member = jax.vmap(step, (None, None, 0, None), (None, None), axis_name=AXIS)
+    run = _one_after_another(member) if several else member
+
+    def join(x):
+        if several:  # [devices, steps, ...] -> [steps, 1, ...]
+            return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], 1, -1, *x.shape[3:])
+        return x.reshape(1, -1, *x.shape[2:])
 
     def whole(state, frozen, batch, key):
-        joined = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
-        after, metrics = member(state, frozen, joined, key)
+        after, metrics = run(state, frozen, jax.tree.map(join, batch), key)
         return jax.lax.with_sharding_constraint(
             (after, metrics), (shardings(after, "fsdp"), replicated())
         )
@@ -90,7 +107,7 @@ def _largest_axis(shape: tuple[int, ...]) -> PartitionSpec:
 class Layout(NamedTuple):
     """How a step runs on all devices."""
 
-    compile: Callable[[Callable], Callable]
+    compile: Callable[..., Callable]  # compile(step, several=...)
     spec: Callable[[tuple[int, ...]], PartitionSpec]  # where an array of some shape lies
 
 
@@ -163,11 +180,14 @@ def local_rows(batch_size: int) -> np.ndarray:
     return np.arange(batch_size).reshape(len(devices), -1)[here].reshape(-1)
 
 
-def to_devices(batches: Iterator[Mapping[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
+def to_devices(
+    batches: Iterator[Mapping[str, np.ndarray]], *, several: bool = False
+) -> Iterator[dict[str, jax.Array]]:
     """Splits batches over the devices, one batch ahead: the next is copied while a step runs.
 
     Args:
       batches: of the rows that `local_rows` gives.
+      several: they have an axis of steps before that of rows.
 
     Yields:
       Global batches with a leading axis of devices.
@@ -176,7 +196,10 @@ def to_devices(batches: Iterator[Mapping[str, np.ndarray]]) -> Iterator[dict[str
     here = jax.local_device_count()
 
     def put(rows: np.ndarray) -> jax.Array:
-        split = rows.reshape(here, len(rows) // here, *rows.shape[1:])
+        if several:
+            split = rows.reshape(len(rows), here, -1, *rows.shape[2:]).swapaxes(0, 1)
+        else:
+            split = rows.reshape(here, -1, *rows.shape[1:])
         # Said and not inferred: processes that disagree must not find it out later.
         shape = (jax.device_count(), *split.shape[1:])
         return jax.make_array_from_process_local_data(sharding, split, shape)
@@ -201,11 +224,13 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def check_batch_size(batch_size: int, field: str) -> None:
-    """Raises ValueError unless the batch divides by the devices."""
-    devices = jax.device_count()
-    if batch_size % devices:
-        above = -(-batch_size // devices) * devices
+def check_batch_size(batch_size: int, field: str, *, microbatches: int = 1) -> None:
+    """Raises ValueError unless the batch divides by the devices, and by the parts of each."""
+    parts = jax.device_count() * microbatches
+    if batch_size % parts:
+        above = -(-batch_size // parts) * parts
+        times = f" times {microbatches} microbatches" if microbatches > 1 else ""
         raise ValueError(
-            f"config.{field}={batch_size} does not divide by the {devices} devices: {above} does."
+            f"config.{field}={batch_size} does not divide by the {jax.device_count()} devices"
+            f"{times}: {above} does."
         )

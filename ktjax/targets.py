@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, parallel
+from ktjax import evaluate, interruption, parallel
 from ktjax.data import pipeline
 from ktjax.data.augment import Augment
 from ktjax.models.classifier import Classifier, Output, cast
@@ -84,5 +84,6 @@ def store(
     variables = frozen_variables(model, dtype=dtype, layout=layout)
     logits = np.empty((views, len(images), len(model.classes)), np.float32)
     for view in tqdm.trange(views, desc=f"targets of {model.name}", unit="view", leave=False):
+        interruption.stop_if_asked()
         logits[view] = predict(variables, images, view)
     return parallel.place(logits, layout)

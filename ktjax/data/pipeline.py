@@ -6,7 +6,8 @@ epoch is addressed by the step, so a resumed run needs to know nothing but its s
 
 import functools
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from concurrent import futures
 from typing import NamedTuple
 
@@ -119,6 +120,13 @@ def train_batches(
 
     dataset = grain.MapDataset.range(first_step, np.iinfo(np.int32).max).map(batch)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def grouped(batches: Iterator[Batch], sizes: Iterable[int]) -> Iterator[Batch]:
+    """So many batches at a time, stacked along a new first axis."""
+    for size in sizes:
+        group = list(itertools.islice(batches, size))
+        yield {name: np.stack([batch[name] for batch in group]) for name in group[0]}
 
 
 def eval_batches(

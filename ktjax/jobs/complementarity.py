@@ -18,7 +18,7 @@ import tqdm
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import config as config_lib
-from ktjax import data, evaluate, models, parallel, predictions
+from ktjax import data, evaluate, interruption, models, parallel, predictions
 from ktjax.analysis import expertise, pairs, transfers, zoo
 from ktjax.data import pipeline
 from ktjax.data.sources import Source
@@ -194,6 +194,7 @@ def _answers(
     answers = {}
     for i, (name, load) in enumerate(tqdm.tqdm(loads.items(), "models", unit="model")):
         # The config is this workdir's: its i-th model is always the same.
+        interruption.stop_if_asked()
         path = folder / f"{i:03}-{Path(name).name}.safetensors"
         if not path.exists():
             classifier = load()

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from ktjax import config as config_lib
-from ktjax import evaluate, optim, parallel, train
+from ktjax import evaluate, interruption, optim, parallel, train
 from ktjax.checkpoint import Checkpoints
 from ktjax.data import augment, pipeline
 from ktjax.models.classifier import Classifier
@@ -37,6 +37,7 @@ class Recipe(NamedTuple):
     layout: str
     seed: int  # of order, views and the step's randomness
     batch_size: int
+    steps_per_dispatch: int
     log_every: int
     schedule: optax.Schedule
     steps_per_epoch: int
@@ -59,7 +60,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ValueError(f"config.warmup={config.warmup} is a share of all steps: 0 to below 1.")
     if config.clip_norm is not None and not 0 < config.clip_norm < math.inf:
         raise ValueError(f"config.clip_norm={config.clip_norm} is no norm; None: not clipped.")
-    parallel.check_batch_size(config.batch_size, "batch_size")
+    config_lib.check_positive(config, "microbatches", "steps_per_dispatch")
+    parallel.check_batch_size(config.batch_size, "batch_size", microbatches=config.microbatches)
     parallel.check_batch_size(config.eval_batch_size, "eval_batch_size")
 
 
@@ -127,6 +129,8 @@ def make_recipe(
         steps_per_epoch=steps_per_epoch,
         dtype=jnp.dtype(config.dtype),
         freeze_stats=config.batch_norm == "frozen",
+        microbatches=config.microbatches,
+        remat=config.remat,
     )
     outputs = train.output_shapes(student, teachers, size=config.image_size)
 
@@ -144,7 +148,7 @@ def make_recipe(
     shapes = jax.eval_shape(init, dict(student.variables), jax.random.key(seed))
     shardings = parallel.shardings(shapes, config.parallel)
     return Recipe(
-        step=parallel.LAYOUTS[config.parallel].compile(step),
+        step=parallel.LAYOUTS[config.parallel].compile(step, several=config.steps_per_dispatch > 1),
         init=jax.jit(init, out_shardings=shardings),
         state=jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -154,6 +158,7 @@ def make_recipe(
         layout=config.parallel,
         seed=seed,
         batch_size=config.batch_size,
+        steps_per_dispatch=config.steps_per_dispatch,
         log_every=config.log_every,
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
@@ -191,6 +196,8 @@ def fit(
 ) -> Fitted:
     """Trains a student, from its latest checkpoint if there is one.
 
+    Asked to end, it saves after the step that is under way, and raises `interruption.Interrupted`.
+
     `frozen` gives what the steps take as such; it is not called where no step is left. `measure`
     says of the logits on the tune split the `accuracy` in percent, and what else is worth keeping.
 
@@ -204,15 +211,27 @@ def fit(
     checkpoints = Checkpoints(workdir / "checkpoints" / run)
     if checkpoints.latest() is None:
         variables = parallel.place(dict(student.variables), recipe.layout)
-        state, history = recipe.init(variables, key), []
+        state, history, recent, seconds = recipe.init(variables, key), [], [], 0.0
         del variables
     else:
-        state, history = checkpoints.restore(recipe.state)
+        state, record = checkpoints.restore(recipe.state)
+        history, recent, seconds = (record[name] for name in ("history", "recent", "seconds"))
     first_step = int(state.step)
     _LOG.info("%s: from step %d of %d.", run, first_step, recipe.total_steps)
     asked = frozen() if first_step < recipe.total_steps else None
     writer = Writer(workdir, run=run, first_step=first_step) if parallel.is_first() else None
-    begin = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
+    begin = time.perf_counter() - seconds
+
+    def save(
+        step: int,
+        state: train.State,
+        recent: Sequence[Mapping[str, float]],
+        score: float | None = None,
+    ) -> None:
+        seconds = time.perf_counter() - begin
+        record = {"history": list(history), "recent": list(recent), "seconds": seconds}
+        checkpoints.save(step, state, record=record, score=score)
+        _LOG.info("%s: saved step %d.", run, step)
 
     def write(step: int, metrics: Mapping[str, float]) -> None:
         _LOG.info("%s: step %d: %s", run, step, json.dumps(metrics))
@@ -239,7 +258,7 @@ def fit(
         history.append(entry)
         numbers = {k: v for k, v in measured.items() if isinstance(v, float)}
         write(step, {f"tune/{name}": value for name, value in numbers.items()})
-        checkpoints.save(step, state, record=list(history), score=entry["accuracy"])
+        save(step, state, [], entry["accuracy"])
 
     batches = pipeline.train_batches(
         images,
@@ -248,25 +267,40 @@ def fit(
         first_step=first_step,
         rows=parallel.local_rows(recipe.batch_size),
     )
-    try:
-        state = train.fit(
-            recipe.step,
-            state,
-            parallel.to_devices(batches),
-            frozen=asked,
-            key=key,
-            total_steps=recipe.total_steps,
-            log_every=recipe.log_every,
+    several = recipe.steps_per_dispatch > 1
+    groups = batches
+    if several:
+        sizes = train.dispatches(
+            first_step,
+            recipe.total_steps,
             eval_every=recipe.eval_every,
-            on_log=on_log,
-            on_eval=on_eval,
-            name=run,
+            size=recipe.steps_per_dispatch,
         )
-    finally:
-        batches.close()
-        if writer is not None:
-            writer.close()
-        checkpoints.close()
+        groups = pipeline.grouped(batches, sizes)
+    with interruption.deferred():
+        try:
+            state = train.fit(
+                recipe.step,
+                state,
+                parallel.to_devices(groups, several=several),
+                frozen=asked,
+                key=key,
+                total_steps=recipe.total_steps,
+                log_every=recipe.log_every,
+                eval_every=recipe.eval_every,
+                on_log=on_log,
+                on_eval=on_eval,
+                name=run,
+                steps_per_dispatch=recipe.steps_per_dispatch,
+                recent=recent,
+                stop=interruption.asked,
+                on_stop=save,
+            )
+        finally:
+            batches.close()
+            if writer is not None:
+                writer.close()
+            checkpoints.close()
     return Fitted(parallel.fetch(train.student_variables(state)), history)
 
 

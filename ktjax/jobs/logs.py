@@ -1,4 +1,7 @@
-"""What each process says while it works: workdir/logs/process-<i>.log, appended to."""
+"""What each process says while it works: workdir/logs/process-<i>.log, appended to.
+
+Warnings and errors of ktjax stand in the terminal too.
+"""
 
 import logging
 from pathlib import Path
@@ -9,7 +12,7 @@ import ktjax
 from ktjax import parallel
 
 FOLDER = "logs"
-_LOGGERS = (logging.getLogger("ktjax"), logging.getLogger())
+_OURS, _ALL = logging.getLogger("ktjax"), logging.getLogger()
 
 
 class _File(logging.FileHandler):
@@ -17,19 +20,35 @@ class _File(logging.FileHandler):
         pass  # a full disk is told by those who write results to it
 
 
+class _Terminal(logging.StreamHandler):
+    def format(self, record: logging.LogRecord) -> str:
+        several = jax.distributed.is_initialized()
+        who = f"ktjax (process {jax.process_index()})" if several else "ktjax"
+        return f"{who}: {record.getMessage()}"
+
+
+def to_terminal() -> None:
+    """Sends warnings and errors of ktjax, and nothing else, to the terminal."""
+    _OURS.propagate = False
+    if not any(isinstance(handler, _Terminal) for handler in _OURS.handlers):
+        terminal = _Terminal()
+        terminal.setLevel(logging.WARNING)
+        _OURS.addHandler(terminal)
+
+
 def start(workdir: Path) -> None:
     """Sends what ktjax says, and the warnings of all others, to this process's file from now on."""
-    (workdir / FOLDER).mkdir(exist_ok=True)
+    if parallel.is_first():
+        (workdir / FOLDER).mkdir(exist_ok=True)
     parallel.wait_for_all("logs")
     stop()
+    to_terminal()
     handler = _File(workdir / FOLDER / f"process-{jax.process_index()}.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    ours, others = _LOGGERS
-    ours.setLevel(logging.INFO)
-    ours.propagate = False  # the terminal has progress bars and results
-    ours.addHandler(handler)
-    others.addHandler(handler)
-    ours.info(
+    _OURS.setLevel(logging.INFO)
+    _OURS.addHandler(handler)
+    _ALL.addHandler(handler)
+    _OURS.info(
         "ktjax %s, jax %s: process %d of %d, %d of %d devices (%s).",
         ktjax.__version__,
         jax.__version__,
@@ -43,7 +62,7 @@ def start(workdir: Path) -> None:
 
 def stop() -> None:
     """Closes the file."""
-    for logger in _LOGGERS:
+    for logger in (_OURS, _ALL):
         for handler in [h for h in logger.handlers if isinstance(h, _File)]:
             logger.removeHandler(handler)
             handler.close()

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, objectives, optim, parallel, train
+from ktjax import evaluate, interruption, objectives, optim, parallel, train
 from ktjax.analysis import calibration, measures
 from ktjax.data import pipeline
 from ktjax.jobs import fitting
@@ -47,6 +47,7 @@ def stand(
     config: ml_collections.ConfigDict,
 ) -> Standing:
     """Asks a model about tune and validation, and calibrates it on tune if the config says so."""
+    interruption.stop_if_asked()
     variables = parallel.place(dict(model.variables), config.parallel)
     tune_NxC = predict(variables, splits.tune)
     validation_NxC = predict(variables, splits.validation)
