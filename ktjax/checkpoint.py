@@ -1,66 +1,147 @@
 """Orbax: save, restore the latest, keep two and the best. Knows pytrees, not models."""
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from ktjax import parallel
+
+_LOG = logging.getLogger(__name__)
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False  # asking counts, see interruption.py: nobody else may
 
 
 class Checkpoints:
     """The checkpoints of one training run, named by completed updates.
 
-    Kept are the latest two and the one with the best score.
+    Kept are the latest two and the one with the best score. What cannot be written is an OSError
+    that says so, at the latest with `close`; what was complete before stays.
     """
 
     def __init__(self, folder: Path):
         # `best_fn` with `max_to_keep` would delete the latest ones: resume would go far back.
-        keep = policies.AnyPreservationPolicy(
-            [policies.LatestN(2), policies.BestN(get_metric_fn=lambda m: m["score"], n=1)]
+        best = policies.BestN(
+            get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False
         )
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(), options=ocp.CheckpointManagerOptions(preservation_policy=keep)
+        keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
+        self._folder = folder.absolute()
+        self._manager = _Manager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                cleanup_tmp_directories=True,  # of saves that a dead process did not complete
+            ),
         )
 
     def latest(self) -> int | None:
         """The step of the latest checkpoint; None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, *, record: Any, score: float) -> None:
+    def save(self, step: int, state: Any, *, record: Any, score: float | None) -> None:
         """Saves asynchronously.
 
         Args:
           step: completed updates.
           state: a pytree of arrays; may be donated as soon as this returns.
           record: JSON-able, restored as it is.
-          score: larger is better.
+          score: larger is better; None: it was not evaluated.
         """
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), record=ocp.args.JsonSave({"record": record})
-            ),
-            metrics={"score": score},
-        )
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), record=ocp.args.JsonSave({"record": record})
+                ),
+                metrics=None if score is None else {"score": score},
+                force=True,
+            )
+        except Exception as error:  # whatever Orbax and TensorStore call it
+            raise self._unwritten(error) from error
 
     def restore(self, like: Any) -> tuple[Any, Any]:
-        """The latest (state, record), on every local device; `like` has the state's structure."""
-        sharding = parallel.replicated()
+        """The latest (state, record) that can be read.
+
+        Checkpoints that cannot are put aside, as `unreadable-<step>`, which is logged.
+
+        Args:
+          like: the state in shapes, or a state, with the shardings that it is to have: it may have
+            been saved on other devices, and by another number of processes.
+
+        Raises:
+          OSError: none of them can be read.
+        """
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        restored = self._manager.restore(
-            self.latest(),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
-            ),
+        failures: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            restored = None
+            try:
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
+                    ),
+                )
+            except Exception as error:  # damage shows as anything
+                failures[step] = error
+            if _all_processes(restored is not None):
+                self._put_aside(step, failures)
+                return restored["state"], restored["record"]["record"]
+            failures.setdefault(step, OSError("another process cannot read it"))
+        first = next(iter(failures.values()))
+        raise OSError(
+            f"None of the checkpoints in '{self._folder}' can be read; the latest: {_line(first)}. "
+            "To begin this run anew, delete the folder."
         )
-        return restored["state"], restored["record"]["record"]
+
+    def _put_aside(self, good: int, failures: dict[int, Exception]) -> None:
+        """Renames what cannot be read: a later checkpoint will have its name."""
+        for step, error in failures.items():
+            aside = self._folder / f"unreadable-{step}"
+            if parallel.is_first():
+                os.replace(self._folder / str(step), aside)
+            _LOG.warning(
+                "The checkpoint of step %d cannot be read (%s): put aside as '%s', and gone back "
+                "to that of step %d.",
+                *(step, _line(error), aside, good),
+            )
+        if failures:
+            parallel.wait_for_all("checkpoints put aside")
+            self._manager.reload()
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except Exception as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: Exception) -> OSError:
+        return OSError(
+            f"A checkpoint in '{self._folder}' could not be written: {_line(error)}. Complete ones "
+            "are kept: started again, the run goes on from the latest."
+        )
+
+
+def _line(error: Exception) -> str:
+    """The message, without the places in the code that libraries put below it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+
+
+def _all_processes(mine: bool) -> bool:
+    if jax.process_count() == 1:
+        return mine
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(mine))))

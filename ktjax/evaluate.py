@@ -1,4 +1,7 @@
-"""Exact predictions of a model on a split: every image counted once, on any number of devices."""
+"""Exact predictions of a model on a split: every image counted once.
+
+On any number of devices and processes, each of which gets all of them.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,10 +32,13 @@ def make_predict(
             image = augment(image, batch["index"], view)
         return classifier.apply(variables, image)[0].logits
 
-    forward = parallel.data_parallel_forward(forward)
+    forward = parallel.compile_forward(forward)
+    rows = parallel.local_rows(batch_size)
 
     def predict(variables: Any, images: pipeline.Images, view: int = 0) -> np.ndarray:
-        batches = parallel.to_devices(pipeline.eval_batches(images, batch_size=batch_size))
+        batches = parallel.to_devices(
+            pipeline.eval_batches(images, batch_size=batch_size, rows=rows)
+        )
         logits = [forward((variables, view), batch) for batch in batches]
         logits = np.concatenate([np.asarray(x).reshape(-1, *x.shape[2:]) for x in logits])
         return logits[: len(images)]  # the last batch was padded

@@ -4,14 +4,21 @@ This file is kept short on purpose: what there is to do lies in ktjax/jobs, whic
 call as well.
 """
 
+import functools
+import logging as python_logging
+import os
 import runpy
 import sys
 import traceback
+from typing import NoReturn
 
+import jax
+import tqdm
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ktjax.jobs import complementarity, pretrain, transfer
+from ktjax import interruption
+from ktjax.jobs import complementarity, logs, pretrain, transfer
 
 JOBS = {
     "complementarity": complementarity.run,
@@ -19,10 +26,23 @@ JOBS = {
     "transfer": transfer.run,
 }
 
+_LOG = python_logging.getLogger("ktjax")
+
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, and after a colon its arguments.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; where it resumes, too.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes; TPU pods, SLURM and Open MPI are detected."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "host:port of process 0, where nothing is detected."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of all hosts together; likewise.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "From 0 on; likewise.")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_timeout", 30, "Seconds without a sign after which a process is taken for dead."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -33,14 +53,75 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
+        _start_processes()
+        logs.to_terminal()
+        interruption.listen()
         job = _CONFIG.value.job
         if job not in JOBS:
             raise ValueError(f"config.job='{job}' is not known. Known: {', '.join(sorted(JOBS))}.")
         JOBS[job](_CONFIG.value, _WORKDIR.value)
+    except interruption.Interrupted:
+        _LOG.warning("Ended as asked. Started again, the job goes on where it was.")
+        sys.exit(interruption.EXIT_CODE)
     except (ValueError, FloatingPointError, OSError) as error:
-        if logging.level_debug():
-            traceback.print_exc()
-        sys.exit(f"ktjax: {error}\n(--verbosity=1 shows where.)")
+        _fail(error)
+    except jax.errors.JaxRuntimeError as error:
+        if not _DISTRIBUTED.value:
+            raise
+        _fail(error)
+
+
+def _start_processes() -> None:
+    """Joins the other processes, if this is to be one of several."""
+    explicit = {
+        "coordinator_address": _COORDINATOR.value,
+        "num_processes": _NUM_PROCESSES.value,
+        "process_id": _PROCESS_ID.value,
+    }
+    if not _DISTRIBUTED.value:
+        given = [f"--{name}" for name, value in explicit.items() if value is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)}: only with --distributed.")
+        return
+    try:
+        jax.distributed.initialize(
+            **explicit,
+            heartbeat_timeout_seconds=_HEARTBEAT.value,
+            shutdown_timeout_seconds=_HEARTBEAT.value,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"--distributed: the processes do not find each other: {str(error).rstrip('.')}. Where "
+            "it is no TPU pod, SLURM or Open MPI job, give --coordinator_address, --num_processes "
+            "and --process_id."
+        ) from error
+    if jax.process_index():  # one set of progress bars is enough
+        silent = functools.partialmethod(tqdm.tqdm.__init__, disable=True)
+        tqdm.tqdm.__init__ = silent
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Says what went wrong and ends, without waiting for other processes that wait for this one."""
+    if logging.level_debug():
+        traceback.print_exc()
+    logs.to_terminal()
+    _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
+    if _DISTRIBUTED.value:
+        sys.stdout.flush()
+        os._exit(1)
+    sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f": '{error.filename}'" if error.filename else ""
+        return f"{error.strerror}{where}. What was complete is kept: started again, it goes on."
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return (
+            f"The processes cannot go on together, as one has died or failed: {error}. Started "
+            "again, all of them go on from the latest checkpoint."
+        )
+    return str(error)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -1,75 +1,236 @@
-"""One step on many devices, and batches onto them."""
+"""Steps on many devices and in many processes, and batches onto them.
 
+Every process runs the same program on arrays that are global: they lie on the devices of all
+processes, and a process sees its own part. A layout says how state and frozen models lie there.
+"""
+
+import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # The name of the axis that steps sum over; BatchNorm layers take their statistics over it too.
 AXIS = "batch"
+# Arrays of fewer numbers are not worth a message between devices: each holds them whole.
+_SMALL = 1024
 
 
 def _mesh() -> Mesh:
-    devices = jax.local_devices()
+    devices = jax.devices()
     return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
 
 
-def data_parallel(step: Callable) -> Callable:
-    """`step(state, frozen, batch, key)` over the local devices.
+def _one_after_another(step: Callable) -> Callable:
+    """The step for a leading axis of batches; so do its metrics."""
 
-    The batch has a leading axis of devices. State, frozen models and key are the same everywhere
-    and have no such axis, before and after: nothing is replicated by hand, and checkpoints see
-    plain arrays. The state is donated.
+    def steps(state, frozen, batches, key):
+        return jax.lax.scan(lambda state, batch: step(state, frozen, batch, key), state, batches)
+
+    return steps
+
+
+def data_parallel(step: Callable, *, several: bool = False) -> Callable:
+    """`step(state, frozen, batch, key)` with a share of the batch on each device.
+
+    The batch has a leading axis of devices; with `several` a second one of steps, which the metrics
+    then have too. State, frozen models and key are the same everywhere and have no such axis,
+    before and after: nothing is replicated by hand, and checkpoints see plain arrays. The state is
+    donated.
     """
-    return jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(None, None, 0, None),
-        out_axes=(None, None),
-        donate_argnums=(0,),
+    step = _one_after_another(step) if several else step
+    if jax.process_count() == 1:
+        return jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=(None, None, 0, None),
+            out_axes=(None, None),
+            donate_argnums=(0,),
+        )
+
+    # What pmap is made of. Itself it gives arrays that only one process knows, and cannot donate.
+    def on_device(state, frozen, batch, key):
+        return step(state, frozen, jax.tree.map(lambda x: x[0], batch), key)
+
+    everywhere = PartitionSpec()
+    mapped = jax.shard_map(
+        on_device,
+        mesh=_mesh(),
+        in_specs=(everywhere, everywhere, PartitionSpec(AXIS), everywhere),
+        out_specs=(everywhere, everywhere),
+        check_vma=False,
     )
+    return jax.jit(mapped, donate_argnums=(0,))
 
 
-def data_parallel_forward(forward: Callable) -> Callable:
-    """`forward(frozen, batch)` over the local devices; its outputs keep the axis of devices."""
-    return jax.pmap(forward, axis_name=AXIS, in_axes=(None, 0))
+def fully_sharded(step: Callable, *, several: bool = False) -> Callable:
+    """The same, each device holding a part of state and frozen models: FSDP.
+
+    For models that do not fit on one device. XLA gathers a layer's parameters where it needs them;
+    the step is the one that `data_parallel` takes, on one member that holds the whole batch.
+    """
+    member = jax.vmap(step, (None, None, 0, None), (None, None), axis_name=AXIS)
+    run = _one_after_another(member) if several else member
+
+    def join(x):
+        if several:  # [devices, steps, ...] -> [steps, 1, ...]
+            return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], 1, -1, *x.shape[3:])
+        return x.reshape(1, -1, *x.shape[2:])
+
+    def whole(state, frozen, batch, key):
+        after, metrics = run(state, frozen, jax.tree.map(join, batch), key)
+        return jax.lax.with_sharding_constraint(
+            (after, metrics), (shardings(after, "fsdp"), replicated())
+        )
+
+    return jax.jit(whole, donate_argnums=(0,))
+
+
+def _whole(shape: tuple[int, ...]) -> PartitionSpec:
+    del shape
+    return PartitionSpec()
+
+
+def _largest_axis(shape: tuple[int, ...]) -> PartitionSpec:
+    """Over the largest axis that divides by the devices, if there is one and it is worth it."""
+    fitting = [axis for axis, size in enumerate(shape) if size % jax.device_count() == 0]
+    if not fitting or math.prod(shape) < _SMALL:
+        return PartitionSpec()
+    axis = max(fitting, key=lambda axis: shape[axis])
+    return PartitionSpec(*[None] * axis, AXIS)
+
+
+class Layout(NamedTuple):
+    """How a step runs on all devices."""
+
+    compile: Callable[..., Callable]  # compile(step, several=...)
+    spec: Callable[[tuple[int, ...]], PartitionSpec]  # where an array of some shape lies
+
+
+# config.parallel
+LAYOUTS = {
+    "pmap": Layout(data_parallel, _whole),
+    "fsdp": Layout(fully_sharded, _largest_axis),
+}
+
+
+def compile_forward(forward: Callable) -> Callable:
+    """`forward(frozen, batch)`, compiled for frozen models of any layout.
+
+    Batch and output have a leading axis of devices; every process sees the whole output.
+    """
+    return jax.jit(jax.vmap(forward, in_axes=(None, 0), axis_name=AXIS), out_shardings=replicated())
 
 
 def replicated() -> NamedSharding:
-    """The sharding of what is the same on every local device."""
+    """The sharding of what is the same on every device."""
     return NamedSharding(_mesh(), PartitionSpec())
 
 
+def shardings(tree: Any, layout: str) -> Any:
+    """Where the arrays of a tree, or their shapes, lie in a layout of LAYOUTS."""
+    mesh = _mesh()
+    return jax.tree.map(lambda x: NamedSharding(mesh, LAYOUTS[layout].spec(np.shape(x))), tree)
+
+
+def place(tree: Any, layout: str) -> Any:
+    """Puts a tree where its layout wants it, once, so that no step has to.
+
+    Every process has to have the same tree.
+    """
+
+    def leaf(x: Any, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
+            return jax.device_put(x, sharding)
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(leaf, tree, shardings(tree, layout))
+
+
 def replicate(tree: Any) -> Any:
-    """Puts a tree on every local device once, so that no step has to."""
-    return jax.device_put(tree, replicated())
+    """Puts a tree on every device as a whole."""
+    return place(tree, "pmap")
 
 
-def to_devices(batches: Iterator[Mapping[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
-    """Splits batches over the devices, one batch ahead: the next is copied while a step runs."""
+def fetch(tree: Any) -> Any:
+    """The tree as NumPy arrays, whole in every process."""
+
+    def leaf(x: Any) -> np.ndarray:
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            x = jax.device_put(x, replicated())
+        return np.asarray(x)
+
+    return jax.tree.map(leaf, tree)
+
+
+def random_key(seed: int) -> jax.Array:
+    """A key that steps on all devices take."""
+    return jax.jit(lambda: jax.random.key(seed), out_shardings=replicated())()
+
+
+def local_rows(batch_size: int) -> np.ndarray:
+    """Which rows of a batch this process makes: those of its devices, in their order."""
+    devices = _mesh().devices.tolist()
+    here = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
+    return np.arange(batch_size).reshape(len(devices), -1)[here].reshape(-1)
+
+
+def to_devices(
+    batches: Iterator[Mapping[str, np.ndarray]], *, several: bool = False
+) -> Iterator[dict[str, jax.Array]]:
+    """Splits batches over the devices, one batch ahead: the next is copied while a step runs.
+
+    Args:
+      batches: of the rows that `local_rows` gives.
+      several: they have an axis of steps before that of rows.
+
+    Yields:
+      Global batches with a leading axis of devices.
+    """
     sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
+    here = jax.local_device_count()
 
-    def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        devices = jax.local_device_count()
-        split = {k: v.reshape(devices, len(v) // devices, *v.shape[1:]) for k, v in batch.items()}
-        return jax.device_put(split, sharding)
+    def put(rows: np.ndarray) -> jax.Array:
+        if several:
+            split = rows.reshape(len(rows), here, -1, *rows.shape[2:]).swapaxes(0, 1)
+        else:
+            split = rows.reshape(here, -1, *rows.shape[1:])
+        # Said and not inferred: processes that disagree must not find it out later.
+        shape = (jax.device_count(), *split.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, split, shape)
 
     ahead = None
     for batch in batches:
-        behind, ahead = ahead, put(batch)
+        behind, ahead = ahead, {name: put(rows) for name, rows in batch.items()}
         if behind is not None:
             yield behind
     if ahead is not None:
         yield ahead
 
 
-def check_batch_size(batch_size: int, field: str) -> None:
-    """Raises ValueError unless the batch divides by the devices."""
-    devices = jax.local_device_count()
-    if batch_size % devices:
-        above = -(-batch_size // devices) * devices
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here; `name` says where that is."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def check_batch_size(batch_size: int, field: str, *, microbatches: int = 1) -> None:
+    """Raises ValueError unless the batch divides by the devices, and by the parts of each."""
+    parts = jax.device_count() * microbatches
+    if batch_size % parts:
+        above = -(-batch_size // parts) * parts
+        times = f" times {microbatches} microbatches" if microbatches > 1 else ""
         raise ValueError(
-            f"config.{field}={batch_size} does not divide by the {devices} devices: {above} does."
+            f"config.{field}={batch_size} does not divide by the {jax.device_count()} devices"
+            f"{times}: {above} does."
         )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, parallel
+from ktjax import evaluate, interruption, parallel
 from ktjax.data import pipeline
 from ktjax.data.augment import Augment
 from ktjax.models.classifier import Classifier, Output, cast
@@ -46,13 +46,13 @@ def make_ask(initial: Classifier, teachers: Sequence[Classifier]) -> Teach:
     return teach
 
 
-def frozen_variables(model: Classifier, *, dtype: jnp.dtype) -> Any:
-    """A model's variables, once per device; its parameters in the dtype that is computed in.
+def frozen_variables(model: Classifier, *, dtype: jnp.dtype, layout: str = "pmap") -> Any:
+    """A model's variables as the layout wants them; parameters in the dtype that is computed in.
 
     BatchNorm's statistics stay float32, as the student's do: the initial student is the student.
     """
     params = cast(model.variables["params"], dtype)
-    return parallel.replicate(dict(model.variables) | {"params": params})
+    return parallel.place(dict(model.variables) | {"params": params}, layout)
 
 
 def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Outputs:
@@ -74,14 +74,16 @@ def store(
     views: int,
     batch_size: int,
     dtype: jnp.dtype,
+    layout: str = "pmap",
 ) -> jax.Array:
-    """A model's logits for each of the first `views` views: float32 [views, N, C], on each device.
+    """A model's logits for each of the first `views` views: float32 [views, N, C].
 
     Cheaper than asking in every step as soon as two runs see the same views.
     """
     predict = evaluate.make_predict(model, batch_size=batch_size, augment=augment)
-    variables = frozen_variables(model, dtype=dtype)
+    variables = frozen_variables(model, dtype=dtype, layout=layout)
     logits = np.empty((views, len(images), len(model.classes)), np.float32)
     for view in tqdm.trange(views, desc=f"targets of {model.name}", unit="view", leave=False):
+        interruption.stop_if_asked()
         logits[view] = predict(variables, images, view)
-    return parallel.replicate(logits)
+    return parallel.place(logits, layout)

@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 def check_restored(folder):
     checkpoints = Checkpoints(folder)
     assert checkpoints.latest() == 5
-    like = jax.eval_shape(lambda: make_state(5))
+    like = parallel.replicate(make_state(6))  # of other numbers
     state, record = checkpoints.restore(like)
     checkpoints.close()
     assert record == [*RECORD, 5]

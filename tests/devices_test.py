@@ -81,7 +81,7 @@ def run(name, *, freeze_stats, slow=SLOW, steps=STEPS):
         asked = [targets.frozen_variables(m, dtype=jnp.float32) for m in (student, *teachers)]
         frozen = targets.Frozen(asked[0], tuple(asked[1:]), jnp.asarray([1.0, 0.7, 1.5]))
     state = train.init_state(
-        student,
+        student.variables,
         objective=objective,
         optimizer=optimizer,
         outputs=train.output_shapes(student, teachers, size=6),

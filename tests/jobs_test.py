@@ -352,7 +352,7 @@ def test_other_spelling_of_the_student_is_the_student(images, zoo, refused):
 
 
 def test_batch_has_to_divide_by_the_devices(images, zoo, refused, monkeypatch):
-    monkeypatch.setattr(parallel.jax, "local_device_count", lambda: 3)
+    monkeypatch.setattr(parallel.jax, "device_count", lambda: 3)
     message = r"batch_size=16 does not divide by the 3 devices: 18"
     refused(pretrain.run, pretraining(images), message)
     refused(transfer.run, transferring(images, zoo[0], zoo[1:]), message)

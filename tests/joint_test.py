@@ -124,7 +124,7 @@ def build(student, objective, optimizer):
 
     def begin():
         state = train.init_state(
-            student,
+            student.variables,
             objective=objective,
             optimizer=optimizer,
             outputs=train.output_shapes(student, (), size=6),

@@ -92,7 +92,7 @@ def optimizer(name):
 
 def start(name, *, seed=0):
     state = train.init_state(
-        student(name),
+        student(name).variables,
         objective=objectives.OBJECTIVES[name].make(**OPTIONS[name]),
         optimizer=optimizer(name),
         outputs=train.output_shapes(student(name), models()[1:], size=6),

@@ -76,7 +76,7 @@ def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=
 
 def start(objective=OBJECTIVE):
     return train.init_state(
-        student(),
+        student().variables,
         objective=objective,
         optimizer=optax.sgd(RATE),
         outputs=train.output_shapes(student(), (teacher(),), size=12),
@@ -388,7 +388,7 @@ def test_initial_student_is_the_student_in_bfloat16_too():
         freeze_stats=True,
     )
     state = train.init_state(
-        model,
+        model.variables,
         objective=objective,
         optimizer=optimizer,
         outputs=train.output_shapes(model, (), size=12),

@@ -6,7 +6,8 @@ epoch is addressed by the step, so a resumed run needs to know nothing but its s
 
 import functools
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from concurrent import futures
 from typing import NamedTuple
 
@@ -91,9 +92,16 @@ def read_splits(dataset: Dataset, *, size: int, limit: int | None) -> Splits:
 
 
 def train_batches(
-    images: Images, *, batch_size: int, seed: int, first_step: int
+    images: Images,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    rows: np.ndarray | slice = slice(None),
 ) -> Iterator[Batch]:
     """Endless shuffled batches from `first_step` on; every image at most once per epoch.
+
+    Of each batch only the `rows` are made: what other processes make has the same order.
 
     An epoch has `len(images) // batch_size` steps: what does not fill a batch waits for an epoch
     whose order puts it elsewhere.
@@ -108,16 +116,28 @@ def train_batches(
     def batch(step: int) -> Batch:
         epoch, at = divmod(step, steps)
         index = order(epoch)[at * batch_size : (at + 1) * batch_size]
-        return _batch(images, index, np.ones(batch_size, bool))
+        return _batch(images, index[rows], np.ones(batch_size, bool)[rows])
 
     dataset = grain.MapDataset.range(first_step, np.iinfo(np.int32).max).map(batch)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def eval_batches(images: Images, *, batch_size: int) -> Iterator[Batch]:
-    """Every image once, in order; the last batch is padded, `mask` tells with what."""
+def grouped(batches: Iterator[Batch], sizes: Iterable[int]) -> Iterator[Batch]:
+    """So many batches at a time, stacked along a new first axis."""
+    for size in sizes:
+        group = list(itertools.islice(batches, size))
+        yield {name: np.stack([batch[name] for batch in group]) for name in group[0]}
+
+
+def eval_batches(
+    images: Images, *, batch_size: int, rows: np.ndarray | slice = slice(None)
+) -> Iterator[Batch]:
+    """Every image once, in order; the last batch is padded, `mask` tells with what.
+
+    Of each batch only the `rows` are made.
+    """
     for start in range(0, len(images), batch_size):
-        index = np.arange(start, start + batch_size)
+        index = np.arange(start, start + batch_size)[rows]
         mask = index < len(images)
         yield _batch(images, np.minimum(index, len(images) - 1), mask)
 

@@ -18,7 +18,7 @@ import tqdm
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import config as config_lib
-from ktjax import data, evaluate, models, parallel, predictions
+from ktjax import data, evaluate, interruption, models, parallel, predictions
 from ktjax.analysis import expertise, pairs, transfers, zoo
 from ktjax.data import pipeline
 from ktjax.data.sources import Source
@@ -70,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
         return finished
 
     past_runs = _past_runs(config)
-    dataset = data.load(config.data, data_dir=config.data_dir)
+    dataset = workdir_lib.load_data(config)
     blanks = {name: models.blank(name) for name in config.models}
     for blank in blanks.values():
         models.check_classes(blank, dataset.classes, dataset.name)
@@ -95,7 +95,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     flips_MxMxC = pairs.flips_per_class(
         correct_MxN, source.label_N, num_classes=len(dataset.classes)
     )
-    _write_class_flips(workdir / CLASS_FLIPS, config, flips_MxMxC)
+    if parallel.is_first():
+        _write_class_flips(workdir / CLASS_FLIPS, config, flips_MxMxC)
     similarity_CxC = named_CxC
     if similarity_CxC is None:
         similarity_CxC = _similarity(config, dataset, source, facts)
@@ -183,7 +184,8 @@ def _answers(
         for architecture in config.random_students
     }
     folder = workdir / "predictions"
-    folder.mkdir(exist_ok=True)
+    if parallel.is_first():
+        folder.mkdir(exist_ok=True)
 
     @functools.cache
     def images() -> pipeline.Images:  # not decoded where every model is in the store
@@ -192,16 +194,21 @@ def _answers(
     answers = {}
     for i, (name, load) in enumerate(tqdm.tqdm(loads.items(), "models", unit="model")):
         # The config is this workdir's: its i-th model is always the same.
+        interruption.stop_if_asked()
         path = folder / f"{i:03}-{Path(name).name}.safetensors"
         if not path.exists():
             classifier = load()
             predict = evaluate.make_predict(classifier, batch_size=config.eval_batch_size)
-            logits_NxC = predict(parallel.replicate(classifier.variables), images())
+            logits_NxC = predict(parallel.replicate(dict(classifier.variables)), images())
             try:
-                predictions.save(path, predictions.of_logits(logits_NxC, source.label_N))
+                answers[name] = predictions.of_logits(logits_NxC, source.label_N)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-        answers[name] = predictions.load(path)
+            # Nobody asks whether it is there before all have come here.
+            if parallel.is_first():
+                predictions.save(path, answers[name])
+        else:
+            answers[name] = predictions.load(path)
     return answers
 
 
@@ -235,7 +242,7 @@ def _similarity(
     best = models.load(max(facts, key=lambda name: facts[name]["accuracy"]))
     predict = evaluate.make_predict(_of_features(best), batch_size=config.eval_batch_size)
     images = pipeline.read(source, size=config.image_size, name=f"{dataset.name} validation")
-    features_NxD = predict(parallel.replicate(best.variables), images)
+    features_NxD = predict(parallel.replicate(dict(best.variables)), images)
     prototypes_CxD = expertise.prototypes(features_NxD, source.label_N, len(dataset.classes))
     return expertise.cosine_similarity(prototypes_CxD)
 

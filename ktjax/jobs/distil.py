@@ -55,7 +55,9 @@ def _share(scene: Scene, seed: int) -> _Shared:
 
     def freeze(model: Classifier) -> Any:
         if config.targets == "live":
-            return targets.frozen_variables(model, dtype=jnp.dtype(config.dtype))
+            return targets.frozen_variables(
+                model, dtype=jnp.dtype(config.dtype), layout=config.parallel
+            )
         steps_per_epoch, total, _ = fitting.durations(config, examples=examples)
         return targets.store(
             model,
@@ -64,6 +66,7 @@ def _share(scene: Scene, seed: int) -> _Shared:
             views=-(-total // steps_per_epoch),
             batch_size=config.eval_batch_size,
             dtype=jnp.dtype(config.dtype),
+            layout=config.parallel,
         )
 
     @functools.cache

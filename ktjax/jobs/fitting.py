@@ -1,5 +1,7 @@
 """One training run inside a job: build the step once, resume, fit, evaluate, checkpoint."""
 
+import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,30 +15,30 @@ import numpy as np
 import optax
 
 from ktjax import config as config_lib
-from ktjax import evaluate, optim, parallel, train
+from ktjax import evaluate, interruption, optim, parallel, train
 from ktjax.checkpoint import Checkpoints
 from ktjax.data import augment, pipeline
 from ktjax.models.classifier import Classifier
 from ktjax.models.joint import Joint
-from ktjax.objectives import Objective, Outputs
+from ktjax.objectives import Objective
 from ktjax.writer import Writer
 
 DTYPES = ("float32", "bfloat16")
 BATCH_NORM = ("train", "frozen")
+_LOG = logging.getLogger(__name__)
 
 
 class Recipe(NamedTuple):
     """What all runs with one objective and seed share: the compiled step and its numbers."""
 
     step: train.Step
+    init: Callable[[Any, jax.Array], train.State]  # of the student's variables, and a key
+    state: Any  # what `init` gives, in shapes and shardings
+    layout: str
     seed: int  # of order, views and the step's randomness
-    outputs: Outputs  # shapes
-    examples: int
-    slow: optim.SlowWeights | None
     batch_size: int
+    steps_per_dispatch: int
     log_every: int
-    objective: Objective
-    optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     steps_per_epoch: int
     total_steps: int
@@ -51,13 +53,15 @@ def check(config: ml_collections.ConfigDict) -> None:
     config_lib.check_choice("augment", config.augment, tuple(augment.RECIPES))
     config_lib.check_choice("dtype", config.dtype, DTYPES)
     config_lib.check_choice("batch_norm", config.batch_norm, BATCH_NORM)
+    config_lib.check_choice("parallel", config.parallel, tuple(parallel.LAYOUTS))
     if config.max_examples is not None:
         config_lib.check_positive(config, "max_examples")
     if not 0 <= config.warmup < 1:
         raise ValueError(f"config.warmup={config.warmup} is a share of all steps: 0 to below 1.")
     if config.clip_norm is not None and not 0 < config.clip_norm < math.inf:
         raise ValueError(f"config.clip_norm={config.clip_norm} is no norm; None: not clipped.")
-    parallel.check_batch_size(config.batch_size, "batch_size")
+    config_lib.check_positive(config, "microbatches", "steps_per_dispatch")
+    parallel.check_batch_size(config.batch_size, "batch_size", microbatches=config.microbatches)
     parallel.check_batch_size(config.eval_batch_size, "eval_batch_size")
 
 
@@ -125,17 +129,37 @@ def make_recipe(
         steps_per_epoch=steps_per_epoch,
         dtype=jnp.dtype(config.dtype),
         freeze_stats=config.batch_norm == "frozen",
+        microbatches=config.microbatches,
+        remat=config.remat,
     )
+    outputs = train.output_shapes(student, teachers, size=config.image_size)
+
+    def init(variables: Any, key: jax.Array) -> train.State:
+        return train.init_state(
+            variables,
+            objective=objective,
+            optimizer=optimizer,
+            outputs=outputs,
+            examples=examples,
+            slow=slow is not None,
+            key=key,
+        )
+
+    shapes = jax.eval_shape(init, dict(student.variables), jax.random.key(seed))
+    shardings = parallel.shardings(shapes, config.parallel)
     return Recipe(
-        step=parallel.data_parallel(step),
+        step=parallel.LAYOUTS[config.parallel].compile(step, several=config.steps_per_dispatch > 1),
+        init=jax.jit(init, out_shardings=shardings),
+        state=jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        ),
+        layout=config.parallel,
         seed=seed,
-        outputs=train.output_shapes(student, teachers, size=config.image_size),
-        examples=examples,
-        slow=slow,
         batch_size=config.batch_size,
+        steps_per_dispatch=config.steps_per_dispatch,
         log_every=config.log_every,
-        objective=objective,
-        optimizer=optimizer,
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
@@ -146,7 +170,7 @@ def make_recipe(
 class Fitted(NamedTuple):
     """A run at its end."""
 
-    variables: Any
+    variables: Any  # of the student, in the host's memory
     history: list[dict[str, Any]]  # one entry per evaluation, see `fit`
 
 
@@ -172,6 +196,8 @@ def fit(
 ) -> Fitted:
     """Trains a student, from its latest checkpoint if there is one.
 
+    Asked to end, it saves after the step that is under way, and raises `interruption.Interrupted`.
+
     `frozen` gives what the steps take as such; it is not called where no step is left. `measure`
     says of the logits on the tune split the `accuracy` in percent, and what else is worth keeping.
 
@@ -181,30 +207,41 @@ def fit(
     targets (`taught`, None where it has no choice; `taught_1` and so on of each teacher) since the
     last evaluation, and as `tune` what `measure` says.
     """
-    key = jax.random.key(recipe.seed)
-    state = train.init_state(
-        student,
-        objective=recipe.objective,
-        optimizer=recipe.optimizer,
-        outputs=recipe.outputs,
-        examples=recipe.examples,
-        slow=recipe.slow is not None,
-        key=key,
-    )
+    key = parallel.random_key(recipe.seed)
     checkpoints = Checkpoints(workdir / "checkpoints" / run)
-    history = []
-    if checkpoints.latest() is not None:
-        state, history = checkpoints.restore(state)
-    state = parallel.replicate(state)
+    if checkpoints.latest() is None:
+        variables = parallel.place(dict(student.variables), recipe.layout)
+        state, history, recent, seconds = recipe.init(variables, key), [], [], 0.0
+        del variables
+    else:
+        state, record = checkpoints.restore(recipe.state)
+        history, recent, seconds = (record[name] for name in ("history", "recent", "seconds"))
     first_step = int(state.step)
+    _LOG.info("%s: from step %d of %d.", run, first_step, recipe.total_steps)
     asked = frozen() if first_step < recipe.total_steps else None
-    writer = Writer(workdir, run=run, first_step=first_step)
-    begin = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
+    writer = Writer(workdir, run=run, first_step=first_step) if parallel.is_first() else None
+    begin = time.perf_counter() - seconds
+
+    def save(
+        step: int,
+        state: train.State,
+        recent: Sequence[Mapping[str, float]],
+        score: float | None = None,
+    ) -> None:
+        seconds = time.perf_counter() - begin
+        record = {"history": list(history), "recent": list(recent), "seconds": seconds}
+        checkpoints.save(step, state, record=record, score=score)
+        _LOG.info("%s: saved step %d.", run, step)
+
+    def write(step: int, metrics: Mapping[str, float]) -> None:
+        _LOG.info("%s: step %d: %s", run, step, json.dumps(metrics))
+        if writer is not None:
+            writer.write(step, metrics)
 
     def on_log(step: int, means: dict[str, float]) -> None:
         metrics = {f"train/{name}": value for name, value in means.items()}
         rate = float(np.asarray(recipe.schedule(step - 1)))
-        writer.write(step, metrics | {"learning_rate": rate})
+        write(step, metrics | {"learning_rate": rate})
 
     def on_eval(step: int, state: train.State, means: dict[str, float]) -> None:
         measured = dict(measure(predict(train.student_variables(state), tune)))
@@ -220,32 +257,51 @@ def fit(
         }
         history.append(entry)
         numbers = {k: v for k, v in measured.items() if isinstance(v, float)}
-        writer.write(step, {f"tune/{name}": value for name, value in numbers.items()})
-        checkpoints.save(step, state, record=list(history), score=entry["accuracy"])
+        write(step, {f"tune/{name}": value for name, value in numbers.items()})
+        save(step, state, [], entry["accuracy"])
 
     batches = pipeline.train_batches(
-        images, batch_size=recipe.batch_size, seed=recipe.seed, first_step=first_step
+        images,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        first_step=first_step,
+        rows=parallel.local_rows(recipe.batch_size),
     )
-    try:
-        state = train.fit(
-            recipe.step,
-            state,
-            parallel.to_devices(batches),
-            frozen=asked,
-            key=key,
-            total_steps=recipe.total_steps,
-            log_every=recipe.log_every,
+    several = recipe.steps_per_dispatch > 1
+    groups = batches
+    if several:
+        sizes = train.dispatches(
+            first_step,
+            recipe.total_steps,
             eval_every=recipe.eval_every,
-            on_log=on_log,
-            on_eval=on_eval,
-            name=run,
+            size=recipe.steps_per_dispatch,
         )
-    finally:
-        batches.close()
-        writer.close()
-        checkpoints.close()
-    variables = jax.device_get(train.student_variables(state))
-    return Fitted(variables, history)
+        groups = pipeline.grouped(batches, sizes)
+    with interruption.deferred():
+        try:
+            state = train.fit(
+                recipe.step,
+                state,
+                parallel.to_devices(groups, several=several),
+                frozen=asked,
+                key=key,
+                total_steps=recipe.total_steps,
+                log_every=recipe.log_every,
+                eval_every=recipe.eval_every,
+                on_log=on_log,
+                on_eval=on_eval,
+                name=run,
+                steps_per_dispatch=recipe.steps_per_dispatch,
+                recent=recent,
+                stop=interruption.asked,
+                on_stop=save,
+            )
+        finally:
+            batches.close()
+            if writer is not None:
+                writer.close()
+            checkpoints.close()
+    return Fitted(parallel.fetch(train.student_variables(state)), history)
 
 
 def row(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, train
+from ktjax import evaluate, parallel, train
 from ktjax.analysis import measures
 from ktjax.jobs import fitting, strategies
 from ktjax.jobs import scene as scene_lib
@@ -56,7 +56,8 @@ def runs_of_seed(
             workdir=scene.workdir,
         )
         bar.update()
-        after_NxMxC = predict(fitted.variables, splits.validation)
+        after = parallel.place(fitted.variables, config.parallel)
+        after_NxMxC = predict(after, splits.validation)
         for i, model in enumerate(joint.with_variables(fitted.variables)):
             others = [name for name in names if name != names[i]]
             measured = measures.of_transfer(

@@ -44,7 +44,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     if finished:
         return finished
 
-    dataset = data.load(config.data, data_dir=config.data_dir)
+    dataset = workdir_lib.load_data(config)
     splits = pipeline.read_splits(dataset, size=config.image_size, limit=config.max_examples)
     fitting.durations(config, examples=len(splits.train))
     students = [_start(name, dataset, seed=config.seed) for name in config.models]
@@ -53,7 +53,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     for student in tqdm.tqdm(students, desc="models", unit="model"):
         trained, row = _train(config, student, splits, workdir)
         folder = workdir / "models" / Path(student.name).name
-        weights.export(trained, folder, accuracy=row["accuracy_after"])
+        if parallel.is_first():
+            weights.export(trained, folder, accuracy=row["accuracy_after"])
         rows.append(row)
         facts[folder.name] = {
             "accuracy": row["accuracy_after"],
@@ -87,6 +88,11 @@ def _train(
         seed=config.seed,
     )
     run_name = Path(student.name).name
+
+    def answer(variables: Any) -> np.ndarray:
+        placed = parallel.place(dict(variables), config.parallel)
+        return predict(placed, splits.validation)
+
     fitted = fitting.fit(
         recipe,
         student=student,
@@ -106,8 +112,8 @@ def _train(
         objective="xe",
         seed=config.seed,
         measured=measures.of_transfer(
-            before_NxC=predict(parallel.replicate(student.variables), splits.validation),
-            after_NxC=predict(parallel.replicate(fitted.variables), splits.validation),
+            before_NxC=answer(student.variables),
+            after_NxC=answer(fitted.variables),
             teachers_KxNxC=np.empty((0,)),
             label_N=splits.validation.label_N,
         ),

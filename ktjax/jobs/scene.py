@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, objectives, optim, parallel, train
+from ktjax import evaluate, interruption, objectives, optim, parallel, train
 from ktjax.analysis import calibration, measures
 from ktjax.data import pipeline
 from ktjax.jobs import fitting
@@ -47,7 +47,8 @@ def stand(
     config: ml_collections.ConfigDict,
 ) -> Standing:
     """Asks a model about tune and validation, and calibrates it on tune if the config says so."""
-    variables = parallel.replicate(model.variables)
+    interruption.stop_if_asked()
+    variables = parallel.place(dict(model.variables), config.parallel)
     tune_NxC = predict(variables, splits.tune)
     validation_NxC = predict(variables, splits.validation)
     temperature = None
@@ -88,6 +89,8 @@ def make_recipe(
 
 def export(scene: Scene, model: Classifier, row: Mapping[str, Any], bar: tqdm.tqdm) -> None:
     """Writes the student of a finished run, and says what became of it."""
+    if not parallel.is_first():
+        return
     folder = scene.workdir / "students" / row["run"]
     weights.export(model, folder, accuracy=row["accuracy_after"])
     change = f"{row['accuracy_before']:.2f} -> {row['accuracy_after']:.2f} %"

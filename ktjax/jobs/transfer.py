@@ -97,8 +97,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
         return finished
 
     names = (config.student, *config.teachers)
-    loaded = {name: models.load(name) for name in names}
-    dataset = data.load(config.data, data_dir=config.data_dir)
+    loaded = {name: workdir_lib.on_host(models.load(name)) for name in names}
+    dataset = workdir_lib.load_data(config)
     for classifier in loaded.values():
         models.check_classes(classifier, dataset.classes, dataset.name)
     splits = pipeline.read_splits(dataset, size=config.image_size, limit=config.max_examples)

@@ -1,5 +1,6 @@
 """The folder of one run of an experiment: whose it is, whether it is finished, what it found."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -13,8 +14,10 @@ import ml_collections
 import numpy as np
 
 import ktjax
-from ktjax import data
+from ktjax import data, parallel
 from ktjax.analysis import measures, report
+from ktjax.jobs import logs
+from ktjax.models.classifier import Classifier
 
 CONFIG = "config.json"
 RESULTS = "results.json"
@@ -45,21 +48,45 @@ def finished(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any]
         raise ValueError(f"{CONFIG} or {RESULTS} of '{workdir}' is no JSON: {error}.") from error
     except OSError as error:
         raise _unusable(workdir, error) from error
-    print(f"Finished before.\n\n{report.table(results)}\nReport: {workdir / report.PAGE}")
+    if parallel.is_first():
+        print(f"Finished before.\n\n{report.table(results)}\nReport: {workdir / report.PAGE}")
     return results
 
 
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the folder this experiment's: writes the resolved config.
+    """Makes the folder this experiment's: writes the resolved config, and logs to it from now on.
 
     Raises:
-      ValueError: the folder cannot be written.
+      ValueError: the folder cannot be written, or the processes do not share it.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        _write_json(workdir / CONFIG, _resolved(config))
+        if parallel.is_first():
+            workdir.mkdir(parents=True, exist_ok=True)
+            _write_json(workdir / CONFIG, _resolved(config))
+        parallel.wait_for_all("claim")
+        if not (workdir / CONFIG).exists():
+            raise ValueError(
+                f"Process {jax.process_index()} does not see what process 0 wrote to '{workdir}': "
+                "--workdir has to be a folder that all processes share."
+            )
+        logs.start(workdir)
     except OSError as error:
         raise _unusable(workdir, error) from error
+
+
+def load_data(config: ml_collections.ConfigDict) -> data.Dataset:
+    """The data set of the config; if it has to be prepared, by one process before the others."""
+    if not parallel.is_first():
+        parallel.wait_for_all("data")
+    dataset = data.load(config.data, data_dir=config.data_dir)
+    if parallel.is_first():
+        parallel.wait_for_all("data")
+    return dataset
+
+
+def on_host(classifier: Classifier) -> Classifier:
+    """The classifier with its weights in the host's memory: devices hold only what steps use."""
+    return dataclasses.replace(classifier, variables=jax.device_get(dict(classifier.variables)))
 
 
 def finish(
@@ -100,9 +127,11 @@ def finish(
         "environment": environment(),
         "config": _resolved(config),
     }
-    page = report.write(workdir, results, examples)
-    _write_json(workdir / RESULTS, results)  # last: it says that the job is finished
-    print(f"{report.table(results)}\nReport: {page}")
+    if parallel.is_first():
+        page = report.write(workdir, results, examples)
+        _write_json(workdir / RESULTS, results)  # last: it says that the job is finished
+        print(f"{report.table(results)}\nReport: {page}")
+    logs.stop()
     return results
 
 
@@ -114,8 +143,16 @@ def environment() -> dict[str, Any]:
         **{package: importlib.metadata.version(package) for package in _PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_cores": os.cpu_count(),
-        "devices": [device.device_kind for device in jax.local_devices()],
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "peak_device_bytes": _peak_device_bytes(),
     }
+
+
+def _peak_device_bytes() -> int | None:
+    """The most memory that a device of this process has had in use; None where nobody counts."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
 
 
 def _resolved(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""What each process says while it works: workdir/logs/process-<i>.log, appended to.
+
+Warnings and errors of ktjax stand in the terminal too.
+"""
+
+import logging
+from pathlib import Path
+
+import jax
+
+import ktjax
+from ktjax import parallel
+
+FOLDER = "logs"
+_OURS, _ALL = logging.getLogger("ktjax"), logging.getLogger()
+
+
+class _File(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass  # a full disk is told by those who write results to it
+
+
+class _Terminal(logging.StreamHandler):
+    def format(self, record: logging.LogRecord) -> str:
+        several = jax.distributed.is_initialized()
+        who = f"ktjax (process {jax.process_index()})" if several else "ktjax"
+        return f"{who}: {record.getMessage()}"
+
+
+def to_terminal() -> None:
+    """Sends warnings and errors of ktjax, and nothing else, to the terminal."""
+    _OURS.propagate = False
+    if not any(isinstance(handler, _Terminal) for handler in _OURS.handlers):
+        terminal = _Terminal()
+        terminal.setLevel(logging.WARNING)
+        _OURS.addHandler(terminal)
+
+
+def start(workdir: Path) -> None:
+    """Sends what ktjax says, and the warnings of all others, to this process's file from now on."""
+    if parallel.is_first():
+        (workdir / FOLDER).mkdir(exist_ok=True)
+    parallel.wait_for_all("logs")
+    stop()
+    to_terminal()
+    handler = _File(workdir / FOLDER / f"process-{jax.process_index()}.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    _OURS.setLevel(logging.INFO)
+    _OURS.addHandler(handler)
+    _ALL.addHandler(handler)
+    _OURS.info(
+        "ktjax %s, jax %s: process %d of %d, %d of %d devices (%s).",
+        ktjax.__version__,
+        jax.__version__,
+        jax.process_index(),
+        jax.process_count(),
+        jax.local_device_count(),
+        jax.device_count(),
+        jax.local_devices()[0].device_kind,
+    )
+
+
+def stop() -> None:
+    """Closes the file."""
+    for logger in (_OURS, _ALL):
+        for handler in [h for h in logger.handlers if isinstance(h, _File)]:
+            logger.removeHandler(handler)
+            handler.close()
