@@ -15,6 +15,7 @@ from ktjax import parallel
 
 Activation = Callable[[jax.Array], jax.Array]
 gelu = functools.partial(nn.gelu, approximate=False)
+LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 def conv(

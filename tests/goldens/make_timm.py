@@ -47,6 +47,18 @@ GOLDENS = {
         "resnetrs50": 64,
         "senet154": 64,
     },
+    "convnext": {
+        "test_convnext3": 64,
+        "test_convnext": 64,
+        "convnext_zepto_rms_ols": 64,
+        "convnext_atto_ols": 64,
+        "convnext_atto_rms": 64,
+        "convnext_nano_ols": 64,
+        "convnext_tiny_hnf": 64,
+        "convnext_small": 64,
+        "convnextv2_atto": 64,
+        "convnextv2_tiny": 64,
+    },
 }
 
 # The modules of timm whose architectures are counted.
