@@ -47,6 +47,17 @@ GOLDENS = {
         "resnetrs50": 64,
         "senet154": 64,
     },
+    "vision_transformer": {
+        "test_vit": 64,
+        "test_vit2": 64,
+        "test_vit3": 64,
+        "test_vit4": 64,
+        "vit_xsmall_patch16_clip_224": 64,
+        "vit_dwee_patch16_reg1_gap_256": 64,
+        "vit_dpwee_patch16_reg1_gap_256": 64,
+        "vit_pwee_patch16_reg1_gap_256": 64,
+        "flexivit_small": 64,
+    },
 }
 
 # The modules of timm whose architectures are counted.
