@@ -120,17 +120,20 @@ class DropPath(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers with an activation between them."""
+    """Two dense layers with an activation between them, and a norm where `norm_layer` is one."""
 
     hidden: int
     activation: Activation = gelu
     bias: bool = True
+    norm_layer: Callable[..., nn.Module] | None = None
+    dense: Callable[..., nn.Module] = nn.Dense
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        x = self.activation(nn.Dense(self.hidden, use_bias=self.bias, name="fc1")(x))
-        return nn.Dense(width, use_bias=self.bias, name="fc2")(x)
+        x = self.activation(self.dense(self.hidden, use_bias=self.bias, name="fc1")(x))
+        x = x if self.norm_layer is None else self.norm_layer(name="norm")(x)
+        return self.dense(width, use_bias=self.bias, name="fc2")(x)
 
 
 def divisible(value: float, divisor: int = 8, *, floor_share: float = 0.9) -> int:

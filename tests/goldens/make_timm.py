@@ -59,6 +59,17 @@ GOLDENS = {
         "convnextv2_atto": 64,
         "convnextv2_tiny": 64,
     },
+    "vision_transformer": {
+        "test_vit": 64,
+        "test_vit2": 64,
+        "test_vit3": 64,
+        "test_vit4": 64,
+        "vit_xsmall_patch16_clip_224": 64,
+        "vit_dwee_patch16_reg1_gap_256": 64,
+        "vit_dpwee_patch16_reg1_gap_256": 64,
+        "vit_pwee_patch16_reg1_gap_256": 64,
+        "flexivit_small": 64,
+    },
 }
 
 # The modules of timm whose architectures are counted.
