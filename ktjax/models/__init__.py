@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax.models import convnext, hf, hub, resnet, tiny, vision_transformer, weights
+from ktjax.models import (
+    convnext,
+    hf,
+    hub,
+    resnet,
+    swin_transformer,
+    tiny,
+    vision_transformer,
+    weights,
+)
 from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
 
 
@@ -41,7 +50,12 @@ _TINY = {
 }
 
 # timm's families: each file has a table VARIANTS of its architectures, by timm's names.
-FAMILIES = {"resnet": resnet, "convnext": convnext, "vision_transformer": vision_transformer}
+FAMILIES = {
+    "resnet": resnet,
+    "convnext": convnext,
+    "vision_transformer": vision_transformer,
+    "swin_transformer": swin_transformer,
+}
 
 # What timm says of its architectures: family, parameters, classes, input and the tags of its
 # ImageNet-1k checkpoints. Made by tests/goldens/make_timm.py.
