@@ -79,6 +79,9 @@ def test_there_and_back(folders, tmp_path, case, format):
         for name, array in entries(case).items():
             if name.endswith("mask_token"):  # of pretraining
                 continue
+            if case == "dinov2_resized" and name.endswith("position_embeddings"):
+                assert found.pop(name).shape == (1, 1 + (32 // 8) ** 2, 32)
+                continue
             np.testing.assert_array_equal(found.pop(name), array, strict=True)
         assert all(name.endswith("num_batches_tracked") for name in found)
 

@@ -104,6 +104,7 @@ class ConvNeXt(nn.Module):
       conv_mlp: the MLPs' weights are those of 1x1 convolutions.
       use_grn: global response normalisation in the MLPs (V2).
       ls_init_value: where layer scales begin; None: there are none.
+      head_norm: the last normalisation; None: as the others.
       head_norm_first: the last normalisation comes before the pooling, not after it.
       head_hidden_size: width of a layer before the linear head; None: there is none.
     """
@@ -120,6 +121,7 @@ class ConvNeXt(nn.Module):
     head_hidden_size: int | None = None
     act: Activation = layers.gelu
     norm: Norm = LayerNorm
+    head_norm: Norm | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     remat: bool = False
@@ -161,9 +163,10 @@ class ConvNeXt(nn.Module):
         return self.norm(name=f"stem.{at + 1}")(x)
 
     def _pooled(self, x: jax.Array) -> jax.Array:
+        norm = self.head_norm or self.norm
         if self.head_norm_first:
-            return self.norm(name="norm_pre")(x).mean(axis=(1, 2))
-        x = self.norm(name="head.norm")(x.mean(axis=(1, 2)))
+            return norm(name="norm_pre")(x).mean(axis=(1, 2))
+        x = norm(name="head.norm")(x.mean(axis=(1, 2)))
         if self.head_hidden_size is not None:
             # GELU whatever the blocks have.
             x = layers.gelu(_dense(self.head_hidden_size, name="head.pre_logits.fc")(x))

@@ -1,93 +1,20 @@
-"""Classifiers of Hugging Face's transformers: which network each type of model is, and its names.
+"""Folders of Hugging Face's transformers: its configs, read and written, and its names of parts.
 
-Each is an architecture of `ktjax.models.MODELS`, called as its class. Its options are fields of
-transformers' config; its network is that of a timm family, with timm's names.
+Each of its classifiers in hf_kinds.py is an architecture of `ktjax.models.MODELS`.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from flax import linen as nn
-
-from ktjax.models import resnet
 from ktjax.models.classifier import InputSpec
+from ktjax.models.hf_kinds import KINDS
 from ktjax.models.layouts import Layout, Renamed, transformers
 
 PREPROCESSOR = "preprocessor_config.json"
 # PIL's numbers of filters, as transformers has them.
 _FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-
-# Pairs of timm's and transformers' names.
-Names = Iterator[tuple[str, str | Renamed]]
-
-
-class Kind(NamedTuple):
-    """A classifier of transformers'."""
-
-    model_type: str  # in its config
-    family: str  # the kind of network
-    options: tuple[str, ...]  # fields of its config that make the network
-    fixed: Mapping[str, Any]  # fields that must have these values: the network knows no others
-    build: Callable[..., nn.Module]  # build(num_classes=..., **options)
-    names: Callable[..., Names]  # names(**options)
-
-
-def _resnet(
-    *,
-    num_classes: int,
-    embedding_size: int,
-    hidden_sizes: Sequence[int],
-    depths: Sequence[int],
-    layer_type: str,
-    **training: Any,
-) -> nn.Module:
-    block = {"bottleneck": resnet.Bottleneck, "basic": resnet.BasicBlock}[layer_type]
-    return resnet.ResNet(
-        num_classes=num_classes,
-        depths=tuple(depths),
-        blocks=(block,) * len(depths),
-        widths=tuple(width // block.expansion for width in hidden_sizes),
-        plain_width=embedding_size,
-        **training,
-    )
-
-
-def _resnet_names(*, depths: Sequence[int], layer_type: str, **_: Any) -> Names:
-    yield "conv1", "resnet.embedder.embedder.convolution"
-    yield "bn1", "resnet.embedder.embedder.normalization"
-    for stage, block in _blocks(depths):
-        timms = f"layer{stage + 1}.{block}"
-        theirs = f"resnet.encoder.stages.{stage}.layers.{block}"
-        for i in range({"bottleneck": 3, "basic": 2}[layer_type]):
-            yield f"{timms}.conv{i + 1}", f"{theirs}.layer.{i}.convolution"
-            yield f"{timms}.bn{i + 1}", f"{theirs}.layer.{i}.normalization"
-        yield f"{timms}.downsample.0", f"{theirs}.shortcut.convolution"
-        yield f"{timms}.downsample.1", f"{theirs}.shortcut.normalization"
-    yield "fc", "classifier.1"
-
-
-def _blocks(depths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Numbers of stages and of blocks in them."""
-    return ((stage, block) for stage, depth in enumerate(depths) for block in range(depth))
-
-
-# By the names of their classes.
-KINDS = {
-    "ResNetForImageClassification": Kind(
-        "resnet",
-        "resnet",
-        ("embedding_size", "hidden_sizes", "depths", "layer_type"),
-        {
-            "hidden_act": "relu",
-            "downsample_in_first_stage": False,
-            "downsample_in_bottleneck": False,
-        },
-        _resnet,
-        _resnet_names,
-    ),
-}
 
 
 def layout(architecture: str, options: Mapping[str, Any]) -> Layout:
