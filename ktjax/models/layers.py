@@ -125,12 +125,13 @@ class Mlp(nn.Module):
     hidden: int
     activation: Activation = gelu
     bias: bool = True
+    dense: Callable[..., nn.Module] = nn.Dense
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        x = self.activation(nn.Dense(self.hidden, use_bias=self.bias, name="fc1")(x))
-        return nn.Dense(width, use_bias=self.bias, name="fc2")(x)
+        x = self.activation(self.dense(self.hidden, use_bias=self.bias, name="fc1")(x))
+        return self.dense(width, use_bias=self.bias, name="fc2")(x)
 
 
 def divisible(value: float, divisor: int = 8, *, floor_share: float = 0.9) -> int:

@@ -59,6 +59,13 @@ GOLDENS = {
         "convnextv2_atto": 64,
         "convnextv2_tiny": 64,
     },
+    "mlp_mixer": {
+        "resmlp_12_224": 48,
+        "resmlp_36_224": 64,
+        "mixer_s32_224": 96,
+        "gmixer_12_224": 32,
+        "gmlp_ti16_224": 64,
+    },
 }
 
 # The modules of timm whose architectures are counted.
