@@ -23,6 +23,11 @@ _mlp_dense = functools.partial(_dense, bias_init=_tiny)
 Mlp = functools.partial(layers.Mlp, dense=_mlp_dense)
 
 
+def over_patches(layer: nn.Module, x_BxNxD: jax.Array) -> jax.Array:
+    """Applies a layer over the patches of each channel."""
+    return layer(x_BxNxD.swapaxes(1, 2)).swapaxes(1, 2)
+
+
 def _halves(
     values: nn.initializers.Initializer, gates: nn.initializers.Initializer
 ) -> nn.initializers.Initializer:
@@ -30,9 +35,8 @@ def _halves(
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         of_values, of_gates = jax.random.split(key)
-        first = jnp.arange(shape[-1]) < shape[-1] // 2
-        first = jnp.broadcast_to(first, shape)
-        return jnp.where(first, values(of_values, shape, dtype), gates(of_gates, shape, dtype))
+        is_value = jnp.broadcast_to(jnp.arange(shape[-1]) < shape[-1] // 2, shape)
+        return jnp.where(is_value, values(of_values, shape, dtype), gates(of_gates, shape, dtype))
 
     return init
 
@@ -86,11 +90,6 @@ class Affine(nn.Module):
         shape = (1, 1, x_BxNxD.shape[-1])
         alpha = self.param("alpha", nn.initializers.ones, shape)
         return alpha * x_BxNxD + self.param("beta", nn.initializers.zeros, shape)
-
-
-def over_patches(layer: nn.Module, x_BxNxD: jax.Array) -> jax.Array:
-    """Applies a layer over the patches of each channel."""
-    return layer(x_BxNxD.swapaxes(1, 2)).swapaxes(1, 2)
 
 
 class MixerBlock(nn.Module):
