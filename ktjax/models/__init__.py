@@ -16,6 +16,7 @@ from ktjax.models import (
     convnext,
     hf,
     hub,
+    mlp_mixer,
     resnet,
     swin_transformer,
     tiny,
@@ -56,6 +57,7 @@ FAMILIES = {
     "vision_transformer": vision_transformer,
     "swin_transformer": swin_transformer,
 }
+FAMILIES = {"resnet": resnet, "convnext": convnext, "mlp_mixer": mlp_mixer}
 
 # What timm says of its architectures: family, parameters, classes, input and the tags of its
 # ImageNet-1k checkpoints. Made by tests/goldens/make_timm.py.

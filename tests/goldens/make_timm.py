@@ -77,6 +77,13 @@ GOLDENS = {
         "swin_small_patch4_window7_224": 64,
         "swin_base_patch4_window12_384": 52,
     },
+    "mlp_mixer": {
+        "resmlp_12_224": 48,
+        "resmlp_36_224": 64,
+        "mixer_s32_224": 96,
+        "gmixer_12_224": 32,
+        "gmlp_ti16_224": 64,
+    },
 }
 
 # The modules of timm whose architectures are counted.
