@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax.models import hub, resnet, tiny, vision_transformer, weights
+from ktjax.models import (
+    deit,
+    hub,
+    resnet,
+    tiny,
+    vision_transformer,
+    vision_transformer_relpos,
+    weights,
+)
 from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
 
 
@@ -41,7 +49,12 @@ _TINY = {
 }
 
 # timm's families: each file has a table VARIANTS of its architectures, by timm's names.
-FAMILIES = {"resnet": resnet, "vision_transformer": vision_transformer}
+FAMILIES = {
+    "resnet": resnet,
+    "vision_transformer": vision_transformer,
+    "deit": deit,
+    "vision_transformer_relpos": vision_transformer_relpos,
+}
 
 # What timm says of its architectures: family, parameters, classes, input and the tags of its
 # ImageNet-1k checkpoints. Made by tests/goldens/make_timm.py.
