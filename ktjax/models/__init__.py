@@ -21,6 +21,8 @@ from ktjax.models import (
     swin_transformer,
     tiny,
     vision_transformer,
+    deit,
+    vision_transformer_relpos,
     weights,
 )
 from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
@@ -58,6 +60,8 @@ FAMILIES = {
     "swin_transformer": swin_transformer,
 }
 FAMILIES = {"resnet": resnet, "convnext": convnext, "mlp_mixer": mlp_mixer}
+    "deit": deit,
+    "vision_transformer_relpos": vision_transformer_relpos,
 
 # What timm says of its architectures: family, parameters, classes, input and the tags of its
 # ImageNet-1k checkpoints. Made by tests/goldens/make_timm.py.

@@ -100,9 +100,10 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Output:
+        grid = (x.shape[1] // self.patch_size, x.shape[2] // self.patch_size)
         x = self._with_prefix(self._patches(x))
         x = self.norm_layer(name="norm_pre")(x) if self.pre_norm else x
-        x = self._blocks(x, train=train)
+        x = self._blocks(x, grid, train=train)
         x = self.norm_layer(name="norm")(x) if self.final_norm and not self._norm_last else x
         return self._answer(x, train=train)
 
@@ -152,7 +153,8 @@ class VisionTransformer(nn.Module):
         """With position embeddings."""
         return x + self.param("pos_embed", nn.initializers.normal(0.02), (1, *x.shape[1:]))
 
-    def _blocks(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def _blocks(self, x: jax.Array, grid: tuple[int, int], *, train: bool) -> jax.Array:
+        del grid  # position embeddings have told of it
         for number in range(self.depth):
             x = self._block(number)(x, train)
         return x
