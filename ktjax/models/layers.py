@@ -15,6 +15,7 @@ from ktjax import parallel
 
 Activation = Callable[[jax.Array], jax.Array]
 gelu = functools.partial(nn.gelu, approximate=False)
+LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 def conv(
@@ -124,12 +125,13 @@ class Mlp(nn.Module):
     hidden: int
     activation: Activation = gelu
     bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        x = self.activation(nn.Dense(self.hidden, use_bias=self.bias, name="fc1")(x))
-        return nn.Dense(width, use_bias=self.bias, name="fc2")(x)
+        dense = functools.partial(nn.Dense, use_bias=self.bias, kernel_init=self.kernel_init)
+        y = self.activation(dense(self.hidden, name="fc1")(x))
+        return dense(x.shape[-1], name="fc2")(y)
 
 
 def divisible(value: float, divisor: int = 8, *, floor_share: float = 0.9) -> int:
