@@ -125,13 +125,13 @@ class Mlp(nn.Module):
     hidden: int
     activation: Activation = gelu
     bias: bool = True
-    kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+    dense: Callable[..., nn.Module] = nn.Dense
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        dense = functools.partial(nn.Dense, use_bias=self.bias, kernel_init=self.kernel_init)
-        y = self.activation(dense(self.hidden, name="fc1")(x))
-        return dense(x.shape[-1], name="fc2")(y)
+        width = x.shape[-1]
+        x = self.activation(self.dense(self.hidden, use_bias=self.bias, name="fc1")(x))
+        return self.dense(width, use_bias=self.bias, name="fc2")(x)
 
 
 def divisible(value: float, divisor: int = 8, *, floor_share: float = 0.9) -> int:

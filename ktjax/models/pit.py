@@ -45,7 +45,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = Attention(self.num_heads, name="attn")(LayerNorm(name="norm1")(x))
         x = x + DropPath(self.drop_path)(y, train=train)
-        mlp = layers.Mlp(4 * x.shape[-1], kernel_init=_uniform, name="mlp")
+        mlp = layers.Mlp(4 * x.shape[-1], dense=Dense, name="mlp")
         return x + DropPath(self.drop_path)(mlp(LayerNorm(name="norm2")(x)), train=train)
 
 

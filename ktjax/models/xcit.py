@@ -132,7 +132,7 @@ class _Block(nn.Module):
         return x * jnp.broadcast_to(gamma, x.shape)
 
     def _mlp(self, x: jax.Array) -> jax.Array:
-        return layers.Mlp(4 * x.shape[-1], kernel_init=_small, name="mlp")(x)
+        return layers.Mlp(4 * x.shape[-1], dense=Dense, name="mlp")(x)
 
 
 class PatchBlock(_Block):
