@@ -5,6 +5,7 @@ Each golden architecture is compiled once, without optimisations: only the resul
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -35,6 +36,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 IDLE = {
     # What is added to all logits of the attention.
     "test_vit_relpos": [(f"blocks.{i}", "attn.rel_pos", "mlp.fc2", "bias") for i in range(9)],
+    "xcit_nano_12_p16_224": [(f"cls_attn_blocks.{i}", "attn", "k", "bias") for i in range(2)],
 }
 
 
@@ -64,7 +66,8 @@ def entries(golden):
 def classifier(family, architecture):
     golden = goldens(family)[architecture]
     size = (int(golden["size"]),) * 2
-    shapes, module = models._blank(architecture, CLASSES, size, {})
+    options = json.loads(golden["options"].tobytes()) if "options" in golden else {}
+    shapes, module = models._blank(architecture, CLASSES, size, options)
     return weights.fill(
         shapes,
         entries(golden),
@@ -138,6 +141,8 @@ def _without_dropout(call, arguments, keywords, context):
 
 def trained(model, **options):
     """Loss, gradient and statistics of one batch in train mode, without dropout."""
+    """Loss, gradient and statistics of one batch in train mode."""
+    options = {**model.options, **options}
     _, module = models._blank(model.architecture, CLASSES, model.input.size, options)
     forward = linen_forward(module)
 
@@ -163,6 +168,7 @@ def test_a_step_of_training_is_timms(family, remat):
     """Gradients of mean(logits^2) and BatchNorm's statistics, after one batch in train mode."""
     architecture = first_of(family)
     model, golden = classifier(family, architecture), goldens(family)[architecture]
+    idle = {".".join(path) for path in IDLE.get(architecture, ())}
     loss, gradient, stats = trained(model, remat=remat)
     np.testing.assert_allclose(loss, golden["train/loss"], rtol=1e-4)
     trees = {"gradient": {"params": gradient}, "stats": {"batch_stats": stats} if stats else {}}
@@ -178,8 +184,10 @@ def test_a_step_of_training_is_timms(family, remat):
             if name in idle:
                 assert np.linalg.norm(array) < 1e-6
                 continue
+            # What is idle has a gradient of rounding errors.
+            scale = golden["train/loss"] if name in idle else expected[0]
             np.testing.assert_allclose(
-                rule.projection(name, array), expected, atol=1e-4 * expected[0], err_msg=name
+                rule.projection(name, array), expected, atol=1e-4 * scale, err_msg=name
             )
 
 
@@ -188,7 +196,7 @@ def test_dropout_and_stochastic_depth_are_timms(family):
     """Their rates, in the order in which they are applied."""
     architecture = first_of(family)
     model, golden = classifier(family, architecture), goldens(family)[architecture]
-    options = dict(drop_rate=0.2, drop_path_rate=0.3)
+    options = {**model.options, "drop_rate": 0.2, "drop_path_rate": 0.3}
     _, module = models._blank(architecture, CLASSES, model.input.size, options)
     kinds = {nn.Dropout: "dropout", layers.DropPath: "drop_path"}
     found = {name: [] for name in kinds.values()}

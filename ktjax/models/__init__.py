@@ -12,19 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax.models import (
-    convnext,
-    hf,
-    hub,
-    mlp_mixer,
-    resnet,
-    swin_transformer,
-    tiny,
-    vision_transformer,
-    deit,
-    vision_transformer_relpos,
-    weights,
-)
+from ktjax.models import convnext, deit, hf, hub, mlp_mixer, pit, resnet, swin_transformer, tiny, vision_transformer, vision_transformer_relpos, weights, xcit
 from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
 
 
@@ -62,6 +50,7 @@ FAMILIES = {
 FAMILIES = {"resnet": resnet, "convnext": convnext, "mlp_mixer": mlp_mixer}
     "deit": deit,
     "vision_transformer_relpos": vision_transformer_relpos,
+FAMILIES = {"resnet": resnet, "pit": pit, "xcit": xcit}
 
 # What timm says of its architectures: family, parameters, classes, input and the tags of its
 # ImageNet-1k checkpoints. Made by tests/goldens/make_timm.py.

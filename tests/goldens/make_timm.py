@@ -98,7 +98,24 @@ GOLDENS = {
         "vit_srelpos_small_patch16_224": 64,
         "vit_relpos_medium_patch16_cls_224": 64,
     },
+    "pit": {
+        "pit_ti_224": 64,
+        "pit_ti_distilled_224": 96,
+        "pit_xs_224": 64,
+        "pit_s_distilled_224": 64,
+        "pit_b_224": 64,
+    },
+    "xcit": {
+        "xcit_nano_12_p16_224": 64,  # of depth 2
+        "xcit_nano_12_p8_384": 48,
+        "xcit_tiny_12_p16_384": 96,
+        "xcit_tiny_24_p8_224": 32,
+        "xcit_small_12_p16_224": 64,
+    },
 }
+
+# What is not as timm's table has it: as much as makes an architecture quick to compile.
+OPTIONS = {"xcit_nano_12_p16_224": {"depth": 2}}
 
 # The modules of timm whose architectures are counted.
 MODULES = (
@@ -135,6 +152,7 @@ def _weights(model: torch.nn.Module) -> list[str]:
 
 def _create(architecture: str, size: int, **options: float) -> torch.nn.Module:
     """A network for images of this size."""
+    options = {**OPTIONS.get(architecture, {}), **options}
     spec = timm.get_pretrained_cfg(architecture)
     if spec.fixed_input_size and spec.input_size[1] != size:
         options["img_size"] = size
@@ -159,6 +177,7 @@ def golden(architecture: str, size: int) -> dict[str, np.ndarray]:
         "logits": logits.numpy(),
         "features": features.numpy(),
         "size": np.asarray(size),
+        "options": np.frombuffer(json.dumps(OPTIONS.get(architecture, {})).encode(), np.uint8),
         "names": np.frombuffer("\n".join(names).encode(), np.uint8),
     }
 

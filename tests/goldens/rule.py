@@ -25,9 +25,10 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.float32(0.75) + np.abs(z) / 2
     if len(shape) >= 2 and leaf == "weight":
         return z * np.float32(math.sqrt(1.5 / math.prod(shape[1:])))
-    if leaf == "weight":  # gains
+    if leaf in ("weight", "temperature"):  # gains
         return 1 + z / 5
     if leaf in _LAYER_SCALES:
+    if leaf in ("gamma", "gamma1", "gamma2", "gamma3", "ls1", "ls2"):  # layer scales
         return np.float32(0.5) + z / 10
     return z / 4  # biases, embeddings, tokens, means
 
