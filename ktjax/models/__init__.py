@@ -12,7 +12,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax.models import convnext, deit, hf, hub, mlp_mixer, pit, resnet, swin_transformer, tiny, vision_transformer, vision_transformer_relpos, weights, xcit
+from ktjax.models import (
+    convnext,
+    deit,
+    hf,
+    hub,
+    mlp_mixer,
+    pit,
+    resnet,
+    swin_transformer,
+    tiny,
+    vision_transformer,
+    vision_transformer_relpos,
+    weights,
+    xcit,
+)
 from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
 
 
@@ -45,12 +59,13 @@ FAMILIES = {
     "resnet": resnet,
     "convnext": convnext,
     "vision_transformer": vision_transformer,
-    "swin_transformer": swin_transformer,
-}
-FAMILIES = {"resnet": resnet, "convnext": convnext, "mlp_mixer": mlp_mixer}
-    "deit": deit,
     "vision_transformer_relpos": vision_transformer_relpos,
-FAMILIES = {"resnet": resnet, "pit": pit, "xcit": xcit}
+    "deit": deit,
+    "swin_transformer": swin_transformer,
+    "mlp_mixer": mlp_mixer,
+    "xcit": xcit,
+    "pit": pit,
+}
 
 # What timm says of its architectures: family, parameters, classes, input and the tags of its
 # ImageNet-1k checkpoints. Made by tests/goldens/make_timm.py.

@@ -28,7 +28,6 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if leaf in ("weight", "temperature"):  # gains
         return 1 + z / 5
     if leaf in _LAYER_SCALES:
-    if leaf in ("gamma", "gamma1", "gamma2", "gamma3", "ls1", "ls2"):  # layer scales
         return np.float32(0.5) + z / 10
     return z / 4  # biases, embeddings, tokens, means
 
