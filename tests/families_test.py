@@ -17,8 +17,8 @@ from flax import traverse_util
 from goldens import rule
 
 from ktjax import models
-from ktjax.models import layers, layouts, weights
-from ktjax.models.classifier import linen_forward
+from ktjax.models import catalogue, layers, layouts, weights
+from ktjax.models.classifier import cast, linen_forward
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLASSES = tuple(f"class {i}" for i in range(rule.CLASSES))
@@ -212,10 +212,30 @@ def test_dropout_and_stochastic_depth_are_timms(family):
         np.testing.assert_allclose(rates, golden[f"train/{name}"], rtol=1e-6, err_msg=name)
 
 
+def operands(jaxpr):
+    """The dtypes that go into matrix products and convolutions."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield from (variable.aval.dtype.name for variable in equation.invars)
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from operands(inner)
+
+
+@each_family
+def test_products_are_computed_in_the_dtype_of_the_parameters(family):
+    model = classifier(family, first_of(family))
+    variables = {**model.variables, "params": cast(model.variables["params"], jnp.bfloat16)}
+    image = jnp.zeros((2, *model.input.size, 3), jnp.uint8)  # no resizing, which is in float32
+    jaxpr = jax.make_jaxpr(functools.partial(model.apply, train=False))(variables, image)
+    assert set(operands(jaxpr.jaxpr)) == {"bfloat16"}
+
+
 @each_family
 def test_numbers_of_parameters_are_timms(family):
-    counts = {name: spec["parameters"] for name, spec in models.TIMM["architectures"].items()}
+    counts = {name: spec["parameters"] for name, spec in catalogue.TIMM["architectures"].items()}
     for architecture in models.FAMILIES[family].VARIANTS:
-        classes = models.TIMM["architectures"][architecture]["classes"]
+        classes = catalogue.TIMM["architectures"][architecture]["classes"]
         blank, _ = models._blank(architecture, models.hub.numbered(classes), None, {})
         assert blank.num_parameters() == counts[architecture], architecture

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import functools
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ktjax.models import (
+    catalogue,
     convnext,
     deit,
     hf,
@@ -67,13 +67,11 @@ FAMILIES = {
     "pit": pit,
 }
 
-# What timm says of its architectures: family, parameters, classes, input and the tags of its
-# ImageNet-1k checkpoints. Made by tests/goldens/make_timm.py.
-TIMM = json.loads((Path(__file__).parent / "timm.json").read_text(encoding="utf-8"))
-
 
 def _made_for(architecture: str) -> InputSpec:
-    size, mean, std, interpolation, crop_pct = TIMM["architectures"][architecture]["input"]
+    size, mean, std, interpolation, crop_pct = catalogue.TIMM["architectures"][architecture][
+        "input"
+    ]
     return InputSpec((size, size), tuple(mean), tuple(std), interpolation, crop_pct)
 
 

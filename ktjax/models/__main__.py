@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ktjax import models
+from ktjax.models import catalogue
 
 
 def covered(timm: Mapping[str, Any], families: Mapping[str, Any]) -> list[tuple[str, int, int]]:
@@ -63,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in models.FAMILIES:
             parser.error(f"No family '{name}'. Known: {', '.join(models.FAMILIES)}.")
     if not chosen:
-        print(table(models.TIMM, models.FAMILIES))
+        print(table(catalogue.TIMM, models.FAMILIES))
     for name in chosen:
-        print(architectures(models.TIMM, models.FAMILIES, name))
+        print(architectures(catalogue.TIMM, models.FAMILIES, name))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from ktjax.models import convnext, hf_vit, layers, resnet, swin_transformer, vision_transformer
+from ktjax.models import (
+    convnext,
+    deit,
+    hf_vit,
+    layers,
+    resnet,
+    swin_transformer,
+    vision_transformer,
+)
 from ktjax.models.layouts import Renamed
 from ktjax.models.vit_blocks import SwiGLUPacked, quick_gelu
 
@@ -223,6 +231,12 @@ def _vit_names(start: str, *, num_hidden_layers: int, **_: Any) -> Names:
     yield "head", "classifier"
 
 
+def _deit_names(**options: Any) -> Names:
+    yield from _vit_names("deit", **options)
+    yield "head", "cls_classifier"
+    yield "head_dist", "distillation_classifier"
+
+
 def _dinov2(
     *, hidden_size: int, mlp_ratio: float, use_swiglu_ffn: bool, **options: Any
 ) -> nn.Module:
@@ -360,6 +374,14 @@ KINDS = {
         {"num_channels": 3},
         functools.partial(_vit, hf_vit.DeiT),
         functools.partial(_vit_names, "deit"),
+    ),
+    "DeiTForImageClassificationWithTeacher": Kind(
+        "deit",
+        "deit",
+        (*_TRANSFORMER, "intermediate_size", "qkv_bias"),
+        {"num_channels": 3},
+        functools.partial(_vit, deit.VisionTransformerDistilled),
+        _deit_names,
     ),
     "Dinov2ForImageClassification": Kind(
         "dinov2",

@@ -54,7 +54,8 @@ def avg_pool(x: jax.Array, kernel: int, *, ceil: bool = False) -> jax.Array:
     """
     remains = [(0, -side % kernel if ceil else 0) for side in x.shape[1:3]]
     window = (kernel, kernel)
-    return nn.avg_pool(x, window, window, remains, count_include_pad=False)
+    # Where it counts pixels, Flax divides in float32.
+    return nn.avg_pool(x, window, window, remains, count_include_pad=False).astype(x.dtype)
 
 
 class BatchNorm(nn.Module):

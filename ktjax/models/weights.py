@@ -19,6 +19,7 @@ from flax import traverse_util
 from safetensors import numpy as safetensors_numpy
 
 from ktjax.models import hf, layouts
+from ktjax.models.catalogue import TIMM
 from ktjax.models.classifier import Classifier, InputSpec
 from ktjax.models.layouts import Layout
 
@@ -232,8 +233,14 @@ def export(classifier: Classifier, folder: Path, *, format: str = "ktjax", **fac
         "origin": classifier.origin,
         **facts,
         "model_args": dict(classifier.options),
-        "pretrained_cfg": pretrained_cfg(classifier.input),
+        "pretrained_cfg": pretrained_cfg(classifier.input) | _fixed_size(classifier.architecture),
         "label_names": classifier.classes,
     }
     text = json.dumps(config, indent=1, ensure_ascii=False)
     (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _fixed_size(architecture: str) -> dict[str, bool]:
+    """Tells timm to build a network for the size in its config, where that makes a difference."""
+    known = TIMM["architectures"].get(architecture)
+    return {"fixed_input_size": known["fixed_size"]} if known else {}

@@ -284,6 +284,7 @@ def table() -> dict[str, dict]:
                     spec["interpolation"],
                     spec["crop_pct"],
                 ],
+                "fixed_size": bool(spec.get("fixed_input_size")),
                 "checkpoints": checkpoints.get(architecture, []),
             }
     return {
@@ -296,7 +297,7 @@ def table() -> dict[str, dict]:
 def main(arguments: list[str]) -> None:
     if arguments[0] == "--table":
         path = HERE.parents[1] / "ktjax" / "models" / "timm.json"
-        text = json.dumps(table(), indent=0).replace("\n", "").replace('}, "', '},\n"')
+        text = json.dumps(table(), indent=0).replace("\n", "").replace('},"', '},\n"')
         path.write_text(text + "\n", encoding="utf-8")
     elif arguments[0] == "--exported":
         exported(arguments[1], Path(arguments[2]))

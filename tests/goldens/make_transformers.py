@@ -77,6 +77,11 @@ CASES = {
         transformers.DeiTConfig(**_VIT),
         transformers.ViTImageProcessor(size=_EDGES),
     ),
+    "deit_teacher": (
+        transformers.DeiTForImageClassificationWithTeacher,
+        transformers.DeiTConfig(**_VIT),
+        transformers.ViTImageProcessor(size=_EDGES),
+    ),
     "dinov2": (
         transformers.Dinov2ForImageClassification,
         transformers.Dinov2Config(**_SMALL),
@@ -150,7 +155,8 @@ def _size(processor: transformers.BaseImageProcessor) -> int:
 
 
 def _logits(folder: str | Path, size: int) -> np.ndarray:
-    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = getattr(transformers, config.architectures[0]).from_pretrained(folder).eval()
     images = torch.from_numpy(rule.images(size).transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
         return model(images).logits.numpy()

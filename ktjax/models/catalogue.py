@@ -1,0 +1,9 @@
+"""What timm says of its architectures; made by tests/goldens/make_timm.py."""
+
+import json
+from pathlib import Path
+
+# architectures: family, parameters, classes, input (size, mean, std, interpolation, crop_pct),
+# whether the weights are for images of one size, and the tags of the ImageNet-1k checkpoints;
+# checkpoints: how many of these all of timm has.
+TIMM = json.loads((Path(__file__).parent / "timm.json").read_text(encoding="utf-8"))
