@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax.models import hub, resnet, tiny, weights
+from ktjax.models import efficientnet, hub, mobilenetv3, resnet, tiny, weights
 from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
 
 
@@ -41,7 +41,7 @@ _TINY = {
 }
 
 # timm's families: each file has a table VARIANTS of its architectures, by timm's names.
-FAMILIES = {"resnet": resnet}
+FAMILIES = {"resnet": resnet, "efficientnet": efficientnet, "mobilenetv3": mobilenetv3}
 
 # What timm says of its architectures: family, parameters, classes, input and the tags of its
 # ImageNet-1k checkpoints. Made by tests/goldens/make_timm.py.
