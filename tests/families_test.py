@@ -29,6 +29,8 @@ DEEP = {
     "resnet50_gn": 3e-5,  # the variances of 50 GroupNorms over all of the image
     "senet154": 5e-5,  # 154 layers
     "gmixer_12_224": 3e-5,  # values gate values: few outgrow all others, and their errors with them
+    "efficientnet_x_b3": 3e-5,  # 36 blocks
+    "mobilenetv1_100": 3e-5,  # no shortcuts: little of the images is left at the end
 }
 QUICK = {"xla_backend_optimization_level": 0}
 # Parameters that have no part in the result, by architecture. Attention's softmax does not see the

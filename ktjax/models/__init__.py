@@ -15,9 +15,11 @@ from ktjax.models import (
     catalogue,
     convnext,
     deit,
+    efficientnet,
     hf,
     hub,
     mlp_mixer,
+    mobilenetv3,
     pit,
     resnet,
     swin_transformer,
@@ -58,20 +60,21 @@ _TINY = {
 FAMILIES = {
     "resnet": resnet,
     "convnext": convnext,
+    "efficientnet": efficientnet,
+    "mobilenetv3": mobilenetv3,
     "vision_transformer": vision_transformer,
     "vision_transformer_relpos": vision_transformer_relpos,
     "deit": deit,
     "swin_transformer": swin_transformer,
-    "mlp_mixer": mlp_mixer,
     "xcit": xcit,
     "pit": pit,
+    "mlp_mixer": mlp_mixer,
 }
 
 
 def _made_for(architecture: str) -> InputSpec:
-    size, mean, std, interpolation, crop_pct = catalogue.TIMM["architectures"][architecture][
-        "input"
-    ]
+    spec = catalogue.TIMM["architectures"][architecture]
+    size, mean, std, interpolation, crop_pct = spec["input"]
     return InputSpec((size, size), tuple(mean), tuple(std), interpolation, crop_pct)
 
 

@@ -24,12 +24,34 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if leaf == "running_var":
         return np.float32(0.75) + np.abs(z) / 2
     if len(shape) >= 2 and leaf == "weight":
-        return z * np.float32(math.sqrt(1.5 / math.prod(shape[1:])))
+        return z * np.float32(math.sqrt(_gain(name) / _fan_in(name, shape)))
     if leaf in ("weight", "temperature"):  # gains
         return 1 + z / 5
     if leaf in _LAYER_SCALES:
         return np.float32(0.5) + z / 10
+    if name.endswith("se.conv_expand.bias"):  # opens the gates, of which mobile networks have many
+        return 2 + z / 4
     return z / 4  # biases, embeddings, tokens, means
+
+
+def _gain(name: str) -> float:
+    """How much louder a layer makes its input.
+
+    In blocks of mobile networks two activations and a gate make signals quieter. The first block of
+    a stage (`blocks.3.0`) has no shortcut and must make up for it; the others add to theirs.
+    """
+    first = name.split(".")[2:3] == ["0"]
+    if name.startswith("blocks.") and name.endswith(("conv_dw.weight", "dw_mid.conv.weight")):
+        return 3.0
+    if name.startswith("blocks.") and name.endswith(("conv_pwl.weight", "pw_proj.conv.weight")):
+        return 3.0 if first else 0.75
+    return 1.5
+
+
+def _fan_in(name: str, shape: tuple[int, ...]) -> float:
+    if len(shape) == 2 and name.split(".")[-2].startswith("conv_"):
+        return math.sqrt(shape[1])  # mixtures of kernels, which are flat: a guess
+    return math.prod(shape[1:])
 
 
 def images(size: int, *, seed: int = 0) -> np.ndarray:
