@@ -27,6 +27,11 @@ TOLERANCE = 1e-5
 DEEP = {
     "resnet50_gn": 3e-5,  # the variances of 50 GroupNorms over all of the image
     "senet154": 5e-5,  # 154 layers
+    # 50 norms of each image by itself, down to 2x2 pixels; timm is as far from its own float64.
+    "resnetv2_50x1_bit": 4e-5,
+    "resnetv2_50d_gn": 3e-5,
+    "resnetv2_50d_evos": 3e-5,
+    "resnetv2_50d_frn": 1e-4,
 }
 QUICK = {"xla_backend_optimization_level": 0}
 # Parameters that have no part in the result, by architecture. Attention's softmax does not see the

@@ -16,6 +16,8 @@ from ktjax import parallel
 Activation = Callable[[jax.Array], jax.Array]
 gelu = functools.partial(nn.gelu, approximate=False)
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+GroupNorm = functools.partial(nn.GroupNorm, num_groups=32, epsilon=1e-5, use_fast_variance=False)
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv(
@@ -36,7 +38,7 @@ def conv(
         padding=(kernel - 1) // 2 if padding is None else padding,
         feature_group_count=groups,
         use_bias=bias,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        kernel_init=conv_init,
         name=name,
     )
 
@@ -125,14 +127,13 @@ class Mlp(nn.Module):
     hidden: int
     activation: Activation = gelu
     bias: bool = True
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dense: Callable[..., nn.Module] = nn.Dense
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        dense = functools.partial(nn.Dense, use_bias=self.bias, kernel_init=self.kernel_init)
-        x = self.activation(dense(self.hidden, name="fc1")(x))
-        return dense(width, name="fc2")(x)
+        x = self.activation(self.dense(self.hidden, use_bias=self.bias, name="fc1")(x))
+        return self.dense(width, use_bias=self.bias, name="fc2")(x)
 
 
 def divisible(value: float, divisor: int = 8, *, floor_share: float = 0.9) -> int:

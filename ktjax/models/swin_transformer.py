@@ -85,7 +85,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = self._attention(_layer_norm(name="norm1")(x))
         x = x + DropPath(self.drop_path)(y, train=train)
-        y = layers.Mlp(4 * x.shape[-1], kernel_init=_init, name="mlp")(_layer_norm(name="norm2")(x))
+        y = layers.Mlp(4 * x.shape[-1], dense=_dense, name="mlp")(_layer_norm(name="norm2")(x))
         return x + DropPath(self.drop_path)(y, train=train)
 
     def _attention(self, x: jax.Array) -> jax.Array:

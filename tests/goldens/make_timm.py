@@ -47,6 +47,15 @@ GOLDENS = {
         "resnetrs50": 64,
         "senet154": 64,
     },
+    "resnetv2": {
+        "resnetv2_18": 64,
+        "resnetv2_18d": 64,
+        "resnetv2_50t": 64,
+        "resnetv2_50x1_bit": 64,
+        "resnetv2_50d_gn": 64,
+        "resnetv2_50d_evos": 64,
+        "resnetv2_50d_frn": 64,
+    },
     "swin_transformer": {
         "swin_tiny_patch4_window7_224": 36,
         "swin_s3_tiny_224": 64,
