@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax.models import hub, resnet, resnetv2, swin_transformer, tiny, weights
+from ktjax.models import hub, regnet, resnet, resnetv2, swin_transformer, tiny, weights
 from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
 
 
@@ -42,6 +42,7 @@ _TINY = {
 
 # timm's families: each file has a table VARIANTS of its architectures, by timm's names.
 FAMILIES = {
+    "regnet": regnet,
     "resnet": resnet,
     "resnetv2": resnetv2,
     "swin_transformer": swin_transformer,

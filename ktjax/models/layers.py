@@ -143,16 +143,20 @@ def divisible(value: float, divisor: int = 8, *, floor_share: float = 0.9) -> in
 
 
 class SqueezeExcite(nn.Module):
-    """Channels weighed by what is in all of the image (Hu et al. 2018); timm's SEModule."""
+    """Channels weighed by what is in all of the image (Hu et al. 2018); timm's SEModule.
+
+    `hidden` is the width between; None: the input's times `ratio`, rounded to a multiple of 8.
+    """
 
     ratio: float = 1 / 16
+    hidden: int | None = None
     activation: Activation = nn.relu
     gate: Activation = nn.sigmoid
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        hidden = divisible(width * self.ratio, floor_share=0.0)
+        hidden = self.hidden or divisible(width * self.ratio, floor_share=0.0)
         y = x.mean(axis=(1, 2), keepdims=True)
         y = self.activation(conv(hidden, 1, bias=True, name="fc1")(y))
         return x * self.gate(conv(width, 1, bias=True, name="fc2")(y))

@@ -47,8 +47,17 @@ GOLDENS = {
         "resnetrs50": 64,
         "senet154": 64,
     },
+    "regnet": {
+        "regnety_002": 64,
+        "regnetx_004_tv": 64,
+        "regnety_040_sgn": 64,
+        "regnetv_040": 64,
+        "regnetv_064": 64,
+        "regnetz_005": 64,
+        "regnetz_040": 64,
+    },
     "resnetv2": {
-        "resnetv2_18": 64,
+        "resnetv2_18": 32,
         "resnetv2_18d": 64,
         "resnetv2_50t": 64,
         "resnetv2_50x1_bit": 64,
