@@ -21,7 +21,9 @@ from ktjax.models import (
     mlp_mixer,
     mobilenetv3,
     pit,
+    regnet,
     resnet,
+    resnetv2,
     swin_transformer,
     tiny,
     vision_transformer,
@@ -59,6 +61,8 @@ _TINY = {
 # timm's families: each file has a table VARIANTS of its architectures, by timm's names.
 FAMILIES = {
     "resnet": resnet,
+    "resnetv2": resnetv2,
+    "regnet": regnet,
     "convnext": convnext,
     "efficientnet": efficientnet,
     "mobilenetv3": mobilenetv3,

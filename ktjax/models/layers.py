@@ -16,6 +16,8 @@ from ktjax import parallel
 Activation = Callable[[jax.Array], jax.Array]
 gelu = functools.partial(nn.gelu, approximate=False)
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+GroupNorm = functools.partial(nn.GroupNorm, num_groups=32, epsilon=1e-5, use_fast_variance=False)
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv(
@@ -36,7 +38,7 @@ def conv(
         padding=(kernel - 1) // 2 if padding is None else padding,
         feature_group_count=groups,
         use_bias=bias,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        kernel_init=conv_init,
         name=name,
     )
 
@@ -144,16 +146,20 @@ def divisible(value: float, divisor: int = 8, *, floor_share: float = 0.9) -> in
 
 
 class SqueezeExcite(nn.Module):
-    """Channels weighed by what is in all of the image (Hu et al. 2018); timm's SEModule."""
+    """Channels weighed by what is in all of the image (Hu et al. 2018); timm's SEModule.
+
+    `hidden` is the width between; None: the input's times `ratio`, rounded to a multiple of 8.
+    """
 
     ratio: float = 1 / 16
+    hidden: int | None = None
     activation: Activation = nn.relu
     gate: Activation = nn.sigmoid
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        hidden = divisible(width * self.ratio, floor_share=0.0)
+        hidden = self.hidden or divisible(width * self.ratio, floor_share=0.0)
         y = x.mean(axis=(1, 2), keepdims=True)
         y = self.activation(conv(hidden, 1, bias=True, name="fc1")(y))
         return x * self.gate(conv(width, 1, bias=True, name="fc2")(y))
