@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import inspect
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -62,6 +63,8 @@ MODELS = _TINY | {
 # The weights of the embedded zoo, one exported folder each, lie in the package.
 ZOO = Path(__file__).parent / "glyphs"
 HEADS = ("zero", "random")  # how a new head begins
+# timm's names for how features are pooled, where a network of ours knows one way only.
+_POOLS = ("avg", "token")
 
 
 def zoo() -> tuple[str, ...]:
@@ -124,6 +127,8 @@ def load(
     Raises:
       ValueError: no such model, with the nearest names; or weights that do not fit.
     """
+    if head is not None:
+        _check_head(head)
     found = locate(name, architecture=architecture)
     known = hub.class_names(found.config)
     classes = hub.numbered(classes) if isinstance(classes, int) else classes
@@ -153,8 +158,7 @@ def replace_head(
     Raises:
       ValueError: no such kind of head.
     """
-    if head not in HEADS:
-        raise ValueError(f"No head '{head}'. Known: {', '.join(HEADS)}.")
+    _check_head(head)
     build = functools.partial(
         _blank, classifier.architecture, size=classifier.input.size, options=classifier.options
     )
@@ -176,6 +180,11 @@ def replace_head(
         classes=tuple(classes),
         origin=f"{classifier.origin}, new head",
     )
+
+
+def _check_head(head: str) -> None:
+    if head not in HEADS:
+        raise ValueError(f"No head '{head}'. Known: {', '.join(HEADS)}.")
 
 
 def blank(name: str) -> Classifier:
@@ -241,9 +250,13 @@ def _described(
     spec = weights.input_spec(found.config)
     if size is not None:
         spec = dataclasses.replace(spec, size=size)
-    shapes, module = _blank(
-        found.config["architecture"], classes, spec.size, {**found.config["model_args"], **options}
-    )
+    architecture, stored = found.config["architecture"], dict(found.config["model_args"])
+    check_architecture(architecture)
+    if "global_pool" in stored and "global_pool" not in _options(architecture):
+        pool = stored.pop("global_pool")
+        if pool not in _POOLS:
+            raise ValueError(f"{name} pools features by '{pool}', which {architecture} does not.")
+    shapes, module = _blank(architecture, classes, spec.size, {**stored, **options})
     origin = found.config["origin"]
     return dataclasses.replace(shapes, name=name, input=spec, origin=origin), module
 
@@ -256,6 +269,12 @@ def _blank(
 ) -> tuple[Classifier, nn.Module]:
     """A Classifier whose variables have shapes only, and its network."""
     check_architecture(architecture)
+    for option in options:
+        if option not in _options(architecture):
+            raise ValueError(
+                f"{architecture} has no option '{option}'. "
+                f"Nearest: {_nearest(option, _options(architecture))}."
+            )
     _, build, spec = MODELS[architecture]
     spec = spec if size is None else dataclasses.replace(spec, size=size)
     module = build(num_classes=len(classes), **options)
@@ -270,6 +289,12 @@ def _blank(
         options=options,
     )
     return shapes, module
+
+
+def _options(architecture: str) -> set[str]:
+    """The attributes of a network that a user may set."""
+    attributes = inspect.signature(MODELS[architecture].build).parameters
+    return set(attributes) - {"num_classes", "parent", "name"}
 
 
 def _init(module: nn.Module, spec: InputSpec, key: jax.Array) -> Variables:
