@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,8 @@ MODELS = _TINY | _TIMM | _HF
 # The weights of the embedded zoo, one exported folder each, lie in the package.
 ZOO = Path(__file__).parent / "glyphs"
 HEADS = ("zero", "random")  # how a new head begins
+# timm's names for how features are pooled, where a network of ours knows one way only.
+_POOLS = ("avg", "token")
 
 
 def zoo() -> tuple[str, ...]:
@@ -160,6 +163,8 @@ def load(
     Raises:
       ValueError: no such model, with the nearest names; or weights that do not fit.
     """
+    if head is not None:
+        _check_head(head)
     found = locate(name, architecture=architecture)
     known = hub.class_names(found.config)
     classes = hub.numbered(classes) if isinstance(classes, int) else classes
@@ -191,8 +196,7 @@ def replace_head(
     Raises:
       ValueError: no such kind of head.
     """
-    if head not in HEADS:
-        raise ValueError(f"No head '{head}'. Known: {', '.join(HEADS)}.")
+    _check_head(head)
     build = functools.partial(
         _blank, classifier.architecture, size=classifier.input.size, options=classifier.options
     )
@@ -214,6 +218,11 @@ def replace_head(
         classes=tuple(classes),
         origin=f"{classifier.origin}, new head",
     )
+
+
+def _check_head(head: str) -> None:
+    if head not in HEADS:
+        raise ValueError(f"No head '{head}'. Known: {', '.join(HEADS)}.")
 
 
 def blank(name: str) -> Classifier:
@@ -281,9 +290,13 @@ def _described(
     spec = weights.input_spec(found.config)
     if size is not None:
         spec = dataclasses.replace(spec, size=size)
-    shapes, module = _blank(
-        found.config["architecture"], classes, spec.size, {**found.config["model_args"], **options}
-    )
+    architecture, stored = found.config["architecture"], dict(found.config["model_args"])
+    check_architecture(architecture)
+    if "global_pool" in stored and "global_pool" not in _options(architecture):
+        pool = stored.pop("global_pool")
+        if pool not in _POOLS:
+            raise ValueError(f"{name} pools features by '{pool}', which {architecture} does not.")
+    shapes, module = _blank(architecture, classes, spec.size, {**stored, **options})
     origin = found.config["origin"]
     return dataclasses.replace(shapes, name=name, input=spec, origin=origin), module
 
@@ -296,6 +309,12 @@ def _blank(
 ) -> tuple[Classifier, nn.Module]:
     """A Classifier whose variables have shapes only, and its network."""
     check_architecture(architecture)
+    for option in options:
+        if option not in _options(architecture):
+            raise ValueError(
+                f"{architecture} has no option '{option}'. "
+                f"Nearest: {_nearest(option, _options(architecture))}."
+            )
     _, build, spec = MODELS[architecture]
     spec = spec if size is None else dataclasses.replace(spec, size=size)
     module = build(num_classes=len(classes), **options)
@@ -310,6 +329,14 @@ def _blank(
         options=options,
     )
     return shapes, module
+
+
+def _options(architecture: str) -> set[str]:
+    """The options that a user may set, attributes of the network or fields of a config."""
+    if architecture in hf.KINDS:
+        return {*hf.KINDS[architecture].options, "drop_rate", "drop_path_rate", "remat"}
+    attributes = inspect.signature(MODELS[architecture].build).parameters
+    return set(attributes) - {"num_classes", "parent", "name"}
 
 
 def _init(module: nn.Module, spec: InputSpec, key: jax.Array) -> Variables:

@@ -26,7 +26,24 @@ class Checkpoint(NamedTuple):
 
 def folder(path: Path) -> Checkpoint:
     """The checkpoint in a folder that ktjax or timm wrote; ValueError if there is none."""
-    return Checkpoint(path / weights.WEIGHTS, weights.read_config(path))
+    config = weights.read_config(path)
+    return Checkpoint(path / weights.WEIGHTS, {**config, **_without_repetition(config, path)})
+
+
+def _without_repetition(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Fields of a config.json whose `model_args` repeat, as timm's do, what stands beside them.
+
+    `img_size` is what the network was built for; `input_size` may still be its origin's.
+    """
+    options, spec = dict(config["model_args"]), dict(config["pretrained_cfg"])
+    options.pop("num_classes", None)
+    channels = options.pop("in_chans", 3)
+    if channels != 3:
+        raise ValueError(f"The model in {path} is for images of {channels} channels, not of 3.")
+    if "img_size" in options:
+        size = options.pop("img_size")
+        spec["input_size"] = [3, *((size, size) if isinstance(size, int) else size)]
+    return {"model_args": options, "pretrained_cfg": spec}
 
 
 def bare(path: Path, architecture: str, spec: InputSpec) -> Checkpoint:

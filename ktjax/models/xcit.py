@@ -178,6 +178,7 @@ class Xcit(nn.Module):
       patch_size: 8 or 16 pixels.
       eta: where layer scales begin.
       tokens_norm: class attention blocks normalise the patches too before their MLP.
+      global_pool: what the head reads: `token`, or `avg` for the mean of the patches.
     """
 
     num_classes: int
@@ -187,6 +188,7 @@ class Xcit(nn.Module):
     patch_size: int
     eta: float = 1.0
     tokens_norm: bool = True
+    global_pool: str = "token"
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     remat: bool = False
@@ -211,7 +213,8 @@ class Xcit(nn.Module):
             x = layers.remat(ClassBlock, self.remat)(
                 self.num_heads, self.eta, self.tokens_norm, name=f"cls_attn_blocks.{i}"
             )(x, train)
-        x = LayerNorm(name="norm")(x[:, 0])
+        x = x[:, 1:] if self.global_pool == "avg" else x[:, :1]
+        x = LayerNorm(name="norm")(x).mean(axis=1)
         y = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         return Output(logits=Dense(self.num_classes, name="head")(y), features=x)
 

@@ -1,0 +1,389 @@
+"""Where checkpoints come from: timm's folders, single files, the hub and its cache; new heads."""
+
+import dataclasses
+import json
+import sys
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from goldens import rule
+from huggingface_hub import errors
+from huggingface_hub.utils import hf_raise_for_status
+
+from ktjax import models
+from ktjax.models import hub, weights
+from ktjax.models.classifier import InputSpec
+
+NAME = "timm/test_resnet.r160_in1k"
+CLASSES = tuple(f"thing {i}" for i in range(10))
+SPEC = InputSpec((72, 80), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", 0.8)
+
+
+def drawn(architecture, classes=CLASSES, size=None, **options):
+    """A Classifier with weights of the rule: those of `create` take seconds to compile."""
+    blank, _ = models._blank(architecture, classes, size, options)
+
+    def draw(path, leaf):
+        name = weights.entry_of(tuple(part.key for part in path), leaf.ndim, "timm").name
+        return jnp.asarray(rule.weight(name, leaf.shape))
+
+    variables = jax.tree_util.tree_map_with_path(draw, blank.variables)
+    return dataclasses.replace(blank, variables=variables)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return dataclasses.replace(drawn("test_resnet"), input=SPEC)
+
+
+def write(classifier, folder, *, root=None, pretrained_cfg=None):
+    """A folder as timm 1.0.31's save_for_hf leaves it."""
+    weights.export(classifier, folder, format="timm")
+    count, (height, width) = len(classifier.classes), classifier.input.size
+    config = {
+        "architecture": classifier.architecture,
+        "num_classes": count,
+        "num_features": 96,
+        "global_pool": "avg",
+        "model_args": {"num_classes": count, "in_chans": 3, "global_pool": "avg"},
+        **(root or {}),
+        "pretrained_cfg": {
+            "tag": "r160_in1k",
+            "custom_load": False,
+            "input_size": [3, height, width],
+            "fixed_input_size": False,
+            "interpolation": classifier.input.interpolation,
+            "crop_pct": classifier.input.crop_pct,
+            "crop_mode": "center",
+            "mean": list(classifier.input.mean),
+            "std": list(classifier.input.std),
+            "num_classes": count,
+            "pool_size": None,
+            "first_conv": "conv1.0",
+            "classifier": "fc",
+            "license": "apache-2.0",
+            **(pretrained_cfg or {}),
+        },
+    }
+    (folder / weights.CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(classifier, tmp_path_factory):
+    """Of timm's; nobody changes it."""
+    return write(classifier, tmp_path_factory.mktemp("timm") / "model")
+
+
+def assert_same(a, b):
+    for kind in ("params", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, a[kind], b[kind])
+
+
+# Folders.
+
+
+def test_a_folder_of_timms(classifier, folder):
+    found = models.load(str(folder))
+    assert_same(found.variables, classifier.variables)
+    assert (found.architecture, found.name) == ("test_resnet", str(folder))
+    assert (found.input, found.origin) == (SPEC, "pretrained model")
+    assert found.options == {}
+
+
+def test_the_input_and_the_classes_go_back_where_they_came_from(classifier, tmp_path):
+    names = ["Ä", *CLASSES[1:]]
+    before = write(classifier, tmp_path / "before", root={"label_names": names})
+    weights.export(models.load(str(before)), tmp_path / "after", format="timm")
+    old, new = (
+        json.loads((at / weights.CONFIG).read_text()) for at in (before, tmp_path / "after")
+    )
+    for field in ("architecture", "num_classes", "label_names"):
+        assert new[field] == old[field], field
+    for field in ("input_size", "mean", "std", "interpolation", "crop_pct"):
+        assert new["pretrained_cfg"][field] == old["pretrained_cfg"][field], field
+    assert models.blank(str(tmp_path / "after")).input == SPEC
+    assert (tmp_path / "after" / weights.WEIGHTS).read_bytes() == (
+        before / weights.WEIGHTS
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("place", ["root", "pretrained_cfg"])
+def test_names_of_classes_stand_in_either_place(classifier, place, tmp_path):
+    write(classifier, tmp_path, **{place: {"label_names": list(CLASSES)}})
+    assert models.blank(str(tmp_path)).classes == CLASSES
+
+
+def test_classes_without_names(classifier, folder, tmp_path):
+    assert models.blank(str(folder)).classes == tuple(f"class {i}" for i in range(10))
+    write(drawn("test_resnet", hub.numbered(1000)), tmp_path)
+    synsets = models.blank(str(tmp_path)).classes
+    assert (synsets[0], synsets[-1], len(set(synsets))) == ("n01440764", "n15075141", 1000)
+
+
+def test_classes_may_be_named_or_counted(folder):
+    assert models.load(str(folder), classes=CLASSES).classes == CLASSES
+    assert models.load(str(folder), classes=10).classes[9] == "class 9"
+    with pytest.raises(ValueError, match=r"misshapen fc\.bias: file \(10,\), test_resnet \(11,\)"):
+        models.load(str(folder), classes=11)
+
+
+@pytest.mark.parametrize(("size", "expected"), [([64, 48], (64, 48)), (64, (64, 64))])
+def test_what_the_network_was_built_for_wins_over_its_origins_size(
+    classifier, size, expected, tmp_path
+):
+    write(classifier, tmp_path, root={"model_args": {"img_size": size}})
+    assert models.blank(str(tmp_path)).input == dataclasses.replace(SPEC, size=expected)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"in_chans": 1}, r"model is for images of 1 channels, not of 3\.$"),
+        ({"global_pool": "catavgmax"}, "model pools features by 'catavgmax', which test_resnet do"),
+        ({"drop_rat": 0.1}, r"test_resnet has no option 'drop_rat'\. Nearest: drop_rate"),
+    ],
+)
+def test_a_network_that_was_built_otherwise_is_refused(classifier, stored, message, tmp_path):
+    write(classifier, tmp_path / "model", root={"model_args": stored})
+    with pytest.raises(ValueError, match=message):
+        models.load(str(tmp_path / "model"))
+
+
+def test_options_of_a_network_are_stored_and_given(classifier, tmp_path):
+    write(classifier, tmp_path, root={"model_args": {"drop_rate": 0.1, "drop_path_rate": 0.2}})
+    assert models.blank(str(tmp_path)).options == {"drop_rate": 0.1, "drop_path_rate": 0.2}
+    found = models.load(str(tmp_path), drop_rate=0.3)
+    assert found.options == {"drop_rate": 0.3, "drop_path_rate": 0.2}
+
+
+def test_another_size_leaves_convolutions_as_they_are(classifier, folder):
+    found = models.load(str(folder), size=(96, 64))
+    assert found.input == dataclasses.replace(SPEC, size=(96, 64))
+    assert_same(found.variables, classifier.variables)
+
+
+# Files.
+
+
+def test_a_bare_file_needs_its_architecture(classifier, folder, tmp_path):
+    path = tmp_path / "resnet.safetensors"
+    path.write_bytes((folder / weights.WEIGHTS).read_bytes())
+    with pytest.raises(
+        ValueError, match=r"does not say its architecture: give architecture=\.\.\."
+    ):
+        models.load(str(path))
+    with pytest.raises(ValueError, match=r"No architecture 'test_resnt'\. Nearest: test_resnet"):
+        models.load(str(path), architecture="test_resnt")
+    found = models.load(str(path), architecture="test_resnet")
+    assert_same(found.variables, classifier.variables)
+    assert found.input == models.MODELS["test_resnet"].input
+    assert (found.classes[9], found.origin) == ("class 9", "pretrained resnet.safetensors")
+
+
+def test_a_file_without_a_classifier_is_refused(folder, tmp_path):
+    entries = weights.read_entries(folder / weights.WEIGHTS, ignored=("fc.",))
+    path = tmp_path / "features.safetensors"
+    path.write_bytes(weights.safetensors_numpy.save(entries))
+    with pytest.raises(ValueError, match=r"has no classifier: none of fc\.bias, head\.bias"):
+        models.load(str(path), architecture="test_resnet")
+
+
+def test_another_architecture_is_told_all_that_does_not_fit(folder):
+    with pytest.raises(ValueError, match="does not fit") as refusal:
+        models.load(str(folder / weights.WEIGHTS), architecture="resnet18")
+    lines = str(refusal.value).splitlines()[1:]
+    assert "  missing layer4.1.conv2.weight (512, 512, 3, 3)" in lines
+    assert "  unexpected conv1.0.weight (16, 3, 3, 3)" in lines
+    assert "  misshapen fc.weight: file (10, 96), resnet18 (10, 512)" in lines
+    assert {line.split()[0] for line in lines} == {"missing", "unexpected", "misshapen"}
+
+
+@pytest.mark.parametrize("kept", [0, 5, 1000, -1])
+def test_a_truncated_file_is_refused_with_one_sentence(folder, kept, tmp_path):
+    for name in (weights.CONFIG, weights.WEIGHTS):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    path = tmp_path / weights.WEIGHTS
+    path.write_bytes(path.read_bytes()[:kept])
+    for name, options in ((tmp_path, {}), (path, {"architecture": "test_resnet"})):
+        with pytest.raises(ValueError, match="is not a whole safetensors file") as refusal:
+            models.load(str(name), **options)
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "weights.pth", "weights.pth.tar", "folder"])
+def test_pickles_are_refused_with_what_to_do(name, tmp_path):
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+        (path / "pytorch_model.bin").write_bytes(b"")
+    else:
+        path.write_bytes(b"")
+    message = r"is a pickle, which ktjax never opens.*safetensors\.torch\.save_file\(torch\.load\("
+    with pytest.raises(ValueError, match=message):
+        models.load(str(path), architecture="test_resnet")
+
+
+# The hub.
+
+
+def cached(folder, home):
+    """The folder where huggingface_hub would have put its files."""
+    commit = "0123456789" * 4
+    repository = home / "hub" / f"models--{NAME.replace('/', '--')}"
+    for part in ("blobs", "refs", f"snapshots/{commit}"):
+        (repository / part).mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    for number, name in enumerate((weights.CONFIG, weights.WEIGHTS)):
+        blob = repository / "blobs" / f"{number:064x}"
+        blob.write_bytes((folder / name).read_bytes())
+        (repository / "snapshots" / commit / name).symlink_to(f"../../blobs/{blob.name}")
+
+
+OFFLINE = f"""
+from ktjax import models
+found = models.load("{NAME}")
+said = str(float(abs(found.variables["params"]["fc"]["kernel"]).sum()))
+try:
+    models.load("timm/resnet18.a1_in1k")
+except ValueError as error:
+    print(said, found.name, found.input.size[1], found.origin, error)
+"""
+
+
+def test_the_cache_of_the_hub_is_enough(classifier, folder, tmp_path, monkeypatch, python):
+    cached(folder, tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    total, *words = python(OFFLINE)
+    kernel = np.abs(classifier.variables["params"]["fc"]["kernel"])
+    assert float(total) == pytest.approx(kernel.sum(), rel=1e-5)
+    assert " ".join(words) == (
+        f"{NAME} 80 pretrained {NAME} 'timm/resnet18.a1_in1k' is not in the cache of "
+        "huggingface_hub, and huggingface.co does not answer (or HF_HUB_OFFLINE is set)."
+    )
+
+
+def answered(status, headers=None):
+    """What huggingface_hub raises when the server answers so."""
+    http = sys.modules[errors.HTTPError.__module__]  # httpx or httpx2, as its version has it
+    url = f"https://huggingface.co/{NAME}/resolve/main/config.json"
+    response = http.Response(status, headers=headers, request=http.Request("HEAD", url))
+    with pytest.raises(errors.HfHubHTTPError) as raised:
+        hf_raise_for_status(response)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, "GatedRepo", f"'{NAME}' is gated: accept its terms on huggingface.co, then log in"),
+        (401, "RepoNotFound", f"There is no repository '{NAME}' on huggingface.co."),
+        (401, None, f"There is no repository '{NAME}' on huggingface.co."),
+        (404, "EntryNotFound", f"'{NAME}' has no config.json on huggingface.co; ktjax reads no"),
+        (404, "RevisionNotFound", f"'{NAME}' cannot be downloaded: 404 Client Error."),
+        (503, None, f"'{NAME}' cannot be downloaded: Server error '503 Service Unavailable'"),
+    ],
+)
+def test_what_the_server_refuses_is_one_sentence(status, code, message, monkeypatch):
+    error = answered(status, {"X-Error-Code": code} if code else None)
+
+    def hf_hub_download(repository, file):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    with pytest.raises(ValueError, match="^") as refusal:
+        models.load(NAME)
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_repository_without_safetensors_says_so(folder, monkeypatch):
+    def hf_hub_download(repository, file):
+        if file == weights.CONFIG:
+            return str(folder / file)
+        raise answered(404, {"X-Error-Code": "EntryNotFound"})
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    with pytest.raises(ValueError, match=f"^'{NAME}' has no model.safetensors on hugging"):
+        models.load(NAME)
+
+
+def test_an_unknown_architecture_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: pytest.fail("it asks"))
+    with pytest.raises(ValueError, match=r"No architecture 'resnet17'\. Nearest: resnet1[0-9]"):
+        models.load("timm/resnet17.a1_in1k")
+
+
+# Heads.
+
+NEW = ("left", "right", "straight on")
+
+
+def changed(before, after):
+    """Paths of the leaves that are not the same."""
+    flat = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (before, after))
+    before, after = ({jax.tree_util.keystr(k): v for k, v in tree.items()} for tree in flat)
+    assert before.keys() == after.keys()
+    return {name for name, leaf in before.items() if not np.array_equal(leaf, after[name])}
+
+
+FC = {f"['params']['fc']['{leaf}']" for leaf in ("kernel", "bias")}
+
+
+def test_a_new_head_is_all_that_changes(classifier, folder):
+    found = models.load(str(folder), classes=NEW, head="zero")
+    assert changed(classifier.variables, found.variables) == FC
+    assert found.variables["params"]["fc"]["kernel"].shape == (96, 3)
+    assert not any(np.any(leaf) for leaf in found.variables["params"]["fc"].values())
+    assert (found.classes, found.origin) == (NEW, "pretrained model, new head")
+    assert found.input == SPEC
+
+
+def test_a_new_head_may_be_for_as_many_classes(classifier, folder):
+    found = models.load(str(folder), head="zero")
+    assert changed(classifier.variables, found.variables) == FC
+    assert found.classes == hub.numbered(10)
+
+
+def test_both_heads_of_a_distilled_network_are_new():
+    before = drawn("pit_ti_distilled_224", size=(64, 64))
+    after = models.replace_head(before, NEW, head="zero")
+    heads = {"head", "head_dist"}
+    leaves = {f"['params']['{head}']['{leaf}']" for head in heads for leaf in ("kernel", "bias")}
+    assert changed(before.variables, after.variables) == leaves
+
+
+def test_a_zero_head_has_no_opinion():
+    before = drawn("tiny_mlp_narrow")
+    images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
+    after = models.replace_head(before, NEW, head="zero")
+    output = after.apply(after.variables, images)[0]
+    np.testing.assert_array_equal(output.logits, np.zeros((4, 3)))
+    expected = before.apply(before.variables, images)[0].features
+    np.testing.assert_allclose(output.features, expected, rtol=1e-5)
+
+
+def test_a_random_head_is_drawn_from_its_seed():
+    before = drawn("tiny_mlp_narrow")
+    first, same, other = (
+        models.replace_head(before, NEW, head="random", seed=seed) for seed in (1, 1, 2)
+    )
+    kernel = {f"['params']['head']['{leaf}']" for leaf in ("kernel", "bias")}
+    assert changed(before.variables, first.variables) == kernel
+    assert changed(first.variables, same.variables) == set()
+    assert changed(first.variables, other.variables) == {"['params']['head']['kernel']"}
+    assert np.std(first.variables["params"]["head"]["kernel"]) > 0.01
+
+
+def test_an_unknown_head_is_refused_before_anything_is_read(folder, monkeypatch):
+    monkeypatch.setattr(weights, "read_entries", lambda *_, **__: pytest.fail("it reads"))
+    with pytest.raises(ValueError, match=r"No head 'ones'\. Known: zero, random\."):
+        models.load(str(folder), classes=NEW, head="ones")
+    with pytest.raises(ValueError, match=r"No head 'ones'\. Known: zero, random\."):
+        models.replace_head(drawn("tiny_mlp_narrow"), NEW, head="ones")
