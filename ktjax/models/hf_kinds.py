@@ -14,6 +14,7 @@ from ktjax.models import (
     deit,
     hf_vit,
     layers,
+    regnet,
     resnet,
     swin_transformer,
     vision_transformer,
@@ -90,6 +91,50 @@ def _resnet_names(*, depths: Sequence[int], layer_type: str, **_: Any) -> Names:
         yield f"{timms}.downsample.0", f"{theirs}.shortcut.convolution"
         yield f"{timms}.downsample.1", f"{theirs}.shortcut.normalization"
     yield "fc", "classifier.1"
+
+
+# RegNet.
+
+
+def _regnet(
+    *,
+    num_classes: int,
+    embedding_size: int,
+    hidden_sizes: Sequence[int],
+    depths: Sequence[int],
+    groups_width: int,
+    layer_type: str,
+    hidden_act: str,
+    **training: Any,
+) -> nn.Module:
+    return regnet.RegNet(
+        num_classes=num_classes,
+        widths=tuple(hidden_sizes),
+        depths=tuple(depths),
+        group_size=groups_width,
+        stem_width=embedding_size,
+        se_ratio={"x": 0.0, "y": 0.25}[layer_type],
+        activation=_ACTIVATIONS[hidden_act],
+        **training,
+    )
+
+
+def _regnet_names(*, depths: Sequence[int], layer_type: str, **_: Any) -> Names:
+    def pair(timms: str, theirs: str) -> Names:
+        yield f"{timms}.conv", f"regnet.{theirs}.convolution"
+        yield f"{timms}.bn", f"regnet.{theirs}.normalization"
+
+    yield from pair("stem", "embedder.embedder")
+    layers_of = {"x": (0, 1, 2), "y": (0, 1, 3)}[layer_type]  # in y's third place excites
+    for stage, block in _blocks(depths):
+        timms = f"s{stage + 1}.b{block + 1}"
+        theirs = f"encoder.stages.{stage}.layers.{block}"
+        yield from pair(f"{timms}.downsample", f"{theirs}.shortcut")
+        for number, layer in enumerate(layers_of, 1):
+            yield from pair(f"{timms}.conv{number}", f"{theirs}.layer.{layer}")
+        yield f"{timms}.se.fc1", f"regnet.{theirs}.layer.2.attention.0"
+        yield f"{timms}.se.fc2", f"regnet.{theirs}.layer.2.attention.2"
+    yield "head.fc", "classifier.1"
 
 
 # ConvNeXt.
@@ -327,6 +372,14 @@ KINDS = {
         },
         _resnet,
         _resnet_names,
+    ),
+    "RegNetForImageClassification": Kind(
+        "regnet",
+        "regnet",
+        ("embedding_size", *_SIZES, "groups_width", "layer_type", "hidden_act"),
+        {"downsample_in_first_stage": True, "num_channels": 3},
+        _regnet,
+        _regnet_names,
     ),
     "ConvNextForImageClassification": Kind(
         "convnext",

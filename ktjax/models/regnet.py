@@ -21,7 +21,7 @@ Norm = Callable[..., nn.Module]
 
 def stages(
     depth: int, w0: int, wa: float, wm: float, *, multiple: int = 8
-) -> tuple[list[int], list[int]]:
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Widths and depths of the stages.
 
     Block i would be w0 + i * wa wide; its width becomes the nearest w0 * wm^k, then the nearest
@@ -31,7 +31,7 @@ def stages(
     power = np.round(np.log(line / w0) / math.log(wm))
     widths = (np.round(w0 * wm**power / multiple) * multiple).astype(int)
     widths, depths = np.unique(widths, return_counts=True)
-    return widths.tolist(), depths.tolist()
+    return tuple(widths.tolist()), tuple(depths.tolist())
 
 
 def fit_groups(
@@ -148,7 +148,8 @@ class RegNet(nn.Module):
     """Stem, four stages of blocks, global average pooling, a linear head.
 
     Attributes:
-      depth, w0, wa, wm: of `stages`.
+      widths, depths: of the stages.
+      stem_width: of the first convolution.
       group_size: channels of a group, at most.
       bottle_ratio: width of a block's grouped convolution by that of its output.
       group_min_ratio: how stages are rounded to groups, see `fit_groups`.
@@ -158,11 +159,10 @@ class RegNet(nn.Module):
     """
 
     num_classes: int
-    depth: int
-    w0: int
-    wa: float
-    wm: float
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
     group_size: int
+    stem_width: int = 32
     bottle_ratio: float = 1.0
     group_min_ratio: float = 0.0
     se_ratio: float = 0.0
@@ -180,12 +180,11 @@ class RegNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> Output:
         conv_norm_act = functools.partial(ConvNormAct, norm=self.norm, activation=self.activation)
         if self.preact:
-            x = conv(32, 3, stride=2, name="stem")(x)
+            x = conv(self.stem_width, 3, stride=2, name="stem")(x)
         else:
-            x = conv_norm_act(32, 3, stride=2, name="stem")(x)
-        widths, depths = stages(self.depth, self.w0, self.wa, self.wm)
-        rates = iter(np.linspace(0, self.drop_path_rate, sum(depths)).tolist())
-        for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            x = conv_norm_act(self.stem_width, 3, stride=2, name="stem")(x)
+        rates = iter(np.linspace(0, self.drop_path_rate, sum(self.depths)).tolist())
+        for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             for j in range(depth):
                 x = self._block(i, j, width, next(rates))(x, train)
         if self.num_features:
@@ -220,9 +219,8 @@ class RegNet(nn.Module):
 def _x(
     depth: int, w0: int, wa: float, wm: float, group_size: int, **options: object
 ) -> Callable[..., RegNet]:
-    return functools.partial(
-        RegNet, depth=depth, w0=w0, wa=wa, wm=wm, group_size=group_size, **options
-    )
+    widths, depths = stages(depth, w0, wa, wm)
+    return functools.partial(RegNet, widths=widths, depths=depths, group_size=group_size, **options)
 
 
 _y = functools.partial(_x, se_ratio=0.25)

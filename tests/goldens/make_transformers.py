@@ -43,6 +43,16 @@ CASES = {
         transformers.ResNetConfig(embedding_size=8, layer_type="basic", **_STAGES),
         transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, image_mean=[0.4, 0.5, 0.6]),
     ),
+    "regnet": (
+        transformers.RegNetForImageClassification,
+        transformers.RegNetConfig(embedding_size=8, groups_width=8, **_STAGES),
+        transformers.ConvNextImageProcessor(size={"shortest_edge": 32}),
+    ),
+    "regnet_x": (
+        transformers.RegNetForImageClassification,
+        transformers.RegNetConfig(embedding_size=12, groups_width=4, layer_type="x", **_STAGES),
+        transformers.ConvNextImageProcessor(size={"shortest_edge": 32}),
+    ),
     "convnext": (
         transformers.ConvNextForImageClassification,
         transformers.ConvNextConfig(image_size=64, hidden_sizes=[8, 12, 16, 24], depths=_DEPTHS),
