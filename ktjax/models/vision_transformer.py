@@ -1,11 +1,10 @@
 """Vision transformers (Dosovitskiy et al. 2021) as in timm's vision_transformer.py, with its names.
 
-ViT, CLIP's, SigLIP's, DINOv2's, EVA's, BEiT-3's, AIMv2's, FlexiViT, and timm's own with registers,
-differential attention and parallel blocks. C-RADIO is missing: its files are not timm's.
+ViT, CLIP's, SigLIP's, DINOv2's, EVA's, BEiT-3's, AIMv2's, C-RADIO's, FlexiViT, and timm's own with
+registers, differential attention and parallel blocks.
 """
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ktjax.models import layers
+from ktjax.models import layers, positions
 from ktjax.models.attention import Attention, AttentionPoolLatent, DiffAttention, Norm, dense
 from ktjax.models.classifier import Output
 from ktjax.models.layers import Activation, LayerNorm, Mlp, gelu
@@ -27,34 +26,6 @@ from ktjax.models.vit_blocks import (
     SwiGLUPacked,
     quick_gelu,
 )
-
-Resize = Callable[..., jax.Array]  # as jax.image.resize
-_bicubic = functools.partial(jax.image.resize, method="bicubic", antialias=True)
-_bilinear = functools.partial(jax.image.resize, method="bilinear", antialias=False)
-
-
-def resize_positions(
-    table_1xLxD: np.ndarray, shape: tuple[int, ...], *, prefix: int, resize: Resize
-) -> np.ndarray:
-    """Position embeddings of a square grid for another square grid.
-
-    Args:
-      table_1xLxD: the embeddings: those of the prefix, then those of the grid, row by row.
-      shape: what is wanted, [1, L', D].
-      prefix: how many tokens without a place come first; they keep their embeddings.
-      resize: resizes an image.
-
-    Returns:
-      The embeddings in this shape; unchanged where a grid is not square or D is another.
-    """
-    old, new = (math.isqrt(max(length - prefix, 0)) for length in (table_1xLxD.shape[1], shape[1]))
-    squares = prefix + old**2, prefix + new**2
-    if squares != (table_1xLxD.shape[1], shape[1]) or table_1xLxD.shape[2] != shape[2]:
-        return table_1xLxD
-    first, rest = table_1xLxD[:, :prefix], table_1xLxD[:, prefix:]
-    grid = rest.reshape(old, old, -1).astype(np.float32)
-    grid = np.asarray(resize(grid, shape=(new, new, shape[2]))).astype(table_1xLxD.dtype)
-    return np.concatenate([first, grid.reshape(1, new**2, shape[2])], axis=1)
 
 
 class VisionTransformer(nn.Module):
@@ -93,7 +64,7 @@ class VisionTransformer(nn.Module):
     mlp_layer: Callable[..., nn.Module] = functools.partial(Mlp, dense=dense)
     attn_layer: type[Attention] = Attention
     block_fn: type[nn.Module] = Block
-    resize: Resize = _bicubic
+    resize: positions.Resize = positions.bicubic
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     remat: bool = False
@@ -112,7 +83,7 @@ class VisionTransformer(nn.Module):
         if name != "pos_embed" or array.ndim != 3:
             return array
         prefix = 0 if self.no_embed_class else self._prefix_length
-        return resize_positions(array, shape, prefix=prefix, resize=self.resize)
+        return positions.resize_positions(array, shape, prefix=prefix, resize=self.resize)
 
     def _prefix(self) -> dict[str, tuple[int, float]]:
         """The tokens before those of the patches: how many, and the deviation they begin with."""
@@ -241,10 +212,13 @@ _REG4 = {**_REG1, "reg_tokens": 4}
 _SO150M2 = {**_TEST, "qkv_bias": False}
 _CLIP = {"pre_norm": True, "norm_layer": _norm5}
 _QUICK = {**_CLIP, "act_layer": quick_gelu}
-_FLEXI = {"no_embed_class": True, "resize": _bilinear}
+_FLEXI = {"no_embed_class": True, "resize": positions.bilinear}
 _DINOV2 = {"patch_size": 14, "init_values": 1e-5}
 _DINOV2_REG4 = {**_DINOV2, "reg_tokens": 4, "no_embed_class": True}
 _TIPSV2 = {**_DINOV2_REG4, "reg_tokens": 1, "init_values": 1.0}
+_RADIO3 = {**_FLEXI, "reg_tokens": 7, "final_norm": False}
+_RADIO3_CORNERS = {**_RADIO3, "resize": positions.bilinear_corners}
+_RADIO4 = {**_RADIO3, "reg_tokens": 9}
 _18X2 = {"depth": 18, "init_values": 1e-5, "block_fn": ParallelThingsBlock}
 _RPN = {
     "class_token": False,
@@ -438,4 +412,10 @@ VARIANTS = {
     "beit3_large_patch16_224": _P(_large, **_BEIT3),
     "beit3_giant_patch14_224": _P(_beit3_giant, patch_size=14, **_BEIT3),
     "beit3_giant_patch14_336": _P(_beit3_giant, patch_size=14, **_BEIT3),
+    "vit_base_patch16_radio_v3": _P(_base, init_values=1e-5, **_RADIO3_CORNERS),
+    "vit_large_patch16_radio_v3": _P(_large, init_values=1e-5, **_RADIO3),
+    "vit_huge_patch16_radio_v3": _P(_huge, **_RADIO3_CORNERS),
+    "vit_giant_patch16_radio_v3": _P(_size(1536, 40, 24), **_RADIO3),
+    "vit_so400m_patch16_radio_v4": _P(_so400m, **_RADIO4),
+    "vit_huge_patch16_radio_v4": _P(_huge, **_RADIO4),
 }

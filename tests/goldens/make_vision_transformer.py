@@ -39,6 +39,8 @@ RESIZED = {
     "vit_so150m_patch16_reg4_gap_256": (112,),
     "vit_base_patch14_reg4_dinov2": (112,),
     "flexivit_small": (32, 112),
+    "vit_base_patch16_radio_v3": (32, 112),
+    "vit_large_patch16_radio_v3": (112,),
     "deit_tiny_distilled_patch16_224": (112,),
 }
 
