@@ -29,6 +29,9 @@ DEEP = {
     "senet154": 5e-5,  # 154 layers
     "efficientnet_x_b3": 3e-5,  # 36 blocks
     "mobilenetv1_100": 3e-5,  # no shortcuts: little of the images is left at the end
+    "fbnetv3_b": 5e-5,  # 31 blocks: timm's own float32 is 2e-5 from its float64
+    "mobilenetv4_hybrid_medium_075": 5e-5,  # likewise 1e-5
+    "mobilenetv4_hybrid_large_075": 1e-4,  # likewise 4e-5
 }
 QUICK = {"xla_backend_optimization_level": 0}
 # Parameters that have no part in the result, by architecture. Attention's softmax does not see the
@@ -162,11 +165,16 @@ def test_a_step_of_training_is_timms(family, remat):
         arrays = weights.to_arrays(filled, format_="timm") if tree else {}
         arrays = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
         start = f"train/{kind}/"
-        assert set(arrays) == {k.removeprefix(start) for k in golden if k.startswith(start)}
+        wanted = {k.removeprefix(start): v for k, v in golden.items() if k.startswith(start)}
+        assert set(arrays) == set(wanted)
+        # Gradients of biases that the next BatchNorm takes away are 0, but for rounding errors.
+        rounding = 1e-7 * max(norm for norm, _ in wanted.values()) if wanted else 0
         for name, array in arrays.items():
-            expected = golden[start + name]
             np.testing.assert_allclose(
-                rule.projection(name, array), expected, atol=1e-4 * expected[0], err_msg=name
+                rule.projection(name, array),
+                wanted[name],
+                atol=1e-4 * wanted[name][0] + rounding,
+                err_msg=name,
             )
 
 
