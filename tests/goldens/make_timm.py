@@ -54,7 +54,6 @@ GOLDENS = {
         "test_efficientnet_evos": 64,
         "tf_efficientnet_b0": 75,
         "efficientnet_b0_g8_gn": 64,
-        "efficientnet_b1_pruned": 75,
         "efficientnet_lite0": 64,
         "tf_efficientnet_es": 75,
         "tf_efficientnet_cc_b0_4e": 75,
@@ -64,6 +63,7 @@ GOLDENS = {
         "tf_mixnet_s": 75,
         "mobilenetv1_100": 64,
         "mobilenet_edgetpu_v2_xs": 64,
+        "efficientnet_b1_pruned": 75,
     },
     "mobilenetv3": {
         "mobilenetv3_small_050": 64,
