@@ -41,6 +41,9 @@ DEEP = {
     "resnetv2_50d_gn": 3e-5,
     "resnetv2_50d_evos": 3e-5,
     "resnetv2_50d_frn": 1e-4,
+    "fbnetv3_b": 5e-5,  # 31 blocks: timm's own float32 is 2e-5 from its float64
+    "mobilenetv4_hybrid_medium_075": 5e-5,  # likewise 1e-5
+    "mobilenetv4_hybrid_large_075": 1e-4,  # likewise 4e-5
 }
 QUICK = {"xla_backend_optimization_level": 0}
 # Parameters that have no part in the result, by architecture. Attention's softmax does not see the
@@ -190,13 +193,18 @@ def test_a_step_of_training_is_timms(family, remat):
         arrays = weights.to_arrays(filled, layout=layouts.timm) if tree else {}
         arrays = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
         start = f"train/{kind}/"
-        assert set(arrays) == {k.removeprefix(start) for k in golden if k.startswith(start)}
+        wanted = {k.removeprefix(start): v for k, v in golden.items() if k.startswith(start)}
+        assert set(arrays) == set(wanted)
+        # Gradients of biases that the next BatchNorm takes away are 0, but for rounding errors.
+        rounding = 1e-7 * max(norm for norm, _ in wanted.values()) if wanted else 0
         for name, array in arrays.items():
-            expected = golden[start + name]
             # What is idle has a gradient of rounding errors.
-            scale = golden["train/loss"] if name in idle else expected[0]
+            scale = golden["train/loss"] if name in idle else wanted[name][0]
             np.testing.assert_allclose(
-                rule.projection(name, array), expected, atol=1e-4 * scale, err_msg=name
+                rule.projection(name, array),
+                wanted[name],
+                atol=1e-4 * scale + rounding,
+                err_msg=name,
             )
 
 

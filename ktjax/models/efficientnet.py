@@ -12,10 +12,17 @@ import jax
 from flax import linen as nn
 
 from ktjax.models import efficientnet_definitions as of
+from ktjax.models import mobile_definitions as mobile
 from ktjax.models.classifier import Output
-from ktjax.models.efficientnet_blocks import GlobalContext, blur_pool, conv, evo_norm, norm_act
+from ktjax.models.efficientnet_blocks import (
+    GlobalContext,
+    blur_pool,
+    conv,
+    evo_norm,
+    norm_act,
+    tf_norm,
+)
 from ktjax.models.efficientnet_stages import Trunk
-from ktjax.models.layers import BatchNorm
 
 
 class EfficientNet(Trunk):
@@ -51,7 +58,7 @@ _LAYER_NORM = {
         norm_act, norm=functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
     )
 }
-_EPSILON = {"norm": functools.partial(norm_act, norm=functools.partial(BatchNorm, epsilon=1e-3))}
+_EPSILON = {"norm": tf_norm}
 TF = {**_EPSILON, "same": True}
 _CONTEXT = {"attention": GlobalContext}
 
@@ -64,28 +71,28 @@ _V2_L = dict(depths=(4, 7, 7, 10, 19, 25, 7), channels=(32, 64, 96, 192, 224, 38
 _V2_XL = dict(depths=(4, 8, 8, 16, 24, 32, 8), channels=(32, 64, 96, 192, 256, 512, 640))
 
 VARIANTS = {
-    "mnasnet_050": _net(of.mnasnet(0.5)),
-    "mnasnet_075": _net(of.mnasnet(0.75)),
-    "mnasnet_100": _net(of.mnasnet(1.0)),
-    "mnasnet_140": _net(of.mnasnet(1.4)),
-    "semnasnet_050": _net(of.semnasnet(0.5)),
-    "semnasnet_075": _net(of.semnasnet(0.75)),
-    "semnasnet_100": _net(of.semnasnet(1.0)),
-    "semnasnet_140": _net(of.semnasnet(1.4)),
-    "mnasnet_small": _net(of.mnasnet_small()),
-    "mobilenetv1_100": _net(of.mobilenetv1(1.0)),
-    "mobilenetv1_100h": _net(of.mobilenetv1(1.0, head=True)),
-    "mobilenetv1_125": _net(of.mobilenetv1(1.25)),
-    "mobilenetv2_035": _net(of.mobilenetv2(0.35)),
-    "mobilenetv2_050": _net(of.mobilenetv2(0.5)),
-    "mobilenetv2_075": _net(of.mobilenetv2(0.75)),
-    "mobilenetv2_100": _net(of.mobilenetv2(1.0)),
-    "mobilenetv2_140": _net(of.mobilenetv2(1.4)),
-    "mobilenetv2_110d": _net(of.mobilenetv2(1.1, 1.2, fixed_ends=True)),
-    "mobilenetv2_120d": _net(of.mobilenetv2(1.2, 1.4, fixed_ends=True)),
+    "mnasnet_050": _net(mobile.mnasnet(0.5)),
+    "mnasnet_075": _net(mobile.mnasnet(0.75)),
+    "mnasnet_100": _net(mobile.mnasnet(1.0)),
+    "mnasnet_140": _net(mobile.mnasnet(1.4)),
+    "semnasnet_050": _net(mobile.semnasnet(0.5)),
+    "semnasnet_075": _net(mobile.semnasnet(0.75)),
+    "semnasnet_100": _net(mobile.semnasnet(1.0)),
+    "semnasnet_140": _net(mobile.semnasnet(1.4)),
+    "mnasnet_small": _net(mobile.mnasnet_small()),
+    "mobilenetv1_100": _net(mobile.mobilenetv1(1.0)),
+    "mobilenetv1_100h": _net(mobile.mobilenetv1(1.0, head=True)),
+    "mobilenetv1_125": _net(mobile.mobilenetv1(1.25)),
+    "mobilenetv2_035": _net(mobile.mobilenetv2(0.35)),
+    "mobilenetv2_050": _net(mobile.mobilenetv2(0.5)),
+    "mobilenetv2_075": _net(mobile.mobilenetv2(0.75)),
+    "mobilenetv2_100": _net(mobile.mobilenetv2(1.0)),
+    "mobilenetv2_140": _net(mobile.mobilenetv2(1.4)),
+    "mobilenetv2_110d": _net(mobile.mobilenetv2(1.1, 1.2, fixed_ends=True)),
+    "mobilenetv2_120d": _net(mobile.mobilenetv2(1.2, 1.4, fixed_ends=True)),
     # timm: the larger epsilon only where weights are loaded.
-    "fbnetc_100": _net(of.fbnetc(), **_EPSILON),
-    "spnasnet_100": _net(of.spnasnet()),
+    "fbnetc_100": _net(mobile.fbnetc(), **_EPSILON),
+    "spnasnet_100": _net(mobile.spnasnet()),
     "efficientnet_b0": _net(of.b(1.0, 1.0)),
     "efficientnet_b1": _net(of.b(1.0, 1.1)),
     "efficientnet_b2": _net(of.b(1.1, 1.2)),
@@ -158,24 +165,24 @@ VARIANTS = {
     "efficientnet_x_b3": _net(of.x(1.2, 1.4, expand=6)),
     "efficientnet_x_b5": _net(of.x(1.6, 2.2, expand=6)),
     "efficientnet_h_b5": _net(of.x(1.92, 2.2, expand=4)),
-    "mixnet_s": _net(of.mixnet_s()),
-    "mixnet_m": _net(of.mixnet_m(1.0)),
-    "mixnet_l": _net(of.mixnet_m(1.3)),
-    "mixnet_xl": _net(of.mixnet_m(1.6, 1.2)),
-    "mixnet_xxl": _net(of.mixnet_m(2.4, 1.3)),
-    "tf_mixnet_s": _net(of.mixnet_s(), **TF),
-    "tf_mixnet_m": _net(of.mixnet_m(1.0), **TF),
-    "tf_mixnet_l": _net(of.mixnet_m(1.3), **TF),
+    "mixnet_s": _net(mobile.mixnet_s()),
+    "mixnet_m": _net(mobile.mixnet_m(1.0)),
+    "mixnet_l": _net(mobile.mixnet_m(1.3)),
+    "mixnet_xl": _net(mobile.mixnet_m(1.6, 1.2)),
+    "mixnet_xxl": _net(mobile.mixnet_m(2.4, 1.3)),
+    "tf_mixnet_s": _net(mobile.mixnet_s(), **TF),
+    "tf_mixnet_m": _net(mobile.mixnet_m(1.0), **TF),
+    "tf_mixnet_l": _net(mobile.mixnet_m(1.3), **TF),
     "tinynet_a": _net(of.tinynet(1.0, 1.2)),
     "tinynet_b": _net(of.tinynet(0.75, 1.1)),
     "tinynet_c": _net(of.tinynet(0.54, 0.85)),
     "tinynet_d": _net(of.tinynet(0.54, 0.695)),
     "tinynet_e": _net(of.tinynet(0.51, 0.6)),
-    "mobilenet_edgetpu_100": _net(of.edgetpu()),
-    "mobilenet_edgetpu_v2_xs": _net(of.edgetpu_v2(**of.EDGETPU_V2_XS)),
-    "mobilenet_edgetpu_v2_s": _net(of.edgetpu_v2((24, 48, 64, 128, 160, 192, 256))),
-    "mobilenet_edgetpu_v2_m": _net(of.edgetpu_v2(**of.EDGETPU_V2_M)),
-    "mobilenet_edgetpu_v2_l": _net(of.edgetpu_v2(**of.EDGETPU_V2_L)),
+    "mobilenet_edgetpu_100": _net(mobile.edgetpu()),
+    "mobilenet_edgetpu_v2_xs": _net(mobile.edgetpu_v2(**mobile.EDGETPU_V2_XS)),
+    "mobilenet_edgetpu_v2_s": _net(mobile.edgetpu_v2((24, 48, 64, 128, 160, 192, 256))),
+    "mobilenet_edgetpu_v2_m": _net(mobile.edgetpu_v2(**mobile.EDGETPU_V2_M)),
+    "mobilenet_edgetpu_v2_l": _net(mobile.edgetpu_v2(**mobile.EDGETPU_V2_L)),
     "test_efficientnet": _net(of.v2_test()),
     "test_efficientnet_gn": _net(of.v2_test(), **_group_norm(8)),
     "test_efficientnet_ln": _net(of.v2_test(), **_LAYER_NORM),

@@ -94,6 +94,10 @@ def norm_act(
     return x if activation is None else activation(x)
 
 
+# As TensorFlow's networks have it.
+tf_norm = functools.partial(norm_act, norm=functools.partial(BatchNorm, epsilon=1e-3))
+
+
 def evo_norm(
     x: jax.Array, activation: Activation | None, *, name: str, group_size: int
 ) -> jax.Array:

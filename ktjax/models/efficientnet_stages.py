@@ -35,6 +35,10 @@ class Blocks(NamedTuple):
     channels: int
     options: Mapping[str, Any]  # more attributes of the blocks
 
+    def but(self, **options: Any) -> "Blocks":
+        """The same with other options."""
+        return self._replace(options={**self.options, **options})
+
 
 Stage = tuple[Blocks, ...]
 

@@ -13,9 +13,9 @@ from flax import linen as nn
 
 from ktjax.models import mobilenetv3_definitions as of
 from ktjax.models.classifier import Output
-from ktjax.models.efficientnet_blocks import blur_pool, conv, norm_act
+from ktjax.models.efficientnet_blocks import blur_pool, conv, tf_norm
 from ktjax.models.efficientnet_stages import Trunk
-from ktjax.models.layers import BatchNorm, avg_pool
+from ktjax.models.layers import avg_pool
 
 
 class MobileNetV3(Trunk):
@@ -45,8 +45,7 @@ def _net(definition: of.Definition, **options: object) -> Callable[..., MobileNe
     return functools.partial(MobileNetV3, **definition, **options)
 
 
-_EPSILON = {"norm": functools.partial(norm_act, norm=functools.partial(BatchNorm, epsilon=1e-3))}
-TF = {**_EPSILON, "same": True}
+TF = {"norm": tf_norm, "same": True}
 _AVERAGE = {"pool": functools.partial(avg_pool, kernel=2)}
 _BLUR = {"pool": blur_pool}
 
@@ -57,7 +56,7 @@ VARIANTS = {
     "mobilenetv3_small_050": _net(of.small(0.5)),
     "mobilenetv3_small_075": _net(of.small(0.75)),
     "mobilenetv3_small_100": _net(of.small(1.0)),
-    "mobilenetv3_rw": _net(of.rw(), **_EPSILON),
+    "mobilenetv3_rw": _net(of.rw(), norm=tf_norm),
     "tf_mobilenetv3_large_075": _net(of.large(0.75), **TF),
     "tf_mobilenetv3_large_100": _net(of.large(1.0), **TF),
     "tf_mobilenetv3_large_minimal_100": _net(of.large_minimal(), **TF),

@@ -198,10 +198,7 @@ def _v4(
     scales = (UniversalInvertedResidual, MobileAttention)
     found = tuple(
         tuple(
-            block._replace(options={**block.options, "layer_scale": layer_scale})
-            if block.kind in scales
-            else block
-            for block in stage
+            block.but(layer_scale=layer_scale) if block.kind in scales else block for block in stage
         )
         for stage in scaled(stages, rounded)
     )
