@@ -206,6 +206,21 @@ def test_dropout_and_stochastic_depth_are_timms(family):
         np.testing.assert_allclose(rates, golden[f"train/{name}"], rtol=1e-6, err_msg=name)
 
 
+@each_case
+def test_computes_in_the_dtype_of_the_parameters(family, architecture):
+    """One float32 in a branch would make all float32 that comes after it."""
+    size = (int(goldens(family)[architecture]["size"]),) * 2
+    blank, module = models._blank(architecture, CLASSES, size, {})
+    variables = {**blank.variables, "params": half(blank.variables["params"])}
+    x = jax.ShapeDtypeStruct((1, *size, 3), jnp.bfloat16)
+    output = jax.eval_shape(module.apply, variables, x)
+    assert {output.logits.dtype, output.features.dtype} == {jnp.dtype(jnp.bfloat16)}
+
+
+def half(shapes):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), shapes)
+
+
 @each_family
 def test_numbers_of_parameters_are_timms(family):
     counts = {name: spec["parameters"] for name, spec in models.TIMM["architectures"].items()}
