@@ -19,7 +19,7 @@ from goldens import rule
 
 from ktjax import models
 from ktjax.models import catalogue, layers, layouts, weights
-from ktjax.models.classifier import cast, linen_forward
+from ktjax.models.classifier import linen_forward
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLASSES = tuple(f"class {i}" for i in range(rule.CLASSES))
@@ -156,8 +156,8 @@ def _without_dropout(call, arguments, keywords, context):
     return call(*arguments, **keywords)
 
 
-def trained(model, **options):
-    """Loss, gradient and statistics of one batch in train mode, without dropout."""
+def lower_training(model, **options):
+    """Loss, gradient and statistics of one batch in train mode, without dropout; not compiled."""
     options = {**model.options, **options}
     _, module = models._blank(model.architecture, CLASSES, model.input.size, options)
     forward = linen_forward(module)
@@ -171,20 +171,25 @@ def trained(model, **options):
     step = jax.vmap(step, in_axes=(None, 0), axis_name="batch")
     x = rule.images(model.input.size[0])[None]
     with nn.intercept_methods(_without_dropout):
-        lowered = jax.jit(step).lower(model.variables["params"], x)
-    assert ("optimization_barrier" in lowered.as_text()) == options.get("remat", False)
-    run = lowered.compile(compiler_options=QUICK)
-    (loss, stats), gradient = jax.tree.map(lambda a: a[0], run(model.variables["params"], x))
-    return loss, gradient, stats
+        return jax.jit(step).lower(model.variables["params"], x), x
 
 
 @each_family
-@pytest.mark.parametrize("remat", [False, True])
-def test_a_step_of_training_is_timms(family, remat):
+def test_blocks_forget_their_activations_where_they_are_told_to(family):
+    model = classifier(family, first_of(family))
+    for remat in (False, True):
+        lowered, _ = lower_training(model, remat=remat)
+        assert ("optimization_barrier" in lowered.as_text()) == remat
+
+
+@each_family
+def test_a_step_of_training_is_timms(family):
     """Gradients of mean(logits^2) and BatchNorm's statistics, after one batch in train mode."""
     architecture = first_of(family)
     model, golden = classifier(family, architecture), goldens(family)[architecture]
-    loss, gradient, stats = trained(model, remat=remat)
+    lowered, x = lower_training(model)
+    run = lowered.compile(compiler_options=QUICK)
+    (loss, stats), gradient = jax.tree.map(lambda a: a[0], run(model.variables["params"], x))
     np.testing.assert_allclose(loss, golden["train/loss"], rtol=1e-4)
     trees = {"gradient": {"params": gradient}, "stats": {"batch_stats": stats} if stats else {}}
     idle = {".".join(path) for path in IDLE.get(architecture, ())}
@@ -234,24 +239,19 @@ def test_dropout_and_stochastic_depth_are_timms(family):
         np.testing.assert_allclose(rates, golden[f"train/{name}"], rtol=1e-6, err_msg=name)
 
 
-def operands(jaxpr):
-    """The dtypes that go into matrix products and convolutions."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            yield from (variable.aval.dtype.name for variable in equation.invars)
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from operands(inner)
+@each_case
+def test_computes_in_the_dtype_of_the_parameters(family, architecture):
+    """One float32 in a branch would make all float32 that comes after it."""
+    size = (int(goldens(family)[architecture]["size"]),) * 2
+    blank, module = models._blank(architecture, CLASSES, size, {})
+    variables = {**blank.variables, "params": half(blank.variables["params"])}
+    x = jax.ShapeDtypeStruct((1, *size, 3), jnp.bfloat16)
+    output = jax.eval_shape(module.apply, variables, x)
+    assert {output.logits.dtype, output.features.dtype} == {jnp.dtype(jnp.bfloat16)}
 
 
-@each_family
-def test_products_are_computed_in_the_dtype_of_the_parameters(family):
-    model = classifier(family, first_of(family))
-    variables = {**model.variables, "params": cast(model.variables["params"], jnp.bfloat16)}
-    image = jnp.zeros((2, *model.input.size, 3), jnp.uint8)  # no resizing, which is in float32
-    jaxpr = jax.make_jaxpr(functools.partial(model.apply, train=False))(variables, image)
-    assert set(operands(jaxpr.jaxpr)) == {"bfloat16"}
+def half(shapes):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), shapes)
 
 
 @each_family

@@ -4,6 +4,6 @@ import json
 from pathlib import Path
 
 # architectures: family, parameters, classes, input (size, mean, std, interpolation, crop_pct),
-# whether the weights are for images of one size, and the tags of the ImageNet-1k checkpoints;
-# checkpoints: how many of these all of timm has.
+# whether the weights are for images of one size, what the first and the last layer are called, and
+# the tags of the ImageNet-1k checkpoints; checkpoints: how many of these all of timm has.
 TIMM = json.loads((Path(__file__).parent / "timm.json").read_text(encoding="utf-8"))

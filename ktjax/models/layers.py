@@ -56,8 +56,8 @@ def avg_pool(x: jax.Array, kernel: int, *, ceil: bool = False) -> jax.Array:
     """
     remains = [(0, -side % kernel if ceil else 0) for side in x.shape[1:3]]
     window = (kernel, kernel)
-    # Where it counts pixels, Flax divides in float32.
-    return nn.avg_pool(x, window, window, remains, count_include_pad=False).astype(x.dtype)
+    means = nn.avg_pool(x, window, window, remains, count_include_pad=False)
+    return means.astype(x.dtype)  # Flax divides by float32 counts
 
 
 class BatchNorm(nn.Module):

@@ -233,14 +233,21 @@ def export(classifier: Classifier, folder: Path, *, format: str = "ktjax", **fac
         "origin": classifier.origin,
         **facts,
         "model_args": dict(classifier.options),
-        "pretrained_cfg": pretrained_cfg(classifier.input) | _fixed_size(classifier.architecture),
+        "pretrained_cfg": pretrained_cfg(classifier.input) | _timms_own(classifier.architecture),
         "label_names": classifier.classes,
     }
     text = json.dumps(config, indent=1, ensure_ascii=False)
     (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
 
 
-def _fixed_size(architecture: str) -> dict[str, bool]:
-    """Tells timm to build a network for the size in its config, where that makes a difference."""
+def _timms_own(architecture: str) -> dict[str, Any]:
+    """What else timm asks of `pretrained_cfg`, to build this size and to find first and last."""
     known = TIMM["architectures"].get(architecture)
-    return {"fixed_input_size": known["fixed_size"]} if known else {}
+    if known is None:
+        return {}
+    first, last = known["ends"]
+    return {
+        "fixed_input_size": known["fixed_size"],
+        "first_conv": first,
+        "classifier": last,
+    }

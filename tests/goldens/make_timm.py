@@ -336,6 +336,7 @@ def table() -> dict[str, dict]:
                     spec["crop_pct"],
                 ],
                 "fixed_size": bool(spec.get("fixed_input_size")),
+                "ends": [spec["first_conv"], spec["classifier"]],
                 "checkpoints": checkpoints.get(architecture, []),
             }
     return {
