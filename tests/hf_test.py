@@ -7,10 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import small_jobs
 from goldens import rule
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import models
+from ktjax.jobs import transfer
 from ktjax.models import hf, weights
 
 GOLDENS = Path(__file__).parent / "goldens" / "transformers"
@@ -150,3 +152,28 @@ def test_only_transformers_models_go_to_transformers(tmp_path):
     with pytest.raises(ValueError, match="Format hf is for models that came from transformers"):
         weights.export(model, tmp_path / "there", format="hf")
     assert not (tmp_path / "there").exists()
+
+
+def test_models_of_timm_and_transformers_teach_each_other(tmp_path):
+    """Through the front door: both as they write them, and the student back to transformers."""
+    images = small_jobs.make_images(tmp_path / "images")
+    names = {"id2label": dict(enumerate(small_jobs.CLASSES)), "label2id": {}}
+    config = json.loads((GOLDENS / "vit" / "config.json").read_text()) | names
+    student = tmp_path / "vit"
+    student.mkdir()
+    (student / "config.json").write_text(json.dumps(config))
+    (student / hf.PREPROCESSOR).write_bytes((GOLDENS / "vit" / hf.PREPROCESSOR).read_bytes())
+    arrays = entries("vit")
+    arrays |= {n: a[: len(small_jobs.CLASSES)] for n, a in arrays.items() if "classifier" in n}
+    safetensors_numpy.save_file(arrays, student / weights.WEIGHTS)
+    teacher = models.create("test_resnet", classes=small_jobs.CLASSES, seed=0, size=(32, 32))
+    weights.export(teacher, tmp_path / "resnet", format="timm")
+    job = small_jobs.transferring(images, student, [tmp_path / "resnet"], total_steps=2)
+    results = transfer.run(job, tmp_path / "workdir")
+    assert results["models"][str(student)]["accuracy"] < 100
+    after = models.load(str(next((tmp_path / "workdir" / "students").iterdir())))
+    assert after.architecture == "ViTForImageClassification"
+    weights.export(after, tmp_path / "back", format="hf")
+    back = safetensors_numpy.load_file(tmp_path / "back" / weights.WEIGHTS)
+    assert set(back) == set(arrays)
+    assert any((back[name] != array).any() for name, array in arrays.items())
