@@ -258,6 +258,25 @@ def test_workdir_of_another_experiment_is_refused(pretrained, together, images, 
         assert tree(workdir) == before
 
 
+def test_another_experiment_is_overwritten(images, tmp_path):
+    """But for what ktjax did not write."""
+    pretrain.run(pretraining(images, names=("tiny_mlp_narrow",)), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    config = pretraining(images, names=("tiny_mlp",), total_steps=3)
+    with pytest.raises(ValueError, match=r"another experiment.*models, total_steps.*--overwrite"):
+        pretrain.run(config, tmp_path)
+    pretrain.run(config, tmp_path, overwrite=True)
+    pretrain.run(config, tmp_path / "fresh")
+    check_same(tmp_path, tmp_path / "fresh")
+    left = {str(path.relative_to(tmp_path / "fresh")) for path in (tmp_path / "fresh").rglob("*")}
+    found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if "fresh" not in p.parts}
+    assert {name.split(".tfevents")[0] for name in found} == {
+        name.split(".tfevents")[0] for name in left | {"notes.txt"}
+    }
+    # The same experiment is not run again.
+    assert pretrain.run(config, tmp_path, overwrite=True) == read(tmp_path)
+
+
 def test_divergence_stops_the_job(images, zoo, tmp_path):
     config = transferring(images, zoo[0], [zoo[2]], arg="objectives=xe", eval_every_steps=1)
     config.objectives.xe.learning_rate = 1e25

@@ -56,17 +56,7 @@ def finish(jobs):
 
 
 @pytest.fixture(scope="module")
-def environment(compiled):
-    """Processes find what others compiled."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-
-
-@pytest.fixture(scope="module")
-def run(environment):
+def run(cached):
     """run(arguments, workdir, processes, devices): a job to its end, which has to be a good one."""
 
     def job(arguments, workdir, *, processes=1, devices=1):
@@ -74,7 +64,7 @@ def run(environment):
             [*arguments, f"--workdir={workdir}"],
             processes=processes,
             devices=devices,
-            environment=environment,
+            environment=cached,
         )
         codes, told = finish(jobs)
         assert codes == [0] * processes, told

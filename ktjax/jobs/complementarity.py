@@ -54,8 +54,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ValueError("config.random_students names an architecture twice.")
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def run(
+    config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
+) -> dict[str, Any]:
     """Measures every ordered pair of `config.models`; resumes what was interrupted.
+
+    With `overwrite` what another experiment has left in the workdir is deleted.
 
     Returns:
       What results.json holds.
@@ -65,7 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     """
     workdir = Path(workdir)
     check(config)
-    finished = workdir_lib.finished(workdir, config)
+    finished = workdir_lib.finished(workdir, config, overwrite=overwrite)
     if finished:
         return finished
 
