@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,11 @@ class Checkpoints:
             except Exception as error:  # damage shows as anything
                 failures[step] = error
             if _all_processes(restored is not None):
-                self._put_aside(step, failures)
+                if parallel.is_first():
+                    for later, error in failures.items():
+                        self._put_aside(later, error)
+                parallel.wait_for_all("checkpoints put aside")
+                self._manager.reload()
                 return restored["state"], restored["record"]["record"]
             failures.setdefault(step, OSError("another process cannot read it"))
         first = next(iter(failures.values()))
@@ -121,27 +126,18 @@ class Checkpoints:
             try:
                 json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
-                step = path.parents[1].name
-                os.replace(path.parents[1], self._folder / f"unreadable-{step}")
-                _LOG.warning(
-                    "The checkpoint of step %s cannot be read (%s): put aside as '%s'.",
-                    *(step, _reason(error), self._folder / f"unreadable-{step}"),
-                )
+                self._put_aside(int(path.parents[1].name), error)
 
-    def _put_aside(self, good: int, failures: dict[int, Exception]) -> None:
+    def _put_aside(self, step: int, error: Exception) -> None:
         """Renames what cannot be read: a later checkpoint will have its name."""
-        for step, error in failures.items():
-            aside = self._folder / f"unreadable-{step}"
-            if parallel.is_first():
-                os.replace(self._folder / str(step), aside)
-            _LOG.warning(
-                "The checkpoint of step %d cannot be read (%s): put aside as '%s', and gone back "
-                "to that of step %d.",
-                *(step, _reason(error), aside, good),
-            )
-        if failures:
-            parallel.wait_for_all("checkpoints put aside")
-            self._manager.reload()
+        aside = self._folder / f"unreadable-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(self._folder / str(step), aside)
+        _LOG.warning(
+            "The checkpoint of step %d cannot be read (%s): put aside as '%s'. Gone back to the "
+            "one before.",
+            *(step, _reason(error), aside),
+        )
 
     def close(self) -> None:
         """Waits until everything is on disk."""

@@ -52,7 +52,9 @@ def small_disk(tmp_path_factory):
 
 
 def command(arguments, workdir):
-    return shlex.join([sys.executable, "-X", "faulthandler", "-m", "ktjax.main", *arguments, f"--workdir={workdir}"])
+    """Of a start that would show where it hangs."""
+    python = [sys.executable, "-X", "faulthandler", "-m", "ktjax.main"]
+    return "timeout -s ABRT 100 " + shlex.join([*python, *arguments, f"--workdir={workdir}"])
 
 
 def check_sentence(stderr):
@@ -69,7 +71,7 @@ def test_full_disk(arguments, small_disk, cached, tmp_path):
         {run}; echo "exit code $?"
         ls {small_disk}/run/checkpoints/*; ls {small_disk}/run
         mount -o remount,size=30m {small_disk}
-        timeout -s ABRT 100 {run} >/dev/null; echo "exit code $?"
+        {run} >/dev/null; echo "exit code $?"
         cp -r {small_disk}/run {tmp_path}/run
     """
     done = mounted(script, cached)
@@ -143,7 +145,7 @@ def test_dead_process(arguments, cached, tmp_path):
 
 def test_asked_to_end_in_two_processes(arguments, cached, tmp_path):
     """One hears it, both save the same step; one process with four devices goes on there."""
-    long = [*arguments, "--config.total_epochs=100.0", "--config.eval_every_epochs=1.75"]
+    long = [*arguments, "--config.total_epochs=50.0", "--config.eval_every_epochs=1.75"]
     there = [*long, f"--workdir={tmp_path / 'run'}"]
     jobs = processes_test.start(there, processes=2, devices=2, environment=cached)
     begin = time.monotonic()
@@ -156,9 +158,9 @@ def test_asked_to_end_in_two_processes(arguments, cached, tmp_path):
     (saved,) = {path.name for path in (tmp_path / "run" / "checkpoints").glob("*/*")} & {
         str(kill.logged(tmp_path / "run", "saved step ")[-1])
     }
-    assert 8 <= int(saved) < 400
+    assert 8 <= int(saved) < 200
     jobs = processes_test.start(there, processes=1, devices=4, environment=cached)
     codes, told = processes_test.finish(jobs)
     assert codes == [0], told
     assert kill.logged(tmp_path / "run", "from step ")[-1] == int(saved)
-    assert read(tmp_path / "run")["runs"][0]["history"][-1]["step"] == 400
+    assert read(tmp_path / "run")["runs"][0]["history"][-1]["step"] == 200

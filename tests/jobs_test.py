@@ -268,11 +268,12 @@ def test_another_experiment_is_overwritten(images, tmp_path):
     pretrain.run(config, tmp_path, overwrite=True)
     pretrain.run(config, tmp_path / "fresh")
     check_same(tmp_path, tmp_path / "fresh")
-    left = {str(path.relative_to(tmp_path / "fresh")) for path in (tmp_path / "fresh").rglob("*")}
-    found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if "fresh" not in p.parts}
-    assert {name.split(".tfevents")[0] for name in found} == {
-        name.split(".tfevents")[0] for name in left | {"notes.txt"}
-    }
+    for folder in (".", "models", "checkpoints", "tensorboard", "figures", "logs"):
+        found, fresh = (
+            {path.name for path in (workdir / folder).iterdir()}
+            for workdir in (tmp_path, tmp_path / "fresh")
+        )
+        assert found == fresh | ({"fresh", "notes.txt"} if folder == "." else set())
     # The same experiment is not run again.
     assert pretrain.run(config, tmp_path, overwrite=True) == read(tmp_path)
 

@@ -8,6 +8,7 @@ tests/kill_test.py asks for a few kills.
 """
 
 import argparse
+import itertools
 import os
 import random
 import signal
@@ -28,7 +29,8 @@ EPOCHS, STEPS_PER_EPOCH = 60, 4
 LIMIT = 300  # seconds for one start
 
 
-def start(arguments, workdir, **environment):
+def start(arguments, workdir, *, devices=1, **environment):
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", "ktjax.main", *arguments, f"--workdir={workdir}"],
         cwd=ROOT,
@@ -72,11 +74,14 @@ def logged(workdir, text):
     return [int(words.split()[0].rstrip(".")) for words in told]
 
 
-def run_and_kill(arguments, workdir, *, kills, number, seed, **environment):
-    """Runs a job to its end through so many deaths; the last step that each told of."""
-    rng, died = random.Random(seed), []
+def run_and_kill(arguments, workdir, *, kills, number, seed, devices=(1,), **environment):
+    """Runs a job to its end through so many deaths; the last step that each told of.
+
+    Each start has the next number of `devices`.
+    """
+    rng, died, devices = random.Random(seed), [], itertools.cycle(devices)
     for left in range(kills, 0, -1):
-        job = start(arguments, workdir, **environment)
+        job = start(arguments, workdir, devices=next(devices), **environment)
         begin, first = time.monotonic(), trained(workdir)
         # Anywhere in its share of what is left.
         goal = first + rng.uniform(0, 0.9) * (EPOCHS * STEPS_PER_EPOCH - first) / left
@@ -89,7 +94,7 @@ def run_and_kill(arguments, workdir, *, kills, number, seed, **environment):
         job.send_signal(number)
         finish(job, -number if number == signal.SIGKILL else interruption.EXIT_CODE)
         died.append(trained(workdir))
-    finish(start(arguments, workdir, **environment), 0)
+    finish(start(arguments, workdir, devices=next(devices), **environment), 0)
     return died
 
 

@@ -7,10 +7,13 @@ import sys
 import time
 
 import kill
+import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
 from small_jobs import read
 
 from ktjax import interruption
+from ktjax.models import weights
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,26 @@ def undisturbed(arguments, cached, tmp_path_factory):
 def test_killed_twice(name, arguments, undisturbed, cached, tmp_path):
     number = signal.Signals[name]
     kill.check(arguments, tmp_path, undisturbed, kills=2, number=number, seed=0, **cached)
+
+
+def test_goes_on_with_other_devices(arguments, undisturbed, cached, tmp_path):
+    """From one to four, and back."""
+    kill.run_and_kill(
+        *(arguments, tmp_path),
+        kills=2,
+        number=signal.SIGTERM,
+        seed=1,
+        devices=(1, 4, 1),
+        **cached,
+    )
+    begun = kill.logged(tmp_path, "from step ")
+    assert 0 == begun[0] < begun[1] < begun[2] < kill.EPOCHS * kill.STEPS_PER_EPOCH
+    assert "4 of 4 devices" in (tmp_path / "logs" / "process-0.log").read_text()
+    (path,) = (undisturbed / "students").rglob(weights.WEIGHTS)
+    expected = safetensors_numpy.load_file(path)
+    found = safetensors_numpy.load_file(tmp_path / path.relative_to(undisturbed))
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_interrupted_while_nothing_trains(arguments, undisturbed, cached, tmp_path):
