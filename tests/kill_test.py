@@ -35,9 +35,9 @@ def test_killed_twice(name, arguments, undisturbed, cached, tmp_path):
 
 
 def test_goes_on_with_other_devices(arguments, undisturbed, cached, tmp_path):
-    """From one to four, and back."""
+    """From one to four, which hold a part of the state each, and back."""
     kill.run_and_kill(
-        *(arguments, tmp_path),
+        *([*arguments, "--config.parallel=fsdp"], tmp_path),
         kills=2,
         number=signal.SIGTERM,
         seed=1,

@@ -109,8 +109,12 @@ def weights_of(workdir):
 
 @pytest.mark.parametrize(
     ("processes", "devices", "others"),
-    [(1, 4, []), (2, 2, []), (2, 2, ["--config.targets=stored"])],
-    ids=["four devices", "two processes", "two processes with stored targets"],
+    [
+        (1, 4, []),
+        (2, 2, ["--config.targets=stored"]),
+        (2, 2, ["--config.parallel=fsdp", "--config.remat", "--config.steps_per_dispatch=2"]),
+    ],
+    ids=["four devices", "two processes with stored targets", "two processes with fsdp"],
 )
 def test_as_on_one_device(processes, devices, others, run, transfer, on_one_device, tmp_path):
     told = run([*transfer, *others], tmp_path, processes=processes, devices=devices)

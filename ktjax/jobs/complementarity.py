@@ -200,7 +200,7 @@ def _answers(
         # The config is this workdir's: its i-th model is always the same.
         interruption.stop_if_asked()
         path = folder / f"{i:03}-{Path(name).name}.safetensors"
-        if not path.exists():
+        if not parallel.as_first_sees(path.exists()):
             classifier = load()
             predict = evaluate.make_predict(classifier, batch_size=config.eval_batch_size)
             logits_NxC = predict(parallel.replicate(dict(classifier.variables)), images())
@@ -208,7 +208,6 @@ def _answers(
                 answers[name] = predictions.of_logits(logits_NxC, source.label_N)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-            # Nobody asks whether it is there before all have come here.
             if parallel.is_first():
                 predictions.save(path, answers[name])
         else:
