@@ -1,7 +1,11 @@
 """Orbax: save, restore the latest, keep two and the best. Knows pytrees, not models."""
 
+import errno
+import json
 import logging
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,10 @@ class _Manager(ocp.CheckpointManager):
         return False  # asking counts, see interruption.py: nobody else may
 
 
+def _score(metrics: Mapping[str, float]) -> float:
+    return metrics["score"]
+
+
 class Checkpoints:
     """The checkpoints of one training run, named by completed updates.
 
@@ -31,15 +39,17 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         # `best_fn` with `max_to_keep` would delete the latest ones: resume would go far back.
-        best = policies.BestN(
-            get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False
-        )
+        best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
         self._folder = folder.absolute()
+        if parallel.is_first():
+            self._put_aside_damaged_scores()
+        parallel.wait_for_all("checkpoints")
         self._manager = _Manager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
+                best_fn=_score,  # else scores are not read from disk, and the best forgotten
                 cleanup_tmp_directories=True,  # of saves that a dead process did not complete
             ),
         )
@@ -97,29 +107,37 @@ class Checkpoints:
             except Exception as error:  # damage shows as anything
                 failures[step] = error
             if _all_processes(restored is not None):
-                self._put_aside(step, failures)
+                if parallel.is_first():
+                    for later, error in failures.items():
+                        self._put_aside(later, error)
+                parallel.wait_for_all("checkpoints put aside")
+                self._manager.reload()
                 return restored["state"], restored["record"]["record"]
             failures.setdefault(step, OSError("another process cannot read it"))
         first = next(iter(failures.values()))
         raise OSError(
-            f"None of the checkpoints in '{self._folder}' can be read; the latest: {_line(first)}. "
-            "To begin this run anew, delete the folder."
+            f"None of the checkpoints in '{self._folder}' can be read, the latest because of: "
+            f"{_reason(first)}. To begin this run anew, delete the folder."
         )
 
-    def _put_aside(self, good: int, failures: dict[int, Exception]) -> None:
+    def _put_aside_damaged_scores(self) -> None:
+        """What Orbax reads of all checkpoints before we can say which; it would end here."""
+        for path in self._folder.glob("[0-9]*/metrics/metrics"):
+            try:
+                json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                self._put_aside(int(path.parents[1].name), error)
+
+    def _put_aside(self, step: int, error: Exception) -> None:
         """Renames what cannot be read: a later checkpoint will have its name."""
-        for step, error in failures.items():
-            aside = self._folder / f"unreadable-{step}"
-            if parallel.is_first():
-                os.replace(self._folder / str(step), aside)
-            _LOG.warning(
-                "The checkpoint of step %d cannot be read (%s): put aside as '%s', and gone back "
-                "to that of step %d.",
-                *(step, _line(error), aside, good),
-            )
-        if failures:
-            parallel.wait_for_all("checkpoints put aside")
-            self._manager.reload()
+        aside = self._folder / f"unreadable-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(self._folder / str(step), aside)
+        _LOG.warning(
+            "The checkpoint of step %d cannot be read (%s): put aside as '%s'. Gone back to the "
+            "one before.",
+            *(step, _reason(error), aside),
+        )
 
     def close(self) -> None:
         """Waits until everything is on disk."""
@@ -131,14 +149,17 @@ class Checkpoints:
 
     def _unwritten(self, error: Exception) -> OSError:
         return OSError(
-            f"A checkpoint in '{self._folder}' could not be written: {_line(error)}. Complete ones "
-            "are kept: started again, the run goes on from the latest."
+            f"A checkpoint in '{self._folder}' could not be written: {_reason(error)}. Complete "
+            "ones are kept: started again, the run goes on from the latest."
         )
 
 
-def _line(error: Exception) -> str:
-    """The message, without the places in the code that libraries put below it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+def _reason(error: Exception) -> str:
+    """What the system said, or else the first line of what the libraries said."""
+    text = str(error)
+    said = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)]
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return next((known for known in said if known in text), lines[0][:300].rstrip("."))
 
 
 def _all_processes(mine: bool) -> bool:

@@ -32,6 +32,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, and after a colon its arguments.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; where it resumes, too.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Delete what another experiment has left in the workdir."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One of several processes; TPU pods, SLURM and Open MPI are detected."
 )
@@ -49,7 +52,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(argv: list[str]) -> None:
     """Runs the job that the config names."""
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells of every file that it writes
+        # Orbax tells of every file that it writes, and of an error five times; the log has it.
+        logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().setLevel(python_logging.CRITICAL)
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
@@ -59,7 +64,7 @@ def main(argv: list[str]) -> None:
         job = _CONFIG.value.job
         if job not in JOBS:
             raise ValueError(f"config.job='{job}' is not known. Known: {', '.join(sorted(JOBS))}.")
-        JOBS[job](_CONFIG.value, _WORKDIR.value)
+        JOBS[job](_CONFIG.value, _WORKDIR.value, overwrite=_OVERWRITE.value)
     except interruption.Interrupted:
         _LOG.warning("Ended as asked. Started again, the job goes on where it was.")
         sys.exit(interruption.EXIT_CODE)

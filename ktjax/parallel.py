@@ -224,6 +224,13 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def as_first_sees(mine: bool) -> bool:
+    """What process 0 says: of a shared disk others may see an older state."""
+    if jax.process_count() == 1:
+        return mine
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(mine)))
+
+
 def check_batch_size(batch_size: int, field: str, *, microbatches: int = 1) -> None:
     """Raises ValueError unless the batch divides by the devices, and by the parts of each."""
     parts = jax.device_count() * microbatches

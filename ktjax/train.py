@@ -197,7 +197,7 @@ def make_train_step(
                 batch, state.batch_stats, state.objective_state, device_key
             )
         else:
-            # Every so-manieth sample: the same ones on any number of devices, and in any layout.
+            # Strided: the same samples in each on any number of devices and in any layout.
             parts = jax.tree.map(
                 lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
             )

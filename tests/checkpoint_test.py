@@ -1,6 +1,7 @@
 """What is kept, and that it comes back bit for bit, on any number of devices."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,73 @@ def test_restored_on_more_devices(folder):
     command = [sys.executable, __file__, folder]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert found.stdout.strip() == "restored on 4 devices", found.stderr
+
+
+def damage(path, how):
+    """Cuts a file in half, or fills it with other bytes."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if how == "cut" else b"\xa5" * len(content))
+
+
+DAMAGE = {
+    "arrays cut": ("state", "cut"),
+    "arrays overwritten": ("state", "fill"),
+    "record cut": ("record", "cut"),
+    "all cut": (".", "cut"),
+    "all overwritten": (".", "fill"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_what_cannot_be_read_is_put_aside(case, tmp_path, caplog):
+    folder = tmp_path / "run"
+    save_five(folder)
+    part, how = DAMAGE[case]
+    for path in (folder / "5" / part).rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            damage(path, how)
+    with caplog.at_level("WARNING", logger="ktjax"):
+        checkpoints = Checkpoints(folder)
+        state, record = checkpoints.restore(parallel.replicate(make_state(6)))
+    assert (int(state["step"]), record) == (4, [*RECORD, 4])
+    assert "of step 5 cannot be read" in caplog.text
+    assert checkpoints.latest() == 4
+    # The run goes on, and makes the lost one again.
+    checkpoints.save(5, state, record=[], score=0.0)
+    checkpoints.close()
+    names = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert names == {"2", "4", "5", "unreadable-5"}
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.restore(state)[1] == []
+    checkpoints.close()
+
+
+def test_none_can_be_read(folder, tmp_path):
+    damaged = tmp_path / "run"
+    shutil.copytree(folder, damaged)
+    for path in damaged.rglob("*"):
+        if path.is_file() and "state" in path.parts:
+            damage(path, "cut")
+    checkpoints = Checkpoints(damaged)
+    with pytest.raises(
+        OSError, match=r"None of the checkpoints in .* can be read, the latest because"
+    ):
+        checkpoints.restore(parallel.replicate(make_state(6)))
+    checkpoints.close()
+    assert {path.name for path in damaged.iterdir() if path.is_dir()} == {"2", "4", "5"}
+
+
+def test_what_was_not_evaluated_is_not_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "run")
+    for step, score in enumerate([10.0, None, None, 5.0, None], start=1):
+        checkpoints.save(step, make_state(step), record=step, score=score)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / "run")  # as a later process finds them
+    checkpoints.save(6, make_state(6), record=6, score=7.0)
+    assert checkpoints.restore(parallel.replicate(make_state(0)))[1] == 6
+    checkpoints.close()
+    names = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
+    assert names == ["1", "5", "6"]
 
 
 def test_empty_folder_has_no_latest(tmp_path):

@@ -102,6 +102,16 @@ def compile_once(compiled):
 
 
 @pytest.fixture(scope="session")
+def cached(compiled):
+    """The environment of processes that are to find what others compiled."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+@pytest.fixture(scope="session")
 def images(tmp_path_factory):
     """The images of four classes: 68 to train on, 8 to tune, 20 to validate."""
     return small_jobs.make_images(tmp_path_factory.mktemp("images") / "patterns")

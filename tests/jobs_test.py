@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ import ktjax
 from ktjax import data, evaluate, parallel, train
 from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import pretrain, transfer
+from ktjax.jobs import workdir as workdir_lib
 from ktjax.models import weights
 from ktjax.writer import Writer
 
@@ -146,6 +148,17 @@ def test_transfers_of_every_objective(transferred, zoo):
     assert set(results["models"]) == set(zoo)
 
 
+def test_peak_memory_is_told_where_the_backend_counts(pretrained, monkeypatch):
+    assert pretrained[1]["environment"]["peak_device_bytes"] is None  # the CPU does not
+
+    def device(**stats):
+        return types.SimpleNamespace(device_kind="some", memory_stats=lambda: stats)
+
+    devices = [device(peak_bytes_in_use=3, bytes_in_use=1), device(peak_bytes_in_use=5), device()]
+    monkeypatch.setattr(workdir_lib.jax, "local_devices", lambda: devices)
+    assert workdir_lib.environment()["peak_device_bytes"] == 5
+
+
 def test_files_are_json_to_strict_readers_too(pretrained, transferred):
     for workdir in (pretrained[0], transferred[0]):
         for name in ("config.json", "results.json"):
@@ -258,6 +271,26 @@ def test_workdir_of_another_experiment_is_refused(pretrained, together, images, 
         assert tree(workdir) == before
 
 
+def test_another_experiment_is_overwritten(images, tmp_path):
+    """But for what ktjax did not write."""
+    pretrain.run(pretraining(images, names=("tiny_mlp_narrow",)), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    config = pretraining(images, names=("tiny_mlp",), total_steps=3)
+    with pytest.raises(ValueError, match=r"another experiment.*models, total_steps.*--overwrite"):
+        pretrain.run(config, tmp_path)
+    pretrain.run(config, tmp_path, overwrite=True)
+    pretrain.run(config, tmp_path / "fresh")
+    check_same(tmp_path, tmp_path / "fresh")
+    for folder in (".", "models", "checkpoints", "tensorboard", "figures", "logs"):
+        found, fresh = (
+            {path.name for path in (workdir / folder).iterdir()}
+            for workdir in (tmp_path, tmp_path / "fresh")
+        )
+        assert found == fresh | ({"fresh", "notes.txt"} if folder == "." else set())
+    # The same experiment is not run again.
+    assert pretrain.run(config, tmp_path, overwrite=True) == read(tmp_path)
+
+
 def test_divergence_stops_the_job(images, zoo, tmp_path):
     config = transferring(images, zoo[0], [zoo[2]], arg="objectives=xe", eval_every_steps=1)
     config.objectives.xe.learning_rate = 1e25
@@ -278,6 +311,10 @@ OF_BOTH = [
     (dict(augment="flip"), r"augment='flip'.*none, shift_colour"),
     (dict(dtype="float16"), r"dtype='float16'.*float32, bfloat16"),
     (dict(batch_norm="none"), r"batch_norm='none'.*train, frozen"),
+    (dict(parallel="ddp"), r"parallel='ddp'.*pmap, fsdp"),
+    (dict(microbatches=3), r"batch_size=16 .* the 1 devices times 3 microbatches: 18 does"),
+    (dict(microbatches=0), r"microbatches=0 .* above zero"),
+    (dict(steps_per_dispatch=0), r"steps_per_dispatch=0 .* above zero"),
     (dict(batch_size=0), r"batch_size=0 .* above zero"),
     (dict(log_every=0), r"log_every=0 .* above zero"),
 ]

@@ -189,6 +189,12 @@ def test_fsdp_shards_student_and_teachers(there):
             assert parts[what][0] == whole[what][0] - large + large // DEVICES
 
 
+def test_frozen_models_are_held_once(there):
+    held = json.loads(str(there["held"]))
+    variables = jax.tree.leaves([dict(student().variables), dict(teacher().variables)])
+    assert set(held["pmap plain True"]["frozen"]) == {sum(leaf.nbytes for leaf in variables)}
+
+
 def test_small_or_indivisible_arrays_are_whole(monkeypatch):
     monkeypatch.setattr(parallel.jax, "device_count", lambda: DEVICES)
     spec = parallel.LAYOUTS["fsdp"].spec

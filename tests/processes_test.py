@@ -56,17 +56,7 @@ def finish(jobs):
 
 
 @pytest.fixture(scope="module")
-def environment(compiled):
-    """Processes find what others compiled."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-
-
-@pytest.fixture(scope="module")
-def run(environment):
+def run(cached):
     """run(arguments, workdir, processes, devices): a job to its end, which has to be a good one."""
 
     def job(arguments, workdir, *, processes=1, devices=1):
@@ -74,7 +64,7 @@ def run(environment):
             [*arguments, f"--workdir={workdir}"],
             processes=processes,
             devices=devices,
-            environment=environment,
+            environment=cached,
         )
         codes, told = finish(jobs)
         assert codes == [0] * processes, told
@@ -119,8 +109,12 @@ def weights_of(workdir):
 
 @pytest.mark.parametrize(
     ("processes", "devices", "others"),
-    [(1, 4, []), (2, 2, []), (2, 2, ["--config.targets=stored"])],
-    ids=["four devices", "two processes", "two processes with stored targets"],
+    [
+        (1, 4, []),
+        (2, 2, ["--config.targets=stored"]),
+        (2, 2, ["--config.parallel=fsdp", "--config.remat", "--config.steps_per_dispatch=2"]),
+    ],
+    ids=["four devices", "two processes with stored targets", "two processes with fsdp"],
 )
 def test_as_on_one_device(processes, devices, others, run, transfer, on_one_device, tmp_path):
     told = run([*transfer, *others], tmp_path, processes=processes, devices=devices)

@@ -54,8 +54,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ValueError("config.random_students names an architecture twice.")
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def run(
+    config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
+) -> dict[str, Any]:
     """Measures every ordered pair of `config.models`; resumes what was interrupted.
+
+    With `overwrite` what another experiment has left in the workdir is deleted.
 
     Returns:
       What results.json holds.
@@ -65,7 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     """
     workdir = Path(workdir)
     check(config)
-    finished = workdir_lib.finished(workdir, config)
+    finished = workdir_lib.finished(workdir, config, overwrite=overwrite)
     if finished:
         return finished
 
@@ -196,7 +200,7 @@ def _answers(
         # The config is this workdir's: its i-th model is always the same.
         interruption.stop_if_asked()
         path = folder / f"{i:03}-{Path(name).name}.safetensors"
-        if not path.exists():
+        if not parallel.as_first_sees(path.exists()):
             classifier = load()
             predict = evaluate.make_predict(classifier, batch_size=config.eval_batch_size)
             logits_NxC = predict(parallel.replicate(dict(classifier.variables)), images())
@@ -204,7 +208,6 @@ def _answers(
                 answers[name] = predictions.of_logits(logits_NxC, source.label_N)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-            # Nobody asks whether it is there before all have come here.
             if parallel.is_first():
                 predictions.save(path, answers[name])
         else:

@@ -18,8 +18,12 @@ from ktjax.models import weights
 from ktjax.models.classifier import Classifier
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def run(
+    config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
+) -> dict[str, Any]:
     """Trains each of `config.models` and exports it to `workdir/models/<name>`.
+
+    With `overwrite` what another experiment has left in the workdir is deleted.
 
     Returns:
       What results.json holds.
@@ -40,7 +44,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     names = [Path(name).name for name in config.models]
     if len(set(names)) < len(names):
         raise ValueError(f"config.models has two of the same name: {', '.join(names)}.")
-    finished = workdir_lib.finished(workdir, config)
+    finished = workdir_lib.finished(workdir, config, overwrite=overwrite)
     if finished:
         return finished
 

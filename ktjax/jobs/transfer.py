@@ -80,8 +80,12 @@ def _check_slow_weights(config: ml_collections.ConfigDict, label: str) -> None:
         )
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def run(
+    config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
+) -> dict[str, Any]:
     """Runs every transfer of the config; resumes what was interrupted.
+
+    With `overwrite` what another experiment has left in the workdir is deleted.
 
     Returns:
       What results.json holds.
@@ -92,7 +96,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     """
     workdir = Path(workdir)
     check(config)
-    finished = workdir_lib.finished(workdir, config)
+    finished = workdir_lib.finished(workdir, config, overwrite=overwrite)
     if finished:
         return finished
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,25 +22,36 @@ from ktjax.models.classifier import Classifier
 
 CONFIG = "config.json"
 RESULTS = "results.json"
+# What jobs write beside the config.
+_WRITTEN = (
+    *(RESULTS, report.PAGE, "metrics.jsonl", "class_flips.safetensors"),
+    *("figures", "students", "models", "predictions", "checkpoints", "tensorboard", "logs"),
+)
 # Pillow and matplotlib draw and decode: pixels depend on them.
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "matplotlib")
 
 
-def finished(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+def finished(
+    workdir: Path, config: ml_collections.ConfigDict, *, overwrite: bool
+) -> dict[str, Any] | None:
     """The results, printed, if this experiment has been run here; else None. Writes nothing.
 
     Raises:
-      ValueError: the folder belongs to another experiment, or is none.
+      ValueError: the folder belongs to another experiment, and that is not to be overwritten; or it
+        is none.
     """
     path = workdir / CONFIG
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         resolved = _resolved(config)
         if found != resolved:
+            if overwrite:
+                return None
             fields = sorted(k for k in found | resolved if found.get(k) != resolved.get(k))
             raise ValueError(
                 f"'{workdir}' belongs to another experiment: its config differs in "
-                f"{', '.join(fields)}. Take another --workdir."
+                f"{', '.join(fields)}. Take another --workdir, or "
+                "--overwrite that one."
             )
         results = json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -56,12 +68,16 @@ def finished(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any]
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder this experiment's: writes the resolved config, and logs to it from now on.
 
+    Of another experiment, which `finished` would have refused, everything is deleted but what
+    ktjax does not write.
+
     Raises:
       ValueError: the folder cannot be written, or the processes do not share it.
     """
     try:
         if parallel.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
+            _clear(workdir, config)
             _write_json(workdir / CONFIG, _resolved(config))
         parallel.wait_for_all("claim")
         if not (workdir / CONFIG).exists():
@@ -72,6 +88,18 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
         logs.start(workdir)
     except OSError as error:
         raise _unusable(workdir, error) from error
+
+
+def _clear(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Deletes what another experiment has written; its config last, should this be interrupted."""
+    path = workdir / CONFIG
+    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) == _resolved(config):
+        return
+    for name in (*_WRITTEN, CONFIG):
+        if (workdir / name).is_dir():
+            shutil.rmtree(workdir / name)
+        else:
+            (workdir / name).unlink(missing_ok=True)
 
 
 def load_data(config: ml_collections.ConfigDict) -> data.Dataset:
