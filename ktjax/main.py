@@ -9,6 +9,7 @@ import logging as python_logging
 import os
 import runpy
 import sys
+import threading
 import traceback
 from typing import NoReturn
 
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> None:
         # Orbax tells of every file that it writes, and of an error five times; the log has it.
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setLevel(python_logging.CRITICAL)
+        _log_threads()
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
@@ -74,6 +76,15 @@ def main(argv: list[str]) -> None:
         if not _DISTRIBUTED.value:
             raise
         _fail(error)
+
+
+def _log_threads() -> None:
+    """What threads of libraries raise goes to the log: the main thread hears of it, and says it."""
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        _LOG.info("A thread ended with %s: %s", arguments.exc_type.__name__, arguments.exc_value)
+
+    threading.excepthook = hook
 
 
 def _start_processes() -> None:
@@ -111,16 +122,14 @@ def _fail(error: Exception) -> NoReturn:
         traceback.print_exc()
     logs.to_terminal()
     _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
-    if _DISTRIBUTED.value:
-        sys.stdout.flush()
-        os._exit(1)
-    sys.exit(1)
+    sys.stdout.flush()
+    os._exit(1)  # libraries would try again to write what cannot be written
 
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        where = f": '{error.filename}'" if error.filename else ""
-        return f"{error.strerror}{where}. What was complete is kept: started again, it goes on."
+        where = error.filename or _WORKDIR.value
+        return f"'{where}': {error.strerror}. What was complete is kept: started again, it goes on."
     if isinstance(error, jax.errors.JaxRuntimeError):
         return (
             f"The processes cannot go on together, as one has died or failed: {error}. Started "
