@@ -42,7 +42,7 @@ setuptools.setup(
         "transformers>=5",  # configs and image processors of Hugging Face checkpoints
     ],
     extras_require={
-        "test": ["hypothesis", "pytest", "ruff==0.17.6", "scikit-learn"],
+        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff==0.17.6", "scikit-learn"],
     },
     entry_points={"console_scripts": ["ktjax = ktjax.main:cli"]},
 )
