@@ -261,3 +261,28 @@ def test_numbers_of_parameters_are_timms(family):
         classes = catalogue.TIMM["architectures"][architecture]["classes"]
         blank, _ = models._blank(architecture, models.hub.numbered(classes), None, {})
         assert blank.num_parameters() == counts[architecture], architecture
+
+
+# The tiny network of each family.
+
+
+def test_every_family_has_a_tiny_network():
+    assert set(models.TESTING) == set(models.FAMILIES)
+    for family, (architecture, _) in models.TESTING.items():
+        assert models.family(architecture) == family
+
+
+@each_family
+def test_a_tiny_network_goes_through_a_folder(family, tmp_path):
+    architecture, options = models.TESTING[family]
+    classes, size = CLASSES[:3], (64, 64)
+    blank, _ = models._blank(architecture, classes, size, options)
+    assert blank.num_parameters() < 700_000
+    variables = jax.tree.map(lambda a: np.full(a.shape, 0.01, a.dtype), blank.variables)
+    before = dataclasses.replace(blank, variables=variables)
+    weights.export(before, tmp_path)
+    after = models.load(str(tmp_path))
+    assert (after.architecture, after.input.size, after.options) == (architecture, size, options)
+    shapes = jax.eval_shape(after.apply, after.variables, jnp.zeros((2, 20, 20, 3), jnp.uint8))[0]
+    assert shapes.logits.shape == (2, 3)
+    jax.tree.map(np.testing.assert_array_equal, after.variables, before.variables)

@@ -14,7 +14,7 @@ from huggingface_hub import errors
 from huggingface_hub.utils import hf_raise_for_status
 
 from ktjax import models
-from ktjax.models import hub, weights
+from ktjax.models import hub, layouts, weights
 from ktjax.models.classifier import InputSpec
 
 NAME = "timm/test_resnet.r160_in1k"
@@ -27,7 +27,7 @@ def drawn(architecture, classes=CLASSES, size=None, **options):
     blank, _ = models._blank(architecture, classes, size, options)
 
     def draw(path, leaf):
-        name = weights.entry_of(tuple(part.key for part in path), leaf.ndim, "timm").name
+        (name,) = layouts.timm(tuple(part.key for part in path), leaf.ndim).names
         return jnp.asarray(rule.weight(name, leaf.shape))
 
     variables = jax.tree_util.tree_map_with_path(draw, blank.variables)

@@ -7,7 +7,7 @@ import pytest
 from goldens import rule
 
 from ktjax import models
-from ktjax.models import swin_transformer, weights
+from ktjax.models import layouts, swin_transformer, weights
 
 ARCHITECTURE = "swin_tiny_patch4_window7_224"
 SMALL = {"embed_dim": 32, "depths": (1, 2, 1, 1)}
@@ -32,14 +32,14 @@ def test_tables_are_resized_as_timm_resizes_them(before, after):
 
 def filled(size, found, **options):
     blank, module = models._blank(ARCHITECTURE, ("a", "b"), size, SMALL | options)
-    return weights.fill(blank, found, format_="timm", adapt=module.adapt, where=Path("a file"))
+    return weights.fill(blank, found, layout=layouts.timm, adapt=module.adapt, where=Path("a file"))
 
 
 def test_weights_fit_images_and_windows_of_another_size():
     small = models.create(ARCHITECTURE, classes=("a", "b"), seed=0, size=(64, 64), **SMALL)
-    arrays = weights.to_arrays(small, format_="timm")
+    arrays = weights.to_arrays(small, layout=layouts.timm)
     for size, options in (((224, 224), {}), ((96, 96), {"window_size": (5, 6, 3, 2)})):
-        larger = weights.to_arrays(filled(size, arrays, **options), format_="timm")
+        larger = weights.to_arrays(filled(size, arrays, **options), layout=layouts.timm)
         for name, array in arrays.items():
             if larger[name].shape != array.shape:
                 before, after = (int(a.shape[0] ** 0.5) for a in (array, larger[name]))
@@ -49,7 +49,7 @@ def test_weights_fit_images_and_windows_of_another_size():
 
 def test_other_misfits_remain_errors():
     small = models.create(ARCHITECTURE, classes=("a", "b"), seed=0, size=(64, 64), **SMALL)
-    arrays = weights.to_arrays(small, format_="timm")
+    arrays = weights.to_arrays(small, layout=layouts.timm)
     with pytest.raises(ValueError, match=r"misshapen layers\.1\.blocks\.0\.norm1\.weight"):
         filled((64, 64), arrays, embed_dim=64)
     # Windows are not square: which of the sides is which the table does not say.

@@ -9,7 +9,7 @@ from families_test import CLASSES, GOLDENS, QUICK, TOLERANCE, distance, entries
 from goldens import rule
 
 from ktjax import models
-from ktjax.models import weights
+from ktjax.models import layouts, weights
 
 # As tests/goldens/make_vision_transformer.py has it.
 NARROW = {"depth": 2, "embed_dim": 48, "num_heads": 3}
@@ -32,7 +32,11 @@ def filled(architecture, golden, size):
     """The narrow network with the weights of the rule."""
     shapes, module = models._blank(architecture, CLASSES, (size, size), NARROW)
     return weights.fill(
-        shapes, entries(golden), format_="timm", adapt=module.adapt, where=GOLDENS / architecture
+        shapes,
+        entries(golden),
+        layout=layouts.timm,
+        adapt=module.adapt,
+        where=GOLDENS / architecture,
     )
 
 

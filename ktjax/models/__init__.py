@@ -95,6 +95,24 @@ _HF = {
 }
 MODELS = _TINY | _TIMM | _HF
 
+_NARROW = {"depth": 2, "embed_dim": 32, "num_heads": 2}
+# A tiny network of each family, for tests: an architecture, and options that make it smaller.
+TESTING: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet": ("test_resnet", {}),
+    "resnetv2": ("resnetv2_18", {"depths": (1, 1), "widths": (32, 64)}),
+    "regnet": ("regnety_002", {"depths": (1, 1), "widths": (16, 32)}),
+    "convnext": ("test_convnext", {"depths": (1, 1), "dims": (24, 32)}),
+    "efficientnet": ("test_efficientnet", {}),
+    "mobilenetv3": ("mobilenetv3_small_050", {}),
+    "vision_transformer": ("test_vit", {"depth": 2}),
+    "vision_transformer_relpos": ("test_vit_relpos", {"depth": 2}),
+    "deit": ("deit_tiny_distilled_patch16_224", _NARROW),
+    "swin_transformer": ("swin_tiny_patch4_window7_224", {"embed_dim": 32, "depths": (2, 2)}),
+    "xcit": ("xcit_nano_12_p16_224", _NARROW),
+    "pit": ("pit_ti_224", {"base_dims": (16, 16), "depth": (1, 1), "heads": (1, 2)}),
+    "mlp_mixer": ("mixer_s32_224", {"num_blocks": 2, "embed_dim": 32}),
+}
+
 # The weights of the embedded zoo, one exported folder each, lie in the package.
 ZOO = Path(__file__).parent / "glyphs"
 HEADS = ("zero", "random")  # how a new head begins
@@ -290,7 +308,10 @@ def _described(
     spec = weights.input_spec(found.config)
     if size is not None:
         spec = dataclasses.replace(spec, size=size)
-    architecture, stored = found.config["architecture"], dict(found.config["model_args"])
+    architecture = found.config["architecture"]
+    stored = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in found.config["model_args"].items()
+    }
     check_architecture(architecture)
     if "global_pool" in stored and "global_pool" not in _options(architecture):
         pool = stored.pop("global_pool")

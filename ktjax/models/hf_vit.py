@@ -1,7 +1,6 @@
 """transformers' vision transformers where they differ from timm's: DeiT, DINOv2 and BEiT."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -68,27 +67,30 @@ class _Attention(Attention):
 
 
 class _RelativePositions(nn.Module):
-    """A bias for each pair of tokens of a square grid by how they lie, and for the class token."""
+    """A bias for each pair of tokens of a grid by how they lie, and for the class token."""
 
-    side: int  # of the grid, in tokens
+    grid: tuple[int, int]  # height, width in tokens
     num_heads: int
 
     @nn.compact
     def __call__(self, dtype: jnp.dtype, *, train: bool = False) -> jax.Array:
         del train
-        shape = ((2 * self.side - 1) ** 2 + 3, self.num_heads)
+        height, width = self.grid
+        shape = ((2 * height - 1) * (2 * width - 1) + 3, self.num_heads)
         table = self.param("relative_position_bias_table", nn.initializers.zeros, shape)
-        bias = table[_pairs(self.side)].transpose(2, 0, 1)[None]
+        bias = table[_pairs(self.grid)].transpose(2, 0, 1)[None]
         return bias.astype(dtype)
 
 
 @functools.cache
-def _pairs(side: int) -> np.ndarray:
-    """Where each pair of tokens finds its bias in the table: int [1 + side^2, 1 + side^2]."""
-    y, x = (a.ravel() for a in np.mgrid[:side, :side])
-    dy, dx = (a[:, None] - a[None, :] + side - 1 for a in (y, x))
-    count = (2 * side - 1) ** 2
-    pairs = np.pad(dy * (2 * side - 1) + dx, ((1, 0), (1, 0)))
+def _pairs(grid: tuple[int, int]) -> np.ndarray:
+    """Where each pair of tokens, the class token first, finds its bias in the table: int [L, L]."""
+    height, width = grid
+    y, x = (a.ravel() for a in np.mgrid[:height, :width])
+    dy, dx = (a[:, None] - a[None, :] for a in (y, x))
+    pairs = (dy + height - 1) * (2 * width - 1) + dx + width - 1
+    count = (2 * height - 1) * (2 * width - 1)
+    pairs = np.pad(pairs, ((1, 0), (1, 0)))
     pairs[0, :], pairs[:, 0], pairs[0, 0] = count, count + 1, count + 2
     return pairs
 
@@ -108,9 +110,8 @@ class BEiT(VisionTransformer):
     def _placed(self, x: jax.Array) -> jax.Array:
         return super()._placed(x) if self.absolute else x
 
-    def _blocks(self, x: jax.Array, *, train: bool) -> jax.Array:
-        side = math.isqrt(x.shape[1] - 1)
-        positions = functools.partial(_RelativePositions, side, self.num_heads)
+    def _blocks(self, x: jax.Array, grid: tuple[int, int], *, train: bool) -> jax.Array:
+        positions = functools.partial(_RelativePositions, grid, self.num_heads)
         if self.relative == "shared":
             bias = positions(name="rel_pos_bias")(x.dtype)
             for number in range(self.depth):

@@ -76,7 +76,7 @@ def repository(name: str, configs: Sequence[str]) -> Checkpoint:
       ValueError: as `download`, or the config is of nothing that ktjax has.
     """
     paths = [download(name, file) for file in configs]
-    config = weights.read_config(paths[0].parent)  # the cache keeps them side by side
+    config = folder(paths[0].parent).config  # the cache keeps them side by side
     return Checkpoint(download(name, weights.WEIGHTS), {**config, "origin": f"pretrained {name}"})
 
 
