@@ -182,8 +182,8 @@ def test_slow_weights_follow_the_fast_ones():
         # They are what is evaluated and exported.
         assert train.student_variables(state) is state.slow
     assert not np.array_equal(
-        states[-1].slow["batch_stats"]["bn"]["norm"]["mean"],
-        states[-1].batch_stats["bn"]["norm"]["mean"],
+        states[-1].slow["batch_stats"]["bn"]["mean"],
+        states[-1].batch_stats["bn"]["mean"],
     )
 
 
