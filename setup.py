@@ -36,6 +36,7 @@ setuptools.setup(
         "pillow>=11",
         "safetensors>=0.5",
         "scipy",
+        "simplejpeg>=1.9",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",
         "tqdm",
