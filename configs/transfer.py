@@ -97,7 +97,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
     config.image_size = 24  # side in pixels of the uint8 images; each model resizes for itself
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
-    config.augment = "shift_colour"  # ktjax.data.augment.RECIPES
+    # ktjax.data.augment.RECIPES. shift_colour suits letters; photographs want the paper's: default
+    # (mirrored, colours distorted, some grey), weak, very_weak, vicreg, minimal (mirrored), none.
+    config.augment = "shift_colour"
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "live"
 
