@@ -17,7 +17,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["ktjax", "ktjax.*"]),
     package_data={
         "ktjax.models": ["glyphs/*/*", "timm.json"],
-        "ktjax.data": ["imagenet_synsets.txt"],
+        "ktjax.data": ["*_synsets.txt"],
     },
     python_requires=">=3.11",
     install_requires=[

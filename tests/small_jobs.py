@@ -88,7 +88,7 @@ def without_seconds(node):
 
 
 def splits(images):
-    return pipeline.read_splits(data.load(f"folder:{images}"), size=12, limit=None)
+    return pipeline.read_splits(data.load(f"folder:{images}"), pipeline.Reading(12))
 
 
 def logits_of(classifier, split):

@@ -20,6 +20,7 @@ _FILTERS = {
     "bilinear": (Image.Resampling.BILINEAR, 1.0),
     "bicubic": (Image.Resampling.BICUBIC, 2.0),
 }
+INTERPOLATIONS = tuple(_FILTERS)
 # What claims to be larger is an attack, or damaged: it would be allocated before it is found out.
 _MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
