@@ -1,6 +1,6 @@
 """What a model loses by being fed from a batch of a larger size than its own.
 
-`PYTHONPATH=. python tests/shared_batch_test.py` prints the figures in InputSpec.prepare's docstring.
+`PYTHONPATH=. python tests/shared_batch_test.py` prints the figures of InputSpec.prepare.
 """
 
 import dataclasses
@@ -43,13 +43,17 @@ def cropped(size, interpolation):
 
 
 @functools.cache
+def small_resnet():
+    """Of random weights."""
+    return models.create("test_resnet", classes=tuple("abcdefghij"), seed=0)
+
+
 def model(interpolation):
-    """A small ResNet of random weights, with ImageNet's mean and standard deviation."""
+    """The same, with ImageNet's mean and standard deviation."""
     spec = InputSpec(
         (SIZE, SIZE), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), interpolation, CROP_PCT
     )
-    made = models.create("test_resnet", classes=tuple("abcdefghij"), seed=0)
-    return dataclasses.replace(made, input=spec)
+    return dataclasses.replace(small_resnet(), input=spec)
 
 
 @functools.cache
