@@ -125,10 +125,11 @@ def test_damage_raises_nothing_but_decode_errors():
     assert 50 < failed < 400
 
 
-def test_sizes_that_no_memory_holds_are_refused():
+def test_sizes_that_no_memory_holds_are_refused(monkeypatch):
     encoded = bytearray(encode(make_image(40, 60)))
     at = encoded.index(b"\xff\xc0") + 5
     encoded[at : at + 4] = b"\xff\xdc\xff\xdc"
+    monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("tries it"))
     with pytest.raises(decode.DecodeError, match="decompression bomb"):
         decode.decode(bytes(encoded))
 
