@@ -256,10 +256,11 @@ def _of_folder(folder: Path) -> Parts:
 
 def _of_tfds(builder: Any) -> Parts:
     """Validation is `validation`, or `test` where there is none (ImageNet's test has no labels)."""
-    if not hasattr(builder.info.features.get("label"), "names"):
+    features = builder.info.features
+    if "label" not in features or not hasattr(features["label"], "names"):
         raise ValueError(
             f"'{builder.data_path}' has no feature label with names of classes: it has "
-            f"{', '.join(builder.info.features)}."
+            f"{', '.join(features)}."
         )
     names = list(builder.info.splits)
     held = next((name for name in ("validation", "test") if name in names), None)
@@ -276,4 +277,4 @@ def _of_tfds(builder: Any) -> Parts:
         )
     splits = {ours: sources.from_tfds(builder, theirs) for ours, theirs in chosen.items()}
     labelled = any(source.label_N.max() >= 0 for source in splits.values())
-    return Parts(splits, tuple(builder.info.features["label"].names) if labelled else ())
+    return Parts(splits, tuple(features["label"].names) if labelled else ())
