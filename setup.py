@@ -23,6 +23,7 @@ setuptools.setup(
     install_requires=[
         "absl-py",
         "array_record",
+        "dm-pix>=0.4.3",
         "flax>=0.12",
         "grain>=0.2.18",
         "huggingface_hub>=1",

@@ -120,7 +120,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
-    config.augment = "none" if imagenet else "shift_colour"  # ktjax.data.augment.RECIPES
+    # ktjax.data.augment.RECIPES. The paper's: default (mirrored, colours distorted, some grey),
+    # weak, very_weak, vicreg, minimal (mirrored), none. shift_colour suits letters: no mirror.
+    config.augment = "default" if imagenet else "shift_colour"
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "live"
 
