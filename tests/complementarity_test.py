@@ -134,7 +134,8 @@ def test_killed_job_goes_on_with_the_next_model(config, done, tmp_path, monkeypa
     assert kept.stat().st_mtime_ns == before
     found, expected = tree(tmp_path), tree(done[0])
     assert list(found) == list(expected)
-    assert all(found[name][1] == expected[name][1] for name in expected)
+    differ = [name for name in expected if found[name][1] != expected[name][1]]
+    assert all(name.startswith("logs/") for name in differ)  # these tell the time
 
 
 def test_kept_answers_that_are_damaged_are_named(config, done, tmp_path):

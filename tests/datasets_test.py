@@ -2,19 +2,20 @@
 
 import io
 import os
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import io as scipy_io
-from small_jobs import load_config
+from small_jobs import ROOT, load_config
 from sources_test import COUNTS, encoded, files, fill
 
 from ktjax import data, models
 from ktjax.data import __main__ as command
 from ktjax.data import convert, robustness, sources
-from ktjax.jobs import transfer
+from ktjax.jobs import complementarity, pretrain, transfer
 from ktjax.models import weights
 
 PARTS = ("train", "tune", "validation")
@@ -506,3 +507,31 @@ def test_data_without_labels_in_its_records_is_refused(tmp_path):
     prepare("images_alone", "1.0.0", examples, tmp_path, {"image": image})
     with pytest.raises(ValueError, match="has no feature label with names of classes: .*image"):
         data.load("tfds:images_alone", data_dir=str(tmp_path))
+
+
+def test_data_that_cannot_be_read_at_random_says_how_to_prepare_it(tmp_path):
+    path = convert.convert(fill(tmp_path / "images", COUNTS), tmp_path / "animals")
+    info = path / "dataset_info.json"
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(
+        ValueError, match="is not prepared as ArrayRecord.*--file_format=array_record"
+    ):
+        data.load("tfds:animals", data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("job", ["pretrain", "complementarity"])
+def test_imagenet_in_other_jobs(job, imagenet_dir, imagenet_models, tmp_path):
+    student, teacher = imagenet_models / "student", imagenet_models / "teacher"
+    if job == "pretrain":
+        arg = f"model={student},data=imagenet2012,train=head,runlocal"
+        config = load_config(job, arg, data_dir=str(imagenet_dir), total_steps=2)
+        results = pretrain.run(config, tmp_path)
+        assert results["data"]["train"] == config.max_examples == 128
+        assert "trained (head alone) on imagenet2012" in results["models"]["student"]["origin"]
+    else:
+        arg = f"models={student}+{teacher},data=imagenet2012,runlocal"
+        config = runpy.run_path(str(ROOT / "configs" / f"{job}.py"))["get_config"](arg)
+        config.update(data_dir=str(imagenet_dir), random_students=())
+        results = complementarity.run(config, tmp_path)
+        assert len(results["pairs"]) == 2
+    assert results["data"]["validation"] == 60 and len(results["classes"]) == 1000
