@@ -89,7 +89,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
-    config.augment = "none" if pretrained else "shift_colour"  # ktjax.data.augment.RECIPES
+    config.augment = "minimal" if pretrained else "shift_colour"  # ktjax.data.augment.RECIPES
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices

@@ -36,6 +36,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         order="given",
         runlocal=False,
     )
+    imagenet = arg.data == "imagenet2012"
+    photographs = arg.data != "glyphs" and not arg.data.startswith("folder:")
     config = ml_collections.ConfigDict()
     config.job = "transfer"  # ktjax.main.JOBS
 
@@ -99,7 +101,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.eval_data = config_dict.placeholder(str)
     # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
     config.robustness = ()
-    imagenet = arg.data == "imagenet2012"
     # Share of each class of train held out as tune, where there is none.
     config.minival = 0.01 if imagenet else 0.1
     # Share of each class of train that is used; of ImageNet the paper uses a tenth.
@@ -122,7 +123,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.decode_processes = 0  # that decode for training; 0: the job's own does
     # ktjax.data.augment.RECIPES. The paper's: default (mirrored, colours distorted, some grey),
     # weak, very_weak, vicreg, minimal (mirrored), none. shift_colour suits letters: no mirror.
-    config.augment = "default" if imagenet else "shift_colour"
+    config.augment = "default" if photographs else "shift_colour"
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "live"
 

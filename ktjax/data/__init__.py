@@ -256,6 +256,12 @@ def _of_folder(folder: Path) -> Parts:
 
 def _of_tfds(builder: Any) -> Parts:
     """Validation is `validation`, or `test` where there is none (ImageNet's test has no labels)."""
+    features = builder.info.features
+    if "label" not in features or not hasattr(features["label"], "names"):
+        raise ValueError(
+            f"'{builder.data_path}' has no feature label with names of classes: it has "
+            f"{', '.join(features)}."
+        )
     names = list(builder.info.splits)
     held = next((name for name in ("validation", "test") if name in names), None)
     if "train" in names and held:
@@ -270,4 +276,5 @@ def _of_tfds(builder: Any) -> Parts:
             "validation or test, or one alone."
         )
     splits = {ours: sources.from_tfds(builder, theirs) for ours, theirs in chosen.items()}
-    return Parts(splits, tuple(getattr(builder.info.features["label"], "names", ())))
+    labelled = any(source.label_N.max() >= 0 for source in splits.values())
+    return Parts(splits, tuple(features["label"].names) if labelled else ())

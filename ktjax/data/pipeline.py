@@ -22,7 +22,7 @@ from ktjax.data import Dataset, decode
 from ktjax.data.sources import Source
 
 Batch = dict[str, np.ndarray]
-_AT_ONCE = 256  # images that `read` decodes together
+_AT_ONCE = 256  # images that are decoded together
 
 
 class Reading(NamedTuple):
@@ -106,15 +106,19 @@ class Stream:
     def _each(
         self, index_B: np.ndarray, image_of: Callable[[bytes, int], np.ndarray]
     ) -> np.ndarray:
-        # What pads a batch is an image repeated: decoded once.
-        unique, inverse_B = np.unique(index_B, return_inverse=True)
+        size = self.reading.size
+        images = np.empty((len(index_B), size, size, 3), np.uint8)
 
-        def one(index: int) -> np.ndarray:
+        def one(row: int) -> None:
+            index = int(index_B[row])
             with _naming(self.source, index):
-                return image_of(self.source.read(index), index)
+                images[row] = image_of(self.source.read(index), index)
 
+        # What pads a batch is an image repeated: decoded once.
+        _, first, same_B = np.unique(index_B, return_index=True, return_inverse=True)
         threads = self.reading.threads * max(1, self.reading.processes)
-        return np.stack(list(_pool(threads).map(one, unique.tolist())))[inverse_B]
+        list(_pool(threads).map(one, first.tolist()))
+        return images if len(first) == len(index_B) else images[first[same_B]]
 
 
 # What batches are made of.
@@ -188,8 +192,11 @@ def without_bad(source: Source, *, threads: int, name: str) -> tuple[Source, tup
             return str(error)
         return None
 
-    found = _pool(threads).map(one, range(len(source)))
-    wrong = list(tqdm.tqdm(found, f"check {name}", len(source), unit="image", leave=False))
+    wrong = []
+    with tqdm.tqdm(total=len(source), desc=f"check {name}", unit="image", leave=False) as bar:
+        for start in range(0, len(source), _AT_ONCE):
+            wrong += _pool(threads).map(one, range(start, min(start + _AT_ONCE, len(source))))
+            bar.update(len(wrong) - start)
     good = np.flatnonzero([sentence is None for sentence in wrong])
     return source.select(good), tuple(sentence for sentence in wrong if sentence is not None)
 

@@ -165,10 +165,11 @@ def _labels(builder: Any, split: str) -> np.ndarray:
     def at(positions: Sequence[int]) -> list[int]:
         return [int(example["label"]) for example in read(positions)]
 
-    path = Path(builder.data_path) / f"ktjax_labels_{split}.npy"
+    path = builder.data_path / f"ktjax_labels_{split}.npy"
     probes = np.unique(np.linspace(0, count - 1, 16).astype(int)).tolist()
     try:
-        kept_N = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            kept_N = np.load(file, allow_pickle=False)
     except (OSError, ValueError):
         kept_N = np.zeros(0, np.int32)
     if len(kept_N) == count and kept_N[probes].tolist() == at(probes):
@@ -180,9 +181,10 @@ def _labels(builder: Any, split: str) -> np.ndarray:
         ]
     )
     try:
-        part = path.with_suffix(f".{os.getpid()}.npy")
-        np.save(part, label_N)
-        os.replace(part, path)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.save(file, label_N)
+        part.replace(path)
     except OSError as error:
         _LOG.warning(
             "%s cannot be written (%s): all records are read for their labels at every start.",

@@ -137,7 +137,8 @@ def _train(
         ),
     )
     row["robustness"] = inputs.robust_row(robust_before, robust_after)
-    origin = f"{student.architecture} trained on {config.data}, seed {config.seed}"
+    what = "" if config.train == "all" else f" ({config.train} alone)"
+    origin = f"{student.name} trained{what} on {config.data}, seed {config.seed}"
     return dataclasses.replace(student, variables=fitted.variables, origin=origin), row
 
 
