@@ -17,12 +17,13 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["ktjax", "ktjax.*"]),
     package_data={
         "ktjax.models": ["glyphs/*/*", "timm.json"],
-        "ktjax.data": ["imagenet_synsets.txt"],
+        "ktjax.data": ["*_synsets.txt"],
     },
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
         "array_record",
+        "dm-pix>=0.4.3",
         "flax>=0.12",
         "grain>=0.2.18",
         "huggingface_hub>=1",
@@ -36,6 +37,7 @@ setuptools.setup(
         "pillow>=11",
         "safetensors>=0.5",
         "scipy",
+        "simplejpeg>=1.9",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",
         "tqdm",

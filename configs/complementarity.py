@@ -49,10 +49,20 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.similarity = "groups"
     config.transfers = ()  # workdirs of transfers between these models, to compare with
 
-    config.data = arg.data  # glyphs, or folder:PATH
+    config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    config.image_size = 24  # side in pixels of the uint8 images; each model resizes for itself
     config.max_examples = config_dict.placeholder(int)  # of the validation split; None: all
+    config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+
+    # One batch for all models: its side in pixels, the share of the image's centre that it shows,
+    # and the filter. None: as the model with the largest input wants it; the others resize.
+    config.image_size = config_dict.placeholder(int)
+    config.crop_pct = config_dict.placeholder(float)
+    config.interpolation = config_dict.placeholder(str)
+    if arg.data == "glyphs":
+        config.image_size = 24
+    config.cache_gb = 2.0  # a split up to this size, decoded, stays in memory
+    config.decode_threads = 16  # of each process that decodes
     config.eval_batch_size = 512  # over all devices
 
     if arg.runlocal:

@@ -4,6 +4,11 @@ One model on a folder of images (one directory per class):
 
   python -m ktjax.main --config=configs/pretrain.py:model=tiny_resnet,data=folder:PATH --workdir=...
 
+A pretrained model, fitted to other images before a transfer there: a new head, or all weights:
+
+  python -m ktjax.main --workdir=... \
+      --config=configs/pretrain.py:model=timm/resnet50.a1_in1k,data=folder:PATH,train=head
+
 The embedded zoo, in half an hour on 2 CPU cores; its folders `models/*` are what the package ships
 in ktjax/models/glyphs:
 
@@ -28,35 +33,77 @@ ZOO = (
 )
 
 
+# How models are trained. Their learning rates are per 256 samples.
+RECIPES = {
+    # From scratch: the embedded zoo was.
+    "scratch": dict(optimizer="adamw", learning_rate=0.012, weight_decay=0.05, total_epochs=80.0),
+    # From a checkpoint, on other images than it has seen.
+    "all": dict(optimizer="adamw", learning_rate=3e-4, weight_decay=0.05, total_epochs=30.0),
+    "head": dict(optimizer="adamw", learning_rate=0.003, weight_decay=0.0, total_epochs=30.0),
+}
+
+
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Arguments: model, data, zoo, runlocal."""
-    arg = config_lib.parse_arg(arg, model="tiny_resnet", data="glyphs", zoo=False, runlocal=False)
+    """Arguments: model, data, train, zoo, runlocal."""
+    arg = config_lib.parse_arg(
+        arg, model="tiny_resnet", data="glyphs", train="all", zoo=False, runlocal=False
+    )
+    config_lib.check_choice("train", arg.train, ("all", "head"))
+    pretrained = "/" in arg.model or ":" in arg.model  # no architecture is called so
+    recipe = RECIPES[arg.train if pretrained else "scratch"]
     config = ml_collections.ConfigDict()
     config.job = "pretrain"  # ktjax.main.JOBS
 
     # Architectures of ktjax.models.MODELS (from scratch), or pretrained models to go on from.
     config.models = ZOO if arg.zoo else (arg.model,)
+    config.train = arg.train  # all weights, or the head: the last layer
+    # The last layer of a pretrained model of other classes than the data set's: a new one, zero or
+    # random; keep: such a model is refused.
+    config.head = "zero"
     config.seed = 0  # of weights, order and views
 
-    config.data = arg.data  # glyphs, or folder:PATH
+    config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    config.image_size = 24  # side in pixels of the uint8 images; each model resizes for itself
+    # The data set that tune and validation come from, where data is a pool without labels.
+    config.eval_data = config_dict.placeholder(str)
+    # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
+    config.robustness = ()
+    # Share of each class of train held out as tune, where there is none.
+    config.minival = 0.01 if arg.data == "imagenet2012" else 0.1
+    config.train_fraction = 1.0  # share of each class of train that is used
+    config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
-    config.augment = "shift_colour"  # ktjax.data.augment.RECIPES
+    config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+
+    # One batch for all models: its side in pixels, the share of the image's centre that it shows,
+    # and the filter. None: as the model with the largest input wants it; the others resize.
+    config.image_size = config_dict.placeholder(int)
+    config.crop_pct = config_dict.placeholder(float)
+    config.interpolation = config_dict.placeholder(str)
+    if arg.data == "glyphs":
+        config.image_size = 24
+    # Least and most share of the area that a view shows, cropped at random; None: as above.
+    config.crop_scale = config_dict.placeholder(tuple)
+    if pretrained:
+        config.crop_scale = (0.08, 1.0)
+    config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
+    config.decode_threads = 16  # of each process that decodes
+    config.decode_processes = 0  # that decode for training; 0: the job's own does
+    config.augment = "minimal" if pretrained else "shift_colour"  # ktjax.data.augment.RECIPES
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices
-    config.total_epochs = 80.0  # passes over train; each sees other views
+    config.total_epochs = recipe["total_epochs"]  # passes over train; each sees other views
     config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
     config.eval_every_epochs = 5.0  # evaluate on tune and save a checkpoint
     config.eval_every_steps = config_dict.placeholder(int)  # instead of eval_every_epochs
     config.log_every = 100  # steps
 
-    config.optimizer = "adamw"  # ktjax.optim.OPTIMIZERS
-    config.learning_rate = 0.012  # per 256 samples
+    config.optimizer = recipe["optimizer"]  # ktjax.optim.OPTIMIZERS
+    config.learning_rate = recipe["learning_rate"]  # per 256 samples
     config.schedule = "cosine"  # to zero; or constant
     config.warmup = 0.05  # share of all steps
-    config.weight_decay = 0.05  # as ktjax.optim says, for each optimiser
+    config.weight_decay = recipe["weight_decay"]  # as ktjax.optim says, for each optimiser
     config.clip_norm = 1.0  # of the gradient; None: not clipped
     config.label_smoothing = 0.0  # towards the uniform distribution
 
@@ -65,7 +112,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.remat = False  # compute activations again rather than keep them: likewise
     config.steps_per_dispatch = 1  # more for small models, which wait for the host
     config.dtype = "float32"  # of training; bfloat16 suits TPU and GPU. Evaluation is in float32
-    config.batch_norm = "train"  # train: the batch's statistics; frozen: the running ones
+    # train: the batch's statistics; frozen: the running ones
+    config.batch_norm = "frozen" if arg.train == "head" else "train"
 
     if arg.runlocal:
         config.max_examples = 128

@@ -55,8 +55,26 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     config.data = "glyphs"  # glyphs, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    config.image_size = 24  # side in pixels of the uint8 images; each model resizes for itself
+    # The data set that tune and validation come from, where data is a pool without labels.
+    config.eval_data = config_dict.placeholder(str)
+    # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
+    config.robustness = ()
+    config.minival = 0.1  # share of each class of train held out as tune, where there is none
+    config.train_fraction = 1.0  # share of each class of train that is used
+    config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
+    config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+
+    # One batch for all models: its side in pixels, the share of the image's centre that it shows,
+    # and the filter. None: as the model with the largest input wants it; the others resize.
+    config.image_size = 24
+    config.crop_pct = config_dict.placeholder(float)
+    config.interpolation = config_dict.placeholder(str)
+    # Least and most share of the area that a view shows, cropped at random; None: as above.
+    config.crop_scale = config_dict.placeholder(tuple)
+    config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
+    config.decode_threads = 16  # of each process that decodes
+    config.decode_processes = 0  # that decode for training; 0: the job's own does
     config.augment = "shift_colour"  # ktjax.data.augment.RECIPES
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "stored"

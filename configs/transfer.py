@@ -36,6 +36,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         order="given",
         runlocal=False,
     )
+    imagenet = arg.data == "imagenet2012"
+    photographs = arg.data != "glyphs" and not arg.data.startswith("folder:")
     config = ml_collections.ConfigDict()
     config.job = "transfer"  # ktjax.main.JOBS
 
@@ -93,11 +95,35 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.mcl = {name: mcl[name] for name in chosen if name in mcl}
     config.calibrate = False  # a partition compares models at the temperatures that suit them
 
-    config.data = arg.data  # glyphs, or folder:PATH
+    config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    config.image_size = 24  # side in pixels of the uint8 images; each model resizes for itself
+    # The data set that tune and validation come from, where data is a pool without labels.
+    config.eval_data = config_dict.placeholder(str)
+    # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
+    config.robustness = ()
+    # Share of each class of train held out as tune, where there is none.
+    config.minival = 0.01 if imagenet else 0.1
+    # Share of each class of train that is used; of ImageNet the paper uses a tenth.
+    config.train_fraction = 0.1 if imagenet else 1.0
+    config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
-    config.augment = "shift_colour"  # ktjax.data.augment.RECIPES
+    config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+
+    # One batch for all models: its side in pixels, the share of the image's centre that it shows,
+    # and the filter. None: as the model with the largest input wants it; the others resize.
+    config.image_size = config_dict.placeholder(int)
+    config.crop_pct = config_dict.placeholder(float)
+    config.interpolation = config_dict.placeholder(str)
+    if arg.data == "glyphs":
+        config.image_size = 24
+    # Least and most share of the area that a view shows, cropped at random; None: as above.
+    config.crop_scale = config_dict.placeholder(tuple)
+    config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
+    config.decode_threads = 16  # of each process that decodes
+    config.decode_processes = 0  # that decode for training; 0: the job's own does
+    # ktjax.data.augment.RECIPES. The paper's: default (mirrored, colours distorted, some grey),
+    # weak, very_weak, vicreg, minimal (mirrored), none. shift_colour suits letters: no mirror.
+    config.augment = "default" if photographs else "shift_colour"
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "live"
 

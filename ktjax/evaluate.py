@@ -18,11 +18,12 @@ Predict = Callable[..., np.ndarray]
 
 
 def make_predict(
-    classifier: Classifier, *, batch_size: int, augment: Augment | None = None
+    classifier: Classifier, *, batch_size: int, augment: Augment | None = None, seed: int = 0
 ) -> Predict:
     """Builds the function that gives a classifier's logits for a whole split, compiled once.
 
-    With `augment` these are the logits of the split's `view`, else of the images themselves.
+    With `augment` these are the logits of the split's `view`, as training with `seed` sees it; else
+    of the images as they are evaluated.
     """
 
     def forward(frozen, batch):
@@ -35,9 +36,15 @@ def make_predict(
     forward = parallel.compile_forward(forward)
     rows = parallel.local_rows(batch_size)
 
-    def predict(variables: Any, images: pipeline.Images, view: int = 0) -> np.ndarray:
+    def predict(variables: Any, images: pipeline.Split, view: int = 0) -> np.ndarray:
         batches = parallel.to_devices(
-            pipeline.eval_batches(images, batch_size=batch_size, rows=rows)
+            pipeline.eval_batches(
+                images,
+                batch_size=batch_size,
+                rows=rows,
+                view=None if augment is None else view,
+                seed=seed,
+            )
         )
         logits = [forward((variables, view), batch) for batch in batches]
         logits = np.concatenate([np.asarray(x).reshape(-1, *x.shape[2:]) for x in logits])

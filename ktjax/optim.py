@@ -56,6 +56,12 @@ def per_member(
     return optax.multi_transform(dict.fromkeys(members, optimizer), labels)
 
 
+def only(optimizer: optax.GradientTransformation, chosen: Any) -> optax.GradientTransformation:
+    """The optimiser for the parameters that are `chosen`, a tree of bools; others stay."""
+    labels = (jax.tree.map(lambda c: "trained" if c else "frozen", chosen), ())
+    return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
 def scaled(learning_rate: float, *, batch_size: int) -> float:
     """Learning rates are given per 256 samples (paper, appendix)."""
     return learning_rate * batch_size / 256

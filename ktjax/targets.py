@@ -68,19 +68,20 @@ def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array
 
 def store(
     model: Classifier,
-    images: pipeline.Images,
+    images: pipeline.Split,
     *,
     augment: Augment,
+    seed: int,
     views: int,
     batch_size: int,
     dtype: jnp.dtype,
     layout: str = "pmap",
 ) -> jax.Array:
-    """A model's logits for each of the first `views` views: float32 [views, N, C].
+    """A model's logits for each of the first `views` views of a seed: float32 [views, N, C].
 
     Cheaper than asking in every step as soon as two runs see the same views.
     """
-    predict = evaluate.make_predict(model, batch_size=batch_size, augment=augment)
+    predict = evaluate.make_predict(model, batch_size=batch_size, augment=augment, seed=seed)
     variables = frozen_variables(model, dtype=dtype, layout=layout)
     logits = np.empty((views, len(images), len(model.classes)), np.float32)
     for view in tqdm.trange(views, desc=f"targets of {model.name}", unit="view", leave=False):

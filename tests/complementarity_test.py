@@ -95,7 +95,7 @@ def test_results_are_those_of_the_kept_answers(done):
     for name in MODELS:
         assert results["models"][name]["accuracy"] == 100 * correct[name].mean()
         assert results["models"][name]["family"] == ("resnet" if "resnet" in name else "mlp")
-    assert results["data"] == {"name": "glyphs", "validation": 128}
+    assert (results["data"]["name"], results["data"]["validation"]) == ("glyphs", 128)
 
 
 def test_flips_per_class_of_every_pair_are_kept(done):
@@ -134,8 +134,8 @@ def test_killed_job_goes_on_with_the_next_model(config, done, tmp_path, monkeypa
     assert kept.stat().st_mtime_ns == before
     found, expected = tree(tmp_path), tree(done[0])
     assert list(found) == list(expected)
-    same = [name for name in expected if not name.startswith("logs/")]
-    assert all(found[name][1] == expected[name][1] for name in same)
+    differ = [name for name in expected if found[name][1] != expected[name][1]]
+    assert all(name.startswith("logs/") for name in differ)  # these tell the time
 
 
 def test_kept_answers_that_are_damaged_are_named(config, done, tmp_path):

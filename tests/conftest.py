@@ -40,7 +40,7 @@ def glyphs_dir(tmp_path_factory):
 def validation(glyphs_dir):
     """The validation split of glyphs, decoded."""
     source = data.load("glyphs", data_dir=glyphs_dir).validation
-    return pipeline.read(source, size=24, name="glyphs validation")
+    return pipeline.read(source, pipeline.Reading(24), name="glyphs validation")
 
 
 @pytest.fixture(scope="session")

@@ -207,33 +207,17 @@ def test_features_are_asked_live(images, quartet, tmp_path):
     assert row["teachers"] == quartet[1:3]
 
 
-class Unlabelled:
-    """A source without labels."""
-
-    def __init__(self, source):
-        self.source = source
-        self.label_N = np.full(len(source), -1, np.int32)
-
-    def __len__(self):
-        return len(self.source)
-
-    def read(self, i):
-        return self.source.read(i)
-
-    def where(self, i):
-        return self.source.where(i)
-
-
 def test_without_labels(images, quartet, refused, monkeypatch):
     load, splits = data.load, ["train"]
 
     def unlabelled(name, **options):
         dataset = load(name, **options)
-        hidden = {k: Unlabelled(getattr(dataset, k)) for k in splits}
-        return (
-            dataclasses.replace(dataset, **hidden)
-            if dataclasses.is_dataclass(dataset)
-            else dataset._replace(**hidden)
+        hidden = {k: getattr(dataset, k) for k in splits}
+        return dataset._replace(
+            **{
+                k: dataclasses.replace(source, label_N=np.full(len(source), -1, np.int32))
+                for k, source in hidden.items()
+            }
         )
 
     monkeypatch.setattr(data, "load", unlabelled)

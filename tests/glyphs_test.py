@@ -130,7 +130,7 @@ def test_every_font_draws_its_characters_apart():
 
 def test_reading_back_gives_the_pixels_of_render(small, tmp_path):
     dataset = data.load("glyphs", data_dir=str(tmp_path))
-    splits = pipeline.read_splits(dataset, size=24, limit=None)
+    splits = pipeline.read_splits(dataset, pipeline.Reading(24))
     for images, (split, indices) in zip(splits, numbers().items(), strict=True):
         rendered, labels = glyphs.render(indices, unseen_fonts=split == "validation")
         np.testing.assert_array_equal(images.image_NxHxWx3, rendered)
@@ -163,7 +163,7 @@ def test_tensorflow_is_not_imported(python, tmp_path):
         "from ktjax.data import glyphs, pipeline\n"
         f"glyphs.SPLITS = {SMALL}\n"
         f"dataset = data.load('glyphs', data_dir={os.fspath(tmp_path)!r})\n"
-        "images = pipeline.read(dataset.tune, size=24, name='tune')\n"
+        "images = pipeline.read(dataset.tune, pipeline.Reading(24), name='tune')\n"
         "print(len(images), 'tensorflow' in sys.modules, 'torch' in sys.modules)"
     ) == ["100", "False", "False"]
 

@@ -90,7 +90,7 @@ def check_results(workdir, results, *, job):
             taught_by = [v for k, v in entry.items() if k.startswith("taught_")]
             assert not taught_by or sum(taught_by) == pytest.approx(entry["taught"])
     for facts in results["models"].values():
-        calibration = {"temperature"} if job == "transfer" else set()
+        calibration = {"temperature", "robustness"} if job == "transfer" else set()
         assert set(facts) == {"accuracy", "parameters", "origin"} | calibration
         assert 0 <= facts["accuracy"] <= 100 and facts["parameters"] > 1000
 
@@ -408,7 +408,7 @@ def test_batch_has_to_divide_by_the_devices(images, zoo, refused, monkeypatch):
 def test_models_have_to_know_the_classes(classes, message, zoo, refused, tmp_path):
     folder = make_images(tmp_path / "others", classes)
     refused(transfer.run, transferring(folder, zoo[0], zoo[1:]), message)
-    refused(pretrain.run, pretraining(folder, names=(zoo[0],)), message)
+    refused(pretrain.run, pretraining(folder, names=(zoo[0],), head="keep"), message)
 
 
 def test_images_have_to_decode(zoo, refused, tmp_path):

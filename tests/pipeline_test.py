@@ -22,7 +22,8 @@ def encode(image, kind):
 
 
 def decode(image, kind="png", size=24):
-    return pipeline.decode(encode(image, kind), size=size, where="it")
+    source = source_of([encode(image, kind)])
+    return pipeline.Stream(source, pipeline.Reading(size)).take(np.array([0]))[0]
 
 
 KINDS = [(mode, "png") for mode in ("1", "L", "LA", "P", "RGB", "RGBA")]
@@ -80,12 +81,12 @@ GOOD = encode(Image.new("RGB", (40, 30), RED), "png")
 )
 def test_a_file_that_does_not_decode_is_named(broken):
     with pytest.raises(ValueError, match=r"Image folder/2\.png does not decode: "):
-        pipeline.read(source_of([GOOD, GOOD, broken, GOOD]), size=24, name="split")
+        pipeline.read(source_of([GOOD, GOOD, broken, GOOD]), pipeline.Reading(24), name="s")
 
 
 def test_read_keeps_order_and_labels():
     files = [encode(Image.new("RGB", (24, 24), (i, 0, 0)), "png") for i in range(50)]
-    images = pipeline.read(source_of(files), size=24, name="split")
+    images = pipeline.read(source_of(files), pipeline.Reading(24), name="split")
     assert len(images) == 50
     assert images.image_NxHxWx3[:, 3, 4, 0].tolist() == images.label_N.tolist() == list(range(50))
 
@@ -174,13 +175,3 @@ def test_evaluation_sees_every_index_once_under_the_mask(count, batch_size):
     mask = np.concatenate([b["mask"] for b in batches])
     assert index[mask].tolist() == list(range(count))
     assert mask[:count].all()  # so that the predictions of the split are the first ones
-
-
-def test_read_splits_limits_every_split():
-    from ktjax.data import Dataset
-
-    source = source_of([GOOD] * 20)
-    dataset = Dataset("d", source, source.take(3), source, ("a",) * 20, ("",) * 20)
-    splits = pipeline.read_splits(dataset, size=12, limit=5)
-    assert [len(split) for split in splits] == [5, 3, 5]
-    assert len(pipeline.read_splits(dataset, size=12, limit=None).train) == 20

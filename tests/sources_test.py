@@ -177,5 +177,8 @@ def test_no_such_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["glyph", "imagenet", ""])
 def test_an_unknown_data_set_lists_the_known_ones(name):
-    with pytest.raises(ValueError, match=rf"No data set '{name}'\. Known: glyphs, folder:PATH\."):
+    with pytest.raises(
+        ValueError,
+        match=rf"No data set '{name}'\. Known: .*(glyphs|imagenet2012).*, tfds:NAME, folder:PATH\.",
+    ):
         data.load(name)

@@ -113,7 +113,7 @@ def asked():
 def stored():
     images = pipeline.Images(small_models.images(EXAMPLES), np.zeros(EXAMPLES, np.int32))
     initial, *teachers = (
-        targets.store(m, images, augment=augment, views=1, batch_size=8, dtype=jnp.float32)
+        targets.store(m, images, augment=augment, seed=0, views=1, batch_size=8, dtype=jnp.float32)
         for m in models()
     )
     return targets.Frozen(initial, tuple(teachers), parallel.replicate(jnp.ones(3)))

@@ -1,10 +1,12 @@
-"""`python -m ktjax.bench pairs`: measures, and prints a line for each number."""
+"""`python -m ktjax.bench pairs|data`: measures, and prints a line for each number."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from ktjax.bench import pairs
+from ktjax.bench import data, pairs
+
+_RUN = {"pairs": pairs.run, "data": data.run}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, object]:
@@ -18,12 +20,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
     of_pairs.add_argument(
         "--naive_pairs", type=int, default=200, help="of which a loop is timed (%(default)s)"
     )
+    of_data = benchmarks.add_parser("data", help="the input pipeline (ktjax/data/pipeline.py)")
+    of_data.add_argument("--images", type=int, default=512, help="files (%(default)s)")
+    of_data.add_argument(
+        "--photos", type=int, default=64, help="that many of them differ (%(default)s)"
+    )
+    of_data.add_argument("--batch_size", type=int, default=64, help="images (%(default)s)")
+    of_data.add_argument("--rounds", type=int, default=5, help="that count (%(default)s)")
     options = vars(parser.parse_args(argv))
-    options.pop("name")
+    run = _RUN[options.pop("name")]
     for name, value in options.items():
         if value < (least := 2 if name == "models" else 1):
             parser.error(f"--{name}={value} must be {least} or more")
-    found = pairs.run(**options)
+    found = run(**options)
     for name, value in found.items():
         print(f"{name:32} {value:,.6g}" if isinstance(value, float) else f"{name:32} {value}")
     return found

@@ -2,12 +2,18 @@
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ktjax.data import sources
+import numpy as np
+
+from ktjax.data import folders, sources
 from ktjax.data.sources import Source
+
+_FOLDER, _TFDS = "folder:", "tfds:"
+_SEED = 1234  # of what is held out, where a data set has no such split
+_HELD_OUT = 0.2
 
 
 class Dataset(NamedTuple):
@@ -20,6 +26,7 @@ class Dataset(NamedTuple):
       validation: for reporting only.
       classes: the names of the classes, in label order.
       groups: for each class the name of its semantic group; all the same where there are none.
+      skipped: split -> what is wrong with images that were left out.
     """
 
     name: str
@@ -28,49 +35,246 @@ class Dataset(NamedTuple):
     validation: Source
     classes: tuple[str, ...]
     groups: tuple[str, ...]
+    skipped: Mapping[str, tuple[str, ...]] = {}
 
 
-def _glyphs(data_dir: str | None) -> Dataset:
-    # TFDS takes a third of a second to import, for nobody who reads folders.
-    from ktjax.data import glyphs
+class Parts(NamedTuple):
+    """What there is of a data set: `train`, `tune`, `validation`, or `all` to be parted."""
 
-    builder = glyphs.Glyphs(data_dir=data_dir)
-    builder.download_and_prepare(file_format="array_record")
-    train, tune, validation = (
-        sources.from_tfds(builder, split) for split in ("pretrain", "tune", "validation")
-    )
-    return Dataset("glyphs", train, tune, validation, glyphs.CLASSES, glyphs.CLASS_GROUPS)
+    splits: dict[str, Source]
+    classes: tuple[str, ...]  # empty where nothing is labelled
+    groups: tuple[str, ...] | None = None
 
 
-# name -> load(data_dir); `folder:PATH` stands beside them
-DATASETS: dict[str, Callable[[str | None], Dataset]] = {"glyphs": _glyphs}
-_FOLDER = "folder:"
+class Known(NamedTuple):
+    """A data set that has a name here."""
+
+    tfds: str  # its name in TFDS
+    origin: str  # where its files come from, and what they look like
 
 
-def check(name: str) -> None:
+# Each lies in `data_dir/<name>`, prepared by TFDS or `python -m ktjax.data convert`, or as a folder
+# of images; glyphs is drawn on first use.
+DATASETS = {
+    "glyphs": Known("glyphs", "It is drawn on first use"),
+    "imagenet2012": Known(
+        "imagenet2012",
+        "Download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org, unpack "
+        "them to train/<synset>/ (the archive holds one per synset) and val/",
+    ),
+    "caltech_birds2011": Known(
+        "caltech_birds2011",
+        "Download CUB_200_2011.tgz from data.caltech.edu/records/65de6-vp158 and unpack it: the "
+        "folder CUB_200_2011 with images/, images.txt, classes.txt, train_test_split.txt and "
+        "image_class_labels.txt",
+    ),
+    "caltech256": Known(
+        "caltech256",
+        "Download 256_ObjectCategories.tar from data.caltech.edu/records/nyy15-4j048 and unpack "
+        "it: a folder with one directory per class, from 001.ak47 on (257.clutter is no class: "
+        "delete it)",
+    ),
+    "cars196": Known(
+        "cars196",
+        "The authors' page is gone; mirrors have cars_train.tgz, cars_test.tgz, car_devkit.tgz "
+        "and cars_test_annos_withlabels.mat: unpack them to a folder with cars_train/, cars_test/, "
+        "devkit/ and cars_test_annos_withlabels.mat",
+    ),
+    "domainnet_infograph": Known(
+        "domainnet/infograph",
+        "Download infograph.zip, infograph_train.txt and infograph_test.txt from "
+        "ai.bu.edu/M3SDA and unpack them: a folder with infograph/<class>/ and the two lists",
+    ),
+}
+
+
+def check(name: str, field: str = "data") -> None:
     """Raises ValueError, with the nearest names, unless `load` knows the data set."""
     if name.startswith(_FOLDER):
         path = name.removeprefix(_FOLDER)
         if not os.path.isdir(path):
-            raise ValueError(f"No folder '{path}': data=folder:PATH wants one directory per class.")
-    elif name not in DATASETS:
+            raise ValueError(f"No folder '{path}': {field}=folder:PATH wants images.")
+    elif not name.startswith(_TFDS) and name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4) or sorted(DATASETS)
-        raise ValueError(f"No data set '{name}'. Known: {', '.join(near)}, folder:PATH.")
+        raise ValueError(f"No data set '{name}'. Known: {', '.join(near)}, tfds:NAME, folder:PATH.")
 
 
-def load(name: str, *, data_dir: str | None = None) -> Dataset:
-    """Opens a data set, preparing it on first use.
+def load(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    eval_data: str | None = None,
+    minival: float = 0.1,
+    train_fraction: float = 1.0,
+    subset_seed: int = 1234,
+) -> Dataset:
+    """Opens a data set; glyphs is prepared on first use.
+
+    What a data set lacks is held out: validation, a fifth of each class; tune, a share of each
+    class of train or, where train has no labels, a fifth of each class of validation.
 
     Args:
-      name: `glyphs`, or `folder:PATH` with one directory of PNG or JPEG files per class (and
-        `train` and `validation` folders above them, or else a seeded stratified split is made).
+      name: an entry of DATASETS; `tfds:NAME`, any data set that TFDS has prepared as ArrayRecord
+        with `image` and `label`; `folder:PATH`, a folder of PNG or JPEG files: one directory per
+        class or, for training without labels, none, and `train` and `validation` (and `tune`)
+        above these if there are splits.
       data_dir: where prepared data sets are kept; None: the default of TFDS.
+      eval_data: the data set whose tune, validation and classes are taken instead, where `name` is
+        a pool of images without labels.
+      minival: the share of each class of train that is held out as tune, where there is none.
+      train_fraction: the share of each class of train that is learned from, to one sample.
+      subset_seed: of that subset.
 
     Raises:
-      ValueError: no such data set, or a folder without images.
+      ValueError: no such data set, with where it comes from; or splits that cannot be.
     """
+    parts = _open(name, data_dir)
+    classes, groups = parts.classes, parts.groups
+    if eval_data is None:
+        pool, kept, tune, validation = _part(name, parts.splits, classes, minival=minival)
+    else:
+        measured = load(eval_data, data_dir=data_dir, minival=minival)
+        if classes and classes != measured.classes:
+            raise ValueError(f"'{name}' and eval_data='{eval_data}' have labels of other classes.")
+        tune, validation = measured.tune, measured.validation
+        classes, groups = measured.classes, measured.groups
+        pool = parts.splits["train" if "train" in parts.splits else "all"]
+        kept = np.arange(len(pool))
+    if train_fraction < 1:
+        kept = sources.subset(pool.label_N, kept, fraction=train_fraction, seed=subset_seed)
+    train = pool if len(kept) == len(pool) else pool.select(kept)
+    return Dataset(name, train, tune, validation, classes, groups or ("",) * len(classes))
+
+
+def _part(
+    name: str, splits: Mapping[str, Source], classes: Sequence[str], *, minival: float
+) -> tuple[Source, np.ndarray, Source, Source]:
+    """A pool, the positions in it that are train, tune and validation."""
+    if "all" in splits:
+        pool = splits["all"]
+        if not pool.labelled:
+            raise ValueError(
+                f"'{name}' has no labels, which tune and validation need: set config.eval_data to "
+                "a data set that has them, or put the images into train/ beside a validation/ with "
+                "one directory per class."
+            )
+        _check_counts(pool.label_N, classes, least=3)
+        rest, held = sources.stratified(pool.label_N, fraction=_HELD_OUT, seed=_SEED)
+        pool, validation = pool.select(rest), pool.select(held)
+    elif "train" in splits and "validation" in splits:
+        pool, validation = splits["train"], splits["validation"]
+    else:
+        train, validation = ("|".join(folders.SPLIT_NAMES[k]) for k in ("train", "validation"))
+        raise ValueError(
+            f"'{name}' has a folder for one split only: name both, {train} and {validation}, or "
+            "none."
+        )
+    kept = np.arange(len(pool))
+    if "tune" in splits:
+        return pool, kept, splits["tune"], validation
+    if pool.labelled:
+        if "all" not in splits:
+            _check_counts(pool.label_N, classes, least=2)
+        kept, held = sources.stratified(pool.label_N, fraction=minival, seed=_SEED)
+        return pool, kept, pool.select(held), validation
+    rest, held = sources.stratified(validation.label_N, fraction=_HELD_OUT, seed=_SEED)
+    return pool, kept, validation.select(held), validation.select(rest)
+
+
+def _check_counts(label_N: np.ndarray, classes: Sequence[str], *, least: int) -> None:
+    """Each split needs an image of every class."""
+    counts = np.bincount(label_N, minlength=len(classes))
+    few = [name for name, n in zip(classes, counts, strict=True) if 0 < n < least]
+    if few:
+        raise ValueError(f"Classes of fewer than {least} images: {', '.join(few)}.")
+
+
+def _open(name: str, data_dir: str | None) -> Parts:
     check(name)
-    if not name.startswith(_FOLDER):
-        return DATASETS[name](data_dir)
-    train, tune, validation, classes = sources.from_folder(Path(name.removeprefix(_FOLDER)))
-    return Dataset(name, train, tune, validation, classes, ("",) * len(classes))
+    if name.startswith(_FOLDER):
+        return _of_folder(Path(name.removeprefix(_FOLDER)))
+    # TFDS takes a third of a second to import, for nobody who reads folders.
+    import tensorflow_datasets as tfds
+
+    if name == "glyphs":
+        from ktjax.data import glyphs
+
+        builder = glyphs.Glyphs(data_dir=data_dir)
+        builder.download_and_prepare(file_format="array_record")
+        names = {"train": "pretrain", "tune": "tune", "validation": "validation"}
+        splits = {ours: sources.from_tfds(builder, theirs) for ours, theirs in names.items()}
+        return Parts(splits, glyphs.CLASSES, glyphs.CLASS_GROUPS)
+    known = name in DATASETS
+    candidates = (DATASETS[name].tfds, name) if known else (name.removeprefix(_TFDS),)
+    for candidate in candidates:
+        try:
+            # From what lies there, whether TFDS has code for it or not.
+            builder = tfds.core.read_only_builder.builder_from_files(candidate, data_dir=data_dir)
+        except tfds.core.DatasetNotFoundError:
+            continue
+        return _of_tfds(builder)
+    root = Path(data_dir or tfds.core.constants.DATA_PATH)
+    if known and (root / name).is_dir():
+        return _of_folder(root / name)
+    raise ValueError(_missing(name, candidates[0], root))
+
+
+def _missing(name: str, tfds_name: str, root: Path) -> str:
+    """Where a data set comes from, and how to prepare it."""
+    import tensorflow_datasets as tfds
+
+    with_tfds = f"`tfds build {tfds_name} --file_format=array_record --data_dir={root}`"
+    in_tfds = tfds_name.partition("/")[0] in tfds.list_builders(with_community_datasets=False)
+    if name in DATASETS:
+        by_tfds = f"; or, where TensorFlow is installed, {with_tfds}" if in_tfds else ""
+        return (
+            f"There is no '{name}' in {root} (config.data_dir). {DATASETS[name].origin}; then "
+            f"`python -m ktjax.data convert FOLDER {root / name}`, or data=folder:FOLDER{by_tfds}."
+        )
+    if in_tfds:
+        return (
+            f"'{name}' is not prepared in {root} (config.data_dir): {with_tfds}, where TensorFlow "
+            "is installed, does that."
+        )
+    near = difflib.get_close_matches(
+        tfds_name, tfds.list_builders(with_community_datasets=False), n=3, cutoff=0.0
+    )
+    return (
+        f"There is no '{tfds_name}' in {root} (config.data_dir), nor does TFDS know it. Nearest "
+        f"there: {', '.join(near)}."
+    )
+
+
+def _of_folder(folder: Path) -> Parts:
+    found = folders.read(folder)
+    splits = {
+        split: sources.of_files(folder, listed.files, listed.label_N)
+        for split, listed in found.splits.items()
+    }
+    return Parts(splits, found.classes)
+
+
+def _of_tfds(builder: Any) -> Parts:
+    """Validation is `validation`, or `test` where there is none (ImageNet's test has no labels)."""
+    features = builder.info.features
+    if "label" not in features or not hasattr(features["label"], "names"):
+        raise ValueError(
+            f"'{builder.data_path}' has no feature label with names of classes: it has "
+            f"{', '.join(features)}."
+        )
+    names = list(builder.info.splits)
+    held = next((name for name in ("validation", "test") if name in names), None)
+    if "train" in names and held:
+        chosen = {"train": "train", "validation": held}
+        if "tune" in names:
+            chosen["tune"] = "tune"
+    elif len(names) == 1:
+        chosen = {"all": names[0]}
+    else:
+        raise ValueError(
+            f"'{builder.data_path}' has the splits {', '.join(names)}: it takes train and "
+            "validation or test, or one alone."
+        )
+    splits = {ours: sources.from_tfds(builder, theirs) for ours, theirs in chosen.items()}
+    labelled = any(source.label_N.max() >= 0 for source in splits.values())
+    return Parts(splits, tuple(features["label"].names) if labelled else ())

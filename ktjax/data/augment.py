@@ -1,17 +1,23 @@
 """Random augmentation on the device: a view of an image is a function of (seed, view, index) alone.
 
 So a later pass, a resumed run or another number of devices sees the same pixels. What goes in and
-comes out is uint8: every model normalises its own input.
+comes out is uint8: every model normalises its own input. Each operation rounds, as Pillow's do, so
+that its sums are of whole numbers: their bits depend on no order, and on no size of the batch.
+
+Random crops are the pipeline's: what is cut away need not be decoded.
 """
 
 import functools
 from collections.abc import Callable
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 
 # augment(image_BxHxWx3, index_B, view) -> image_BxHxWx3, all uint8
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# what is done to one image: (key, image_HxWx3) -> image_HxWx3, uint8
+Operation = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def shift_colour(key: jax.Array, image_HxWx3: jax.Array) -> jax.Array:
@@ -26,13 +32,144 @@ def shift_colour(key: jax.Array, image_HxWx3: jax.Array) -> jax.Array:
     contrast = jax.random.uniform(contrast_key, (), minval=0.6, maxval=1.4)
     brightness = jax.random.uniform(brightness_key, (1, 1, 3), minval=-32, maxval=32)
     mean = x.mean(axis=(0, 1), keepdims=True)
-    return jnp.clip((x - mean) * contrast + mean + brightness, 0, 255).round().astype(jnp.uint8)
+    return _whole((x - mean) * contrast + mean + brightness)
 
 
-# name -> what is done to one image
-RECIPES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+def mirror(image_HxWx3: jax.Array) -> jax.Array:
+    """Left becomes right."""
+    return image_HxWx3[:, ::-1]
+
+
+def grayscale(image_HxWx3: jax.Array) -> jax.Array:
+    """The luma of ITU-R 601, 0.299 R + 0.587 G + 0.114 B, in all channels."""
+    weight = jnp.array([299, 587, 114])[None, None]
+    luma = (jnp.sum(image_HxWx3 * weight, axis=2, keepdims=True) + 500) // 1000
+    return jnp.broadcast_to(luma.astype(jnp.uint8), image_HxWx3.shape)
+
+
+def solarise(image_HxWx3: jax.Array) -> jax.Array:
+    """Values of 128 and above are inverted."""
+    return jnp.where(image_HxWx3 < 128, image_HxWx3, 255 - image_HxWx3)
+
+
+def adjust_brightness(image_HxWx3: jax.Array, factor: jax.Array) -> jax.Array:
+    """`factor` times the image."""
+    return _whole(factor * image_HxWx3)
+
+
+def adjust_contrast(image_HxWx3: jax.Array, factor: jax.Array) -> jax.Array:
+    """`factor` times the distance from the mean luma of the image."""
+    luma = grayscale(image_HxWx3)[..., 0]
+    mean = jnp.sum(luma.astype(jnp.int32)) / luma.size
+    return _whole(mean + factor * (image_HxWx3 - mean))
+
+
+def adjust_saturation(image_HxWx3: jax.Array, factor: jax.Array) -> jax.Array:
+    """`factor` times the distance from the luma of the pixel."""
+    luma = grayscale(image_HxWx3).astype(jnp.float32)
+    return _whole(luma + factor * (image_HxWx3 - luma))
+
+
+def adjust_hue(image_HxWx3: jax.Array, turn: jax.Array) -> jax.Array:
+    """The hue of HSV is turned by `turn` times 360 degrees."""
+    return _whole(255 * dm_pix.adjust_hue(image_HxWx3.astype(jnp.float32) / 255, turn))
+
+
+def gaussian_blur(image_HxWx3: jax.Array, sigma: jax.Array, *, radius: int) -> jax.Array:
+    """Convolution with a Gaussian of `sigma` pixels, cut off after `radius`; edges are mirrored."""
+    weight = jnp.exp(-(jnp.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
+    weight /= weight.sum()
+    x = image_HxWx3.astype(jnp.float32)
+    for axis in (0, 1):
+        size = x.shape[axis]
+        padded = jnp.pad(
+            x, [(radius, radius) if a == axis else (0, 0) for a in range(3)], "reflect"
+        )
+        # A sum of moved images: a convolution with another kernel for each image is slow.
+        x = sum(
+            weight[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
+            for i in range(2 * radius + 1)
+        )
+    return _whole(x)
+
+
+def distort_colour(
+    key: jax.Array,
+    image_HxWx3: jax.Array,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+) -> jax.Array:
+    """SimCLR's colour distortion (Chen et al. 2020, appendix A), in random order.
+
+    Args:
+      key: of factors and order.
+      image_HxWx3: uint8.
+      brightness, contrast, saturation: factors are uniform within so much of 1.
+      hue: the turn is uniform within so much of 0.
+    """
+    order_key, amount_key = jax.random.split(key)
+    width_4 = jnp.array([brightness, contrast, saturation, hue])
+    amount_4 = jnp.array([1, 1, 1, 0]) + width_4 * jax.random.uniform(amount_key, (4,), minval=-1)
+    adjustments = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+
+    def adjust(image: jax.Array, which: jax.Array) -> tuple[jax.Array, None]:
+        return jax.lax.switch(which, adjustments, image, amount_4[which]), None
+
+    order_4 = jax.random.permutation(order_key, 4)
+    return jax.lax.scan(adjust, image_HxWx3, order_4)[0]
+
+
+def blur(key: jax.Array, image_HxWx3: jax.Array) -> jax.Array:
+    """A Gaussian blur whose sigma is uniform between 0.1 and 2 pixels (SimCLR, VICReg)."""
+    sigma = jax.random.uniform(key, (), minval=0.1, maxval=2.0)
+    return gaussian_blur(image_HxWx3, sigma, radius=6)
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    return jnp.clip(x, 0, 255).round().astype(jnp.uint8)
+
+
+def _ignoring_key(change: Callable[[jax.Array], jax.Array]) -> Operation:
+    return lambda key, image: change(image)
+
+
+def _sometimes(*steps: tuple[float, Operation]) -> Operation:
+    """One operation after another, each with its probability."""
+
+    probabilities = [probability for probability, _ in steps]
+
+    def apply(key: jax.Array, image: jax.Array) -> jax.Array:
+        coin_key, *keys = jax.random.split(key, len(steps) + 1)
+        happens = jax.random.uniform(coin_key, (len(steps),)) < jnp.array(probabilities)
+        for i, (_, step) in enumerate(steps):
+            image = jnp.where(happens[i], step(keys[i], image), image)
+        return image
+
+    return apply
+
+
+_mirror, _grayscale, _solarise = map(_ignoring_key, (mirror, grayscale, solarise))
+_full = functools.partial(distort_colour, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
+_half = functools.partial(distort_colour, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+_quarter = functools.partial(distort_colour, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
+
+# name -> what is done to one image. From `minimal` on those of the paper (protocol in section 5,
+# probabilities and strengths from the authors' code, distillation/data.py). There `vicreg` is
+# `weak`, but for a range of crops that nothing reads; here it has the blur that VICReg has, and
+# that the authors' config/augmentations/vicreg.yaml lists.
+RECIPES: dict[str, Operation] = {
     "none": lambda key, image: image,
     "shift_colour": shift_colour,
+    "minimal": _sometimes((0.5, _mirror)),
+    "very_weak": _sometimes((0.5, _mirror), (0.8, _quarter), (0.1, _grayscale)),
+    "weak": _sometimes((0.5, _mirror), (0.8, _half), (0.2, _grayscale), (0.1, _solarise)),
+    "default": _sometimes((0.5, _mirror), (0.8, _full), (0.2, _grayscale)),
+    "vicreg": _sometimes(
+        (0.5, _mirror), (0.8, _half), (0.2, _grayscale), (0.5, blur), (0.1, _solarise)
+    ),
 }
 
 

@@ -1,98 +1,208 @@
 """Sources -> batches: uint8 images of one size, in an order that is a function of (seed, step).
 
-A split lies in memory as a whole, decoded once: the data sets of today are small. The order of an
-epoch is addressed by the step, so a resumed run needs to know nothing but its step.
+A split is decoded once and kept, if it is small, or decoded anew for every batch, if it is not;
+batches are the same. The order of an epoch is addressed by the step, and the view of an image by
+(seed, view, index), so a resumed run needs to know nothing but its step.
 """
 
+import contextlib
+import dataclasses
 import functools
-import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import NamedTuple
 
 import grain
 import numpy as np
-import PIL
 import tqdm
-from PIL import Image
+from absl import flags
 
-from ktjax.data import Dataset
+from ktjax.data import Dataset, decode
 from ktjax.data.sources import Source
 
 Batch = dict[str, np.ndarray]
+_AT_ONCE = 256  # images that are decoded together
 
 
-class Images(NamedTuple):
+class Reading(NamedTuple):
+    """How encoded images become those of a batch."""
+
+    size: int  # side in pixels
+    crop_pct: float = 1.0  # share of the shorter side that is kept, in timm's terms
+    interpolation: str = "bicubic"
+    # Share of the area that a view of training shows, least and most; None: views are the images
+    # of evaluation.
+    crop_scale: tuple[float, float] | None = None
+    cache_gb: float = 2.0  # a split up to this size, decoded, is kept in memory
+    threads: int = 16  # of each process that decodes
+    processes: int = 0  # that decode, for training; 0: this one does
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
     """A decoded split."""
 
     image_NxHxWx3: np.ndarray  # uint8
-    label_N: np.ndarray  # int32
+    label_N: np.ndarray  # int32, -1 where unlabelled
 
     def __len__(self) -> int:
         return len(self.label_N)
 
+    def take(self, index_B: np.ndarray) -> np.ndarray:
+        """Images as they are evaluated: uint8 [B, H, W, 3]."""
+        return self.image_NxHxWx3[index_B]
+
+    def views(self, index_B: np.ndarray, *, seed: int, view: int) -> np.ndarray:
+        """Images as they are trained on: uint8 [B, H, W, 3]."""
+        del seed, view  # nothing is cropped
+        return self.take(index_B)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """A split of encoded images, decoded when asked for."""
+
+    source: Source
+    reading: Reading
+
+    @property
+    def label_N(self) -> np.ndarray:
+        """int32, -1 where unlabelled."""
+        return self.source.label_N
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, index_B: np.ndarray) -> np.ndarray:
+        """Images as they are evaluated: uint8 [B, H, W, 3]; ValueError names a bad one."""
+        reading = self.reading
+        return self._each(
+            index_B,
+            lambda encoded, index: decode.eval_crop(
+                decode.decode(encoded),
+                size=(reading.size, reading.size),
+                crop_pct=reading.crop_pct,
+                interpolation=reading.interpolation,
+            ),
+        )
+
+    def views(self, index_B: np.ndarray, *, seed: int, view: int) -> np.ndarray:
+        """Images as they are trained on, a function of (seed, view, index): uint8 [B, H, W, 3]."""
+        reading = self.reading
+        if reading.crop_scale is None:
+            return self.take(index_B)
+        return self._each(
+            index_B,
+            lambda encoded, index: decode.random_resized_crop(
+                encoded,
+                size=(reading.size, reading.size),
+                generator=np.random.default_rng([seed, view, index]),
+                scale=reading.crop_scale,
+                interpolation=reading.interpolation,
+            ),
+        )
+
+    def _each(
+        self, index_B: np.ndarray, image_of: Callable[[bytes, int], np.ndarray]
+    ) -> np.ndarray:
+        size = self.reading.size
+        images = np.empty((len(index_B), size, size, 3), np.uint8)
+
+        def one(row: int) -> None:
+            index = int(index_B[row])
+            with _naming(self.source, index):
+                images[row] = image_of(self.source.read(index), index)
+
+        # What pads a batch is an image repeated: decoded once.
+        _, first, same_B = np.unique(index_B, return_index=True, return_inverse=True)
+        threads = self.reading.threads * max(1, self.reading.processes)
+        list(_pool(threads).map(one, first.tolist()))
+        return images if len(first) == len(index_B) else images[first[same_B]]
+
+
+# What batches are made of.
+Split = Images | Stream
+
 
 class Splits(NamedTuple):
-    """The decoded splits of a data set."""
+    """The splits of a data set, as batches are made of them."""
 
-    train: Images
-    tune: Images
-    validation: Images
+    train: Split
+    tune: Split
+    validation: Split
 
 
-def decode(encoded: bytes, *, size: int, where: str) -> np.ndarray:
-    """An image as uint8 [size, size, 3]: shorter side resized to `size`, then the centre.
-
-    Raises:
-      ValueError: it does not decode; names it.
-    """
+@contextlib.contextmanager
+def _naming(source: Source, index: int) -> Iterator[None]:
+    """Names the image that does not decode."""
     try:
-        image = Image.open(io.BytesIO(encoded)).convert("RGB")
-    except PIL.UnidentifiedImageError as error:
-        raise ValueError(f"Image {where} does not decode: of no known format.") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"Image {where} does not decode: {str(error).rstrip('.')}.") from error
-    if image.size != (size, size):
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        image = image.crop((left, top, left + size, top + size))
-    return np.asarray(image)
+        yield
+    except decode.DecodeError as error:
+        raise ValueError(f"Image {source.where(index)} does not decode: {error}.") from error
 
 
-def read(source: Source, *, size: int, name: str) -> Images:
-    """Decodes a whole split, with a progress bar called `name`."""
+@functools.cache
+def _pool(threads: int) -> futures.ThreadPoolExecutor:
+    """The threads that decode: of this process, and all its splits."""
+    return futures.ThreadPoolExecutor(threads, "decode")
 
-    def one(i: int) -> np.ndarray:
-        return decode(source.read(i), size=size, where=source.where(i))
 
-    images = np.empty((len(source), size, size, 3), np.uint8)
-    with futures.ThreadPoolExecutor() as pool:
-        decoded = pool.map(one, range(len(source)))
-        bar = tqdm.tqdm(decoded, f"read {name}", len(source), unit="image", leave=False)
-        for i, image in enumerate(bar):
-            images[i] = image
+def read(source: Source, reading: Reading, *, name: str) -> Images:
+    """Decodes a whole split, with a progress bar called `name`; ValueError names a bad image."""
+    stream = Stream(source, reading)
+    images = np.empty((len(source), reading.size, reading.size, 3), np.uint8)
+    with tqdm.tqdm(total=len(source), desc=f"read {name}", unit="image", leave=False) as bar:
+        for start in range(0, len(source), _AT_ONCE):
+            index = np.arange(start, min(start + _AT_ONCE, len(source)))
+            images[index] = stream.take(index)
+            bar.update(len(index))
     return Images(images, source.label_N)
 
 
-def read_splits(dataset: Dataset, *, size: int, limit: int | None) -> Splits:
-    """train, tune and validation, decoded; of each at most `limit` images."""
+def open_split(source: Source, reading: Reading, *, name: str) -> Split:
+    """A split in memory, if its views are its images and it is small enough; else streamed."""
+    fits = len(source) * reading.size**2 * 3 <= reading.cache_gb * 2**30
+    if fits and reading.crop_scale is None:
+        return read(source, reading, name=name)
+    return Stream(source, reading)
 
-    def one(source: Source, name: str) -> Images:
-        source = source.take(limit) if limit else source
-        return read(source, size=size, name=f"{dataset.name} {name}")
 
+def read_splits(dataset: Dataset, reading: Reading) -> Splits:
+    """train, tune and validation; only of train are there views."""
+    whole = reading._replace(crop_scale=None)
     return Splits(
-        train=one(dataset.train, "train"),
-        tune=one(dataset.tune, "tune"),
-        validation=one(dataset.validation, "validation"),
+        train=open_split(dataset.train, reading, name=f"{dataset.name} train"),
+        tune=open_split(dataset.tune, whole, name=f"{dataset.name} tune"),
+        validation=open_split(dataset.validation, whole, name=f"{dataset.name} validation"),
     )
 
 
+def without_bad(source: Source, *, threads: int, name: str) -> tuple[Source, tuple[str, ...]]:
+    """Decodes every image: those that can be, and a sentence about each that cannot.
+
+    Done once and beforehand, so that batches stay a function of the step, and predictions exact.
+    """
+
+    def one(index: int) -> str | None:
+        try:
+            with _naming(source, index):
+                decode.decode(source.read(index))
+        except ValueError as error:
+            return str(error)
+        return None
+
+    wrong = []
+    with tqdm.tqdm(total=len(source), desc=f"check {name}", unit="image", leave=False) as bar:
+        for start in range(0, len(source), _AT_ONCE):
+            wrong += _pool(threads).map(one, range(start, min(start + _AT_ONCE, len(source))))
+            bar.update(len(wrong) - start)
+    good = np.flatnonzero([sentence is None for sentence in wrong])
+    return source.select(good), tuple(sentence for sentence in wrong if sentence is not None)
+
+
 def train_batches(
-    images: Images,
+    images: Split,
     *,
     batch_size: int,
     seed: int,
@@ -104,22 +214,29 @@ def train_batches(
     Of each batch only the `rows` are made: what other processes make has the same order.
 
     An epoch has `len(images) // batch_size` steps: what does not fill a batch waits for an epoch
-    whose order puts it elsewhere.
+    whose order puts it elsewhere. The view of an image is the number of the epoch.
     """
     steps = len(images) // batch_size
 
-    @functools.lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-        return generator.permutation(len(images))
-
     def batch(step: int) -> Batch:
         epoch, at = divmod(step, steps)
-        index = order(epoch)[at * batch_size : (at + 1) * batch_size]
-        return _batch(images, index[rows], np.ones(batch_size, bool)[rows])
+        order_N = _order(len(images), seed, epoch)
+        index = order_N[at * batch_size : (at + 1) * batch_size][rows]
+        image = images.views(index, seed=seed, view=epoch)
+        return _batch(images, image, index, np.ones(len(index), bool))
 
-    dataset = grain.MapDataset.range(first_step, np.iinfo(np.int32).max).map(batch)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+    last = np.iinfo(np.int32).max
+    if not isinstance(images, Stream) or not images.reading.processes:
+        return _ahead(batch, first_step, last)
+    processes = images.reading.processes
+    images = dataclasses.replace(images, reading=images.reading._replace(processes=0))
+    return _ahead(batch, first_step, last, processes=processes)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return generator.permutation(count)
 
 
 def grouped(batches: Iterator[Batch], sizes: Iterable[int]) -> Iterator[Batch]:
@@ -130,22 +247,51 @@ def grouped(batches: Iterator[Batch], sizes: Iterable[int]) -> Iterator[Batch]:
 
 
 def eval_batches(
-    images: Images, *, batch_size: int, rows: np.ndarray | slice = slice(None)
+    images: Split,
+    *,
+    batch_size: int,
+    rows: np.ndarray | slice = slice(None),
+    view: int | None = None,
+    seed: int = 0,
 ) -> Iterator[Batch]:
     """Every image once, in order; the last batch is padded, `mask` tells with what.
 
-    Of each batch only the `rows` are made.
+    Of each batch only the `rows` are made. With `view` these are the views that training with
+    `seed` sees, else the images as they are evaluated.
     """
-    for start in range(0, len(images), batch_size):
-        index = np.arange(start, start + batch_size)[rows]
+
+    def batch(number: int) -> Batch:
+        index = np.arange(number * batch_size, (number + 1) * batch_size)[rows]
         mask = index < len(images)
-        yield _batch(images, np.minimum(index, len(images) - 1), mask)
+        index = np.minimum(index, len(images) - 1)
+        still = view is None
+        image = images.take(index) if still else images.views(index, seed=seed, view=view)
+        return _batch(images, image, index, mask)
+
+    # In threads always: processes take seconds to start, and an evaluation is short.
+    return _ahead(batch, 0, -(-len(images) // batch_size))
 
 
-def _batch(images: Images, index: np.ndarray, mask: np.ndarray) -> Batch:
+def _batch(images: Split, image: np.ndarray, index: np.ndarray, mask: np.ndarray) -> Batch:
     return {
-        "image": images.image_NxHxWx3[index],
+        "image": image,
         "label": images.label_N[index],
         "index": index.astype(np.int32),
         "mask": mask,
     }
+
+
+def _ahead(
+    batch: Callable[[int], Batch], start: int, stop: int, *, processes: int = 0
+) -> Iterator[Batch]:
+    """The batches of these numbers, in order, some of them ahead."""
+    numbers = grain.MapDataset.range(start, stop)
+    # Grain's elements are whole batches, so its workers share these and lose no image.
+    ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    dataset = numbers.map(batch).to_iter_dataset(ahead)
+    if processes:
+        # Grain reads absl's flags, which nobody has parsed in a notebook or a test.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))
+    return iter(dataset)

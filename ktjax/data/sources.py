@@ -1,16 +1,16 @@
-"""Random access to encoded images and their labels: TFDS data sets and image folders."""
+"""Random access to encoded images and their labels; stratified parts of them."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-_EXTENSIONS = (".png", ".jpg", ".jpeg")
-# Names that people give the folders of a split.
-_TRAIN = ("train", "training")
-_VALIDATION = ("validation", "val", "valid", "test")
+_LOG = logging.getLogger(__name__)
+_AT_ONCE = 4096  # records whose labels are read together: their images have to fit into memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,114 +30,165 @@ class Source:
     def __len__(self) -> int:
         return len(self.label_N)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a label."""
+        return bool((self.label_N >= 0).all())
+
+    def select(self, index_N: np.ndarray) -> "Source":
+        """The images at these positions."""
+        return Source(
+            label_N=self.label_N[index_N],
+            read=lambda i: self.read(index_N[i]),
+            where=lambda i: self.where(index_N[i]),
+        )
+
     def take(self, count: int) -> "Source":
         """`count` images drawn evenly (all, if there are fewer), in their order."""
-        generator = np.random.Generator(np.random.Philox(key=[len(self), count]))
-        index = np.sort(generator.permutation(len(self))[:count])
-        return Source(
-            label_N=self.label_N[index],
-            read=lambda i: self.read(index[i]),
-            where=lambda i: self.where(index[i]),
-        )
+        return self.select(drawn(len(self), count))
 
 
-def from_tfds(builder: Any, split: str) -> Source:
-    """A split of a prepared TFDS builder with `image` and `label`, read without TensorFlow."""
-    import tensorflow_datasets as tfds
+def drawn(total: int, count: int) -> np.ndarray:
+    """`count` of so many positions (all, if there are fewer), sorted; the same every time."""
+    generator = np.random.Generator(np.random.Philox(key=[total, count]))
+    return np.sort(generator.permutation(total)[:count])
 
-    skip = {"image": tfds.decode.SkipDecoding()}
-    records = builder.as_data_source(split, decoders=skip)
-    # The labels lie in the same records as the images: in parts, which fit into memory.
-    labels = []
-    for start in range(0, len(records), 4096):
-        positions = range(start, min(start + 4096, len(records)))
-        labels += [example["label"] for example in records.__getitems__(list(positions))]
+
+def of_files(root: Path, files: Sequence[str], label_N: np.ndarray) -> Source:
+    """Image files, by their names below `root`."""
+    # Not a Path each: a million of them would take a gigabyte.
     return Source(
-        label_N=np.asarray(labels, np.int32),
-        read=lambda i: records[i]["image"],
-        where=lambda i: f"{builder.name}/{split}[{i}]",
-    )
-
-
-def from_folder(folder: Path) -> tuple[Source, Source, Source, tuple[str, ...]]:
-    """train, tune, validation and the class names of a folder with one directory per class.
-
-    With `train` and `validation` folders above the classes these are the splits; otherwise a fifth
-    of each class is validation. A tenth of each class of train is tune.
-
-    Raises:
-      ValueError: one split without the other, splits of other classes, fewer than two classes, or
-        a class of fewer than 3 images, or of fewer than 2 in a `train` folder.
-    """
-    train = _first_folder(folder, _TRAIN)
-    validation = _first_folder(folder, _VALIDATION)
-    if (train is None) != (validation is None):
-        raise ValueError(
-            f"'{folder}' has a folder for one split only: name both, {'|'.join(_TRAIN)} and "
-            f"{'|'.join(_VALIDATION)}, or none."
-        )
-    if train is not None and validation is not None:
-        files, labels, classes = _list(train)
-        held_files, held_labels, held_classes = _list(validation)
-        if held_classes != classes:
-            differ = ", ".join(sorted(set(classes) ^ set(held_classes)))
-            raise ValueError(f"The splits of '{folder}' differ in classes: {differ}.")
-        _check_counts(labels, classes, least=2)
-    else:
-        files, labels, classes = _list(folder)
-        _check_counts(labels, classes, least=3)
-        rest, held = stratified(labels, fraction=0.2, seed=1234)
-        held_files, held_labels = [files[i] for i in held], labels[held]
-        files, labels = [files[i] for i in rest], labels[rest]
-    rest, tune = stratified(labels, fraction=0.1, seed=1234)
-    return (
-        _of_files([files[i] for i in rest], labels[rest]),
-        _of_files([files[i] for i in tune], labels[tune]),
-        _of_files(held_files, held_labels),
-        classes,
+        label_N,
+        lambda i: Path(root, files[i]).read_bytes(),
+        lambda i: os.path.join(root, files[i]),
     )
 
 
 def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions kept and held out: of each class the same fraction, to one sample, at least one."""
-    held = []
-    for label in np.unique(label_N):
-        members = np.flatnonzero(label_N == label)
-        count = max(1, round(len(members) * fraction))
-        # One generator per class: a class's share does not depend on the other classes.
-        generator = np.random.Generator(np.random.Philox(key=[seed, int(label)]))
-        held.append(generator.permutation(members)[:count])
-    held = np.sort(np.concatenate(held))
+    sizes = _sizes(label_N)
+    counts = {label: max(1, round(size * fraction)) for label, size in sizes.items()}
+    held = _draw(label_N, counts, seed=seed)
     return np.setdiff1d(np.arange(len(label_N)), held), held
 
 
-def _check_counts(label_N: np.ndarray, classes: Sequence[str], *, least: int) -> None:
-    """Each split needs an image of every class."""
-    few = [name for name, n in zip(classes, np.bincount(label_N), strict=True) if n < least]
-    if few:
-        raise ValueError(f"Classes of fewer than {least} images: {', '.join(few)}.")
+def subset(
+    label_N: np.ndarray, candidates: np.ndarray, *, fraction: float, seed: int
+) -> np.ndarray:
+    """Positions among `candidates`: of each class, to one sample, a fraction of all it has.
+
+    Candidates are what is left of all N positions after others were held out, which does not make
+    the subset smaller unless nothing else is left of a class.
+    """
+    counts = {label: max(1, round(size * fraction)) for label, size in _sizes(label_N).items()}
+    return candidates[_draw(label_N[candidates], counts, seed=seed)]
 
 
-def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
+def _sizes(label_N: np.ndarray) -> dict[int, int]:
+    labels, sizes = np.unique(label_N, return_counts=True)
+    return dict(zip(labels.tolist(), sizes.tolist(), strict=True))
 
 
-def _list(folder: Path) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
-    """Files, labels and classes; both in sorted order."""
-    files, labels, classes = [], [], []
-    for directory in sorted(p for p in folder.iterdir() if p.is_dir()):
-        images = sorted(p for p in directory.iterdir() if p.suffix.lower() in _EXTENSIONS)
-        if images:
-            labels += [len(classes)] * len(images)
-            classes.append(directory.name)
-            files += images
-    if len(classes) < 2:
+def _draw(label_N: np.ndarray, counts: Mapping[int, int], *, seed: int) -> np.ndarray:
+    """Sorted positions, so many of each class, or all that it has."""
+    drawn = [np.zeros(0, np.int64)]
+    by_class = np.argsort(label_N, kind="stable")
+    labels, starts = np.unique(label_N[by_class], return_index=True)
+    for label, members in zip(labels.tolist(), np.split(by_class, starts[1:]), strict=True):
+        # One generator per class: a class's share does not depend on the other classes. Images
+        # without a label are a class of their own, -1.
+        generator = np.random.Generator(np.random.Philox(key=[seed, label % 2**63]))
+        drawn.append(generator.permutation(members)[: counts[label]])
+    return np.sort(np.concatenate(drawn))
+
+
+def from_tfds(builder: Any, split: str) -> Source:
+    """A split of a prepared TFDS builder with `image` and `label`, read without TensorFlow.
+
+    Labels lie in the same records as images: they are read once and kept beside the records.
+
+    Raises:
+      ValueError: it has no image, no label, or is not prepared as ArrayRecord.
+    """
+    read = tfds_reader(builder, split, ("image",))
+    return Source(
+        label_N=_labels(builder, split),
+        read=lambda i: read([i])[0]["image"],
+        where=lambda i: f"{builder.name}/{split}[{i}]",
+    )
+
+
+def tfds_reader(
+    builder: Any, split: str, names: Sequence[str]
+) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
+    """`read(positions)`: these features of records, images encoded as they are; has a length.
+
+    Raises:
+      ValueError: there is no such feature, or the data set is not prepared as ArrayRecord.
+    """
+    import tensorflow_datasets as tfds
+
+    missing = [name for name in names if name not in builder.info.features]
+    if missing:
         raise ValueError(
-            f"'{folder}' holds images of {len(classes)} classes: it wants one directory per class "
-            f"with {', '.join(_EXTENSIONS)} files, of two classes or more."
+            f"'{builder.name}' has no feature {' or '.join(missing)}: it has "
+            f"{', '.join(builder.info.features)}."
         )
-    return files, np.asarray(labels, np.int32), tuple(classes)
+    # Other features (masks, say) are not decoded.
+    features = tfds.features.FeaturesDict({name: builder.info.features[name] for name in names})
+    skip = {"image": tfds.decode.SkipDecoding()} if "image" in names else None
+    try:
+        records = builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+    except (NotImplementedError, ValueError) as error:
+        raise ValueError(
+            f"'{builder.data_path}' is not prepared as ArrayRecord, which alone can be read at "
+            f"random: tfds build {builder.name} --file_format=array_record, or tfds "
+            "convert_format."
+        ) from error
+
+    def read(positions: Sequence[int]) -> list[dict[str, Any]]:
+        return [
+            features.deserialize_example_np(record, decoders=skip)
+            for record in records.__getitems__(list(positions))
+        ]
+
+    return read
 
 
-def _of_files(files: Sequence[Path], label_N: np.ndarray) -> Source:
-    return Source(label_N, lambda i: files[i].read_bytes(), lambda i: str(files[i]))
+def _labels(builder: Any, split: str) -> np.ndarray:
+    """The labels of a split: int32 [N]."""
+    count = builder.info.splits[split].num_examples
+    read = tfds_reader(builder, split, ("label",))
+
+    def at(positions: Sequence[int]) -> list[int]:
+        return [int(example["label"]) for example in read(positions)]
+
+    path = builder.data_path / f"ktjax_labels_{split}.npy"
+    probes = np.unique(np.linspace(0, count - 1, 16).astype(int)).tolist()
+    try:
+        with path.open("rb") as file:
+            kept_N = np.load(file, allow_pickle=False)
+    except (OSError, ValueError):
+        kept_N = np.zeros(0, np.int32)
+    if len(kept_N) == count and kept_N[probes].tolist() == at(probes):
+        return kept_N  # of these records, and not of others that have been here
+    label_N = np.concatenate(
+        [
+            np.asarray(at(range(start, min(start + _AT_ONCE, count))), np.int32)
+            for start in range(0, count, _AT_ONCE)
+        ]
+    )
+    try:
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.save(file, label_N)
+        part.replace(path)
+    except OSError as error:
+        _LOG.warning(
+            "%s cannot be written (%s): all records are read for their labels at every start.",
+            path,
+            error.strerror,
+        )
+    return label_N

@@ -21,7 +21,7 @@ from ktjax import config as config_lib
 from ktjax import data, evaluate, interruption, models, parallel, predictions
 from ktjax.analysis import expertise, pairs, transfers, zoo
 from ktjax.data import pipeline
-from ktjax.data.sources import Source
+from ktjax.jobs import inputs
 from ktjax.jobs import workdir as workdir_lib
 from ktjax.models.classifier import Classifier, Output
 from ktjax.predictions import Predictions
@@ -34,13 +34,11 @@ _EXAMPLES = 12  # pictures in the report
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError unless the config makes sense; nothing is loaded, compiled or written."""
-    config_lib.check_positive(config, "eval_batch_size", "image_size")
+    config_lib.check_positive(config, "eval_batch_size")
     parallel.check_batch_size(config.eval_batch_size, "eval_batch_size")
-    if config.max_examples is not None:
-        config_lib.check_positive(config, "max_examples")
     if config.seed < 0:
         raise ValueError(f"config.seed={config.seed} must not be negative.")
-    data.check(config.data)
+    inputs.check(config)
     if config.similarity not in SIMILARITIES[:2] and not config.similarity.startswith(_CLIP):
         config_lib.check_choice("similarity", config.similarity, SIMILARITIES)
     if len(config.models) < 2:
@@ -74,18 +72,18 @@ def run(
         return finished
 
     past_runs = _past_runs(config)
-    dataset = workdir_lib.load_data(config)
+    dataset = inputs.load_validation(config)
     blanks = {name: models.blank(name) for name in config.models}
     for blank in blanks.values():
         models.check_classes(blank, dataset.classes, dataset.name)
     source = dataset.validation
-    source = source.take(config.max_examples) if config.max_examples else source
-    if (source.label_N < 0).any():
+    if not source.labelled:
         raise ValueError(f"'{config.data}' has images without labels: nobody is right about them.")
     named_CxC = _similarity_of_names(config, dataset)  # no CLIP of that name: told before any work
     workdir_lib.claim(workdir, config)
 
-    answers = _answers(config, workdir, dataset, source)
+    reading = inputs.reading(config, blanks.values())
+    answers = _answers(config, workdir, dataset, reading)
     facts = {
         name: {
             "accuracy": 100 * float(np.mean(answers[name].correct_N)),
@@ -103,7 +101,7 @@ def run(
         _write_class_flips(workdir / CLASS_FLIPS, config, flips_MxMxC)
     similarity_CxC = named_CxC
     if similarity_CxC is None:
-        similarity_CxC = _similarity(config, dataset, source, facts)
+        similarity_CxC = _similarity(config, dataset, reading, facts)
     rows = zoo.pair_rows(
         {name: answers[name] for name in config.models}, flips_MxMxC, similarity_CxC=similarity_CxC
     )
@@ -124,7 +122,7 @@ def run(
         runs=(),
         models=facts,
         pairs=rows,
-        examples=_examples(config, dataset, source, answers, teacher, student),
+        examples=_examples(dataset, reading, answers, teacher, student),
         similarity_of_all=zoo.similarity_of_all(similarity_CxC),
         expertise={"teacher": teacher, "student": student, "classes": areas},
         controls={
@@ -176,7 +174,10 @@ def _past_runs(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
 
 
 def _answers(
-    config: ml_collections.ConfigDict, workdir: Path, dataset: data.Dataset, source: Source
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    dataset: data.Dataset,
+    reading: pipeline.Reading,
 ) -> dict[str, Predictions]:
     """What every model answers, and every random student; from the store where it is there."""
     loads: dict[str, Callable[[], Classifier]] = {
@@ -192,8 +193,8 @@ def _answers(
         folder.mkdir(exist_ok=True)
 
     @functools.cache
-    def images() -> pipeline.Images:  # not decoded where every model is in the store
-        return pipeline.read(source, size=config.image_size, name=f"{dataset.name} validation")
+    def images() -> pipeline.Split:  # not decoded where every model is in the store
+        return pipeline.open_split(dataset.validation, reading, name=f"{dataset.name} validation")
 
     answers = {}
     for i, (name, load) in enumerate(tqdm.tqdm(loads.items(), "models", unit="model")):
@@ -205,7 +206,7 @@ def _answers(
             predict = evaluate.make_predict(classifier, batch_size=config.eval_batch_size)
             logits_NxC = predict(parallel.replicate(dict(classifier.variables)), images())
             try:
-                answers[name] = predictions.of_logits(logits_NxC, source.label_N)
+                answers[name] = predictions.of_logits(logits_NxC, dataset.validation.label_N)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             if parallel.is_first():
@@ -235,7 +236,7 @@ def _similarity_of_names(
 def _similarity(
     config: ml_collections.ConfigDict,
     dataset: data.Dataset,
-    source: Source,
+    reading: pipeline.Reading,
     facts: Mapping[str, Mapping[str, Any]],
 ) -> np.ndarray | None:
     """How alike any two classes are, [C, C]; None where the data set has no groups."""
@@ -244,7 +245,8 @@ def _similarity(
         return expertise.group_similarity(dataset.groups) if known else None
     best = models.load(max(facts, key=lambda name: facts[name]["accuracy"]))
     predict = evaluate.make_predict(_of_features(best), batch_size=config.eval_batch_size)
-    images = pipeline.read(source, size=config.image_size, name=f"{dataset.name} validation")
+    source = dataset.validation
+    images = pipeline.open_split(source, reading, name=f"{dataset.name} validation")
     features_NxD = predict(parallel.replicate(dict(best.variables)), images)
     prototypes_CxD = expertise.prototypes(features_NxD, source.label_N, len(dataset.classes))
     return expertise.cosine_similarity(prototypes_CxD)
@@ -261,9 +263,8 @@ def _of_features(classifier: Classifier) -> Classifier:
 
 
 def _examples(
-    config: ml_collections.ConfigDict,
     dataset: data.Dataset,
-    source: Source,
+    reading: pipeline.Reading,
     answers: Mapping[str, Predictions],
     teacher: str,
     student: str,
@@ -272,10 +273,11 @@ def _examples(
     of_teacher, of_student = answers[teacher], answers[student]
     flipped = np.flatnonzero(of_teacher.correct_N & ~of_student.correct_N)
     surest = np.argsort(-of_teacher.max_log_odds_N[flipped], kind="stable")
+    images = pipeline.Stream(dataset.validation, reading)
     return [
         {
-            "image": pipeline.decode(source.read(i), size=config.image_size, where=source.where(i)),
-            "label": dataset.classes[source.label_N[i]],
+            "image": images.take(np.array([i]))[0],
+            "label": dataset.classes[images.label_N[i]],
             "teacher": teacher,
             "teacher_says": dataset.classes[of_teacher.top_NxK[i, 0]],
             "student_says": dataset.classes[of_student.top_NxK[i, 0]],

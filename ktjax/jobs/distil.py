@@ -12,7 +12,7 @@ import tqdm
 from ktjax import objectives, parallel, targets
 from ktjax.analysis import measures
 from ktjax.data import augment
-from ktjax.jobs import fitting, strategies
+from ktjax.jobs import fitting, inputs, strategies
 from ktjax.jobs import scene as scene_lib
 from ktjax.jobs.scene import Scene, Standing
 from ktjax.jobs.strategies import Run
@@ -63,6 +63,7 @@ def _share(scene: Scene, seed: int) -> _Shared:
             model,
             splits.train,
             augment=augment.make_augment(config.augment, seed=seed),
+            seed=seed,
             views=-(-total // steps_per_epoch),
             batch_size=config.eval_batch_size,
             dtype=jnp.dtype(config.dtype),
@@ -153,7 +154,7 @@ def _stage(
         f"{run.objective} from {' + '.join(teachers) or 'no teacher'}, seed {run.seed}"
     )
     after = dataclasses.replace(before.model, variables=fitted.variables, origin=origin)
-    return fitted.history, scene_lib.stand(after, scene.predict, splits, config)
+    return fitted.history, scene_lib.stand(after, scene.predict, splits, config, scene.robustness)
 
 
 def _temperatures(scene: Scene, teachers: Sequence[str], before: Standing) -> list[float] | None:
@@ -201,6 +202,7 @@ def _row(
         temperatures_S=temperatures,
     )
     measured["temperatures"] = temperatures
+    measured["robustness"] = inputs.robust_row(before.robustness, after.robustness)
     return fitting.row(
         history,
         run=name,
@@ -219,7 +221,7 @@ def _soup(
     config, first = scene.config, scene.models[scene.config.student]
     origin = f"soup of: {'; '.join(student.origin for student in students)}"
     soup = dataclasses.replace(average(students), origin=origin)
-    after = scene_lib.stand(soup, scene.predict, scene.splits, config)
+    after = scene_lib.stand(soup, scene.predict, scene.splits, config, scene.robustness)
     teachers = [teacher for row in rows for teacher in row["teachers"]]
     measured = measures.of_transfer(
         before_NxC=first.validation_NxC,
@@ -237,6 +239,7 @@ def _soup(
         **measured,
         **dict.fromkeys(measures.OF_PARTITION),
         "temperatures": None,
+        "robustness": inputs.robust_row(first.robustness, after.robustness),
         "taught": None,
         "seconds": sum(row["seconds"] for row in rows),
         "history": [],

@@ -47,15 +47,13 @@ class Recipe(NamedTuple):
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError unless the fields that every training run reads make sense."""
-    config_lib.check_positive(config, "batch_size", "eval_batch_size", "image_size", "log_every")
+    config_lib.check_positive(config, "batch_size", "eval_batch_size", "log_every")
     config_lib.check_choice("optimizer", config.optimizer, tuple(optim.OPTIMIZERS))
     config_lib.check_choice("schedule", config.schedule, optim.SCHEDULES)
     config_lib.check_choice("augment", config.augment, tuple(augment.RECIPES))
     config_lib.check_choice("dtype", config.dtype, DTYPES)
     config_lib.check_choice("batch_norm", config.batch_norm, BATCH_NORM)
     config_lib.check_choice("parallel", config.parallel, tuple(parallel.LAYOUTS))
-    if config.max_examples is not None:
-        config_lib.check_positive(config, "max_examples")
     if not 0 <= config.warmup < 1:
         raise ValueError(f"config.warmup={config.warmup} is a share of all steps: 0 to below 1.")
     if config.clip_norm is not None and not 0 < config.clip_norm < math.inf:
@@ -102,8 +100,12 @@ def make_recipe(
     slow: optim.SlowWeights | None,
     examples: int,
     seed: int,
+    trained: Any = None,
 ) -> Recipe:
-    """Builds and wraps the train step; `teachers` are those whose features it is to see."""
+    """Builds and wraps the train step; `teachers` are those whose features it is to see.
+
+    `trained` says which of the student's parameters are: a tree of bools; None: all.
+    """
     steps_per_epoch, total_steps, eval_every = durations(config, examples=examples)
     schedule = optim.make_schedule(
         config.schedule,
@@ -119,6 +121,8 @@ def make_recipe(
     )
     if isinstance(student, Joint):
         optimizer = optim.per_member(optimizer, student.keys)
+    if trained is not None:
+        optimizer = optim.only(optimizer, trained)
     step = train.make_train_step(
         student=student,
         teach=teach,
@@ -132,7 +136,8 @@ def make_recipe(
         microbatches=config.microbatches,
         remat=config.remat,
     )
-    outputs = train.output_shapes(student, teachers, size=config.image_size)
+    # Of images of any size: each model resizes for itself.
+    outputs = train.output_shapes(student, teachers, size=32)
 
     def init(variables: Any, key: jax.Array) -> train.State:
         return train.init_state(
@@ -187,8 +192,8 @@ def fit(
     *,
     student: Classifier | Joint,
     frozen: Callable[[], Any],
-    images: pipeline.Images,
-    tune: pipeline.Images,
+    images: pipeline.Split,
+    tune: pipeline.Split,
     predict: evaluate.Predict,
     measure: Callable[[np.ndarray], Mapping[str, Any]],
     run: str,

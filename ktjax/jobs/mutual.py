@@ -9,7 +9,8 @@ import tqdm
 
 from ktjax import evaluate, parallel, train
 from ktjax.analysis import measures
-from ktjax.jobs import fitting, strategies
+from ktjax.data import robustness
+from ktjax.jobs import fitting, inputs, strategies
 from ktjax.jobs import scene as scene_lib
 from ktjax.jobs.scene import Scene
 from ktjax.models.joint import Joint
@@ -58,6 +59,9 @@ def runs_of_seed(
         bar.update()
         after = parallel.place(fitted.variables, config.parallel)
         after_NxMxC = predict(after, splits.validation)
+        challenged = {
+            name: predict(after, images) for name, (_, images) in scene.robustness.items()
+        }
         for i, model in enumerate(joint.with_variables(fitted.variables)):
             others = [name for name in names if name != names[i]]
             measured = measures.of_transfer(
@@ -75,6 +79,11 @@ def runs_of_seed(
                 seed=seed,
                 measured=measured,
             )
+            robust = {
+                name: robustness.accuracy(chosen, challenged[name][:, i])
+                for name, (chosen, _) in scene.robustness.items()
+            }
+            row["robustness"] = inputs.robust_row(before[i].robustness, robust)
             origin = f"{names[i]} after {label} with {' + '.join(others)}, seed {seed}"
             scene_lib.export(scene, dataclasses.replace(model, origin=origin), row, bar)
             nothing = dict.fromkeys((*measures.OF_PARTITION, "temperatures"))

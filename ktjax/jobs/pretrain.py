@@ -1,9 +1,10 @@
-"""Trains classifiers from labels: from scratch, or from a checkpoint."""
+"""Trains classifiers from labels: from scratch, or from a checkpoint, of which all or the head."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 import tqdm
@@ -12,10 +13,13 @@ from ktjax import config as config_lib
 from ktjax import data, evaluate, models, objectives, parallel, train
 from ktjax.analysis import measures
 from ktjax.data import pipeline
-from ktjax.jobs import fitting
+from ktjax.jobs import fitting, inputs
 from ktjax.jobs import workdir as workdir_lib
 from ktjax.models import weights
 from ktjax.models.classifier import Classifier
+
+TRAIN = ("all", "head")
+HEADS = ("keep", *models.HEADS)
 
 
 def run(
@@ -35,7 +39,9 @@ def run(
     fitting.check(config)
     fitting.check_seeds([config.seed])
     config_lib.check_positive(config, "learning_rate")
-    data.check(config.data)
+    config_lib.check_choice("train", config.train, TRAIN)
+    config_lib.check_choice("head", config.head, HEADS)
+    inputs.check_training(config)
     if not config.models:
         raise ValueError("config.models is empty: there is nothing to train.")
     for name in config.models:
@@ -48,14 +54,18 @@ def run(
     if finished:
         return finished
 
-    dataset = workdir_lib.load_data(config)
-    splits = pipeline.read_splits(dataset, size=config.image_size, limit=config.max_examples)
-    fitting.durations(config, examples=len(splits.train))
-    students = [_start(name, dataset, seed=config.seed) for name in config.models]
+    dataset = inputs.load(config)
+    for name in ("train", "tune", "validation"):
+        if not getattr(dataset, name).labelled:
+            raise ValueError(f"'{config.data}' has {name} images without labels.")
+    fitting.durations(config, examples=len(dataset.train))
+    students = [_start(name, dataset, config) for name in config.models]
+    splits = inputs.splits(config, dataset, students)
+    robust = inputs.robustness_sets(config, dataset, students)
     workdir_lib.claim(workdir, config)
     rows, facts = [], {}
     for student in tqdm.tqdm(students, desc="models", unit="model"):
-        trained, row = _train(config, student, splits, workdir)
+        trained, row = _train(config, student, splits, robust, workdir)
         folder = workdir / "models" / Path(student.name).name
         if parallel.is_first():
             weights.export(trained, folder, accuracy=row["accuracy_after"])
@@ -76,7 +86,11 @@ def run(
 
 
 def _train(
-    config: ml_collections.ConfigDict, student: Classifier, splits: pipeline.Splits, workdir: Path
+    config: ml_collections.ConfigDict,
+    student: Classifier,
+    splits: pipeline.Splits,
+    robust: inputs.RobustnessSets,
+    workdir: Path,
 ) -> tuple[Classifier, dict[str, Any]]:
     """The trained classifier, and its row of results.json."""
     predict = evaluate.make_predict(student, batch_size=config.eval_batch_size)
@@ -90,12 +104,14 @@ def _train(
         slow=None,
         examples=len(splits.train),
         seed=config.seed,
+        trained=_last_layer(student) if config.train == "head" else None,
     )
     run_name = Path(student.name).name
 
-    def answer(variables: Any) -> np.ndarray:
+    def ask(variables: Any) -> tuple[np.ndarray, dict[str, float]]:
         placed = parallel.place(dict(variables), config.parallel)
-        return predict(placed, splits.validation)
+        by_set = inputs.robust_accuracy(lambda images: predict(placed, images), robust)
+        return predict(placed, splits.validation), by_set
 
     fitted = fitting.fit(
         recipe,
@@ -108,6 +124,8 @@ def _train(
         run=run_name,
         workdir=workdir,
     )
+    before_NxC, robust_before = ask(student.variables)
+    after_NxC, robust_after = ask(fitted.variables)
     row = fitting.row(
         fitted.history,
         run=run_name,
@@ -116,20 +134,45 @@ def _train(
         objective="xe",
         seed=config.seed,
         measured=measures.of_transfer(
-            before_NxC=answer(student.variables),
-            after_NxC=answer(fitted.variables),
+            before_NxC=before_NxC,
+            after_NxC=after_NxC,
             teachers_KxNxC=np.empty((0,)),
             label_N=splits.validation.label_N,
         ),
     )
-    origin = f"{student.architecture} trained on {config.data}, seed {config.seed}"
+    row["robustness"] = inputs.robust_row(robust_before, robust_after)
+    what = "" if config.train == "all" else f" ({config.train} alone)"
+    origin = f"{student.name} trained{what} on {config.data}, seed {config.seed}"
     return dataclasses.replace(student, variables=fitted.variables, origin=origin), row
 
 
-def _start(name: str, dataset: data.Dataset, *, seed: int) -> Classifier:
-    """A fresh model of the table, or a pretrained one that has the data set's classes."""
+def _start(name: str, dataset: data.Dataset, config: ml_collections.ConfigDict) -> Classifier:
+    """A fresh model of the table, or a pretrained one; with a new head if it has other classes."""
     if name in models.MODELS:
-        return models.create(name, classes=dataset.classes, seed=seed)
+        return models.create(name, classes=dataset.classes, seed=config.seed)
     student = models.load(name)
-    models.check_classes(student, dataset.classes, dataset.name)
-    return student
+    if config.head == "keep":
+        models.check_classes(student, dataset.classes, dataset.name)
+    if student.classes == tuple(dataset.classes):
+        return student
+    return models.replace_head(student, dataset.classes, head=config.head, seed=config.seed)
+
+
+def _last_layer(student: Classifier) -> Any:
+    """Which parameters are the head's: those that depend on how many classes there are."""
+
+    def parameters() -> Any:
+        more = models.create(
+            student.architecture,
+            classes=(*student.classes, "one more"),
+            seed=0,
+            size=student.input.size,
+            **student.options,
+        )
+        return more.variables["params"]
+
+    return jax.tree.map(
+        lambda mine, other: mine.shape != other.shape,
+        student.variables["params"],
+        jax.eval_shape(parameters),
+    )

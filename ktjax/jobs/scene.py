@@ -11,7 +11,8 @@ import tqdm
 from ktjax import evaluate, interruption, objectives, optim, parallel, train
 from ktjax.analysis import calibration, measures
 from ktjax.data import pipeline
-from ktjax.jobs import fitting
+from ktjax.jobs import fitting, inputs
+from ktjax.jobs.inputs import RobustnessSets
 from ktjax.models import weights
 from ktjax.models.classifier import Classifier
 from ktjax.models.joint import Joint
@@ -24,6 +25,7 @@ class Standing(NamedTuple):
     tune_NxC: np.ndarray  # logits
     validation_NxC: np.ndarray  # logits
     temperature: float | None  # that calibrates it; None: it is taken as it is
+    robustness: Mapping[str, float]  # accuracy in percent on each set of config.robustness
 
 
 class Scene(NamedTuple):
@@ -34,6 +36,7 @@ class Scene(NamedTuple):
     splits: pipeline.Splits
     models: Mapping[str, Standing]  # student and teachers, by name
     predict: evaluate.Predict  # of the student
+    robustness: RobustnessSets
 
     def accuracy(self, name: str) -> float:
         """Of a model on tune: what decides (an order, say) may not look at validation."""
@@ -45,8 +48,9 @@ def stand(
     predict: evaluate.Predict,
     splits: pipeline.Splits,
     config: ml_collections.ConfigDict,
+    robustness: RobustnessSets,
 ) -> Standing:
-    """Asks a model about tune and validation, and calibrates it on tune if the config says so."""
+    """Asks a model about all but train, and calibrates it on tune if the config says so."""
     interruption.stop_if_asked()
     variables = parallel.place(dict(model.variables), config.parallel)
     tune_NxC = predict(variables, splits.tune)
@@ -54,7 +58,8 @@ def stand(
     temperature = None
     if config.calibrate:
         temperature = calibration.temperature(tune_NxC, splits.tune.label_N)
-    return Standing(model, tune_NxC, validation_NxC, temperature)
+    robust = inputs.robust_accuracy(lambda images: predict(variables, images), robustness)
+    return Standing(model, tune_NxC, validation_NxC, temperature, robust)
 
 
 def options(entry: Mapping[str, Any]) -> dict[str, Any]:

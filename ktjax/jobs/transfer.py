@@ -12,8 +12,7 @@ import tqdm
 from ktjax import config as config_lib
 from ktjax import data, evaluate, models, objectives
 from ktjax.analysis import flips, measures
-from ktjax.data import pipeline
-from ktjax.jobs import distil, fitting, mutual
+from ktjax.jobs import distil, fitting, inputs, mutual
 from ktjax.jobs import scene as scene_lib
 from ktjax.jobs import workdir as workdir_lib
 from ktjax.jobs.scene import Scene
@@ -26,7 +25,7 @@ _EXAMPLES = 12  # pictures in the report
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError unless the config makes sense; nothing is loaded, compiled or written."""
     fitting.check(config)
-    data.check(config.data)
+    inputs.check_training(config)
     config_lib.check_choice("strategy", config.strategy, tuple(STRATEGIES))
     config_lib.check_choice("order", config.order, tuple(ORDERS))
     config_lib.check_choice("targets", config.targets, TARGETS)
@@ -102,13 +101,14 @@ def run(
 
     names = (config.student, *config.teachers)
     loaded = {name: workdir_lib.on_host(models.load(name)) for name in names}
-    dataset = workdir_lib.load_data(config)
+    dataset = inputs.load(config)
     for classifier in loaded.values():
         models.check_classes(classifier, dataset.classes, dataset.name)
-    splits = pipeline.read_splits(dataset, size=config.image_size, limit=config.max_examples)
-    fitting.durations(config, examples=len(splits.train))
-    _check_labels(config, splits)
+    fitting.durations(config, examples=len(dataset.train))
+    _check_labels(config, dataset)
     _check_top_k(config, dataset)
+    splits = inputs.splits(config, dataset, loaded.values())
+    robust = inputs.robustness_sets(config, dataset, loaded.values())
     workdir_lib.claim(workdir, config)
 
     predicts = {
@@ -116,10 +116,10 @@ def run(
         for name, classifier in loaded.items()
     }
     standings = {
-        name: scene_lib.stand(loaded[name], predicts[name], splits, config)
+        name: scene_lib.stand(loaded[name], predicts[name], splits, config, robust)
         for name in tqdm.tqdm(names, desc="models", unit="model", leave=False)
     }
-    scene = Scene(config, workdir, splits, standings, predicts[config.student])
+    scene = Scene(config, workdir, splits, standings, predicts[config.student], robust)
     rows, answers = [], {}
     for row, after_NxC in _runs(scene):
         rows.append(row)
@@ -151,9 +151,9 @@ def _runs(scene: Scene) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
             yield from distil.runs_of_seed(scene, planned, seed, bar)
 
 
-def _check_labels(config: ml_collections.ConfigDict, splits: pipeline.Splits) -> None:
+def _check_labels(config: ml_collections.ConfigDict, dataset: data.Dataset) -> None:
     """Raises ValueError, with what to take instead, where labels are asked for and lack."""
-    if (splits.train.label_N < 0).any():
+    if not dataset.train.labelled:
         need = {
             label: objectives.OBJECTIVES[entry.objective].without_labels
             for label, entry in config.objectives.items()
@@ -166,7 +166,7 @@ def _check_labels(config: ml_collections.ConfigDict, splits: pipeline.Splits) ->
                 f"{instead}."
             )
     for name in ("tune", "validation"):
-        if (getattr(splits, name).label_N < 0).any():
+        if not getattr(dataset, name).labelled:
             raise ValueError(
                 f"'{config.data}' has {name} images without labels: these measure the transfer, "
                 "and need them whatever the objective."
@@ -191,6 +191,7 @@ def _facts(scene: Scene, name: str) -> dict[str, Any]:
         "parameters": standing.model.num_parameters(),
         "origin": standing.model.origin,
         "temperature": standing.temperature,
+        "robustness": dict(standing.robustness),
     }
 
 
@@ -226,7 +227,7 @@ def _examples(
     learned_first = np.argsort(after_N[flipped] != label_N[flipped], kind="stable")
     return [
         {
-            "image": validation.image_NxHxWx3[i],
+            "image": validation.take(np.array([i]))[0],
             "label": dataset.classes[label_N[i]],
             "teacher": " + ".join(best["teachers"]),
             "teacher_says": dataset.classes[teacher_N[i]],

@@ -27,8 +27,11 @@ _WRITTEN = (
     *(RESULTS, report.PAGE, "metrics.jsonl", "class_flips.safetensors"),
     *("figures", "students", "models", "predictions", "checkpoints", "tensorboard", "logs"),
 )
-# Pillow and matplotlib draw and decode: pixels depend on them.
-_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "matplotlib")
+# The last three draw and decode: pixels depend on them.
+_PACKAGES = (
+    *("jax", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("pillow", "simplejpeg", "matplotlib"),
+)
 
 
 def finished(
@@ -102,16 +105,6 @@ def _clear(workdir: Path, config: ml_collections.ConfigDict) -> None:
             (workdir / name).unlink(missing_ok=True)
 
 
-def load_data(config: ml_collections.ConfigDict) -> data.Dataset:
-    """The data set of the config; if it has to be prepared, by one process before the others."""
-    if not parallel.is_first():
-        parallel.wait_for_all("data")
-    dataset = data.load(config.data, data_dir=config.data_dir)
-    if parallel.is_first():
-        parallel.wait_for_all("data")
-    return dataset
-
-
 def on_host(classifier: Classifier) -> Classifier:
     """The classifier with its weights in the host's memory: devices hold only what steps use."""
     return dataclasses.replace(classifier, variables=jax.device_get(dict(classifier.variables)))
@@ -151,7 +144,12 @@ def finish(
         **found,
         "classes": list(dataset.classes),
         "class_counts": np.bincount(label_N, minlength=len(dataset.classes)).tolist(),
-        "data": {"name": dataset.name, "validation": len(label_N)},
+        "data": {
+            "name": dataset.name,
+            "train": len(dataset.train),
+            "validation": len(label_N),
+            "skipped": {split: len(wrong) for split, wrong in dataset.skipped.items()},
+        },
         "environment": environment(),
         "config": _resolved(config),
     }

@@ -1,0 +1,220 @@
+"""Encoded images -> uint8 [H, W, 3] of the size that a batch wants, on the host.
+
+JPEGs are decoded by simplejpeg, to the bits that Pillow gives, in two thirds of its time; what it
+refuses (CMYK, damaged files) and other formats are Pillow's. Resizing is Pillow's, antialiased: the
+models were trained and are scored with it. An orientation in EXIF is not applied, as in timm.
+"""
+
+import difflib
+import io
+import math
+
+import numpy as np
+import PIL
+import simplejpeg
+from PIL import Image
+
+# By timm's names: the filter, and how far it reaches on either side, in pixels of the coarser grid.
+_FILTERS = {
+    "nearest": (Image.Resampling.NEAREST, 1.0),
+    "bilinear": (Image.Resampling.BILINEAR, 1.0),
+    "bicubic": (Image.Resampling.BICUBIC, 2.0),
+}
+INTERPOLATIONS = tuple(_FILTERS)
+# What claims to be larger is an attack, or damaged: it would be allocated before it is found out.
+_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+
+
+class DecodeError(ValueError):
+    """An image does not decode. The message is the reason; whoever read the image can name it."""
+
+
+def decode(encoded: bytes) -> np.ndarray:
+    """A JPEG, PNG or whatever Pillow reads as uint8 [H, W, 3]; alpha is dropped, as timm does.
+
+    Of 16-bit images the higher byte is kept.
+
+    Raises:
+      DecodeError: with the reason.
+    """
+    return _decode(encoded, shrink=1)
+
+
+def eval_crop(
+    image_HxWx3: np.ndarray, *, size: tuple[int, int], crop_pct: float, interpolation: str
+) -> np.ndarray:
+    """The centre of an image as uint8 [h, w, 3], bit for bit as timm's transform for evaluation.
+
+    The image is resized until it just covers `size / crop_pct`, then its centre is cut out.
+
+    Args:
+      image_HxWx3: uint8.
+      size: height and width of the result.
+      crop_pct: above 0, at most 1.
+      interpolation: nearest, bilinear or bicubic.
+
+    Raises:
+      ValueError: another interpolation, or a crop_pct out of range.
+    """
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct is {crop_pct}: it is a share of the image, above 0, at most 1.")
+    _check(interpolation)
+    height, width, _ = image_HxWx3.shape
+    covered = [math.floor(side / crop_pct) for side in size]
+    # timm has two ways, which round differently.
+    if covered[0] == covered[1]:
+        longer = int(covered[0] * max(height, width) / min(height, width))
+        resized = (covered[0], longer) if height <= width else (longer, covered[0])
+    else:
+        ratio = min(height / covered[0], width / covered[1])
+        resized = (round(height / ratio), round(width / ratio))
+    top, left = (round((side - crop) / 2) for side, crop in zip(resized, size, strict=True))
+    return _resize_and_cut(image_HxWx3, resized, (top, left, *size), interpolation)
+
+
+def random_resized_crop(
+    encoded: bytes,
+    *,
+    size: tuple[int, int],
+    generator: np.random.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str,
+) -> np.ndarray:
+    """A random part of an image, resized to uint8 [h, w, 3].
+
+    A JPEG is decoded at a half, a quarter or an eighth of its size where the part would still have
+    twice as many pixels as the result along each side.
+
+    Args:
+      encoded: the image.
+      size: height and width of the result.
+      generator: what the part is drawn with.
+      scale, ratio: see `draw_crop`.
+      interpolation: nearest, bilinear or bicubic.
+
+    Raises:
+      DecodeError: with the reason.
+      ValueError: another interpolation.
+    """
+    _check(interpolation)
+    shape = _jpeg_shape(encoded)
+    image = decode(encoded) if shape is None else None
+    height, width = image.shape[:2] if shape is None else shape
+    top, left, rows, columns = draw_crop(
+        height, width, generator=generator, scale=scale, ratio=ratio
+    )
+    shrink = 1
+    if image is None:
+        spare = min(rows / size[0], columns / size[1]) / 2
+        shrink = max(s for s in (1, 2, 4, 8) if s <= max(1, spare))
+        image = _decode(encoded, shrink=shrink)
+    if image.shape[:2] == (height, width):  # also where a damaged JPEG went to Pillow
+        part, box = image[top : top + rows, left : left + columns], None
+    else:
+        part = image
+        box = tuple(at / shrink for at in (left, top, left + columns, top + rows))
+    resized = Image.fromarray(part).resize(size[::-1], _FILTERS[interpolation][0], box)
+    return np.asarray(resized)
+
+
+def draw_crop(
+    height: int,
+    width: int,
+    *,
+    generator: np.random.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a part of an image, by the law of torchvision's crops.
+
+    Its area is uniform between the two shares of `scale`, the logarithm of width / height between
+    those of `ratio`; what does not fit is drawn again, up to ten times. Then it is the largest
+    centred part whose ratio is within the bounds.
+    """
+    for _ in range(10):
+        area = height * width * generator.uniform(*scale)
+        aspect = math.exp(generator.uniform(*(math.log(bound) for bound in ratio)))
+        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < rows <= height and 0 < columns <= width:
+            top = int(generator.integers(height - rows + 1))
+            left = int(generator.integers(width - columns + 1))
+            return top, left, rows, columns
+    rows, columns = height, width
+    if width / height < ratio[0]:
+        rows = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        columns = round(height * ratio[1])
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+def _check(interpolation: str) -> None:
+    if interpolation not in _FILTERS:
+        near = difflib.get_close_matches(interpolation, _FILTERS, n=1, cutoff=0.4) or _FILTERS
+        raise ValueError(f"No interpolation '{interpolation}'. Known: {', '.join(near)}.")
+
+
+def _jpeg_shape(encoded: bytes) -> tuple[int, int] | None:
+    """Height and width; None: not for simplejpeg."""
+    if not encoded.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
+    except ValueError:
+        return None
+    return None if space == "CMYK" or height * width > _MAX_PIXELS else (height, width)
+
+
+def _decode(encoded: bytes, *, shrink: int) -> np.ndarray:
+    """As `decode`; a JPEG is decoded at a `shrink`-th of its size, rounded up."""
+    shape = _jpeg_shape(encoded)
+    if shape is not None:
+        least = [math.ceil(side / shrink) for side in shape]
+        try:
+            return simplejpeg.decode_jpeg(
+                encoded, min_height=least[0], min_width=least[1], min_factor=shrink
+            )
+        except ValueError:  # damaged: Pillow shows what can be shown
+            pass
+    if not encoded:
+        raise DecodeError("it is empty")
+    try:
+        image = Image.open(io.BytesIO(encoded))
+        image.load()
+    except PIL.UnidentifiedImageError as error:
+        raise DecodeError("of no known format") from error
+    # The parsers of damaged files raise whatever they stumble over.
+    except Exception as error:
+        raise DecodeError(str(error).rstrip(".") or type(error).__name__) from error
+    if image.mode.startswith("I;16"):
+        # Pillow would cut off what is above 255. Of 16-bit colours it keeps the higher byte itself.
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
+
+
+def _resize_and_cut(
+    image_HxWx3: np.ndarray,
+    resized: tuple[int, int],
+    crop: tuple[int, int, int, int],
+    interpolation: str,
+) -> np.ndarray:
+    """`crop` (top, left, height, width) of the resized image, without most of the rest of it.
+
+    Pillow resizes rows, rounds, then resizes columns. Between the two goes what the crop does not
+    need. (Its own way, a `box`, has float32 coordinates: some values would differ by one.)
+    """
+    height = len(image_HxWx3)
+    top, left, rows, columns = crop
+    resample, support = _FILTERS[interpolation]
+    step = height / resized[0]
+    reach = support * max(1, step) + 1
+    first = max(0, math.floor((top + 0.5) * step - reach))
+    last = min(height, math.ceil((top + rows - 0.5) * step + reach))
+    wide = Image.fromarray(image_HxWx3[first:last]).resize((resized[1], last - first), resample)
+    # Of the height of the whole image, so that the filter falls where it would.
+    canvas = Image.new("RGB", (columns, height))
+    canvas.paste(wide.crop((left, 0, left + columns, last - first)), (0, first))
+    tall = canvas.resize((columns, resized[0]), resample)
+    return np.asarray(tall.crop((0, top, columns, top + rows)))

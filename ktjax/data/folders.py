@@ -1,0 +1,193 @@
+"""Folders of image files: one directory per class, flat and unlabelled, or as archives unpack.
+
+What the archives of CUB-200-2011, Stanford Cars, DomainNet and ImageNet hold is recognised by the
+lists that lie beside their images.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+EXTENSIONS = (".png", ".jpg", ".jpeg")
+# Names that people give the folders of a split.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "tune": ("tune", "minival"),
+    "validation": ("validation", "val", "valid", "test"),
+}
+
+
+class Listed(NamedTuple):
+    """The files of a split."""
+
+    files: list[str]  # below the folder
+    label_N: np.ndarray  # int32, -1 where unlabelled
+
+
+class Folder(NamedTuple):
+    """What a folder holds."""
+
+    splits: Mapping[str, Listed]  # train, tune, validation; or `all`, where it has no splits
+    classes: tuple[str, ...]  # empty where nothing is labelled
+
+
+def read(folder: Path) -> Folder:
+    """Lists the images of a folder, in sorted order.
+
+    Raises:
+      ValueError: no images, fewer than two classes, or splits of other classes.
+    """
+    for layout in (_birds, _cars, _domainnet):
+        found = layout(folder)
+        if found is not None:
+            return found
+    below = {
+        split: next((folder / name for name in names if (folder / name).is_dir()), None)
+        for split, names in SPLIT_NAMES.items()
+    }
+    below = {split: path for split, path in below.items() if path is not None}
+    if not below:
+        files, classes = _list(folder, folder)
+        return Folder({"all": files}, classes)
+    splits, known = {}, {}
+    for split, path in below.items():
+        splits[split], classes = _list(path, folder)
+        if classes:
+            known[split] = classes
+    classes = known.get("train") or next(iter(known.values()), ())
+    for others in known.values():
+        if others != classes:
+            differ = ", ".join(sorted(set(classes) ^ set(others)))
+            raise ValueError(f"The splits of '{folder}' differ in classes: {differ}.")
+    if classes and "validation" in splits and "validation" not in known:
+        splits["validation"] = _imagenet_validation(splits["validation"], classes)
+    return Folder(splits, classes)
+
+
+def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
+    """The images of a folder with one directory per class, or with none, and the classes."""
+    loose = _images(folder, root)
+    files, labels, classes = [], [], []
+    for directory in sorted(path for path in folder.iterdir() if path.is_dir()):
+        images = _images(directory, root)
+        if images:
+            labels += [len(classes)] * len(images)
+            classes.append(directory.name)
+            files += images
+    if loose and classes:
+        raise ValueError(
+            f"'{folder}' holds images both beside and in directories of classes: {loose[0]}."
+        )
+    if loose:
+        return Listed(loose, np.full(len(loose), -1, np.int32)), ()
+    if len(classes) < 2:
+        raise ValueError(
+            f"'{folder}' holds images of {len(classes)} classes: it wants one directory per class "
+            f"with {', '.join(EXTENSIONS)} files, of two classes or more."
+        )
+    return Listed(files, np.asarray(labels, np.int32)), tuple(classes)
+
+
+def _images(folder: Path, root: Path) -> list[str]:
+    names = (path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    return sorted(str(path.relative_to(root)) for path in names)
+
+
+def _of_rows(
+    folder: Path, rows: Iterable[tuple[str, str, int]], classes: tuple[str, ...]
+) -> Folder:
+    """From (split, file, label) of every image; ValueError names a file that is not there."""
+    splits: dict[str, tuple[list[str], list[int]]] = {}
+    for split, file, label in rows:
+        if not (folder / file).is_file():
+            raise ValueError(f"'{folder}' lacks {file}, which its lists name.")
+        files, labels = splits.setdefault(split, ([], []))
+        files.append(file)
+        labels.append(label)
+    return Folder(
+        {name: Listed(files, np.asarray(lab, np.int32)) for name, (files, lab) in splits.items()},
+        classes,
+    )
+
+
+def _lines(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _birds(folder: Path) -> Folder | None:
+    """CUB-200-2011: lists of `<image id> <what>`."""
+    names = ("images", "image_class_labels", "train_test_split", "classes")
+    if not all((folder / f"{name}.txt").is_file() for name in names):
+        return None
+    images, labels, is_train, classes = (dict(_lines(folder / f"{n}.txt")) for n in names)
+    numbers = {key: number for number, key in enumerate(classes)}
+    rows = (
+        ("train" if is_train[key] == "1" else "validation", f"images/{file}", numbers[labels[key]])
+        for key, file in images.items()
+    )
+    return _of_rows(folder, rows, tuple(classes.values()))
+
+
+def _cars(folder: Path) -> Folder | None:
+    """Stanford Cars: annotations as MATLAB files, of which the labels of the test images came late.
+
+    These lie in the folder itself, as the authors' page had them.
+    """
+    devkit = folder / "devkit"
+    if not (devkit / "cars_meta.mat").is_file():
+        return None
+    from scipy import io
+
+    def load(path: Path, name: str) -> Any:
+        return np.atleast_1d(io.loadmat(path, squeeze_me=True)[name])
+
+    answers = "cars_test_annos_withlabels.mat"
+    places = [path for path in (folder / answers, devkit / answers) if path.is_file()]
+    if not places:
+        raise ValueError(f"'{folder}' lacks {answers}, the labels of cars_test.")
+    classes = tuple(str(name) for name in load(devkit / "cars_meta.mat", "class_names"))
+    rows = [
+        (split, f"{below}/{row['fname']}", int(row["class"]) - 1)
+        for split, below, path in (
+            ("train", "cars_train", devkit / "cars_train_annos.mat"),
+            ("validation", "cars_test", places[0]),
+        )
+        for row in load(path, "annotations")
+    ]
+    return _of_rows(folder, rows, classes)
+
+
+def _domainnet(folder: Path) -> Folder | None:
+    """A domain of DomainNet: `<domain>_train.txt` and `<domain>_test.txt` of `<file> <label>`."""
+    lists = sorted(folder.glob("*_train.txt"))
+    domains = [path.name.removesuffix("_train.txt") for path in lists]
+    domains = [d for d in domains if (folder / d).is_dir() and (folder / f"{d}_test.txt").is_file()]
+    if not domains:
+        return None
+    if len(domains) > 1:
+        raise ValueError(f"'{folder}' holds several domains, {', '.join(domains)}: keep one.")
+    (domain,) = domains
+    rows = [
+        (split, file, int(label))
+        for split, name in (("train", "train"), ("validation", "test"))
+        for file, label in _lines(folder / f"{domain}_{name}.txt")
+    ]
+    names = {label: Path(file).parent.name for _, file, label in rows}
+    return _of_rows(folder, rows, tuple(names[label] for label in sorted(names)))
+
+
+def _imagenet_validation(listed: Listed, classes: tuple[str, ...]) -> Listed:
+    """ImageNet's archive of validation images has no classes: TFDS knows these by number."""
+    numbers = [re.search(r"ILSVRC2012_val_(\d{8})\.", file) for file in listed.files]
+    if not all(numbers) or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        return listed
+    import tensorflow_datasets as tfds
+
+    path = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+    synsets = path.read_text().split()
+    label_of = {synset: label for label, synset in enumerate(classes)}
+    labels = [label_of[synsets[int(number[1]) - 1]] for number in numbers]
+    return Listed(listed.files, np.asarray(labels, np.int32))

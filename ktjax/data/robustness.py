@@ -1,0 +1,138 @@
+"""Test sets of ImageNet-1k's classes that are not ImageNet: how robust is what was learned?
+
+ImageNet-V2, ReaL, A, R and Sketch. A and R are about 200 of the classes; a model answers among
+these (Hendrycks et al. 2021, both). ReaL has several labels for an image, any of which is right,
+and none for some, which do not count (Beyer et al. 2020).
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ktjax.data import folders, sources
+from ktjax.data.sources import Source, drawn
+
+_FOLDER = Path(__file__).parent
+
+
+class RobustnessSet(NamedTuple):
+    """Images, which answers are right, and which can be given."""
+
+    source: Source
+    right_NxC: np.ndarray  # bool
+    among_C: np.ndarray  # bool
+
+    def take(self, count: int) -> "RobustnessSet":
+        """`count` images drawn evenly (all, if there are fewer), in their order."""
+        index = drawn(len(self.source), count)
+        return RobustnessSet(self.source.select(index), self.right_NxC[index], self.among_C)
+
+
+class _Known(NamedTuple):
+    tfds: str  # its name in TFDS, and its split there
+    split: str
+    synsets: str  # file of the classes that it is about
+    origin: str
+
+
+_ALL = "imagenet_synsets.txt"
+SETS = {
+    "imagenet_v2": _Known(
+        *("imagenet_v2/matched-frequency", "test", _ALL),
+        "imagenetv2-matched-frequency.tar.gz of huggingface.co/datasets/vaishaal/ImageNetV2",
+    ),
+    "imagenet2012_real": _Known(
+        *("imagenet2012_real", "validation", _ALL),
+        "the validation images of ImageNet, and real.json of github.com/google-research/"
+        "reassessed-imagenet",
+    ),
+    "imagenet_a": _Known(
+        *("imagenet_a", "test", "imagenet_a_synsets.txt"),
+        "imagenet-a.tar of github.com/hendrycks/natural-adv-examples",
+    ),
+    "imagenet_r": _Known(
+        *("imagenet_r", "test", "imagenet_r_synsets.txt"),
+        "imagenet-r.tar of github.com/hendrycks/imagenet-r",
+    ),
+    "imagenet_sketch": _Known(
+        *("imagenet_sketch", "test", _ALL),
+        "ImageNet-Sketch.zip of github.com/HaohanWang/ImageNet-Sketch",
+    ),
+}
+
+
+@functools.cache
+def synsets(file: str = _ALL) -> tuple[str, ...]:
+    """A list of synsets that comes with the package."""
+    return tuple((_FOLDER / file).read_text(encoding="utf-8").split())
+
+
+def load(name: str, *, data_dir: str | None) -> RobustnessSet:
+    """Opens a set of SETS, from `data_dir/<name>`: prepared by TFDS, or its folder of images.
+
+    ValueError, with where it comes from, if it is not there.
+    """
+    import tensorflow_datasets as tfds
+
+    known = SETS[name]
+    among_C = np.isin(synsets(), synsets(known.synsets))
+    try:
+        builder = tfds.core.read_only_builder.builder_from_files(known.tfds, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        folder = Path(data_dir or tfds.core.constants.DATA_PATH) / name
+        if not folder.is_dir() or name == "imagenet2012_real":
+            raise ValueError(
+                f"There is no '{name}' in {folder.parent} (config.data_dir). Its files: "
+                f"{known.origin}. Unpack the images to {folder}, or prepare it where TensorFlow "
+                f"is installed: `tfds build {known.tfds} --file_format=array_record`."
+            ) from None
+        return _of_folder(folder, among_C)
+    if name == "imagenet2012_real":
+        return _real(builder, known.split, among_C)
+    source = sources.from_tfds(builder, known.split)
+    classes = builder.info.features["label"].names
+    return _of_labels(source, [_class(c) for c in classes], among_C)
+
+
+def accuracy(robustness: RobustnessSet, logits_NxC: np.ndarray) -> float:
+    """Share of images whose largest logit, among the classes of the set, is right; in percent."""
+    answer_N = np.where(robustness.among_C, logits_NxC, -np.inf).argmax(axis=1)
+    return 100 * float(np.mean(robustness.right_NxC[np.arange(len(answer_N)), answer_N]))
+
+
+def _of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
+    """A directory for each synset or, as in ImageNet-V2, for each number of a class."""
+    found = folders.read(folder)
+    listed = found.splits["all"]
+    source = sources.of_files(folder, listed.files, listed.label_N)
+    return _of_labels(source, [_class(name) for name in found.classes], among_C)
+
+
+def _class(name: str) -> int:
+    return int(name) if name.isdecimal() else synsets().index(name)
+
+
+def _of_labels(source: Source, classes: Sequence[int], among_C: np.ndarray) -> RobustnessSet:
+    label_N = np.asarray(classes)[source.label_N]
+    right_NxC = np.zeros((len(source), len(among_C)), bool)
+    right_NxC[np.arange(len(source)), label_N] = True
+    return RobustnessSet(source, right_NxC, among_C)
+
+
+def _real(builder: object, split: str, among_C: np.ndarray) -> RobustnessSet:
+    labels_of = sources.tfds_reader(builder, split, ("real_label",))
+    read = sources.tfds_reader(builder, split, ("image",))
+    count = builder.info.splits[split].num_examples
+    right_NxC = np.zeros((count, len(among_C)), bool)
+    for i in range(count):
+        right_NxC[i, np.asarray(labels_of([i])[0]["real_label"], int)] = True
+    source = Source(
+        label_N=right_NxC.argmax(axis=1).astype(np.int32),
+        read=lambda i: read([i])[0]["image"],
+        where=lambda i: f"imagenet2012_real/{split}[{i}]",
+    )
+    counted = np.flatnonzero(right_NxC.any(axis=1))
+    return RobustnessSet(source.select(counted), right_NxC[counted], among_C)

@@ -1,0 +1,209 @@
+"""What jobs read, through their front door: bad images, unlabelled pools, streams, new heads."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_jobs import CLASSES, make_images, pretraining, read, transferring
+
+from ktjax import models
+from ktjax.jobs import pretrain, transfer
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """300 files: JPEG and PNG of every kind, of which a corrupt, a cut and an empty one are bad."""
+    folder = make_images(tmp_path_factory.mktemp("odd") / "images", per_class=72)
+    for i, path in enumerate(sorted(folder.glob("*/*.png"))):
+        if i % 2:
+            path.with_suffix(".jpg").write_bytes(encoded(Image.open(path), "jpeg"))
+            path.unlink()
+    image = Image.open(next(folder.glob("checks/*.png")))
+    rows = np.arange(120, dtype=np.uint16).reshape(10, 12) * 500
+    good = {
+        "checks/cmyk.jpg": encoded(image.convert("CMYK"), "jpeg"),
+        "checks/gray.jpg": encoded(image.convert("L"), "jpeg"),
+        "checks/gray.png": encoded(image.convert("L"), "png"),
+        "columns/deep.png": encoded(Image.fromarray(rows), "png"),
+        "columns/alpha.png": encoded(image.convert("RGBA"), "png"),
+        "columns/palette.png": encoded(image.convert("P"), "png"),
+        "corner/two.png": encoded(image.convert("1"), "png"),
+        "corner/progressive.jpg": encoded(image, "jpeg", progressive=True),
+        "rows/large.JPEG": encoded(image.resize((400, 300)), "jpeg"),
+    }
+    bad = {
+        "checks/corrupt.jpg": b"\xff\xd8" + bytes(200),
+        "columns/cut.png": encoded(image, "png")[:60],
+        "rows/empty.jpg": b"",
+    }
+    for name, content in (good | bad).items():
+        (folder / name).write_bytes(content)
+    assert len(list(folder.glob("*/*"))) == 300
+    return folder, sorted(bad)
+
+
+def small(images, **fields):
+    fields = dict(total_steps=2, eval_every_steps=2) | fields
+    return pretraining(images, names=("tiny_mlp_narrow",), **fields)
+
+
+def test_bad_images_stop_the_job_or_are_left_out_and_counted(odd, tmp_path):
+    folder, bad = odd
+    with pytest.raises(ValueError, match=r"Image .*/(corrupt|cut|empty)\..* does not decode: "):
+        pretrain.run(small(folder), tmp_path / "error")
+    assert not (tmp_path / "error").exists()
+    results = pretrain.run(small(folder, on_bad_image="skip"), tmp_path / "skip")
+    data = results["data"]
+    assert sum(data["skipped"].values()) == len(bad) == 3
+    tune = 300 - data["train"] - data["validation"] - 3
+    assert 20 < tune < 30 and sum(results["class_counts"]) == data["validation"]
+    assert read(tmp_path / "skip")["data"] == data
+    # Streamed, the same: what a run sees does not depend on how it is read.
+    config = small(folder, on_bad_image="skip", cache_gb=0.0)
+    streamed = pretrain.run(config, tmp_path / "streamed")
+    assert streamed["data"] == data
+    assert [r["accuracy_after"] for r in streamed["runs"]] == [
+        r["accuracy_after"] for r in results["runs"]
+    ]
+    weights = (next((tmp_path / k).rglob("model.safetensors")) for k in ("skip", "streamed"))
+    first, second = (path.read_bytes() for path in weights)
+    assert first == second
+
+
+def test_a_bad_image_stops_a_stream_where_it_comes(odd, tmp_path):
+    folder, _ = odd
+    with pytest.raises(ValueError, match=r"Image .*/(corrupt|cut|empty)\..* does not decode: "):
+        pretrain.run(small(folder, cache_gb=0.0, total_steps=20), tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.fixture
+def pool(images, tmp_path):
+    """train/ without labels, validation/ with them."""
+    folder = tmp_path / "pool"
+    for path in sorted(images.glob("*/*.png")):
+        held = int(path.stem) < 8
+        below = folder / "validation" / path.parent.name if held else folder / "train"
+        below.mkdir(parents=True, exist_ok=True)
+        name = path.name if held else f"{path.parent.name}{path.name}"
+        (below / name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_unlabelled_folder_end_to_end(pool, zoo, tmp_path):
+    arg = "objectives=kl_dp_unsupervised"
+    fields = dict(total_steps=4, eval_every_steps=4, targets="stored")
+    config = transferring(pool, zoo[0], zoo[2:], arg=arg, **fields)
+    results = transfer.run(config, tmp_path / "whole")
+    # 64 images to learn from; of 32 with labels a fifth of each class is tune.
+    assert results["data"]["train"] == 64 and results["data"]["validation"] == 24
+    assert results["classes"] == list(CLASSES)
+    (row,) = results["runs"]
+    assert 0 < row["taught"] < 100
+    # Images alone, measured on another folder: the same pool.
+    flat = f"folder:{pool}/train"
+    config = transferring(pool, zoo[0], zoo[2:], arg=arg, **fields)
+    config.update(data=flat, eval_data=f"folder:{pool}")
+    alone = transfer.run(config, tmp_path / "alone")
+    assert alone["runs"][0]["accuracy_after"] == row["accuracy_after"]
+    assert alone["data"]["train"] == 64
+
+
+def test_labels_are_asked_for_where_they_lack(pool, zoo, refused):
+    config = transferring(pool, zoo[0], zoo[2:])
+    refused(transfer.run, config, "kl_dp_unsupervised instead of kl_dp")
+    refused(pretrain.run, small(pool), "train images without labels")
+    config = transferring(pool / "train", zoo[0], zoo[2:], arg="objectives=kl_dp_unsupervised")
+    refused(transfer.run, config, "has no labels, which tune and validation need")
+
+
+def test_stored_targets_on_random_crops(images, zoo, tmp_path):
+    """They are of the views that training sees, as what is asked in each step must be."""
+    fields = dict(crop_scale=(0.5, 1.0), cache_gb=0.0, augment="none", total_steps=6)
+    runs = {}
+    for targets in ("live", "stored"):
+        config = transferring(images, zoo[0], zoo[2:], targets=targets, **fields)
+        (runs[targets],) = transfer.run(config, tmp_path / targets)["runs"]
+    losses = [[entry["loss"] for entry in runs[k]["history"]] for k in ("live", "stored")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Images of three other classes."""
+    return make_images(tmp_path_factory.mktemp("others") / "three", ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("head", ["zero", "random"])
+def test_a_new_head_alone_is_trained(head, others, zoo, tmp_path):
+    config = pretraining(others, names=(zoo[0],), train="head", head=head, batch_norm="frozen")
+    pretrain.run(config, tmp_path)
+    (folder,) = (tmp_path / "models").iterdir()
+    before, after = models.load(zoo[0]), models.load(str(folder))
+    assert after.classes == ("a", "b", "c")
+    changed = {
+        name
+        for name in before.variables["params"]
+        if any(
+            x.shape != y.shape or (np.asarray(x) != np.asarray(y)).any()
+            for x, y in zip(
+                *(_leaves(v.variables["params"][name]) for v in (before, after)), strict=True
+            )
+        )
+    }
+    assert changed == {"head"}
+    assert any((np.asarray(x) != 0).any() for x in _leaves(after.variables["params"]["head"]))
+
+
+def test_all_weights_are_trained(others, zoo, tmp_path):
+    results = pretrain.run(pretraining(others, names=(zoo[0],)), tmp_path)
+    (folder,) = (tmp_path / "models").iterdir()
+    before, after = (models.load(name).variables["params"] for name in (zoo[0], str(folder)))
+    same = [
+        name
+        for name in before
+        if name != "head"
+        and all(
+            (np.asarray(x) == np.asarray(y)).all()
+            for x, y in zip(_leaves(before[name]), _leaves(after[name]), strict=True)
+        )
+    ]
+    assert not same
+    (row,) = results["runs"]
+    assert row["accuracy_before"] == pytest.approx(100 / 3, abs=0.1)  # a head of zeros
+
+
+def _leaves(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(minival=0.0), r"minival=0.0 is a share"),
+        (dict(train_fraction=1.5), r"train_fraction=1.5 is a share"),
+        (dict(crop_pct=0.0), r"crop_pct=0.0 is a share"),
+        (dict(interpolation="lanczos"), r"interpolation='lanczos'.*bicubic"),
+        (dict(crop_scale=(0.5, 0.2)), r"crop_scale=\(0.5, 0.2\) is the least"),
+        (dict(on_bad_image="ignore"), r"on_bad_image='ignore'.*error, skip"),
+        (dict(eval_data="glyphz"), r"'glyphz'.*glyphs"),
+        (dict(robustness=("imagenet_b",)), r"'imagenet_b'.*imagenet_a"),
+        (dict(robustness=("imagenet_a",)), r"classes of ImageNet-1k"),
+        (dict(train="tail"), r"train='tail'.*all, head"),
+        (dict(head="new"), r"head='new'.*keep, zero, random"),
+    ],
+    ids=lambda x: str(x)[:30],
+)
+def test_refused(fields, message, images, refused):
+    refused(pretrain.run, small(images, **fields), message)
