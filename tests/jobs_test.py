@@ -29,7 +29,7 @@ from small_jobs import (
 import ktjax
 from ktjax import data, evaluate, parallel, train
 from ktjax.checkpoint import Checkpoints
-from ktjax.jobs import pretrain, transfer
+from ktjax.jobs import fitting, pretrain, transfer
 from ktjax.jobs import workdir as workdir_lib
 from ktjax.models import weights
 from ktjax.writer import Writer
@@ -470,3 +470,13 @@ def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
     assert done.stderr.startswith(f"ktjax: {message}")
     assert "Traceback" not in done.stderr
     assert not workdir.exists()
+
+
+def test_waiting_for_input_is_measured(monkeypatch):
+    clock = iter(range(100))  # a second passes whenever somebody looks
+    monkeypatch.setattr(fitting.time, "perf_counter", lambda: next(clock))
+    waited = fitting._Waited(iter("abcd"), step=4, batch_size=16)  # at 0
+    assert [next(waited), next(waited)] == ["a", "b"]  # from 1 to 2 and from 3 to 4
+    assert waited.until(6) == {"input/wait_percent": 40.0, "input/images_per_s": 6.4}  # at 5
+    assert next(waited) == "c"  # begun anew at 6; from 7 to 8
+    assert waited.until(7) == {"input/wait_percent": 100 / 3, "input/images_per_s": 16 / 3}

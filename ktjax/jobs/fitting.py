@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -246,7 +246,7 @@ def fit(
     def on_log(step: int, means: dict[str, float]) -> None:
         metrics = {f"train/{name}": value for name, value in means.items()}
         rate = float(np.asarray(recipe.schedule(step - 1)))
-        write(step, metrics | {"learning_rate": rate})
+        write(step, metrics | {"learning_rate": rate} | waited.until(step))
 
     def on_eval(step: int, state: train.State, means: dict[str, float]) -> None:
         measured = dict(measure(predict(train.student_variables(state), tune)))
@@ -264,6 +264,7 @@ def fit(
         numbers = {k: v for k, v in measured.items() if isinstance(v, float)}
         write(step, {f"tune/{name}": value for name, value in numbers.items()})
         save(step, state, [], entry["accuracy"])
+        waited.begin(step)  # neither evaluation nor saving is a wait for input
 
     batches = pipeline.train_batches(
         images,
@@ -282,12 +283,15 @@ def fit(
             size=recipe.steps_per_dispatch,
         )
         groups = pipeline.grouped(batches, sizes)
+    waited = _Waited(
+        parallel.to_devices(groups, several=several), step=first_step, batch_size=recipe.batch_size
+    )
     with interruption.deferred():
         try:
             state = train.fit(
                 recipe.step,
                 state,
-                parallel.to_devices(groups, several=several),
+                waited,
                 frozen=asked,
                 key=key,
                 total_steps=recipe.total_steps,
@@ -307,6 +311,41 @@ def fit(
                 writer.close()
             checkpoints.close()
     return Fitted(parallel.fetch(train.student_variables(state)), history)
+
+
+class _Waited:
+    """Batches, and how long the loop waited for them: the share of the time between two logs.
+
+    A device that is slower than its input makes the loop wait for metrics, not for batches.
+    """
+
+    def __init__(self, batches: Iterator[Mapping[str, jax.Array]], *, step: int, batch_size: int):
+        self._batches = batches
+        self._batch_size = batch_size
+        self.begin(step)
+
+    def __iter__(self) -> "_Waited":
+        return self
+
+    def __next__(self) -> Mapping[str, jax.Array]:
+        start = time.perf_counter()
+        batch = next(self._batches)
+        self._seconds += time.perf_counter() - start
+        return batch
+
+    def begin(self, step: int) -> None:
+        """Counts from here, where `step` updates are completed."""
+        self._step, self._seconds, self._since = step, 0.0, time.perf_counter()
+
+    def until(self, step: int) -> dict[str, float]:
+        """What was counted until `step`; begins anew."""
+        seconds = time.perf_counter() - self._since
+        found = {
+            "input/wait_percent": 100 * self._seconds / seconds,
+            "input/images_per_s": (step - self._step) * self._batch_size / seconds,
+        }
+        self.begin(step)
+        return found
 
 
 def row(
