@@ -387,3 +387,12 @@ def test_an_unknown_head_is_refused_before_anything_is_read(folder, monkeypatch)
         models.load(str(folder), classes=NEW, head="ones")
     with pytest.raises(ValueError, match=r"No head 'ones'\. Known: zero, random\."):
         models.replace_head(drawn("tiny_mlp_narrow"), NEW, head="ones")
+
+
+def test_a_workdir_stands_for_its_only_model(classifier, tmp_path):
+    weights.export(classifier, tmp_path / "students" / "kl_dp-1")
+    found = models.load(str(tmp_path))
+    assert (found.name, found.architecture) == (str(tmp_path), "test_resnet")
+    weights.export(classifier, tmp_path / "students" / "kl_dp-2")
+    with pytest.raises(ValueError, match=r"holds several models: name one, .*kl_dp-1, .*kl_dp-2\."):
+        models.load(str(tmp_path))

@@ -169,6 +169,7 @@ def load(
         `hf:<organisation>/<repository>`, a classifier of transformers' on the hub;
         `glyphs/<name>` of the embedded zoo;
         a folder with config.json and model.safetensors, which ktjax, timm or transformers wrote;
+        a workdir of ktjax that holds one model (of several, the folder of one);
         a .safetensors file with timm's names.
       architecture: of a .safetensors file, which does not say it.
       classes: their names, or how many they are, instead of those that config.json has.
@@ -270,6 +271,11 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     path = Path(name)
     if weights.is_export(path):
         return hub.folder(path)
+    inside = [p.parent for p in sorted(path.glob(f"*/*/{weights.WEIGHTS}"))]
+    if len(inside) > 1:
+        raise ValueError(f"'{name}' holds several models: name one, {', '.join(map(str, inside))}.")
+    if inside:
+        return hub.folder(inside[0])
     if path.suffix == ".safetensors" and path.is_file():
         if architecture is None:
             raise ValueError(f"'{name}' does not say its architecture: give architecture=...")
