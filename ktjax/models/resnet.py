@@ -228,7 +228,6 @@ def _bottleneck(depths: tuple[int, ...], **options: object) -> Callable[..., Res
 
 _se, _se4 = SqueezeExcite, functools.partial(SqueezeExcite, ratio=0.25)
 _eca = EfficientChannelAttention
-_group_norm = functools.partial(nn.GroupNorm, num_groups=32, epsilon=1e-5, use_fast_variance=False)
 C = {"stem": "deep", "stem_width": 32}
 D = {**C, "average_down": True}
 S = {"stem": "deep", "stem_width": 64}
@@ -262,7 +261,7 @@ VARIANTS = {
     "resnet200d": _bottleneck((3, 24, 36, 3), **D),
     "wide_resnet50_2": _bottleneck((3, 4, 6, 3), base_width=128),
     "wide_resnet101_2": _bottleneck((3, 4, 23, 3), base_width=128),
-    "resnet50_gn": _bottleneck((3, 4, 6, 3), norm=_group_norm),
+    "resnet50_gn": _bottleneck((3, 4, 6, 3), norm=layers.GroupNorm),
     "resnext50_32x4d": _bottleneck((3, 4, 6, 3), **X4),
     "resnext50d_32x4d": _bottleneck((3, 4, 6, 3), **D, **X4),
     "resnext101_32x4d": _bottleneck((3, 4, 23, 3), **X4),

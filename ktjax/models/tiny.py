@@ -9,7 +9,7 @@ import jax
 from flax import linen as nn
 
 from ktjax.models.classifier import Output
-from ktjax.models.layers import BatchNorm
+from ktjax.models.layers import BatchNorm, Mlp
 
 
 class Perceptron(nn.Module):
@@ -30,18 +30,6 @@ class Perceptron(nn.Module):
 
 tiny_mlp = functools.partial(Perceptron, widths=(192, 192))
 tiny_mlp_narrow = functools.partial(Perceptron, widths=(96, 96))
-
-
-class Mlp(nn.Module):
-    """Two dense layers with GELU between them."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        x = nn.gelu(nn.Dense(self.hidden, name="fc1")(x), approximate=False)
-        return nn.Dense(width, name="fc2")(x)
 
 
 class MixerBlock(nn.Module):
