@@ -31,6 +31,7 @@ setuptools.setup(
         "jax>=0.9",
         "matplotlib>=3.9",
         "ml-collections>=1.1",
+        "numba>=0.61",
         "numpy>=2",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.25",

@@ -176,7 +176,9 @@ def test_other_interpolations_are_refused_with_the_nearest():
     with pytest.raises(ValueError, match="No interpolation 'bicubik'. Known: bicubic."):
         decode.eval_crop(np.zeros((9, 9, 3), np.uint8), crop_pct=1.0, **options)
     with pytest.raises(ValueError, match="Known: bicubic."):
-        decode.random_resized_crop(b"", generator=np.random.default_rng(0), **options)
+        decode.random_resized_crop(
+            encode(make_image(9, 9)), generator=np.random.default_rng(0), **options
+        )
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])

@@ -475,8 +475,12 @@ def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
 def test_waiting_for_input_is_measured(monkeypatch):
     clock = iter(range(100))  # a second passes whenever somebody looks
     monkeypatch.setattr(fitting.time, "perf_counter", lambda: next(clock))
-    waited = fitting._Waited(iter("abcd"), step=4, batch_size=16)  # at 0
-    assert [next(waited), next(waited)] == ["a", "b"]  # from 1 to 2 and from 3 to 4
-    assert waited.until(6) == {"input/wait_percent": 40.0, "input/images_per_s": 6.4}  # at 5
-    assert next(waited) == "c"  # begun anew at 6; from 7 to 8
-    assert waited.until(7) == {"input/wait_percent": 100 / 3, "input/images_per_s": 16 / 3}
+    batches = [{"label": np.zeros(shape)} for shape in (16, 16, 16, (2, 8))]
+    waited = fitting._Waited(iter(batches))  # at 0
+    assert [next(waited), next(waited)] == batches[:2]  # from 1 to 2 and from 3 to 4
+    found = {"input/wait_percent": 40.0, "input/images_per_s": 6.4}
+    assert waited.measured() == found  # at 5
+    assert waited.measured() == found  # another log of this moment: nothing was taken meanwhile
+    for batch in batches[2:]:  # begun anew at 6; from 7 to 8, from 9 to 10
+        assert next(waited) is batch
+        assert waited.measured() == {"input/wait_percent": 100 / 3, "input/images_per_s": 16 / 3}

@@ -1,11 +1,10 @@
 """Encoded images -> uint8 [H, W, 3] of the size that a batch wants, on the host.
 
 JPEGs are decoded by simplejpeg, to the bits that Pillow gives, in two thirds of its time; what it
-refuses (CMYK, damaged files) and other formats are Pillow's. Resizing is Pillow's, antialiased: the
-models were trained and are scored with it. An orientation in EXIF is not applied, as in timm.
+refuses (CMYK, damaged files) and other formats are Pillow's. Resizing has Pillow's bits too: the
+models were trained and are scored with them. An orientation in EXIF is not applied, as in timm.
 """
 
-import difflib
 import io
 import math
 
@@ -14,13 +13,8 @@ import PIL
 import simplejpeg
 from PIL import Image
 
-# By timm's names: the filter, and how far it reaches on either side, in pixels of the coarser grid.
-_FILTERS = {
-    "nearest": (Image.Resampling.NEAREST, 1.0),
-    "bilinear": (Image.Resampling.BILINEAR, 1.0),
-    "bicubic": (Image.Resampling.BICUBIC, 2.0),
-}
-INTERPOLATIONS = tuple(_FILTERS)
+from ktjax.data import resize
+
 # What claims to be larger is an attack, or damaged: it would be allocated before it is found out.
 _MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
@@ -58,18 +52,17 @@ def eval_crop(
     """
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct is {crop_pct}: it is a share of the image, above 0, at most 1.")
-    _check(interpolation)
     height, width, _ = image_HxWx3.shape
     covered = [math.floor(side / crop_pct) for side in size]
     # timm has two ways, which round differently.
     if covered[0] == covered[1]:
         longer = int(covered[0] * max(height, width) / min(height, width))
-        resized = (covered[0], longer) if height <= width else (longer, covered[0])
+        grid = (covered[0], longer) if height <= width else (longer, covered[0])
     else:
         ratio = min(height / covered[0], width / covered[1])
-        resized = (round(height / ratio), round(width / ratio))
-    top, left = (round((side - crop) / 2) for side, crop in zip(resized, size, strict=True))
-    return _resize_and_cut(image_HxWx3, resized, (top, left, *size), interpolation)
+        grid = (round(height / ratio), round(width / ratio))
+    top, left = (round((side - crop) / 2) for side, crop in zip(grid, size, strict=True))
+    return resize.resize(image_HxWx3, grid, crop=(top, left, *size), interpolation=interpolation)
 
 
 def random_resized_crop(
@@ -97,7 +90,6 @@ def random_resized_crop(
       DecodeError: with the reason.
       ValueError: another interpolation.
     """
-    _check(interpolation)
     shape = _jpeg_shape(encoded)
     image = decode(encoded) if shape is None else None
     height, width = image.shape[:2] if shape is None else shape
@@ -110,12 +102,10 @@ def random_resized_crop(
         shrink = max(s for s in (1, 2, 4, 8) if s <= max(1, spare))
         image = _decode(encoded, shrink=shrink)
     if image.shape[:2] == (height, width):  # also where a damaged JPEG went to Pillow
-        part, box = image[top : top + rows, left : left + columns], None
+        image, box = image[top : top + rows, left : left + columns], None
     else:
-        part = image
-        box = tuple(at / shrink for at in (left, top, left + columns, top + rows))
-    resized = Image.fromarray(part).resize(size[::-1], _FILTERS[interpolation][0], box)
-    return np.asarray(resized)
+        box = tuple(at / shrink for at in (top, left, top + rows, left + columns))
+    return resize.resize(image, size, box=box, interpolation=interpolation)
 
 
 def draw_crop(
@@ -146,12 +136,6 @@ def draw_crop(
     elif width / height > ratio[1]:
         columns = round(height * ratio[1])
     return (height - rows) // 2, (width - columns) // 2, rows, columns
-
-
-def _check(interpolation: str) -> None:
-    if interpolation not in _FILTERS:
-        near = difflib.get_close_matches(interpolation, _FILTERS, n=1, cutoff=0.4) or _FILTERS
-        raise ValueError(f"No interpolation '{interpolation}'. Known: {', '.join(near)}.")
 
 
 def _jpeg_shape(encoded: bytes) -> tuple[int, int] | None:
@@ -192,29 +176,3 @@ def _decode(encoded: bytes, *, shrink: int) -> np.ndarray:
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
-
-
-def _resize_and_cut(
-    image_HxWx3: np.ndarray,
-    resized: tuple[int, int],
-    crop: tuple[int, int, int, int],
-    interpolation: str,
-) -> np.ndarray:
-    """`crop` (top, left, height, width) of the resized image, without most of the rest of it.
-
-    Pillow resizes rows, rounds, then resizes columns. Between the two goes what the crop does not
-    need. (Its own way, a `box`, has float32 coordinates: some values would differ by one.)
-    """
-    height = len(image_HxWx3)
-    top, left, rows, columns = crop
-    resample, support = _FILTERS[interpolation]
-    step = height / resized[0]
-    reach = support * max(1, step) + 1
-    first = max(0, math.floor((top + 0.5) * step - reach))
-    last = min(height, math.ceil((top + rows - 0.5) * step + reach))
-    wide = Image.fromarray(image_HxWx3[first:last]).resize((resized[1], last - first), resample)
-    # Of the height of the whole image, so that the filter falls where it would.
-    canvas = Image.new("RGB", (columns, height))
-    canvas.paste(wide.crop((left, 0, left + columns, last - first)), (0, first))
-    tall = canvas.resize((columns, resized[0]), resample)
-    return np.asarray(tall.crop((0, top, columns, top + rows)))

@@ -246,7 +246,7 @@ def fit(
     def on_log(step: int, means: dict[str, float]) -> None:
         metrics = {f"train/{name}": value for name, value in means.items()}
         rate = float(np.asarray(recipe.schedule(step - 1)))
-        write(step, metrics | {"learning_rate": rate} | waited.until(step))
+        write(step, metrics | {"learning_rate": rate} | waited.measured())
 
     def on_eval(step: int, state: train.State, means: dict[str, float]) -> None:
         measured = dict(measure(predict(train.student_variables(state), tune)))
@@ -264,7 +264,7 @@ def fit(
         numbers = {k: v for k, v in measured.items() if isinstance(v, float)}
         write(step, {f"tune/{name}": value for name, value in numbers.items()})
         save(step, state, [], entry["accuracy"])
-        waited.begin(step)  # neither evaluation nor saving is a wait for input
+        waited.begin()  # neither evaluation nor saving is a wait for input
 
     batches = pipeline.train_batches(
         images,
@@ -283,9 +283,7 @@ def fit(
             size=recipe.steps_per_dispatch,
         )
         groups = pipeline.grouped(batches, sizes)
-    waited = _Waited(
-        parallel.to_devices(groups, several=several), step=first_step, batch_size=recipe.batch_size
-    )
+    waited = _Waited(parallel.to_devices(groups, several=several))
     with interruption.deferred():
         try:
             state = train.fit(
@@ -319,10 +317,10 @@ class _Waited:
     A device that is slower than its input makes the loop wait for metrics, not for batches.
     """
 
-    def __init__(self, batches: Iterator[Mapping[str, jax.Array]], *, step: int, batch_size: int):
+    def __init__(self, batches: Iterator[Mapping[str, jax.Array]]):
         self._batches = batches
-        self._batch_size = batch_size
-        self.begin(step)
+        self._found: dict[str, float] = {}
+        self.begin()
 
     def __iter__(self) -> "_Waited":
         return self
@@ -331,21 +329,23 @@ class _Waited:
         start = time.perf_counter()
         batch = next(self._batches)
         self._seconds += time.perf_counter() - start
+        self._images += batch["label"].size
         return batch
 
-    def begin(self, step: int) -> None:
-        """Counts from here, where `step` updates are completed."""
-        self._step, self._seconds, self._since = step, 0.0, time.perf_counter()
+    def begin(self) -> None:
+        """Counts from here."""
+        self._images, self._seconds, self._since = 0, 0.0, time.perf_counter()
 
-    def until(self, step: int) -> dict[str, float]:
-        """What was counted until `step`; begins anew."""
-        seconds = time.perf_counter() - self._since
-        found = {
-            "input/wait_percent": 100 * self._seconds / seconds,
-            "input/images_per_s": (step - self._step) * self._batch_size / seconds,
-        }
-        self.begin(step)
-        return found
+    def measured(self) -> dict[str, float]:
+        """What was counted, and begins anew; the same again for another log of the same moment."""
+        if self._images:
+            seconds = time.perf_counter() - self._since
+            self._found = {
+                "input/wait_percent": 100 * self._seconds / seconds,
+                "input/images_per_s": self._images / seconds,
+            }
+            self.begin()
+        return self._found
 
 
 def row(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ktjax import config as config_lib
 from ktjax import data, parallel
-from ktjax.data import decode, pipeline, robustness
+from ktjax.data import pipeline, resize, robustness
 from ktjax.data.robustness import RobustnessSet
 from ktjax.models.classifier import Classifier
 
@@ -29,7 +29,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if config.crop_pct is not None and not 0 < config.crop_pct <= 1:
         raise ValueError(f"config.crop_pct={config.crop_pct} is a share: above 0, at most 1.")
     if config.interpolation is not None:
-        config_lib.check_choice("interpolation", config.interpolation, decode.INTERPOLATIONS)
+        config_lib.check_choice("interpolation", config.interpolation, resize.INTERPOLATIONS)
     if config.cache_gb < 0:
         raise ValueError(f"config.cache_gb={config.cache_gb} must not be negative.")
     config_lib.check_positive(config, "decode_threads")

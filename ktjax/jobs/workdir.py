@@ -27,10 +27,10 @@ _WRITTEN = (
     *(RESULTS, report.PAGE, "metrics.jsonl", "class_flips.safetensors"),
     *("figures", "students", "models", "predictions", "checkpoints", "tensorboard", "logs"),
 )
-# The last three draw and decode: pixels depend on them.
+# The last four draw, decode and resize: pixels depend on them.
 _PACKAGES = (
     *("jax", "flax", "optax", "orbax-checkpoint", "numpy"),
-    *("pillow", "simplejpeg", "matplotlib"),
+    *("pillow", "simplejpeg", "numba", "matplotlib"),
 )
 
 
