@@ -16,14 +16,16 @@ def confidence(logits_SxBxC: jax.Array, *, label_B: jax.Array | None) -> jax.Arr
       label_B: the labels; None when unsupervised.
 
     Returns:
-      float32 [S, B]: the log-probability of the label, or of the most probable class. (The paper
-      compares probabilities; their logarithms have the same order, and keep it near 1.)
+      float32 [S, B]: the log-odds, log p / (1 - p), of the label, or of the most probable class.
+      (The paper compares probabilities; their log-odds have the same order, and tell apart what is
+      1 in float32, as a sure model's probabilities and 0 as their logarithms.)
     """
-    log_probs_SxBxC = jax.nn.log_softmax(logits_SxBxC.astype(jnp.float32), axis=-1)
-    if label_B is None:
-        return log_probs_SxBxC.max(axis=-1)
-    index_1xBx1 = jnp.broadcast_to(label_B[None, :, None], (*log_probs_SxBxC.shape[:2], 1))
-    return jnp.take_along_axis(log_probs_SxBxC, index_1xBx1, axis=-1)[..., 0]
+    logits_SxBxC = logits_SxBxC.astype(jnp.float32)
+    label_1xB = logits_SxBxC.argmax(axis=-1) if label_B is None else label_B[None]
+    is_label_SxBxC = jax.nn.one_hot(label_1xB, logits_SxBxC.shape[-1], dtype=bool)
+    label_SxB = jnp.where(is_label_SxBxC, logits_SxBxC, -jnp.inf).max(axis=-1)
+    others_SxB = jax.nn.logsumexp(jnp.where(is_label_SxBxC, -jnp.inf, logits_SxBxC), axis=-1)
+    return label_SxB - others_SxB
 
 
 def most_confident(

@@ -96,3 +96,12 @@ def test_extreme_logits(dtype):
     assert jnp.isfinite(partition.confidence(logits_SxBxC, label_B=label_B)).all()
     assert partition.most_confident(logits_SxBxC, label_B=label_B).tolist() == [0, 1, 0]
     assert partition.most_confident(logits_SxBxC, label_B=None).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("label", [0, None])
+def test_tells_the_surer_of_two_sure_models(label):
+    """Both probabilities are 1 in float32, and their logarithms 0: 1 - 4e-9 and 1 - 3e-11."""
+    logits_SxBxC = np.float32([[[20, 0, 0]], [[25, 0, 0]]])
+    label_B = None if label is None else np.array([label])
+    for logits, surer in ((logits_SxBxC, 1), (logits_SxBxC[::-1], 0)):
+        assert run(logits, label_B)[0] == [surer]
