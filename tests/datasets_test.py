@@ -122,6 +122,13 @@ def test_archives_as_they_unpack(make, tmp_path):
             )
 
 
+def test_validation_images_of_other_synsets_are_refused(tmp_path):
+    make_imagenet(tmp_path)
+    write(tmp_path / "val" / "ILSVRC2012_val_00000003.JPEG")
+    with pytest.raises(ValueError, match=r"_00000003.JPEG is of class n\d{8}, of which train"):
+        data.load(f"folder:{tmp_path}")
+
+
 def test_what_lists_name_has_to_be_there(tmp_path):
     make_birds(tmp_path)
     (tmp_path / "images" / "001.Black_footed_Albatross" / "bird_0.jpg").unlink()
@@ -163,6 +170,9 @@ def test_images_alone_are_measured_on_another_data_set(tmp_path):
     fill(tmp_path / "others", {"x": 5, "y": 5})
     with pytest.raises(ValueError, match="have labels of other classes"):
         data.load(f"folder:{tmp_path}/others", eval_data=f"folder:{labelled}")
+    fill(tmp_path / "measured" / "val", COUNTS)
+    with pytest.raises(ValueError, match="/measured' has only validation: nothing to train on"):
+        data.load(f"folder:{tmp_path}/measured", eval_data=f"folder:{labelled}")
 
 
 def test_images_beside_classes_are_refused(tmp_path):
@@ -453,6 +463,22 @@ def test_accuracy_on_robustness_sets(name, imagenet_dir):
 
 def _first(found):
     return found.right_NxC.argmax(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("test/n01498041/0.jpg", "test/n01531178/0.jpg"), "has to hold one directory per class"),
+        (("0.jpg", "1.jpg"), "has to hold one directory per class"),
+        (("n01498041/0.jpg", "cat/0.jpg"), "'cat' is no synset"),
+        (("999/0.jpg", "1000/0.jpg"), "'1000' is no synset of ImageNet-1k, nor the number of one"),
+    ],
+)
+def test_robustness_folders_of_something_else_are_refused(tmp_path, files, message):
+    for file in files:
+        write(tmp_path / "imagenet_a" / file)
+    with pytest.raises(ValueError, match=message):
+        robustness.load("imagenet_a", data_dir=str(tmp_path))
 
 
 def test_robustness_sets_say_where_they_come_from(tmp_path):

@@ -138,7 +138,9 @@ def load(
             raise ValueError(f"'{name}' and eval_data='{eval_data}' have labels of other classes.")
         tune, validation = measured.tune, measured.validation
         classes, groups = measured.classes, measured.groups
-        pool = parts.splits["train" if "train" in parts.splits else "all"]
+        pool = next((parts.splits[k] for k in ("train", "all") if k in parts.splits), None)
+        if pool is None:
+            raise ValueError(f"'{name}' has only {', '.join(parts.splits)}: nothing to train on.")
         kept = np.arange(len(pool))
     if train_fraction < 1:
         kept = sources.subset(pool.label_N, kept, fraction=train_fraction, seed=subset_seed)

@@ -189,5 +189,8 @@ def _imagenet_validation(listed: Listed, classes: tuple[str, ...]) -> Listed:
     path = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
     synsets = path.read_text().split()
     label_of = {synset: label for label, synset in enumerate(classes)}
-    labels = [label_of[synsets[int(number[1]) - 1]] for number in numbers]
-    return Listed(listed.files, np.asarray(labels, np.int32))
+    names = [synsets[int(number[1]) - 1] for number in numbers]
+    for file, name in zip(listed.files, names, strict=True):
+        if name not in label_of:
+            raise ValueError(f"{file} is of class {name}, of which train has no images.")
+    return Listed(listed.files, np.asarray([label_of[name] for name in names], np.int32))

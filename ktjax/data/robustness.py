@@ -106,13 +106,19 @@ def accuracy(robustness: RobustnessSet, logits_NxC: np.ndarray) -> float:
 def _of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
     """A directory for each synset or, as in ImageNet-V2, for each number of a class."""
     found = folders.read(folder)
+    if "all" not in found.splits or not found.classes:
+        raise ValueError(f"'{folder}' has to hold one directory per class, and no splits.")
     listed = found.splits["all"]
     source = sources.of_files(folder, listed.files, listed.label_N)
     return _of_labels(source, [_class(name) for name in found.classes], among_C)
 
 
 def _class(name: str) -> int:
-    return int(name) if name.isdecimal() else synsets().index(name)
+    if name.isdecimal() and int(name) < len(synsets()):
+        return int(name)
+    if name not in synsets():
+        raise ValueError(f"'{name}' is no synset of ImageNet-1k, nor the number of one.")
+    return synsets().index(name)
 
 
 def _of_labels(source: Source, classes: Sequence[int], among_C: np.ndarray) -> RobustnessSet:

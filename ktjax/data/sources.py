@@ -65,9 +65,14 @@ def of_files(root: Path, files: Sequence[str], label_N: np.ndarray) -> Source:
 
 
 def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions kept and held out: of each class the same fraction, to one sample, at least one."""
-    sizes = _sizes(label_N)
-    counts = {label: max(1, round(size * fraction)) for label, size in sizes.items()}
+    """Positions kept and held out: of each class the same fraction, to one sample.
+
+    At least one is held out, and one kept where there are two.
+    """
+    counts = {
+        label: max(1, min(round(size * fraction), size - 1))
+        for label, size in _sizes(label_N).items()
+    }
     held = _draw(label_N, counts, seed=seed)
     return np.setdiff1d(np.arange(len(label_N)), held), held
 
