@@ -390,9 +390,9 @@ def test_an_unknown_head_is_refused_before_anything_is_read(folder, monkeypatch)
 
 
 def test_a_workdir_stands_for_its_only_model(classifier, tmp_path):
-    weights.export(classifier, tmp_path / "students" / "kl_dp-1")
-    found = models.load(str(tmp_path))
+    weights.export(classifier, str(tmp_path / "students" / "kl_dp-1"))
+    found = models.load(tmp_path)
     assert (found.name, found.architecture) == (str(tmp_path), "test_resnet")
-    weights.export(classifier, tmp_path / "students" / "kl_dp-2")
-    with pytest.raises(ValueError, match=r"holds several models: name one, .*kl_dp-1, .*kl_dp-2\."):
+    weights.export(classifier, tmp_path / "students" / "mutual-1" / "b")  # each of several
+    with pytest.raises(ValueError, match=r"holds several models: name one, .*kl_dp-1, .*l-1/b\."):
         models.load(str(tmp_path))

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 import tqdm
@@ -104,7 +103,7 @@ def _train(
         slow=None,
         examples=len(splits.train),
         seed=config.seed,
-        trained=_last_layer(student) if config.train == "head" else None,
+        trained=models.head_of(student)["params"] if config.train == "head" else None,
     )
     run_name = Path(student.name).name
 
@@ -156,23 +155,3 @@ def _start(name: str, dataset: data.Dataset, config: ml_collections.ConfigDict) 
     if student.classes == tuple(dataset.classes):
         return student
     return models.replace_head(student, dataset.classes, head=config.head, seed=config.seed)
-
-
-def _last_layer(student: Classifier) -> Any:
-    """Which parameters are the head's: those that depend on how many classes there are."""
-
-    def parameters() -> Any:
-        more = models.create(
-            student.architecture,
-            classes=(*student.classes, "one more"),
-            seed=0,
-            size=student.input.size,
-            **student.options,
-        )
-        return more.variables["params"]
-
-    return jax.tree.map(
-        lambda mine, other: mine.shape != other.shape,
-        student.variables["params"],
-        jax.eval_shape(parameters),
-    )

@@ -151,7 +151,7 @@ def create(
 
 
 def load(
-    name: str,
+    name: str | Path,
     *,
     architecture: str | None = None,
     classes: Sequence[str] | int | None = None,
@@ -184,6 +184,7 @@ def load(
     """
     if head is not None:
         _check_head(head)
+    name = str(name)
     found = locate(name, architecture=architecture)
     known = hub.class_names(found.config)
     classes = hub.numbered(classes) if isinstance(classes, int) else classes
@@ -216,19 +217,18 @@ def replace_head(
       ValueError: no such kind of head.
     """
     _check_head(head)
-    build = functools.partial(
-        _blank, classifier.architecture, size=classifier.input.size, options=classifier.options
+    shapes, module = _blank(
+        classifier.architecture, classes, classifier.input.size, classifier.options
     )
-    shapes, module = build(classes=classes)
-    more = build(classes=(*classes, "one more"))[0].variables
-    # The head is what depends on the number of classes.
-    depends = jax.tree.map(lambda a, b: a.shape != b.shape, shapes.variables, more)
     if head == "zero":
         new = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes.variables)
     else:
         new = jax.jit(functools.partial(_init, module, shapes.input))(jax.random.key(seed))
     variables = jax.tree.map(
-        lambda d, a, b: a if d else b, depends, new, dict(classifier.variables)
+        lambda of_head, a, b: a if of_head else b,
+        head_of(classifier),
+        new,
+        dict(classifier.variables),
     )
     return dataclasses.replace(
         classifier,
@@ -237,6 +237,14 @@ def replace_head(
         classes=tuple(classes),
         origin=f"{classifier.origin}, new head",
     )
+
+
+def head_of(classifier: Classifier) -> Variables:
+    """Which variables are the head's, the last layer: a tree of bools."""
+    classes = (*classifier.classes, "one more")
+    more, _ = _blank(classifier.architecture, classes, classifier.input.size, classifier.options)
+    # The head is what depends on the number of classes.
+    return jax.tree.map(lambda a, b: a.shape != b.shape, dict(classifier.variables), more.variables)
 
 
 def _check_head(head: str) -> None:
@@ -271,7 +279,8 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     path = Path(name)
     if weights.is_export(path):
         return hub.folder(path)
-    inside = [p.parent for p in sorted(path.glob(f"*/*/{weights.WEIGHTS}"))]
+    written = [(path / kind).rglob(weights.WEIGHTS) for kind in ("models", "students")]
+    inside = sorted(file.parent for files in written for file in files)
     if len(inside) > 1:
         raise ValueError(f"'{name}' holds several models: name one, {', '.join(map(str, inside))}.")
     if inside:
