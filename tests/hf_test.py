@@ -147,6 +147,20 @@ def test_preprocessor_configs_of_all_ages(resnet, spec, size, crop_pct):
     assert found.interpolation == "bilinear"
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (dict(size=24, image_mean=[0.5] * 3), "config.json lacks image_std"),
+        (dict(size=24, do_normalize=False, do_center_crop=True), "config.json lacks crop_size"),
+        (dict(size=24, do_normalize=False, resample=1), "resample=1; ktjax has .*3: 'bicubic'"),
+    ],
+)
+def test_preprocessor_configs_that_do_not_say_it(resnet, spec, message):
+    (resnet / hf.PREPROCESSOR).write_text(json.dumps(spec))
+    with pytest.raises(ValueError, match=message):
+        models.load(str(resnet))
+
+
 def test_only_transformers_models_go_to_transformers(tmp_path):
     model = models.create("tiny_mlp_narrow", classes=("a", "b"), seed=0)
     with pytest.raises(ValueError, match="Format hf is for models that came from transformers"):

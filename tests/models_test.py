@@ -12,7 +12,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import models
-from ktjax.models import weights
+from ktjax.models import hub, weights
 from ktjax.models.classifier import InputSpec, cast
 
 # With 100 classes.
@@ -413,3 +413,20 @@ def test_classes_have_to_be_those_of_the_data():
     other = [*CLASSES[:7], "ant", *CLASSES[8:]]
     with pytest.raises(ValueError, match="class 7 is 'class 7' there and 'ant' here"):
         models.check_classes(student, other, "cub")
+
+
+def test_imagenet_has_synsets_and_words():
+    """A model of transformers' says tench, Tinca tinca, where data says n01440764."""
+    synsets = hub.imagenet()
+    words = {0: "tench, Tinca tinca", 1: "goldfish, Carassius auratus", 281: "tabby, tabby cat"}
+    words |= {388: "giant panda, panda", 817: "sports car, sport car", 954: "banana"}
+    words |= {999: "toilet tissue, toilet paper, bathroom tissue"}
+    in_words = tuple(words.get(i, f"something {i}") for i in range(1000))
+    nameless = tuple(f"LABEL_{i}" for i in range(1000))
+    student = classifier("tiny_mlp_narrow")
+    for classes in (synsets, in_words, nameless):
+        known = dataclasses.replace(student, classes=classes)
+        models.check_classes(known, list(synsets), "imagenet2012")
+        for others in (sorted(in_words), synsets[::-1], [f"class {i}" for i in range(1000)]):
+            with pytest.raises(ValueError, match="has other classes than others: class 0 is"):
+                models.check_classes(known, others, "others")

@@ -152,6 +152,6 @@ def _start(name: str, dataset: data.Dataset, config: ml_collections.ConfigDict) 
     student = models.load(name)
     if config.head == "keep":
         models.check_classes(student, dataset.classes, dataset.name)
-    if student.classes == tuple(dataset.classes):
+    if models.has_classes(student, dataset.classes):
         return student
     return models.replace_head(student, dataset.classes, head=config.head, seed=config.seed)

@@ -384,9 +384,15 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"{', '.join(nearest)}; `python -m ktjax.models` lists all"
 
 
+def has_classes(classifier: Classifier, classes: Sequence[str]) -> bool:
+    """Whether the classifier answers with these classes; those of ImageNet have several names."""
+    same = classifier.classes == tuple(classes)
+    return same or (hub.is_imagenet(classifier.classes) and hub.is_imagenet(classes))
+
+
 def check_classes(classifier: Classifier, classes: Sequence[str], data: str) -> None:
     """Raises ValueError unless the classifier answers with the classes of the data set."""
-    if classifier.classes == tuple(classes):
+    if has_classes(classifier, classes):
         return
     if len(classifier.classes) != len(classes):
         raise ValueError(

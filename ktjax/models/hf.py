@@ -85,6 +85,13 @@ def _pretrained_cfg(path: Path, image_size: int | None) -> dict[str, Any]:
         raise ValueError(f"There is no {path}, which says how images are normalised.") from error
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
+    normalised, resample = spec.get("do_normalize", True), spec.get("resample", 2)
+    needed = {"image_mean", "image_std"} if normalised else set()
+    needed |= {"crop_size"} if spec.get("do_center_crop") else set()
+    if lacking := sorted(needed - set(spec)):
+        raise ValueError(f"{path} lacks {', '.join(lacking)}.")
+    if resample not in _FILTERS:
+        raise ValueError(f"{path} has resample={resample}; ktjax has {_FILTERS}.")
     size = _edges(spec.get("size", image_size or 224))
     crop_pct = 1.0
     if spec.get("do_center_crop"):
@@ -92,12 +99,11 @@ def _pretrained_cfg(path: Path, image_size: int | None) -> dict[str, Any]:
         size, crop_pct = crop, crop[0] / size[0]
     elif "crop_pct" in spec and size[0] < 384:  # as ConvNextImageProcessor does
         crop_pct = spec["crop_pct"] or 224 / 256
-    normalised = spec.get("do_normalize", True)
     return {
         "input_size": [3, *size],
         "mean": spec["image_mean"] if normalised else [0.0] * 3,
         "std": spec["image_std"] if normalised else [1.0] * 3,
-        "interpolation": _FILTERS[spec.get("resample", 2)],
+        "interpolation": _FILTERS[resample],
         "crop_pct": crop_pct,
     }
 

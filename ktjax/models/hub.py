@@ -13,6 +13,11 @@ from ktjax.models.classifier import InputSpec
 
 PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 _SYNSETS = Path(__file__).parents[1] / "data" / "imagenet_synsets.txt"
+# Some of ImageNet-1k's classes in words, by which transformers' configs call them all.
+_IN_WORDS = {
+    **{0: "tench", 1: "goldfish", 281: "tabby", 388: "giant panda", 817: "sports car"},
+    **{954: "banana", 999: "toilet tissue"},
+}
 # The biases of timm's classifiers tell how many classes there are.
 _HEADS = ("fc.bias", "head.bias", "head.fc.bias", "classifier.bias", "head.l.bias")
 
@@ -130,3 +135,12 @@ def numbered(count: int) -> tuple[str, ...]:
 def imagenet() -> tuple[str, ...]:
     """The synsets of ImageNet-1k, in the order of its labels, as TFDS names them."""
     return tuple(_SYNSETS.read_text(encoding="utf-8").split())
+
+
+def is_imagenet(classes: Sequence[str]) -> bool:
+    """Whether these are the classes of ImageNet-1k in their order: synsets, words, or no names."""
+    if len(classes) != len(imagenet()):
+        return False
+    in_words = all(classes[i].lower().startswith(name) for i, name in _IN_WORDS.items())
+    nameless = all(name == f"LABEL_{i}" for i, name in enumerate(classes))  # to transformers
+    return in_words or nameless or tuple(classes) == imagenet()
