@@ -56,6 +56,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # docstrings explain the options), and the learning rate per 256 samples.
     kl = dict(temperature=1.0, top_k=config_dict.placeholder(int), standardised=False)
     flips = ("positive", "negative", "neutral")  # which samples are distilled
+    # That of XE-KL + MCL, over the most probable of ImageNet's 1,000 classes.
+    mcl_kl = kl | dict(top_k=100) if imagenet else kl
     xe = dict(label_smoothing=0.0)
     objectives = {
         "xe": dict(objective="xe", learning_rate=1e-4, **xe),
@@ -63,7 +65,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "kl": dict(objective="kl", learning_rate=1e-4, flips=flips, **kl),
         "xe_kl": dict(objective="xe_kl", learning_rate=1e-4, alpha=0.5, flips=flips, **xe, **kl),
         "xe_kl_mcl": dict(
-            objective="xe_kl", learning_rate=1e-2, alpha=0.68, flips=flips, **xe, **kl
+            objective="xe_kl", learning_rate=1e-2, alpha=0.68, flips=flips, **xe, **mcl_kl
         ),
         "hinton": dict(objective="hinton", learning_rate=1e-4, flips=flips, **kl),
         "adaptconf": dict(objective="adaptconf", learning_rate=1e-4, sharpness=0.5, **kl),

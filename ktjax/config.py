@@ -1,5 +1,6 @@
 """Arguments of config files, durations and validation. No JAX."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,13 @@ def check_choice(field: str, value: Any, known: Sequence[str]) -> None:
 
 
 def check_positive(config: ml_collections.ConfigDict, *fields: str) -> None:
-    """Raises ValueError unless the fields are above zero."""
+    """Raises ValueError unless the fields are above zero, and finite."""
     for field in fields:
-        if config[field] <= 0:
-            raise ValueError(f"config.{field}={config[field]} has to be above zero.")
+        if not 0 < config[field] < math.inf:
+            raise ValueError(f"config.{field}={config[field]} has to be above zero, and finite.")
+
+
+def check_seeds(*seeds: int) -> None:
+    """Raises ValueError unless the seeds are different, in the 32 bits that JAX takes of each."""
+    if not all(0 <= seed < 2**32 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"Seeds have to be different, from 0 to below 2^32: {seeds}.")

@@ -108,6 +108,18 @@ def test_check_positive():
     config.check_positive(fields, "batch_size")
     with pytest.raises(ValueError, match=r"config\.log_every=0"):
         config.check_positive(fields, "batch_size", "log_every")
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="above zero, and finite"):
+            config.check_positive(
+                ml_collections.ConfigDict(dict(learning_rate=value)), "learning_rate"
+            )
+
+
+def test_check_seeds():
+    config.check_seeds(0, 2**32 - 1)
+    for seeds in ((1, 1), (-1,), (0, 2**32)):  # JAX draws the same from 0 and 2^32
+        with pytest.raises(ValueError, match=r"different, from 0 to below 2\^32: \(.*\)\."):
+            config.check_seeds(*seeds)
 
 
 @pytest.mark.smoke

@@ -65,3 +65,16 @@ def test_runlocal_runs(path, glyphs_dir, tmp_path):
     results = importlib.import_module(f"ktjax.jobs.{config.job}").run(config, tmp_path)
     assert results["runs"] or results["pairs"]
     assert (tmp_path / "report.html").exists()
+
+
+def test_transfer_to_imagenet_is_the_papers():
+    """Section 5 and the authors' code; KL in xe_kl_mcl alone is over 100 classes."""
+    config = get_config(CONFIGS / "transfer.py", "data=imagenet2012,objectives=kl+xe_kl_mcl")
+    kl, xe_kl_mcl = config.objectives.kl, config.objectives.xe_kl_mcl
+    assert (kl.learning_rate, kl.temperature, kl.top_k) == (1e-4, 1.0, None)
+    assert (xe_kl_mcl.learning_rate, xe_kl_mcl.alpha, xe_kl_mcl.top_k) == (1e-2, 0.68, 100)
+    assert (config.mcl.xe_kl_mcl.tau, config.mcl.xe_kl_mcl.every) == (
+        0.9999,
+        2 * 256 // config.batch_size,
+    )
+    assert (config.total_epochs, config.train_fraction, config.schedule) == (20.0, 0.1, "constant")

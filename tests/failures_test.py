@@ -8,13 +8,16 @@ import sys
 import time
 
 import kill
+import ml_collections
 import numpy as np
 import processes_test
 import pytest
+import small_models
 from small_jobs import ROOT, check_same, read, transferring
 
 from ktjax import parallel, targets
-from ktjax.jobs import transfer
+from ktjax.data import pipeline
+from ktjax.jobs import scene, transfer
 
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 
@@ -124,6 +127,20 @@ def test_nan_in_the_data(images, zoo, tmp_path, monkeypatch):
     assert first == 0 and again in (4, 6)
     transfer.run(config, tmp_path / "clean")
     check_same(tmp_path / "run", tmp_path / "clean")
+
+
+@pytest.mark.parametrize("overflows", ["tune", "validation"])
+def test_a_model_that_overflows_is_named(overflows):
+    def predict(variables, split):
+        del variables
+        return np.full((3, 4), np.inf if split == overflows else 0)
+
+    config = ml_collections.ConfigDict(dict(parallel="pmap", calibrate=False))
+    splits = pipeline.Splits("train", "tune", "validation")
+    with pytest.raises(
+        ValueError, match=r"sour \(drawn by a test\) gives logits that are not fini"
+    ):
+        scene.stand(small_models.make("sour"), predict, splits, config, {})
 
 
 def test_dead_process(arguments, cached, tmp_path):

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ktjax.analysis.flips import labels
+
 _LANES, _UNROLL = 16, 32  # samples that a step of `_count` compares; all models' fit into a cache
 _CLASSES_AT_ONCE, _SAMPLES_AT_ONCE = 16, 64  # of `flips_per_class`
 _BOTTOM, _TOP = -(2**31), 2**31 - 1
@@ -136,17 +138,9 @@ def flips_per_class(
 
     ValueError if `correct_MxN` is not bool [M, N], or `label_N` not integers [N] in 0 .. C - 1.
     """
-    correct_MxN, label_N = _checked(correct_MxN), np.asarray(label_N)
-    if label_N.shape != correct_MxN.shape[1:] or label_N.dtype.kind not in "iu":
-        raise ValueError(
-            f"label_N must be integers of shape [{correct_MxN.shape[1]}], "
-            f"not {label_N.dtype} {list(label_N.shape)}."
-        )
-    if label_N.min() < 0 or label_N.max() >= num_classes:
-        raise ValueError(
-            f"label_N must lie in 0 .. {num_classes - 1}, not {label_N.min()} .. {label_N.max()}."
-        )
+    correct_MxN = _checked(correct_MxN)
     num_models, size = correct_MxN.shape
+    label_N = labels(label_N, size=size, num_classes=num_classes)
     size_C = np.bincount(label_N, minlength=num_classes)
     by_class, start_C = np.argsort(label_N, kind="stable"), np.cumsum(size_C) - size_C
     # One more sample, which nobody gets right or wrong, fills the classes up.

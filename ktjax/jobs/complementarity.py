@@ -36,8 +36,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError unless the config makes sense; nothing is loaded, compiled or written."""
     config_lib.check_positive(config, "eval_batch_size")
     parallel.check_batch_size(config.eval_batch_size, "eval_batch_size")
-    if config.seed < 0:
-        raise ValueError(f"config.seed={config.seed} must not be negative.")
+    config_lib.check_seeds(config.seed)
     inputs.check(config)
     if config.similarity not in SIMILARITIES[:2] and not config.similarity.startswith(_CLIP):
         config_lib.check_choice("similarity", config.similarity, SIMILARITIES)

@@ -63,12 +63,6 @@ def check(config: ml_collections.ConfigDict) -> None:
     parallel.check_batch_size(config.eval_batch_size, "eval_batch_size")
 
 
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Raises ValueError unless the seeds are different and not negative."""
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"Seeds have to be different and not negative: {tuple(seeds)}.")
-
-
 def durations(config: ml_collections.ConfigDict, *, examples: int) -> tuple[int, int, int]:
     """Steps per epoch, in total and between evaluations.
 

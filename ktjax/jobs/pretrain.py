@@ -36,7 +36,7 @@ def run(
     """
     workdir = Path(workdir)
     fitting.check(config)
-    fitting.check_seeds([config.seed])
+    config_lib.check_seeds(config.seed)
     config_lib.check_positive(config, "learning_rate")
     config_lib.check_choice("train", config.train, TRAIN)
     config_lib.check_choice("head", config.head, HEADS)

@@ -53,8 +53,9 @@ def stand(
     """Asks a model about all but train, and calibrates it on tune if the config says so."""
     interruption.stop_if_asked()
     variables = parallel.place(dict(model.variables), config.parallel)
-    tune_NxC = predict(variables, splits.tune)
-    validation_NxC = predict(variables, splits.validation)
+    tune_NxC, validation_NxC = (predict(variables, s) for s in (splits.tune, splits.validation))
+    if not (np.isfinite(tune_NxC).all() and np.isfinite(validation_NxC).all()):
+        raise ValueError(f"{model.name} ({model.origin}) gives logits that are not finite.")
     temperature = None
     if config.calibrate:
         temperature = calibration.temperature(tune_NxC, splits.tune.label_N)

@@ -32,7 +32,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in ("teachers", "seeds", "objectives"):
         if not config[name]:
             raise ValueError(f"config.{name} is empty: a transfer needs one at least.")
-    fitting.check_seeds(config.seeds)
+    config_lib.check_seeds(*config.seeds)
     for label in config.objectives:
         _check_objective(config, label)
     for label in config.mcl:
@@ -41,6 +41,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     if len({models.locate(name).path.resolve() for name in names}) < len(names):
         raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
     plan(config, dict.fromkeys(config.teachers, 0.0))
+    if config.strategy == "mutual" and (config.calibrate or config.targets == "stored"):
+        raise ValueError(
+            "Strategy 'mutual' has no frozen models, which config.calibrate and stored "
+            "config.targets are about."
+        )
 
 
 def _check_objective(config: ml_collections.ConfigDict, label: str) -> None:

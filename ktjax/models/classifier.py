@@ -30,7 +30,7 @@ class InputSpec:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of values in 0..1
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
-    crop_pct: float = 1.0  # share of the image that was kept; travels along, nothing crops yet
+    crop_pct: float = 1.0  # share of the shorter side that was kept; whoever decodes crops
 
     def prepare(self, image_BxHxWx3: jax.Array) -> jax.Array:
         """Resizes (antialiased) and normalises uint8 images: float32 [B, height, width, 3].
