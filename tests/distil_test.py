@@ -1,9 +1,12 @@
 """Several teachers through the front door; slow weights, calibration, unlabelled images."""
 
 import dataclasses
+import gc
 import json
+import weakref
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import small_jobs
@@ -11,7 +14,7 @@ from safetensors import numpy as safetensors_numpy
 from small_jobs import KilledError, accuracy_of, check_same, kill_at, read, transferring
 
 import ktjax
-from ktjax import data, evaluate
+from ktjax import data, evaluate, targets
 from ktjax.analysis import flips
 from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import transfer
@@ -205,6 +208,22 @@ def test_features_are_asked_live(images, quartet, tmp_path):
     (row,) = transfer.run(config, tmp_path)["runs"]
     assert row["taught"] == pytest.approx(100)
     assert row["teachers"] == quartet[1:3]
+
+
+def test_live_teachers_make_room_for_the_next(images, quartet, tmp_path, monkeypatch):
+    placed, alive, place = [], [], targets.frozen_variables
+
+    def watched(model, **options):
+        gc.collect()
+        alive.append(sum(leaf() is not None for leaf in placed))
+        frozen = place(model, **options)
+        placed.extend(weakref.ref(leaf) for leaf in jax.tree.leaves(frozen))
+        return frozen
+
+    monkeypatch.setattr(targets, "frozen_variables", watched)
+    arg = "objectives=kl,strategy=single"
+    transfer.run(transferring(images, quartet[0], quartet[1:3], arg=arg, total_steps=1), tmp_path)
+    assert alive == [0, 0]
 
 
 def test_without_labels(images, quartet, refused, monkeypatch):

@@ -20,7 +20,7 @@ from ktjax.models.classifier import Classifier, average
 
 
 class _Shared(NamedTuple):
-    """What the runs with one seed share; each is made when it is first asked for."""
+    """What the runs with one seed share; what takes long to make is made once."""
 
     frozen: Callable[[str], Any]  # name -> what the steps take of a model
     refreshed: Callable[[Classifier], Any]  # the same of a student between two teachers
@@ -83,11 +83,12 @@ def _share(scene: Scene, seed: int) -> _Shared:
             seed=seed,
         )
 
-    return _Shared(
-        frozen=functools.cache(lambda name: freeze(scene.models[name].model)),
-        refreshed=freeze,
-        recipe=recipe,
-    )
+    def frozen(name: str) -> Any:
+        return freeze(scene.models[name].model)
+
+    # Weights are placed anew for every run: those of all teachers might not fit on a device.
+    stored = config.targets == "stored"
+    return _Shared(functools.cache(frozen) if stored else frozen, freeze, recipe)
 
 
 def _transfer(scene: Scene, shared: _Shared, run: Run) -> tuple[dict[str, Any], Standing]:

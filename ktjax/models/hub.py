@@ -30,7 +30,7 @@ class Checkpoint(NamedTuple):
 
 
 def folder(path: Path) -> Checkpoint:
-    """The checkpoint in a folder that ktjax or timm wrote; ValueError if there is none."""
+    """The checkpoint in a folder as weights.read_config takes it; ValueError if there is none."""
     config = weights.read_config(path)
     return Checkpoint(path / weights.WEIGHTS, {**config, **_without_repetition(config, path)})
 
