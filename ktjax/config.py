@@ -60,10 +60,10 @@ def steps(config: ml_collections.ConfigDict, name: str, *, steps_per_epoch: int)
             f"Give one of config.{name}_steps={in_steps} and config.{name}_epochs={in_epochs}, "
             "and None for the other."
         )
-    count = in_steps if in_epochs is None else round(in_epochs * steps_per_epoch)
-    if count < 1:
+    count = in_steps if in_epochs is None else in_epochs * steps_per_epoch
+    if not math.isfinite(count) or round(count) < 1:
         raise ValueError(f"config.{name}_steps or config.{name}_epochs comes to {count} steps.")
-    return count
+    return round(count)
 
 
 def check_choice(field: str, value: Any, known: Sequence[str]) -> None:

@@ -312,6 +312,8 @@ OF_BOTH = [
     (dict(dtype="float16"), r"dtype='float16'.*float32, bfloat16"),
     (dict(batch_norm="none"), r"batch_norm='none'.*train, frozen"),
     (dict(parallel="ddp"), r"parallel='ddp'.*pmap, fsdp"),
+    (dict(weight_decay=-0.1), r"weight_decay=-0.1 must not"),
+    (dict(weight_decay=float("nan")), r"weight_decay=nan must not"),
     (dict(microbatches=3), r"batch_size=16 .* the 1 devices times 3 microbatches: 18 does"),
     (dict(microbatches=0), r"microbatches=0 .* above zero"),
     (dict(steps_per_dispatch=0), r"steps_per_dispatch=0 .* above zero"),
@@ -322,6 +324,8 @@ OF_PRETRAINING = [
     (dict(batch_size=128), r"68 images.*batch_size=128"),
     (dict(total_epochs=1.0), r"one of config.total_steps=\d and config.total_epochs=1.0"),
     (dict(total_steps=0), r"comes to 0 steps"),
+    (dict(total_steps=None, total_epochs=float("inf")), r"comes to inf steps"),
+    (dict(label_smoothing=2.0), r"label_smoothing=2.0 of objective 'xe' has to be from 0"),
     # Nearest by name, among the architectures first.
     (dict(names=("tiny_resent",)), r"'tiny_resent'.*(?<![/\w])tiny_resnet\b"),
 ]

@@ -56,6 +56,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     config_lib.check_choice("parallel", config.parallel, tuple(parallel.LAYOUTS))
     if not 0 <= config.warmup < 1:
         raise ValueError(f"config.warmup={config.warmup} is a share of all steps: 0 to below 1.")
+    if not 0 <= config.weight_decay < math.inf:
+        raise ValueError(f"config.weight_decay={config.weight_decay} must not be negative.")
     if config.clip_norm is not None and not 0 < config.clip_norm < math.inf:
         raise ValueError(f"config.clip_norm={config.clip_norm} is no norm; None: not clipped.")
     config_lib.check_positive(config, "microbatches", "steps_per_dispatch")

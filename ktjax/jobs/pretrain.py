@@ -38,6 +38,7 @@ def run(
     fitting.check(config)
     config_lib.check_seeds(config.seed)
     config_lib.check_positive(config, "learning_rate")
+    objectives.check("xe", {"label_smoothing": config.label_smoothing})
     config_lib.check_choice("train", config.train, TRAIN)
     config_lib.check_choice("head", config.head, HEADS)
     inputs.check_training(config)
