@@ -5,7 +5,7 @@ lists that lie beside their images.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
     """The images of a folder with one directory per class, or with none, and the classes."""
     loose = _images(folder, root)
     files, labels, classes = [], [], []
-    for directory in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for directory in sorted(path for path in _seen(folder) if path.is_dir()):
         images = _images(directory, root)
         if images:
             labels += [len(classes)] * len(images)
@@ -92,8 +92,13 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
 
 
 def _images(folder: Path, root: Path) -> list[str]:
-    names = (path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    names = (path for path in _seen(folder) if path.suffix.lower() in EXTENSIONS)
     return sorted(str(path.relative_to(root)) for path in names)
+
+
+def _seen(folder: Path) -> Iterator[Path]:
+    """What is not hidden: macOS and notebooks leave `._1.jpg` and `.ipynb_checkpoints` behind."""
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _of_rows(
