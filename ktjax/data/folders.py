@@ -186,7 +186,7 @@ def _domainnet(folder: Path) -> Folder | None:
 
 def _imagenet_validation(listed: Listed, classes: tuple[str, ...]) -> Listed:
     """ImageNet's archive of validation images has no classes: TFDS knows these by number."""
-    numbers = [re.search(r"ILSVRC2012_val_(\d{8})\.", file) for file in listed.files]
+    numbers = [imagenet_number(file) for file in listed.files]
     if not all(numbers) or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
         return listed
     import tensorflow_datasets as tfds
@@ -194,5 +194,11 @@ def _imagenet_validation(listed: Listed, classes: tuple[str, ...]) -> Listed:
     path = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
     synsets = path.read_text().split()
     label_of = {synset: label for label, synset in enumerate(classes)}
-    labels = [label_of[synsets[int(number[1]) - 1]] for number in numbers]
+    labels = [label_of[synsets[number - 1]] for number in numbers]
     return Listed(listed.files, np.asarray(labels, np.int32))
+
+
+def imagenet_number(file: str) -> int | None:
+    """Which of ImageNet's validation images this is, from 1 on, by its name; None: no such."""
+    found = re.search(r"ILSVRC2012_val_(\d{8})\.", file)
+    return int(found[1]) if found else None
