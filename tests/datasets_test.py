@@ -274,10 +274,11 @@ def test_conversion_refuses(out, message, tmp_path):
         )
 
 
-def test_labels_are_read_once_and_not_believed_of_other_records(tmp_path, monkeypatch):
+def test_labels_are_read_once_and_not_believed_of_other_records(tmp_path, monkeypatch, capsys):
     folder = fill(tmp_path / "images", {"a": 10, "b": 10})
     path = convert.convert(folder, tmp_path / "animals")
     first = data.load("tfds:animals", data_dir=str(tmp_path))
+    assert "labels of train: " in capsys.readouterr().err  # of ImageNet it takes minutes
     (kept,) = path.glob("ktjax_labels_*.npy")
     label_N = np.load(kept)
     np.save(kept, 1 - label_N)
@@ -299,12 +300,22 @@ MISSING = {
 }
 
 
+TFDS_CAN = {"imagenet2012", "caltech_birds2011", "domainnet_infograph", "tfds:oxford_iiit_pet"}
+
+
 @pytest.mark.parametrize(("name", "message"), MISSING.items(), ids=MISSING)
 def test_missing_data_sets_say_where_they_come_from(name, message, tmp_path):
     with pytest.raises(ValueError, match=message) as refusal:
         data.load(name, data_dir=str(tmp_path))
     assert str(tmp_path) in str(refusal.value) and "\n" not in str(refusal.value)
     assert str(refusal.value).endswith(".")
+    assert ("tfds build" in str(refusal.value)) == (name in TFDS_CAN)
+
+
+@pytest.mark.parametrize("name", ["Oxford-Pet", "a b", ""])
+def test_names_that_tfds_does_not_take(name, tmp_path):
+    with pytest.raises(ValueError, match=rf"'{name}' is no name that TFDS takes: tfds:NAME, .*\.$"):
+        data.load(f"tfds:{name}", data_dir=str(tmp_path))
 
 
 def test_known_data_set_as_a_folder_in_data_dir(tmp_path):
@@ -459,6 +470,46 @@ def test_robustness_sets_say_where_they_come_from(tmp_path):
     for name in robustness.SETS:
         with pytest.raises(ValueError, match=f"There is no '{name}' in .*tfds build {name}"):
             robustness.load(name, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        ("imagenet_a", ["n01440764/a.jpg", "n01498041/a.jpg"], "imagenet_a.*not n01440764"),
+        ("imagenet_v2", ["0/a.jpg", "1000/a.jpg"], "imagenet_v2.*number, not 1000"),
+        ("imagenet_a", ["0/a.jpg", "6/a.jpg"], "imagenet_a.*number, not 0"),
+        ("imagenet_r", ["a.jpg"], "a directory for each class of imagenet_r.*and nothing else"),
+        ("imagenet_r", ["test/n01443537/a.jpg", "test/n01484850/a.jpg"], "and nothing else"),
+        ("imagenet2012_real", ["a.jpg"], "lacks real.json: ILSVRC2012_img_val.tar"),
+        ("imagenet2012_real", ["real.json", "a.jpg"], "a.jpg is no validation image"),
+    ],
+)
+def test_folders_that_are_no_robustness_set_are_refused(name, files, message, tmp_path):
+    for file in files:
+        write(tmp_path / name / file)
+        if file == "real.json":
+            (tmp_path / name / file).write_text("[[0]]")
+    with pytest.raises(ValueError, match=message):
+        robustness.load(name, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("below", ["", "n01751748/", "val/"])
+def test_real_from_its_list_beside_the_images(below, tmp_path):
+    folder = tmp_path / "imagenet2012_real"
+    for number in (1, 3, 4):
+        write(folder / below / f"ILSVRC2012_val_{number:08}.JPEG", number)
+    write(
+        folder / below / "../n03595614/ILSVRC2012_val_00000002.JPEG"
+        if below[:1] == "n"
+        else folder / below / "ILSVRC2012_val_00000002.JPEG",
+        2,
+    )
+    (folder / "real.json").write_text("[[65], [970, 795], [], [516]]")
+    found = robustness.load("imagenet2012_real", data_dir=str(tmp_path))
+    right = {found.source.read(i): np.flatnonzero(found.right_NxC[i]).tolist() for i in range(3)}
+    expected = {1: [65], 2: [795, 970], 4: [516]}
+    assert right == {encoded(number, "jpeg"): labels for number, labels in expected.items()}
+    assert len(found.source) == 3
 
 
 @pytest.fixture(scope="module")
