@@ -14,7 +14,7 @@ from sources_test import COUNTS, encoded, files, fill
 
 from ktjax import data, models
 from ktjax.data import __main__ as command
-from ktjax.data import convert, robustness, sources
+from ktjax.data import convert, pipeline, robustness, sources
 from ktjax.jobs import complementarity, pretrain, transfer
 from ktjax.models import weights
 
@@ -548,6 +548,27 @@ def test_imagenet_config_end_to_end(imagenet_dir, imagenet_models, tmp_path):
         for found in row["robustness"].values():
             assert found["delta"] == found["after"] - found["before"]
     assert set(results["models"][str(teacher)]["robustness"]) == set(robustness.SETS)
+
+
+def test_missing_robustness_sets_are_told_before_images_are_read(
+    imagenet_dir, imagenet_models, tmp_path, monkeypatch
+):
+    data_dir, names = tmp_path / "data", ("imagenet_sketch", "imagenet_r")
+    data_dir.mkdir()
+    for name in ("imagenet2012", "imagenet_sketch"):
+        (data_dir / name).symlink_to(imagenet_dir / name)
+    monkeypatch.setattr(pipeline, "read", lambda *_, **__: pytest.fail("it reads"))
+    student, teacher = imagenet_models / "student", imagenet_models / "teacher"
+    fields = dict(data_dir=str(data_dir), robustness=names, total_steps=2, eval_every_steps=2)
+    for job, arg in (
+        (pretrain, f"model={student}"),
+        (transfer, f"student={student},teachers={teacher}"),
+    ):
+        config = load_config(
+            job.__name__.rpartition(".")[2], f"{arg},data=imagenet2012,runlocal", **fields
+        )
+        with pytest.raises(ValueError, match="There is no 'imagenet_r' in"):
+            job.run(config, tmp_path / "workdir")
 
 
 def test_data_without_labels_in_its_records_is_refused(tmp_path):
