@@ -312,6 +312,19 @@ def test_missing_data_sets_say_where_they_come_from(name, message, tmp_path):
     assert ("tfds build" in str(refusal.value)) == (name in TFDS_CAN)
 
 
+def test_missing_data_sets_without_a_data_dir(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))  # of TFDS_DATA_DIR
+    for name in ("caltech256", "tfds:oxford_iiit_pet"):
+        with pytest.raises(ValueError, match=rf"in {tmp_path} \(config.data_dir\)"):
+            data.load(name)
+    with pytest.raises(ValueError, match=f"There is no 'imagenet_a' in {tmp_path}"):
+        robustness.load("imagenet_a", data_dir=None)
+    fill(tmp_path / "caltech256", COUNTS)
+    assert data.load("caltech256").classes == ("Bee", "ant", "zebra")
+
+
 @pytest.mark.parametrize("name", ["Oxford-Pet", "a b", ""])
 def test_names_that_tfds_does_not_take(name, tmp_path):
     with pytest.raises(ValueError, match=rf"'{name}' is no name that TFDS takes: tfds:NAME, .*\.$"):

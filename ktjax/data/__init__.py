@@ -220,7 +220,7 @@ def _open(name: str, data_dir: str | None) -> Parts:
                 "with :VERSION behind it."
             ) from None
         return _of_tfds(builder)
-    root = Path(data_dir or tfds.core.constants.DATA_PATH)
+    root = Path(data_dir or tfds.core.constants.DATA_DIR)
     if known and (root / name).is_dir():
         return _of_folder(root / name)
     raise ValueError(_missing(name, candidates[0], root))

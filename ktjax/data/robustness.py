@@ -84,7 +84,7 @@ def load(name: str, *, data_dir: str | None) -> RobustnessSet:
     try:
         builder = tfds.core.read_only_builder.builder_from_files(known.tfds, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        folder = Path(data_dir or tfds.core.constants.DATA_PATH) / name
+        folder = Path(data_dir or tfds.core.constants.DATA_DIR) / name
         if not folder.is_dir():
             raise ValueError(
                 f"There is no '{name}' in {folder.parent} (config.data_dir). Its files: "
