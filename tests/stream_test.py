@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -147,6 +148,18 @@ def test_worker_processes_make_the_same_batches():
     with pytest.raises(ValueError, match="Image file 20 does not decode: "):
         next(batches)
     batches.close()
+
+
+def test_a_worker_process_that_is_killed_is_told_of():
+    images = pipeline.Stream(source(), CROPPED._replace(processes=1, threads=1))
+    batches = pipeline.train_batches(images, batch_size=10, seed=1, first_step=0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(ChildProcessError, match=r"config.decode_processes\) was killed"):
+        for _ in range(20):  # more than are made ahead
+            next(batches)
+    assert not multiprocessing.active_children()
 
 
 _USER = """

@@ -298,8 +298,24 @@ def _ahead(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=processes)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_follow_parent)
+        return _told(dataset.mp_prefetch(options, worker_init_fn=_follow_parent))
     return iter(dataset)
+
+
+def _told(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same; ChildProcessError where a process is gone that was to make them."""
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    except RuntimeError as error:  # Grain has no class for it
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise ChildProcessError(
+            "A process that decodes (config.decode_processes) was killed, maybe for its memory. "
+            "Started again, the job goes on from its latest checkpoint."
+        ) from error
+    finally:
+        iterator.close()
 
 
 def _follow_parent(worker: int, workers: int) -> None:
