@@ -6,6 +6,13 @@ from typing import Any
 
 import ml_collections
 
+# Fields in which None has a meaning: the comments of the configs say which.
+OPTIONAL = (
+    *("clip_norm", "crop_pct", "crop_scale", "data_dir", "eval_data", "eval_every_epochs"),
+    *("eval_every_steps", "image_size", "interpolation", "max_examples", "top_k"),
+    *("total_epochs", "total_steps"),
+)
+
 
 def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     """Parses what stands after the colon of `--config=file.py:arg`.

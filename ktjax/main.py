@@ -7,6 +7,7 @@ call as well.
 import functools
 import logging as python_logging
 import os
+import re
 import runpy
 import sys
 import threading
@@ -17,7 +18,9 @@ import jax
 import tqdm
 from absl import app, flags, logging
 from ml_collections import config_flags
+from ml_collections.config_flags import config_path
 
+from ktjax import config as config_lib
 from ktjax import interruption
 from ktjax.jobs import complementarity, logs, pretrain, transfer
 
@@ -27,6 +30,7 @@ JOBS = {
     "transfer": transfer.run,
 }
 
+_UNSET = re.compile(r"--config\.[\w.]+=None")
 _LOG = python_logging.getLogger("ktjax")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -139,9 +143,19 @@ def _sentence(error: Exception) -> str:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; what is wrong in the config's is told in a sentence."""
+    """Parses flags; what is wrong in the config's is told in a sentence.
+
+    ml_collections takes a None for a number to be written wrong, and for a string to be "None".
+    """
+    unset = [a[len("--config.") : -len("=None")] for a in argv if _UNSET.fullmatch(a)]
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS([a for a in argv if not _UNSET.fullmatch(a)])
+        for path in unset:
+            config_path.get_value(path, _CONFIG.value)  # is there such a field?
+            if path.rpartition(".")[2] not in config_lib.OPTIONAL:
+                sys.exit(f"ktjax: config.{path} has to have a value: it cannot be None.")
+            config_path.set_value(path, _CONFIG.value, None)
+        return rest
     except AttributeError as error:  # of --config.<field>
         path, _, arg = next(a for a in argv if a.startswith("--config="))[9:].partition(":")
         fields = sorted(runpy.run_path(path)["get_config"](arg or None))

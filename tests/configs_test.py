@@ -9,6 +9,8 @@ from pathlib import Path
 import ml_collections
 import pytest
 
+from ktjax import config as config_lib
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.py"))
 _ASSIGNMENT = re.compile(r"    config\.(\w+) = ")
@@ -55,6 +57,15 @@ def test_every_field_has_a_comment(path):
                 bare.append(field[1])
     assert not bare
     assert seen >= set(get_config(path))
+
+
+@each
+def test_fields_that_are_none_may_be(path):
+    """And those of which a comment says what None means; of durations either is None."""
+    none = {key for key, value in get_config(path).items() if value is None}
+    told = set(re.findall(r"    config\.(\w+) = .*  # .*\bNone:", path.read_text()))
+    assert "max_examples" in told
+    assert none | told <= set(config_lib.OPTIONAL)
 
 
 @each

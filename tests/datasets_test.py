@@ -14,7 +14,7 @@ from sources_test import COUNTS, encoded, files, fill
 
 from ktjax import data, models
 from ktjax.data import __main__ as command
-from ktjax.data import convert, robustness, sources
+from ktjax.data import convert, pipeline, robustness, sources
 from ktjax.jobs import complementarity, pretrain, transfer
 from ktjax.models import weights
 
@@ -284,10 +284,11 @@ def test_conversion_refuses(out, message, tmp_path):
         )
 
 
-def test_labels_are_read_once_and_not_believed_of_other_records(tmp_path, monkeypatch):
+def test_labels_are_read_once_and_not_believed_of_other_records(tmp_path, monkeypatch, capsys):
     folder = fill(tmp_path / "images", {"a": 10, "b": 10})
     path = convert.convert(folder, tmp_path / "animals")
     first = data.load("tfds:animals", data_dir=str(tmp_path))
+    assert "labels of train: " in capsys.readouterr().err  # of ImageNet it takes minutes
     (kept,) = path.glob("ktjax_labels_*.npy")
     label_N = np.load(kept)
     np.save(kept, 1 - label_N)
@@ -309,12 +310,35 @@ MISSING = {
 }
 
 
+TFDS_CAN = {"imagenet2012", "caltech_birds2011", "domainnet_infograph", "tfds:oxford_iiit_pet"}
+
+
 @pytest.mark.parametrize(("name", "message"), MISSING.items(), ids=MISSING)
 def test_missing_data_sets_say_where_they_come_from(name, message, tmp_path):
     with pytest.raises(ValueError, match=message) as refusal:
         data.load(name, data_dir=str(tmp_path))
     assert str(tmp_path) in str(refusal.value) and "\n" not in str(refusal.value)
     assert str(refusal.value).endswith(".")
+    assert ("tfds build" in str(refusal.value)) == (name in TFDS_CAN)
+
+
+def test_missing_data_sets_without_a_data_dir(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))  # of TFDS_DATA_DIR
+    for name in ("caltech256", "tfds:oxford_iiit_pet"):
+        with pytest.raises(ValueError, match=rf"in {tmp_path} \(config.data_dir\)"):
+            data.load(name)
+    with pytest.raises(ValueError, match=f"There is no 'imagenet_a' in {tmp_path}"):
+        robustness.load("imagenet_a", data_dir=None)
+    fill(tmp_path / "caltech256", COUNTS)
+    assert data.load("caltech256").classes == ("Bee", "ant", "zebra")
+
+
+@pytest.mark.parametrize("name", ["Oxford-Pet", "a b", ""])
+def test_names_that_tfds_does_not_take(name, tmp_path):
+    with pytest.raises(ValueError, match=rf"'{name}' is no name that TFDS takes: tfds:NAME, .*\.$"):
+        data.load(f"tfds:{name}", data_dir=str(tmp_path))
 
 
 def test_known_data_set_as_a_folder_in_data_dir(tmp_path):
@@ -465,26 +489,51 @@ def _first(found):
     return found.right_NxC.argmax(axis=1)
 
 
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (("test/n01498041/0.jpg", "test/n01531178/0.jpg"), "has to hold one directory per class"),
-        (("0.jpg", "1.jpg"), "has to hold one directory per class"),
-        (("n01498041/0.jpg", "cat/0.jpg"), "'cat' is no synset"),
-        (("999/0.jpg", "1000/0.jpg"), "'1000' is no synset of ImageNet-1k, nor the number of one"),
-    ],
-)
-def test_robustness_folders_of_something_else_are_refused(tmp_path, files, message):
-    for file in files:
-        write(tmp_path / "imagenet_a" / file)
-    with pytest.raises(ValueError, match=message):
-        robustness.load("imagenet_a", data_dir=str(tmp_path))
-
-
 def test_robustness_sets_say_where_they_come_from(tmp_path):
     for name in robustness.SETS:
         with pytest.raises(ValueError, match=f"There is no '{name}' in .*tfds build {name}"):
             robustness.load(name, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        ("imagenet_a", ["n01440764/a.jpg", "n01498041/a.jpg"], "imagenet_a.*not n01440764"),
+        ("imagenet_a", ["n01498041/a.jpg", "cat/a.jpg"], "imagenet_a.*not cat"),
+        ("imagenet_v2", ["0/a.jpg", "1000/a.jpg"], "imagenet_v2.*number, not 1000"),
+        ("imagenet_a", ["0/a.jpg", "6/a.jpg"], "imagenet_a.*number, not 0"),
+        ("imagenet_r", ["a.jpg"], "a directory for each class of imagenet_r.*and nothing else"),
+        ("imagenet_r", ["test/n01443537/a.jpg", "test/n01484850/a.jpg"], "and nothing else"),
+        ("imagenet2012_real", ["a.jpg"], "lacks real.json: ILSVRC2012_img_val.tar"),
+        ("imagenet2012_real", ["real.json", "a.jpg"], "a.jpg is no validation image"),
+    ],
+)
+def test_folders_that_are_no_robustness_set_are_refused(name, files, message, tmp_path):
+    for file in files:
+        write(tmp_path / name / file)
+        if file == "real.json":
+            (tmp_path / name / file).write_text("[[0]]")
+    with pytest.raises(ValueError, match=message):
+        robustness.load(name, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("below", ["", "n01751748/", "val/"])
+def test_real_from_its_list_beside_the_images(below, tmp_path):
+    folder = tmp_path / "imagenet2012_real"
+    for number in (1, 3, 4):
+        write(folder / below / f"ILSVRC2012_val_{number:08}.JPEG", number)
+    write(
+        folder / below / "../n03595614/ILSVRC2012_val_00000002.JPEG"
+        if below[:1] == "n"
+        else folder / below / "ILSVRC2012_val_00000002.JPEG",
+        2,
+    )
+    (folder / "real.json").write_text("[[65], [970, 795], [], [516]]")
+    found = robustness.load("imagenet2012_real", data_dir=str(tmp_path))
+    right = {found.source.read(i): np.flatnonzero(found.right_NxC[i]).tolist() for i in range(3)}
+    expected = {1: [65], 2: [795, 970], 4: [516]}
+    assert right == {encoded(number, "jpeg"): labels for number, labels in expected.items()}
+    assert len(found.source) == 3
 
 
 @pytest.fixture(scope="module")
@@ -523,6 +572,27 @@ def test_imagenet_config_end_to_end(imagenet_dir, imagenet_models, tmp_path):
         for found in row["robustness"].values():
             assert found["delta"] == found["after"] - found["before"]
     assert set(results["models"][str(teacher)]["robustness"]) == set(robustness.SETS)
+
+
+def test_missing_robustness_sets_are_told_before_images_are_read(
+    imagenet_dir, imagenet_models, tmp_path, monkeypatch
+):
+    data_dir, names = tmp_path / "data", ("imagenet_sketch", "imagenet_r")
+    data_dir.mkdir()
+    for name in ("imagenet2012", "imagenet_sketch"):
+        (data_dir / name).symlink_to(imagenet_dir / name)
+    monkeypatch.setattr(pipeline, "read", lambda *_, **__: pytest.fail("it reads"))
+    student, teacher = imagenet_models / "student", imagenet_models / "teacher"
+    fields = dict(data_dir=str(data_dir), robustness=names, total_steps=2, eval_every_steps=2)
+    for job, arg in (
+        (pretrain, f"model={student}"),
+        (transfer, f"student={student},teachers={teacher}"),
+    ):
+        config = load_config(
+            job.__name__.rpartition(".")[2], f"{arg},data=imagenet2012,runlocal", **fields
+        )
+        with pytest.raises(ValueError, match="There is no 'imagenet_r' in"):
+            job.run(config, tmp_path / "workdir")
 
 
 def test_data_without_labels_in_its_records_is_refused(tmp_path):

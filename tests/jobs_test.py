@@ -453,11 +453,13 @@ def test_workdir_has_to_be_a_folder(images, tmp_path):
 
 def test_command_line(images, tmp_path):
     config = f"configs/pretrain.py:model=tiny_mlp_narrow,data=folder:{images},runlocal"
-    done = launch(f"--config={config}", f"--workdir={tmp_path}", "--config.seed=3")
+    steps = ("--config.total_epochs=None", "--config.total_steps=3")
+    done = launch(f"--config={config}", f"--workdir={tmp_path}", "--config.seed=3", *steps)
     assert done.returncode == 0, done.stderr
     assert "tiny_mlp_narrow" in done.stdout and str(tmp_path / "report.html") in done.stdout
     results = read(tmp_path)
     assert results["runs"][0]["seed"] == results["config"]["seed"] == 3
+    assert results["runs"][0]["history"][-1]["step"] == 3
 
 
 @pytest.mark.parametrize(
@@ -467,6 +469,8 @@ def test_command_line(images, tmp_path):
         (["pretrain.py:dataa=glyphs"], "Unknown config argument 'dataa'. Known: data, model"),
         (["pretrain.py", "--config.lrr=1"], "the config has no field 'lrr'. It has: augment"),
         (["pretrain.py", "--config.batch_size=big"], "flag --config.batch_size=big"),
+        (["pretrain.py", "--config.batch_size=None"], "config.batch_size has to have a value"),
+        (["pretrain.py", "--config.lrr=None"], "the config has no field 'lrr'. It has: augment"),
     ],
 )
 def test_command_line_error_is_a_sentence(arguments, message, tmp_path):

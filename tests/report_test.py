@@ -149,6 +149,20 @@ def test_columns_line_up_under_wide_characters():
     assert report._width("e\u0301") == 1
 
 
+def test_robustness_has_a_table_if_there_is_any(results, tmp_path):
+    assert "other test sets" not in report.table(results)
+    for number, run in enumerate(results["runs"]):
+        found = {"before": 10.0, "after": 10.0 + number, "delta": float(number)}
+        run |= {"run": f"run-{number}", "robustness": {"imagenet_a": found, "imagenet_r": found}}
+    lines = report.table(results).splitlines()
+    start = lines.index("Accuracy on other test sets, before -> after %.")
+    assert lines[start + 2].split() == ["run", "imagenet_a", "imagenet_r"]
+    assert lines[start + 5].split() == ["run-1", *["10.00", "->", "11.00"] * 2]
+    assert ">10.00 -&gt; 15.00</td>" in report.write(tmp_path, results, []).read_text("utf-8")
+    pretrain = results | {"job": "pretrain"}
+    assert "run-5" in report.table(pretrain)
+
+
 @pytest.mark.parametrize("runs", [{}, {"runs": []}])
 def test_pretrain(results, runs, tmp_path):
     kept = {key: results[key] for key in ("models", "data", "environment", "config")}

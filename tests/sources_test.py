@@ -137,6 +137,8 @@ def test_other_files_and_empty_directories_are_no_images(tmp_path):
     fill(tmp_path, {"a": 10, "b": 10, "empty": 0})
     (tmp_path / "a" / "notes.txt").write_text("not an image")
     (tmp_path / "README").write_text("not a class")
+    (tmp_path / "a" / "._000.png").write_bytes(b"left behind by macOS")
+    fill(tmp_path, {".ipynb_checkpoints": 10})
     dataset = load(tmp_path)
     assert dataset.classes == ("a", "b")
     assert len(dataset.train) + len(dataset.tune) + len(dataset.validation) == 20

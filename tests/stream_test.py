@@ -2,6 +2,12 @@
 
 import io
 import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,6 +148,65 @@ def test_worker_processes_make_the_same_batches():
     with pytest.raises(ValueError, match="Image file 20 does not decode: "):
         next(batches)
     batches.close()
+
+
+def test_a_worker_process_that_is_killed_is_told_of():
+    images = pipeline.Stream(source(), CROPPED._replace(processes=1, threads=1))
+    batches = pipeline.train_batches(images, batch_size=10, seed=1, first_step=0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(ChildProcessError, match=r"config.decode_processes\) was killed"):
+        for _ in range(20):  # more than are made ahead
+            next(batches)
+    assert not multiprocessing.active_children()
+
+
+_USER = """
+import multiprocessing
+import stream_test
+from ktjax.data import pipeline
+
+if __name__ == "__main__":
+    reading = stream_test.CROPPED._replace(processes=1, threads=1)
+    images = pipeline.Stream(stream_test.source(), reading)
+    batches = pipeline.train_batches(images, batch_size=10, seed=1, first_step=0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    print(worker.pid, flush=True)
+    input()
+    for _ in range(20):  # more than are made ahead
+        next(batches)
+    print("went on", flush=True)
+    input()
+"""
+
+
+def test_worker_processes_end_with_their_parent_and_not_before(tmp_path):
+    """Ctrl-C reaches all processes: the parent saves first, and that may take batches."""
+    (tmp_path / "user.py").write_text(_USER)
+    tests = Path(__file__).parent
+    job = subprocess.Popen(
+        [sys.executable, str(tmp_path / "user.py")],
+        env=os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    worker = int(job.stdout.readline())
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker, number)
+        job.stdin.write("\n")
+        job.stdin.flush()
+        assert job.stdout.readline() == "went on\n"
+        job.kill()
+        job.communicate(timeout=30)  # ends when nobody is left who could print
+    except BaseException:
+        os.kill(worker, signal.SIGKILL)
+        job.kill()
+        raise
 
 
 def test_a_bad_image_is_named_when_it_comes():

@@ -238,13 +238,16 @@ def _teacher_kind(run, results):
 
 
 def _tables(results):
-    """Per student (or for the models, where there are no runs): heading, header, groups of rows."""
+    """Per student (or for the models, where there are no runs): heading, header, groups of rows.
+
+    Then on the robustness sets, if the config names some.
+    """
     data = f"{results['data']['validation']:,} validation images of {results['data']['name']}"
     if _of_pairs(results):
         return [(f"What could be learned from whom, on {data}", *report_pairs.table(results))]
     groups = plots.groups(results) if _transfers(results) else []
     if not groups:
-        return [(f"Accuracy on {data}", *_models_table(results))]
+        return [(f"Accuracy on {data}", *_models_table(results)), *_robustness_tables(results)]
     seeds = len({run["seed"] for run in results["runs"]}) > 1
     header = ["objective", "teachers", *["seed"] * seeds, "before -> after %", "delta ± se points"]
     header += ["gain %", "loss %", "taught %", "ensemble %"]
@@ -257,7 +260,21 @@ def _tables(results):
     stages_header, stages = _stages_table(results)
     if stages:
         tables.append(("Teacher after teacher", stages_header, stages))
-    return tables
+    return [*tables, *_robustness_tables(results)]
+
+
+def _robustness_tables(results):
+    rows = [
+        (run["run"], run["robustness"]) for run in results.get("runs", []) if run.get("robustness")
+    ]
+    if not rows:
+        return []
+    sets = list(rows[0][1])
+    cells = [
+        [name, *(f"{found[k]['before']:.2f} -> {found[k]['after']:.2f}" for k in sets)]
+        for name, found in rows
+    ]
+    return [("Accuracy on other test sets, before -> after %", ["run", *sets], [cells])]
 
 
 def _run_cells(run, group, seeds):

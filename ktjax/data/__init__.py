@@ -51,6 +51,7 @@ class Known(NamedTuple):
 
     tfds: str  # its name in TFDS
     origin: str  # where its files come from, and what they look like
+    fetched: bool = True  # whether TFDS, where it has a builder, still can prepare it
 
 
 # Each lies in `data_dir/<name>`, prepared by TFDS or `python -m ktjax.data convert`, or as a folder
@@ -79,6 +80,7 @@ DATASETS = {
         "The authors' page is gone; mirrors have cars_train.tgz, cars_test.tgz, car_devkit.tgz "
         "and cars_test_annos_withlabels.mat: unpack them to a folder with cars_train/, cars_test/, "
         "devkit/ and cars_test_annos_withlabels.mat",
+        fetched=False,
     ),
     "domainnet_infograph": Known(
         "domainnet/infograph",
@@ -214,8 +216,13 @@ def _open(name: str, data_dir: str | None) -> Parts:
             builder = tfds.core.read_only_builder.builder_from_files(candidate, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError:
             continue
+        except ValueError:
+            raise ValueError(
+                f"'{candidate}' is no name that TFDS takes: tfds:NAME, tfds:NAME/CONFIG, or either "
+                "with :VERSION behind it."
+            ) from None
         return _of_tfds(builder)
-    root = Path(data_dir or tfds.core.constants.DATA_PATH)
+    root = Path(data_dir or tfds.core.constants.DATA_DIR)
     if known and (root / name).is_dir():
         return _of_folder(root / name)
     raise ValueError(_missing(name, candidates[0], root))
@@ -228,7 +235,11 @@ def _missing(name: str, tfds_name: str, root: Path) -> str:
     with_tfds = f"`tfds build {tfds_name} --file_format=array_record --data_dir={root}`"
     in_tfds = tfds_name.partition("/")[0] in tfds.list_builders(with_community_datasets=False)
     if name in DATASETS:
-        by_tfds = f"; or, where TensorFlow is installed, {with_tfds}" if in_tfds else ""
+        by_tfds = (
+            f"; or, where TensorFlow is installed, {with_tfds}"
+            if in_tfds and DATASETS[name].fetched
+            else ""
+        )
         return (
             f"There is no '{name}' in {root} (config.data_dir). {DATASETS[name].origin}; then "
             f"`python -m ktjax.data convert FOLDER {root / name}`, or data=folder:FOLDER{by_tfds}."

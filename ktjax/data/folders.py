@@ -5,7 +5,7 @@ lists that lie beside their images.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
     """The images of a folder with one directory per class, or with none, and the classes."""
     loose = _images(folder, root)
     files, labels, classes = [], [], []
-    for directory in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for directory in sorted(path for path in _seen(folder) if path.is_dir()):
         images = _images(directory, root)
         if images:
             labels += [len(classes)] * len(images)
@@ -92,8 +92,13 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
 
 
 def _images(folder: Path, root: Path) -> list[str]:
-    names = (path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    names = (path for path in _seen(folder) if path.suffix.lower() in EXTENSIONS)
     return sorted(str(path.relative_to(root)) for path in names)
+
+
+def _seen(folder: Path) -> Iterator[Path]:
+    """What is not hidden: macOS and notebooks leave `._1.jpg` and `.ipynb_checkpoints` behind."""
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _of_rows(
@@ -181,7 +186,7 @@ def _domainnet(folder: Path) -> Folder | None:
 
 def _imagenet_validation(listed: Listed, classes: tuple[str, ...]) -> Listed:
     """ImageNet's archive of validation images has no classes: TFDS knows these by number."""
-    numbers = [re.search(r"ILSVRC2012_val_(\d{8})\.", file) for file in listed.files]
+    numbers = [imagenet_number(file) for file in listed.files]
     if not all(numbers) or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
         return listed
     import tensorflow_datasets as tfds
@@ -189,8 +194,14 @@ def _imagenet_validation(listed: Listed, classes: tuple[str, ...]) -> Listed:
     path = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
     synsets = path.read_text().split()
     label_of = {synset: label for label, synset in enumerate(classes)}
-    names = [synsets[int(number[1]) - 1] for number in numbers]
+    names = [synsets[number - 1] for number in numbers]
     for file, name in zip(listed.files, names, strict=True):
         if name not in label_of:
             raise ValueError(f"{file} is of class {name}, of which train has no images.")
     return Listed(listed.files, np.asarray([label_of[name] for name in names], np.int32))
+
+
+def imagenet_number(file: str) -> int | None:
+    """Which of ImageNet's validation images this is, from 1 on, by its name; None: no such."""
+    found = re.search(r"ILSVRC2012_val_(\d{8})\.", file)
+    return int(found[1]) if found else None

@@ -9,6 +9,10 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import NamedTuple
@@ -293,5 +297,38 @@ def _ahead(
         # Grain reads absl's flags, which nobody has parsed in a notebook or a test.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))
+        options = grain.MultiprocessingOptions(num_workers=processes)
+        return _told(dataset.mp_prefetch(options, worker_init_fn=_follow_parent))
     return iter(dataset)
+
+
+def _told(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same; ChildProcessError where a process is gone that was to make them."""
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    except RuntimeError as error:  # Grain has no class for it
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise ChildProcessError(
+            "A process that decodes (config.decode_processes) was killed, maybe for its memory. "
+            "Started again, the job goes on from its latest checkpoint."
+        ) from error
+    finally:
+        iterator.close()
+
+
+def _follow_parent(worker: int, workers: int) -> None:
+    """A process that decodes ends with the one it decodes for, however that ends, and not before.
+
+    Ctrl-C and schedulers signal all processes; the parent wants batches until it has saved.
+    """
+    del worker, workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -6,11 +6,13 @@ and none for some, which do not count (Beyer et al. 2020).
 """
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tqdm
 
 from ktjax.data import folders, sources
 from ktjax.data.sources import Source, drawn
@@ -46,8 +48,8 @@ SETS = {
     ),
     "imagenet2012_real": _Known(
         *("imagenet2012_real", "validation", _ALL),
-        "the validation images of ImageNet, and real.json of github.com/google-research/"
-        "reassessed-imagenet",
+        "ILSVRC2012_img_val.tar of image-net.org, and beside the images real.json of "
+        "github.com/google-research/reassessed-imagenet",
     ),
     "imagenet_a": _Known(
         *("imagenet_a", "test", "imagenet_a_synsets.txt"),
@@ -82,14 +84,16 @@ def load(name: str, *, data_dir: str | None) -> RobustnessSet:
     try:
         builder = tfds.core.read_only_builder.builder_from_files(known.tfds, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        folder = Path(data_dir or tfds.core.constants.DATA_PATH) / name
-        if not folder.is_dir() or name == "imagenet2012_real":
+        folder = Path(data_dir or tfds.core.constants.DATA_DIR) / name
+        if not folder.is_dir():
             raise ValueError(
                 f"There is no '{name}' in {folder.parent} (config.data_dir). Its files: "
                 f"{known.origin}. Unpack the images to {folder}, or prepare it where TensorFlow "
                 f"is installed: `tfds build {known.tfds} --file_format=array_record`."
             ) from None
-        return _of_folder(folder, among_C)
+        if name == "imagenet2012_real":
+            return _real_of_folder(folder, among_C)
+        return _of_folder(folder, name, known.synsets, among_C)
     if name == "imagenet2012_real":
         return _real(builder, known.split, among_C)
     source = sources.from_tfds(builder, known.split)
@@ -103,22 +107,41 @@ def accuracy(robustness: RobustnessSet, logits_NxC: np.ndarray) -> float:
     return 100 * float(np.mean(robustness.right_NxC[np.arange(len(answer_N)), answer_N]))
 
 
-def _of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
+def _of_folder(folder: Path, name: str, among: str, among_C: np.ndarray) -> RobustnessSet:
     """A directory for each synset or, as in ImageNet-V2, for each number of a class."""
     found = folders.read(folder)
-    if "all" not in found.splits or not found.classes:
-        raise ValueError(f"'{folder}' has to hold one directory per class, and no splits.")
+    known = {*synsets(among), *map(str, np.flatnonzero(among_C))}
+    strange = sorted({*found.classes} - known)
+    if strange or not found.classes or "all" not in found.splits:
+        what = f"not {strange[0]}" if strange else "and nothing else"
+        raise ValueError(
+            f"'{folder}' has to hold a directory for each class of {name}, called by its synset "
+            f"or number, {what}."
+        )
     listed = found.splits["all"]
     source = sources.of_files(folder, listed.files, listed.label_N)
     return _of_labels(source, [_class(name) for name in found.classes], among_C)
 
 
+def _real_of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
+    """ImageNet's validation images, in classes or not, and ReaL's list of their labels."""
+    path = folder / "real.json"
+    if not path.is_file():
+        raise ValueError(f"'{folder}' lacks real.json: {SETS['imagenet2012_real'].origin}.")
+    labels_of = json.loads(path.read_text(encoding="utf-8"))
+    files = [file for split in folders.read(folder).splits.values() for file in split.files]
+    numbers = [folders.imagenet_number(file) for file in files]
+    for file, number in zip(files, numbers, strict=True):
+        if number is None or number > len(labels_of):
+            raise ValueError(f"'{folder}': {file} is no validation image that real.json lists.")
+    right_NxC = np.zeros((len(files), len(among_C)), bool)
+    for right_C, number in zip(right_NxC, numbers, strict=True):
+        right_C[np.asarray(labels_of[number - 1], int)] = True
+    return _counted(sources.of_files(folder, files, right_NxC.argmax(axis=1)), right_NxC, among_C)
+
+
 def _class(name: str) -> int:
-    if name.isdecimal() and int(name) < len(synsets()):
-        return int(name)
-    if name not in synsets():
-        raise ValueError(f"'{name}' is no synset of ImageNet-1k, nor the number of one.")
-    return synsets().index(name)
+    return int(name) if name.isdecimal() else synsets().index(name)
 
 
 def _of_labels(source: Source, classes: Sequence[int], among_C: np.ndarray) -> RobustnessSet:
@@ -133,12 +156,17 @@ def _real(builder: object, split: str, among_C: np.ndarray) -> RobustnessSet:
     read = sources.tfds_reader(builder, split, ("image",))
     count = builder.info.splits[split].num_examples
     right_NxC = np.zeros((count, len(among_C)), bool)
-    for i in range(count):
+    for i in tqdm.trange(count, desc="labels of imagenet2012_real", unit="image", leave=False):
         right_NxC[i, np.asarray(labels_of([i])[0]["real_label"], int)] = True
     source = Source(
         label_N=right_NxC.argmax(axis=1).astype(np.int32),
         read=lambda i: read([i])[0]["image"],
         where=lambda i: f"imagenet2012_real/{split}[{i}]",
     )
-    counted = np.flatnonzero(right_NxC.any(axis=1))
-    return RobustnessSet(source.select(counted), right_NxC[counted], among_C)
+    return _counted(source, right_NxC, among_C)
+
+
+def _counted(source: Source, right_NxC: np.ndarray, among_C: np.ndarray) -> RobustnessSet:
+    """The images that have a right answer."""
+    index = np.flatnonzero(right_NxC.any(axis=1))
+    return RobustnessSet(source.select(index), right_NxC[index], among_C)

@@ -152,13 +152,17 @@ def robustness_sets(
             f"config.robustness: these sets have the classes of ImageNet-1k, and {dataset.name} "
             "has others."
         )
-    how, found = reading(config, models), {}
-    for name in config.robustness:
-        chosen = first_alone(lambda name=name: robustness.load(name, data_dir=config.data_dir))
-        if config.max_examples:
-            chosen = chosen.take(config.max_examples)
-        found[name] = (chosen, pipeline.open_split(chosen.source, how, name=name))
-    return found
+    chosen = {
+        name: first_alone(lambda name=name: robustness.load(name, data_dir=config.data_dir))
+        for name in config.robustness
+    }
+    if config.max_examples:
+        chosen = {name: found.take(config.max_examples) for name, found in chosen.items()}
+    how = reading(config, models)
+    return {
+        name: (found, pipeline.open_split(found.source, how, name=name))
+        for name, found in chosen.items()
+    }
 
 
 def robust_accuracy(

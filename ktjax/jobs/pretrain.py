@@ -60,8 +60,8 @@ def run(
             raise ValueError(f"'{config.data}' has {name} images without labels.")
     fitting.durations(config, examples=len(dataset.train))
     students = [_start(name, dataset, config) for name in config.models]
-    splits = inputs.splits(config, dataset, students)
     robust = inputs.robustness_sets(config, dataset, students)
+    splits = inputs.splits(config, dataset, students)
     workdir_lib.claim(workdir, config)
     rows, facts = [], {}
     for student in tqdm.tqdm(students, desc="models", unit="model"):

@@ -112,8 +112,8 @@ def run(
     fitting.durations(config, examples=len(dataset.train))
     _check_labels(config, dataset)
     _check_top_k(config, dataset)
-    splits = inputs.splits(config, dataset, loaded.values())
     robust = inputs.robustness_sets(config, dataset, loaded.values())
+    splits = inputs.splits(config, dataset, loaded.values())
     workdir_lib.claim(workdir, config)
 
     predicts = {
