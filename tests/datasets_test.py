@@ -605,6 +605,25 @@ def test_data_without_labels_in_its_records_is_refused(tmp_path):
         data.load("tfds:images_alone", data_dir=str(tmp_path))
 
 
+def test_validation_alone_is_enough_for_who_does_not_train(tmp_path):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "label": tfds.features.ClassLabel(names=["a", "b"]),
+    }
+    examples = [{"image": jpeg(i), "label": i % 2} for i in range(10)]
+    prepare("held", "1.0.0", {"validation": examples}, tmp_path, features)
+    with pytest.raises(ValueError, match="has only validation, and training wants both, train"):
+        data.load("tfds:held", data_dir=str(tmp_path))
+    found = data.load_validation("tfds:held", data_dir=str(tmp_path))
+    assert [len(found.train), len(found.tune), len(found.validation)] == [0, 0, 10]
+    # Of one split to be parted it is what models that were trained there have not seen.
+    prepare("whole", "1.0.0", {"train": examples}, tmp_path, features)
+    found = data.load_validation("tfds:whole", data_dir=str(tmp_path))
+    assert len(found.validation) == 2
+
+
 def test_data_that_cannot_be_read_at_random_says_how_to_prepare_it(tmp_path):
     path = convert.convert(fill(tmp_path / "images", COUNTS), tmp_path / "animals")
     info = path / "dataset_info.json"

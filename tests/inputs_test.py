@@ -8,6 +8,7 @@ from PIL import Image
 from small_jobs import CLASSES, make_images, pretraining, read, transferring
 
 from ktjax import models
+from ktjax.data import pipeline
 from ktjax.jobs import pretrain, transfer
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -58,7 +59,8 @@ def small(images, **fields):
 
 def test_bad_images_stop_the_job_or_are_left_out_and_counted(odd, tmp_path):
     folder, bad = odd
-    with pytest.raises(ValueError, match=r"Image .*/(corrupt|cut|empty)\..* does not decode: "):
+    bad_one = r"Image .*/(corrupt|cut|empty)\..* does not decode: .*config.on_bad_image=skip"
+    with pytest.raises(ValueError, match=bad_one):
         pretrain.run(small(folder), tmp_path / "error")
     assert not (tmp_path / "error").exists()
     results = pretrain.run(small(folder, on_bad_image="skip"), tmp_path / "skip")
@@ -77,6 +79,21 @@ def test_bad_images_stop_the_job_or_are_left_out_and_counted(odd, tmp_path):
     weights = (next((tmp_path / k).rglob("model.safetensors")) for k in ("skip", "streamed"))
     first, second = (path.read_bytes() for path in weights)
     assert first == second
+
+
+@pytest.mark.parametrize("job", [pretrain, transfer])
+def test_models_of_other_classes_are_told_before_images_are_tried(
+    job, odd, zoo, tmp_path, refused, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "decodable", lambda *_, **__: pytest.fail("it tries them"))
+    other = models.replace_head(models.load(zoo[0]), ("a", "b"), head="zero")
+    models.weights.export(other, tmp_path / "other")
+    if job is pretrain:
+        config = small(odd[0], on_bad_image="skip")
+        config.update(models=(str(tmp_path / "other"),), head="keep")
+    else:
+        config = transferring(odd[0], tmp_path / "other", zoo[2:], on_bad_image="skip")
+    refused(job.run, config, "2 classes")
 
 
 def test_a_bad_image_stops_a_stream_where_it_comes(odd, tmp_path):
@@ -104,6 +121,9 @@ def test_unlabelled_folder_end_to_end(pool, zoo, tmp_path):
     fields = dict(total_steps=4, eval_every_steps=4, targets="stored")
     config = transferring(pool, zoo[0], zoo[2:], arg=arg, **fields)
     results = transfer.run(config, tmp_path / "whole")
+    # Nobody knows whether the student is right on the pool.
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text("utf-8")
+    assert "train/loss" in lines and "train/accuracy" not in lines
     # 64 images to learn from; of 32 with labels a fifth of each class is tune.
     assert results["data"]["train"] == 64 and results["data"]["validation"] == 24
     assert results["classes"] == list(CLASSES)

@@ -150,8 +150,11 @@ def test_taking_more_than_there_is_takes_all(tmp_path):
 
 
 REFUSED = {
-    "one-sided": ({"train/a": 3, "train/b": 3}, "has a folder for one split only"),
-    "one-sided validation": ({"val/a": 3, "val/b": 3}, "has a folder for one split only"),
+    "one-sided": ({"train/a": 3, "train/b": 3}, "has only .*, and training wants both, train"),
+    "one-sided validation": (
+        {"val/a": 3, "val/b": 3},
+        "has only .*, and training wants both, train",
+    ),
     "other classes": (
         {"train/a": 3, "train/b": 3, "train/c": 3, "val/a": 3, "val/b": 3, "val/d": 3},
         "differ in classes: c, d",
@@ -170,6 +173,17 @@ def test_refused_with_one_sentence(tmp_path, counts, message):
     assert str(tmp_path) in text
     assert text.endswith(".")
     assert "\n" not in text
+
+
+def test_images_of_other_formats_are_told(tmp_path, caplog):
+    fill(tmp_path, {"a": 9, "b": 9})
+    load(tmp_path)
+    assert not caplog.messages
+    for name in ("a/x.webp", "b/y.BMP", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    load(tmp_path)
+    (message,) = caplog.messages
+    assert message.startswith("2 images are left out") and "x.webp" in message
 
 
 def test_no_such_folder_is_named(tmp_path):

@@ -130,7 +130,38 @@ def load(
     Raises:
       ValueError: no such data set, with where it comes from; or splits that cannot be.
     """
+    return _load(
+        name,
+        _open(name, data_dir),
+        data_dir=data_dir,
+        eval_data=eval_data,
+        minival=minival,
+        train_fraction=train_fraction,
+        subset_seed=subset_seed,
+    )
+
+
+def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
+    """As `load`, for who reads validation alone: where there is nothing else, the rest is empty."""
     parts = _open(name, data_dir)
+    if set(parts.splits) != {"validation"}:
+        return _load(name, parts, data_dir=data_dir)
+    validation = parts.splits["validation"]
+    none = validation.select(np.zeros(0, int))
+    groups = parts.groups or ("",) * len(parts.classes)
+    return Dataset(name, none, none, validation, parts.classes, groups)
+
+
+def _load(
+    name: str,
+    parts: Parts,
+    *,
+    data_dir: str | None,
+    eval_data: str | None = None,
+    minival: float = 0.1,
+    train_fraction: float = 1.0,
+    subset_seed: int = 1234,
+) -> Dataset:
     classes, groups = parts.classes, parts.groups
     if eval_data is None:
         pool, kept, tune, validation = _part(name, parts.splits, classes, minival=minival)
@@ -170,8 +201,8 @@ def _part(
     else:
         train, validation = ("|".join(folders.SPLIT_NAMES[k]) for k in ("train", "validation"))
         raise ValueError(
-            f"'{name}' has a folder for one split only: name both, {train} and {validation}, or "
-            "none."
+            f"'{name}' has only {' and '.join(splits)}, and training wants both, {train} and "
+            f"{validation}, or images without splits."
         )
     kept = np.arange(len(pool))
     if "tune" in splits:
@@ -282,7 +313,7 @@ def _of_tfds(builder: Any) -> Parts:
         if "tune" in names:
             chosen["tune"] = "tune"
     elif len(names) == 1:
-        chosen = {"all": names[0]}
+        chosen = {"validation" if held else "all": names[0]}
     else:
         raise ValueError(
             f"'{builder.data_path}' has the splits {', '.join(names)}: it takes train and "

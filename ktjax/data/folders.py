@@ -4,6 +4,7 @@ What the archives of CUB-200-2011, Stanford Cars, DomainNet and ImageNet hold is
 lists that lie beside their images.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
+_OTHERS = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".ppm", ".tif", ".tiff", ".webp")
 # Names that people give the folders of a split.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "tune": ("tune", "minival"),
     "validation": ("validation", "val", "valid", "test"),
 }
+_LOG = logging.getLogger(__name__)
 
 
 class Listed(NamedTuple):
@@ -71,7 +74,9 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
     """The images of a folder with one directory per class, or with none, and the classes."""
     loose = _images(folder, root)
     files, labels, classes = [], [], []
-    for directory in sorted(path for path in _seen(folder) if path.is_dir()):
+    directories = sorted(path for path in _seen(folder) if path.is_dir())
+    _tell_what_is_left_out([folder, *directories])
+    for directory in directories:
         images = _images(directory, root)
         if images:
             labels += [len(classes)] * len(images)
@@ -94,6 +99,16 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
 def _images(folder: Path, root: Path) -> list[str]:
     names = (path for path in _seen(folder) if path.suffix.lower() in EXTENSIONS)
     return sorted(str(path.relative_to(root)) for path in names)
+
+
+def _tell_what_is_left_out(directories: Iterable[Path]) -> None:
+    """Images of other formats: a data set without them is maybe not what was meant."""
+    others = [path for d in directories for path in _seen(d) if path.suffix.lower() in _OTHERS]
+    if others:
+        _LOG.warning(
+            "%d images are left out, as they are neither PNG nor JPEG: %s, for one.",
+            *(len(others), min(others)),
+        )
 
 
 def _seen(folder: Path) -> Iterator[Path]:

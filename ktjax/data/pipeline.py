@@ -5,7 +5,6 @@ batches are the same. The order of an epoch is addressed by the step, and the vi
 (seed, view, index), so a resumed run needs to know nothing but its step.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -115,8 +114,13 @@ class Stream:
 
         def one(row: int) -> None:
             index = int(index_B[row])
-            with _naming(self.source, index):
+            try:
                 images[row] = image_of(self.source.read(index), index)
+            except decode.DecodeError as error:
+                raise ValueError(
+                    f"{_undecodable(self.source, index, error)} With config.on_bad_image=skip such "
+                    "images are left out."
+                ) from error
 
         # What pads a batch is an image repeated: decoded once.
         _, first, same_B = np.unique(index_B, return_index=True, return_inverse=True)
@@ -137,13 +141,8 @@ class Splits(NamedTuple):
     validation: Split
 
 
-@contextlib.contextmanager
-def _naming(source: Source, index: int) -> Iterator[None]:
-    """Names the image that does not decode."""
-    try:
-        yield
-    except decode.DecodeError as error:
-        raise ValueError(f"Image {source.where(index)} does not decode: {error}.") from error
+def _undecodable(source: Source, index: int, error: decode.DecodeError) -> str:
+    return f"Image {source.where(index)} does not decode: {error}."
 
 
 @functools.cache
@@ -182,18 +181,17 @@ def read_splits(dataset: Dataset, reading: Reading) -> Splits:
     )
 
 
-def without_bad(source: Source, *, threads: int, name: str) -> tuple[Source, tuple[str, ...]]:
-    """Decodes every image: those that can be, and a sentence about each that cannot.
+def decodable(source: Source, *, threads: int, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Decodes every image: positions of those that can be, a sentence about each that cannot.
 
     Done once and beforehand, so that batches stay a function of the step, and predictions exact.
     """
 
     def one(index: int) -> str | None:
         try:
-            with _naming(source, index):
-                decode.decode(source.read(index))
-        except ValueError as error:
-            return str(error)
+            decode.decode(source.read(index))
+        except decode.DecodeError as error:
+            return _undecodable(source, index, error)
         return None
 
     wrong = []
@@ -201,8 +199,8 @@ def without_bad(source: Source, *, threads: int, name: str) -> tuple[Source, tup
         for start in range(0, len(source), _AT_ONCE):
             wrong += _pool(threads).map(one, range(start, min(start + _AT_ONCE, len(source))))
             bar.update(len(wrong) - start)
-    good = np.flatnonzero([sentence is None for sentence in wrong])
-    return source.select(good), tuple(sentence for sentence in wrong if sentence is not None)
+    good_N = np.flatnonzero([sentence is None for sentence in wrong])
+    return good_N, tuple(sentence for sentence in wrong if sentence is not None)
 
 
 def train_batches(

@@ -27,10 +27,13 @@ class RobustnessSet(NamedTuple):
     right_NxC: np.ndarray  # bool
     among_C: np.ndarray  # bool
 
+    def select(self, index_N: np.ndarray) -> "RobustnessSet":
+        """The images at these positions."""
+        return RobustnessSet(self.source.select(index_N), self.right_NxC[index_N], self.among_C)
+
     def take(self, count: int) -> "RobustnessSet":
         """`count` images drawn evenly (all, if there are fewer), in their order."""
-        index = drawn(len(self.source), count)
-        return RobustnessSet(self.source.select(index), self.right_NxC[index], self.among_C)
+        return self.select(drawn(len(self.source), count))
 
 
 class _Known(NamedTuple):
@@ -168,5 +171,5 @@ def _real(builder: object, split: str, among_C: np.ndarray) -> RobustnessSet:
 
 def _counted(source: Source, right_NxC: np.ndarray, among_C: np.ndarray) -> RobustnessSet:
     """The images that have a right answer."""
-    index = np.flatnonzero(right_NxC.any(axis=1))
-    return RobustnessSet(source.select(index), right_NxC[index], among_C)
+    counted = np.flatnonzero(right_NxC.any(axis=1))
+    return RobustnessSet(source, right_NxC, among_C).select(counted)

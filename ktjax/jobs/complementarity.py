@@ -75,10 +75,11 @@ def run(
     blanks = {name: models.blank(name) for name in config.models}
     for blank in blanks.values():
         models.check_classes(blank, dataset.classes, dataset.name)
-    source = dataset.validation
-    if not source.labelled:
+    if not dataset.validation.labelled:
         raise ValueError(f"'{config.data}' has images without labels: nobody is right about them.")
     named_CxC = _similarity_of_names(config, dataset)  # no CLIP of that name: told before any work
+    dataset, _ = inputs.without_bad(config, dataset, {}, names=("validation",))
+    source = dataset.validation
     workdir_lib.claim(workdir, config)
 
     reading = inputs.reading(config, blanks.values())

@@ -239,8 +239,11 @@ def fit(
         if writer is not None:
             writer.write(step, metrics)
 
+    labelled = images.label_N.max() >= 0  # else nobody knows what is right
+
     def on_log(step: int, means: dict[str, float]) -> None:
-        metrics = {f"train/{name}": value for name, value in means.items()}
+        known = {k: v for k, v in means.items() if labelled or k != "accuracy"}
+        metrics = {f"train/{name}": value for name, value in known.items()}
         rate = float(np.asarray(recipe.schedule(step - 1)))
         write(step, metrics | {"learning_rate": rate} | waited.measured())
 

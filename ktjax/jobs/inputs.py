@@ -1,7 +1,7 @@
 """What a job reads: from the fields of a config that are about data to splits."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ml_collections
@@ -14,6 +14,7 @@ from ktjax.data.robustness import RobustnessSet
 from ktjax.models.classifier import Classifier
 
 ON_BAD_IMAGE = ("error", "skip")
+SPLITS = ("train", "tune", "validation")
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 # name -> the set, and its images as a model takes them
@@ -62,10 +63,10 @@ def check_training(config: ml_collections.ConfigDict) -> None:
 
 
 def load(config: ml_collections.ConfigDict) -> data.Dataset:
-    """The data set of a job that trains, without the images that it is to skip.
+    """The data set of a job that trains, of each split at most `max_examples` images.
 
     Raises:
-      ValueError: as `data.load`; or a split has no images left.
+      ValueError: as `data.load`.
     """
     dataset = first_alone(
         lambda: data.load(
@@ -77,35 +78,70 @@ def load(config: ml_collections.ConfigDict) -> data.Dataset:
             subset_seed=config.subset_seed,
         )
     )
-    return _usable(config, dataset, ("train", "tune", "validation"))
+    return _at_most(config.max_examples, dataset)
 
 
 def load_validation(config: ml_collections.ConfigDict) -> data.Dataset:
     """The data set of a job that reads its validation split alone."""
-    dataset = first_alone(lambda: data.load(config.data, data_dir=config.data_dir))
-    return _usable(config, dataset, ("validation",))
+    dataset = first_alone(lambda: data.load_validation(config.data, data_dir=config.data_dir))
+    return _at_most(config.max_examples, dataset)
 
 
-def _usable(
-    config: ml_collections.ConfigDict, dataset: data.Dataset, names: Iterable[str]
-) -> data.Dataset:
-    """Of these splits at most `max_examples` images, and those that do not decode left out."""
-    skipped = {}
-    for name in names:
-        source = getattr(dataset, name)
-        if config.max_examples:
-            source = source.take(config.max_examples)
-        if config.on_bad_image == "skip":
-            source, skipped[name] = pipeline.without_bad(
-                source, threads=config.decode_threads, name=f"{dataset.name} {name}"
-            )
-        dataset = dataset._replace(**{name: source})
-    for name, wrong in skipped.items():
-        for sentence in wrong if parallel.is_first() else ():
+def _at_most(count: int | None, dataset: data.Dataset) -> data.Dataset:
+    if count is None:
+        return dataset
+    return dataset._replace(**{name: getattr(dataset, name).take(count) for name in SPLITS})
+
+
+def robustness_sets(
+    config: ml_collections.ConfigDict, dataset: data.Dataset
+) -> dict[str, RobustnessSet]:
+    """The sets of `config.robustness`.
+
+    ValueError if the classes of the data set are not those of ImageNet-1k, or a set is missing.
+    """
+    if config.robustness and dataset.classes != robustness.synsets():
+        raise ValueError(
+            f"config.robustness: these sets have the classes of ImageNet-1k, and {dataset.name} "
+            "has others."
+        )
+    sets = {
+        name: first_alone(lambda name=name: robustness.load(name, data_dir=config.data_dir))
+        for name in config.robustness
+    }
+    if config.max_examples is None:
+        return sets
+    return {name: chosen.take(config.max_examples) for name, chosen in sets.items()}
+
+
+def without_bad(
+    config: ml_collections.ConfigDict,
+    dataset: data.Dataset,
+    sets: Mapping[str, RobustnessSet],
+    *,
+    names: Sequence[str] = SPLITS,
+) -> tuple[data.Dataset, Mapping[str, RobustnessSet]]:
+    """Both without the images that do not decode, if the config says so: every one is tried.
+
+    ValueError where that leaves none.
+    """
+    if config.on_bad_image != "skip":
+        return dataset, sets
+    sources = {name: getattr(dataset, name) for name in names}
+    good, skipped = {}, {}
+    for name, source in {**sources, **{k: chosen.source for k, chosen in sets.items()}}.items():
+        good[name], skipped[name] = pipeline.decodable(
+            source, threads=config.decode_threads, name=f"{dataset.name} {name}"
+        )
+        for sentence in skipped[name] if parallel.is_first() else ():
             _LOG.warning("%s Skipped.", sentence)
-        if not len(getattr(dataset, name)):
+        if not len(good[name]):
             raise ValueError(f"'{dataset.name}': no image of {name} decodes.")
-    return dataset._replace(skipped=skipped)
+    kept = {name: source.select(good[name]) for name, source in sources.items()}
+    return (
+        dataset._replace(skipped=skipped, **kept),
+        {name: chosen.select(good[name]) for name, chosen in sets.items()},
+    )
 
 
 def reading(config: ml_collections.ConfigDict, models: Iterable[Classifier]) -> pipeline.Reading:
@@ -138,30 +174,16 @@ def splits(
     return pipeline.read_splits(dataset, how)
 
 
-def robustness_sets(
-    config: ml_collections.ConfigDict, dataset: data.Dataset, models: Iterable[Classifier]
+def robust_splits(
+    config: ml_collections.ConfigDict,
+    sets: Mapping[str, RobustnessSet],
+    models: Iterable[Classifier],
 ) -> RobustnessSets:
-    """The sets of `config.robustness`, and their images as validation's are read.
-
-    ValueError if the classes of the data set are not those of ImageNet-1k, or a set is missing.
-    """
-    if not config.robustness:
-        return {}
-    if dataset.classes != robustness.synsets():
-        raise ValueError(
-            f"config.robustness: these sets have the classes of ImageNet-1k, and {dataset.name} "
-            "has others."
-        )
-    chosen = {
-        name: first_alone(lambda name=name: robustness.load(name, data_dir=config.data_dir))
-        for name in config.robustness
-    }
-    if config.max_examples:
-        chosen = {name: found.take(config.max_examples) for name, found in chosen.items()}
+    """The sets, and their images as validation's are read."""
     how = reading(config, models)
     return {
-        name: (found, pipeline.open_split(found.source, how, name=name))
-        for name, found in chosen.items()
+        name: (chosen, pipeline.open_split(chosen.source, how, name=name))
+        for name, chosen in sets.items()
     }
 
 

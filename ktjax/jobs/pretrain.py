@@ -58,9 +58,11 @@ def run(
     for name in ("train", "tune", "validation"):
         if not getattr(dataset, name).labelled:
             raise ValueError(f"'{config.data}' has {name} images without labels.")
-    fitting.durations(config, examples=len(dataset.train))
     students = [_start(name, dataset, config) for name in config.models]
-    robust = inputs.robustness_sets(config, dataset, students)
+    sets = inputs.robustness_sets(config, dataset)
+    dataset, sets = inputs.without_bad(config, dataset, sets)
+    fitting.durations(config, examples=len(dataset.train))
+    robust = inputs.robust_splits(config, sets, students)
     splits = inputs.splits(config, dataset, students)
     workdir_lib.claim(workdir, config)
     rows, facts = [], {}

@@ -109,10 +109,12 @@ def run(
     dataset = inputs.load(config)
     for classifier in loaded.values():
         models.check_classes(classifier, dataset.classes, dataset.name)
-    fitting.durations(config, examples=len(dataset.train))
     _check_labels(config, dataset)
     _check_top_k(config, dataset)
-    robust = inputs.robustness_sets(config, dataset, loaded.values())
+    sets = inputs.robustness_sets(config, dataset)
+    dataset, sets = inputs.without_bad(config, dataset, sets)
+    fitting.durations(config, examples=len(dataset.train))
+    robust = inputs.robust_splits(config, sets, loaded.values())
     splits = inputs.splits(config, dataset, loaded.values())
     workdir_lib.claim(workdir, config)
 
