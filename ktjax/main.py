@@ -1,12 +1,15 @@
-"""`python -m ktjax.main --config=configs/quickstart.py --workdir=...`: launches a job.
+"""Launches a job: `python -m ktjax.main --config=configs/quickstart.py --workdir=...`.
 
-This file is kept short on purpose: what there is to do lies in ktjax/jobs, which Colab and tests
-call as well.
+`--config.<field>=<value>` sets a field of the config. The same command goes on where a run was.
 """
 
+# Kept short on purpose: what there is to do lies in ktjax/jobs, which Colab and tests call as well.
+
+import difflib
 import functools
 import logging as python_logging
 import os
+import re
 import runpy
 import sys
 import threading
@@ -142,11 +145,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; what is wrong in the config's is told in a sentence."""
     try:
         return flags.FLAGS(argv)
-    except AttributeError as error:  # of --config.<field>
-        path, _, arg = next(a for a in argv if a.startswith("--config="))[9:].partition(":")
-        fields = sorted(runpy.run_path(path)["get_config"](arg or None))
-        name = str(error).strip("\"'")
-        sys.exit(f"ktjax: the config has no field '{name}'. It has: {', '.join(fields)}.")
+    except (AttributeError, KeyError) as error:  # of --config.<field>
+        name = re.search(r"\w+", str(error))[0]
+        sys.exit(f"ktjax: {_unknown_field(argv, name)}")
     except flags.Error as error:
         # ml_collections puts the traceback of a config file into the message.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -154,8 +155,23 @@ def _parse_flags(argv: list[str]) -> list[str]:
         sys.exit(f"ktjax: {raised[-1].removeprefix('ValueError: ') if raised else lines[0]}")
 
 
+def _unknown_field(argv: list[str], name: str) -> str:
+    lines = "\n".join(argv)
+    path, _, arg = re.search(r"^--?config[=\n](.*)", lines, re.MULTILINE)[1].partition(":")
+    fields = runpy.run_path(path)["get_config"](arg or None)
+    above = re.search(rf"^--?(?:no)?config\.((?:\w+\.)*){name}\b", lines, re.MULTILINE)[1]
+    for key in above.split(".")[:-1]:
+        fields = fields[key]
+    nearest = difflib.get_close_matches(name, fields, n=1)
+    hint = f" Did you mean '{above}{nearest[0]}'?" if nearest else ""
+    owner = f"config.{above}".rstrip(".") if above else "the config"
+    return f"{owner} has no field '{name}'.{hint} It has: {', '.join(sorted(fields))}."
+
+
 def cli() -> None:
     """The console script `ktjax`."""
+    for flag in flags.FLAGS.get_flags_for_module("ktjax.main"):  # --help shows the script's
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(main, flags_parser=_parse_flags)
 
 

@@ -459,13 +459,22 @@ def test_command_line(images, tmp_path):
         (["pretrain.py:data=glyphz"], "No data set 'glyphz'. Known: glyphs"),
         (["pretrain.py:dataa=glyphs"], "Unknown config argument 'dataa'. Known: data, model"),
         (["pretrain.py", "--config.lrr=1"], "the config has no field 'lrr'. It has: augment"),
+        (
+            ["pretrain.py", "--config.batchsize", "1"],
+            "the config has no field 'batchsize'. Did you mean 'batch_size'? It has: augment",
+        ),
+        (
+            ["transfer.py", "--config.objectives.kl.topk=1"],
+            "config.objectives.kl has no field 'topk'. Did you mean 'objectives.kl.top_k'? It has: "
+            "flips, learning_rate, objective, standardised, temperature, top_k.",
+        ),
         (["pretrain.py", "--config.batch_size=big"], "flag --config.batch_size=big"),
     ],
 )
 def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
     workdir = tmp_path / "workdir"
     config, *others = arguments
-    done = launch(f"--config=configs/{config}", *others, f"--workdir={workdir}")
+    done = launch("--config", f"configs/{config}", *others, f"--workdir={workdir}")
     assert done.returncode == 1
     assert done.stderr.startswith(f"ktjax: {message}")
     assert "Traceback" not in done.stderr
