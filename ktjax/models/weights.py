@@ -199,7 +199,9 @@ def to_arrays(classifier: Classifier, *, layout: Layout) -> dict[str, np.ndarray
     return arrays
 
 
-def export(classifier: Classifier, folder: Path, *, format: str = "ktjax", **facts: Any) -> None:
+def export(
+    classifier: Classifier, folder: str | Path, *, format: str = "ktjax", **facts: Any
+) -> None:
     """Writes config.json and model.safetensors, which `ktjax.load_model(folder)` reads back.
 
     Args:
@@ -213,6 +215,7 @@ def export(classifier: Classifier, folder: Path, *, format: str = "ktjax", **fac
       ValueError: no such format, or not of this architecture.
     """
     layout = layout_of(format, classifier.architecture, classifier.options)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Not save_file, whose files only their owner can read. transformers asks for the metadata.
     entries = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
