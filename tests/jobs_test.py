@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -479,6 +481,12 @@ def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
     assert done.stderr.startswith(f"ktjax: {message}")
     assert "Traceback" not in done.stderr
     assert not workdir.exists()
+
+
+def test_console_script_has_help():
+    script = "import sys; sys.argv = ['bin/ktjax', '--help']; from ktjax import main; main.cli()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "--workdir: " in done.stdout and "--[no]overwrite: " in done.stdout
 
 
 def test_waiting_for_input_is_measured(monkeypatch):
