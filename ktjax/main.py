@@ -9,6 +9,7 @@ import difflib
 import functools
 import logging as python_logging
 import os
+import pathlib
 import re
 import runpy
 import sys
@@ -17,6 +18,7 @@ import traceback
 from typing import NoReturn
 
 import jax
+import ml_collections
 import tqdm
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -143,11 +145,18 @@ def _sentence(error: Exception) -> str:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; what is wrong in the config's is told in a sentence."""
+    path, arg = _config_of(argv)
+    if path and not os.path.exists(path):
+        there = [str(file) for file in pathlib.Path(path).parent.glob("*.py")]
+        nearest = difflib.get_close_matches(path, there, n=1)
+        hint = f" Nearest: {nearest[0]}." if nearest else ""
+        sys.exit(f"ktjax: no config file '{path}' in {os.getcwd()}.{hint}")
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # of --config.<field>
         name = re.search(r"\w+", str(error))[0]
-        sys.exit(f"ktjax: {_unknown_field(argv, name)}")
+        fields = runpy.run_path(path)["get_config"](arg)
+        sys.exit(f"ktjax: {_unknown_field(argv, name, fields)}")
     except flags.Error as error:
         # ml_collections puts the traceback of a config file into the message.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -155,11 +164,16 @@ def _parse_flags(argv: list[str]) -> list[str]:
         sys.exit(f"ktjax: {raised[-1].removeprefix('ValueError: ') if raised else lines[0]}")
 
 
-def _unknown_field(argv: list[str], name: str) -> str:
-    lines = "\n".join(argv)
-    path, _, arg = re.search(r"^--?config[=\n](.*)", lines, re.MULTILINE)[1].partition(":")
-    fields = runpy.run_path(path)["get_config"](arg or None)
-    above = re.search(rf"^--?(?:no)?config\.((?:\w+\.)*){name}\b", lines, re.MULTILINE)[1]
+def _config_of(argv: list[str]) -> tuple[str, str | None]:
+    """The config file and its arguments, as `--config=FILE:ARG` or `--config FILE:ARG` says."""
+    found = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
+    path, _, arg = found[1].partition(":") if found else ("", "", "")
+    return path, arg or None
+
+
+def _unknown_field(argv: list[str], name: str, fields: ml_collections.ConfigDict) -> str:
+    override = rf"^--?(?:no)?config\.((?:\w+\.)*){name}\b"
+    above = re.search(override, "\n".join(argv), re.MULTILINE)[1]
     for key in above.split(".")[:-1]:
         fields = fields[key]
     nearest = difflib.get_close_matches(name, fields, n=1)

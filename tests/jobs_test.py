@@ -458,6 +458,7 @@ def test_command_line(images, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["pretrian.py", "--config.seed=1"], "no config file 'configs/pretrian.py' in "),
         (["pretrain.py:data=glyphz"], "No data set 'glyphz'. Known: glyphs"),
         (["pretrain.py:dataa=glyphs"], "Unknown config argument 'dataa'. Known: data, model"),
         (["pretrain.py", "--config.lrr=1"], "the config has no field 'lrr'. It has: augment"),
