@@ -332,6 +332,7 @@ def test_the_zoo_is_what_lies_in_its_folder(small_zoo):
     [
         ("glyphs/tiny_vits", "Nearest: glyphs/tiny_vit"),
         ("tiny_mlp_narow", "Nearest: tiny_mlp_narrow, glyphs/tiny_mlp_narrow"),
+        ("resnet50.a1_in1k", r"timm's checkpoint is called 'timm/resnet50\.a1_in1k'"),
         ("Xqz", r"Nearest: .*; `python -m ktjax\.models` lists all"),
     ],
 )

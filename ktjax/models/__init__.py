@@ -286,6 +286,8 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
             f"'{name}' is a pickle, which ktjax never opens. Convert it where you trust it: "
             "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
         )
+    if "." in name and name.partition(".")[0] in _TIMM:
+        raise ValueError(f"No model '{name}': timm's checkpoint is called 'timm/{name}'.")
     if name in MODELS:
         raise ValueError(
             f"'{name}' is an architecture, not a pretrained model: train it with "
