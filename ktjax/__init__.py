@@ -19,3 +19,7 @@ def __getattr__(name: str) -> Any:
     if name == "jobs":
         return importlib.import_module("ktjax.jobs")
     raise AttributeError(f"module 'ktjax' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "load_model", "export_model", "jobs"})

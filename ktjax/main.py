@@ -1,12 +1,15 @@
-"""`python -m ktjax.main --config=configs/quickstart.py --workdir=...`: launches a job.
+"""Launches a job: `python -m ktjax.main --config=configs/quickstart.py --workdir=...`.
 
-This file is kept short on purpose: what there is to do lies in ktjax/jobs, which Colab and tests
-call as well.
+`--config.<field>=<value>` sets a field of the config. The same command goes on where a run was.
 """
 
+# Kept short on purpose: what there is to do lies in ktjax/jobs, which Colab and tests call as well.
+
+import difflib
 import functools
 import logging as python_logging
 import os
+import pathlib
 import re
 import runpy
 import sys
@@ -15,6 +18,7 @@ import traceback
 from typing import NoReturn
 
 import jax
+import ml_collections
 import tqdm
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -147,20 +151,25 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
     ml_collections takes a None for a number to be written wrong, and for a string to be "None".
     """
+    path, arg = _config_of(argv)
+    if path and not os.path.exists(path):
+        there = [str(file) for file in pathlib.Path(path).parent.glob("*.py")]
+        nearest = difflib.get_close_matches(path, there, n=1)
+        hint = f" Nearest: {nearest[0]}." if nearest else ""
+        sys.exit(f"ktjax: no config file '{path}' in {os.getcwd()}.{hint}")
     unset = [a[len("--config.") : -len("=None")] for a in argv if _UNSET.fullmatch(a)]
     try:
         rest = flags.FLAGS([a for a in argv if not _UNSET.fullmatch(a)])
-        for path in unset:
-            config_path.get_value(path, _CONFIG.value)  # is there such a field?
-            if path.rpartition(".")[2] not in config_lib.OPTIONAL:
-                sys.exit(f"ktjax: config.{path} has to have a value: it cannot be None.")
-            config_path.set_value(path, _CONFIG.value, None)
+        for field in unset:
+            config_path.get_value(field, _CONFIG.value)  # is there such a field?
+            if field.rpartition(".")[2] not in config_lib.OPTIONAL:
+                sys.exit(f"ktjax: config.{field} has to have a value: it cannot be None.")
+            config_path.set_value(field, _CONFIG.value, None)
         return rest
-    except AttributeError as error:  # of --config.<field>
-        path, _, arg = next(a for a in argv if a.startswith("--config="))[9:].partition(":")
-        fields = sorted(runpy.run_path(path)["get_config"](arg or None))
-        name = str(error).strip("\"'")
-        sys.exit(f"ktjax: the config has no field '{name}'. It has: {', '.join(fields)}.")
+    except (AttributeError, KeyError) as error:  # of --config.<field>
+        name = re.search(r"\w+", str(error))[0]
+        fields = runpy.run_path(path)["get_config"](arg)
+        sys.exit(f"ktjax: {_unknown_field(argv, name, fields)}")
     except flags.Error as error:
         # ml_collections puts the traceback of a config file into the message.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -168,8 +177,28 @@ def _parse_flags(argv: list[str]) -> list[str]:
         sys.exit(f"ktjax: {raised[-1].removeprefix('ValueError: ') if raised else lines[0]}")
 
 
+def _config_of(argv: list[str]) -> tuple[str, str | None]:
+    """The config file and its arguments, as `--config=FILE:ARG` or `--config FILE:ARG` says."""
+    found = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
+    path, _, arg = found[1].partition(":") if found else ("", "", "")
+    return path, arg or None
+
+
+def _unknown_field(argv: list[str], name: str, fields: ml_collections.ConfigDict) -> str:
+    override = rf"^--?(?:no)?config\.((?:\w+\.)*){name}\b"
+    above = re.search(override, "\n".join(argv), re.MULTILINE)[1]
+    for key in above.split(".")[:-1]:
+        fields = fields[key]
+    nearest = difflib.get_close_matches(name, fields, n=1)
+    hint = f" Did you mean '{above}{nearest[0]}'?" if nearest else ""
+    owner = f"config.{above}".rstrip(".") if above else "the config"
+    return f"{owner} has no field '{name}'.{hint} It has: {', '.join(sorted(fields))}."
+
+
 def cli() -> None:
     """The console script `ktjax`."""
+    for flag in flags.FLAGS.get_flags_for_module("ktjax.main"):  # --help shows the script's
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(main, flags_parser=_parse_flags)
 
 

@@ -1,27 +1,66 @@
-import ast
 import importlib
 import json
+import re
+import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-COLABS = sorted((Path(__file__).parents[1] / "colabs").glob("*.ipynb"))
+from ktjax import data
+
+ROOT = Path(__file__).parents[1]
+COLABS = sorted((ROOT / "colabs").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", COLABS, ids=lambda path: path.name)
-def test_cells_parse_and_what_they_import_is_there(path):
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    assert 0 < len(codes) <= 20
-    for node in ast.walk(ast.parse("\n".join(codes))):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("ktjax"):
-            for alias in node.names:
-                module = importlib.import_module(node.module)
-                if not hasattr(module, alias.name):
-                    importlib.import_module(f"{node.module}.{alias.name}")
+def read_cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def test_quickstart_runs_from_cell_to_cell(glyphs_dir, tmp_path, monkeypatch, capsys):
+    path = ROOT / "colabs" / "quickstart.ipynb"
+    cells = ["".join(cell["source"]) for cell in read_cells(path) if cell["cell_type"] == "code"]
+    workdir, shown = tmp_path / "workdir", []
+    display = types.ModuleType("IPython.display")
+    display.Image, display.display = (lambda name: Path(name).read_bytes()), shown.append
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.chdir(path.parent)
+    monkeypatch.syspath_prepend(ROOT)
+    quickstart = importlib.import_module("configs.quickstart")
+    full_config, load_any = quickstart.get_config, data.load
+
+    def get_config():  # the same for two objectives on few images
+        config = full_config("runlocal")
+        config.data_dir = glyphs_dir  # never the user's own
+        config.objectives = {name: config.objectives[name] for name in ("kl", "kl_dp")}
+        return config
+
+    def load(name, *, data_dir=None, **options):
+        del data_dir
+        loaded = load_any(name, data_dir=glyphs_dir, **options)
+        return loaded._replace(validation=loaded.validation.select(np.arange(0, 16_000, 16)))
+
+    monkeypatch.setattr(quickstart, "get_config", get_config)
+    monkeypatch.setattr(data, "load", load)
+    namespace = {"__name__": "__main__"}
+    for number, code in enumerate(cells):
+        own = code.replace("/tmp/ktjax_colab", str(workdir))
+        exec(compile(own, f"{path.name}, code cell {number}", "exec"), namespace)
+    printed = capsys.readouterr().out
+    student, weaker, stronger = map(float, re.findall(r"^glyphs/\w+: (.*) %", printed, re.M))
+    assert 50 < weaker < student < stronger
+    flips = [float(percent) for percent in re.findall(r"rho_pos (.*?) %", printed)]
+    assert 5 < flips[0] < flips[1] < 20
+    assert [run["run"] for run in namespace["results"]["runs"]] == [
+        "kl-tiny_mixer-1",
+        "kl_dp-tiny_mixer-1",
+    ]
+    assert len(shown) == 3 and all(image.startswith(b"\x89PNG") for image in shown)
+    assert namespace["better"].num_parameters() == 13_696
 
 
 @pytest.mark.parametrize("path", COLABS, ids=lambda path: path.name)
 def test_nothing_that_was_printed_is_kept(path):
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+    for cell in read_cells(path):
         assert not cell.get("outputs")

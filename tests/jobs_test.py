@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -465,9 +467,19 @@ def test_command_line(images, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["pretrian.py", "--config.seed=1"], "no config file 'configs/pretrian.py' in "),
         (["pretrain.py:data=glyphz"], "No data set 'glyphz'. Known: glyphs"),
         (["pretrain.py:dataa=glyphs"], "Unknown config argument 'dataa'. Known: data, model"),
         (["pretrain.py", "--config.lrr=1"], "the config has no field 'lrr'. It has: augment"),
+        (
+            ["pretrain.py", "--config.batchsize", "1"],
+            "the config has no field 'batchsize'. Did you mean 'batch_size'? It has: augment",
+        ),
+        (
+            ["transfer.py", "--config.objectives.kl.topk=1"],
+            "config.objectives.kl has no field 'topk'. Did you mean 'objectives.kl.top_k'? It has: "
+            "flips, learning_rate, objective, standardised, temperature, top_k.",
+        ),
         (["pretrain.py", "--config.batch_size=big"], "flag --config.batch_size=big"),
         (["pretrain.py", "--config.batch_size=None"], "config.batch_size has to have a value"),
         (["pretrain.py", "--config.lrr=None"], "the config has no field 'lrr'. It has: augment"),
@@ -476,11 +488,17 @@ def test_command_line(images, tmp_path):
 def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
     workdir = tmp_path / "workdir"
     config, *others = arguments
-    done = launch(f"--config=configs/{config}", *others, f"--workdir={workdir}")
+    done = launch("--config", f"configs/{config}", *others, f"--workdir={workdir}")
     assert done.returncode == 1
     assert done.stderr.startswith(f"ktjax: {message}")
     assert "Traceback" not in done.stderr
     assert not workdir.exists()
+
+
+def test_console_script_has_help():
+    script = "import sys; sys.argv = ['bin/ktjax', '--help']; from ktjax import main; main.cli()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "--workdir: " in done.stdout and "--[no]overwrite: " in done.stdout
 
 
 def test_waiting_for_input_is_measured(monkeypatch):

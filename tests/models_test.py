@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
+import ktjax
 from ktjax import models
 from ktjax.models import hub, weights
 from ktjax.models.classifier import InputSpec, cast
@@ -284,6 +285,18 @@ def test_export_and_load_is_a_round_trip(name, tmp_path):
 
 
 @pytest.mark.smoke
+def test_a_folder_may_be_a_string(tmp_path):
+    ktjax.export_model(classifier("tiny_mlp_narrow"), str(tmp_path / "deep" / "model"))
+    assert ktjax.load_model(str(tmp_path / "deep" / "model")).architecture == "tiny_mlp_narrow"
+
+
+def test_what_a_notebook_shows_of_a_model_is_short():
+    shown = repr(models.load("glyphs/tiny_vit"))
+    assert shown.startswith("Classifier(name='glyphs/tiny_vit', architecture='tiny_vit', input=")
+    assert len(shown) < 500
+    assert {"load_model", "export_model", "jobs"} <= set(dir(ktjax))
+
+
 def test_a_loaded_model_says_the_same(exported):
     after = models.load(str(exported))
     np.testing.assert_array_equal(
@@ -319,6 +332,7 @@ def test_the_zoo_is_what_lies_in_its_folder(small_zoo):
     [
         ("glyphs/tiny_vits", "Nearest: glyphs/tiny_vit"),
         ("tiny_mlp_narow", "Nearest: tiny_mlp_narrow, glyphs/tiny_mlp_narrow"),
+        ("resnet50.a1_in1k", r"timm's checkpoint is called 'timm/resnet50\.a1_in1k'"),
         ("Xqz", r"Nearest: .*; `python -m ktjax\.models` lists all"),
     ],
 )

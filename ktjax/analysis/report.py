@@ -31,10 +31,11 @@ h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: 0.88rem; overflow-wrap: normal; }
 th, td { padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid #1a1a1a; }
+th { border-bottom: 2px solid #1a1a1a; vertical-align: bottom; }
 td:not(.number) { min-width: 6rem; }
 tbody { border-bottom: 1px solid #ccc; }
-.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
 figure { margin: 1.5rem 0; }
 img { max-width: 100%; height: auto; }
 figcaption, .note { color: #444; font-size: 0.9rem; }

@@ -295,6 +295,8 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
             f"'{name}' is a pickle, which ktjax never opens. Convert it where you trust it: "
             "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
         )
+    if "." in name and name.partition(".")[0] in _TIMM:
+        raise ValueError(f"No model '{name}': timm's checkpoint is called 'timm/{name}'.")
     if name in MODELS:
         raise ValueError(
             f"'{name}' is an architecture, not a pretrained model: train it with "
@@ -302,14 +304,18 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
         )
     raise ValueError(
         f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "
-        f"embedded zoo, nor an architecture. Nearest: {_nearest(name, (*zoo(), *MODELS))}."
+        f"embedded zoo, nor an architecture. Nearest: {_nearest(name, (*zoo(), *MODELS))}; "
+        "`python -m ktjax.models` lists all."
     )
 
 
 def check_architecture(name: str) -> None:
     """Raises ValueError, with the nearest names, unless MODELS has the architecture."""
     if name not in MODELS:
-        raise ValueError(f"No architecture '{name}'. Nearest: {_nearest(name, MODELS)}.")
+        raise ValueError(
+            f"No architecture '{name}'. Nearest: {_nearest(name, MODELS)}; "
+            "`python -m ktjax.models` lists all."
+        )
 
 
 def _described(
@@ -345,11 +351,12 @@ def _blank(
 ) -> tuple[Classifier, nn.Module]:
     """A Classifier whose variables have shapes only, and its network."""
     check_architecture(architecture)
+    known = _options(architecture)
     for option in options:
-        if option not in _options(architecture):
+        if option not in known:
             raise ValueError(
-                f"{architecture} has no option '{option}'. "
-                f"Nearest: {_nearest(option, _options(architecture))}."
+                f"{architecture} has no option '{option}'. Nearest: {_nearest(option, known)}; "
+                f"known: {', '.join(sorted(known))}."
             )
     _, build, spec = MODELS[architecture]
     spec = spec if size is None else dataclasses.replace(spec, size=size)
@@ -380,8 +387,7 @@ def _init(module: nn.Module, spec: InputSpec, key: jax.Array) -> Variables:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.0)
-    return f"{', '.join(nearest)}; `python -m ktjax.models` lists all"
+    return ", ".join(difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.0))
 
 
 def has_classes(classifier: Classifier, classes: Sequence[str]) -> bool:

@@ -74,10 +74,10 @@ class Classifier:
 
     name: str
     architecture: str
-    forward: Forward
-    variables: Variables
+    forward: Forward = dataclasses.field(repr=False)
+    variables: Variables = dataclasses.field(repr=False)
     input: InputSpec
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = dataclasses.field(repr=False)  # there may be thousands
     origin: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
