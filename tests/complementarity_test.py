@@ -204,7 +204,7 @@ def test_page_stands_alone_and_escapes_names(done, tmp_path):
     for name in (MODELS[0], done[1]["expertise"]["classes"][0]["class"], "kl_dp"):
         text = text.replace(json.dumps(name), json.dumps(NASTY))
     results = json.loads(text)
-    results["models"][NASTY]["origin"] = results["data"]["name"] = NASTY
+    results["models"][NASTY]["origin"] = results["data"]["measured"] = NASTY
     image = np.zeros((4, 4, 3), np.uint8)
     says = {"label": NASTY, "teacher_says": NASTY, "student_says": "b"}
     example = {"image": image, "teacher": NASTY, **says}

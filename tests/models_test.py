@@ -349,6 +349,16 @@ def test_an_unknown_architecture_lists_the_nearest():
 def test_an_architecture_given_as_a_model_says_how_to_train_it():
     with pytest.raises(ValueError, match=r"train it with configs/pretrain\.py:model=tiny_resnet,"):
         models.load("tiny_resnet")
+    with pytest.raises(
+        ValueError, match=r"this exports; or take one of timm's: timm/resnet18\.a1_"
+    ):
+        models.load("resnet18")
+
+
+def test_images_that_somebody_has_normalised_are_refused():
+    model = models.load("glyphs/tiny_mlp_narrow")
+    with pytest.raises(ValueError, match="takes uint8 images .*, not float32"):
+        model.apply(model.variables, np.zeros((1, 24, 24, 3), np.float32), train=False)
 
 
 def rewrite(folder, change):

@@ -68,7 +68,7 @@ def results():
         ],
         "classes": [NASTY, "b", "c"],
         "class_counts": [50, 50, 50],
-        "data": {"name": "glyphs", "validation": 15000},
+        "data": {"name": "glyphs", "measured": "glyphs", "validation": 15000},
         "environment": {"jax": "0.10.2"},
         "config": {"note": "</pre><script>alert(1)</script>"},
     }
@@ -233,7 +233,7 @@ class Page(html.parser.HTMLParser):
 def test_page_stands_alone_and_escapes_names(results, examples, tmp_path):
     results["models"][NASTY] = {"accuracy": 40.0, "parameters": 1, "origin": NASTY}
     results["runs"].append(make_run([NASTY], NASTY, 0.0))
-    results["data"]["name"] = NASTY
+    results["data"]["measured"] = NASTY
     text = report.write(tmp_path, results, examples).read_text("utf-8")
     page = Page(text)
     assert page.open == []

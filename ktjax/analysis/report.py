@@ -243,7 +243,7 @@ def _tables(results):
 
     Then on the robustness sets, if the config names some.
     """
-    data = f"{results['data']['validation']:,} validation images of {results['data']['name']}"
+    data = f"{results['data']['validation']:,} validation images of {results['data']['measured']}"
     if _of_pairs(results):
         return [(f"What could be learned from whom, on {data}", *report_pairs.table(results))]
     groups = plots.groups(results) if _transfers(results) else []

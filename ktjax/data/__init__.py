@@ -26,6 +26,7 @@ class Dataset(NamedTuple):
       validation: for reporting only.
       classes: the names of the classes, in label order.
       groups: for each class the name of its semantic group; all the same where there are none.
+      measured: the name of the data set that tune and validation are of.
       skipped: split -> what is wrong with images that were left out.
     """
 
@@ -35,6 +36,7 @@ class Dataset(NamedTuple):
     validation: Source
     classes: tuple[str, ...]
     groups: tuple[str, ...]
+    measured: str
     skipped: Mapping[str, tuple[str, ...]] = {}
 
 
@@ -149,7 +151,7 @@ def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
     validation = parts.splits["validation"]
     none = validation.select(np.zeros(0, int))
     groups = parts.groups or ("",) * len(parts.classes)
-    return Dataset(name, none, none, validation, parts.classes, groups)
+    return Dataset(name, none, none, validation, parts.classes, groups, measured=name)
 
 
 def _load(
@@ -178,7 +180,8 @@ def _load(
     if train_fraction < 1:
         kept = sources.subset(pool.label_N, kept, fraction=train_fraction, seed=subset_seed)
     train = pool if len(kept) == len(pool) else pool.select(kept)
-    return Dataset(name, train, tune, validation, classes, groups or ("",) * len(classes))
+    groups = groups or ("",) * len(classes)
+    return Dataset(name, train, tune, validation, classes, groups, measured=eval_data or name)
 
 
 def _part(

@@ -146,6 +146,7 @@ def finish(
         "class_counts": np.bincount(label_N, minlength=len(dataset.classes)).tolist(),
         "data": {
             "name": dataset.name,
+            "measured": dataset.measured,
             "train": len(dataset.train),
             "validation": len(label_N),
             "skipped": {split: len(wrong) for split, wrong in dataset.skipped.items()},

@@ -175,7 +175,8 @@ def load(
       classes: their names, or how many they are, instead of those that config.json has.
       head: the last layer is a new one for `classes`: `zero`, or drawn as timm does, `random`;
         None: it is that of the checkpoint.
-      size: height and width of the input, if not the checkpoint's. Position embeddings are resized.
+      size: height and width of the input, if not the checkpoint's. Position embeddings of timm's
+        families are resized.
       seed: of a random head.
       **options: attributes of the network, by timm's names: `drop_rate`, `drop_path_rate`.
 
@@ -190,15 +191,21 @@ def load(
     classes = hub.numbered(classes) if isinstance(classes, int) else classes
     shapes, module = _described(name, found, known if head else classes or known, size, options)
     entries = weights.read_entries(found.path)
-    model = weights.fill(
-        shapes,
-        entries,
-        layout=weights.layout_of(
-            found.config["format"], shapes.architecture, found.config["model_args"]
-        ),
-        adapt=getattr(module, "adapt", None),
-        where=found.path,
-    )
+    try:
+        model = weights.fill(
+            shapes,
+            entries,
+            layout=weights.layout_of(
+                found.config["format"], shapes.architecture, found.config["model_args"]
+            ),
+            adapt=getattr(module, "adapt", None),
+            where=found.path,
+        )
+    except ValueError as error:
+        if head is not None or classes is None:
+            raise
+        hint = "Where a checkpoint is of other classes, head='zero' gives it a new last layer."
+        raise ValueError(f"{error}\n{hint}") from None
     return model if head is None else replace_head(model, classes or known, head=head, seed=seed)
 
 
@@ -298,9 +305,12 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     if "." in name and name.partition(".")[0] in _TIMM:
         raise ValueError(f"No model '{name}': timm's checkpoint is called 'timm/{name}'.")
     if name in MODELS:
+        tags = catalogue.TIMM["architectures"][name]["checkpoints"] if name in _TIMM else ()
+        timms = f"; or take one of timm's: {', '.join(f'timm/{name}.{tag}' for tag in tags)}"
         raise ValueError(
             f"'{name}' is an architecture, not a pretrained model: train it with "
-            f"configs/pretrain.py:model={name}, then give the folder that this exports."
+            f"configs/pretrain.py:model={name}, then give the folder that this exports"
+            f"{timms if tags else ''}."
         )
     raise ValueError(
         f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "

@@ -44,7 +44,15 @@ class InputSpec:
         half a pixel apart, since crops begin at whole pixels. Pillow's second resize would cost the
         same to 0.3 %, and the logits of a small ResNet differ as much, to 2 %
         (tests/shared_batch_test.py prints and tests these figures).
+
+        Raises:
+          ValueError: images that are not uint8: whoever normalised them would get nonsense.
         """
+        if image_BxHxWx3.dtype != jnp.uint8:
+            raise ValueError(
+                f"A Classifier takes uint8 images and normalises them itself, not "
+                f"{image_BxHxWx3.dtype}."
+            )
         x = image_BxHxWx3.astype(jnp.float32) / 255
         if x.shape[1:3] != self.size:
             shape = (x.shape[0], *self.size, 3)
