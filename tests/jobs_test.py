@@ -234,6 +234,20 @@ def test_resumed_pretraining(owner, method, calls, pretrained, images, tmp_path,
     check_same(tmp_path, pretrained[0])
 
 
+def test_a_run_is_not_resumed_on_other_images(images, tmp_path, monkeypatch):
+    folder = shutil.copytree(images, tmp_path / "images")
+    config = pretraining(folder, names=("tiny_mlp_narrow",))
+    with monkeypatch.context() as patch:
+        kill_at(patch, Checkpoints, "save", calls=1)
+        with pytest.raises(KilledError):
+            pretrain.run(config, tmp_path / "workdir")
+    some = sorted(folder.glob("*/*.png"))
+    for path in some[:5]:
+        shutil.copy(path, path.with_name(f"more{path.name}"))
+    with pytest.raises(ValueError, match=r"begun on other images of .*train had 68 and has 7\d"):
+        pretrain.run(config, tmp_path / "workdir")
+
+
 def test_resumed_transfer(images, zoo, tmp_path, monkeypatch):
     config = transferring(images, zoo[0], [zoo[2]], arg="objectives=self+kl_dp", targets="stored")
     transfer.run(config, tmp_path / "undisturbed")

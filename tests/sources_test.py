@@ -175,6 +175,11 @@ def test_refused_with_one_sentence(tmp_path, counts, message):
     assert "\n" not in text
 
 
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    dataset = load(fill(tmp_path, {"bus": 9, "train": 9, "tram": 9}))
+    assert dataset.classes == ("bus", "train", "tram")
+
+
 def test_images_of_other_formats_are_told(tmp_path, caplog):
     fill(tmp_path, {"a": 9, "b": 9})
     load(tmp_path)

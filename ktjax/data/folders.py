@@ -52,7 +52,7 @@ def read(folder: Path) -> Folder:
         for split, names in SPLIT_NAMES.items()
     }
     below = {split: path for split, path in below.items() if path is not None}
-    if not below:
+    if not below or _is_class(folder, list(below.values())):
         files, classes = _list(folder, folder)
         return Folder({"all": files}, classes)
     splits, known = {}, {}
@@ -68,6 +68,15 @@ def read(folder: Path) -> Folder:
     if classes and "validation" in splits and "validation" not in known:
         splits["validation"] = _imagenet_validation(splits["validation"], classes)
     return Folder(splits, classes)
+
+
+def _is_class(folder: Path, splits: list[Path]) -> bool:
+    """Whether the only one called like a split is a class, as the trains beside buses are."""
+    if len(splits) > 1 or not _images(splits[0], folder):
+        return False
+    known = {name for names in SPLIT_NAMES.values() for name in names}
+    others = (path for path in _seen(folder) if path.is_dir() and path.name not in known)
+    return any(_images(path, folder) for path in others)
 
 
 def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:

@@ -80,7 +80,7 @@ def run(
     named_CxC = _similarity_of_names(config, dataset)  # no CLIP of that name: told before any work
     dataset, _ = inputs.without_bad(config, dataset, {}, names=("validation",))
     source = dataset.validation
-    workdir_lib.claim(workdir, config)
+    workdir_lib.claim(workdir, config, dataset)
 
     reading = inputs.reading(config, blanks.values())
     answers = _answers(config, workdir, dataset, reading)

@@ -64,7 +64,7 @@ def run(
     fitting.durations(config, examples=len(dataset.train))
     robust = inputs.robust_splits(config, sets, students)
     splits = inputs.splits(config, dataset, students)
-    workdir_lib.claim(workdir, config)
+    workdir_lib.claim(workdir, config, dataset)
     rows, facts = [], {}
     for student in tqdm.tqdm(students, desc="models", unit="model"):
         trained, row = _train(config, student, splits, robust, workdir)

@@ -116,7 +116,7 @@ def run(
     fitting.durations(config, examples=len(dataset.train))
     robust = inputs.robust_splits(config, sets, loaded.values())
     splits = inputs.splits(config, dataset, loaded.values())
-    workdir_lib.claim(workdir, config)
+    workdir_lib.claim(workdir, config, dataset)
 
     predicts = {
         name: evaluate.make_predict(classifier, batch_size=config.eval_batch_size)

@@ -1,6 +1,7 @@
 """The folder of one run of an experiment: whose it is, whether it is finished, what it found."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -22,9 +23,10 @@ from ktjax.models.classifier import Classifier
 
 CONFIG = "config.json"
 RESULTS = "results.json"
+_DATA = "data.json"  # what the images were when the run began
 # What jobs write beside the config.
 _WRITTEN = (
-    *(RESULTS, report.PAGE, "metrics.jsonl", "class_flips.safetensors"),
+    *(RESULTS, _DATA, report.PAGE, "metrics.jsonl", "class_flips.safetensors"),
     *("figures", "students", "models", "predictions", "checkpoints", "tensorboard", "logs"),
 )
 # The last four draw, decode and resize: pixels depend on them.
@@ -47,6 +49,8 @@ def finished(
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         resolved = _resolved(config)
+        if not isinstance(found, dict):
+            raise ValueError(f"{CONFIG} of '{workdir}' is no config: it was not written by ktjax.")
         if found != resolved:
             if overwrite:
                 return None
@@ -68,29 +72,56 @@ def finished(
     return results
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def claim(workdir: Path, config: ml_collections.ConfigDict, dataset: data.Dataset) -> None:
     """Makes the folder this experiment's: writes the resolved config, and logs to it from now on.
 
     Of another experiment, which `finished` would have refused, everything is deleted but what
     ktjax does not write.
 
     Raises:
-      ValueError: the folder cannot be written, or the processes do not share it.
+      ValueError: the folder cannot be written, or the processes do not share it; or the run began
+        on other images, as far as their number and labels tell.
     """
     try:
         if parallel.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
             _clear(workdir, config)
             _write_json(workdir / CONFIG, _resolved(config))
+            if not (workdir / _DATA).exists():
+                _write_json(workdir / _DATA, _seen(dataset))
         parallel.wait_for_all("claim")
         if not (workdir / CONFIG).exists():
             raise ValueError(
                 f"Process {jax.process_index()} does not see what process 0 wrote to '{workdir}': "
                 "--workdir has to be a folder that all processes share."
             )
+        _check_data(workdir, dataset)
         logs.start(workdir)
     except OSError as error:
         raise _unusable(workdir, error) from error
+
+
+def _seen(dataset: data.Dataset) -> dict[str, dict[str, Any]]:
+    """How many images the splits have, and what tells other labels."""
+    splits = {name: getattr(dataset, name).label_N for name in ("train", "tune", "validation")}
+    return {
+        name: {"images": len(label_N), "labels": hashlib.sha256(label_N.tobytes()).hexdigest()}
+        for name, label_N in splits.items()
+    }
+
+
+def _check_data(workdir: Path, dataset: data.Dataset) -> None:
+    began, now = json.loads((workdir / _DATA).read_text(encoding="utf-8")), _seen(dataset)
+    changed = [
+        f"{name} had {began[name]['images']} and has {now[name]['images']}"
+        for name in now
+        if began[name] != now[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"'{workdir}' was begun on other images of '{dataset.name}' ({', '.join(changed)}), "
+            "and a resumed run has to see the same: put them back, or take another --workdir."
+        )
 
 
 def _clear(workdir: Path, config: ml_collections.ConfigDict) -> None:
