@@ -1,4 +1,4 @@
-"""The table and the page that report.py makes of small, made-up results."""
+"""The tables and the page that tables.py and report.py make of small, made-up results."""
 
 import base64
 import copy
@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
-from ktjax.analysis import plots, report
+from ktjax.analysis import plots, report, tables
 
 NASTY = '<b>&"$x^$ \\frac{ 鶴'
 
@@ -98,14 +98,14 @@ kl_dp      strong (90.12 %)     62.00 -> 63.50       +1.50 ± 0.25    4.50    3.
 
 
 def test_table_is_what_a_person_reads(results):
-    row = report.table(results).splitlines()[-3]
+    row = tables.as_text(results).splitlines()[-3]
     assert row.startswith("kl_dp      weak (50.00 %) + strong (90.12 %)     62.00 -> 64.00 ")
     del results["runs"][4]
-    assert report.table(results) == TABLE + report.conclusion(results) + "\n"
+    assert tables.as_text(results) == TABLE + tables.conclusion(results) + "\n"
 
 
 def test_conclusion_names_the_best_objective_per_kind_of_teacher(results):
-    assert report.conclusion(results) == (
+    assert tables.conclusion(results) == (
         "From a weaker teacher nothing improved, best was kl_dp (-0.12 points, one run); "
         "from a stronger teacher kl_dp improved most (+1.50 points, one run); "
         "from several teachers kl_dp improved most (+2.00 points, one run); "
@@ -121,17 +121,17 @@ def test_conclusion_takes_the_mean_over_runs(results):
         make_run(["strong"], "kl_dp", 2.0, seed=1),
     ]
     expected = "From a stronger teacher kl_dp improved most (+1.50 points, mean of 2 runs)."
-    assert report.conclusion(results) == expected
+    assert tables.conclusion(results) == expected
 
 
 def test_seed_is_a_column_only_if_there_are_several(results):
-    assert "seed" not in report.table(results)
+    assert "seed" not in tables.as_text(results)
     results["runs"].append(make_run([], "xe", 0.0, seed=17))
-    assert re.search(r"^xe +- +17 +62.00 -> 62.00", report.table(results), re.MULTILINE)
+    assert re.search(r"^xe +- +17 +62.00 -> 62.00", tables.as_text(results), re.MULTILINE)
 
 
 def test_summary_counts_changes_beyond_two_standard_errors(results):
-    assert report.summary(results).startswith(
+    assert tables.summary(results).startswith(
         "3 of 5 transfers improved the student, 2 by more than two standard errors; 1 made it "
         "worse by more than two. The mean change is +0.38 percentage points. From a weaker teacher"
     )
@@ -139,35 +139,35 @@ def test_summary_counts_changes_beyond_two_standard_errors(results):
 
 def test_each_student_has_its_table(results):
     results["runs"].append(make_run([NASTY], "kl", 0.0, student="other"))
-    text = report.table(results)
+    text = tables.as_text(results)
     assert text.index("Student mlp: ") < text.index("Student other: ")
     assert "from a teacher of unknown accuracy nothing improved, best was kl" in text
 
 
 def test_columns_line_up_under_wide_characters():
-    assert report._width("鶴a") == 3
-    assert report._width("e\u0301") == 1
+    assert tables._width("鶴a") == 3
+    assert tables._width("e\u0301") == 1
 
 
 def test_robustness_has_a_table_if_there_is_any(results, tmp_path):
-    assert "other test sets" not in report.table(results)
+    assert "other test sets" not in tables.as_text(results)
     for number, run in enumerate(results["runs"]):
         found = {"before": 10.0, "after": 10.0 + number, "delta": float(number)}
         run |= {"run": f"run-{number}", "robustness": {"imagenet_a": found, "imagenet_r": found}}
-    lines = report.table(results).splitlines()
+    lines = tables.as_text(results).splitlines()
     start = lines.index("Accuracy on other test sets, before -> after %.")
     assert lines[start + 2].split() == ["run", "imagenet_a", "imagenet_r"]
     assert lines[start + 5].split() == ["run-1", *["10.00", "->", "11.00"] * 2]
     assert ">10.00 -&gt; 15.00</td>" in report.write(tmp_path, results, []).read_text("utf-8")
     pretrain = results | {"job": "pretrain"}
-    assert "run-5" in report.table(pretrain)
+    assert "run-5" in tables.as_text(pretrain)
 
 
 @pytest.mark.parametrize("runs", [{}, {"runs": []}])
 def test_pretrain(results, runs, tmp_path):
     kept = {key: results[key] for key in ("models", "data", "environment", "config")}
     pretrain = {"job": "pretrain", **kept, **runs}
-    assert report.table(pretrain).splitlines() == [
+    assert tables.as_text(pretrain).splitlines() == [
         "Accuracy on 15,000 validation images of glyphs.",
         "",
         "model   accuracy %  parameters  origin",
@@ -313,7 +313,7 @@ def test_stages_of_a_sequential_run(results, tmp_path):
         dict(run, teachers=[name], accuracy_before=before, accuracy_after=before + 1, delta=1.0)
         for name, before in ((NASTY, 62.0), ("strong", 63.0))
     ]
-    lines = report.table(results).split("Teacher after teacher.")[1].splitlines()
+    lines = tables.as_text(results).split("Teacher after teacher.")[1].splitlines()
     first, second = (line for line in lines if "->" in line and "before" not in line)
     assert first.startswith(run["run"]) and first.count(NASTY) == 2 and "62.00 -> 63.00" in first
     assert second.startswith(" ") and "strong" in second and "63.00 -> 64.00" in second

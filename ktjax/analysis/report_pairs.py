@@ -1,4 +1,4 @@
-"""What report.py says of a complementarity job: sentences, tables and the list of figures."""
+"""What tables.py and report.py say of a complementarity job: sentences, rows, list of figures."""
 
 from collections.abc import Mapping
 from typing import Any

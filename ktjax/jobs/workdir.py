@@ -17,7 +17,7 @@ import numpy as np
 
 import ktjax
 from ktjax import data, parallel
-from ktjax.analysis import measures, report
+from ktjax.analysis import measures, report, tables
 from ktjax.jobs import logs
 from ktjax.models.classifier import Classifier
 
@@ -68,7 +68,7 @@ def finished(
     except OSError as error:
         raise _unusable(workdir, error) from error
     if parallel.is_first():
-        print(f"Finished before.\n\n{report.table(results)}\nReport: {workdir / report.PAGE}")
+        print(f"Finished before.\n\n{tables.as_text(results)}\nReport: {workdir / report.PAGE}")
     return results
 
 
@@ -188,7 +188,7 @@ def finish(
     if parallel.is_first():
         page = report.write(workdir, results, examples)
         _write_json(workdir / RESULTS, results)  # last: it says that the job is finished
-        print(f"{report.table(results)}\nReport: {page}")
+        print(f"{tables.as_text(results)}\nReport: {page}")
     logs.stop()
     return results
 
