@@ -11,15 +11,21 @@ from typing import Any
 __version__ = "0.1.0"  # setup.py reads it here
 
 
+# name -> the module that it is, or that has it under another name
+_LAZY = {
+    "load_model": ("ktjax.models", "load"),
+    "export_model": ("ktjax.models.weights", "export"),
+    "jobs": ("ktjax.jobs", None),
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "load_model":
-        return importlib.import_module("ktjax.models").load
-    if name == "export_model":
-        return importlib.import_module("ktjax.models.weights").export
-    if name == "jobs":
-        return importlib.import_module("ktjax.jobs")
-    raise AttributeError(f"module 'ktjax' has no attribute '{name}'")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ktjax' has no attribute '{name}'")
+    path, attribute = _LAZY[name]
+    module = importlib.import_module(path)
+    return module if attribute is None else getattr(module, attribute)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "load_model", "export_model", "jobs"})
+    return sorted({*globals(), *_LAZY})

@@ -14,6 +14,8 @@ from ktjax.data.sources import Source
 _FOLDER, _TFDS = "folder:", "tfds:"
 _SEED = 1234  # of what is held out, where a data set has no such split
 _HELD_OUT = 0.2
+_MINIVAL = 0.1
+SPLITS = ("train", "tune", "validation")  # of a Dataset
 
 
 class Dataset(NamedTuple):
@@ -45,7 +47,7 @@ class Parts(NamedTuple):
 
     splits: dict[str, Source]
     classes: tuple[str, ...]  # empty where nothing is labelled
-    groups: tuple[str, ...] | None = None
+    groups: tuple[str, ...]  # as of Dataset
 
 
 class Known(NamedTuple):
@@ -108,7 +110,7 @@ def load(
     *,
     data_dir: str | None = None,
     eval_data: str | None = None,
-    minival: float = 0.1,
+    minival: float = _MINIVAL,
     train_fraction: float = 1.0,
     subset_seed: int = 1234,
 ) -> Dataset:
@@ -132,38 +134,7 @@ def load(
     Raises:
       ValueError: no such data set, with where it comes from; or splits that cannot be.
     """
-    return _load(
-        name,
-        _open(name, data_dir),
-        data_dir=data_dir,
-        eval_data=eval_data,
-        minival=minival,
-        train_fraction=train_fraction,
-        subset_seed=subset_seed,
-    )
-
-
-def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
-    """As `load`, for who reads validation alone: where there is nothing else, the rest is empty."""
     parts = _open(name, data_dir)
-    if set(parts.splits) != {"validation"}:
-        return _load(name, parts, data_dir=data_dir)
-    validation = parts.splits["validation"]
-    none = validation.select(np.zeros(0, int))
-    groups = parts.groups or ("",) * len(parts.classes)
-    return Dataset(name, none, none, validation, parts.classes, groups, measured=name)
-
-
-def _load(
-    name: str,
-    parts: Parts,
-    *,
-    data_dir: str | None,
-    eval_data: str | None = None,
-    minival: float = 0.1,
-    train_fraction: float = 1.0,
-    subset_seed: int = 1234,
-) -> Dataset:
     classes, groups = parts.classes, parts.groups
     if eval_data is None:
         pool, kept, tune, validation = _part(name, parts.splits, classes, minival=minival)
@@ -180,8 +151,19 @@ def _load(
     if train_fraction < 1:
         kept = sources.subset(pool.label_N, kept, fraction=train_fraction, seed=subset_seed)
     train = pool if len(kept) == len(pool) else pool.select(kept)
-    groups = groups or ("",) * len(classes)
     return Dataset(name, train, tune, validation, classes, groups, measured=eval_data or name)
+
+
+def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
+    """As `load`, for who reads validation alone: where there is nothing else, the rest is empty."""
+    parts = _open(name, data_dir)
+    if set(parts.splits) == {"validation"}:
+        validation = parts.splits["validation"]
+        train = tune = validation.select(np.zeros(0, int))
+    else:
+        pool, kept, tune, validation = _part(name, parts.splits, parts.classes, minival=_MINIVAL)
+        train = pool.select(kept)
+    return Dataset(name, train, tune, validation, parts.classes, parts.groups, measured=name)
 
 
 def _part(
@@ -298,7 +280,7 @@ def _of_folder(folder: Path) -> Parts:
         split: sources.of_files(folder, listed.files, listed.label_N)
         for split, listed in found.splits.items()
     }
-    return Parts(splits, found.classes)
+    return Parts(splits, found.classes, ("",) * len(found.classes))
 
 
 def _of_tfds(builder: Any) -> Parts:
@@ -324,4 +306,5 @@ def _of_tfds(builder: Any) -> Parts:
         )
     splits = {ours: sources.from_tfds(builder, theirs) for ours, theirs in chosen.items()}
     labelled = any(source.label_N.max() >= 0 for source in splits.values())
-    return Parts(splits, tuple(features["label"].names) if labelled else ())
+    classes = tuple(features["label"].names) if labelled else ()
+    return Parts(splits, classes, ("",) * len(classes))

@@ -72,25 +72,29 @@ def read(folder: Path) -> Folder:
 
 def _is_class(folder: Path, splits: list[Path]) -> bool:
     """Whether the only one called like a split is a class, as the trains beside buses are."""
-    if len(splits) > 1 or not _images(splits[0], folder):
+    if len(splits) > 1 or not _images(splits[0], folder)[0]:
         return False
     known = {name for names in SPLIT_NAMES.values() for name in names}
     others = (path for path in _seen(folder) if path.is_dir() and path.name not in known)
-    return any(_images(path, folder) for path in others)
+    return any(_images(path, folder)[0] for path in others)
 
 
 def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
     """The images of a folder with one directory per class, or with none, and the classes."""
-    loose = _images(folder, root)
+    loose, left_out = _images(folder, root)
     files, labels, classes = [], [], []
-    directories = sorted(path for path in _seen(folder) if path.is_dir())
-    _tell_what_is_left_out([folder, *directories])
-    for directory in directories:
-        images = _images(directory, root)
+    for directory in sorted(path for path in _seen(folder) if path.is_dir()):
+        images, others = _images(directory, root)
+        left_out += others
         if images:
             labels += [len(classes)] * len(images)
             classes.append(directory.name)
             files += images
+    if left_out:  # maybe a data set without them is not what was meant
+        _LOG.warning(
+            "%d images are left out, as they are neither PNG nor JPEG: %s, for one.",
+            *(len(left_out), root / min(left_out)),
+        )
     if loose and classes:
         raise ValueError(
             f"'{folder}' holds images both beside and in directories of classes: {loose[0]}."
@@ -105,19 +109,14 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
     return Listed(files, np.asarray(labels, np.int32)), tuple(classes)
 
 
-def _images(folder: Path, root: Path) -> list[str]:
-    names = (path for path in _seen(folder) if path.suffix.lower() in EXTENSIONS)
-    return sorted(str(path.relative_to(root)) for path in names)
-
-
-def _tell_what_is_left_out(directories: Iterable[Path]) -> None:
-    """Images of other formats: a data set without them is maybe not what was meant."""
-    others = [path for d in directories for path in _seen(d) if path.suffix.lower() in _OTHERS]
-    if others:
-        _LOG.warning(
-            "%d images are left out, as they are neither PNG nor JPEG: %s, for one.",
-            *(len(others), min(others)),
-        )
+def _images(folder: Path, root: Path) -> tuple[list[str], list[str]]:
+    """The images of a directory, and those of other formats than ours: names below the root."""
+    paths = list(_seen(folder))  # listed once: a network's file system takes its time
+    ours, others = (
+        sorted(str(path.relative_to(root)) for path in paths if path.suffix.lower() in extensions)
+        for extensions in (EXTENSIONS, _OTHERS)
+    )
+    return ours, others
 
 
 def _seen(folder: Path) -> Iterator[Path]:

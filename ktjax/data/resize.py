@@ -118,9 +118,12 @@ def _weights(pixels, low, high, places, first, count, reach):
 
 
 @_compiled
-def _sum_rows(image_HxM, start_h, length_h, weight_hxT, out_hxM):
-    """Every row of `out` is the weighted sum of `length` rows of the image from `start` on."""
-    total_M = np.empty(image_HxM.shape[1], np.int32)
+def _sum_rows(image_HxWx3, start_h, length_h, weight_hxT):
+    """[h, W, 3]: every row is the weighted sum of `length` rows of the image from `start` on."""
+    height, width, _ = image_HxWx3.shape
+    image_HxM = image_HxWx3.reshape(height, width * 3)
+    out_hxM = np.empty((len(start_h), width * 3), np.uint8)
+    total_M = np.empty(width * 3, np.int32)
     for i in range(len(out_hxM)):
         total_M[:] = _HALF
         for j in range(length_h[i]):
@@ -129,6 +132,7 @@ def _sum_rows(image_HxM, start_h, length_h, weight_hxT, out_hxM):
                 total_M[m] += np.int32(row_M[m]) * weight
         for m in range(len(total_M)):
             out_hxM[i, m] = min(max(total_M[m] >> _BITS, 0), 255)
+    return out_hxM.reshape(len(start_h), width, 3)
 
 
 @_compiled
@@ -136,7 +140,7 @@ def _resample(image_HxWx3, down_start, down_length, down, across_start, across_l
     """Both passes; each axis as `_weights` has it."""
     top, bottom = down_start[0], down_start[-1] + down_length[-1]
     left, right = across_start[0], across_start[-1] + across_length[-1]
-    rows, columns = len(down), len(across)
+    columns = len(across)
     narrow = np.empty((bottom - top, columns, 3), np.uint8)
     for y in range(top, bottom, _BLOCK):
         block = min(_BLOCK, bottom - y)
@@ -145,24 +149,9 @@ def _resample(image_HxWx3, down_start, down_length, down, across_start, across_l
             for i in range(block):
                 for c in range(3):
                     turned[x, i, c] = image_HxWx3[y + i, left + x, c]
-        summed = np.empty((columns, block, 3), np.uint8)
-        _sum_rows(
-            turned.reshape(right - left, block * 3),
-            across_start - left,
-            across_length,
-            across,
-            summed.reshape(columns, block * 3),
-        )
+        summed = _sum_rows(turned, across_start - left, across_length, across)
         for i in range(block):
             for x in range(columns):
                 for c in range(3):
                     narrow[y - top + i, x, c] = summed[x, i, c]
-    out = np.empty((rows, columns, 3), np.uint8)
-    _sum_rows(
-        narrow.reshape(bottom - top, columns * 3),
-        down_start - top,
-        down_length,
-        down,
-        out.reshape(rows, columns * 3),
-    )
-    return out
+    return _sum_rows(narrow, down_start - top, down_length, down)

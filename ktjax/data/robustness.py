@@ -137,10 +137,8 @@ def _real_of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
     for file, number in zip(files, numbers, strict=True):
         if number is None or number > len(labels_of):
             raise ValueError(f"'{folder}': {file} is no validation image that real.json lists.")
-    right_NxC = np.zeros((len(files), len(among_C)), bool)
-    for right_C, number in zip(right_NxC, numbers, strict=True):
-        right_C[np.asarray(labels_of[number - 1], int)] = True
-    return _counted(sources.of_files(folder, files, right_NxC.argmax(axis=1)), right_NxC, among_C)
+    right_NxC = _right([labels_of[number - 1] for number in numbers], among_C)
+    return _counted(sources.of_files(folder, files, _first(right_NxC)), right_NxC, among_C)
 
 
 def _class(name: str) -> int:
@@ -155,18 +153,23 @@ def _of_labels(source: Source, classes: Sequence[int], among_C: np.ndarray) -> R
 
 
 def _real(builder: object, split: str, among_C: np.ndarray) -> RobustnessSet:
-    labels_of = sources.tfds_reader(builder, split, ("real_label",))
-    read = sources.tfds_reader(builder, split, ("image",))
-    count = builder.info.splits[split].num_examples
-    right_NxC = np.zeros((count, len(among_C)), bool)
-    for i in tqdm.trange(count, desc="labels of imagenet2012_real", unit="image", leave=False):
-        right_NxC[i, np.asarray(labels_of([i])[0]["real_label"], int)] = True
-    source = Source(
-        label_N=right_NxC.argmax(axis=1).astype(np.int32),
-        read=lambda i: read([i])[0]["image"],
-        where=lambda i: f"imagenet2012_real/{split}[{i}]",
-    )
-    return _counted(source, right_NxC, among_C)
+    read = sources.tfds_reader(builder, split, ("real_label",))
+    positions = range(builder.info.splits[split].num_examples)
+    bar = tqdm.tqdm(positions, desc="labels of imagenet2012_real", unit="image", leave=False)
+    right_NxC = _right([read([i])[0]["real_label"] for i in bar], among_C)
+    return _counted(sources.of_records(builder, split, _first(right_NxC)), right_NxC, among_C)
+
+
+def _right(labels_of_N: Sequence[Sequence[int]], among_C: np.ndarray) -> np.ndarray:
+    """Which answers are right, of images with any number of labels: bool [N, C]."""
+    right_NxC = np.zeros((len(labels_of_N), len(among_C)), bool)
+    for right_C, labels in zip(right_NxC, labels_of_N, strict=True):
+        right_C[np.asarray(labels, int)] = True
+    return right_NxC
+
+
+def _first(right_NxC: np.ndarray) -> np.ndarray:
+    return right_NxC.argmax(axis=1).astype(np.int32)
 
 
 def _counted(source: Source, right_NxC: np.ndarray, among_C: np.ndarray) -> RobustnessSet:

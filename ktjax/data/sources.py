@@ -116,9 +116,14 @@ def from_tfds(builder: Any, split: str) -> Source:
     Raises:
       ValueError: it has no image, no label, or is not prepared as ArrayRecord.
     """
+    return of_records(builder, split, _labels(builder, split))
+
+
+def of_records(builder: Any, split: str, label_N: np.ndarray) -> Source:
+    """The images of a prepared TFDS builder, with labels from elsewhere; raises as `from_tfds`."""
     read = tfds_reader(builder, split, ("image",))
     return Source(
-        label_N=_labels(builder, split),
+        label_N=label_N,
         read=lambda i: read([i])[0]["image"],
         where=lambda i: f"{builder.name}/{split}[{i}]",
     )
@@ -127,7 +132,7 @@ def from_tfds(builder: Any, split: str) -> Source:
 def tfds_reader(
     builder: Any, split: str, names: Sequence[str]
 ) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
-    """`read(positions)`: these features of records, images encoded as they are; has a length.
+    """`read(positions)`: these features of records, images encoded as they are.
 
     Raises:
       ValueError: there is no such feature, or the data set is not prepared as ArrayRecord.

@@ -14,7 +14,6 @@ from ktjax.data.robustness import RobustnessSet
 from ktjax.models.classifier import Classifier
 
 ON_BAD_IMAGE = ("error", "skip")
-SPLITS = ("train", "tune", "validation")
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 # name -> the set, and its images as a model takes them
@@ -90,7 +89,7 @@ def load_validation(config: ml_collections.ConfigDict) -> data.Dataset:
 def _at_most(count: int | None, dataset: data.Dataset) -> data.Dataset:
     if count is None:
         return dataset
-    return dataset._replace(**{name: getattr(dataset, name).take(count) for name in SPLITS})
+    return dataset._replace(**{name: getattr(dataset, name).take(count) for name in data.SPLITS})
 
 
 def robustness_sets(
@@ -119,7 +118,7 @@ def without_bad(
     dataset: data.Dataset,
     sets: Mapping[str, RobustnessSet],
     *,
-    names: Sequence[str] = SPLITS,
+    names: Sequence[str] = data.SPLITS,
 ) -> tuple[data.Dataset, Mapping[str, RobustnessSet]]:
     """Both without the images that do not decode, if the config says so: every one is tried.
 

@@ -55,7 +55,7 @@ def run(
         return finished
 
     dataset = inputs.load(config)
-    for name in ("train", "tune", "validation"):
+    for name in data.SPLITS:
         if not getattr(dataset, name).labelled:
             raise ValueError(f"'{config.data}' has {name} images without labels.")
     students = [_start(name, dataset, config) for name in config.models]

@@ -103,7 +103,7 @@ def claim(workdir: Path, config: ml_collections.ConfigDict, dataset: data.Datase
 
 def _seen(dataset: data.Dataset) -> dict[str, dict[str, Any]]:
     """How many images the splits have, and what tells other labels."""
-    splits = {name: getattr(dataset, name).label_N for name in ("train", "tune", "validation")}
+    splits = {name: getattr(dataset, name).label_N for name in data.SPLITS}
     return {
         name: {"images": len(label_N), "labels": hashlib.sha256(label_N.tobytes()).hexdigest()}
         for name, label_N in splits.items()
