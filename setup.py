@@ -16,7 +16,8 @@ setuptools.setup(
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["ktjax", "ktjax.*"]),
     package_data={
-        "ktjax.models": ["glyphs/*/*", "timm.json"],
+        "ktjax.models": ["glyphs/*/*"],
+        "ktjax.models.checkpoints": ["timm.json"],
         "ktjax.data": ["*_synsets.txt"],
     },
     python_requires=">=3.11",

@@ -14,7 +14,7 @@ __version__ = "0.1.0"  # setup.py reads it here
 # name -> the module that it is, or that has it under another name
 _LAZY = {
     "load_model": ("ktjax.models", "load"),
-    "export_model": ("ktjax.models.weights", "export"),
+    "export_model": ("ktjax.models.checkpoints.weights", "export"),
     "jobs": ("ktjax.jobs", None),
 }
 

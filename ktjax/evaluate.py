@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ktjax import parallel
+from ktjax.augment import Augment
+from ktjax.classifier import Classifier
 from ktjax.data import pipeline
-from ktjax.data.augment import Augment
-from ktjax.models.classifier import Classifier
 
 # predict(variables, images, view=0) -> float32 logits_NxC; of models that train at once, NxMxC
 Predict = Callable[..., np.ndarray]

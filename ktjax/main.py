@@ -26,7 +26,8 @@ from ml_collections.config_flags import config_path
 
 from ktjax import config as config_lib
 from ktjax import interruption
-from ktjax.jobs import complementarity, logs, pretrain, transfer
+from ktjax.experiment import logs
+from ktjax.jobs import complementarity, pretrain, transfer
 
 JOBS = {
     "complementarity": complementarity.run,

@@ -16,8 +16,8 @@ import optax
 import tqdm
 
 from ktjax import optim
-from ktjax.data.augment import Augment
-from ktjax.models.classifier import Classifier, cast
+from ktjax.augment import Augment
+from ktjax.classifier import Classifier, cast
 from ktjax.objectives import Objective, Outputs
 from ktjax.parallel import AXIS
 

@@ -13,7 +13,8 @@ import pytest
 from flax import traverse_util
 from safetensors import numpy as safetensors_numpy
 
-from ktjax.models import clip_text, weights
+from ktjax.models.checkpoints import weights
+from ktjax.models.networks import clip_text
 
 GOLDEN = Path(__file__).parent / "goldens" / "clip_text"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))

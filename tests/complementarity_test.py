@@ -12,10 +12,11 @@ from PIL import Image
 from report_test import NASTY, Page
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import evaluate, models, predictions
-from ktjax.analysis import flips, pairs, report
+from ktjax import evaluate, models
+from ktjax.analysis import flips, pairs, predictions
 from ktjax.jobs import complementarity
-from ktjax.models import weights
+from ktjax.models.checkpoints import weights
+from ktjax.report import page as page_lib
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("glyphs/tiny_mlp_narrow", "glyphs/tiny_mlp", "glyphs/tiny_resnet_narrow")
@@ -208,7 +209,7 @@ def test_page_stands_alone_and_escapes_names(done, tmp_path):
     image = np.zeros((4, 4, 3), np.uint8)
     says = {"label": NASTY, "teacher_says": NASTY, "student_says": "b"}
     example = {"image": image, "teacher": NASTY, **says}
-    text = report.write(tmp_path, results, [example]).read_text("utf-8")
+    text = page_lib.write(tmp_path, results, [example]).read_text("utf-8")
     page = Page(text)
     assert page.open == []
     assert {"script", "b", "link"}.isdisjoint(page.tags)

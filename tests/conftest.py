@@ -12,9 +12,11 @@ import pytest
 import small_jobs
 from jax.experimental.compilation_cache import compilation_cache
 
-from ktjax import data, evaluate, models, parallel, predictions
+from ktjax import data, evaluate, models, parallel
+from ktjax.analysis import predictions
 from ktjax.data import pipeline
-from ktjax.jobs import fitting, pretrain
+from ktjax.experiment import training
+from ktjax.jobs import pretrain
 
 # A [C] that meets a [B, C] is a mistake more often than not.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -155,7 +157,7 @@ def quartet(noisy, compiled, tmp_path_factory):
 def refused(tmp_path, monkeypatch):
     """refused(run, config, message): the job says so, and does nothing."""
     workdir = tmp_path / "workdir"
-    for owner, name in ((evaluate, "make_predict"), (fitting, "make_recipe")):
+    for owner, name in ((evaluate, "make_predict"), (training, "make_recipe")):
         monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("it works"))
 
     def check(run, config, message):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ktjax import contrastive, objectives
-from ktjax.models.classifier import Output
+from ktjax.classifier import Output
 from ktjax.parallel import AXIS
 
 CD = dict(weight=10.0, gamma=0.1, label_smoothing=0.0)

@@ -9,7 +9,7 @@ import numpy as np
 from goldens import rule
 
 from ktjax import models
-from ktjax.models import convnext
+from ktjax.models.networks import convnext
 
 
 def test_hidden_layer_of_the_head_reads_the_features_and_has_an_exact_gelu():

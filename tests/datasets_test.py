@@ -16,7 +16,7 @@ from ktjax import data, models
 from ktjax.data import __main__ as command
 from ktjax.data import convert, pipeline, robustness, sources
 from ktjax.jobs import complementarity, pretrain, transfer
-from ktjax.models import weights
+from ktjax.models.checkpoints import weights
 
 PARTS = ("train", "tune", "validation")
 

@@ -15,9 +15,10 @@ import optax
 import pytest
 import small_models
 
-from ktjax import evaluate, objectives, optim, parallel, targets, train
+from ktjax import evaluate, objectives, optim, parallel, train
 from ktjax.data import pipeline
-from ktjax.models.joint import Joint
+from ktjax.joint import Joint
+from ktjax.targets import live
 
 BATCH = 16
 STEPS = 3
@@ -77,9 +78,9 @@ def run(name, *, freeze_stats, slow=SLOW, steps=STEPS):
         student = Joint(models())
         optimizer = optim.per_member(optimizer, student.keys)
     else:
-        teach = targets.make_ask(student, teachers)
-        asked = [targets.frozen_variables(m, dtype=jnp.float32) for m in (student, *teachers)]
-        frozen = targets.Frozen(asked[0], tuple(asked[1:]), jnp.asarray([1.0, 0.7, 1.5]))
+        teach = live.make_ask(student, teachers)
+        asked = [live.frozen_variables(m, dtype=jnp.float32) for m in (student, *teachers)]
+        frozen = live.Frozen(asked[0], tuple(asked[1:]), jnp.asarray([1.0, 0.7, 1.5]))
     state = train.init_state(
         student.variables,
         objective=objective,

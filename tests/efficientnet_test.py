@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from ktjax.models import efficientnet, mobilenetv3
-from ktjax.models.efficientnet_blocks import conv
-from ktjax.models.efficientnet_stages import ds, ir, scaled, widened
+from ktjax.models.networks import efficientnet, mobilenetv3
+from ktjax.models.networks.mobile.blocks import conv
+from ktjax.models.networks.mobile.stages import ds, ir, scaled, widened
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ktjax import evaluate, models
+from ktjax.classifier import Output
 from ktjax.data import pipeline
-from ktjax.models.classifier import Output
 
 IMAGES = pipeline.Images(
     np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8),

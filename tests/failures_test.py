@@ -15,9 +15,11 @@ import pytest
 import small_models
 from small_jobs import ROOT, check_same, read, transferring
 
-from ktjax import parallel, targets
+from ktjax import parallel
 from ktjax.data import pipeline
-from ktjax.jobs import scene, transfer
+from ktjax.jobs import transfer
+from ktjax.jobs.transfer import setup
+from ktjax.targets import live
 
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 
@@ -102,7 +104,7 @@ def test_read_only_workdir(arguments, small_disk, cached):
 
 def test_nan_in_the_data(images, zoo, tmp_path, monkeypatch):
     """In what a teacher said of a few images at their second view: images have no NaN."""
-    store = targets.store
+    store = live.store
 
     def planted(*arguments, **options):
         logits = np.array(store(*arguments, **options))
@@ -118,7 +120,7 @@ def test_nan_in_the_data(images, zoo, tmp_path, monkeypatch):
         eval_every_steps=2,
     )
     with monkeypatch.context() as patch:
-        patch.setattr(targets, "store", planted)
+        patch.setattr(live, "store", planted)
         with pytest.raises(FloatingPointError, match=r"the loss .* not finite at step [5-8], and"):
             transfer.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
@@ -140,7 +142,7 @@ def test_a_model_that_overflows_is_named(overflows):
     with pytest.raises(
         ValueError, match=r"sour \(drawn by a test\) gives logits that are not fini"
     ):
-        scene.stand(small_models.make("sour"), predict, splits, config, {})
+        setup.stand(small_models.make("sour"), predict, splits, config, {})
 
 
 def test_dead_process(arguments, cached, tmp_path):

@@ -18,8 +18,9 @@ from flax import traverse_util
 from goldens import rule
 
 from ktjax import models
-from ktjax.models import catalogue, layers, layouts, weights
-from ktjax.models.classifier import linen_forward
+from ktjax.classifier import linen_forward
+from ktjax.models.checkpoints import catalogue, layouts, weights
+from ktjax.models.networks import layers
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLASSES = tuple(f"class {i}" for i in range(rule.CLASSES))

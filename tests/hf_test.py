@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors_numpy
 
 from ktjax import models
 from ktjax.jobs import transfer
-from ktjax.models import hf, weights
+from ktjax.models.checkpoints import hf, weights
 
 GOLDENS = Path(__file__).parent / "goldens" / "transformers"
 CASES = sorted(folder.name for folder in GOLDENS.iterdir())

@@ -14,8 +14,8 @@ from huggingface_hub import errors
 from huggingface_hub.utils import hf_raise_for_status
 
 from ktjax import models
-from ktjax.models import hub, layouts, weights
-from ktjax.models.classifier import InputSpec
+from ktjax.classifier import InputSpec
+from ktjax.models.checkpoints import hub, layouts, weights
 
 NAME = "timm/test_resnet.r160_in1k"
 CLASSES = tuple(f"thing {i}" for i in range(10))

@@ -31,9 +31,10 @@ from small_jobs import (
 import ktjax
 from ktjax import data, evaluate, parallel, train
 from ktjax.checkpoint import Checkpoints
-from ktjax.jobs import fitting, pretrain, transfer
-from ktjax.jobs import workdir as workdir_lib
-from ktjax.models import weights
+from ktjax.experiment import training
+from ktjax.experiment import workdir as workdir_lib
+from ktjax.jobs import pretrain, transfer
+from ktjax.models.checkpoints import weights
 from ktjax.writer import Writer
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -517,9 +518,9 @@ def test_console_script_has_help():
 
 def test_waiting_for_input_is_measured(monkeypatch):
     clock = iter(range(100))  # a second passes whenever somebody looks
-    monkeypatch.setattr(fitting.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
     batches = [{"label": np.zeros(shape)} for shape in (16, 16, 16, (2, 8))]
-    waited = fitting._Waited(iter(batches))  # at 0
+    waited = training._Waited(iter(batches))  # at 0
     assert [next(waited), next(waited)] == batches[:2]  # from 1 to 2 and from 3 to 4
     found = {"input/wait_percent": 40.0, "input/images_per_s": 6.4}
     assert waited.measured() == found  # at 5

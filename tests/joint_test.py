@@ -11,7 +11,7 @@ import small_models
 
 from ktjax import evaluate, objectives, optim, parallel, train
 from ktjax.data import pipeline
-from ktjax.models.joint import Joint
+from ktjax.joint import Joint
 
 BATCH = 16
 RATE = 0.05

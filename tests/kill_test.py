@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors_numpy
 from small_jobs import read
 
 from ktjax import interruption
-from ktjax.models import weights
+from ktjax.models.checkpoints import weights
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from ktjax.models import mlp_mixer
+from ktjax.models.networks import mlp_mixer
 
 
 @pytest.mark.parametrize("kind", [mlp_mixer.GluMlp, mlp_mixer.GatedMlp])

@@ -13,8 +13,8 @@ from safetensors import numpy as safetensors_numpy
 
 import ktjax
 from ktjax import models
-from ktjax.models import hub, weights
-from ktjax.models.classifier import InputSpec, cast
+from ktjax.classifier import InputSpec, cast
+from ktjax.models.checkpoints import hub, weights
 
 # With 100 classes.
 NUM_PARAMETERS = {

@@ -10,7 +10,7 @@ from small_jobs import KilledError, accuracy_of, check_same, kill_at, transferri
 import ktjax
 from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import transfer
-from ktjax.models import weights
+from ktjax.models.checkpoints import weights
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ktjax import objectives
-from ktjax.models.classifier import Output
+from ktjax.classifier import Output
 
 B, C = 6, 5
 SOFT = dict(temperature=2.0, top_k=None, standardised=False)

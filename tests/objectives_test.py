@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ktjax import objectives
-from ktjax.models.classifier import Output
+from ktjax.classifier import Output
 
 LABEL = [0, 1, 2, 0]
 STUDENT = [[2, 1, 1], [1, 2, 1], [1, 1, 2], [1, 1, 1]]

@@ -16,8 +16,9 @@ import optax
 import pytest
 import small_models
 
-from ktjax import models, objectives, optim, parallel, targets, train
+from ktjax import models, objectives, optim, parallel, train
 from ktjax.data import pipeline
+from ktjax.targets import live
 
 BATCH = 32
 STEPS = 5
@@ -56,7 +57,7 @@ def batches():
 def make_step(*, freeze_stats, microbatches=1, remat=False):
     return train.make_train_step(
         student=student(),
-        teach=targets.make_ask(student(), (teacher(),)),
+        teach=live.make_ask(student(), (teacher(),)),
         objective=objectives.make_kl_dp(**KL_DP),
         optimizer=optax.sgd(0.05, momentum=0.9),
         slow=optim.SlowWeights(0.9, 2),
@@ -84,10 +85,9 @@ def start(layout):
 
 def frozen(layout):
     initial, other = (
-        targets.frozen_variables(m, dtype=jnp.float32, layout=layout)
-        for m in (student(), teacher())
+        live.frozen_variables(m, dtype=jnp.float32, layout=layout) for m in (student(), teacher())
     )
-    return targets.Frozen(initial, (other,))
+    return live.Frozen(initial, (other,))
 
 
 def run(layout, *, freeze_stats, size=1, **options):

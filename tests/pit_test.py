@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ktjax import models
-from ktjax.models import pit, weights
+from ktjax.models.checkpoints import weights
+from ktjax.models.networks import pit
 
 MAP = np.asarray([[1, 2, 4], [8, 16, 32], [-3, 5, -7]], np.float32)[None, None]
 # torch.nn.functional.interpolate(MAP, (4, 2), mode="bicubic", antialias=True), torch 2.14.

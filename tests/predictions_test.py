@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import predictions
+from ktjax.analysis import predictions
 
 
 def some(size=50, classes=9, seed=0):

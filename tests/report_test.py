@@ -1,4 +1,4 @@
-"""The tables and the page that tables.py and report.py make of small, made-up results."""
+"""The tables and the page that tables.py and page.py make of small, made-up results."""
 
 import base64
 import copy
@@ -12,7 +12,8 @@ import warnings
 import numpy as np
 import pytest
 
-from ktjax.analysis import plots, report, tables
+from ktjax.report import figures, tables
+from ktjax.report import page as page_lib
 
 NASTY = '<b>&"$x^$ \\frac{ 鶴'
 
@@ -158,7 +159,7 @@ def test_robustness_has_a_table_if_there_is_any(results, tmp_path):
     start = lines.index("Accuracy on other test sets, before -> after %.")
     assert lines[start + 2].split() == ["run", "imagenet_a", "imagenet_r"]
     assert lines[start + 5].split() == ["run-1", *["10.00", "->", "11.00"] * 2]
-    assert ">10.00 -&gt; 15.00</td>" in report.write(tmp_path, results, []).read_text("utf-8")
+    assert ">10.00 -&gt; 15.00</td>" in page_lib.write(tmp_path, results, []).read_text("utf-8")
     pretrain = results | {"job": "pretrain"}
     assert "run-5" in tables.as_text(pretrain)
 
@@ -178,7 +179,7 @@ def test_pretrain(results, runs, tmp_path):
         "",
         "3 models, 50.00 to 90.12 % right.",
     ]
-    assert "<td>strong</td>" in report.write(tmp_path, pretrain, []).read_text("utf-8")
+    assert "<td>strong</td>" in page_lib.write(tmp_path, pretrain, []).read_text("utf-8")
     assert list((tmp_path / "figures").iterdir()) == []
 
 
@@ -190,7 +191,7 @@ def read_csv(path):
 def test_every_figure_comes_with_its_data(results, examples, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a figure that does not fit, or a glyph it lacks
-        path = report.write(str(tmp_path / "new" / "run"), results, examples)
+        path = page_lib.write(str(tmp_path / "new" / "run"), results, examples)
     assert path == tmp_path / "new" / "run" / "report.html"
     figures = path.parent / "figures"
     names = ["accuracy", "classes", "examples", "gain_loss", "progress", "taught"]
@@ -234,7 +235,7 @@ def test_page_stands_alone_and_escapes_names(results, examples, tmp_path):
     results["models"][NASTY] = {"accuracy": 40.0, "parameters": 1, "origin": NASTY}
     results["runs"].append(make_run([NASTY], NASTY, 0.0))
     results["data"]["measured"] = NASTY
-    text = report.write(tmp_path, results, examples).read_text("utf-8")
+    text = page_lib.write(tmp_path, results, examples).read_text("utf-8")
     page = Page(text)
     assert page.open == []
     assert {"script", "b", "link"}.isdisjoint(page.tags)
@@ -252,7 +253,7 @@ def test_page_stands_alone_and_escapes_names(results, examples, tmp_path):
 def test_figures_without_examples_or_history(results, tmp_path):
     for run in results["runs"]:
         run["history"], run["class_gain"], run["class_loss"] = [], [0, 0, 0], [0, 0, 0]
-    report.write(tmp_path, results, [])
+    page_lib.write(tmp_path, results, [])
     stems = sorted(path.stem for path in (tmp_path / "figures").glob("*.png"))
     assert stems == ["accuracy", "gain_loss"]
 
@@ -262,22 +263,22 @@ def test_a_single_run_that_changed_nothing(results, tmp_path):
     results["runs"] = [run | {"gain": 0.0, "loss": 0.0, "delta_se": 0.0}]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        report.write(tmp_path, results, [])
+        page_lib.write(tmp_path, results, [])
 
 
 def test_results_are_left_as_they_are(results, examples, tmp_path):
     before = copy.deepcopy(results)
-    report.write(tmp_path, json.loads(json.dumps(results)), examples)
-    report.write(tmp_path, results, examples)
+    page_lib.write(tmp_path, json.loads(json.dumps(results)), examples)
+    page_lib.write(tmp_path, results, examples)
     assert results == before
 
 
 def test_best_run_has_a_teacher_if_any_has(results):
     results["runs"].append(make_run([], "xe", 9.0))
-    assert plots.best_run(results)["delta"] == 2.0
+    assert figures.best_run(results)["delta"] == 2.0
     results["runs"] = [make_run([], "xe", 9.0)]
-    assert plots.best_run(results)["delta"] == 9.0
-    assert plots.best_run({}) is None
+    assert figures.best_run(results)["delta"] == 9.0
+    assert figures.best_run({}) is None
 
 
 def test_class_rows_are_the_ends_of_the_ranking(results):
@@ -285,20 +286,20 @@ def test_class_rows_are_the_ends_of_the_ranking(results):
     results["class_counts"] = [50] * 30
     for run in results["runs"]:
         run["class_gain"], run["class_loss"] = list(range(30)), [20] * 30
-    rows = plots.class_rows(results, most=3)
+    rows = figures.class_rows(results, most=3)
     assert [row["net"] for row in rows] == [9, 8, 7, -18, -19, -20]
 
 
 def test_objectives_differ_without_colour():
     runs = [{"objective": str(i)} for i in range(8)]
-    styles = plots.styles({"runs": runs}).values()
+    styles = figures.styles({"runs": runs}).values()
     assert len({style.marker for style in styles}) == len({style.hatch for style in styles}) == 8
 
 
 @pytest.mark.parametrize("count", [1, 7, 30])
 def test_labels_do_not_overlap(results, count):
     runs = [make_run(["weak"], f"objective_{i}", i / 10) for i in range(count)]
-    figure = plots.accuracy(results | {"runs": runs})
+    figure = figures.accuracy(results | {"runs": runs})
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) == count
@@ -317,5 +318,5 @@ def test_stages_of_a_sequential_run(results, tmp_path):
     first, second = (line for line in lines if "->" in line and "before" not in line)
     assert first.startswith(run["run"]) and first.count(NASTY) == 2 and "62.00 -> 63.00" in first
     assert second.startswith(" ") and "strong" in second and "63.00 -> 64.00" in second
-    page = report.write(tmp_path, results, ()).read_text(encoding="utf-8")
+    page = page_lib.write(tmp_path, results, ()).read_text(encoding="utf-8")
     assert "Teacher after teacher" in page and NASTY not in page

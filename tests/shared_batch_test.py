@@ -13,8 +13,8 @@ from PIL import Image
 
 from ktjax import models
 from ktjax.bench import data as bench_data
+from ktjax.classifier import InputSpec
 from ktjax.data import decode
-from ktjax.models.classifier import InputSpec
 
 SIZE = 224
 LARGER = (256, 288, 320, 384, 448)

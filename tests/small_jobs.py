@@ -12,7 +12,7 @@ from PIL import Image
 
 from ktjax import data, evaluate
 from ktjax.data import pipeline
-from ktjax.models import weights
+from ktjax.models.checkpoints import weights
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("checks", "columns", "corner", "rows")

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ktjax.models.classifier import Classifier, InputSpec, Output, linen_forward
-from ktjax.models.layers import BatchNorm
+from ktjax.classifier import Classifier, InputSpec, Output, linen_forward
+from ktjax.models.networks.layers import BatchNorm
 
 CLASSES = ("a", "b", "c", "d")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import small_models
 
-from ktjax.models.classifier import average
+from ktjax.classifier import average
 
 
 @pytest.mark.smoke

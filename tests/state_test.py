@@ -12,10 +12,11 @@ import optax
 import pytest
 import small_models
 
-from ktjax import objectives, optim, parallel, targets, train
+from ktjax import objectives, optim, parallel, train
 from ktjax.checkpoint import Checkpoints
 from ktjax.data import pipeline
-from ktjax.models.joint import Joint
+from ktjax.joint import Joint
+from ktjax.targets import live
 
 BATCH = 16
 EXAMPLES = 20  # the split is larger than the batch
@@ -74,7 +75,7 @@ def batch(seed=0):
 def make_step(name, *, teach=None, freeze_stats=True):
     return train.make_train_step(
         student=student(name),
-        teach=teach or targets.make_ask(models()[0], models()[1:]),
+        teach=teach or live.make_ask(models()[0], models()[1:]),
         objective=objectives.OBJECTIVES[name].make(**OPTIONS[name]),
         optimizer=optimizer(name),
         slow=optim.SlowWeights(0.75, 2),
@@ -105,18 +106,18 @@ def start(name, *, seed=0):
 
 @functools.cache
 def asked():
-    initial, *teachers = (targets.frozen_variables(m, dtype=jnp.float32) for m in models())
-    return targets.Frozen(initial, tuple(teachers), parallel.replicate(jnp.ones(3)))
+    initial, *teachers = (live.frozen_variables(m, dtype=jnp.float32) for m in models())
+    return live.Frozen(initial, tuple(teachers), parallel.replicate(jnp.ones(3)))
 
 
 @functools.cache
 def stored():
     images = pipeline.Images(small_models.images(EXAMPLES), np.zeros(EXAMPLES, np.int32))
     initial, *teachers = (
-        targets.store(m, images, augment=augment, seed=0, views=1, batch_size=8, dtype=jnp.float32)
+        live.store(m, images, augment=augment, seed=0, views=1, batch_size=8, dtype=jnp.float32)
         for m in models()
     )
-    return targets.Frozen(initial, tuple(teachers), parallel.replicate(jnp.ones(3)))
+    return live.Frozen(initial, tuple(teachers), parallel.replicate(jnp.ones(3)))
 
 
 def sliced(arrays, devices):
@@ -186,7 +187,7 @@ def taught_by_loop(temperatures):
 
 @functools.cache
 def compiled(live):
-    return parallel.data_parallel(make_step("kl_dp", teach=None if live else targets.replay))
+    return parallel.data_parallel(make_step("kl_dp", teach=None if live else live.replay))
 
 
 @pytest.mark.parametrize("temperatures", TEMPERATURES)

@@ -7,7 +7,8 @@ import pytest
 from goldens import rule
 
 from ktjax import models
-from ktjax.models import layouts, swin_transformer, weights
+from ktjax.models.checkpoints import layouts, weights
+from ktjax.models.networks import swin_transformer
 
 ARCHITECTURE = "swin_tiny_patch4_window7_224"
 SMALL = {"embed_dim": 32, "depths": (1, 2, 1, 1)}

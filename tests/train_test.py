@@ -17,8 +17,9 @@ import numpy as np
 import optax
 import pytest
 
-from ktjax import models, objectives, parallel, targets, train
+from ktjax import models, objectives, parallel, train
 from ktjax.data import pipeline
+from ktjax.targets import live
 
 CLASSES = ("a", "b", "c")
 BATCH = 16
@@ -63,7 +64,7 @@ def batch(*, size=BATCH, masked=0, seed=0):
 def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=2):
     return train.make_train_step(
         student=student(),
-        teach=teach or targets.make_ask(student(), (teacher(),)),
+        teach=teach or live.make_ask(student(), (teacher(),)),
         objective=objective,
         optimizer=optax.sgd(RATE),
         slow=None,
@@ -88,10 +89,8 @@ def start(objective=OBJECTIVE):
 
 @functools.cache
 def frozen():
-    asked, *others = (
-        targets.frozen_variables(m, dtype=jnp.float32) for m in (student(), teacher())
-    )
-    return targets.Frozen(asked, tuple(others))
+    asked, *others = (live.frozen_variables(m, dtype=jnp.float32) for m in (student(), teacher()))
+    return live.Frozen(asked, tuple(others))
 
 
 @functools.cache
@@ -197,15 +196,15 @@ def test_padding_changes_nothing():
 def test_live_and_stored_targets_are_the_same():
     images = pipeline.Images(batch()["image"], batch()["label"])
     stored = tuple(
-        targets.store(m, images, augment=augment, seed=0, views=2, batch_size=6, dtype=jnp.float32)
+        live.store(m, images, augment=augment, seed=0, views=2, batch_size=6, dtype=jnp.float32)
         for m in (student(), teacher())
     )
     assert [s.shape for s in stored] == 2 * [(2, BATCH, len(CLASSES))]
     assert not np.array_equal(stored[1][0], stored[1][1])
-    step = parallel.data_parallel(make_step(teach=targets.replay, freeze_stats=True))
+    step = parallel.data_parallel(make_step(teach=live.replay, freeze_stats=True))
     permuted = {k: v[::-1] for k, v in batch().items()}  # `index` is not the place in the batch
     found = flat(
-        *train_for(step, permuted, slices=1, steps=4, frozen_=targets.Frozen(stored[0], stored[1:]))
+        *train_for(step, permuted, slices=1, steps=4, frozen_=live.Frozen(stored[0], stored[1:]))
     )
     expected = flat(*train_for(pmapped(freeze_stats=True), permuted, slices=1, steps=4))
     for name, value in expected.items():
@@ -378,7 +377,7 @@ def test_initial_student_is_the_student_in_bfloat16_too():
     optimizer = optax.sgd(RATE)
     step = train.make_train_step(
         student=model,
-        teach=targets.make_ask(model, ()),
+        teach=live.make_ask(model, ()),
         objective=objective,
         optimizer=optimizer,
         slow=None,
@@ -396,7 +395,7 @@ def test_initial_student_is_the_student_in_bfloat16_too():
         slow=False,
         key=jax.random.key(0),
     )
-    initial = targets.frozen_variables(model, dtype=jnp.bfloat16)
+    initial = live.frozen_variables(model, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(initial["params"])} == {jnp.dtype("bfloat16")}
     assert {leaf.dtype for leaf in jax.tree.leaves(initial["batch_stats"])} == {
         jnp.dtype("float32")
@@ -407,7 +406,7 @@ def test_initial_student_is_the_student_in_bfloat16_too():
         slices=1,
         steps=1,
         state=state,
-        frozen_=targets.Frozen(initial, ()),
+        frozen_=live.Frozen(initial, ()),
     )
     assert metrics["loss"] == pytest.approx(0, abs=1e-6)
 

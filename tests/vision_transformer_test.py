@@ -9,7 +9,7 @@ from families_test import CLASSES, GOLDENS, QUICK, TOLERANCE, distance, entries
 from goldens import rule
 
 from ktjax import models
-from ktjax.models import layouts, weights
+from ktjax.models.checkpoints import layouts, weights
 
 # As tests/goldens/make_vision_transformer.py has it.
 NARROW = {"depth": 2, "embed_dim": 48, "num_heads": 3}

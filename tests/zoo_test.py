@@ -6,7 +6,7 @@ import pytest
 
 from ktjax import models
 from ktjax.data import glyphs
-from ktjax.models import weights
+from ktjax.models.checkpoints import weights
 
 NAMES = models.zoo()
 load = functools.cache(models.load)

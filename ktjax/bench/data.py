@@ -21,7 +21,7 @@ import tqdm
 from PIL import Image
 
 from ktjax.data import pipeline, sources
-from ktjax.jobs import workdir
+from ktjax.experiment import workdir
 
 _OF_MACHINE = ("platform", "cpu_cores", "python", "jax", "numpy")
 _HEIGHT, _WIDTH = 375, 500

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ktjax.analysis import flips, pairs
-from ktjax.jobs import workdir
+from ktjax.experiment import workdir
 
 _OF_MACHINE = ("platform", "cpu_cores", "python", "jax", "numpy")
 

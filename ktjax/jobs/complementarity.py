@@ -18,13 +18,13 @@ import tqdm
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import config as config_lib
-from ktjax import data, evaluate, interruption, models, parallel, predictions
-from ktjax.analysis import expertise, pairs, transfers, zoo
+from ktjax import data, evaluate, interruption, models, parallel
+from ktjax.analysis import complementarity, expertise, pairs, predictions, transfers
+from ktjax.analysis.predictions import Predictions
+from ktjax.classifier import Classifier, Output
 from ktjax.data import pipeline
-from ktjax.jobs import inputs
-from ktjax.jobs import workdir as workdir_lib
-from ktjax.models.classifier import Classifier, Output
-from ktjax.predictions import Predictions
+from ktjax.experiment import inputs
+from ktjax.experiment import workdir as workdir_lib
 
 SIMILARITIES = ("groups", "prototypes", "clip:NAME")
 CLASS_FLIPS = "class_flips.safetensors"
@@ -102,12 +102,12 @@ def run(
     similarity_CxC = named_CxC
     if similarity_CxC is None:
         similarity_CxC = _similarity(config, dataset, reading, facts)
-    rows = zoo.pair_rows(
+    rows = complementarity.pair_rows(
         {name: answers[name] for name in config.models}, flips_MxMxC, similarity_CxC=similarity_CxC
     )
-    teacher, student = zoo.showcase(rows, facts)
+    teacher, student = complementarity.showcase(rows, facts)
     t, s = (config.models.index(name) for name in (teacher, student))
-    areas = zoo.areas(
+    areas = complementarity.areas(
         flips_MxMxC[t, s],
         classes=dataset.classes,
         groups=dataset.groups,
@@ -123,15 +123,15 @@ def run(
         models=facts,
         pairs=rows,
         examples=_examples(dataset, reading, answers, teacher, student),
-        similarity_of_all=zoo.similarity_of_all(similarity_CxC),
+        similarity_of_all=complementarity.similarity_of_all(similarity_CxC),
         expertise={"teacher": teacher, "student": student, "classes": areas},
         controls={
-            "random_students": zoo.random_students(
+            "random_students": complementarity.random_students(
                 correct_MxN,
                 {name: answers[_random_name(name)].correct_N for name in config.random_students},
                 teachers=config.models,
             ),
-            "shuffled": zoo.shuffled(correct_MxN, seed=config.seed),
+            "shuffled": complementarity.shuffled(correct_MxN, seed=config.seed),
         },
         transfers={
             "rows": past,
@@ -227,7 +227,7 @@ def _similarity_of_names(
     if not config.similarity.startswith(_CLIP):
         return None
     # transformers, which only this needs, takes seconds to import.
-    from ktjax.models import clip_text
+    from ktjax.models.networks import clip_text
 
     name = config.similarity.removeprefix(_CLIP)
     return expertise.cosine_similarity(clip_text.embed_names(name, dataset.classes))

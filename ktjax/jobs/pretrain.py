@@ -11,11 +11,11 @@ import tqdm
 from ktjax import config as config_lib
 from ktjax import data, evaluate, models, objectives, parallel, train
 from ktjax.analysis import measures
+from ktjax.classifier import Classifier
 from ktjax.data import pipeline
-from ktjax.jobs import fitting, inputs
-from ktjax.jobs import workdir as workdir_lib
-from ktjax.models import weights
-from ktjax.models.classifier import Classifier
+from ktjax.experiment import inputs, training
+from ktjax.experiment import workdir as workdir_lib
+from ktjax.models.checkpoints import weights
 
 TRAIN = ("all", "head")
 HEADS = ("keep", *models.HEADS)
@@ -35,7 +35,7 @@ def run(
       ValueError: the config or the workdir is not usable; before any work is done.
     """
     workdir = Path(workdir)
-    fitting.check(config)
+    training.check(config)
     config_lib.check_seeds(config.seed)
     config_lib.check_positive(config, "learning_rate")
     objectives.check("xe", {"label_smoothing": config.label_smoothing})
@@ -61,7 +61,7 @@ def run(
     students = [_start(name, dataset, config) for name in config.models]
     sets = inputs.robustness_sets(config, dataset)
     dataset, sets = inputs.without_bad(config, dataset, sets)
-    fitting.durations(config, examples=len(dataset.train))
+    training.durations(config, examples=len(dataset.train))
     robust = inputs.robust_splits(config, sets, students)
     splits = inputs.splits(config, dataset, students)
     workdir_lib.claim(workdir, config, dataset)
@@ -96,7 +96,7 @@ def _train(
 ) -> tuple[Classifier, dict[str, Any]]:
     """The trained classifier, and its row of results.json."""
     predict = evaluate.make_predict(student, batch_size=config.eval_batch_size)
-    recipe = fitting.make_recipe(
+    recipe = training.make_recipe(
         config,
         student=student,
         teachers=(),
@@ -115,7 +115,7 @@ def _train(
         by_set = inputs.robust_accuracy(lambda images: predict(placed, images), robust)
         return predict(placed, splits.validation), by_set
 
-    fitted = fitting.fit(
+    fitted = training.fit(
         recipe,
         student=student,
         frozen=tuple,
@@ -128,7 +128,7 @@ def _train(
     )
     before_NxC, robust_before = ask(student.variables)
     after_NxC, robust_after = ask(fitted.variables)
-    row = fitting.row(
+    row = training.row(
         fitted.history,
         run=run_name,
         student=student.name,

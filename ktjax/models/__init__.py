@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax.models import (
-    catalogue,
+from ktjax.classifier import Classifier, InputSpec, Variables, linen_forward
+from ktjax.models.checkpoints import catalogue, hf, hub, weights
+from ktjax.models.networks import (
     convnext,
     deit,
     efficientnet,
-    hf,
-    hub,
     mlp_mixer,
     mobilenetv3,
     pit,
@@ -29,10 +28,8 @@ from ktjax.models import (
     tiny,
     vision_transformer,
     vision_transformer_relpos,
-    weights,
     xcit,
 )
-from ktjax.models.classifier import Classifier, InputSpec, Variables, linen_forward
 
 
 class Architecture(NamedTuple):

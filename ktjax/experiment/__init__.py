@@ -1,0 +1,1 @@
+"""What jobs share: one training run, inputs, the workdir, logs."""

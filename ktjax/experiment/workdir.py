@@ -1,0 +1,231 @@
+"""The folder of one run of an experiment: whose it is, whether it is finished, what it found."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+import ktjax
+from ktjax import data, parallel
+from ktjax.analysis import measures
+from ktjax.classifier import Classifier
+from ktjax.experiment import logs
+from ktjax.report import page, tables
+
+CONFIG = "config.json"
+RESULTS = "results.json"
+_DATA = "data.json"  # what the images were when the run began
+# What jobs write beside the config.
+_WRITTEN = (
+    *(RESULTS, _DATA, page.PAGE, "metrics.jsonl", "class_flips.safetensors"),
+    *("figures", "students", "models", "predictions", "checkpoints", "tensorboard", "logs"),
+)
+# The last four draw, decode and resize: pixels depend on them.
+_PACKAGES = (
+    *("jax", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("pillow", "simplejpeg", "numba", "matplotlib"),
+)
+
+
+def finished(
+    workdir: Path, config: ml_collections.ConfigDict, *, overwrite: bool
+) -> dict[str, Any] | None:
+    """The results, printed, if this experiment has been run here; else None. Writes nothing.
+
+    Raises:
+      ValueError: the folder belongs to another experiment, and that is not to be overwritten; or it
+        is none.
+    """
+    path = workdir / CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        resolved = _resolved(config)
+        if not isinstance(found, dict):
+            raise ValueError(f"{CONFIG} of '{workdir}' is no config: it was not written by ktjax.")
+        if found != resolved:
+            if overwrite:
+                return None
+            fields = sorted(k for k in found | resolved if found.get(k) != resolved.get(k))
+            raise ValueError(
+                f"'{workdir}' belongs to another experiment: its config differs in "
+                f"{', '.join(fields)}. Take another --workdir, or "
+                "--overwrite that one."
+            )
+        results = json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{CONFIG} or {RESULTS} of '{workdir}' is no JSON: {error}.") from error
+    except OSError as error:
+        raise _unusable(workdir, error) from error
+    if parallel.is_first():
+        print(f"Finished before.\n\n{tables.as_text(results)}\nReport: {workdir / page.PAGE}")
+    return results
+
+
+def claim(workdir: Path, config: ml_collections.ConfigDict, dataset: data.Dataset) -> None:
+    """Makes the folder this experiment's: writes the resolved config, and logs to it from now on.
+
+    Of another experiment, which `finished` would have refused, everything is deleted but what
+    ktjax does not write.
+
+    Raises:
+      ValueError: the folder cannot be written, or the processes do not share it; or the run began
+        on other images, as far as their number and labels tell.
+    """
+    try:
+        if parallel.is_first():
+            workdir.mkdir(parents=True, exist_ok=True)
+            _clear(workdir, config)
+            _write_json(workdir / CONFIG, _resolved(config))
+            if not (workdir / _DATA).exists():
+                _write_json(workdir / _DATA, _seen(dataset))
+        parallel.wait_for_all("claim")
+        if not (workdir / CONFIG).exists():
+            raise ValueError(
+                f"Process {jax.process_index()} does not see what process 0 wrote to '{workdir}': "
+                "--workdir has to be a folder that all processes share."
+            )
+        _check_data(workdir, dataset)
+        logs.start(workdir)
+    except OSError as error:
+        raise _unusable(workdir, error) from error
+
+
+def _seen(dataset: data.Dataset) -> dict[str, dict[str, Any]]:
+    """How many images the splits have, and what tells other labels."""
+    splits = {name: getattr(dataset, name).label_N for name in data.SPLITS}
+    return {
+        name: {"images": len(label_N), "labels": hashlib.sha256(label_N.tobytes()).hexdigest()}
+        for name, label_N in splits.items()
+    }
+
+
+def _check_data(workdir: Path, dataset: data.Dataset) -> None:
+    began, now = json.loads((workdir / _DATA).read_text(encoding="utf-8")), _seen(dataset)
+    changed = [
+        f"{name} had {began[name]['images']} and has {now[name]['images']}"
+        for name in now
+        if began[name] != now[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"'{workdir}' was begun on other images of '{dataset.name}' ({', '.join(changed)}), "
+            "and a resumed run has to see the same: put them back, or take another --workdir."
+        )
+
+
+def _clear(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Deletes what another experiment has written; its config last, should this be interrupted."""
+    path = workdir / CONFIG
+    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) == _resolved(config):
+        return
+    for name in (*_WRITTEN, CONFIG):
+        if (workdir / name).is_dir():
+            shutil.rmtree(workdir / name)
+        else:
+            (workdir / name).unlink(missing_ok=True)
+
+
+def on_host(classifier: Classifier) -> Classifier:
+    """The classifier with its weights in the host's memory: devices hold only what steps use."""
+    return dataclasses.replace(classifier, variables=jax.device_get(dict(classifier.variables)))
+
+
+def finish(
+    workdir: Path,
+    config: ml_collections.ConfigDict,
+    *,
+    dataset: data.Dataset,
+    label_N: np.ndarray,
+    runs: Sequence[Mapping[str, Any]],
+    models: Mapping[str, Mapping[str, Any]],
+    pairs: Sequence[Mapping[str, Any]] = (),
+    examples: Sequence[Mapping[str, Any]] = (),
+    **found: Any,
+) -> dict[str, Any]:
+    """Writes report and results.json, prints the table, and returns what results.json holds.
+
+    Args:
+      workdir: of the job.
+      config: of the job.
+      dataset: that the job ran on.
+      label_N: of the validation images.
+      runs: a row for each run, with the measures of `analysis.measures`.
+      models: name -> accuracy in percent, parameters, origin.
+      pairs: complementary knowledge of teachers and student.
+      examples: images for the report.
+      **found: what else the job found.
+    """
+    results = {
+        "job": config.job,
+        "runs": list(runs),
+        "objectives": measures.of_objectives(runs),
+        "models": dict(models),
+        "pairs": list(pairs),
+        **found,
+        "classes": list(dataset.classes),
+        "class_counts": np.bincount(label_N, minlength=len(dataset.classes)).tolist(),
+        "data": {
+            "name": dataset.name,
+            "measured": dataset.measured,
+            "train": len(dataset.train),
+            "validation": len(label_N),
+            "skipped": {split: len(wrong) for split, wrong in dataset.skipped.items()},
+        },
+        "environment": environment(),
+        "config": _resolved(config),
+    }
+    if parallel.is_first():
+        path = page.write(workdir, results, examples)
+        _write_json(workdir / RESULTS, results)  # last: it says that the job is finished
+        print(f"{tables.as_text(results)}\nReport: {path}")
+    logs.stop()
+    return results
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices, for results.json. Nothing that names the machine."""
+    return {
+        "ktjax": ktjax.__version__,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu_cores": os.cpu_count(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "peak_device_bytes": _peak_device_bytes(),
+    }
+
+
+def _peak_device_bytes() -> int | None:
+    """The most memory that a device of this process has had in use; None where nobody counts."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
+
+
+def _resolved(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as config.json holds it: tuples become lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _unusable(workdir: Path, error: OSError) -> ValueError:
+    return ValueError(f"The workdir '{workdir}' cannot be used: {error.strerror}.")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file as a whole or not at all."""
+    part = path.with_suffix(".part")
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    part.write_text(f"{text}\n", encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,5 @@
+"""Transfers: one student, one or more teachers."""
+
+from ktjax.jobs.transfer.job import run
+
+__all__ = ["run"]

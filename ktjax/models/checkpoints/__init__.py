@@ -1,0 +1,1 @@
+"""Checkpoints: where their files lie, how they are read and written."""

@@ -1,0 +1,146 @@
+"""Where a checkpoint's files lie: folders, single files, repositories on the Hugging Face hub."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import huggingface_hub
+from huggingface_hub import errors
+
+from ktjax.classifier import InputSpec
+from ktjax.models.checkpoints import weights
+
+PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
+_SYNSETS = Path(__file__).parents[2] / "data" / "imagenet_synsets.txt"
+# Some of ImageNet-1k's classes in words, by which transformers' configs call them all.
+_IN_WORDS = {
+    **{0: "tench", 1: "goldfish", 281: "tabby", 388: "giant panda", 817: "sports car"},
+    **{954: "banana", 999: "toilet tissue"},
+}
+# The biases of timm's classifiers tell how many classes there are.
+_HEADS = ("fc.bias", "head.bias", "head.fc.bias", "classifier.bias", "head.l.bias")
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint's weights, not yet read, and what is known of them."""
+
+    path: Path  # of the safetensors file
+    config: Mapping[str, Any]  # as weights.read_config gives it
+
+
+def folder(path: Path) -> Checkpoint:
+    """The checkpoint in a folder as weights.read_config takes it; ValueError if there is none."""
+    config = weights.read_config(path)
+    return Checkpoint(path / weights.WEIGHTS, {**config, **_without_repetition(config, path)})
+
+
+def _without_repetition(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Fields of a config.json whose `model_args` repeat, as timm's do, what stands beside them.
+
+    `img_size` is what the network was built for; `input_size` may still be its origin's.
+    """
+    options, spec = dict(config["model_args"]), dict(config["pretrained_cfg"])
+    options.pop("num_classes", None)
+    channels = options.pop("in_chans", 3)
+    if channels != 3:
+        raise ValueError(f"The model in {path} is for images of {channels} channels, not of 3.")
+    if "img_size" in options:
+        size = options.pop("img_size")
+        spec["input_size"] = [3, *((size, size) if isinstance(size, int) else size)]
+    return {"model_args": options, "pretrained_cfg": spec}
+
+
+def bare(path: Path, architecture: str, spec: InputSpec) -> Checkpoint:
+    """A .safetensors file with timm's names, and what is known of its architecture."""
+    entries = weights.read_shapes(path)
+    heads = [shape[0] for name, shape in entries.items() if name in _HEADS]
+    if not heads:
+        raise ValueError(f"{path} has no classifier: none of {', '.join(_HEADS)}.")
+    return Checkpoint(
+        path,
+        {
+            "format": "timm",
+            "architecture": architecture,
+            "num_classes": heads[0],
+            "model_args": {},
+            "origin": f"pretrained {path.name}",
+            "pretrained_cfg": weights.pretrained_cfg(spec),
+        },
+    )
+
+
+def repository(name: str, configs: Sequence[str]) -> Checkpoint:
+    """The checkpoint of a repository on the hub, downloaded unless it is in the hub's cache.
+
+    Args:
+      name: of the repository.
+      configs: the files beside the weights that are needed.
+
+    Raises:
+      ValueError: as `download`, or the config is of nothing that ktjax has.
+    """
+    paths = [download(name, file) for file in configs]
+    config = folder(paths[0].parent).config  # the cache keeps them side by side
+    return Checkpoint(download(name, weights.WEIGHTS), {**config, "origin": f"pretrained {name}"})
+
+
+def download(repository: str, file: str) -> Path:
+    """A file of a repository on huggingface.co, from the cache if it is there.
+
+    HF_HUB_OFFLINE and HF_HOME are respected.
+
+    Raises:
+      ValueError: there is no such repository, it is gated, it lacks the file, or there is neither
+        network nor a cached copy.
+    """
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, file))
+    except errors.GatedRepoError as error:
+        raise ValueError(
+            f"'{repository}' is gated: accept its terms on huggingface.co, then log in with "
+            "`hf auth login`."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(f"There is no repository '{repository}' on huggingface.co.") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise ValueError(
+            f"'{repository}' is not in the cache of huggingface_hub, and huggingface.co does not "
+            "answer (or HF_HUB_OFFLINE is set)."
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise ValueError(
+            f"'{repository}' has no {file} on huggingface.co; ktjax reads no other weights."
+        ) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"'{repository}' cannot be downloaded: {lines[0]}") from error
+
+
+def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes, as far as a config.json tells."""
+    for place in (config, config["pretrained_cfg"]):
+        if place.get("label_names"):
+            return tuple(place["label_names"])
+    count = config["num_classes"]
+    return imagenet() if count == len(imagenet()) else numbered(count)
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names for classes that have none."""
+    return tuple(f"class {i}" for i in range(count))
+
+
+@functools.cache
+def imagenet() -> tuple[str, ...]:
+    """The synsets of ImageNet-1k, in the order of its labels, as TFDS names them."""
+    return tuple(_SYNSETS.read_text(encoding="utf-8").split())
+
+
+def is_imagenet(classes: Sequence[str]) -> bool:
+    """Whether these are the classes of ImageNet-1k in their order: synsets, words, or no names."""
+    if len(classes) != len(imagenet()):
+        return False
+    in_words = all(classes[i].lower().startswith(name) for i, name in _IN_WORDS.items())
+    nameless = all(name == f"LABEL_{i}" for i, name in enumerate(classes))  # to transformers
+    return in_words or nameless or tuple(classes) == imagenet()

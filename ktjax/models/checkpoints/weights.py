@@ -1,0 +1,256 @@
+"""Classifier <-> a folder of config.json and model.safetensors. Never pickle.
+
+config.json has the fields of timm's (`architecture`, `num_classes`, `label_names`, `model_args`,
+`pretrained_cfg`); `format` tells whose names and layout the weights have: ktjax's, timm's or, as
+`hf`, those of Hugging Face's transformers, whose configs hf.py reads and writes.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax import traverse_util
+from safetensors import numpy as safetensors_numpy
+
+from ktjax.classifier import Classifier, InputSpec
+from ktjax.models.checkpoints import hf, layouts
+from ktjax.models.checkpoints.catalogue import TIMM
+from ktjax.models.checkpoints.layouts import Layout
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+FORMATS = ("ktjax", "timm", "hf")
+Arrays = Mapping[str, np.ndarray]
+Shape = tuple[int, ...]
+# adapt(timm's name of an entry, the file's array, the shape that is wanted) -> of that shape
+Adapt = Callable[[str, np.ndarray, Shape], np.ndarray]
+
+
+def is_export(folder: Path) -> bool:
+    """Whether the folder holds a model."""
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder that ktjax, timm or transformers wrote, in the terms of ours.
+
+    Raises:
+      ValueError: it is none.
+    """
+    config = read_json(folder / CONFIG)
+    if hf.is_config(config):
+        return hf.read_config(folder)
+    needed = {"architecture", "num_classes", "pretrained_cfg"} - set(config)
+    if needed:
+        raise ValueError(
+            f"{folder / CONFIG} was written neither by ktjax nor by timm or transformers: it "
+            f"lacks {', '.join(sorted(needed))}."
+        )
+    spec = config["pretrained_cfg"]
+    needed = {"input_size", "mean", "std", "interpolation", "crop_pct"} - set(spec)
+    if needed:
+        raise ValueError(f"pretrained_cfg in {folder / CONFIG} lacks {', '.join(sorted(needed))}.")
+    config = {"format": "timm", "origin": f"pretrained {folder.name}", "model_args": {}} | config
+    if config["format"] not in FORMATS:
+        raise ValueError(
+            f"{folder / CONFIG} says format '{config['format']}'. Known: {', '.join(FORMATS)}."
+        )
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; ValueError if it does not."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object.")
+    return content
+
+
+def input_spec(config: Mapping[str, Any]) -> InputSpec:
+    """The input that a config.json speaks of."""
+    spec = config["pretrained_cfg"]
+    return InputSpec(
+        size=tuple(spec["input_size"][1:]),
+        mean=tuple(spec["mean"]),
+        std=tuple(spec["std"]),
+        interpolation=spec["interpolation"],
+        crop_pct=spec["crop_pct"],
+    )
+
+
+def pretrained_cfg(spec: InputSpec) -> dict[str, Any]:
+    """The input in timm's terms."""
+    return {
+        "input_size": [3, *spec.size],
+        "mean": spec.mean,
+        "std": spec.std,
+        "interpolation": spec.interpolation,
+        "crop_pct": spec.crop_pct,
+    }
+
+
+def read_entries(path: Path, *, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The entries of a safetensors file, but for those whose names start with one of `ignored`.
+
+    ValueError if the file is not whole.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = [name for name in file.keys() if not name.startswith(ignored)]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
+
+
+def read_shapes(path: Path) -> dict[str, Shape]:
+    """The shapes of a safetensors file's entries, from its header alone; ValueError as above."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
+
+
+def check_fit(
+    where: Path, found: Mapping[str, np.ndarray], wanted: Mapping[str, Shape], *, by: str
+) -> None:
+    """Raises ValueError unless the file's entries have the names and shapes that are wanted.
+
+    Entries missing, unexpected or misshapen are listed, all of them; `by` says who wants.
+    """
+    problems = [f"missing {k} {wanted[k]}" for k in sorted(wanted.keys() - found.keys())]
+    problems += [f"unexpected {k} {found[k].shape}" for k in sorted(found.keys() - wanted.keys())]
+    problems += [
+        f"misshapen {k}: file {found[k].shape}, {by} {wanted[k]}"
+        for k in sorted(wanted.keys() & found.keys())
+        if found[k].shape != wanted[k]
+    ]
+    if problems:
+        raise ValueError(f"{where} does not fit:\n  " + "\n  ".join(problems))
+
+
+def layout_of(format_: str, architecture: str, options: Mapping[str, Any]) -> Layout:
+    """Where a file of this format has the parameters of a network.
+
+    Raises:
+      ValueError: no such format, or not of this architecture.
+    """
+    if format_ not in FORMATS:
+        raise ValueError(f"No format '{format_}'. Known: {', '.join(FORMATS)}.")
+    if format_ == "hf":
+        return hf.layout(architecture, options)
+    return {"ktjax": layouts.ktjax, "timm": layouts.timm}[format_]
+
+
+def fill(
+    classifier: Classifier, found: Arrays, *, layout: Layout, adapt: Adapt | None, where: Path
+) -> Classifier:
+    """The classifier with the weights of a file.
+
+    Args:
+      classifier: its variables have shapes only.
+      found: the entries of the file.
+      layout: of the file.
+      adapt: what a network does with entries of another shape, as position embeddings of another
+        image size; None: nothing.
+      where: the file, for messages.
+
+    Raises:
+      ValueError: entries missing, unexpected or misshapen; all of them are listed.
+    """
+    leaves = traverse_util.flatten_dict(classifier.variables)
+    entries = {path: layout(path, leaf.ndim) for path, leaf in leaves.items()}
+    found = {k: v for k, v in found.items() if not k.endswith(layouts.IGNORED)}
+    wanted = {}
+    for path, entry in entries.items():
+        shape = entry.shape(leaves[path].shape)
+        wanted |= dict.fromkeys(entry.names, shape)
+        name = entry.names[0]
+        if adapt is not None and name in found and found[name].shape != shape:
+            (timms,), *_ = layouts.timm(path, len(shape))
+            found[name] = adapt(timms, found[name], shape)
+    check_fit(where, found, wanted, by=classifier.architecture)
+    filled = {
+        path: jnp.asarray(entry.read(found), leaves[path].dtype) for path, entry in entries.items()
+    }
+    return dataclasses.replace(classifier, variables=traverse_util.unflatten_dict(filled))
+
+
+def to_arrays(classifier: Classifier, *, layout: Layout) -> dict[str, np.ndarray]:
+    """The classifier's weights as a file with this layout has them."""
+    arrays = {}
+    for path, leaf in traverse_util.flatten_dict(jax.device_get(classifier.variables)).items():
+        entry = layout(path, leaf.ndim)
+        arrays |= entry.write(leaf)
+        name = entry.names[0]
+        if path[0] == "batch_stats" and name.endswith("running_mean"):
+            counter = name.removesuffix("running_mean") + "num_batches_tracked"
+            arrays[counter] = np.zeros((), np.int64)  # torch's loaders ask for it
+    return arrays
+
+
+def export(
+    classifier: Classifier, folder: str | Path, *, format: str = "ktjax", **facts: Any
+) -> None:
+    """Writes config.json and model.safetensors, which `ktjax.load_model(folder)` reads back.
+
+    Args:
+      classifier: to be written.
+      folder: made if it is not there.
+      format: `ktjax`; `timm` for a folder that timm loads too, as `local-dir:FOLDER`; `hf` for one
+        that transformers loads, which then must have loaded the architecture before.
+      **facts: go into config.json, but for transformers'.
+
+    Raises:
+      ValueError: no such format, or not of this architecture.
+    """
+    layout = layout_of(format, classifier.architecture, classifier.options)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not save_file, whose files only their owner can read. transformers asks for the metadata.
+    entries = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
+    (folder / WEIGHTS).write_bytes(entries)
+    if format == "hf":
+        hf.write_config(
+            folder,
+            architecture=classifier.architecture,
+            options=classifier.options,
+            spec=classifier.input,
+            classes=classifier.classes,
+        )
+        return
+    config = {
+        "format": format,
+        "architecture": classifier.architecture,
+        "num_classes": len(classifier.classes),
+        "origin": classifier.origin,
+        **facts,
+        "model_args": dict(classifier.options),
+        "pretrained_cfg": pretrained_cfg(classifier.input) | _timms_own(classifier.architecture),
+        "label_names": classifier.classes,
+    }
+    text = json.dumps(config, indent=1, ensure_ascii=False)
+    (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _timms_own(architecture: str) -> dict[str, Any]:
+    """What else timm asks of `pretrained_cfg`, to build this size and to find first and last."""
+    known = TIMM["architectures"].get(architecture)
+    if known is None:
+        return {}
+    first, last = known["ends"]
+    return {
+        "fixed_input_size": known["fixed_size"],
+        "first_conv": first,
+        "classifier": last,
+    }

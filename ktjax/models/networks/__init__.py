@@ -1,0 +1,1 @@
+"""The networks: a file per family, by timm's names."""

@@ -1,0 +1,278 @@
+"""CLIP's text tower (Radford et al. 2021): how alike the names of classes are.
+
+Reads what Hugging Face's transformers writes, config.json, model.safetensors and the tokenizer;
+parts are named as there.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from ktjax.classifier import Variables
+from ktjax.models.checkpoints import weights
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+}
+_BATCH = 64
+
+# What `main` of these holds is pickled. The commits are the Hub's own conversions of it.
+_REVISIONS = {"openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef"}
+
+# Flax module -> its name in the checkpoint; {} is the number of the layer.
+_MODULES = {
+    "token_embedding": "text_model.embeddings.token_embedding",
+    "position_embedding": "text_model.embeddings.position_embedding",
+    "layers_{}/layer_norm1": "text_model.encoder.layers.{}.layer_norm1",
+    "layers_{}/q_proj": "text_model.encoder.layers.{}.self_attn.q_proj",
+    "layers_{}/k_proj": "text_model.encoder.layers.{}.self_attn.k_proj",
+    "layers_{}/v_proj": "text_model.encoder.layers.{}.self_attn.v_proj",
+    "layers_{}/out_proj": "text_model.encoder.layers.{}.self_attn.out_proj",
+    "layers_{}/layer_norm2": "text_model.encoder.layers.{}.layer_norm2",
+    "layers_{}/fc1": "text_model.encoder.layers.{}.mlp.fc1",
+    "layers_{}/fc2": "text_model.encoder.layers.{}.mlp.fc2",
+    "final_layer_norm": "text_model.final_layer_norm",
+    "text_projection": "text_projection",
+}
+_LEAVES = {"embedding": "weight", "scale": "weight", "kernel": "weight", "bias": "bias"}
+# Entries of other parts, and a buffer that older files have.
+_IGNORED = (
+    "vision_model.",
+    "visual_projection.",
+    "logit_scale",
+    "text_model.embeddings.position_ids",
+)
+
+
+class Layer(nn.Module):
+    """Pre-norm causal attention and MLP, each with a shortcut."""
+
+    num_heads: int
+    hidden: int
+    activation: str
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        width = x_BxLxD.shape[-1]
+        heads = (*x_BxLxD.shape[:-1], self.num_heads, width // self.num_heads)
+        y = nn.LayerNorm(self.epsilon, name="layer_norm1")(x_BxLxD)
+        q, k, v = (nn.Dense(width, name=f"{n}_proj")(y).reshape(heads) for n in "qkv")
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x_BxLxD.shape)
+        x = x_BxLxD + nn.Dense(width, name="out_proj")(y)
+        y = nn.LayerNorm(self.epsilon, name="layer_norm2")(x)
+        y = ACTIVATIONS[self.activation](nn.Dense(self.hidden, name="fc1")(y))
+        return x + nn.Dense(width, name="fc2")(y)
+
+
+class TextTower(nn.Module):
+    """Token ids [B, L] -> embeddings [B, D], not yet of unit length."""
+
+    vocab_size: int
+    max_length: int
+    width: int
+    depth: int
+    num_heads: int
+    hidden: int
+    projection: int
+    activation: str
+    epsilon: float
+    end_of_text: int
+
+    @nn.compact
+    def __call__(self, id_BxL: jax.Array) -> jax.Array:
+        position_L = jnp.arange(id_BxL.shape[1])
+        x = nn.Embed(self.vocab_size, self.width, name="token_embedding")(id_BxL)
+        x += nn.Embed(self.max_length, self.width, name="position_embedding")(position_L)[None]
+        for i in range(self.depth):
+            x = Layer(
+                self.num_heads, self.hidden, self.activation, self.epsilon, name=f"layers_{i}"
+            )(x)
+        x = nn.LayerNorm(self.epsilon, name="final_layer_norm")(x)
+        # Old configs say 2, wrongly; transformers then takes the end to be the largest id.
+        is_end_BxL = id_BxL if self.end_of_text == 2 else id_BxL == self.end_of_text
+        end_B = is_end_BxL.argmax(axis=1)  # the first, for padding may be the same token
+        x_BxD = jnp.take_along_axis(x, end_B[:, None, None], axis=1)[:, 0]
+        return nn.Dense(self.projection, use_bias=False, name="text_projection")(x_BxD)
+
+
+class TextModel(NamedTuple):
+    """A tower with its weights, and the tokenizer of transformers that it was trained with."""
+
+    tower: TextTower
+    variables: Variables
+    tokenizer: Any
+
+
+def load(where: str) -> TextModel:
+    """Reads the text tower of a CLIP model.
+
+    Args:
+      where: a folder, or the name of a Hugging Face repository (`openai/clip-vit-base-patch32`,
+        `name@revision`), which is downloaded once; HF_HUB_OFFLINE=1 keeps to what was.
+
+    Raises:
+      ValueError: no such model, not CLIP, weights other than safetensors, entries missing,
+        unexpected or misshapen (all of them are listed), or no tokenizer.
+    """
+    # transformers takes a second and a half to import, for nobody who only classifies images.
+    from transformers import AutoTokenizer
+
+    # The config first: nobody should wait for gigabytes to hear that they are not CLIP.
+    tower = _tower(_folder(where, weights.CONFIG) / weights.CONFIG)
+    folder = _folder(where, weights.WEIGHTS, "*token*.json", "vocab.json", "merges.txt")
+    if not (folder / weights.WEIGHTS).is_file():
+        raise ValueError(
+            f"'{where}' has no {weights.WEIGHTS}, and ktjax never unpickles others: name a "
+            "revision that has it ('name@revision'), or a folder with a converted copy."
+        )
+    files = {path.name for path in folder.iterdir()}
+    if not ("tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files):
+        # transformers would go on without words.
+        raise ValueError(f"'{where}' has no tokenizer: tokenizer.json, or vocab.json, merges.txt.")
+    variables = _fill(tower, folder / weights.WEIGHTS)
+    return TextModel(tower, variables, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+
+def tokenize(model: TextModel, texts: Sequence[str]) -> np.ndarray:
+    """Token ids, int32 [N, L]: cut at the tower's length, padded to the longest text.
+
+    Raises:
+      ValueError: the tokenizer and the tower do not belong together.
+    """
+    tower = model.tower
+    id_NxL = model.tokenizer(
+        list(texts),
+        padding="longest",
+        padding_side="right",  # causal attention: nothing sees what comes after it
+        truncation=True,
+        max_length=tower.max_length,
+        return_tensors="np",
+    )["input_ids"].astype(np.int32)
+    if id_NxL.max() >= tower.vocab_size:
+        raise ValueError(
+            f"The tokenizer gives token {id_NxL.max()}, the text tower has {tower.vocab_size}."
+        )
+    if tower.end_of_text != 2 and not (id_NxL == tower.end_of_text).any(axis=1).all():
+        raise ValueError(f"The tokenizer ends texts without token {tower.end_of_text}.")
+    return id_NxL
+
+
+def embed_names(where: str, names: Sequence[str], template: str = "a photo of a {}.") -> np.ndarray:
+    """CLIP's embeddings of class names.
+
+    Args:
+      where: as for `load`.
+      names: the names of the classes; cut where they are too long for the tower.
+      template: the text in which the name takes the place of {}.
+
+    Returns:
+      float32 [C, D], of unit length.
+
+    Raises:
+      ValueError: as `load` does, or no names, or no single {} in the template.
+    """
+    if not names:
+        raise ValueError("There are no names to embed.")
+    if template.count("{}") != 1:
+        raise ValueError(f"The template needs one {{}}, for the name, not '{template}'.")
+    model = load(where)
+    id_CxL = tokenize(model, [template.replace("{}", name) for name in names])
+    embedding_CxD = _embed(model, id_CxL)
+    return embedding_CxD / np.linalg.norm(embedding_CxD, axis=1, keepdims=True)
+
+
+def _embed(model: TextModel, id_NxL: np.ndarray) -> np.ndarray:
+    """The tower on any number of texts, in batches of one size."""
+    size = min(_BATCH, len(id_NxL))
+    apply = jax.jit(model.tower.apply)
+    parts = []
+    # Where they can, accelerators multiply in less than float32 unless told.
+    with jax.default_matmul_precision("float32"):
+        for start in range(0, len(id_NxL), size):
+            id_BxL = id_NxL[start : start + size]
+            filled = np.pad(id_BxL, ((0, size - len(id_BxL)), (0, 0)), mode="edge")
+            parts.append(np.asarray(apply(model.variables, filled))[: len(id_BxL)])
+    return np.concatenate(parts)
+
+
+def _folder(where: str, *files: str) -> Path:
+    """The folder, or the snapshot of the repository with those of the files that it has."""
+    import huggingface_hub
+
+    if os.path.isdir(where):
+        return Path(where)
+    name, _, revision = where.partition("@")
+    revision = revision or _REVISIONS.get(name)
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files)
+        )
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"No CLIP model '{where}', a folder or repository: {reason}") from error
+
+
+def _tower(path: Path) -> TextTower:
+    """The tower that config.json describes; transformers knows what absent fields mean."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CLIPConfig, CLIPTextConfig
+
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {weights.CONFIG}.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in ("clip", "clip_text_model"):
+        raise ValueError(f"{path} is not of a CLIP model: its model_type is {kind!r}.")
+    try:
+        whole = (CLIPConfig if kind == "clip" else CLIPTextConfig).from_dict(config)
+    except StrictDataclassError as error:
+        raise ValueError(f"{path} is no CLIP config: {' '.join(str(error).split())}") from error
+    text = whole.text_config if kind == "clip" else whole
+    if text.hidden_act not in ACTIVATIONS:
+        raise ValueError(
+            f"{path} wants hidden_act '{text.hidden_act}'; there are {', '.join(ACTIVATIONS)}."
+        )
+    return TextTower(
+        vocab_size=text.vocab_size,
+        max_length=text.max_position_embeddings,
+        width=text.hidden_size,
+        depth=text.num_hidden_layers,
+        num_heads=text.num_attention_heads,
+        hidden=text.intermediate_size,
+        projection=whole.projection_dim,  # of both towers; that of text_config may be another
+        activation=text.hidden_act,
+        epsilon=text.layer_norm_eps,
+        end_of_text=text.eos_token_id,
+    )
+
+
+def _fill(tower: TextTower, path: Path) -> Variables:
+    """The tower's variables, float32, from the checkpoint; ValueError lists what does not fit."""
+    shapes = jax.eval_shape(tower.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    modules = {a.format(i): b.format(i) for i in range(tower.depth) for a, b in _MODULES.items()}
+    wanted, path_of = {}, {}
+    for flat, leaf in traverse_util.flatten_dict(shapes["params"]).items():
+        entry = f"{modules['/'.join(flat[:-1])]}.{_LEAVES[flat[-1]]}"
+        path_of[entry] = flat
+        # torch keeps a linear layer's weights as [out, in], Flax as [in, out].
+        wanted[entry] = leaf.shape[::-1] if flat[-1] == "kernel" else leaf.shape
+    found = weights.read_entries(path, ignored=_IGNORED)
+    weights.check_fit(path, found, wanted, by="config")
+    flat = {
+        path_of[k]: jnp.asarray((v.T if path_of[k][-1] == "kernel" else v).astype(np.float32))
+        for k, v in found.items()
+    }
+    return {"params": traverse_util.unflatten_dict(flat)}

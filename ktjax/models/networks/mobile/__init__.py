@@ -1,0 +1,1 @@
+"""Blocks, stages and definitions of EfficientNet and MobileNet."""

@@ -1,0 +1,94 @@
+"""Figures of many transfers: the rows of transfers.py -> matplotlib Figure. See figures.py."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ktjax.report import figures
+
+Results = Mapping[str, Any]
+Rows = list[dict[str, Any]]
+
+
+def rows(results: Results) -> Rows:
+    """A row per student, teacher and objective."""
+    return results["transfers"]["rows"]
+
+
+def delta(results: Results) -> Figure:
+    """Transfer delta against the accuracy difference, per objective (the paper's figure 4)."""
+    styles = figures.styles({"runs": rows(results)})
+    title = "What transfers changed, by how much better the teacher was"
+    return _panels(results, "accuracy_difference", "teacher minus student (points)", title, styles)
+
+
+def foresight(results: Results) -> Figure:
+    """Transfer delta against the gain that the partition promised before it, per objective."""
+    styles = figures.styles({"runs": rows(results)})
+    title = "What transfers changed, by what the partitioned targets promised"
+    label = "accuracy of the targets minus the student's (points)"
+    return _panels(results, "partition_gain", label, title, styles)
+
+
+def success_rows(results: Results) -> Rows:
+    """A row per objective and student: the share of its teachers that improved it."""
+    return [
+        {"objective": objective, "student": student, "success_rate": rate}
+        for objective, found in results["transfers"]["success"].items()
+        for student, rate in found["per_student"].items()
+    ]
+
+
+def success(results: Results) -> Figure:
+    """Success rates per objective: a box over students, and a point for each."""
+    found = results["transfers"]["success"]
+    styles = figures.styles({"runs": rows(results)})
+    figure = figures.new_figure(7.4, 4.8, "How often a transfer improves the student")
+    axes = figure.add_subplot()
+    for i, (objective, of) in enumerate(found.items()):
+        rates = list(of["per_student"].values())
+        style = styles[objective]
+        figures.box(axes, i, rates, colour=style.colour, hatch=style.hatch)
+        # Beside each other, or equal rates would hide one another.
+        spread = np.linspace(-0.18, 0.18, len(rates)) if len(rates) > 1 else [0.0]
+        look = {"marker": style.marker, "color": "white", "markeredgecolor": "black"}
+        axes.plot(i + np.asarray(spread), rates, linestyle="", markersize=5, **look)
+    ticks = [f"{name}\nmean delta {of['mean_delta']:+.2f}" for name, of in found.items()]
+    tilt = {"rotation": 30, "ha": "right"} if len(ticks) > 4 else {}
+    axes.set_xticks(range(len(ticks)), ticks, fontsize=8, **tilt)
+    axes.set_xlim(-0.6, len(ticks) - 0.4)
+    axes.set_ylim(-4, 104)
+    axes.set_ylabel("teachers that improved a student (%)")
+    axes.grid(axis="y", alpha=0.3)
+    return figures.plain_text(figure)
+
+
+def _panels(results, key, xlabel, title, styles):
+    """A panel per objective, a point per pair, and a line where nothing changed.
+
+    Each has its own scale: one objective's losses can be a hundred times another's gains.
+    """
+    columns = len(styles) if len(styles) <= 3 else 2
+    lines = -(-len(styles) // columns)
+    figure = figures.new_figure(8, 1.2 + 2.7 * lines, title)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
+    for axes, (objective, style) in zip(grid, styles.items(), strict=False):
+        own = [row for row in rows(results) if row["objective"] == objective]
+        look = {"marker": style.marker, "color": style.colour, "markeredgecolor": "black"}
+        x, y = ([row[name] for row in own] for name in (key, "delta"))
+        axes.plot(x, y, linestyle="", markersize=6, alpha=0.85, **look)
+        axes.axhline(0, color="black", linewidth=1)
+        axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
+        better = sum(row["delta"] > 0 for row in own)
+        axes.set_title(
+            figures.clip(f"{objective}: {better} of {len(own)} better", 48, 2), fontsize=9
+        )
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelbottom=True)
+    for axes in grid[len(styles) :]:
+        axes.remove()
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel("transfer delta (points)", fontsize=10)
+    return figures.plain_text(figure)

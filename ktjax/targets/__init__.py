@@ -1,0 +1,1 @@
+"""What frozen models say of a batch: asked in every step, or stored."""
