@@ -54,13 +54,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.max_examples = config_dict.placeholder(int)  # of the validation split; None: all
     config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
 
-    # One batch for all models: its side in pixels, the share of the image's centre that it shows,
-    # and the filter. None: as the model with the largest input wants it; the others resize.
+    # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
+    # centre that it shows, and the filter. None: as the model with the largest input wants it; the
+    # others resize.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
-    if arg.data == "glyphs":
-        config.image_size = 24
     config.cache_gb = 2.0  # a split up to this size, decoded, stays in memory
     config.decode_threads = 16  # of each process that decodes
     config.eval_batch_size = 512  # over all devices
@@ -70,4 +69,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.random_students = config.random_students[:1]
         config.max_examples = 128
         config.eval_batch_size = 64
-    return config
+    return config.lock()

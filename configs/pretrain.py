@@ -68,20 +68,20 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.eval_data = config_dict.placeholder(str)
     # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
     config.robustness = ()
-    # Share of each class of train held out as tune, where there is none.
-    config.minival = 0.01 if arg.data == "imagenet2012" else 0.1
+    # Share of each class of train held out as tune, where there is none. None: 0.01 of ImageNet,
+    # else 0.1.
+    config.minival = config_dict.placeholder(float)
     config.train_fraction = 1.0  # share of each class of train that is used
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
     config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
 
-    # One batch for all models: its side in pixels, the share of the image's centre that it shows,
-    # and the filter. None: as the model with the largest input wants it; the others resize.
+    # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
+    # centre that it shows, and the filter. None: as the model with the largest input wants it; the
+    # others resize.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
-    if arg.data == "glyphs":
-        config.image_size = 24
     # Least and most share of the area that a view shows, cropped at random; None: as above.
     config.crop_scale = config_dict.placeholder(tuple)
     if pretrained:
@@ -89,7 +89,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
-    config.augment = "minimal" if pretrained else "shift_colour"  # ktjax.data.augment.RECIPES
+    config.augment = "minimal" if pretrained else "shift_colour"  # ktjax.augment.RECIPES
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices
@@ -103,7 +103,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.learning_rate = recipe["learning_rate"]  # per 256 samples
     config.schedule = "cosine"  # to zero; or constant
     config.warmup = 0.05  # share of all steps
-    config.weight_decay = recipe["weight_decay"]  # as ktjax.optim says, for each optimiser
+    config.weight_decay = recipe["weight_decay"]  # as ktjax.optim says, for each optimizer
     config.clip_norm = 1.0  # of the gradient; None: not clipped
     config.label_smoothing = 0.0  # towards the uniform distribution
 
@@ -122,4 +122,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.total_epochs = 1.0
         config.eval_every_epochs = 1.0
         config.log_every = 2
-    return config
+    return config.lock()

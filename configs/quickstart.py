@@ -19,6 +19,8 @@ the mean of both teachers, with seed 100 (the student starts at 68.03 %):
   xe                    68.00  68.30  68.15  68.58  68.12
 """
 
+from typing import Any
+
 import ml_collections
 from ml_collections import config_dict
 
@@ -34,20 +36,22 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Names or folders, as ktjax.load_model takes them.
     config.student = "glyphs/tiny_resnet_narrow"
     config.teachers = ("glyphs/tiny_mixer", "glyphs/tiny_resnet_gn")
-    config.strategy = "single"  # ktjax.jobs.strategies.STRATEGIES: how several teachers are used
-    config.order = "given"  # ktjax.jobs.strategies.ORDERS: of the teachers, if it is sequential
+    config.strategy = "single"  # ktjax.jobs.transfer.plan.STRATEGIES: how several teachers are used
+    config.order = "given"  # ktjax.jobs.transfer.plan.ORDERS: of the teachers, if it is sequential
     # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
     config.seeds = (1,)
 
     # What is minimised, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
     # docstrings explain the options), and the learning rate per 256 samples.
-    kl = dict(temperature=1.0, top_k=config_dict.placeholder(int), standardised=False)
+    def kl() -> dict[str, Any]:
+        return dict(temperature=1.0, top_k=config_dict.placeholder(int), standardized=False)
+
     every_flip = ("positive", "negative", "neutral")
     config.objectives = {
         "xe": dict(objective="xe", learning_rate=0.1, label_smoothing=0.0),
-        "kl": dict(objective="kl", learning_rate=0.01, flips=every_flip, **kl),
-        "kl_dp": dict(objective="kl_dp", learning_rate=0.1, **kl),
-        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=0.1, **kl),
+        "kl": dict(objective="kl", learning_rate=0.01, flips=every_flip, **kl()),
+        "kl_dp": dict(objective="kl_dp", learning_rate=0.1, **kl()),
+        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=0.1, **kl()),
     }
     # Slow weights, by name of an objective: {"kl": dict(tau=0.999, every=1)}.
     config.mcl = {}
@@ -59,15 +63,19 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.eval_data = config_dict.placeholder(str)
     # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
     config.robustness = ()
-    config.minival = 0.1  # share of each class of train held out as tune, where there is none
-    config.train_fraction = 1.0  # share of each class of train that is used
+    # Share of each class of train held out as tune, where there is none. None: 0.01 of ImageNet,
+    # else 0.1.
+    config.minival = config_dict.placeholder(float)
+    # Share of each class of train that is used. None: a tenth of ImageNet, else 1.
+    config.train_fraction = config_dict.placeholder(float)
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
     config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
 
-    # One batch for all models: its side in pixels, the share of the image's centre that it shows,
-    # and the filter. None: as the model with the largest input wants it; the others resize.
-    config.image_size = 24
+    # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
+    # centre that it shows, and the filter. None: as the model with the largest input wants it; the
+    # others resize.
+    config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
     # Least and most share of the area that a view shows, cropped at random; None: as above.
@@ -75,7 +83,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
-    config.augment = "shift_colour"  # ktjax.data.augment.RECIPES
+    # ktjax.augment.RECIPES. None: shift_colour for glyphs and folders, else default.
+    config.augment = config_dict.placeholder(str)
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "stored"
 
@@ -90,7 +99,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer = "sgd"  # ktjax.optim.OPTIMIZERS
     config.schedule = "cosine"  # to zero; or constant
     config.warmup = 0.05  # share of all steps
-    config.weight_decay = 0.0  # as ktjax.optim says, for each optimiser
+    config.weight_decay = 0.0  # as ktjax.optim says, for each optimizer
     config.clip_norm = 1.0  # of the gradient; None: not clipped
 
     config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models that fit on no device
@@ -106,4 +115,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.eval_batch_size = 64
         config.total_epochs = 2.0
         config.log_every = 2
-    return config
+    return config.lock()

@@ -18,6 +18,8 @@ The defaults follow the paper's protocol: SGD, constant learning rate, 20 epochs
 same hyperparameters for every pair. configs/quickstart.py is tuned for the embedded zoo.
 """
 
+from typing import Any
+
 import ml_collections
 from ml_collections import config_dict
 
@@ -36,15 +38,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         order="given",
         runlocal=False,
     )
-    imagenet = arg.data == "imagenet2012"
-    photographs = arg.data != "glyphs" and not arg.data.startswith("folder:")
     config = ml_collections.ConfigDict()
     config.job = "transfer"  # ktjax.main.JOBS
 
     # Names or folders, as ktjax.load_model takes them.
     config.student = arg.student
     config.teachers = tuple(arg.teachers)
-    # How several teachers are used (ktjax.jobs.strategies.STRATEGIES). single: each alone;
+    # How several teachers are used (ktjax.jobs.transfer.plan.STRATEGIES). single: each alone;
     # parallel: all at once; sequential: one after another; soup: each alone, then the average of
     # the students; mutual: nobody is frozen, student and teachers teach each other.
     config.strategy = arg.strategy
@@ -54,26 +54,36 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     # What is minimised, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
     # docstrings explain the options), and the learning rate per 256 samples.
-    kl = dict(temperature=1.0, top_k=config_dict.placeholder(int), standardised=False)
+    def kl(top_k: int | None = None) -> dict[str, Any]:
+        placeholder = config_dict.placeholder(int)  # its own for each: shared ones change together
+        placeholder.set(top_k)
+        return dict(temperature=1.0, top_k=placeholder, standardized=False)
+
     flips = ("positive", "negative", "neutral")  # which samples are distilled
-    # That of XE-KL + MCL, over the most probable of ImageNet's 1,000 classes.
-    mcl_kl = kl | dict(top_k=100) if imagenet else kl
     xe = dict(label_smoothing=0.0)
     objectives = {
         "xe": dict(objective="xe", learning_rate=1e-4, **xe),
-        "self": dict(objective="self", learning_rate=1e-4, **kl),
-        "kl": dict(objective="kl", learning_rate=1e-4, flips=flips, **kl),
-        "xe_kl": dict(objective="xe_kl", learning_rate=1e-4, alpha=0.5, flips=flips, **xe, **kl),
+        "self": dict(objective="self", learning_rate=1e-4, **kl()),
+        "kl": dict(objective="kl", learning_rate=1e-4, flips=flips, **kl()),
+        "xe_kl": dict(objective="xe_kl", learning_rate=1e-4, alpha=0.5, flips=flips, **xe, **kl()),
         "xe_kl_mcl": dict(
-            objective="xe_kl", learning_rate=1e-2, alpha=0.68, flips=flips, **xe, **mcl_kl
+            # Over the 100 most probable classes, of ImageNet's 1,000.
+            objective="xe_kl",
+            learning_rate=1e-2,
+            alpha=0.68,
+            flips=flips,
+            **xe,
+            **kl(top_k=100),
         ),
-        "hinton": dict(objective="hinton", learning_rate=1e-4, flips=flips, **kl),
-        "adaptconf": dict(objective="adaptconf", learning_rate=1e-4, sharpness=0.5, **kl),
-        "kl_dp": dict(objective="kl_dp", learning_rate=1e-4, **kl),
-        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=1e-4, **kl),
-        "kl_dp_retain": dict(objective="kl_dp_flip", learning_rate=1e-4, neutral="retain", **kl),
-        "kl_dp_teach": dict(objective="kl_dp_flip", learning_rate=1e-4, neutral="teach", **kl),
-        "kl_dp_average": dict(objective="kl_dp_flip", learning_rate=1e-4, neutral="average", **kl),
+        "hinton": dict(objective="hinton", learning_rate=1e-4, flips=flips, **kl()),
+        "adaptconf": dict(objective="adaptconf", learning_rate=1e-4, sharpness=0.5, **kl()),
+        "kl_dp": dict(objective="kl_dp", learning_rate=1e-4, **kl()),
+        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=1e-4, **kl()),
+        "kl_dp_retain": dict(objective="kl_dp_flip", learning_rate=1e-4, neutral="retain", **kl()),
+        "kl_dp_teach": dict(objective="kl_dp_flip", learning_rate=1e-4, neutral="teach", **kl()),
+        "kl_dp_average": dict(
+            objective="kl_dp_flip", learning_rate=1e-4, neutral="average", **kl()
+        ),
         "cd": dict(objective="cd", learning_rate=1e-4, weight=10.0, gamma=0.1, **xe),
         "crd": dict(
             objective="crd",
@@ -86,7 +96,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             momentum=0.5,  # share of the memory that stays
             **xe,
         ),
-        "mutual": dict(objective="mutual", learning_rate=1e-4, detach_teacher=True, **xe, **kl),
+        "mutual": dict(objective="mutual", learning_rate=1e-4, detach_teacher=True, **xe, **kl()),
     }
     chosen = arg.objectives or (("mutual",) if arg.strategy == "mutual" else ("kl", "kl_dp"))
     for name in chosen:
@@ -103,29 +113,30 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.eval_data = config_dict.placeholder(str)
     # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
     config.robustness = ()
-    # Share of each class of train held out as tune, where there is none.
-    config.minival = 0.01 if imagenet else 0.1
-    # Share of each class of train that is used; of ImageNet the paper uses a tenth.
-    config.train_fraction = 0.1 if imagenet else 1.0
+    # Share of each class of train held out as tune, where there is none. None: 0.01 of ImageNet,
+    # else 0.1.
+    config.minival = config_dict.placeholder(float)
+    # Share of each class of train that is used. None: a tenth of ImageNet, as in the paper, else 1.
+    config.train_fraction = config_dict.placeholder(float)
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
     config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
 
-    # One batch for all models: its side in pixels, the share of the image's centre that it shows,
-    # and the filter. None: as the model with the largest input wants it; the others resize.
+    # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
+    # centre that it shows, and the filter. None: as the model with the largest input wants it; the
+    # others resize.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
-    if arg.data == "glyphs":
-        config.image_size = 24
     # Least and most share of the area that a view shows, cropped at random; None: as above.
     config.crop_scale = config_dict.placeholder(tuple)
     config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
-    # ktjax.data.augment.RECIPES. The paper's: default (mirrored, colours distorted, some grey),
+    # ktjax.augment.RECIPES. The paper's: default (mirrored, colours distorted, some grey),
     # weak, very_weak, vicreg, minimal (mirrored), none. shift_colour suits letters: no mirror.
-    config.augment = "default" if photographs else "shift_colour"
+    # None: shift_colour for glyphs and folders, else default.
+    config.augment = config_dict.placeholder(str)
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "live"
 
@@ -140,7 +151,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer = "sgd"  # ktjax.optim.OPTIMIZERS
     config.schedule = "constant"  # or cosine, to zero
     config.warmup = 0.0  # share of all steps
-    config.weight_decay = 1e-4  # as ktjax.optim says, for each optimiser
+    config.weight_decay = 1e-4  # as ktjax.optim says, for each optimizer
     config.clip_norm = config_dict.placeholder(float)  # of the gradient; None: not clipped
 
     config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models that fit on no device
@@ -156,4 +167,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.eval_batch_size = 64
         config.total_epochs = 2.0
         config.log_every = 2
-    return config
+    return config.lock()

@@ -1,6 +1,5 @@
-"""Arguments of config files, durations and validation. No JAX."""
+"""Arguments of config files. What a config has to be is said in settings/. No JAX."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +7,9 @@ import ml_collections
 
 # Fields in which None has a meaning: the comments of the configs say which.
 OPTIONAL = (
-    *("clip_norm", "crop_pct", "crop_scale", "data_dir", "eval_data", "eval_every_epochs"),
-    *("eval_every_steps", "image_size", "interpolation", "max_examples", "top_k"),
-    *("total_epochs", "total_steps"),
+    *("augment", "clip_norm", "crop_pct", "crop_scale", "data_dir", "eval_data"),
+    *("eval_every_epochs", "eval_every_steps", "image_size", "interpolation", "max_examples"),
+    *("minival", "top_k", "total_epochs", "total_steps", "train_fraction"),
 )
 
 
@@ -55,38 +54,7 @@ def _parse(name: str, text: str, default: Any) -> Any:
         ) from None
 
 
-def steps(config: ml_collections.ConfigDict, name: str, *, steps_per_epoch: int) -> int:
-    """A duration in steps, from `config.<name>_steps` or `config.<name>_epochs`.
-
-    Raises:
-      ValueError: not exactly one of the two is given (the other is None), or it is no step long.
-    """
-    in_steps, in_epochs = config[f"{name}_steps"], config[f"{name}_epochs"]
-    if (in_steps is None) == (in_epochs is None):
-        raise ValueError(
-            f"Give one of config.{name}_steps={in_steps} and config.{name}_epochs={in_epochs}, "
-            "and None for the other."
-        )
-    count = in_steps if in_epochs is None else in_epochs * steps_per_epoch
-    if not math.isfinite(count) or round(count) < 1:
-        raise ValueError(f"config.{name}_steps or config.{name}_epochs comes to {count} steps.")
-    return round(count)
-
-
 def check_choice(field: str, value: Any, known: Sequence[str]) -> None:
     """Raises ValueError, with the list of what is known, unless the value is in it."""
     if value not in known:
         raise ValueError(f"config.{field}='{value}' is not known. Known: {', '.join(known)}.")
-
-
-def check_positive(config: ml_collections.ConfigDict, *fields: str) -> None:
-    """Raises ValueError unless the fields are above zero, and finite."""
-    for field in fields:
-        if not 0 < config[field] < math.inf:
-            raise ValueError(f"config.{field}={config[field]} has to be above zero, and finite.")
-
-
-def check_seeds(*seeds: int) -> None:
-    """Raises ValueError unless the seeds are different, in the 32 bits that JAX takes of each."""
-    if not all(0 <= seed < 2**32 for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ValueError(f"Seeds have to be different, from 0 to below 2^32: {seeds}.")

@@ -273,8 +273,8 @@ def refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(models=MODELS[:1]), "a pair takes two models"),
-        (dict(models=()), "a pair takes two models"),
+        (dict(models=MODELS[:1]), "models has 1 entries, and takes 2 or more"),
+        (dict(models=()), "models has 0 entries, and takes 2 or more"),
         (dict(models=(*MODELS, "glyphs/tiny_mlpp")), r"'glyphs/tiny_mlpp'.*glyphs/tiny_mlp\b"),
         (dict(models=(*MODELS, "tiny_vit")), "'tiny_vit' is an architecture"),
         (dict(models=(*MODELS, MODELS[0])), "names a model twice"),
@@ -287,7 +287,7 @@ def refused(tmp_path, monkeypatch):
         (dict(max_examples=0), "max_examples=0"),
         (dict(image_size=0), "image_size=0"),
         (dict(eval_batch_size=0), "eval_batch_size=0"),
-        (dict(seed=-1), r"from 0 to below 2.32: \(-1"),
+        (dict(seed=-1), "seed=-1 has to be 0 or more"),
     ],
 )
 def test_refuses(fields, message, glyphs_dir, refused):

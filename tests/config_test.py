@@ -1,6 +1,5 @@
-"""Arguments of config files and durations; and what importing costs."""
+"""Arguments of config files; and what importing costs."""
 
-import ml_collections
 import pytest
 
 from ktjax import config
@@ -65,61 +64,12 @@ def test_a_value_of_another_type_is_refused(arg, message):
         config.parse_arg(arg, **SPEC)
 
 
-def durations(steps=None, epochs=None):
-    return ml_collections.ConfigDict(dict(total_steps=steps, total_epochs=epochs))
-
-
-@pytest.mark.parametrize(
-    ("given", "steps"),
-    [
-        (dict(steps=7), 7),
-        (dict(epochs=2), 20),
-        (dict(epochs=0.5), 5),
-        (dict(epochs=0.14), 1),
-        (dict(steps=1), 1),
-    ],
-)
-def test_a_duration_in_steps(given, steps):
-    assert config.steps(durations(**given), "total", steps_per_epoch=10) == steps
-
-
-@pytest.mark.parametrize("given", [{}, dict(steps=7, epochs=2), dict(steps=0, epochs=0)])
-def test_exactly_one_of_steps_and_epochs(given):
-    with pytest.raises(ValueError, match=r"one of config\.total_steps=.* and config\.total_epochs"):
-        config.steps(durations(**given), "total", steps_per_epoch=10)
-
-
-@pytest.mark.parametrize("given", [dict(steps=0), dict(steps=-3), dict(epochs=0.01)])
-def test_less_than_a_step_is_no_duration(given):
-    with pytest.raises(ValueError, match=r"total_epochs comes to -?[\d.]+ steps"):
-        config.steps(durations(**given), "total", steps_per_epoch=10)
-
-
 def test_check_choice():
     config.check_choice("schedule", "cosine", ("constant", "cosine"))
     with pytest.raises(
         ValueError, match=r"config\.schedule='cos' is not known\. Known: constant, cosine\."
     ):
         config.check_choice("schedule", "cos", ("constant", "cosine"))
-
-
-def test_check_positive():
-    fields = ml_collections.ConfigDict(dict(batch_size=8, log_every=0))
-    config.check_positive(fields, "batch_size")
-    with pytest.raises(ValueError, match=r"config\.log_every=0"):
-        config.check_positive(fields, "batch_size", "log_every")
-    for value in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="above zero, and finite"):
-            config.check_positive(
-                ml_collections.ConfigDict(dict(learning_rate=value)), "learning_rate"
-            )
-
-
-def test_check_seeds():
-    config.check_seeds(0, 2**32 - 1)
-    for seeds in ((1, 1), (-1,), (0, 2**32)):  # JAX draws the same from 0 and 2^32
-        with pytest.raises(ValueError, match=r"different, from 0 to below 2\^32: \(.*\)\."):
-            config.check_seeds(*seeds)
 
 
 @pytest.mark.smoke

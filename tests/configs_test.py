@@ -10,6 +10,7 @@ import ml_collections
 import pytest
 
 from ktjax import config as config_lib
+from ktjax.settings.transfer import Transfer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.py"))
@@ -32,7 +33,7 @@ def test_there_are_configs():
 def test_loads(path):
     whole, local = get_config(path), get_config(path, "runlocal")
     for config in (whole, local):
-        assert isinstance(config, ml_collections.ConfigDict)
+        assert isinstance(config, ml_collections.ConfigDict) and config.is_locked
         assert importlib.import_module(f"ktjax.jobs.{config.job}").run
         json.dumps(config.to_dict())  # results.json and the workdir's config.json hold it
     assert set(whole) == set(local)
@@ -71,7 +72,6 @@ def test_fields_that_are_none_may_be(path):
 @each
 def test_runlocal_runs(path, glyphs_dir, tmp_path):
     config = get_config(path, "runlocal")
-    config.lock()
     config.data_dir = glyphs_dir
     results = importlib.import_module(f"ktjax.jobs.{config.job}").run(config, tmp_path)
     assert results["runs"] or results["pairs"]
@@ -88,4 +88,6 @@ def test_transfer_to_imagenet_is_the_papers():
         0.9999,
         2 * 256 // config.batch_size,
     )
-    assert (config.total_epochs, config.train_fraction, config.schedule) == (20.0, 0.1, "constant")
+    settings = Transfer.read(config)
+    assert (settings.total_epochs, settings.train_fraction) == (20.0, 0.1)
+    assert settings.schedule == "constant"

@@ -8,7 +8,6 @@ import sys
 import time
 
 import kill
-import ml_collections
 import numpy as np
 import processes_test
 import pytest
@@ -16,9 +15,8 @@ import small_models
 from small_jobs import ROOT, check_same, read, transferring
 
 from ktjax import parallel
-from ktjax.data import pipeline
+from ktjax.experiment import evaluation, inputs
 from ktjax.jobs import transfer
-from ktjax.jobs.transfer import setup
 from ktjax.targets import live
 
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
@@ -137,12 +135,11 @@ def test_a_model_that_overflows_is_named(overflows):
         del variables
         return np.full((3, 4), np.inf if split == overflows else 0)
 
-    config = ml_collections.ConfigDict(dict(parallel="pmap", calibrate=False))
-    splits = pipeline.Splits("train", "tune", "validation")
+    splits = inputs.Splits("train", "tune", "validation")
     with pytest.raises(
         ValueError, match=r"sour \(drawn by a test\) gives logits that are not fini"
     ):
-        setup.stand(small_models.make("sour"), predict, splits, config, {})
+        evaluation.evaluate(small_models.make("sour"), predict, splits, layout="pmap")
 
 
 def test_dead_process(arguments, cached, tmp_path):

@@ -1,6 +1,7 @@
 """The runs that a config asks for: who teaches when."""
 
-import ml_collections
+import types
+
 import pytest
 
 from ktjax.jobs.transfer import plan as plan_lib
@@ -8,15 +9,17 @@ from ktjax.jobs.transfer import plan as plan_lib
 ACCURACY = {"zoo/a": 50.0, "zoo/b": 80.0, "zoo/c": 50.0}
 
 
+def entries(**objectives):
+    return {label: types.SimpleNamespace(objective=name) for label, name in objectives.items()}
+
+
 def make_config(strategy, *, order="given", teachers=tuple(ACCURACY), seeds=(1,)):
-    return ml_collections.ConfigDict(
-        dict(
-            strategy=strategy,
-            order=order,
-            teachers=teachers,
-            seeds=seeds,
-            objectives={"mine": dict(objective="kl_dp"), "xe": dict(objective="xe")},
-        )
+    return types.SimpleNamespace(
+        strategy=strategy,
+        order=order,
+        teachers=teachers,
+        seeds=seeds,
+        objectives=entries(mine="kl_dp", xe="xe"),
     )
 
 
@@ -78,7 +81,7 @@ def test_short_names_are_different():
 
 def test_runs_that_would_be_called_the_same_are_refused():
     config = make_config("single", teachers=("zoo/b-c", "zoo/c"))
-    config.objectives = {"kl": dict(objective="kl"), "kl-b": dict(objective="kl")}
+    config.objectives = entries(**{"kl": "kl", "kl-b": "kl"})
     with pytest.raises(ValueError, match="called 'kl-b-c-1': rename"):
         plan_lib.plan(config, {})
     config = make_config("soup", teachers=("zoo/soup", "zoo/c"))

@@ -37,7 +37,6 @@ def make_images(folder, classes=CLASSES, per_class=24, noise=45):
 
 def load_config(name, arg, **fields):
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](arg)
-    config.lock()
     small = dict(image_size=12, interpolation="bicubic")
     small |= dict(batch_size=16, eval_batch_size=16, log_every=2)
     short = dict(total_epochs=None, eval_every_epochs=None, total_steps=8, eval_every_steps=3)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,21 +9,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
-from ktjax import augment, evaluate, interruption, optim, parallel, train
-from ktjax import config as config_lib
+from ktjax import evaluate, interruption, optim, parallel, train
+from ktjax.augment import make_augment
 from ktjax.checkpoint import Checkpoints
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
 from ktjax.joint import Joint
 from ktjax.objectives import Objective
+from ktjax.settings.run import Run
 from ktjax.writer import Writer
 
-DTYPES = ("float32", "bfloat16")
-BATCH_NORM = ("train", "frozen")
 _LOG = logging.getLogger(__name__)
 
 
@@ -45,48 +42,13 @@ class Recipe(NamedTuple):
     eval_every: int
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError unless the fields that every training run reads make sense."""
-    config_lib.check_positive(config, "batch_size", "eval_batch_size", "log_every")
-    config_lib.check_choice("optimizer", config.optimizer, tuple(optim.OPTIMIZERS))
-    config_lib.check_choice("schedule", config.schedule, optim.SCHEDULES)
-    config_lib.check_choice("augment", config.augment, tuple(augment.RECIPES))
-    config_lib.check_choice("dtype", config.dtype, DTYPES)
-    config_lib.check_choice("batch_norm", config.batch_norm, BATCH_NORM)
-    config_lib.check_choice("parallel", config.parallel, tuple(parallel.LAYOUTS))
-    if not 0 <= config.warmup < 1:
-        raise ValueError(f"config.warmup={config.warmup} is a share of all steps: 0 to below 1.")
-    if not 0 <= config.weight_decay < math.inf:
-        raise ValueError(f"config.weight_decay={config.weight_decay} must not be negative.")
-    if config.clip_norm is not None and not 0 < config.clip_norm < math.inf:
-        raise ValueError(f"config.clip_norm={config.clip_norm} is no norm; None: not clipped.")
-    config_lib.check_positive(config, "microbatches", "steps_per_dispatch")
-    parallel.check_batch_size(config.batch_size, "batch_size", microbatches=config.microbatches)
-    parallel.check_batch_size(config.eval_batch_size, "eval_batch_size")
-
-
-def durations(config: ml_collections.ConfigDict, *, examples: int) -> tuple[int, int, int]:
-    """Steps per epoch, in total and between evaluations.
-
-    Raises:
-      ValueError: the training split does not fill one batch, or a duration is ambiguous.
-    """
-    steps_per_epoch = examples // config.batch_size
-    if not steps_per_epoch:
-        raise ValueError(
-            f"The training split has {examples} images, fewer than config.batch_size="
-            f"{config.batch_size}."
-        )
-    total = config_lib.steps(config, "total", steps_per_epoch=steps_per_epoch)
-    return (
-        steps_per_epoch,
-        total,
-        min(total, config_lib.steps(config, "eval_every", steps_per_epoch=steps_per_epoch)),
-    )
+def check(settings: Run) -> None:
+    """Raises ValueError unless batches divide by the devices that there are."""
+    parallel.check_batch_size(settings.batch_size, "batch_size", microbatches=settings.microbatches)
 
 
 def make_recipe(
-    config: ml_collections.ConfigDict,
+    settings: Run,
     *,
     student: Classifier | Joint,
     teachers: Sequence[Classifier],
@@ -94,26 +56,38 @@ def make_recipe(
     teach: train.Teach,
     learning_rate: float,
     slow: optim.SlowWeights | None,
+    augment: str,
     examples: int,
     seed: int,
     trained: Any = None,
 ) -> Recipe:
-    """Builds and wraps the train step; `teachers` are those whose features it is to see.
+    """Builds and wraps the train step.
 
-    `trained` says which of the student's parameters are: a tree of bools; None: all.
+    Args:
+      settings: of the run.
+      student: who learns.
+      teachers: those whose features the step is to see.
+      objective: what is minimized.
+      teach: what the frozen models say of a batch.
+      learning_rate: per 256 samples.
+      slow: how a slow copy of the weights follows; None: there is none.
+      augment: names the views, in ktjax.augment.RECIPES.
+      examples: in the training split.
+      seed: of order, views and the step's randomness.
+      trained: which of the student's parameters are trained, a tree of bools; None: all.
     """
-    steps_per_epoch, total_steps, eval_every = durations(config, examples=examples)
+    durations = settings.durations(examples)
     schedule = optim.make_schedule(
-        config.schedule,
-        peak=optim.scaled(learning_rate, batch_size=config.batch_size),
-        warmup_steps=round(config.warmup * total_steps),
-        total_steps=total_steps,
+        settings.schedule,
+        peak=optim.scaled(learning_rate, batch_size=settings.batch_size),
+        warmup_steps=round(settings.warmup * durations.total),
+        total_steps=durations.total,
     )
     optimizer = optim.make_optimizer(
-        config.optimizer,
+        settings.optimizer,
         schedule=schedule,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
     )
     if isinstance(student, Joint):
         optimizer = optim.per_member(optimizer, student.keys)
@@ -125,12 +99,12 @@ def make_recipe(
         objective=objective,
         optimizer=optimizer,
         slow=slow,
-        augment=augment.make_augment(config.augment, seed=seed),
-        steps_per_epoch=steps_per_epoch,
-        dtype=jnp.dtype(config.dtype),
-        freeze_stats=config.batch_norm == "frozen",
-        microbatches=config.microbatches,
-        remat=config.remat,
+        augment=make_augment(augment, seed=seed),
+        steps_per_epoch=durations.epoch,
+        dtype=jnp.dtype(settings.dtype),
+        freeze_stats=settings.batch_norm == "frozen",
+        microbatches=settings.microbatches,
+        remat=settings.remat,
     )
     # Of images of any size: each model resizes for itself.
     outputs = train.output_shapes(student, teachers, size=32)
@@ -147,24 +121,25 @@ def make_recipe(
         )
 
     shapes = jax.eval_shape(init, dict(student.variables), jax.random.key(seed))
-    shardings = parallel.shardings(shapes, config.parallel)
+    shardings = parallel.shardings(shapes, settings.parallel)
+    layout = parallel.LAYOUTS[settings.parallel]
     return Recipe(
-        step=parallel.LAYOUTS[config.parallel].compile(step, several=config.steps_per_dispatch > 1),
+        step=layout.compile(step, several=settings.steps_per_dispatch > 1),
         init=jax.jit(init, out_shardings=shardings),
         state=jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
             shardings,
         ),
-        layout=config.parallel,
+        layout=settings.parallel,
         seed=seed,
-        batch_size=config.batch_size,
-        steps_per_dispatch=config.steps_per_dispatch,
-        log_every=config.log_every,
+        batch_size=settings.batch_size,
+        steps_per_dispatch=settings.steps_per_dispatch,
+        log_every=settings.log_every,
         schedule=schedule,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        eval_every=eval_every,
+        steps_per_epoch=durations.epoch,
+        total_steps=durations.total,
+        eval_every=durations.eval_every,
     )
 
 
@@ -345,27 +320,3 @@ class _Waited:
             }
             self.begin()
         return self._found
-
-
-def row(
-    history: Sequence[Mapping[str, Any]],
-    *,
-    run: str,
-    student: str,
-    teachers: Sequence[str],
-    objective: str,
-    seed: int,
-    measured: Mapping[str, Any],
-) -> dict[str, Any]:
-    """A run in results.json: who it was, what `analysis.measures` found, and how it went."""
-    return {
-        "run": run,
-        "student": student,
-        "teachers": list(teachers),
-        "objective": objective,
-        "seed": seed,
-        **measured,
-        "taught": mean_taught(history),
-        "seconds": history[-1]["seconds"],
-        "history": list(history),
-    }

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 import ktjax
@@ -21,6 +20,7 @@ from ktjax.analysis import measures
 from ktjax.classifier import Classifier
 from ktjax.experiment import logs
 from ktjax.report import page, tables
+from ktjax.settings.record import Record
 
 CONFIG = "config.json"
 RESULTS = "results.json"
@@ -37,9 +37,7 @@ _PACKAGES = (
 )
 
 
-def finished(
-    workdir: Path, config: ml_collections.ConfigDict, *, overwrite: bool
-) -> dict[str, Any] | None:
+def finished(workdir: Path, settings: Record, *, overwrite: bool) -> dict[str, Any] | None:
     """The results, printed, if this experiment has been run here; else None. Writes nothing.
 
     Raises:
@@ -49,7 +47,7 @@ def finished(
     path = workdir / CONFIG
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        resolved = _resolved(config)
+        resolved = settings.to_json()
         if not isinstance(found, dict):
             raise ValueError(f"{CONFIG} of '{workdir}' is no config: it was not written by ktjax.")
         if found != resolved:
@@ -73,7 +71,7 @@ def finished(
     return results
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict, dataset: data.Dataset) -> None:
+def claim(workdir: Path, settings: Record, dataset: data.Dataset) -> None:
     """Makes the folder this experiment's: writes the resolved config, and logs to it from now on.
 
     Of another experiment, which `finished` would have refused, everything is deleted but what
@@ -86,8 +84,8 @@ def claim(workdir: Path, config: ml_collections.ConfigDict, dataset: data.Datase
     try:
         if parallel.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
-            _clear(workdir, config)
-            _write_json(workdir / CONFIG, _resolved(config))
+            _clear(workdir, settings)
+            _write_json(workdir / CONFIG, settings.to_json())
             if not (workdir / _DATA).exists():
                 _write_json(workdir / _DATA, _seen(dataset))
         parallel.wait_for_all("claim")
@@ -125,10 +123,10 @@ def _check_data(workdir: Path, dataset: data.Dataset) -> None:
         )
 
 
-def _clear(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def _clear(workdir: Path, settings: Record) -> None:
     """Deletes what another experiment has written; its config last, should this be interrupted."""
     path = workdir / CONFIG
-    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) == _resolved(config):
+    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) == settings.to_json():
         return
     for name in (*_WRITTEN, CONFIG):
         if (workdir / name).is_dir():
@@ -144,7 +142,7 @@ def on_host(classifier: Classifier) -> Classifier:
 
 def finish(
     workdir: Path,
-    config: ml_collections.ConfigDict,
+    settings: Record,
     *,
     dataset: data.Dataset,
     label_N: np.ndarray,
@@ -158,7 +156,7 @@ def finish(
 
     Args:
       workdir: of the job.
-      config: of the job.
+      settings: of the job.
       dataset: that the job ran on.
       label_N: of the validation images.
       runs: a row for each run, with the measures of `analysis.measures`.
@@ -168,7 +166,7 @@ def finish(
       **found: what else the job found.
     """
     results = {
-        "job": config.job,
+        "job": settings.job,
         "runs": list(runs),
         "objectives": measures.of_objectives(runs),
         "models": dict(models),
@@ -184,7 +182,7 @@ def finish(
             "skipped": {split: len(wrong) for split, wrong in dataset.skipped.items()},
         },
         "environment": environment(),
-        "config": _resolved(config),
+        "config": settings.to_json(),
     }
     if parallel.is_first():
         path = page.write(workdir, results, examples)
@@ -212,11 +210,6 @@ def _peak_device_bytes() -> int | None:
     """The most memory that a device of this process has had in use; None where nobody counts."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
-
-
-def _resolved(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The config as config.json holds it: tuples become lists."""
-    return json.loads(json.dumps(config.to_dict()))
 
 
 def _unusable(workdir: Path, error: OSError) -> ValueError:

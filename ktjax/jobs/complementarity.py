@@ -17,7 +17,6 @@ import numpy as np
 import tqdm
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import config as config_lib
 from ktjax import data, evaluate, interruption, models, parallel
 from ktjax.analysis import complementarity, expertise, pairs, predictions, transfers
 from ktjax.analysis.predictions import Predictions
@@ -25,36 +24,33 @@ from ktjax.classifier import Classifier, Output
 from ktjax.data import pipeline
 from ktjax.experiment import inputs
 from ktjax.experiment import workdir as workdir_lib
+from ktjax.settings.complementarity import CLIP, Complementarity
 
-SIMILARITIES = ("groups", "prototypes", "clip:NAME")
 CLASS_FLIPS = "class_flips.safetensors"
-_CLIP = "clip:"
 _EXAMPLES = 12  # pictures in the report
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError unless the config makes sense; nothing is loaded, compiled or written."""
-    config_lib.check_positive(config, "eval_batch_size")
-    parallel.check_batch_size(config.eval_batch_size, "eval_batch_size")
-    config_lib.check_seeds(config.seed)
-    inputs.check(config)
-    if config.similarity not in SIMILARITIES[:2] and not config.similarity.startswith(_CLIP):
-        config_lib.check_choice("similarity", config.similarity, SIMILARITIES)
-    if len(config.models) < 2:
-        raise ValueError(f"config.models={config.models}: a pair takes two models at least.")
-    folders = [models.locate(name).path.resolve() for name in config.models]
-    if len(set(folders)) < len(folders):
-        raise ValueError(f"config.models names a model twice: {', '.join(config.models)}.")
-    for name in config.random_students:
-        models.check_architecture(name)
-    if len(set(config.random_students)) < len(config.random_students):
-        raise ValueError("config.random_students names an architecture twice.")
 
 
 def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Measures every ordered pair of `config.models`; resumes what was interrupted.
+    """Measures every ordered pair of the config's models, as `execute` does."""
+    return execute(Complementarity.read(config), workdir, overwrite=overwrite)
+
+
+def check(settings: Complementarity) -> None:
+    """Raises ValueError unless the settings go together; nothing is loaded, compiled or written."""
+    inputs.check(settings)
+    folders = [models.locate(name).path.resolve() for name in settings.models]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"config.models names a model twice: {', '.join(settings.models)}.")
+    for name in settings.random_students:
+        models.check_architecture(name)
+
+
+def execute(
+    settings: Complementarity, workdir: str | Path, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Measures every ordered pair of the models; resumes what was interrupted.
 
     With `overwrite` what another experiment has left in the workdir is deleted.
 
@@ -62,28 +58,31 @@ def run(
       What results.json holds.
 
     Raises:
-      ValueError: the config, a model, the data set or the workdir is not usable; before any work.
+      ValueError: a model, the data set or the workdir is not usable; before any work.
     """
     workdir = Path(workdir)
-    check(config)
-    finished = workdir_lib.finished(workdir, config, overwrite=overwrite)
+    check(settings)
+    finished = workdir_lib.finished(workdir, settings, overwrite=overwrite)
     if finished:
         return finished
 
-    past_runs = _past_runs(config)
-    dataset = inputs.load_validation(config)
-    blanks = {name: models.blank(name) for name in config.models}
-    for blank in blanks.values():
-        models.check_classes(blank, dataset.classes, dataset.name)
+    past_runs = _past_runs(settings)
+    loaded = inputs.load_validation(settings)
+    blanks = {name: models.blank(name) for name in settings.models}
+    inputs.check_models(loaded, blanks.values())
+    dataset = loaded.dataset
     if not dataset.validation.labelled:
-        raise ValueError(f"'{config.data}' has images without labels: nobody is right about them.")
-    named_CxC = _similarity_of_names(config, dataset)  # no CLIP of that name: told before any work
-    dataset, _ = inputs.without_bad(config, dataset, {}, names=("validation",))
+        raise ValueError(
+            f"'{settings.data}' has images without labels: nobody is right about them."
+        )
+    # First, so that a name that CLIP does not have is told before any work.
+    named_CxC = _similarity_of_names(settings, dataset)
+    dataset = inputs.without_bad(settings, loaded, names=("validation",)).dataset
     source = dataset.validation
-    workdir_lib.claim(workdir, config, dataset)
+    workdir_lib.claim(workdir, settings, dataset)
 
-    reading = inputs.reading(config, blanks.values())
-    answers = _answers(config, workdir, dataset, reading)
+    reading = inputs.reading(settings, blanks.values())
+    answers = _answers(settings, workdir, dataset, reading)
     facts = {
         name: {
             "accuracy": 100 * float(np.mean(answers[name].correct_N)),
@@ -93,46 +92,21 @@ def run(
         }
         for name, blank in blanks.items()
     }
-    correct_MxN = np.stack([answers[name].correct_N for name in config.models])
-    flips_MxMxC = pairs.flips_per_class(
-        correct_MxN, source.label_N, num_classes=len(dataset.classes)
-    )
-    if parallel.is_first():
-        _write_class_flips(workdir / CLASS_FLIPS, config, flips_MxMxC)
     similarity_CxC = named_CxC
     if similarity_CxC is None:
-        similarity_CxC = _similarity(config, dataset, reading, facts)
-    rows = complementarity.pair_rows(
-        {name: answers[name] for name in config.models}, flips_MxMxC, similarity_CxC=similarity_CxC
-    )
-    teacher, student = complementarity.showcase(rows, facts)
-    t, s = (config.models.index(name) for name in (teacher, student))
-    areas = complementarity.areas(
-        flips_MxMxC[t, s],
-        classes=dataset.classes,
-        groups=dataset.groups,
-        images_C=np.bincount(source.label_N, minlength=len(dataset.classes)),
-    )
-    past = transfers.rows(past_runs, rows)
+        similarity_CxC = _similarity(settings, dataset, reading, facts)
+    found = _measure(settings, workdir, dataset, answers, facts, similarity_CxC)
+    past = transfers.rows(past_runs, found["pairs"])
+    chosen = found["expertise"]["teacher"], found["expertise"]["student"]
     return workdir_lib.finish(
         workdir,
-        config,
+        settings,
         dataset=dataset,
         label_N=source.label_N,
         runs=(),
         models=facts,
-        pairs=rows,
-        examples=_examples(dataset, reading, answers, teacher, student),
-        similarity_of_all=complementarity.similarity_of_all(similarity_CxC),
-        expertise={"teacher": teacher, "student": student, "classes": areas},
-        controls={
-            "random_students": complementarity.random_students(
-                correct_MxN,
-                {name: answers[_random_name(name)].correct_N for name in config.random_students},
-                teachers=config.models,
-            ),
-            "shuffled": complementarity.shuffled(correct_MxN, seed=config.seed),
-        },
+        examples=_examples(dataset, reading, answers, *chosen),
+        **found,
         transfers={
             "rows": past,
             "success": transfers.success(past),
@@ -143,10 +117,53 @@ def run(
     )
 
 
-def _past_runs(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
-    """The runs of `config.transfers`; ValueError if one of these is not about the same models."""
+def _measure(
+    settings: Complementarity,
+    workdir: Path,
+    dataset: data.Dataset,
+    answers: Mapping[str, Predictions],
+    facts: Mapping[str, Mapping[str, Any]],
+    similarity_CxC: np.ndarray | None,
+) -> dict[str, Any]:
+    """Every pair, the areas of expertise of one of them, and the controls, for results.json."""
+    label_N, num_classes = dataset.validation.label_N, len(dataset.classes)
+    correct_MxN = np.stack([answers[name].correct_N for name in settings.models])
+    flips_MxMxC = pairs.flips_per_class(correct_MxN, label_N, num_classes=num_classes)
+    if parallel.is_first():
+        _write_class_flips(workdir / CLASS_FLIPS, settings, flips_MxMxC)
+    rows = complementarity.pair_rows(
+        {name: answers[name] for name in settings.models},
+        flips_MxMxC,
+        similarity_CxC=similarity_CxC,
+    )
+    teacher, student = complementarity.showcase(rows, facts)
+    t, s = (settings.models.index(name) for name in (teacher, student))
+    areas = complementarity.areas(
+        flips_MxMxC[t, s],
+        classes=dataset.classes,
+        groups=dataset.groups,
+        images_C=np.bincount(label_N, minlength=num_classes),
+    )
+    random_correct = {
+        name: answers[_random_name(name)].correct_N for name in settings.random_students
+    }
+    return {
+        "pairs": rows,
+        "similarity_of_all": complementarity.similarity_of_all(similarity_CxC),
+        "expertise": {"teacher": teacher, "student": student, "classes": areas},
+        "controls": {
+            "random_students": complementarity.random_students(
+                correct_MxN, random_correct, teachers=settings.models
+            ),
+            "shuffled": complementarity.shuffled(correct_MxN, seed=settings.seed),
+        },
+    }
+
+
+def _past_runs(settings: Complementarity) -> list[dict[str, Any]]:
+    """The past runs that the settings name; ValueError if one is not about the same models."""
     runs = []
-    for folder in config.transfers:
+    for folder in settings.transfers:
         try:
             text = (Path(folder) / workdir_lib.RESULTS).read_text(encoding="utf-8")
             results = json.loads(text)
@@ -157,14 +174,14 @@ def _past_runs(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
             ) from error
         if results["job"] != "transfer":
             raise ValueError(f"config.transfers: '{folder}' is of a {results['job']} job.")
-        if results["data"]["name"] != config.data:
+        if results["data"]["name"] != settings.data:
             raise ValueError(
                 f"config.transfers: '{folder}' is about {results['data']['name']}, not "
-                f"{config.data}."
+                f"{settings.data}."
             )
         paired = [run for run in results["runs"] if len(run["teachers"]) == 1]
         names = {name for run in paired for name in (run["student"], *run["teachers"])}
-        if unknown := sorted(names - set(config.models)):
+        if unknown := sorted(names - set(settings.models)):
             raise ValueError(
                 f"config.transfers: '{folder}' has models that config.models lacks: "
                 f"{', '.join(unknown)}."
@@ -174,19 +191,19 @@ def _past_runs(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
 
 
 def _answers(
-    config: ml_collections.ConfigDict,
+    settings: Complementarity,
     workdir: Path,
     dataset: data.Dataset,
     reading: pipeline.Reading,
 ) -> dict[str, Predictions]:
     """What every model answers, and every random student; from the store where it is there."""
     loads: dict[str, Callable[[], Classifier]] = {
-        name: functools.partial(models.load, name) for name in config.models
+        name: functools.partial(models.load, name) for name in settings.models
     } | {
         _random_name(architecture): functools.partial(
-            models.create, architecture, classes=dataset.classes, seed=config.seed
+            models.create, architecture, classes=dataset.classes, seed=settings.seed
         )
-        for architecture in config.random_students
+        for architecture in settings.random_students
     }
     folder = workdir / "predictions"
     if parallel.is_first():
@@ -203,7 +220,7 @@ def _answers(
         path = folder / f"{i:03}-{Path(name).name}.safetensors"
         if not parallel.as_first_sees(path.exists()):
             classifier = load()
-            predict = evaluate.make_predict(classifier, batch_size=config.eval_batch_size)
+            predict = evaluate.make_predict(classifier, batch_size=settings.eval_batch_size)
             logits_NxC = predict(parallel.replicate(dict(classifier.variables)), images())
             try:
                 answers[name] = predictions.of_logits(logits_NxC, dataset.validation.label_N)
@@ -220,31 +237,29 @@ def _random_name(architecture: str) -> str:
     return f"random:{architecture}"
 
 
-def _similarity_of_names(
-    config: ml_collections.ConfigDict, dataset: data.Dataset
-) -> np.ndarray | None:
+def _similarity_of_names(settings: Complementarity, dataset: data.Dataset) -> np.ndarray | None:
     """How alike any two classes are by their names in CLIP, [C, C]; None for another similarity."""
-    if not config.similarity.startswith(_CLIP):
+    if not settings.similarity.startswith(CLIP):
         return None
     # transformers, which only this needs, takes seconds to import.
     from ktjax.models.networks import clip_text
 
-    name = config.similarity.removeprefix(_CLIP)
+    name = settings.similarity.removeprefix(CLIP)
     return expertise.cosine_similarity(clip_text.embed_names(name, dataset.classes))
 
 
 def _similarity(
-    config: ml_collections.ConfigDict,
+    settings: Complementarity,
     dataset: data.Dataset,
     reading: pipeline.Reading,
     facts: Mapping[str, Mapping[str, Any]],
 ) -> np.ndarray | None:
     """How alike any two classes are, [C, C]; None where the data set has no groups."""
-    if config.similarity == "groups":
+    if settings.similarity == "groups":
         known = len(set(dataset.groups)) > 1
         return expertise.group_similarity(dataset.groups) if known else None
     best = models.load(max(facts, key=lambda name: facts[name]["accuracy"]))
-    predict = evaluate.make_predict(_of_features(best), batch_size=config.eval_batch_size)
+    predict = evaluate.make_predict(_of_features(best), batch_size=settings.eval_batch_size)
     source = dataset.validation
     images = pipeline.open_split(source, reading, name=f"{dataset.name} validation")
     features_NxD = predict(parallel.replicate(dict(best.variables)), images)
@@ -286,13 +301,11 @@ def _examples(
     ]
 
 
-def _write_class_flips(
-    path: Path, config: ml_collections.ConfigDict, flips_MxMxC: np.ndarray
-) -> None:
+def _write_class_flips(path: Path, settings: Complementarity, flips_MxMxC: np.ndarray) -> None:
     """Positive flips of every pair per class, which results.json has no room for: [M, M, C]."""
     tensors = {"positive_flips": flips_MxMxC}
     part = path.with_suffix(".part")
     part.write_bytes(
-        safetensors_numpy.save(tensors, metadata={"models": json.dumps(config.models)})
+        safetensors_numpy.save(tensors, metadata={"models": json.dumps(settings.models)})
     )
     os.replace(part, path)

@@ -1,5 +1,5 @@
 """Transfers: one student, one or more teachers."""
 
-from ktjax.jobs.transfer.job import run
+from ktjax.jobs.transfer.job import check, execute, run
 
-__all__ = ["run"]
+__all__ = ["check", "execute", "run"]

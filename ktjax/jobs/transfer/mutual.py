@@ -7,88 +7,86 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, parallel, train
-from ktjax.analysis import measures
-from ktjax.data import robustness
-from ktjax.experiment import inputs, training
-from ktjax.jobs.transfer import plan
-from ktjax.jobs.transfer import setup as scene_lib
-from ktjax.jobs.transfer.setup import Scene
+from ktjax import evaluate, train
+from ktjax.experiment import evaluation, rows, training
+from ktjax.jobs.transfer import plan, setup
+from ktjax.jobs.transfer.setup import Setup
 from ktjax.joint import Joint
 
 
-def runs_of_seed(
-    scene: Scene, seed: int, bar: tqdm.tqdm
+def runs(start: Setup) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """A row of results.json for every model of every run, and its logits on validation, [N, C]."""
+    settings = start.settings
+    asked = [(seed, label) for seed in settings.seeds for label in settings.objectives]
+    members = [start.models[name] for name in (settings.student, *settings.teachers)]
+    joint = Joint(tuple(member.model for member in members))
+    predict = evaluate.make_predict(joint, batch_size=settings.eval_batch_size)
+    with tqdm.tqdm(total=len(asked), desc="transfers", unit="run") as bar:
+        for seed, label in asked:
+            yield from _run(start, joint, predict, label, seed, bar)
+
+
+def _run(
+    start: Setup, joint: Joint, predict: evaluate.Predict, label: str, seed: int, bar: tqdm.tqdm
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """A row of results.json for every model, and its logits afterwards on validation, [N, C]."""
-    config, splits = scene.config, scene.splits
-    names = (config.student, *config.teachers)
+    settings, splits = start.settings, start.splits
+    names = (settings.student, *settings.teachers)
     short = plan.short_names(names)
-    before = [scene.models[name] for name in names]
-    joint = Joint(tuple(standing.model for standing in before))
-    predict = evaluate.make_predict(joint, batch_size=config.eval_batch_size)
-
-    def measure(after_NxMxC: np.ndarray) -> dict[str, Any]:
-        members = [
-            scene_lib.measure_tune(
-                standing.tune_NxC,
-                after_NxMxC[:, i],
-                np.asarray([other.tune_NxC for other in before if other is not standing]),
-                splits.tune.label_N,
-            )
-            for i, standing in enumerate(before)
-        ]
-        accuracy = float(np.mean([member["accuracy"] for member in members]))
-        return {"accuracy": accuracy, "members": members}
-
-    for label in config.objectives:
-        run = f"{label}-{'+'.join(short.values())}-{seed}"
-        recipe = scene_lib.make_recipe(
-            scene, label, student=joint, teachers=(), teach=train.teach_nothing, seed=seed
+    run = f"{label}-{'+'.join(short.values())}-{seed}"
+    fitted = training.fit(
+        setup.make_recipe(
+            start, label, student=joint, teachers=(), teach=train.teach_nothing, seed=seed
+        ),
+        student=joint,
+        frozen=tuple,
+        images=splits.train,
+        tune=splits.tune,
+        predict=predict,
+        measure=lambda logits_NxMxC: _on_tune(start, names, logits_NxMxC),
+        run=run,
+        workdir=start.workdir,
+    )
+    bar.update()
+    answers = evaluation.ask(
+        predict, fitted.variables, splits, layout=settings.parallel, tune=fitted.tune_NxC
+    )
+    for i, model in enumerate(joint.with_variables(fitted.variables)):
+        teachers = {name: start.models[name] for name in names if name != names[i]}
+        history = [_of_member(entry, i) for entry in fitted.history]
+        origin = f"{names[i]} after {label} with {' + '.join(teachers)}, seed {seed}"
+        model = dataclasses.replace(model, origin=origin)
+        after = evaluation.judge(model, answers.member(i), splits, calibrate=False)
+        row = rows.of_run(
+            run=f"{run}/{short[names[i]]}",
+            student=names[i],
+            objective=label,
+            seed=seed,
+            before=start.models[names[i]],
+            after=after,
+            teachers=teachers,
+            label_N=splits.validation.label_N,
+            history=history,
+            seconds=history[-1]["seconds"],
+            taught=training.mean_taught(history),
         )
-        fitted = training.fit(
-            recipe,
-            student=joint,
-            frozen=tuple,
-            images=splits.train,
-            tune=splits.tune,
-            predict=predict,
-            measure=measure,
-            run=run,
-            workdir=scene.workdir,
+        setup.export(start, model, row, bar)
+        yield row, after.validation_NxC
+
+
+def _on_tune(start: Setup, names: tuple[str, ...], logits_NxMxC: np.ndarray) -> dict[str, Any]:
+    """Of every model, and the mean of their accuracies."""
+    before = [start.models[name].tune_NxC for name in names]
+    members = [
+        rows.on_tune(
+            before[i],
+            logits_NxMxC[:, i],
+            np.asarray(before[:i] + before[i + 1 :]),
+            start.splits.tune.label_N,
         )
-        bar.update()
-        after = parallel.place(fitted.variables, config.parallel)
-        after_NxMxC = predict(after, splits.validation)
-        challenged = {
-            name: predict(after, images) for name, (_, images) in scene.robustness.items()
-        }
-        for i, model in enumerate(joint.with_variables(fitted.variables)):
-            others = [name for name in names if name != names[i]]
-            measured = measures.of_transfer(
-                before_NxC=before[i].validation_NxC,
-                after_NxC=after_NxMxC[:, i],
-                teachers_KxNxC=np.asarray([scene.models[o].validation_NxC for o in others]),
-                label_N=splits.validation.label_N,
-            )
-            row = training.row(
-                [_of_member(entry, i) for entry in fitted.history],
-                run=f"{run}/{short[names[i]]}",
-                student=names[i],
-                teachers=others,
-                objective=label,
-                seed=seed,
-                measured=measured,
-            )
-            robust = {
-                name: robustness.accuracy(chosen, challenged[name][:, i])
-                for name, (chosen, _) in scene.robustness.items()
-            }
-            row["robustness"] = inputs.robust_row(before[i].robustness, robust)
-            origin = f"{names[i]} after {label} with {' + '.join(others)}, seed {seed}"
-            scene_lib.export(scene, dataclasses.replace(model, origin=origin), row, bar)
-            nothing = dict.fromkeys((*measures.OF_PARTITION, "temperatures"))
-            yield row | nothing | {"stages": []}, after_NxMxC[:, i]
+        for i in range(len(names))
+    ]
+    accuracy = float(np.mean([member["accuracy"] for member in members]))
+    return {"accuracy": accuracy, "members": members}
 
 
 def _of_member(entry: dict[str, Any], member: int) -> dict[str, Any]:

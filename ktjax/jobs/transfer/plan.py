@@ -1,13 +1,14 @@
-"""How a transfer uses several teachers (paper section 4.3): the runs that a config asks for."""
+"""How a transfer uses several teachers (paper section 4.3): the runs that the settings ask for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 
 from ktjax import objectives
+from ktjax.classifier import Classifier, average
+from ktjax.settings.transfer import Transfer
 
 Teachers = tuple[str, ...]
 
@@ -27,14 +28,24 @@ class Run(NamedTuple):
         return tuple(teacher for stage in self.stages for teacher in stage)
 
 
-# The stages of each run, for teachers in their order. What a soup is made of are single transfers;
-# in `mutual` there are no teachers but students that teach each other (jobs/mutual.py).
+class Strategy(NamedTuple):
+    """How several teachers are used."""
+
+    stages: Callable[[Teachers], list[tuple[Teachers, ...]]]  # of each run
+    ordered: bool = False  # config.order counts
+    # What becomes of the students of all runs of an objective and seed; None: they stay as they are
+    combine: Callable[[Sequence[Classifier]], Classifier] | None = None
+    joint: bool = False  # nobody is frozen: all train at once (jobs/transfer/mutual.py)
+
+
 STRATEGIES = {
-    "single": lambda teachers: [((teacher,),) for teacher in teachers],
-    "parallel": lambda teachers: [(tuple(teachers),)],
-    "sequential": lambda teachers: [tuple((teacher,) for teacher in teachers)],
-    "soup": lambda teachers: [((teacher,),) for teacher in teachers],
-    "mutual": lambda teachers: [],
+    "single": Strategy(lambda teachers: [((teacher,),) for teacher in teachers]),
+    "parallel": Strategy(lambda teachers: [(teachers,)]),
+    "sequential": Strategy(
+        lambda teachers: [tuple((teacher,) for teacher in teachers)], ordered=True
+    ),
+    "soup": Strategy(lambda teachers: [((teacher,),) for teacher in teachers], combine=average),
+    "mutual": Strategy(lambda teachers: [], joint=True),
 }
 
 
@@ -53,23 +64,24 @@ ORDERS = {
 }
 
 
-def plan(config: ml_collections.ConfigDict, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
-    """The transfers that a config asks for; `accuracy` of each teacher is for their order.
+def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
+    """The transfers that the settings ask for; `accuracy` of each teacher is for their order.
 
     An objective that asks no teacher has one run per seed.
 
     Raises:
       ValueError: two runs would have the same name.
     """
-    short = short_names(config.teachers)
+    short = short_names(settings.teachers)
+    strategy = STRATEGIES[settings.strategy]
     runs = []
-    for seed in config.seeds:
-        for label, entry in config.objectives.items():
-            teachers = config.teachers
-            if config.strategy == "sequential":
-                teachers = ORDERS[config.order](teachers, accuracy, seed)
+    for seed in settings.seeds:
+        for label, entry in settings.objectives.items():
+            teachers = tuple(settings.teachers)
+            if strategy.ordered:
+                teachers = tuple(ORDERS[settings.order](teachers, accuracy, seed))
             asks = objectives.OBJECTIVES[entry.objective].teachers
-            for stages in STRATEGIES[config.strategy](teachers) if asks else [((),)]:
+            for stages in strategy.stages(teachers) if asks else [((),)]:
                 called = "+".join(short[teacher] for stage in stages for teacher in stage)
                 name = "-".join(filter(None, (label, called, str(seed))))
                 stage_names = (name,)
@@ -79,17 +91,17 @@ def plan(config: ml_collections.ConfigDict, accuracy: Mapping[str, float]) -> tu
                     )
                 runs.append(Run(label, stages, seed, name, stage_names))
     names = [run.name for run in runs]
-    if config.strategy == "soup":
-        names += {soup_name(run.objective, run.seed) for run in runs if run.teachers}
+    if strategy.combine:
+        names += {combined_name(settings, run.objective, run.seed) for run in runs if run.teachers}
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Two runs would be called '{twice[0]}': rename in config.objectives.")
     return tuple(runs)
 
 
-def soup_name(objective: str, seed: int) -> str:
-    """What the average of an objective's students is called."""
-    return f"{objective}-soup-{seed}"
+def combined_name(settings: Transfer, objective: str, seed: int) -> str:
+    """What the combination of an objective's students is called."""
+    return f"{objective}-{settings.strategy}-{seed}"
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,89 @@
+"""A model, and what it says of tune, validation and the robustness sets."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ktjax import evaluate as evaluate_lib
+from ktjax import interruption, parallel
+from ktjax.analysis import calibration
+from ktjax.classifier import Classifier
+from ktjax.experiment.inputs import Splits
+
+
+class Answers(NamedTuple):
+    """Logits [N, C], or of models that train at once [N, M, C]."""
+
+    tune: np.ndarray
+    validation: np.ndarray
+    robustness: Mapping[str, np.ndarray]
+
+    def member(self, number: int) -> "Answers":
+        """What one of several models says."""
+        return Answers(
+            self.tune[:, number],
+            self.validation[:, number],
+            {name: logits[:, number] for name, logits in self.robustness.items()},
+        )
+
+
+class Evaluated(NamedTuple):
+    """A model at some time, and what it says."""
+
+    model: Classifier
+    tune_NxC: np.ndarray  # logits
+    validation_NxC: np.ndarray  # logits
+    temperature: float | None  # that calibrates it; None: it is taken as it is
+    robustness: Mapping[str, float]  # accuracy in percent on each set of config.robustness
+
+
+def ask(
+    predict: evaluate_lib.Predict,
+    variables: Mapping[str, Any],
+    splits: Splits,
+    *,
+    layout: str,
+    tune: np.ndarray | None = None,
+) -> Answers:
+    """What a model with these variables says of all but train; of tune only if it is not known."""
+    interruption.stop_if_asked()
+    placed = parallel.place(dict(variables), layout)
+    return Answers(
+        tune=predict(placed, splits.tune) if tune is None else tune,
+        validation=predict(placed, splits.validation),
+        robustness={
+            name: predict(placed, robust.images) for name, robust in splits.robustness.items()
+        },
+    )
+
+
+def judge(model: Classifier, answers: Answers, splits: Splits, *, calibrate: bool) -> Evaluated:
+    """The model with its answers, and the temperature that calibrates it on tune if asked for.
+
+    ValueError: logits are not finite.
+    """
+    if not (np.isfinite(answers.tune).all() and np.isfinite(answers.validation).all()):
+        raise ValueError(f"{model.name} ({model.origin}) gives logits that are not finite.")
+    temperature = None
+    if calibrate:
+        temperature = calibration.temperature(answers.tune, splits.tune.label_N)
+    robust = {
+        name: splits.robustness[name].accuracy(logits)
+        for name, logits in answers.robustness.items()
+    }
+    return Evaluated(model, answers.tune, answers.validation, temperature, robust)
+
+
+def evaluate(
+    model: Classifier,
+    predict: evaluate_lib.Predict,
+    splits: Splits,
+    *,
+    layout: str,
+    calibrate: bool = False,
+    tune: np.ndarray | None = None,
+) -> Evaluated:
+    """Asks a model about all but train; `tune` are its logits there, where these are known."""
+    answers = ask(predict, model.variables, splits, layout=layout, tune=tune)
+    return judge(model, answers, splits, calibrate=calibrate)

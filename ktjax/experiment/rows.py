@@ -1,0 +1,98 @@
+"""The rows of results.json: one function makes them all, whatever kind of run it was."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ktjax import evaluate
+from ktjax.analysis import measures
+from ktjax.experiment.evaluation import Evaluated
+
+
+def of_run(
+    *,
+    run: str,
+    student: str,
+    objective: str,
+    seed: int,
+    before: Evaluated,
+    after: Evaluated,
+    teachers: Mapping[str, Evaluated],
+    label_N: np.ndarray,
+    history: Sequence[Mapping[str, Any]],
+    seconds: float,
+    taught: float | None = None,
+    supervised: bool | None = None,
+    temperatures_S: Sequence[float] | None = None,
+    stages: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """A run, a stage of one, a soup, or a model that trained with others.
+
+    Args:
+      run: its name.
+      student: who learned.
+      objective: as config.objectives calls it.
+      seed: of order and views.
+      before: the student at its beginning.
+      after: the student at its end.
+      teachers: who taught, by name; none for a control.
+      label_N: of the validation images.
+      history: an entry for each evaluation, see `training.fit`.
+      seconds: that it took.
+      taught: the share of samples whose target was a teacher's, in percent; None without a choice.
+      supervised: which confidence its partition compared; None: there was none.
+      temperatures_S: that the partition divided the logits of student and teachers by.
+      stages: their rows, if there were several.
+    """
+    of_models = {
+        "before_NxC": before.validation_NxC,
+        "teachers_KxNxC": np.asarray([teacher.validation_NxC for teacher in teachers.values()]),
+        "label_N": label_N,
+    }
+    partition = measures.of_partition(
+        **of_models, supervised=supervised, temperatures_S=temperatures_S
+    )
+    return {
+        "run": run,
+        "student": student,
+        "teachers": list(teachers),
+        "objective": objective,
+        "seed": seed,
+        **measures.of_transfer(**of_models, after_NxC=after.validation_NxC),
+        **partition,
+        "temperatures": None if temperatures_S is None else list(temperatures_S),
+        "robustness": {
+            name: {
+                "before": before.robustness[name],
+                "after": after.robustness[name],
+                "delta": after.robustness[name] - before.robustness[name],
+            }
+            for name in before.robustness
+        },
+        "taught": taught,
+        "seconds": seconds,
+        "history": list(history),
+        "stages": list(stages),
+    }
+
+
+def of_model(model: Evaluated, label_N: np.ndarray) -> dict[str, Any]:
+    """A model as it was before any run."""
+    return {
+        "accuracy": evaluate.accuracy(model.validation_NxC, label_N),
+        "parameters": model.model.num_parameters(),
+        "origin": model.model.origin,
+        "temperature": model.temperature,
+        "robustness": dict(model.robustness),
+    }
+
+
+def on_tune(
+    before_NxC: np.ndarray, after_NxC: np.ndarray, teachers_KxNxC: np.ndarray, label_N: np.ndarray
+) -> dict[str, Any]:
+    """What a history keeps of an evaluation on tune."""
+    measured = measures.of_transfer(
+        before_NxC=before_NxC, after_NxC=after_NxC, teachers_KxNxC=teachers_KxNxC, label_N=label_N
+    )
+    return {"accuracy": measured["accuracy_after"]} | measures.of_history(measured)

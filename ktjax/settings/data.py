@@ -1,0 +1,80 @@
+"""What a config says about data."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import pydantic
+
+from ktjax.settings.record import (
+    Amount,
+    Count,
+    Name,
+    NotNegative,
+    Part,
+    Positive,
+    Record,
+    Share,
+)
+
+# The names of tables that would be slow to import; settings_test.py holds them equal.
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Robustness = Literal[
+    "imagenet_v2", "imagenet2012_real", "imagenet_a", "imagenet_r", "imagenet_sketch"
+]
+Augment = Literal["none", "shift_colour", "minimal", "very_weak", "weak", "default", "vicreg"]
+
+
+def following(data: Any) -> dict[str, Any]:
+    """What follows from the data set where a config says None."""
+    imagenet, glyphs = data == "imagenet2012", data == "glyphs"
+    drawn = glyphs or str(data).startswith("folder:")
+    return {
+        "image_size": 24 if glyphs else None,
+        "minival": 0.01 if imagenet else 0.1,
+        "train_fraction": 0.1 if imagenet else 1.0,
+        "augment": "shift_colour" if drawn else "default",
+    }
+
+
+class Data(Record):
+    """The fields that every job reads."""
+
+    data: Name
+    data_dir: Name | None
+    max_examples: Count | None
+    on_bad_image: Literal["error", "skip"]
+    image_size: Count | None
+    crop_pct: Share | None
+    interpolation: Interpolation | None
+    cache_gb: Amount
+    decode_threads: Count
+    eval_batch_size: Count
+
+    @classmethod
+    def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With what follows from the data set, whichever way that was given."""
+        follow = following(raw.get("data"))
+        return {**raw, **{k: v for k, v in follow.items() if k in raw and raw[k] is None}}
+
+
+class TrainingData(Data):
+    """The fields of jobs that train."""
+
+    eval_data: Name | None
+    robustness: tuple[Robustness, ...]
+    minival: Part
+    train_fraction: Share
+    subset_seed: NotNegative
+    crop_scale: tuple[Positive, Positive] | None
+    decode_processes: NotNegative
+    augment: Augment
+
+    @pydantic.model_validator(mode="after")
+    def _crops(self) -> Self:
+        scale = self.crop_scale
+        if scale is not None and not scale[0] <= scale[1] <= 1:
+            raise ValueError(
+                f"config.crop_scale={scale} is the least and the most share of an image's area, or "
+                "None: not cropped."
+            )
+        return self

@@ -1,0 +1,155 @@
+"""What a config says about objectives: a record for each, told apart by its name.
+
+The fields beside `objective` and `learning_rate` are the options of its builder in
+ktjax.objectives, which explains them.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ktjax.settings.record import Amount, BelowOne, Count, Positive, Record
+
+Flips = Annotated[tuple[Literal["positive", "negative", "neutral"], ...], Field(min_length=1)]
+
+
+class Entry(Record):
+    """An entry of config.objectives."""
+
+    learning_rate: Positive  # per 256 samples
+
+    def options(self) -> dict[str, Any]:
+        """What the entry says to the objective's builder, and not to the optimizer."""
+        return {
+            name: getattr(self, name)
+            for name in type(self).model_fields
+            if name not in ("objective", "learning_rate")
+        }
+
+
+class _Softened(Entry):
+    temperature: Positive
+    top_k: Annotated[int, Field(ge=2)] | None
+    standardized: bool
+
+
+class _Labels(Entry):
+    label_smoothing: BelowOne
+
+
+class _Distilled(_Softened):
+    flips: Flips
+
+
+class Xe(_Labels):
+    """Labels only."""
+
+    objective: Literal["xe"]
+
+
+class Self_(_Softened):
+    """The initial student."""
+
+    objective: Literal["self"]
+
+
+class Kl(_Distilled):
+    """The teacher."""
+
+    objective: Literal["kl"]
+
+
+class Hinton(_Distilled):
+    """The teacher, as a cross-entropy."""
+
+    objective: Literal["hinton"]
+
+
+class XeKl(_Distilled, _Labels):
+    """The teacher and the label."""
+
+    objective: Literal["xe_kl"]
+    alpha: Annotated[float, Field(ge=0, le=1)]
+
+
+class AdaptConf(_Softened):
+    """The teacher or the student's own answer."""
+
+    objective: Literal["adaptconf"]
+    sharpness: Positive
+
+
+class KlDp(_Softened):
+    """Data partitioning, supervised."""
+
+    objective: Literal["kl_dp"]
+
+
+class KlDpUnsupervised(_Softened):
+    """Data partitioning without labels."""
+
+    objective: Literal["kl_dp_unsupervised"]
+
+
+class KlDpFlip(_Softened):
+    """Data partitioning by flips."""
+
+    objective: Literal["kl_dp_flip"]
+    neutral: Literal["retain", "teach", "average"]
+
+
+class Cd(_Labels):
+    """Similarities of features within a batch."""
+
+    objective: Literal["cd"]
+    weight: Amount
+    gamma: Amount
+
+
+class Crd(_Labels):
+    """Contrastive representation distillation."""
+
+    objective: Literal["crd"]
+    weight: Amount
+    gamma: Amount
+    projection: Count
+    negatives: Count
+    contrast_temperature: Annotated[float, Field(ge=0.02)]  # for exp(1 / it) to be finite
+    momentum: BelowOne
+
+
+class Mutual(_Softened, _Labels):
+    """Several students at once."""
+
+    objective: Literal["mutual"]
+    detach_teacher: bool
+
+
+Objective = Annotated[
+    Xe
+    | Self_
+    | Kl
+    | Hinton
+    | XeKl
+    | AdaptConf
+    | KlDp
+    | KlDpUnsupervised
+    | KlDpFlip
+    | Cd
+    | Crd
+    | Mutual,
+    Field(discriminator="objective"),
+]
+
+
+class SlowWeights(Record):
+    """An entry of config.mcl."""
+
+    tau: BelowOne
+    every: Count
+
+
+def unknown_labels(slow: Mapping[str, Any], objectives: Mapping[str, Any]) -> list[str]:
+    """The entries of config.mcl that no objective has."""
+    return sorted(set(slow) - set(objectives))

@@ -1,0 +1,147 @@
+"""What all records share: types with their bounds, and how a config becomes a record.
+
+Every fault of a config is told at once, a sentence each, with the dotted name of the field and what
+it takes. Records have no defaults: these stand in the config files. No JAX.
+"""
+
+import difflib
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+import ml_collections
+import pydantic
+from pydantic import AfterValidator, Field, StringConstraints
+
+_MOST = 2**31 - 1  # of what counts steps, images or bytes of a batch
+
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+NotNegative = Annotated[int, Field(ge=0, le=_MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the 32 bits that JAX takes
+Positive = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]  # of something, not nothing
+Part = Annotated[float, Field(gt=0, lt=1)]  # likewise, and not all
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _unchangeable(mapping: dict[Any, Any]) -> Mapping[Any, Any]:
+    return types.MappingProxyType(mapping)
+
+
+# Annotated[Mapping[...], FROZEN]: a mapping that nobody can change.
+FROZEN = AfterValidator(_unchangeable)
+
+
+class Record(pydantic.BaseModel):
+    """A part of a config, checked and unchangeable; fields are those of the config, by name."""
+
+    model_config = pydantic.ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    @classmethod
+    def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields of a config, those that are None and follow from another one set."""
+        return raw
+
+    @classmethod
+    def read(cls, config: ml_collections.ConfigDict | Mapping[str, Any]) -> Self:
+        """The record of a config.
+
+        Raises:
+          ValueError: with a sentence for every field that is unknown, missing or not what it takes.
+        """
+        raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+        fields = {name: _tuples(value) for name, value in cls.resolved(raw).items()}
+        try:
+            return cls.model_validate(fields)
+        except pydantic.ValidationError as error:
+            faults = [_sentence(fault, cls) for fault in error.errors()]
+            raise ValueError("\n".join(dict.fromkeys(faults))) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+
+
+def _tuples(value: Any) -> Any:
+    """Lists become tuples: both are written in configs."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(one) for key, one in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+# What a value has to be, by pydantic's name of the fault.
+_WANTED = {
+    "greater_than": "above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "float_type": "a number",
+    "bool_type": "True or False",
+    "string_type": "text",
+    "string_too_short": "a name",
+    "tuple_type": "a tuple",
+    "too_short": "{min_length} or more",
+    "too_long": "{max_length} at most",
+    "mapping_type": "a mapping of names",
+    "dict_type": "a mapping of names",
+    "model_type": "a mapping of names",
+    "model_attributes_type": "a mapping of names",
+}
+
+
+def _sentence(fault: Mapping[str, Any], record: type[Record]) -> str:
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "value_error":  # a check of several fields, which names them
+        return str(context["error"])
+    place = _place(fault["loc"])
+    field = ".".join(("config", *place))
+    if kind == "extra_forbidden":
+        return _unknown(place, record)
+    if kind == "missing":
+        return f"config lacks the field '{'.'.join(place)}'."
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        known = context.get("expected_tags", "an objective").replace("'", "")
+        said = f"'{context['tag']}' is not known" if "tag" in context else "is missing"
+        equals = "=" if "tag" in context else " "
+        return f"{field}.objective{equals}{said}. Known: {known}."
+    value = fault["input"]
+    if kind == "literal_error":
+        known = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{field}={value!r} is not known. Known: {known}."
+    if kind in ("too_short", "too_long") and not isinstance(value, str):
+        wanted = _WANTED[kind].format(**context)
+        return f"{field} has {context.get('actual_length', 0)} entries, and takes {wanted}."
+    wanted = _WANTED.get(kind, fault["msg"]).format(**context)
+    return f"{field}={value!r} has to be {wanted}."
+
+
+def _place(loc: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The dotted name; pydantic adds the objective's own name below each entry of objectives."""
+    if len(loc) > 2 and loc[0] == "objectives":
+        loc = (*loc[:2], *loc[3:])
+    return tuple(map(str, loc))
+
+
+def _unknown(place: tuple[str, ...], record: type[Record]) -> str:
+    *above, name = place
+    if above:
+        return f"config.{'.'.join(above)} has no field '{name}'."
+    known = sorted(record.model_fields)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"The config has no field '{name}'.{hint} It has: {', '.join(known)}."

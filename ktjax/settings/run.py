@@ -1,0 +1,78 @@
+"""What a config says about a training run."""
+
+import math
+from typing import Literal, NamedTuple, Self
+
+import pydantic
+
+from ktjax.settings.record import Amount, BelowOne, Count, Positive, Record
+
+
+class Durations(NamedTuple):
+    """Of a run, in steps."""
+
+    epoch: int
+    total: int
+    eval_every: int
+
+
+class Run(Record):
+    """The fields that every training run reads."""
+
+    batch_size: Count
+    total_epochs: Positive | None
+    total_steps: Count | None
+    eval_every_epochs: Positive | None
+    eval_every_steps: Count | None
+    log_every: Count
+
+    optimizer: Literal["sgd", "adamw"]
+    schedule: Literal["constant", "cosine"]
+    warmup: BelowOne
+    weight_decay: Amount
+    clip_norm: Positive | None
+
+    parallel: Literal["pmap", "fsdp"]
+    microbatches: Count
+    remat: bool
+    steps_per_dispatch: Count
+    dtype: Literal["float32", "bfloat16"]
+    batch_norm: Literal["train", "frozen"]
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_steps_and_epochs(self) -> Self:
+        for name in ("total", "eval_every"):
+            steps, epochs = self._duration(name)
+            if (steps is None) == (epochs is None):
+                raise ValueError(
+                    f"Give one of config.{name}_steps={steps} and config.{name}_epochs={epochs}, "
+                    "and None for the other."
+                )
+        return self
+
+    def _duration(self, name: str) -> tuple[int | None, float | None]:
+        if name == "total":
+            return self.total_steps, self.total_epochs
+        return self.eval_every_steps, self.eval_every_epochs
+
+    def durations(self, examples: int) -> Durations:
+        """The durations of a run on so many examples.
+
+        Raises:
+          ValueError: they do not fill one batch, or a duration is not a step long.
+        """
+        epoch = examples // self.batch_size
+        if not epoch:
+            raise ValueError(
+                f"The training split has {examples} images, fewer than config.batch_size="
+                f"{self.batch_size}."
+            )
+        total = self._steps("total", epoch)
+        return Durations(epoch, total, min(total, self._steps("eval_every", epoch)))
+
+    def _steps(self, name: str, steps_per_epoch: int) -> int:
+        steps, epochs = self._duration(name)
+        count = steps if epochs is None else epochs * steps_per_epoch
+        if count is None or not math.isfinite(count) or round(count) < 1:
+            raise ValueError(f"config.{name}_steps or config.{name}_epochs comes to {count} steps.")
+        return round(count)

@@ -1,0 +1,43 @@
+"""The settings of a transfer job."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from ktjax.settings import objective
+from ktjax.settings.data import TrainingData
+from ktjax.settings.record import FROZEN, Name, Seed
+from ktjax.settings.run import Run
+
+
+class Transfer(TrainingData, Run):
+    """What configs/transfer.py and configs/quickstart.py hold."""
+
+    job: Literal["transfer"]
+    student: Name
+    teachers: Annotated[tuple[Name, ...], Field(min_length=1)]
+    strategy: Literal["single", "parallel", "sequential", "soup", "mutual"]
+    order: Literal["ascending", "descending", "given", "random"]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    objectives: Annotated[Mapping[str, objective.Objective], Field(min_length=1), FROZEN]
+    mcl: Annotated[Mapping[str, objective.SlowWeights], FROZEN]
+    calibrate: bool
+    targets: Literal["live", "stored"]
+
+    @pydantic.model_validator(mode="after")
+    def _names(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"config.seeds={self.seeds}: seeds have to be different.")
+        for label in self.objectives:
+            if not re.fullmatch(r"[\w.+-]+", label):
+                raise ValueError(
+                    f"config.objectives: '{label}' names files; take letters and digits."
+                )
+        if unknown := objective.unknown_labels(self.mcl, self.objectives):
+            raise ValueError(
+                f"config.mcl='{unknown[0]}' is not known. Known: {', '.join(self.objectives)}."
+            )
+        return self

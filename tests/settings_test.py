@@ -1,0 +1,195 @@
+"""Configs become records: field by field the same, every fault told at once, nothing changes."""
+
+import inspect
+import runpy
+from pathlib import Path
+from typing import get_args
+
+import ml_collections
+import pydantic
+import pytest
+
+from ktjax import augment, objectives, optim, parallel
+from ktjax.data import resize, robustness
+from ktjax.jobs.transfer import plan
+from ktjax.settings import data, objective
+from ktjax.settings.complementarity import Complementarity
+from ktjax.settings.pretrain import Pretrain
+from ktjax.settings.run import Run
+from ktjax.settings.transfer import Transfer
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECORDS = {"transfer": Transfer, "pretrain": Pretrain, "complementarity": Complementarity}
+ENTRIES = {
+    get_args(entry.model_fields["objective"].annotation)[0]: entry
+    for entry in get_args(get_args(objective.Objective)[0])
+}
+
+
+def get_config(name, arg=None):
+    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](arg)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem)
+def test_config_files_and_records_have_the_same_fields(path):
+    if path.name == "__init__.py":
+        return
+    for arg in (None, "runlocal"):
+        config = runpy.run_path(str(path))["get_config"](arg)
+        settings = RECORDS[config.job].read(config)
+        assert set(settings.to_json()) == set(config) == set(RECORDS[config.job].model_fields)
+        for name, value in settings.to_json().items():
+            given = config.to_dict()[name]
+            given = list(given) if isinstance(given, tuple) else given
+            if name not in data.following(config.data) and name != "objectives":
+                assert value == given, name
+
+
+def literal(record, field):
+    """The choices of a field."""
+    return set(get_args(record.model_fields[field].annotation))
+
+
+def test_choices_are_those_of_the_tables():
+    assert literal(Run, "optimizer") == set(optim.OPTIMIZERS)
+    assert literal(Run, "schedule") == set(optim.SCHEDULES)
+    assert literal(Run, "parallel") == set(parallel.LAYOUTS)
+    assert set(get_args(data.Augment)) == set(augment.RECIPES)
+    assert set(get_args(data.Interpolation)) == set(resize.INTERPOLATIONS)
+    assert set(get_args(data.Robustness)) == set(robustness.SETS)
+    assert literal(Transfer, "strategy") == set(plan.STRATEGIES)
+    assert literal(Transfer, "order") == set(plan.ORDERS)
+
+
+def test_an_objective_has_the_options_of_its_builder():
+    assert set(ENTRIES) == set(objectives.OBJECTIVES)
+    softening = {"temperature", "top_k", "standardized"}
+    for name, entry in ENTRIES.items():
+        options = set(entry.model_fields) - {"objective", "learning_rate"}
+        wanted = set(inspect.signature(objectives.OBJECTIVES[name].make).parameters)
+        if "softening" in wanted:
+            wanted = (wanted - {"softening"}) | softening
+        assert options == wanted, name
+
+
+def faults_of(config, **fields):
+    config.unlock()
+    for name, value in fields.items():
+        with config.ignore_type():
+            config[name] = value
+    with pytest.raises(ValueError) as error:
+        RECORDS[config.job].read(config)
+    return str(error.value).splitlines()
+
+
+def test_all_faults_are_told_at_once():
+    found = faults_of(
+        get_config("transfer", "objectives=kl+crd"),
+        optimizer="sdg",
+        batch_size=0,
+        log_every=True,
+        minival=1.5,
+        seeds=(1, "2"),
+        teacher="glyphs/tiny_vit",
+        data_dir="",
+    )
+    assert len(found) == 7
+    assert "config.optimizer='sdg' is not known. Known: sgd, adamw." in found
+    assert "config.batch_size=0 has to be 1 or more." in found
+    assert "config.log_every=True has to be a whole number." in found
+    assert "config.minival=1.5 has to be below 1.0." in found
+    assert "config.seeds.1='2' has to be a whole number." in found
+    assert "config.data_dir='' has to be a name." in found
+    assert any("no field 'teacher'. Did you mean 'teachers'?" in fault for fault in found)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.1", None, True, (0.1,)])
+def test_a_number_is_a_finite_number(value):
+    (fault,) = faults_of(get_config("pretrain"), learning_rate=value)
+    assert fault.startswith(f"config.learning_rate={value!r} has to be a")
+
+
+def test_faults_of_several_fields():
+    (fault,) = faults_of(get_config("pretrain"), crop_scale=(0.9, 0.1))
+    assert "least and the most share" in fault
+    (fault,) = faults_of(get_config("pretrain"), total_steps=5)
+    assert "one of config.total_steps=5 and config.total_epochs=80.0" in fault
+    (fault,) = faults_of(get_config("transfer"), seeds=(1, 1))
+    assert "have to be different" in fault
+
+
+def test_a_field_of_the_config_is_missing():
+    config = get_config("complementarity")
+    config.unlock()
+    del config.seed
+    with pytest.raises(ValueError, match="^config lacks the field 'seed'.$"):
+        Complementarity.read(config)
+
+
+def test_lists_are_tuples_and_nothing_changes():
+    config = get_config("transfer", "objectives=kl_dp")
+    settings = Transfer.read(ml_collections.ConfigDict(config.to_dict() | {"seeds": [1, 2]}))
+    assert settings.seeds == (1, 2)
+    with pytest.raises(pydantic.ValidationError):
+        settings.seeds = (3,)
+    with pytest.raises(TypeError):
+        settings.objectives["more"] = settings.objectives["kl_dp"]
+    with pytest.raises(pydantic.ValidationError):
+        settings.objectives["kl_dp"].temperature = 2.0
+
+
+@pytest.mark.parametrize("name", ["transfer", "pretrain"])
+@pytest.mark.parametrize("source", ["imagenet2012", "glyphs", "folder:PATH", "caltech256"])
+def test_what_follows_from_the_data_follows_a_field_as_the_argument(name, source):
+    by_field = get_config(name)
+    by_field.data = source
+    by_argument = get_config(name, f"data={source}")
+    assert RECORDS[name].read(by_field) == RECORDS[name].read(by_argument)
+
+
+def test_what_follows_from_the_data():
+    def of(source, **fields):
+        config = get_config("transfer", f"data={source}")
+        config.update(fields)
+        settings = Transfer.read(config)
+        return (
+            settings.image_size, settings.minival, settings.train_fraction, settings.augment
+        )  # fmt: skip
+
+    assert of("glyphs") == (24, 0.1, 1.0, "shift_colour")
+    assert of("folder:PATH") == (None, 0.1, 1.0, "shift_colour")
+    assert of("imagenet2012") == (None, 0.01, 0.1, "default")
+    assert of("imagenet2012", minival=0.5, augment="weak") == (None, 0.5, 0.1, "weak")
+
+
+def test_options_of_one_objective_are_its_own():
+    """Placeholders that entries shared changed all of them."""
+    config = get_config("transfer", "objectives=kl+kl_dp")
+    config.objectives.kl.top_k = 5
+    assert config.objectives.kl_dp.top_k is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps"),
+    [
+        (dict(total_steps=7, total_epochs=None), 7),
+        (dict(total_epochs=2.0), 20),
+        (dict(total_epochs=0.5), 5),
+        (dict(total_epochs=0.14), 1),
+    ],
+)
+def test_durations(fields, steps):
+    config = get_config("transfer")
+    config.update(dict(batch_size=10, eval_every_epochs=1.0) | fields)
+    durations = Transfer.read(config).durations(105)
+    assert durations == (10, steps, min(10, steps))
+
+
+def test_durations_of_less_than_a_step():
+    config = get_config("transfer")
+    config.update(batch_size=10, total_epochs=0.01)
+    with pytest.raises(ValueError, match=r"total_epochs comes to 0.1 steps"):
+        Transfer.read(config).durations(100)
+    with pytest.raises(ValueError, match="has 9 images, fewer than config.batch_size=10"):
+        Transfer.read(config).durations(9)
