@@ -41,11 +41,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
     config.seeds = (1,)
 
-    # What is minimised, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
-    # docstrings explain the options), and the learning rate per 256 samples.
     def kl() -> dict[str, Any]:
         return dict(temperature=1.0, top_k=config_dict.placeholder(int), standardized=False)
 
+    # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
+    # docstrings explain the options), and the learning rate per 256 samples.
     every_flip = ("positive", "negative", "neutral")
     config.objectives = {
         "xe": dict(objective="xe", learning_rate=0.1, label_smoothing=0.0),

@@ -52,13 +52,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
     config.seeds = (1,)
 
-    # What is minimised, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
-    # docstrings explain the options), and the learning rate per 256 samples.
     def kl(top_k: int | None = None) -> dict[str, Any]:
         placeholder = config_dict.placeholder(int)  # its own for each: shared ones change together
         placeholder.set(top_k)
         return dict(temperature=1.0, top_k=placeholder, standardized=False)
 
+    # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
+    # docstrings explain the options), and the learning rate per 256 samples.
     flips = ("positive", "negative", "neutral")  # which samples are distilled
     xe = dict(label_smoothing=0.0)
     objectives = {

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ktjax.settings.record import Amount, BelowOne, Count, Positive, Record
+from ktjax.settings.record import NUMBER, Amount, BelowOne, Count, Positive, Record
 
 Flips = Annotated[tuple[Literal["positive", "negative", "neutral"], ...], Field(min_length=1)]
 
@@ -70,7 +70,7 @@ class XeKl(_Distilled, _Labels):
     """The teacher and the label."""
 
     objective: Literal["xe_kl"]
-    alpha: Annotated[float, Field(ge=0, le=1)]
+    alpha: Annotated[float, NUMBER, Field(ge=0, le=1)]
 
 
 class AdaptConf(_Softened):
@@ -115,7 +115,7 @@ class Crd(_Labels):
     gamma: Amount
     projection: Count
     negatives: Count
-    contrast_temperature: Annotated[float, Field(ge=0.02)]  # for exp(1 / it) to be finite
+    contrast_temperature: Annotated[float, NUMBER, Field(ge=0.02)]  # for exp(1 / it) to be finite
     momentum: BelowOne
 
 

@@ -11,18 +11,28 @@ from typing import Annotated, Any, Self
 
 import ml_collections
 import pydantic
-from pydantic import AfterValidator, Field, StringConstraints
+import pydantic_core
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 _MOST = 2**31 - 1  # of what counts steps, images or bytes of a batch
 
+
+def _number(value: Any) -> Any:
+    """To Python True is a number, and to pydantic too."""
+    if isinstance(value, bool):
+        raise pydantic_core.PydanticKnownError("float_type")
+    return value
+
+
+NUMBER = BeforeValidator(_number)
 Count = Annotated[int, Field(ge=1, le=_MOST)]
 NotNegative = Annotated[int, Field(ge=0, le=_MOST)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the 32 bits that JAX takes
-Positive = Annotated[float, Field(gt=0)]
-Amount = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]  # of something, not nothing
-Part = Annotated[float, Field(gt=0, lt=1)]  # likewise, and not all
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, NUMBER, Field(gt=0)]
+Amount = Annotated[float, NUMBER, Field(ge=0)]
+Share = Annotated[float, NUMBER, Field(gt=0, le=1)]  # of something, not nothing
+Part = Annotated[float, NUMBER, Field(gt=0, lt=1)]  # likewise, and not all
+BelowOne = Annotated[float, NUMBER, Field(ge=0, lt=1)]
 Name = Annotated[str, StringConstraints(min_length=1)]
 
 
