@@ -12,7 +12,7 @@ import pytest
 from ktjax import config as config_lib
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.py"))
+FILES = sorted(path for path in CONFIGS.rglob("*.py") if path.stem != "__init__")
 _ASSIGNMENT = re.compile(r"    config\.(\w+) = ")
 _COMMENT = re.compile(r"    # ")
 
