@@ -14,8 +14,10 @@ setuptools.setup(
     long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    # ktjax/configs is a link to configs/: with it a clone, an editable install and a wheel agree.
     packages=setuptools.find_packages(include=["ktjax", "ktjax.*"]),
     package_data={
+        "ktjax": ["py.typed"],
         "ktjax.models": ["glyphs/*/*"],
         "ktjax.models.checkpoints": ["timm.json"],
         "ktjax.data": ["*_synsets.txt"],
@@ -46,7 +48,15 @@ setuptools.setup(
         "transformers>=5",  # configs and image processors of Hugging Face checkpoints
     ],
     extras_require={
-        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff==0.17.6", "scikit-learn"],
+        "test": [
+            "basedpyright==1.40.2",
+            "hypothesis",
+            "pytest",
+            "pytest-xdist",
+            "ruff==0.17.6",
+            "scikit-learn",
+            "setuptools>=70.1",  # builds the wheels that install_test.py installs
+        ],
     },
     entry_points={"console_scripts": ["ktjax = ktjax.main:cli"]},
 )

@@ -13,7 +13,7 @@ from ktjax import config as config_lib
 from ktjax.settings.transfer import Transfer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.py"))
+FILES = sorted(path for path in CONFIGS.rglob("*.py") if path.stem != "__init__")
 _ASSIGNMENT = re.compile(r"    config\.(\w+) = ")
 _COMMENT = re.compile(r"    # ")
 

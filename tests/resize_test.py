@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktjax.data import resize
+from ktjax.data import resample, resize
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -77,4 +77,4 @@ def test_where_nothing_can_be_written_it_is_compiled_all_the_same(monkeypatch):
         return njit(**options)
 
     monkeypatch.setattr(numba, "njit", no_folder)
-    assert resize._compiled(lambda x: x + 1)(1) == 2
+    assert resample._compiled(lambda x: x + 1)(1) == 2

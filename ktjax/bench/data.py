@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 from PIL import Image
 
+from ktjax import progress
 from ktjax.data import pipeline, sources
 from ktjax.experiment import workdir
 
@@ -104,7 +104,7 @@ def _write(folder: Path, images: int, photos: int, seed: int) -> list[str]:
     """Names of JPEG files."""
     rng = np.random.default_rng(seed)
     encoded = []
-    for _ in tqdm.trange(photos, desc="make photos", leave=False):
+    for _ in progress.bar(range(photos), desc="make photos", leave=False):
         buffer = io.BytesIO()
         image = Image.fromarray(photo(rng, height=_HEIGHT, width=_WIDTH))
         image.save(buffer, "JPEG", quality=90)
@@ -118,7 +118,7 @@ def _write(folder: Path, images: int, photos: int, seed: int) -> list[str]:
 def _time(passes: dict[str, Pass], images: int, rounds: int, transform: str) -> dict[str, float]:
     """Seconds of the fastest pass of each loader; they take turns."""
     seconds = dict.fromkeys(passes, math.inf)
-    for number in tqdm.trange(rounds + 1, desc=transform, leave=False):
+    for number in progress.bar(range(rounds + 1), desc=transform, leave=False):
         for name, start_pass in passes.items():
             start = time.perf_counter()
             shapes = [np.shape(batch) for batch in start_pass()]

@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import tqdm
 from array_record.python import array_record_module
 
+from ktjax import progress
 from ktjax.data import folders
 
 VERSION = "1.0.0"
@@ -90,7 +90,9 @@ def _write(template, features, folder: Path, listed: folders.Listed):
     sizes = [(folder / listed.files[i]).stat().st_size for i in order]
     shard_of = np.cumsum([0, *sizes[:-1]]) // _SHARD_BYTES
     numbers = np.unique(shard_of)
-    bar = tqdm.tqdm(total=len(order), desc=f"convert {template.split}", unit="image", leave=False)
+    bar = progress.bar(
+        total=len(order), desc=f"convert {template.split}", unit="image", leave=False
+    )
     with bar:
         for shard, number in enumerate(numbers):
             path = template.sharded_filepath(shard_index=shard, num_shards=len(numbers))

@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import NamedTuple
 
-import grain
 import numpy as np
-import tqdm
 from absl import flags
 
+from ktjax import progress
 from ktjax.data import Dataset, decode
 from ktjax.data.sources import Source
 
@@ -155,7 +154,7 @@ def read(source: Source, reading: Reading, *, name: str) -> Images:
     """Decodes a whole split, with a progress bar called `name`; ValueError names a bad image."""
     stream = Stream(source, reading)
     images = np.empty((len(source), reading.size, reading.size, 3), np.uint8)
-    with tqdm.tqdm(total=len(source), desc=f"read {name}", unit="image", leave=False) as bar:
+    with progress.bar(total=len(source), desc=f"read {name}", unit="image", leave=False) as bar:
         for start in range(0, len(source), _AT_ONCE):
             index = np.arange(start, min(start + _AT_ONCE, len(source)))
             images[index] = stream.take(index)
@@ -195,7 +194,7 @@ def decodable(source: Source, *, threads: int, name: str) -> tuple[np.ndarray, t
         return None
 
     wrong = []
-    with tqdm.tqdm(total=len(source), desc=f"check {name}", unit="image", leave=False) as bar:
+    with progress.bar(total=len(source), desc=f"check {name}", unit="image", leave=False) as bar:
         for start in range(0, len(source), _AT_ONCE):
             wrong += _pool(threads).map(one, range(start, min(start + _AT_ONCE, len(source))))
             bar.update(len(wrong) - start)
@@ -287,6 +286,9 @@ def _ahead(
     batch: Callable[[int], Batch], start: int, stop: int, *, processes: int = 0
 ) -> Iterator[Batch]:
     """The batches of these numbers, in order, some of them ahead."""
+    # Takes a quarter of a second to import, for nobody who only decodes.
+    import grain
+
     numbers = grain.MapDataset.range(start, stop)
     # Grain's elements are whole batches, so its workers share these and lose no image.
     ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)

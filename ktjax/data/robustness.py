@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
+from ktjax import progress
 from ktjax.data import folders, sources
 from ktjax.data.sources import Source, drawn
 
@@ -155,7 +155,7 @@ def _of_labels(source: Source, classes: Sequence[int], among_C: np.ndarray) -> R
 def _real(builder: object, split: str, among_C: np.ndarray) -> RobustnessSet:
     read = sources.tfds_reader(builder, split, ("real_label",))
     positions = range(builder.info.splits[split].num_examples)
-    bar = tqdm.tqdm(positions, desc="labels of imagenet2012_real", unit="image", leave=False)
+    bar = progress.bar(positions, desc="labels of imagenet2012_real", unit="image", leave=False)
     right_NxC = _right([read([i])[0]["real_label"] for i in bar], among_C)
     return _counted(sources.of_records(builder, split, _first(right_NxC)), right_NxC, among_C)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
+
+from ktjax import progress
 
 _LOG = logging.getLogger(__name__)
 _AT_ONCE = 4096  # records whose labels are read together: their images have to fit into memory
@@ -186,7 +187,7 @@ def _labels(builder: Any, split: str) -> np.ndarray:
     if len(kept_N) == count and kept_N[probes].tolist() == at(probes):
         return kept_N  # of these records, and not of others that have been here
     label_N = np.empty(count, np.int32)
-    with tqdm.tqdm(total=count, desc=f"labels of {split}", unit="image", leave=False) as bar:
+    with progress.bar(total=count, desc=f"labels of {split}", unit="image", leave=False) as bar:
         for start in range(0, count, _AT_ONCE):
             part = range(start, min(start + _AT_ONCE, count))
             label_N[part] = at(part)

@@ -3,8 +3,16 @@
 import importlib
 from typing import Any
 
+# config.job -> the module whose `run(config, workdir, overwrite=...)` does it. None of them is
+# imported before it is asked for: who converts a folder or reads --help should not wait.
+JOBS = {
+    "complementarity": "ktjax.jobs.complementarity",
+    "pretrain": "ktjax.jobs.pretrain",
+    "transfer": "ktjax.jobs.transfer",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("complementarity", "pretrain", "transfer"):
-        return importlib.import_module(f"ktjax.jobs.{name}")
+    if name in JOBS:
+        return importlib.import_module(JOBS[name])
     raise AttributeError(f"module 'ktjax.jobs' has no attribute '{name}'")

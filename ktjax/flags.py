@@ -1,0 +1,154 @@
+"""The flags of a job, and what is said when one of them, or a field of the config, is wrong.
+
+`--config` takes a file, or the name of a config that comes with the package (`quickstart`), and
+after a colon its arguments. `--config.<field>=<value>` sets one field.
+"""
+
+import difflib
+import os
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_flags import config_path
+
+from ktjax import config as config_lib
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file or name, and after a colon its arguments.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; where it resumes, too.")
+OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Delete what another experiment has left in the workdir."
+)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes; TPU pods, SLURM and Open MPI are detected."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "host:port of process 0, where nothing is detected."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of processes on all hosts, where nothing is detected."
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Number of this process, from 0 on, where nothing is detected."
+)
+HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_timeout", 30, "Seconds without a sign after which a process is taken for dead."
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+_PACKAGED = Path(__file__).parent / "configs"
+_UNSET = re.compile(r"--config\.[\w.]+=None")
+_HELP = ("-h", "-help", "--help", "--helpshort")
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for help, or says nothing at all."""
+    return not argv[1:] or any(word in _HELP for word in argv[1:])
+
+
+def describe() -> str:
+    """What --help prints."""
+    return (
+        "ktjax --config=NAME[:ARGUMENT=VALUE,...] --workdir=FOLDER [--config.FIELD=VALUE ...]\n\n"
+        f"NAME is a Python file with a get_config, or one of: {', '.join(packaged())}.\n"
+        f"{flags.FLAGS.module_help(__name__)}\n\n"
+        "--helpfull lists the flags of libraries, too; --verbosity=1 shows where an error is from."
+    )
+
+
+def packaged() -> list[str]:
+    """The names of the configs that come with the package."""
+    files = (path.relative_to(_PACKAGED) for path in _PACKAGED.rglob("*.py"))
+    return sorted(path.with_suffix("").as_posix() for path in files if path.stem != "__init__")
+
+
+def verbosity_is_given() -> bool:
+    """Whether the user has said how much of what libraries say is to be shown."""
+    return flags.FLAGS["verbosity"].present
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses flags; ends with a sentence if one of them, or a field of the config, is wrong.
+
+    ml_collections takes a None for a number to be written wrong, and for a string to be "None".
+    """
+    argv = _with_files(argv)
+    path, arg = _config_of(argv)
+    unset = [a[len("--config.") : -len("=None")] for a in argv if _UNSET.fullmatch(a)]
+    try:
+        rest = flags.FLAGS([a for a in argv if not _UNSET.fullmatch(a)])
+        for field in unset:
+            config_path.get_value(field, CONFIG.value)  # is there such a field?
+            if field.rpartition(".")[2] not in config_lib.OPTIONAL:
+                sys.exit(f"ktjax: config.{field} has to have a value: it cannot be None.")
+            config_path.set_value(field, CONFIG.value, None)
+        return rest
+    except (AttributeError, KeyError) as error:  # of --config.<field>
+        name = re.search(r"\w+", str(error))[0]
+        fields = runpy.run_path(path)["get_config"](arg)
+        sys.exit(f"ktjax: {_unknown_field(argv, name, fields)}")
+    except flags.Error as error:
+        # ml_collections puts the traceback of a config file into the message.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raised = [line for line in lines if line.startswith("ValueError: ")]
+        sys.exit(f"ktjax: {raised[-1].removeprefix('ValueError: ') if raised else lines[0]}")
+
+
+def _with_files(argv: list[str]) -> list[str]:
+    """The same command line, in which --config names a file that exists."""
+    words = list(argv)
+    for i, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if flag not in ("-config", "--config"):
+            continue
+        if not equals:  # the value is the next word
+            value = argv[i + 1] if i + 1 < len(argv) else ""
+        name, colon, arg = value.partition(":")
+        if name:
+            at, head = (i, f"{flag}=") if equals else (i + 1, "")
+            words[at] = f"{head}{_file_of(name)}{colon}{arg}"
+    return words
+
+
+def _file_of(name: str) -> str:
+    """The file of a config: the one of this path, or the packaged one of this name."""
+    if os.path.isfile(name):
+        return name
+    if not name.endswith(".py"):
+        path = _PACKAGED / f"{name}.py"
+        if path.is_file() and path.stem != "__init__":
+            return str(path)
+        near = difflib.get_close_matches(name, packaged(), n=1)
+        hint = f"Nearest: {near[0]}" if near else f"Known: {', '.join(packaged())}"
+        sys.exit(f"ktjax: no config '{name}'. {hint}; or a Python file.")
+    there = [str(file) for file in Path(name).parent.glob("*.py")]
+    near = difflib.get_close_matches(name, there, n=1)
+    hint = f" Nearest: {near[0]}." if near else ""
+    if not near and Path(name).stem in packaged():
+        hint = f" The one that comes with the package: --config={Path(name).stem}."
+    sys.exit(f"ktjax: no config file '{name}' in {os.getcwd()}.{hint}")
+
+
+def _config_of(argv: list[str]) -> tuple[str, str | None]:
+    """The config file and its arguments, as `--config=FILE:ARG` or `--config FILE:ARG` says."""
+    found = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
+    path, _, arg = found[1].partition(":") if found else ("", "", "")
+    return path, arg or None
+
+
+def _unknown_field(argv: list[str], name: str, fields: ml_collections.ConfigDict) -> str:
+    override = rf"^--?(?:no)?config\.((?:\w+\.)*){name}\b"
+    above = re.search(override, "\n".join(argv), re.MULTILINE)[1]
+    for key in above.split(".")[:-1]:
+        fields = fields[key]
+    nearest = difflib.get_close_matches(name, fields, n=1)
+    hint = f" Did you mean '{above}{nearest[0]}'?" if nearest else ""
+    owner = f"config.{above}".rstrip(".") if above else "the config"
+    return f"{owner} has no field '{name}'.{hint} It has: {', '.join(sorted(fields))}."
