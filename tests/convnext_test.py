@@ -16,7 +16,7 @@ def test_hidden_layer_of_the_head_reads_the_features_and_has_an_exact_gelu():
     """As convnext_large_mlp has one, which is too large for a golden."""
     golden = families_test.goldens("convnext")["test_convnext"]
     trunk = families_test.classifier("convnext", "test_convnext")
-    model, module = models._blank(
+    model, module = models.skeleton(
         "test_convnext", families_test.CLASSES, trunk.input.size, {"head_hidden_size": 32}
     )
     shapes = {

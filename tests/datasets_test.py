@@ -14,7 +14,7 @@ from sources_test import COUNTS, encoded, files, fill
 
 from ktjax import data, models
 from ktjax.data import __main__ as command
-from ktjax.data import convert, pipeline, robustness, sources
+from ktjax.data import convert, imagenet, pipeline, robustness, sources
 from ktjax.jobs import complementarity, pretrain, transfer
 from ktjax.models.checkpoints import weights
 
@@ -366,19 +366,17 @@ def test_tensorflow_is_not_imported(python, tmp_path):
 
 # ImageNet, and what it is compared with.
 
-IMAGENET = robustness.synsets()
+IMAGENET = imagenet.synsets()
 
 
 @pytest.mark.smoke
 def test_classes_of_robustness_sets():
     assert len(IMAGENET) == 1000 and list(IMAGENET) == sorted(IMAGENET)
     for name in ("imagenet_a", "imagenet_r"):
-        of_set = robustness.synsets(f"{name}_synsets.txt")
+        of_set = imagenet.synsets(name)
         assert len(set(of_set)) == 200 and set(of_set) < set(IMAGENET)
         assert list(of_set) == sorted(of_set)
-    assert IMAGENET[0] == "n01440764" and "n01498041" in robustness.synsets(
-        "imagenet_a_synsets.txt"
-    )
+    assert IMAGENET[0] == "n01440764" and "n01498041" in imagenet.synsets("imagenet_a")
 
 
 def prepare(name, version, splits, data_dir, features):
@@ -426,7 +424,7 @@ def imagenet_dir(tmp_path_factory):
     import tensorflow_datasets as tfds
 
     folder = tmp_path_factory.mktemp("imagenet")
-    some = [IMAGENET.index(name) for name in robustness.synsets("imagenet_a_synsets.txt")[:12]]
+    some = [IMAGENET.index(name) for name in imagenet.synsets("imagenet_a")[:12]]
     image, text = tfds.features.Image(encoding_format="jpeg"), tfds.features.Text()
     label = tfds.features.ClassLabel(names=IMAGENET)
     features = {"image": image, "label": label, "file_name": text}
@@ -454,7 +452,7 @@ def imagenet_dir(tmp_path_factory):
         for i in range(24)
     ]
     prepare("imagenet2012_real", "1.0.0", {"validation": of_real}, folder, real)
-    synsets = robustness.synsets("imagenet_r_synsets.txt")
+    synsets = imagenet.synsets("imagenet_r")
     for i in range(24):  # as its archive unpacks
         write(folder / "imagenet_r" / synsets[i % 6] / f"{i}.jpg", i)
     return folder

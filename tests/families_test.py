@@ -83,7 +83,7 @@ def classifier(family, architecture):
     golden = goldens(family)[architecture]
     size = (int(golden["size"]),) * 2
     options = json.loads(golden["options"].tobytes()) if "options" in golden else {}
-    shapes, module = models._blank(architecture, CLASSES, size, options)
+    shapes, module = models.skeleton(architecture, CLASSES, size, options)
     return weights.fill(
         shapes,
         entries(golden),
@@ -162,7 +162,7 @@ def lower_training(family, remat):
     """Loss, gradient and statistics of one batch in train mode, without dropout; not compiled."""
     model = classifier(family, first_of(family))
     options = {**model.options, "remat": remat}
-    _, module = models._blank(model.architecture, CLASSES, model.input.size, options)
+    _, module = models.skeleton(model.architecture, CLASSES, model.input.size, options)
     forward = linen_forward(module)
 
     def loss_fn(params, x):
@@ -221,7 +221,7 @@ def test_dropout_and_stochastic_depth_are_timms(family):
     architecture = first_of(family)
     model, golden = classifier(family, architecture), goldens(family)[architecture]
     options = {**model.options, "drop_rate": 0.2, "drop_path_rate": 0.3}
-    _, module = models._blank(architecture, CLASSES, model.input.size, options)
+    _, module = models.skeleton(architecture, CLASSES, model.input.size, options)
     kinds = {nn.Dropout: "dropout", layers.DropPath: "drop_path"}
     found = {name: [] for name in kinds.values()}
 
@@ -247,7 +247,7 @@ def test_computes_in_the_dtype_of_the_parameters(family, number):
     """One float32 in a branch would make all float32 that comes after it."""
     architecture = list(goldens(family))[number]
     size = (int(goldens(family)[architecture]["size"]),) * 2
-    blank, module = models._blank(architecture, CLASSES, size, {})
+    blank, module = models.skeleton(architecture, CLASSES, size, {})
     variables = {**blank.variables, "params": half(blank.variables["params"])}
     x = jax.ShapeDtypeStruct((1, *size, 3), jnp.bfloat16)
     output = jax.eval_shape(module.apply, variables, x)
@@ -269,8 +269,8 @@ def test_numbers_of_parameters_are_timms(family, monkeypatch):
     monkeypatch.setattr(nn.Module, "param", zeros)
     timms = catalogue.TIMM["architectures"]
     for architecture in models.FAMILIES[family].VARIANTS:
-        classes = models.hub.numbered(timms[architecture]["classes"])
-        blank, _ = models._blank(architecture, classes, None, {})
+        names = models.classes.numbered(timms[architecture]["classes"])
+        blank, _ = models.skeleton(architecture, names, None, {})
         assert blank.num_parameters() == timms[architecture]["parameters"], architecture
 
 
@@ -286,8 +286,8 @@ def test_every_family_has_a_tiny_network():
 @each_family
 def test_a_tiny_network_goes_through_a_folder(family, tmp_path):
     architecture, options = models.TESTING[family]
-    classes, size = CLASSES[:3], (64, 64)
-    blank, _ = models._blank(architecture, classes, size, options)
+    size = (64, 64)
+    blank, _ = models.skeleton(architecture, CLASSES[:3], size, options)
     assert blank.num_parameters() < 700_000
     variables = jax.tree.map(lambda a: np.full(a.shape, 0.01, a.dtype), blank.variables)
     before = dataclasses.replace(blank, variables=variables)

@@ -151,13 +151,13 @@ def test_models_of_other_architectures_make_no_soup(quartet):
     with pytest.raises(
         ValueError, match="one architecture: .*weak is tiny_mlp, .*student is tiny_mlp_n"
     ):
-        ktjax.models.classifier.average([weak, student])
+        ktjax.classifier.average([weak, student])
     head = dict(narrow.variables["params"]["head"])
     head["kernel"] = head["kernel"][:, :2]
     params = dict(narrow.variables["params"]) | {"head": head}
     other = dataclasses.replace(narrow, variables={"params": params})
     with pytest.raises(ValueError, match="one architecture"):
-        ktjax.models.classifier.average([narrow, other])
+        ktjax.classifier.average([narrow, other])
 
 
 def test_slow_weights_are_exported(images, quartet, tmp_path):

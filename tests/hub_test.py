@@ -15,7 +15,7 @@ from huggingface_hub.utils import hf_raise_for_status
 
 from ktjax import models
 from ktjax.classifier import InputSpec
-from ktjax.models.checkpoints import hub, layouts, weights
+from ktjax.models.checkpoints import layouts, weights
 
 NAME = "timm/test_resnet.r160_in1k"
 CLASSES = tuple(f"thing {i}" for i in range(10))
@@ -24,7 +24,7 @@ SPEC = InputSpec((72, 80), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", 0.8)
 
 def drawn(architecture, classes=CLASSES, size=None, **options):
     """A Classifier with weights of the rule: those of `create` take seconds to compile."""
-    blank, _ = models._blank(architecture, classes, size, options)
+    blank, _ = models.skeleton(architecture, classes, size, options)
 
     def draw(path, leaf):
         (name,) = layouts.timm(tuple(part.key for part in path), leaf.ndim).names
@@ -119,7 +119,7 @@ def test_names_of_classes_stand_in_either_place(classifier, place, tmp_path):
 
 def test_classes_without_names(classifier, folder, tmp_path):
     assert models.blank(str(folder)).classes == tuple(f"class {i}" for i in range(10))
-    write(drawn("test_resnet", hub.numbered(1000)), tmp_path)
+    write(drawn("test_resnet", models.classes.numbered(1000)), tmp_path)
     synsets = models.blank(str(tmp_path)).classes
     assert (synsets[0], synsets[-1], len(set(synsets))) == ("n01440764", "n15075141", 1000)
 
@@ -352,7 +352,7 @@ def test_a_new_head_is_all_that_changes(classifier, folder):
 def test_a_new_head_may_be_for_as_many_classes(classifier, folder):
     found = models.load(str(folder), head="zero")
     assert changed(classifier.variables, found.variables) == FC
-    assert found.classes == hub.numbered(10)
+    assert found.classes == models.classes.numbered(10)
 
 
 def test_both_heads_of_a_distilled_network_are_new():

@@ -87,7 +87,7 @@ def test_models_of_other_classes_are_told_before_images_are_tried(
 ):
     monkeypatch.setattr(pipeline, "decodable", lambda *_, **__: pytest.fail("it tries them"))
     other = models.replace_head(models.load(zoo[0]), ("a", "b"), head="zero")
-    models.weights.export(other, tmp_path / "other")
+    models.checkpoints.weights.export(other, tmp_path / "other")
     if job is pretrain:
         config = small(odd[0], on_bad_image="skip")
         config.update(models=(str(tmp_path / "other"),), head="keep")

@@ -14,7 +14,9 @@ from safetensors import numpy as safetensors_numpy
 import ktjax
 from ktjax import models
 from ktjax.classifier import InputSpec, cast
-from ktjax.models.checkpoints import hub, weights
+from ktjax.data import imagenet
+from ktjax.models import loading
+from ktjax.models.checkpoints import weights
 
 # With 100 classes.
 NUM_PARAMETERS = {
@@ -312,7 +314,7 @@ def exported(tmp_path):
 
 @pytest.fixture
 def small_zoo(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "ZOO", tmp_path)
+    monkeypatch.setattr(loading, "ZOO", tmp_path)
     for name in ("tiny_mlp_narrow", "tiny_vit"):
         weights.export(classifier(name), tmp_path / name)
 
@@ -439,9 +441,21 @@ def test_classes_have_to_be_those_of_the_data():
         models.check_classes(student, other, "cub")
 
 
+def test_models_and_data_read_the_same_synsets():
+    assert models.classes.imagenet() == imagenet.synsets()
+
+
+def test_models_are_named_without_importing_data(python):
+    code = (
+        "import sys; from ktjax import models; models.blank('glyphs/tiny_vit');"
+        "models.classes.imagenet(); print(*(m for m in sys.modules if m.startswith('ktjax')))"
+    )
+    assert not [name for name in python(code) if name.startswith("ktjax.data")]
+
+
 def test_imagenet_has_synsets_and_words():
     """A model of transformers' says tench, Tinca tinca, where data says n01440764."""
-    synsets = hub.imagenet()
+    synsets = models.classes.imagenet()
     words = {0: "tench, Tinca tinca", 1: "goldfish, Carassius auratus", 281: "tabby, tabby cat"}
     words |= {388: "giant panda, panda", 817: "sports car, sport car", 954: "banana"}
     words |= {999: "toilet tissue, toilet paper, bathroom tissue"}

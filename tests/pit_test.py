@@ -35,14 +35,14 @@ def test_nothing_else_is_resized(network, name, shape):
 
 @pytest.mark.parametrize(("size", "side"), [((224, 224), 27), ((64, 64), 7), ((64, 72), (7, 8))])
 def test_the_embedding_has_a_vector_for_each_patch(size, side):
-    classifier, _ = models._blank("pit_ti_distilled_224", ("a", "b"), size, {})
+    classifier, _ = models.skeleton("pit_ti_distilled_224", ("a", "b"), size, {})
     sides = side if isinstance(side, tuple) else (side, side)
     assert classifier.variables["params"]["pos_embed"].shape == (1, 64, *sides)
     assert classifier.variables["params"]["cls_token"].shape == (1, 2, 64)
 
 
 def test_a_checkpoint_is_loaded_for_images_of_another_size(network, tmp_path):
-    blank, _ = models._blank("pit_ti_224", ("a", "b"), (64, 64), {})
+    blank, _ = models.skeleton("pit_ti_224", ("a", "b"), (64, 64), {})
     variables = jax.tree.map(lambda a: np.full(a.shape, 0.5, a.dtype), blank.variables)
     before = np.random.default_rng(0).normal(size=(1, 64, 7, 7)).astype(np.float32)
     variables["params"]["pos_embed"] = before

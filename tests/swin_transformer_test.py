@@ -32,7 +32,7 @@ def test_tables_are_resized_as_timm_resizes_them(before, after):
 
 
 def filled(size, found, **options):
-    blank, module = models._blank(ARCHITECTURE, ("a", "b"), size, SMALL | options)
+    blank, module = models.skeleton(ARCHITECTURE, ("a", "b"), size, SMALL | options)
     return weights.fill(blank, found, layout=layouts.timm, adapt=module.adapt, where=Path("a file"))
 
 

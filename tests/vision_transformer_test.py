@@ -30,7 +30,7 @@ SIZES = [(name, size) for name, golden in RESIZED.items() for size in golden if 
 
 def filled(architecture, golden, size):
     """The narrow network with the weights of the rule."""
-    shapes, module = models._blank(architecture, CLASSES, (size, size), NARROW)
+    shapes, module = models.skeleton(architecture, CLASSES, (size, size), NARROW)
     return weights.fill(
         shapes,
         entries(golden),
@@ -66,6 +66,6 @@ def test_position_embeddings_of_other_networks_do_not_fit():
     entry = {"names": np.frombuffer(b"pos_embed 1x17x40", np.uint8)}
     with pytest.raises(ValueError, match=r"misshapen pos_embed: file \(1, 17, 40\)"):
         filled("test_vit", entry, 32)
-    shapes, module = models._blank("test_vit", CLASSES, (32, 48), NARROW)
+    shapes, module = models.skeleton("test_vit", CLASSES, (32, 48), NARROW)
     wanted = shapes.variables["params"]["pos_embed"].shape
     assert module.adapt("pos_embed", np.zeros((1, 17, 48)), wanted).shape == (1, 17, 48)

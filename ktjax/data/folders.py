@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ktjax.data import imagenet
+
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 _OTHERS = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".ppm", ".tif", ".tiff", ".webp")
 # Names that people give the folders of a split.
@@ -209,7 +211,7 @@ def _domainnet(folder: Path) -> Folder | None:
 
 def _imagenet_validation(listed: Listed, classes: tuple[str, ...]) -> Listed:
     """ImageNet's archive of validation images has no classes: TFDS knows these by number."""
-    numbers = [imagenet_number(file) for file in listed.files]
+    numbers = [imagenet.imagenet_number(file) for file in listed.files]
     if not all(numbers) or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
         return listed
     import tensorflow_datasets as tfds
@@ -222,9 +224,3 @@ def _imagenet_validation(listed: Listed, classes: tuple[str, ...]) -> Listed:
         if name not in label_of:
             raise ValueError(f"{file} is of class {name}, of which train has no images.")
     return Listed(listed.files, np.asarray([label_of[name] for name in names], np.int32))
-
-
-def imagenet_number(file: str) -> int | None:
-    """Which of ImageNet's validation images this is, from 1 on, by its name; None: no such."""
-    found = re.search(r"ILSVRC2012_val_(\d{8})\.", file)
-    return int(found[1]) if found else None

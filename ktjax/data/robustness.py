@@ -5,7 +5,6 @@ these (Hendrycks et al. 2021, both). ReaL has several labels for an image, any o
 and none for some, which do not count (Beyer et al. 2020).
 """
 
-import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ktjax import progress
-from ktjax.data import folders, sources
+from ktjax.data import folders, imagenet, sources
 from ktjax.data.sources import Source, drawn
-
-_FOLDER = Path(__file__).parent
 
 
 class RobustnessSet(NamedTuple):
@@ -39,11 +36,11 @@ class RobustnessSet(NamedTuple):
 class _Known(NamedTuple):
     tfds: str  # its name in TFDS, and its split there
     split: str
-    synsets: str  # file of the classes that it is about
+    synsets: str  # the list of the classes it is about, in imagenet.SYNSETS
     origin: str
 
 
-_ALL = "imagenet_synsets.txt"
+_ALL = "imagenet2012"
 SETS = {
     "imagenet_v2": _Known(
         *("imagenet_v2/matched-frequency", "test", _ALL),
@@ -55,11 +52,11 @@ SETS = {
         "github.com/google-research/reassessed-imagenet",
     ),
     "imagenet_a": _Known(
-        *("imagenet_a", "test", "imagenet_a_synsets.txt"),
+        *("imagenet_a", "test", "imagenet_a"),
         "imagenet-a.tar of github.com/hendrycks/natural-adv-examples",
     ),
     "imagenet_r": _Known(
-        *("imagenet_r", "test", "imagenet_r_synsets.txt"),
+        *("imagenet_r", "test", "imagenet_r"),
         "imagenet-r.tar of github.com/hendrycks/imagenet-r",
     ),
     "imagenet_sketch": _Known(
@@ -67,12 +64,6 @@ SETS = {
         "ImageNet-Sketch.zip of github.com/HaohanWang/ImageNet-Sketch",
     ),
 }
-
-
-@functools.cache
-def synsets(file: str = _ALL) -> tuple[str, ...]:
-    """A list of synsets that comes with the package."""
-    return tuple((_FOLDER / file).read_text(encoding="utf-8").split())
 
 
 def load(name: str, *, data_dir: str | None) -> RobustnessSet:
@@ -83,7 +74,7 @@ def load(name: str, *, data_dir: str | None) -> RobustnessSet:
     import tensorflow_datasets as tfds
 
     known = SETS[name]
-    among_C = np.isin(synsets(), synsets(known.synsets))
+    among_C = np.isin(imagenet.synsets(), imagenet.synsets(known.synsets))
     try:
         builder = tfds.core.read_only_builder.builder_from_files(known.tfds, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -113,7 +104,7 @@ def accuracy(robustness: RobustnessSet, logits_NxC: np.ndarray) -> float:
 def _of_folder(folder: Path, name: str, among: str, among_C: np.ndarray) -> RobustnessSet:
     """A directory for each synset or, as in ImageNet-V2, for each number of a class."""
     found = folders.read(folder)
-    known = {*synsets(among), *map(str, np.flatnonzero(among_C))}
+    known = {*imagenet.synsets(among), *map(str, np.flatnonzero(among_C))}
     strange = sorted({*found.classes} - known)
     if strange or not found.classes or "all" not in found.splits:
         what = f"not {strange[0]}" if strange else "and nothing else"
@@ -133,7 +124,7 @@ def _real_of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
         raise ValueError(f"'{folder}' lacks real.json: {SETS['imagenet2012_real'].origin}.")
     labels_of = json.loads(path.read_text(encoding="utf-8"))
     files = [file for split in folders.read(folder).splits.values() for file in split.files]
-    numbers = [folders.imagenet_number(file) for file in files]
+    numbers = [imagenet.imagenet_number(file) for file in files]
     for file, number in zip(files, numbers, strict=True):
         if number is None or number > len(labels_of):
             raise ValueError(f"'{folder}': {file} is no validation image that real.json lists.")
@@ -142,7 +133,7 @@ def _real_of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
 
 
 def _class(name: str) -> int:
-    return int(name) if name.isdecimal() else synsets().index(name)
+    return int(name) if name.isdecimal() else imagenet.synsets().index(name)
 
 
 def _of_labels(source: Source, classes: Sequence[int], among_C: np.ndarray) -> RobustnessSet:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ktjax import data, models, parallel
 from ktjax.classifier import Classifier
-from ktjax.data import pipeline, robustness
+from ktjax.data import imagenet, pipeline, robustness
 from ktjax.data.robustness import RobustnessSet
 from ktjax.settings.data import Data, TrainingData
 
@@ -68,7 +68,7 @@ def load(settings: TrainingData) -> Loaded:
             subset_seed=settings.subset_seed,
         )
     )
-    if settings.robustness and dataset.classes != robustness.synsets():
+    if settings.robustness and dataset.classes != imagenet.synsets():
         raise ValueError(
             f"config.robustness: these sets have the classes of ImageNet-1k, and {dataset.name} "
             "has others."

@@ -14,10 +14,9 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-import tqdm
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import data, evaluate, interruption, models, parallel
+from ktjax import data, evaluate, interruption, models, parallel, progress
 from ktjax.analysis import complementarity, expertise, pairs, predictions, transfers
 from ktjax.analysis.predictions import Predictions
 from ktjax.classifier import Classifier, Output
@@ -214,7 +213,7 @@ def _answers(
         return pipeline.open_split(dataset.validation, reading, name=f"{dataset.name} validation")
 
     answers = {}
-    for i, (name, load) in enumerate(tqdm.tqdm(loads.items(), "models", unit="model")):
+    for i, (name, load) in enumerate(progress.bar(loads.items(), desc="models", unit="model")):
         # The config is this workdir's: its i-th model is always the same.
         interruption.stop_if_asked()
         path = folder / f"{i:03}-{Path(name).name}.safetensors"

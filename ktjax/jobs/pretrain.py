@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-import tqdm
 
-from ktjax import data, evaluate, models, objectives, parallel, train
+from ktjax import data, evaluate, models, objectives, parallel, progress, train
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, rows, training
 from ktjax.experiment import workdir as workdir_lib
@@ -62,7 +61,7 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
     splits = inputs.open_splits(settings, loaded, students)
     workdir_lib.claim(workdir, settings, loaded.dataset)
     found, facts = [], {}
-    for student in tqdm.tqdm(students, desc="models", unit="model"):
+    for student in progress.bar(students, desc="models", unit="model"):
         trained, row = _train(settings, student, splits, workdir)
         folder = workdir / "models" / row["run"]
         if parallel.is_first():

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
-from ktjax import augment, objectives, parallel
+from ktjax import augment, objectives, parallel, progress
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, rows, training
 from ktjax.experiment.evaluation import Evaluated
@@ -34,7 +33,7 @@ def runs(start: Setup) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     settings = start.settings
     planned = plan.plan(settings, {name: start.accuracy(name) for name in settings.teachers})
     combines = STRATEGIES[settings.strategy].combine is not None
-    with tqdm.tqdm(total=len(planned), desc="transfers", unit="run") as bar:
+    with progress.bar(total=len(planned), desc="transfers", unit="run") as bar:
         for seed in settings.seeds:
             shared = _share(start, seed)
             for label in settings.objectives:

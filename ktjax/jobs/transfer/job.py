@@ -6,9 +6,8 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-import tqdm
 
-from ktjax import data, evaluate, models, objectives
+from ktjax import data, evaluate, models, objectives, progress
 from ktjax.analysis import flips, measures
 from ktjax.experiment import evaluation, inputs, rows, training
 from ktjax.experiment import workdir as workdir_lib
@@ -122,7 +121,7 @@ def _set_up(
             layout=settings.parallel,
             calibrate=settings.calibrate,
         )
-        for name, classifier in tqdm.tqdm(
+        for name, classifier in progress.bar(
             classifiers.items(), desc="models", unit="model", leave=False
         )
     }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, train
+from ktjax import evaluate, progress, train
 from ktjax.experiment import evaluation, rows, training
 from ktjax.jobs.transfer import plan, setup
 from ktjax.jobs.transfer.setup import Setup
@@ -21,7 +21,7 @@ def runs(start: Setup) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     members = [start.models[name] for name in (settings.student, *settings.teachers)]
     joint = Joint(tuple(member.model for member in members))
     predict = evaluate.make_predict(joint, batch_size=settings.eval_batch_size)
-    with tqdm.tqdm(total=len(asked), desc="transfers", unit="run") as bar:
+    with progress.bar(total=len(asked), desc="transfers", unit="run") as bar:
         for seed, label in asked:
             yield from _run(start, joint, predict, label, seed, bar)
 

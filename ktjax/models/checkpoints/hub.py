@@ -1,6 +1,5 @@
 """Where a checkpoint's files lie: folders, single files, repositories on the Hugging Face hub."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +11,6 @@ from ktjax.classifier import InputSpec
 from ktjax.models.checkpoints import weights
 
 PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
-_SYNSETS = Path(__file__).parents[2] / "data" / "imagenet_synsets.txt"
-# Some of ImageNet-1k's classes in words, by which transformers' configs call them all.
-_IN_WORDS = {
-    **{0: "tench", 1: "goldfish", 281: "tabby", 388: "giant panda", 817: "sports car"},
-    **{954: "banana", 999: "toilet tissue"},
-}
 # The biases of timm's classifiers tell how many classes there are.
 _HEADS = ("fc.bias", "head.bias", "head.fc.bias", "classifier.bias", "head.l.bias")
 
@@ -115,32 +108,3 @@ def download(repository: str, file: str) -> Path:
     except (errors.HfHubHTTPError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"'{repository}' cannot be downloaded: {lines[0]}") from error
-
-
-def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the classes, as far as a config.json tells."""
-    for place in (config, config["pretrained_cfg"]):
-        if place.get("label_names"):
-            return tuple(place["label_names"])
-    count = config["num_classes"]
-    return imagenet() if count == len(imagenet()) else numbered(count)
-
-
-def numbered(count: int) -> tuple[str, ...]:
-    """Names for classes that have none."""
-    return tuple(f"class {i}" for i in range(count))
-
-
-@functools.cache
-def imagenet() -> tuple[str, ...]:
-    """The synsets of ImageNet-1k, in the order of its labels, as TFDS names them."""
-    return tuple(_SYNSETS.read_text(encoding="utf-8").split())
-
-
-def is_imagenet(classes: Sequence[str]) -> bool:
-    """Whether these are the classes of ImageNet-1k in their order: synsets, words, or no names."""
-    if len(classes) != len(imagenet()):
-        return False
-    in_words = all(classes[i].lower().startswith(name) for i, name in _IN_WORDS.items())
-    nameless = all(name == f"LABEL_{i}" for i, name in enumerate(classes))  # to transformers
-    return in_words or nameless or tuple(classes) == imagenet()

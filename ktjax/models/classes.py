@@ -1,0 +1,65 @@
+"""What a model's classes are called, and whether they are those of a data set."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from ktjax.classifier import Classifier
+
+# Some of ImageNet-1k's classes in words, by which transformers' configs call them all.
+_IN_WORDS = {
+    **{0: "tench", 1: "goldfish", 281: "tabby", 388: "giant panda", 817: "sports car"},
+    **{954: "banana", 999: "toilet tissue"},
+}
+
+
+def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes, as far as a config.json tells."""
+    for place in (config, config["pretrained_cfg"]):
+        if place.get("label_names"):
+            return tuple(place["label_names"])
+    count = config["num_classes"]
+    return imagenet() if count == len(imagenet()) else numbered(count)
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names for classes that have none."""
+    return tuple(f"class {i}" for i in range(count))
+
+
+@functools.cache
+def imagenet() -> tuple[str, ...]:
+    """The synsets of ImageNet-1k, in the order of its labels, as TFDS names them."""
+    file = resources.files("ktjax") / "data" / "imagenet_synsets.txt"
+    return tuple(file.read_text(encoding="utf-8").split())
+
+
+def is_imagenet(classes: Sequence[str]) -> bool:
+    """Whether these are the classes of ImageNet-1k in their order: synsets, words, or no names."""
+    if len(classes) != len(imagenet()):
+        return False
+    in_words = all(classes[i].lower().startswith(name) for i, name in _IN_WORDS.items())
+    nameless = all(name == f"LABEL_{i}" for i, name in enumerate(classes))  # to transformers
+    return in_words or nameless or tuple(classes) == imagenet()
+
+
+def has_classes(classifier: Classifier, classes: Sequence[str]) -> bool:
+    """Whether the classifier answers with these classes; those of ImageNet have several names."""
+    same = classifier.classes == tuple(classes)
+    return same or (is_imagenet(classifier.classes) and is_imagenet(classes))
+
+
+def check_classes(classifier: Classifier, classes: Sequence[str], data: str) -> None:
+    """Raises ValueError unless the classifier answers with the classes of the data set."""
+    if has_classes(classifier, classes):
+        return
+    if len(classifier.classes) != len(classes):
+        raise ValueError(
+            f"{classifier.name} has {len(classifier.classes)} classes, {data} has {len(classes)}."
+        )
+    at = next(i for i, c in enumerate(classes) if c != classifier.classes[i])
+    raise ValueError(
+        f"{classifier.name} has other classes than {data}: class {at} is "
+        f"'{classifier.classes[at]}' there and '{classes[at]}' here."
+    )

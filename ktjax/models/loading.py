@@ -1,0 +1,221 @@
+"""name -> pretrained Classifier: where its weights lie, how they are read, new heads."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ktjax.classifier import Classifier, Variables
+from ktjax.models import registry
+from ktjax.models.checkpoints import catalogue, hf, hub, weights
+from ktjax.models.classes import class_names, numbered
+
+# The weights of the embedded zoo, one exported folder each, lie in the package.
+ZOO = Path(__file__).parent / "glyphs"
+HEADS = ("zero", "random")  # how a new head begins
+# timm's names for how features are pooled, where a network of ours knows one way only.
+_POOLS = ("avg", "token")
+
+
+def zoo() -> tuple[str, ...]:
+    """The names of the embedded zoo."""
+    return tuple(f"glyphs/{folder.name}" for folder in sorted(ZOO.iterdir()) if folder.is_dir())
+
+
+def load(
+    name: str | Path,
+    *,
+    architecture: str | None = None,
+    classes: Sequence[str] | int | None = None,
+    head: str | None = None,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Classifier:
+    """Loads a pretrained Classifier.
+
+    Args:
+      name: one of
+        `timm/<architecture>.<tag>`, a repository of timm's on the Hugging Face hub (cached;
+        HF_HUB_OFFLINE is respected);
+        `hf:<organisation>/<repository>`, a classifier of transformers' on the hub;
+        `glyphs/<name>` of the embedded zoo;
+        a folder with config.json and model.safetensors, which ktjax, timm or transformers wrote;
+        a workdir of ktjax that holds one model (of several, the folder of one);
+        a .safetensors file with timm's names.
+      architecture: what a .safetensors file is of, as it does not say so itself.
+      classes: the names of the classes, or how many there are, instead of those in config.json.
+      head: the last layer is a new one for `classes`: `zero`, or drawn as timm does, `random`;
+        None: keep the checkpoint's.
+      size: height and width of the input, if not the checkpoint's. Position embeddings of timm's
+        families are resized.
+      seed: what a random head is drawn from.
+      **options: attributes of the network, by timm's names: `drop_rate`, `drop_path_rate`.
+
+    Raises:
+      ValueError: no such model, with the nearest names; or weights that do not fit.
+    """
+    if head is not None:
+        _check_head(head)
+    name = str(name)
+    found = locate(name, architecture=architecture)
+    known = class_names(found.config)
+    classes = numbered(classes) if isinstance(classes, int) else classes
+    shapes, module = _described(name, found, known if head else classes or known, size, options)
+    entries = weights.read_entries(found.path)
+    try:
+        model = weights.fill(
+            shapes,
+            entries,
+            layout=weights.layout_of(
+                found.config["format"], shapes.architecture, found.config["model_args"]
+            ),
+            adapt=getattr(module, "adapt", None),
+            where=found.path,
+        )
+    except ValueError as error:
+        if head is not None or classes is None:
+            raise
+        hint = "Where a checkpoint is of other classes, head='zero' gives it a new last layer."
+        raise ValueError(f"{error}\n{hint}") from None
+    return model if head is None else replace_head(model, classes or known, head=head, seed=seed)
+
+
+def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
+    """The checkpoint that `load(name)` reads; raises as `load` does, but reads no weights."""
+    if name in zoo():
+        return hub.folder(ZOO / name.removeprefix("glyphs/"))
+    if name.startswith("timm/"):
+        registry.check_architecture(name.removeprefix("timm/").partition(".")[0])
+        return hub.repository(name, (weights.CONFIG,))
+    if name.startswith("hf:"):
+        return hub.repository(name.removeprefix("hf:"), (weights.CONFIG, hf.PREPROCESSOR))
+    path = Path(name)
+    if weights.is_export(path):
+        return hub.folder(path)
+    written = [(path / kind).rglob(weights.WEIGHTS) for kind in ("models", "students")]
+    inside = sorted(file.parent for files in written for file in files)
+    if len(inside) > 1:
+        raise ValueError(f"'{name}' holds several models: name one, {', '.join(map(str, inside))}.")
+    if inside:
+        return hub.folder(inside[0])
+    if path.suffix == ".safetensors" and path.is_file():
+        if architecture is None:
+            raise ValueError(f"'{name}' does not say its architecture: give architecture=...")
+        registry.check_architecture(architecture)
+        return hub.bare(path, architecture, registry.MODELS[architecture].input)
+    if path.suffix in hub.PICKLED or (path / "pytorch_model.bin").is_file():
+        raise ValueError(
+            f"'{name}' is a pickle, which ktjax never opens. Convert it where you trust it: "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
+        )
+    timms = catalogue.TIMM["architectures"].keys() & registry.MODELS.keys()
+    if "." in name and name.partition(".")[0] in timms:
+        raise ValueError(f"No model '{name}': timm's checkpoint is called 'timm/{name}'.")
+    if name in registry.MODELS:
+        tags = catalogue.TIMM["architectures"][name]["checkpoints"] if name in timms else ()
+        others = f"; or take one of timm's: {', '.join(f'timm/{name}.{tag}' for tag in tags)}"
+        raise ValueError(
+            f"'{name}' is an architecture, not a pretrained model: train it with "
+            f"configs/pretrain.py:model={name}, then give the folder that this exports"
+            f"{others if tags else ''}."
+        )
+    nearest = registry.nearest(name, (*zoo(), *registry.MODELS))
+    raise ValueError(
+        f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "
+        f"embedded zoo, nor an architecture. Nearest: {nearest}; "
+        "`python -m ktjax.models` lists all."
+    )
+
+
+def blank(name: str) -> Classifier:
+    """What `load(name)` gives, but for the weights, which it does not read: variables are shapes.
+
+    Raises:
+      ValueError: no such model, with the nearest names.
+    """
+    found = locate(name)
+    return _described(name, found, class_names(found.config), None, {})[0]
+
+
+def _described(
+    name: str,
+    found: hub.Checkpoint,
+    classes: Sequence[str],
+    size: tuple[int, int] | None,
+    options: dict[str, Any],
+) -> tuple[Classifier, nn.Module]:
+    """The Classifier of a checkpoint, whose variables have shapes only, and its network."""
+    spec = weights.input_spec(found.config)
+    if size is not None:
+        spec = dataclasses.replace(spec, size=size)
+    architecture = found.config["architecture"]
+    stored = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in found.config["model_args"].items()
+    }
+    registry.check_architecture(architecture)
+    if "global_pool" in stored and "global_pool" not in registry.options_of(architecture):
+        pool = stored.pop("global_pool")
+        if pool not in _POOLS:
+            raise ValueError(f"{name} pools features by '{pool}', which {architecture} does not.")
+    shapes, module = registry.skeleton(architecture, classes, spec.size, {**stored, **options})
+    origin = found.config["origin"]
+    return dataclasses.replace(shapes, name=name, input=spec, origin=origin), module
+
+
+def replace_head(
+    classifier: Classifier, classes: Sequence[str], *, head: str, seed: int = 0
+) -> Classifier:
+    """The classifier with a new last layer for other classes.
+
+    Args:
+      classifier: its architecture is in MODELS.
+      classes: the names of the new classes.
+      head: `zero`, or drawn as timm does, `random`.
+      seed: what a random head is drawn from.
+
+    Raises:
+      ValueError: no such kind of head.
+    """
+    _check_head(head)
+    shapes, module = registry.skeleton(
+        classifier.architecture, classes, classifier.input.size, classifier.options
+    )
+    if head == "zero":
+        new = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes.variables)
+    else:
+        init = functools.partial(registry.initialize, module, shapes.input)
+        new = jax.jit(init)(jax.random.key(seed))
+    variables = jax.tree.map(
+        lambda in_head, a, b: a if in_head else b,
+        head_of(classifier),
+        new,
+        dict(classifier.variables),
+    )
+    return dataclasses.replace(
+        classifier,
+        variables=variables,
+        forward=shapes.forward,
+        classes=tuple(classes),
+        origin=f"{classifier.origin}, new head",
+    )
+
+
+def head_of(classifier: Classifier) -> Variables:
+    """Which variables are the head's, the last layer: a tree of bools."""
+    classes = (*classifier.classes, "one more")
+    more, _ = registry.skeleton(
+        classifier.architecture, classes, classifier.input.size, classifier.options
+    )
+    # The head is what depends on the number of classes.
+    return jax.tree.map(lambda a, b: a.shape != b.shape, dict(classifier.variables), more.variables)
+
+
+def _check_head(head: str) -> None:
+    if head not in HEADS:
+        raise ValueError(f"No head '{head}'. Known: {', '.join(HEADS)}.")

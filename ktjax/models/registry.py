@@ -1,0 +1,208 @@
+"""The architectures: how each is built, what input it is made for, which options it takes."""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ktjax.classifier import Classifier, InputSpec, Variables, linen_forward
+from ktjax.models.checkpoints import catalogue, hf
+from ktjax.models.networks import (
+    convnext,
+    deit,
+    efficientnet,
+    mlp_mixer,
+    mobilenetv3,
+    pit,
+    regnet,
+    resnet,
+    resnetv2,
+    swin_transformer,
+    tiny,
+    vision_transformer_relpos,
+    vision_transformer_variants,
+    xcit,
+)
+
+
+class Architecture(NamedTuple):
+    """How to build a network, and the input that it is made for."""
+
+    family: str  # the kind of network
+    build: Callable[..., nn.Module]  # build(num_classes=..., **options)
+    input: InputSpec
+
+
+def _tiny(family: str, build: Callable[..., nn.Module], size: int) -> Architecture:
+    return Architecture(family, build, InputSpec(size=(size, size), interpolation="bilinear"))
+
+
+_TINY = {
+    "tiny_mlp_narrow": _tiny("mlp", tiny.tiny_mlp_narrow, 12),
+    "tiny_mlp": _tiny("mlp", tiny.tiny_mlp, 16),
+    "tiny_mixer": _tiny("mlp_mixer", tiny.tiny_mixer, 24),
+    "tiny_resnet_narrow": _tiny("resnet", tiny.tiny_resnet_narrow, 24),
+    "tiny_resnet": _tiny("resnet", tiny.tiny_resnet, 24),
+    "tiny_resnet_wide": _tiny("resnet", tiny.tiny_resnet_wide, 24),
+    "tiny_resnet_gn": _tiny("resnet", tiny.tiny_resnet_gn, 24),
+    "tiny_convnext": _tiny("convnext", tiny.tiny_convnext, 24),
+    "tiny_vit": _tiny("vision_transformer", tiny.tiny_vit, 24),
+}
+
+# timm's families: each file has a table VARIANTS of its architectures, by timm's names.
+FAMILIES = {
+    "resnet": resnet,
+    "resnetv2": resnetv2,
+    "regnet": regnet,
+    "convnext": convnext,
+    "efficientnet": efficientnet,
+    "mobilenetv3": mobilenetv3,
+    "vision_transformer": vision_transformer_variants,
+    "vision_transformer_relpos": vision_transformer_relpos,
+    "deit": deit,
+    "swin_transformer": swin_transformer,
+    "xcit": xcit,
+    "pit": pit,
+    "mlp_mixer": mlp_mixer,
+}
+
+
+def _made_for(architecture: str) -> InputSpec:
+    spec = catalogue.TIMM["architectures"][architecture]
+    size, mean, std, interpolation, crop_pct = spec["input"]
+    return InputSpec((size, size), tuple(mean), tuple(std), interpolation, crop_pct)
+
+
+_TIMM = {
+    name: Architecture(family, build, _made_for(name))
+    for family, module in FAMILIES.items()
+    for name, build in module.VARIANTS.items()
+}
+# transformers' classifiers: their configs say how large they are, and what their input is.
+_HF = {
+    name: Architecture(kind.family, kind.build, InputSpec((224, 224)))
+    for name, kind in hf.KINDS.items()
+}
+MODELS = _TINY | _TIMM | _HF
+
+_NARROW = {"depth": 2, "embed_dim": 32, "num_heads": 2}
+# A tiny network of each family, for tests: an architecture, and options that make it smaller.
+TESTING: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet": ("test_resnet", {}),
+    "resnetv2": ("resnetv2_18", {"depths": (1, 1), "widths": (32, 64)}),
+    "regnet": ("regnety_002", {"depths": (1, 1), "widths": (16, 32)}),
+    "convnext": ("test_convnext", {"depths": (1, 1), "dims": (24, 32)}),
+    "efficientnet": ("test_efficientnet", {}),
+    "mobilenetv3": ("mobilenetv3_small_050", {}),
+    "vision_transformer": ("test_vit", {"depth": 2}),
+    "vision_transformer_relpos": ("test_vit_relpos", {"depth": 2}),
+    "deit": ("deit_tiny_distilled_patch16_224", _NARROW),
+    "swin_transformer": ("swin_tiny_patch4_window7_224", {"embed_dim": 32, "depths": (2, 2)}),
+    "xcit": ("xcit_nano_12_p16_224", _NARROW),
+    "pit": ("pit_ti_224", {"base_dims": (16, 16), "depth": (1, 1), "heads": (1, 2)}),
+    "mlp_mixer": ("mixer_s32_224", {"num_blocks": 2, "embed_dim": 32}),
+}
+
+
+def create(
+    architecture: str,
+    *,
+    classes: Sequence[str],
+    seed: int,
+    size: tuple[int, int] | None = None,
+    **options: Any,
+) -> Classifier:
+    """A Classifier of an architecture, with freshly drawn weights.
+
+    Args:
+      architecture: a name in MODELS.
+      classes: the names of its classes.
+      seed: what the weights are drawn from.
+      size: height and width of the input; None: what the architecture is made for.
+      **options: attributes of the network, by timm's names: `drop_rate`, `drop_path_rate`.
+
+    Raises:
+      ValueError: the architecture is not in MODELS; lists the nearest names.
+    """
+    shapes, module = skeleton(architecture, classes, size, options)
+    variables = jax.jit(functools.partial(initialize, module, shapes.input))(jax.random.key(seed))
+    return dataclasses.replace(shapes, variables=variables, origin=f"random weights, seed {seed}")
+
+
+def family(architecture: str) -> str:
+    """The kind of network: one of FAMILIES, or `mlp` and `beit`, which timm has not."""
+    return MODELS[architecture].family
+
+
+def check_architecture(name: str) -> None:
+    """Raises ValueError, with the nearest names, unless MODELS has the architecture."""
+    if name not in MODELS:
+        raise ValueError(
+            f"No architecture '{name}'. Nearest: {nearest(name, MODELS)}; "
+            "`python -m ktjax.models` lists all."
+        )
+
+
+def skeleton(
+    architecture: str,
+    classes: Sequence[str],
+    size: tuple[int, int] | None,
+    options: dict[str, Any],
+) -> tuple[Classifier, nn.Module]:
+    """A Classifier whose variables have shapes only, and its network.
+
+    Args:
+      architecture: a name in MODELS.
+      classes: the names of its classes.
+      size: height and width of the input; None: what the architecture is made for.
+      options: attributes of the network, by timm's names.
+
+    Raises:
+      ValueError: no such architecture, or it has no such option; lists the nearest names.
+    """
+    check_architecture(architecture)
+    known = options_of(architecture)
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"{architecture} has no option '{option}'. Nearest: {nearest(option, known)}; "
+                f"known: {', '.join(sorted(known))}."
+            )
+    _, build, spec = MODELS[architecture]
+    spec = spec if size is None else dataclasses.replace(spec, size=size)
+    module = build(num_classes=len(classes), **options)
+    shapes = Classifier(
+        name=architecture,
+        architecture=architecture,
+        forward=linen_forward(module),
+        variables=jax.eval_shape(functools.partial(initialize, module, spec), jax.random.key(0)),
+        input=spec,
+        classes=tuple(classes),
+        origin="",
+        options=options,
+    )
+    return shapes, module
+
+
+def options_of(architecture: str) -> set[str]:
+    """The options a user may set: attributes of the network, or fields of a config."""
+    if architecture in hf.KINDS:
+        return {*hf.KINDS[architecture].options, "drop_rate", "drop_path_rate", "remat"}
+    attributes = inspect.signature(MODELS[architecture].build).parameters
+    return set(attributes) - {"num_classes", "parent", "name"}
+
+
+def initialize(module: nn.Module, spec: InputSpec, key: jax.Array) -> Variables:
+    """Freshly drawn variables of a network."""
+    return module.init(key, jnp.zeros((1, *spec.size, 3)))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known names that are most like this one, as an error lists them."""
+    return ", ".join(difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.0))
