@@ -9,6 +9,7 @@ import numpy as np
 
 from ktjax import data, evaluate, models, objectives, progress
 from ktjax.analysis import flips, measures
+from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, rows, training
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.jobs.transfer import frozen, mutual, plan
@@ -106,7 +107,7 @@ def _set_up(
     settings: Transfer,
     workdir: Path,
     splits: inputs.Splits,
-    classifiers: Mapping[str, models.Classifier],
+    classifiers: Mapping[str, Classifier],
 ) -> Setup:
     """Asks every model what it knows."""
     predicts = {
