@@ -34,7 +34,8 @@ class Objective(NamedTuple):
     For `outputs` of the shapes that the models give, and a training split of so many examples.
 
     `apply(params, state, outputs, batch, key) -> (loss_B, (state, aux))`. The key is the same on
-    all devices; aux: per-example [B] shares that are worth logging.
+    all devices; aux: per-example [B] shares that are worth logging, and `accuracy` where the
+    student does not answer as one model does.
     """
 
     init: Callable[[jax.Array, Outputs, int], tuple[Any, Any]]
@@ -386,7 +387,9 @@ def make_mutual(
         kl_MxB = jax.vmap(lambda logits_BxC: kl(logits_BxC, target_BxC))(logits_MxBxC)
         taught_MxB = sure_MxB < sure_MxB.max(axis=0, keepdims=True)
         loss_B = jnp.sum(label_loss_MxB + jnp.where(taught_MxB, kl_MxB, 0), axis=0)
-        return loss_B, {f"taught_model_{i}": taught_B for i, taught_B in enumerate(taught_MxB)}
+        aux = {f"taught_model_{i}": taught_B for i, taught_B in enumerate(taught_MxB)}
+        right_MxB = logits_MxBxC.argmax(axis=-1) == label_B[None]
+        return loss_B, aux | {"accuracy": right_MxB.mean(axis=0)}
 
     return _stateless(loss)
 

@@ -104,7 +104,7 @@ def run(layout, *, freeze_stats, size=1, **options):
     key = parallel.random_key(7)
     for batch in parallel.to_devices(groups, several=several):
         state, metrics = step(state, asked, batch, key)
-        seen += train._per_step(jax.device_get(metrics))
+        seen += train.per_step(jax.device_get(metrics))
     return state, seen
 
 
