@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     # What is minimised, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
     # docstrings explain the options), and the learning rate per 256 samples.
-    kl = dict(temperature=1.0, top_k=config_dict.placeholder(int), standardised=False)
+    kl = dict(temperature=1.0, top_k=config_dict.placeholder(int), standardized=False)
     every_flip = ("positive", "negative", "neutral")
     config.objectives = {
         "xe": dict(objective="xe", learning_rate=0.1, label_smoothing=0.0),

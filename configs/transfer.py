@@ -54,7 +54,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     # What is minimised, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
     # docstrings explain the options), and the learning rate per 256 samples.
-    kl = dict(temperature=1.0, top_k=config_dict.placeholder(int), standardised=False)
+    kl = dict(temperature=1.0, top_k=config_dict.placeholder(int), standardized=False)
     flips = ("positive", "negative", "neutral")  # which samples are distilled
     # That of XE-KL + MCL, over the most probable of ImageNet's 1,000 classes.
     mcl_kl = kl | dict(top_k=100) if imagenet else kl

@@ -18,7 +18,7 @@ import tqdm
 from ktjax import optim
 from ktjax.augment import Augment
 from ktjax.classifier import Classifier, cast
-from ktjax.objectives import Objective, Outputs
+from ktjax.objective import Objective, Outputs
 from ktjax.parallel import AXIS
 
 # teach(frozen, image, index_B, view) -> Outputs in which the student's are still missing

@@ -347,7 +347,7 @@ OF_PRETRAINING = [
     (dict(names=("tiny_resent",)), r"'tiny_resent'.*(?<![/\w])tiny_resnet\b"),
 ]
 XE = dict(objective="xe", learning_rate=0.1, label_smoothing=0.0)
-KL_DP = dict(objective="kl_dp", learning_rate=0.1, temperature=1.0, top_k=None, standardised=False)
+KL_DP = dict(objective="kl_dp", learning_rate=0.1, temperature=1.0, top_k=None, standardized=False)
 MUTUAL = KL_DP | dict(objective="mutual", detach_teacher=True, label_smoothing=0.0)
 CD = XE | dict(objective="cd", weight=10.0, gamma=0.1)
 OF_TRANSFER = [
@@ -493,7 +493,7 @@ def test_command_line(images, tmp_path):
         (
             ["transfer.py", "--config.objectives.kl.topk=1"],
             "config.objectives.kl has no field 'topk'. Did you mean 'objectives.kl.top_k'? It has: "
-            "flips, learning_rate, objective, standardised, temperature, top_k.",
+            "flips, learning_rate, objective, standardized, temperature, top_k.",
         ),
         (["pretrain.py", "--config.batch_size=big"], "flag --config.batch_size=big"),
         (["pretrain.py", "--config.batch_size=None"], "config.batch_size has to have a value"),

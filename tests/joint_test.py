@@ -17,7 +17,7 @@ BATCH = 16
 RATE = 0.05
 DECAY = 0.01
 CLIP = 1.25
-KL = dict(temperature=2.0, top_k=3, standardised=False)
+KL = dict(temperature=2.0, top_k=3, standardized=False)
 
 
 @functools.cache
@@ -139,7 +139,7 @@ def build(student, objective, optimizer):
 
 @functools.cache
 def mutual():
-    objective = objectives.make_mutual(**KL, detach_teacher=True, label_smoothing=0.1)
+    objective = objectives.make("mutual", KL | dict(detach_teacher=True, label_smoothing=0.1))
     return build(joint(), objective, optim.per_member(sgd(), joint().keys))
 
 

@@ -19,13 +19,15 @@ import pytest
 
 from ktjax import models, objectives, parallel, train
 from ktjax.data import pipeline
+from ktjax.losses import Softening
+from ktjax.objective import Objective
 from ktjax.targets import live
 
 CLASSES = ("a", "b", "c")
 BATCH = 16
 SLICES = 8
 RATE = 0.05
-OBJECTIVE = objectives.make_kl_dp(temperature=2.0, top_k=None, standardised=False)
+OBJECTIVE = objectives.make_kl_dp(softening=Softening(2.0, top_k=None, standardized=False))
 
 
 def augment(image_BxHxWx3, index_B, view):
@@ -369,7 +371,7 @@ def test_planted_infinity_in_a_compiled_step():
         loss_B, (_, aux) = plain.apply(params, (), outputs, batch, key)
         return jnp.where(steps == 4, jnp.inf, loss_B), (steps + 1, aux)
 
-    planted = objectives.Objective(lambda *_: ((), jnp.zeros((), jnp.int32)), apply)
+    planted = Objective(lambda *_: ((), jnp.zeros((), jnp.int32)), apply)
     step = make_step(teach=train.teach_nothing, freeze_stats=True, objective=planted)
     evals = []
     events = train.loop(
@@ -391,7 +393,7 @@ def test_initial_student_is_the_student_in_bfloat16_too():
     variables = student().variables
     stats = jax.tree.map(lambda a: a + 0.1234567, variables["batch_stats"])
     model = dataclasses.replace(student(), variables=dict(variables) | {"batch_stats": stats})
-    objective = objectives.make_self(temperature=1.0, top_k=None, standardised=False)
+    objective = objectives.make_self(softening=Softening(1.0, top_k=None, standardized=False))
     optimizer = optax.sgd(RATE)
     step = train.make_train_step(
         student=model,

@@ -20,7 +20,7 @@ from ktjax.checkpoint import Checkpoints
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
 from ktjax.joint import Joint
-from ktjax.objectives import Objective
+from ktjax.objective import Objective
 from ktjax.writer import Writer
 
 DTYPES = ("float32", "bfloat16")

@@ -72,8 +72,8 @@ def _share(scene: Scene, seed: int) -> _Shared:
         )
 
     @functools.cache
-    def recipe(label: str, live: tuple[str, ...]) -> training.Recipe:
-        teachers = [scene.models[name].model for name in live]
+    def recipe(label: str, asked_of: tuple[str, ...]) -> training.Recipe:
+        teachers = [scene.models[name].model for name in asked_of]
         asked = live.make_ask(student, teachers)
         return scene_lib.make_recipe(
             scene,

@@ -84,7 +84,7 @@ def make_recipe(
         config,
         student=student,
         teachers=teachers,
-        objective=objectives.OBJECTIVES[entry.objective].make(**options(entry)),
+        objective=objectives.make(entry.objective, options(entry)),
         teach=teach,
         learning_rate=entry.learning_rate,
         slow=optim.SlowWeights(**config.mcl[label]) if label in config.mcl else None,
