@@ -1,7 +1,7 @@
 """Contrastive losses: between the features of a whole batch, or of a memory of the data set.
 
 They need the batch of all devices, and gather it over the axis that the train step names.
-Student and teacher features may differ in width.
+Student and teacher features may differ in width. The objectives made of them are at the end.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ktjax.objective import Objective, label_loss, mean, stateless
 from ktjax.parallel import AXIS
 
 _EPSILON = 1e-7  # of the published implementation of CRD
@@ -20,7 +21,7 @@ def _gather(value_B: jax.Array) -> jax.Array:
     return jax.lax.all_gather(value_B, AXIS, tiled=True)
 
 
-def _normalise(x_BxD: jax.Array) -> jax.Array:
+def _normalize(x_BxD: jax.Array) -> jax.Array:
     x_BxD = x_BxD.astype(jnp.float32)
     # The norm of zeros has no gradient: bounded away from it, and 1e-12 of nothing otherwise.
     return x_BxD * jax.lax.rsqrt(jnp.maximum(jnp.sum(x_BxD**2, -1, keepdims=True), 1e-12))
@@ -39,7 +40,7 @@ def similarity_kl(student_BxD: jax.Array, teacher_BxE: jax.Array) -> jax.Array:
     """
 
     def log_rows(features: jax.Array) -> jax.Array:
-        features = _normalise(features)
+        features = _normalize(features)
         return jax.nn.log_softmax(features @ _gather(features).T)
 
     teacher_BxG = log_rows(jax.lax.stop_gradient(teacher_BxE))
@@ -51,7 +52,7 @@ class Memory(NamedTuple):
 
     student_NxP: jax.Array  # the last projections of each sample, of unit length
     teacher_NxP: jax.Array
-    student_z: jax.Array  # normalisation constants; -1 until the first batch sets them
+    student_z: jax.Array  # normalization constants; -1 until the first batch sets them
     teacher_z: jax.Array
 
 
@@ -110,7 +111,7 @@ def crd(
       momentum: share of the memory that stays when a sample is seen.
 
     Returns:
-      ([B], the memory after this batch). The constants that normalise the scores are set on the
+      ([B], the memory after this batch). The constants that normalize the scores are set on the
       first batch, from all devices, and stay.
     """
     size = len(memory.student_NxP)
@@ -146,7 +147,7 @@ def crd(
     def remember(memory_NxP: jax.Array, seen_BxP: jax.Array) -> jax.Array:
         seen_GxP = _gather(jax.lax.stop_gradient(seen_BxP))
         mixed = momentum * memory_NxP[index_G] + (1 - momentum) * seen_GxP
-        return memory_NxP.at[index_G].set(_normalise(mixed))
+        return memory_NxP.at[index_G].set(_normalize(mixed))
 
     return loss_B, Memory(
         remember(memory.student_NxP, student_BxP),
@@ -157,4 +158,76 @@ def crd(
 
 
 def _project(linear: Any, features: jax.Array) -> jax.Array:
-    return _normalise(features.astype(jnp.float32) @ linear["kernel"] + linear["bias"][None])
+    return _normalize(features.astype(jnp.float32) @ linear["kernel"] + linear["bias"][None])
+
+
+# Objectives.
+
+
+def make_cd(*, weight: float, gamma: float, label_smoothing: float) -> Objective:
+    """`weight` * similarity_kl + gamma * cross-entropy with the labels (section 4.1).
+
+    Several teachers: the mean of their KLs.
+    """
+
+    def loss(outputs, batch):
+        student_BxD = outputs.student.features
+        kl_B = mean([similarity_kl(student_BxD, t.features) for t in outputs.teachers])
+        loss_B = weight * kl_B + gamma * label_loss(outputs, batch, label_smoothing)
+        return loss_B, {"taught": jnp.ones(loss_B.shape)}
+
+    return stateless(loss)
+
+
+def make_crd(
+    *,
+    weight: float,
+    gamma: float,
+    label_smoothing: float,
+    projection: int,
+    negatives: int,
+    contrast_temperature: float,
+    momentum: float,
+) -> Objective:
+    """`weight` * crd + gamma * cross-entropy with the labels (section 4.1).
+
+    Projections are the objective's parameters and memories its state, one set per teacher; several
+    teachers: the mean of their losses.
+    """
+
+    def init(key, outputs, examples):
+        pairs = [
+            init_crd(
+                jax.random.fold_in(key, i),
+                student_width=outputs.student.features.shape[-1],
+                teacher_width=teacher.features.shape[-1],
+                examples=examples,
+                projection=projection,
+            )
+            for i, teacher in enumerate(outputs.teachers)
+        ]
+        params, memories = zip(*pairs, strict=True)
+        return params, memories
+
+    def apply(params, state, outputs, batch, key):
+        pairs = [
+            crd(
+                projections,
+                memory,
+                outputs.student.features,
+                teacher.features,
+                index_B=batch["index"],
+                key=jax.random.fold_in(key, i),
+                negatives=negatives,
+                temperature=contrast_temperature,
+                momentum=momentum,
+            )
+            for i, (projections, memory, teacher) in enumerate(
+                zip(params, state, outputs.teachers, strict=True)
+            )
+        ]
+        crd_KxB, memories = zip(*pairs, strict=True)
+        loss_B = weight * mean(crd_KxB) + gamma * label_loss(outputs, batch, label_smoothing)
+        return loss_B, (memories, {"taught": jnp.ones(loss_B.shape)})
+
+    return Objective(init, apply)

@@ -1,7 +1,8 @@
-"""What a transfer minimises (paper sections 4.1, 4.2), per example and without reduction.
+"""What a transfer minimizes (paper sections 4.1, 4.2), per example and without reduction.
 
-An objective is a pair of functions, as an optax transformation is. Most have no parameters and no
-state. Targets carry no gradients. The losses themselves are in losses.py and contrastive.py.
+An objective is a pair of functions, as an optax transformation is: see objective.py. Most have no
+parameters and no state. Targets carry no gradients. The losses themselves are in losses.py, and all
+about features is in contrastive.py.
 """
 
 import functools
@@ -14,54 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from ktjax import contrastive, losses, partition
+from ktjax.losses import Softening
+from ktjax.objective import Objective, label_loss, mean, stateless
 
 FLIPS = ("positive", "negative", "neutral")
 NEUTRAL = ("retain", "teach", "average")
-
-
-class Outputs(NamedTuple):
-    """What the models say of one batch; each has `logits` [B, C] and `features` [B, D]."""
-
-    student: Any
-    initial: Any  # the frozen copy of the student from before the transfer
-    teachers: tuple[Any, ...]
-    temperatures_S: Any = None  # of initial and teachers, that calibrate them for a partition
-
-
-class Objective(NamedTuple):
-    """`init(key, outputs, examples) -> (params, state)`.
-
-    For `outputs` of the shapes that the models give, and a training split of so many examples.
-
-    `apply(params, state, outputs, batch, key) -> (loss_B, (state, aux))`. The key is the same on
-    all devices; aux: per-example [B] shares that are worth logging.
-    """
-
-    init: Callable[[jax.Array, Outputs, int], tuple[Any, Any]]
-    apply: Callable[..., tuple[jax.Array, Any]]
-
-
-def _stateless(loss: Callable[[Outputs, Mapping], tuple[jax.Array, dict]]) -> Objective:
-    def apply(params, state, outputs, batch, key):
-        del params, key
-        outputs = outputs._replace(
-            initial=jax.lax.stop_gradient(outputs.initial),
-            teachers=jax.lax.stop_gradient(outputs.teachers),
-        )
-        loss_B, aux = loss(outputs, batch)
-        return loss_B, (state, aux)
-
-    return Objective(init=lambda key, outputs, examples: ((), ()), apply=apply)
-
-
-def _label_loss(outputs: Outputs, batch: Mapping, label_smoothing: float) -> jax.Array:
-    return losses.cross_entropy(
-        outputs.student.logits, label_B=batch["label"], smoothing=label_smoothing
-    )
-
-
-def _mean(per_teacher: Sequence[jax.Array]) -> jax.Array:
-    return jnp.stack(per_teacher).mean(axis=0)
 
 
 # From labels, from the initial student, from teachers.
@@ -69,21 +27,19 @@ def _mean(per_teacher: Sequence[jax.Array]) -> jax.Array:
 
 def make_xe(*, label_smoothing: float) -> Objective:
     """Cross-entropy with the labels only: plain (pre)training, and the control of a transfer."""
-    return _stateless(lambda outputs, batch: (_label_loss(outputs, batch, label_smoothing), {}))
+    return stateless(lambda outputs, batch: (label_loss(outputs, batch, label_smoothing), {}))
 
 
-def make_self(*, temperature: float, top_k: int | None, standardised: bool) -> Objective:
+def make_self(*, softening: Softening) -> Objective:
     """KL(T) to the initial student: the control in which nobody teaches."""
-    kl = functools.partial(
-        losses.kl, temperature=temperature, top_k=top_k, standardised=standardised
-    )
+    kl = functools.partial(losses.kl, softening=softening)
 
     def loss(outputs, batch):
         del batch
         loss_B = kl(outputs.student.logits, outputs.initial.logits)
         return loss_B, {"taught": jnp.zeros(loss_B.shape)}
 
-    return _stateless(loss)
+    return stateless(loss)
 
 
 def _distil(
@@ -104,36 +60,28 @@ def _distil(
 
         pairs = [of_teacher(teacher.logits) for teacher in outputs.teachers]
         loss_KxB, taught_KxB = zip(*pairs, strict=True)
-        return _mean(loss_KxB), {"taught": _mean(taught_KxB)}
+        return mean(loss_KxB), {"taught": mean(taught_KxB)}
 
-    return _stateless(loss)
+    return stateless(loss)
 
 
-def make_kl(
-    *, temperature: float, top_k: int | None, standardised: bool, flips: Sequence[str]
-) -> Objective:
+def make_kl(*, softening: Softening, flips: Sequence[str]) -> Objective:
     """KL(T) to the teacher (paper eq. 3); several teachers: the mean of their KLs.
 
     `flips`: which samples are distilled, by what the student of the moment and the teacher make of
     them (FLIPS); the loss of the others is 0. Only with all three of them no labels are needed.
     """
-    kl = functools.partial(
-        losses.kl, temperature=temperature, top_k=top_k, standardised=standardised
-    )
+    kl = functools.partial(losses.kl, softening=softening)
     return _distil(kl, flips)
 
 
-def make_hinton(
-    *, temperature: float, top_k: int | None, standardised: bool, flips: Sequence[str]
-) -> Objective:
+def make_hinton(*, softening: Softening, flips: Sequence[str]) -> Objective:
     """T^2 times the cross-entropy with the teacher's softened probabilities.
 
     Source: Hinton et al., arXiv 1503.02531, section 2. The gradient is that of `kl`; the value is
     larger by the entropy of the teacher.
     """
-    soft_cross_entropy = functools.partial(
-        losses.soft_cross_entropy, temperature=temperature, top_k=top_k, standardised=standardised
-    )
+    soft_cross_entropy = functools.partial(losses.soft_cross_entropy, softening=softening)
     return _distil(soft_cross_entropy, flips)
 
 
@@ -141,24 +89,20 @@ def make_xe_kl(
     *,
     alpha: float,
     label_smoothing: float,
-    temperature: float,
-    top_k: int | None,
-    standardised: bool,
+    softening: Softening,
     flips: Sequence[str],
 ) -> Objective:
     """`alpha` times `kl` plus 1 - alpha times the cross-entropy with the labels (paper eq. 4)."""
-    kl = make_kl(temperature=temperature, top_k=top_k, standardised=standardised, flips=flips)
+    kl = make_kl(softening=softening, flips=flips)
 
     def loss(outputs, batch):
         kl_B, (_, aux) = kl.apply((), (), outputs, batch, None)
-        return alpha * kl_B + (1 - alpha) * _label_loss(outputs, batch, label_smoothing), aux
+        return alpha * kl_B + (1 - alpha) * label_loss(outputs, batch, label_smoothing), aux
 
-    return _stateless(loss)
+    return stateless(loss)
 
 
-def make_adaptconf(
-    *, sharpness: float, temperature: float, top_k: int | None, standardised: bool
-) -> Objective:
+def make_adaptconf(*, sharpness: float, softening: Softening) -> Objective:
     """The teacher's answer or the student's own, by how sure the student is of each.
 
     (1 - b) KL(T) to the teacher + b times the cross-entropy with the student's own answer, where
@@ -168,9 +112,7 @@ def make_adaptconf(
     Source: Guo et al., "Vision Superalignment: Weak-to-Strong Generalization for Vision Foundation
     Models", arXiv 2402.03749, eq. 3 and 4.
     """
-    kl = functools.partial(
-        losses.kl, temperature=temperature, top_k=top_k, standardised=standardised
-    )
+    kl = functools.partial(losses.kl, softening=softening)
 
     def loss(outputs, batch):
         del batch
@@ -190,20 +132,16 @@ def make_adaptconf(
 
         pairs = [of_teacher(teacher.logits) for teacher in outputs.teachers]
         loss_KxB, taught_KxB = zip(*pairs, strict=True)
-        return _mean(loss_KxB), {"taught": _mean(taught_KxB)}
+        return mean(loss_KxB), {"taught": mean(taught_KxB)}
 
-    return _stateless(loss)
-
-
-# By partition.
+    return stateless(loss)
 
 
-def _make_kl_dp(
-    *, temperature: float, top_k: int | None, standardised: bool, supervised: bool
-) -> Objective:
-    kl = functools.partial(
-        losses.kl, temperature=temperature, top_k=top_k, standardised=standardised
-    )
+# By partition: who is the surest about a sample.
+
+
+def _make_kl_dp(*, softening: Softening, supervised: bool) -> Objective:
+    kl = functools.partial(losses.kl, softening=softening)
 
     def loss(outputs, batch):
         candidates = (outputs.initial, *outputs.teachers)
@@ -217,30 +155,22 @@ def _make_kl_dp(
         aux = {f"taught_{i}": source_B == i for i in range(1, len(candidates))}
         return loss_B, {"taught": source_B > 0} | aux
 
-    return _stateless(loss)
+    return stateless(loss)
 
 
-def make_kl_dp(*, temperature: float, top_k: int | None, standardised: bool) -> Objective:
+def make_kl_dp(*, softening: Softening) -> Objective:
     """KL + data partitioning: each sample's target is the model with the largest probability of
     its label, among the initial student and the teachers (paper eq. 5).
     """
-    return _make_kl_dp(
-        temperature=temperature, top_k=top_k, standardised=standardised, supervised=True
-    )
+    return _make_kl_dp(softening=softening, supervised=True)
 
 
-def make_kl_dp_unsupervised(
-    *, temperature: float, top_k: int | None, standardised: bool
-) -> Objective:
+def make_kl_dp_unsupervised(*, softening: Softening) -> Objective:
     """KL + data partitioning without labels: the largest maximum probability (paper eq. 6)."""
-    return _make_kl_dp(
-        temperature=temperature, top_k=top_k, standardised=standardised, supervised=False
-    )
+    return _make_kl_dp(softening=softening, supervised=False)
 
 
-def make_kl_dp_flip(
-    *, neutral: str, temperature: float, top_k: int | None, standardised: bool
-) -> Objective:
+def make_kl_dp_flip(*, neutral: str, softening: Softening) -> Objective:
     """KL + data partitioning by flips between the student of the moment and the teacher.
 
     Positive flips are taught by the teacher, negative ones by the initial student, and neutral ones
@@ -248,9 +178,7 @@ def make_kl_dp_flip(
     mean of both models' logits. Several teachers count as one, which says of each sample what the
     one that gives its label the largest probability says. (Paper section 4.2, appendix.)
     """
-    kl = functools.partial(
-        losses.kl, temperature=temperature, top_k=top_k, standardised=standardised
-    )
+    kl = functools.partial(losses.kl, softening=softening)
 
     def loss(outputs, batch):
         label_B, student_BxC = batch["label"], outputs.student.logits
@@ -271,79 +199,7 @@ def make_kl_dp_flip(
         loss_B = kl(student_BxC, partition.take(targets_SxBxC, source_B))
         return loss_B, {"taught": jnp.asarray([0.0, 1.0, 0.5])[source_B]}
 
-    return _stateless(loss)
-
-
-# From features.
-
-
-def make_cd(*, weight: float, gamma: float, label_smoothing: float) -> Objective:
-    """`weight` * contrastive.similarity_kl + gamma * cross-entropy with the labels (section 4.1).
-
-    Several teachers: the mean of their KLs.
-    """
-
-    def loss(outputs, batch):
-        student_BxD = outputs.student.features
-        kl_B = _mean([contrastive.similarity_kl(student_BxD, t.features) for t in outputs.teachers])
-        loss_B = weight * kl_B + gamma * _label_loss(outputs, batch, label_smoothing)
-        return loss_B, {"taught": jnp.ones(loss_B.shape)}
-
-    return _stateless(loss)
-
-
-def make_crd(
-    *,
-    weight: float,
-    gamma: float,
-    label_smoothing: float,
-    projection: int,
-    negatives: int,
-    contrast_temperature: float,
-    momentum: float,
-) -> Objective:
-    """`weight` * contrastive.crd + gamma * cross-entropy with the labels (section 4.1).
-
-    Projections are the objective's parameters and memories its state, one set per teacher; several
-    teachers: the mean of their losses.
-    """
-
-    def init(key, outputs, examples):
-        pairs = [
-            contrastive.init_crd(
-                jax.random.fold_in(key, i),
-                student_width=outputs.student.features.shape[-1],
-                teacher_width=teacher.features.shape[-1],
-                examples=examples,
-                projection=projection,
-            )
-            for i, teacher in enumerate(outputs.teachers)
-        ]
-        params, memories = zip(*pairs, strict=True)
-        return params, memories
-
-    def apply(params, state, outputs, batch, key):
-        pairs = [
-            contrastive.crd(
-                projections,
-                memory,
-                outputs.student.features,
-                teacher.features,
-                index_B=batch["index"],
-                key=jax.random.fold_in(key, i),
-                negatives=negatives,
-                temperature=contrast_temperature,
-                momentum=momentum,
-            )
-            for i, (projections, memory, teacher) in enumerate(
-                zip(params, state, outputs.teachers, strict=True)
-            )
-        ]
-        crd_KxB, memories = zip(*pairs, strict=True)
-        loss_B = weight * _mean(crd_KxB) + gamma * _label_loss(outputs, batch, label_smoothing)
-        return loss_B, (memories, {"taught": jnp.ones(loss_B.shape)})
-
-    return Objective(init, apply)
+    return stateless(loss)
 
 
 # Of several students at once.
@@ -353,22 +209,18 @@ def make_mutual(
     *,
     detach_teacher: bool,
     label_smoothing: float,
-    temperature: float,
-    top_k: int | None,
-    standardised: bool,
+    softening: Softening,
 ) -> Objective:
-    """Bi-KD: M models train at once, and of each sample the surest teaches the others.
+    """Bi-KD: M models train at once, and the surest about a sample teaches it to the others.
 
     Each has the cross-entropy with the labels, plus KL(T) to the model with the largest probability
     of the label where that is larger than its own; the loss of a sample is the sum over models. The
-    student's logits are [B, M, C] (models.joint). Unless `detach_teacher`, the gradient of the KL
+    student's logits are [B, M, C] (joint.py). Unless `detach_teacher`, the gradient of the KL
     flows into the teaching model too.
 
     Source: "Simplifying Knowledge Transfer in Pretrained Models", TMLR 2025, arXiv 2510.22208.
     """
-    kl = functools.partial(
-        losses.kl, temperature=temperature, top_k=top_k, standardised=standardised
-    )
+    kl = functools.partial(losses.kl, softening=softening)
 
     def loss(outputs, batch):
         logits_MxBxC = jnp.moveaxis(outputs.student.logits, 1, 0)
@@ -386,9 +238,11 @@ def make_mutual(
         kl_MxB = jax.vmap(lambda logits_BxC: kl(logits_BxC, target_BxC))(logits_MxBxC)
         taught_MxB = sure_MxB < sure_MxB.max(axis=0, keepdims=True)
         loss_B = jnp.sum(label_loss_MxB + jnp.where(taught_MxB, kl_MxB, 0), axis=0)
-        return loss_B, {f"taught_model_{i}": taught_B for i, taught_B in enumerate(taught_MxB)}
+        aux = {f"taught_model_{i}": taught_B for i, taught_B in enumerate(taught_MxB)}
+        right_MxB = logits_MxBxC.argmax(axis=-1) == label_B[None]
+        return loss_B, aux | {"accuracy": right_MxB.mean(axis=0)}
 
-    return _stateless(loss)
+    return stateless(loss)
 
 
 class Entry(NamedTuple):
@@ -416,8 +270,8 @@ OBJECTIVES = {
         make_kl_dp_unsupervised, labels=False, initial=True, teachers=True, supervised=False
     ),
     "kl_dp_flip": Entry(make_kl_dp_flip, labels=True, initial=True, teachers=True),
-    "cd": Entry(make_cd, labels=True, initial=False, teachers=True, features=True),
-    "crd": Entry(make_crd, labels=True, initial=False, teachers=True, features=True),
+    "cd": Entry(contrastive.make_cd, labels=True, initial=False, teachers=True, features=True),
+    "crd": Entry(contrastive.make_crd, labels=True, initial=False, teachers=True, features=True),
     "mutual": Entry(make_mutual, labels=True, initial=False, teachers=False, joint=True),
 }
 
@@ -428,7 +282,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or (isinstance(v, int) and v >= 2),
         "2 or more classes, or None for all",
     ),
-    "standardised": (lambda v: isinstance(v, bool), "True or False"),
+    "standardized": (lambda v: isinstance(v, bool), "True or False"),
     "flips": (
         lambda v: bool(v) and not isinstance(v, str) and set(v) <= set(FLIPS),
         f"some of {', '.join(FLIPS)}",
@@ -447,11 +301,33 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def make(name: str, options: Mapping[str, Any]) -> Objective:
+    """The objective of OBJECTIVES with that name.
+
+    Args:
+      name: its key.
+      options: its builder's arguments by name, but with the fields of a Softening in its place, as
+        configs give them.
+    """
+    arguments = dict(options)
+    if "softening" in inspect.signature(OBJECTIVES[name].make).parameters:
+        arguments["softening"] = Softening(**{k: arguments.pop(k) for k in Softening._fields})
+    return OBJECTIVES[name].make(**arguments)
+
+
+def options_of(name: str) -> frozenset[str]:
+    """The names of the options that `make` takes for an objective."""
+    arguments = frozenset(inspect.signature(OBJECTIVES[name].make).parameters)
+    if "softening" not in arguments:
+        return arguments
+    return arguments - {"softening"} | set(Softening._fields)
+
+
 def check(name: str, options: Mapping[str, Any]) -> None:
     """Raises ValueError unless OBJECTIVES has the name, with exactly these options in range."""
     if name not in OBJECTIVES:
         raise ValueError(f"No objective '{name}'. Known: {', '.join(sorted(OBJECTIVES))}.")
-    wanted = set(inspect.signature(OBJECTIVES[name].make).parameters)
+    wanted = options_of(name)
     if set(options) != wanted:
         raise ValueError(
             f"Objective '{name}' takes the options {', '.join(sorted(wanted))}; "

@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule, and momentum weight interpolation."""
+"""Optimizer, learning-rate schedule, and momentum weight interpolation."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ SCHEDULES = ("constant", "cosine")
 def make_optimizer(
     name: str, *, schedule: optax.Schedule, weight_decay: float, clip_norm: float | None
 ) -> optax.GradientTransformation:
-    """The optimiser named in OPTIMIZERS, on gradients clipped to a global norm, if there is one."""
+    """The optimizer named in OPTIMIZERS, on gradients clipped to a global norm, if there is one."""
     optimizer = OPTIMIZERS[name](schedule, weight_decay)
     if clip_norm is None:
         return optimizer
@@ -51,13 +51,13 @@ def make_optimizer(
 def per_member(
     optimizer: optax.GradientTransformation, members: Sequence[str]
 ) -> optax.GradientTransformation:
-    """The optimiser for each member of a joint student, with a state and a norm of its own."""
+    """The optimizer for each member of a joint student, with a state and a norm of its own."""
     labels = ({member: member for member in members}, ())  # params, and no objective params
     return optax.multi_transform(dict.fromkeys(members, optimizer), labels)
 
 
 def only(optimizer: optax.GradientTransformation, chosen: Any) -> optax.GradientTransformation:
-    """The optimiser for the parameters that are `chosen`, a tree of bools; others stay."""
+    """The optimizer for the parameters that are `chosen`, a tree of bools; others stay."""
     labels = (jax.tree.map(lambda c: "trained" if c else "frozen", chosen), ())
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 

@@ -1,12 +1,12 @@
 """State, train step, and the one loop that every job shares.
 
-The step is a pure function, `(state, frozen, batch, key) -> (state, metrics)`. It names an axis
-"batch" that it sums over, and so runs under pmap, or under vmap where there are no devices.
+The step is a pure function, `(state, frozen, batch, key) -> (state, metrics)`. It sums over an axis
+that is called "batch", and so runs under pmap, or under vmap where there are no devices.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -18,10 +18,10 @@ import tqdm
 from ktjax import optim
 from ktjax.augment import Augment
 from ktjax.classifier import Classifier, cast
-from ktjax.objectives import Objective, Outputs
+from ktjax.objective import Objective, Outputs
 from ktjax.parallel import AXIS
 
-# teach(frozen, image, index_B, view) -> Outputs, but for the student's
+# teach(frozen, image, index_B, view) -> Outputs in which the student's are still missing
 Teach = Callable[[Any, jax.Array, jax.Array, jax.Array], Outputs]
 Metrics = Mapping[str, jax.Array]
 Step = Callable[..., tuple["State", Metrics]]
@@ -59,13 +59,13 @@ def init_state(
     """The state before the first step. Its arrays are its own: steps donate them.
 
     Args:
-      variables: of the student, from which training starts.
+      variables: the student's, from which training starts.
       objective: may have parameters and a state of its own.
-      optimizer: of both.
+      optimizer: acts on the parameters of both.
       outputs: the shapes of what student and teachers say, as `output_shapes` gives them.
-      examples: in the training split.
-      slow: a slow copy of the student's variables is kept.
-      key: of what is drawn for the objective.
+      examples: how many images the training split has.
+      slow: whether a slow copy of the student's variables is kept.
+      key: for what is drawn at random for the objective.
     """
     variables = jax.tree.map(jnp.copy, dict(variables))
     params = cast(variables["params"], jnp.float32)
@@ -102,9 +102,25 @@ def _variables(params: Any, batch_stats: Any) -> dict[str, Any]:
 
 
 def teach_nothing(frozen: Any, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Outputs:
-    """For objectives that ask nobody but the labels."""
+    """The `teach` of objectives that ask nobody but the labels."""
     del frozen, image, index_B, view
     return Outputs(student=None, initial=None, teachers=())
+
+
+class _Shared(NamedTuple):
+    """What the parts of a batch have in common."""
+
+    trainable: tuple[Any, Any]  # params of the student and of the objective
+    frozen: Any
+    view: jax.Array
+    count: jax.Array  # samples of the whole batch that are no padding
+    key: jax.Array  # of this step, the same on all devices
+
+
+# gradient(shared, part, stats, objective_state, dropout_key)
+#   -> (grads, (stats, objective_state, metrics)): what a part of this device's batch adds to
+# gradient and metrics of the whole batch, and what it leaves to the next part.
+_Gradient = Callable[..., tuple[Any, tuple[Any, Any, dict[str, jax.Array]]]]
 
 
 def make_train_step(
@@ -125,33 +141,32 @@ def make_train_step(
 
     Args:
       student: the classifier to adapt; its own variables are not used.
-      teach: what the frozen models say of a batch.
-      objective: what is minimised.
+      teach: what the frozen models say about a batch.
+      objective: what is minimized.
       optimizer: acts on (student's params, objective's params).
       slow: how a slow copy of the student's variables follows; None: there is none.
-      augment: the views; the number of a view is the number of the epoch.
-      steps_per_epoch: so many steps see one view.
-      dtype: of the student's computation; parameters stay float32.
+      augment: makes the views; the number of a view is the number of the epoch.
+      steps_per_epoch: after so many steps the view changes.
+      dtype: what the student computes in; parameters stay float32.
       freeze_stats: BatchNorm keeps its running statistics.
       microbatches: parts of the batch, one after another, whose gradients are added up. Each is a
-        batch of its own to what looks at several samples: BatchNorm's statistics, which are then
-        updated by every part; the similarities of `cd`; the memory of `crd`.
+        batch of its own for whatever looks at several samples: BatchNorm's statistics, which every
+        part then updates; the similarities of `cd`; the memory of `crd`.
       remat: of the student's forward pass only the results of convolutions and of products with
         weights are kept for the backward pass; the others are computed again.
 
     Returns:
       `step(state, frozen, batch, key) -> (state, metrics)`, to be run where the axis "batch" is
-      bound. The metrics are means over the whole batch, float32. Padding has no part in loss and
-      gradient, but in BatchNorm's statistics: batches to train on are full.
+      bound. The metrics are means over the whole batch, float32. Padding counts neither in the loss
+      nor in the gradient, but it does in BatchNorm's statistics: batches to train on are full.
     """
-
-    def forward(variables: Any, image: jax.Array, key: jax.Array):
-        return student.apply(
-            variables, image, train=True, rngs={"dropout": key}, freeze_stats=freeze_stats
-        )
-
-    if remat:
-        forward = jax.checkpoint(forward, policy=KEPT)
+    gradient = _make_gradient(
+        forward=_make_forward(student, freeze_stats=freeze_stats, remat=remat),
+        teach=teach,
+        objective=objective,
+        augment=augment,
+        dtype=dtype,
+    )
 
     def step(state: State, frozen: Any, batch: Mapping[str, jax.Array], key: jax.Array):
         key = jax.random.fold_in(key, state.step)
@@ -159,53 +174,11 @@ def make_train_step(
         view = state.step // steps_per_epoch
         count = jax.lax.psum(batch["mask"].astype(jnp.float32).sum(), AXIS)
         trainable = (state.params, state.objective_params)
-
-        def gradient(part, stats, objective_state, dropout_key):
-            """What a part of this device's batch adds to gradient and metrics of the whole one."""
-            image = augment(part["image"], part["index"], view)
-            taught = teach(frozen, image, part["index"], view)
-            weight_B = part["mask"].astype(jnp.float32)
-
-            def mean(value_B):
-                return jnp.sum(value_B * weight_B) / count
-
-            def loss_fn(trainable):
-                params, objective_params = trainable
-                variables = {"params": cast(params, dtype), "batch_stats": stats}
-                output, new_stats = forward(variables, image, dropout_key)
-                outputs = taught._replace(student=output)
-                loss_B, (new_objective_state, aux) = objective.apply(
-                    objective_params, objective_state, outputs, part, key
-                )
-                right_B = _right(output.logits, part["label"])
-                metrics = {"loss": mean(loss_B), "accuracy": 100 * mean(right_B)}
-                metrics |= {name: 100 * mean(value_B) for name, value_B in aux.items()}
-                return metrics["loss"], (new_stats, new_objective_state, metrics)
-
-            return jax.grad(loss_fn, has_aux=True)(trainable)
-
-        def accumulate(so_far, numbered):
-            grads, stats, objective_state = so_far
-            part, number = numbered
-            more, (stats, objective_state, metrics) = gradient(
-                part, stats, objective_state, jax.random.fold_in(device_key, number)
-            )
-            return (optax.tree.add(grads, more), stats, objective_state), metrics
-
-        if microbatches == 1:
-            grads, (stats, objective_state, metrics) = gradient(
-                batch, state.batch_stats, state.objective_state, device_key
-            )
-        else:
-            # Strided: the same samples in each on any number of devices and in any layout.
-            parts = jax.tree.map(
-                lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
-            )
-            start = (optax.tree.zeros_like(trainable), state.batch_stats, state.objective_state)
-            (grads, stats, objective_state), metrics = jax.lax.scan(
-                accumulate, start, (parts, jnp.arange(microbatches))
-            )
-            metrics = jax.tree.map(lambda x: x.sum(axis=0), metrics)
+        shared = _Shared(trainable, frozen, view, count, key)
+        add_up = gradient if microbatches == 1 else _in_parts(gradient, microbatches)
+        grads, (stats, objective_state, metrics) = add_up(
+            shared, batch, state.batch_stats, state.objective_state, device_key
+        )
         grads, metrics = jax.lax.psum((grads, metrics), AXIS)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
@@ -225,11 +198,111 @@ def make_train_step(
     return step
 
 
-def _right(logits: jax.Array, label_B: jax.Array) -> jax.Array:
-    """Whether the label has the largest logit, [B]; of several models [B, M, C], their mean."""
-    if logits.ndim == 3:
-        return jnp.mean(logits.argmax(axis=-1) == label_B[:, None], axis=-1)
-    return logits.argmax(axis=-1) == label_B
+def _make_forward(student: Classifier, *, freeze_stats: bool, remat: bool) -> Callable:
+    """The student's forward pass in training: `(variables, image, key) -> (Output, stats)`."""
+
+    def forward(variables: Any, image: jax.Array, key: jax.Array):
+        return student.apply(
+            variables, image, train=True, rngs={"dropout": key}, freeze_stats=freeze_stats
+        )
+
+    return jax.checkpoint(forward, policy=KEPT) if remat else forward
+
+
+def _make_gradient(
+    *,
+    forward: Callable,
+    teach: Teach,
+    objective: Objective,
+    augment: Augment,
+    dtype: jnp.dtype,
+) -> _Gradient:
+    def gradient(shared: _Shared, part, stats, objective_state, dropout_key):
+        image = augment(part["image"], part["index"], shared.view)
+        taught = teach(shared.frozen, image, part["index"], shared.view)
+        weight_B = part["mask"].astype(jnp.float32)
+
+        def mean(value_B):
+            return jnp.sum(value_B * weight_B) / shared.count
+
+        def loss_fn(trainable):
+            params, objective_params = trainable
+            variables = {"params": cast(params, dtype), "batch_stats": stats}
+            output, new_stats = forward(variables, image, dropout_key)
+            outputs = taught._replace(student=output)
+            loss_B, (new_objective_state, aux) = objective.apply(
+                objective_params, objective_state, outputs, part, shared.key
+            )
+            if "accuracy" not in aux:  # else the objective knows better what its student answers
+                aux = {"accuracy": output.logits.argmax(axis=-1) == part["label"]} | aux
+            shares = {name: 100 * mean(value_B) for name, value_B in aux.items()}
+            metrics = {"loss": mean(loss_B)} | shares
+            return metrics["loss"], (new_stats, new_objective_state, metrics)
+
+        return jax.grad(loss_fn, has_aux=True)(shared.trainable)
+
+    return gradient
+
+
+def _in_parts(gradient: _Gradient, microbatches: int) -> _Gradient:
+    """The same for a whole batch, of which only one part is in memory at a time."""
+
+    def add_up(shared: _Shared, batch, stats, objective_state, device_key):
+        def accumulate(so_far, numbered):
+            grads, stats, objective_state = so_far
+            part, number = numbered
+            more, (stats, objective_state, metrics) = gradient(
+                shared, part, stats, objective_state, jax.random.fold_in(device_key, number)
+            )
+            return (optax.tree.add(grads, more), stats, objective_state), metrics
+
+        # Strided: the same samples in each on any number of devices and in any layout.
+        parts = jax.tree.map(
+            lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
+        )
+        start = (optax.tree.zeros_like(shared.trainable), stats, objective_state)
+        (grads, stats, objective_state), metrics = jax.lax.scan(
+            accumulate, start, (parts, jnp.arange(microbatches))
+        )
+        metrics = jax.tree.map(lambda x: x.sum(axis=0), metrics)
+        return grads, (stats, objective_state, metrics)
+
+    return add_up
+
+
+class Pace(NamedTuple):
+    """How long training goes on, and how often something happens, in steps."""
+
+    total: int  # completed updates at the end
+    log_every: int
+    eval_every: int
+    per_dispatch: int = 1  # the host hears from so many steps at a time
+
+
+class Log(NamedTuple):
+    """Metrics are due: their means over the steps since the last log."""
+
+    step: int
+    means: dict[str, float]
+
+
+class Evaluation(NamedTuple):
+    """The state is to be evaluated and saved; the metrics are means since the last evaluation."""
+
+    step: int
+    state: State
+    means: dict[str, float]
+
+
+class Stop(NamedTuple):
+    """Training was asked to end between two evaluations; `recent`: each step's since the last."""
+
+    step: int
+    state: State
+    recent: list[dict[str, float]]
+
+
+Event = Log | Evaluation | Stop
 
 
 def dispatches(first: int, total: int, *, eval_every: int, size: int) -> Iterator[int]:
@@ -243,25 +316,19 @@ def dispatches(first: int, total: int, *, eval_every: int, size: int) -> Iterato
         first = end
 
 
-def fit(
+def loop(
     step: Step,
     state: State,
     batches: Iterator[Mapping[str, jax.Array]],
     *,
     frozen: Any,
     key: jax.Array,
-    total_steps: int,
-    log_every: int,
-    eval_every: int,
-    on_log: Callable[[int, dict[str, float]], None],
-    on_eval: Callable[[int, State, dict[str, float]], None],
+    pace: Pace,
     name: str,
-    steps_per_dispatch: int = 1,
     recent: Sequence[dict[str, float]] = (),
     stop: Callable[[], bool] = lambda: False,
-    on_stop: Callable[[int, State, list[dict[str, float]]], None] = lambda *_: None,
-) -> State:
-    """Trains from `state.step` to `total_steps`.
+) -> Iterator[Event]:
+    """Trains from `state.step` to `pace.total`, or until it is to stop.
 
     Args:
       step: a compiled train step; it donates the state.
@@ -269,84 +336,101 @@ def fit(
       batches: device batches, the first of them for step `state.step`; as `dispatches` groups them.
       frozen: passed to each step.
       key: randomness of the run; each step folds its number in.
-      total_steps: completed updates at the end.
-      log_every: steps between calls of on_log(step, means since the last log), also called before
-        each on_eval.
-      eval_every: steps between calls of on_eval(step, state, means since the last), also called
-        at the end; the state is only valid during the call.
-      on_log: takes metrics.
-      on_eval: evaluates and saves.
-      name: of the progress bar.
-      steps_per_dispatch: of so many steps at a time the host hears.
-      recent: the metrics of the steps before the first one, back to the last evaluation.
-      stop: asked once after every dispatch: whether to end here.
-      on_stop: then called with (step, state, such metrics), unless this step was evaluated.
+      pace: when there is something to tell.
+      name: what the progress bar is called.
+      recent: the metrics of each step before the first one, back to the last evaluation.
+      stop: is asked once after every dispatch whether to end there.
 
-    Returns:
-      The state at the end, or where it was stopped.
+    Yields:
+      What there is to do. An Evaluation also comes at the end, and a Log before each. A Stop comes
+      last, unless its step was evaluated. The state of an event is only valid until the next one
+      is asked for: the last event's is that at the end.
 
     Raises:
       FloatingPointError: a loss was not finite; names the steps. No later state was given away.
     """
     now = int(state.step)
-    recent, pending = list(recent), []  # metrics on the host and on the device
-    evaluated = now - len(recent)
-    logged = max(evaluated, now // log_every * log_every)
+    sizes = dispatches(now, pace.total, eval_every=pace.eval_every, size=pace.per_dispatch)
+    with tqdm.tqdm(total=pace.total, initial=now, desc=name, unit="step", leave=False) as bar:
+        seen = _Seen(now, recent, name=name, log_every=pace.log_every, bar=bar)
+        for size, batch in zip(sizes, batches, strict=False):
+            state, metrics = step(state, frozen, batch, key)
+            # These steps are under way on the device: what came before them costs no wait.
+            yield from seen.logs_due(now)
+            seen.pending.append(metrics)
+            now += size
+            stopping = stop()
+            evaluates = now % pace.eval_every == 0 or now == pace.total
+            if evaluates or stopping:
+                seen.fetch()
+                yield from seen.logs_due(now)
+            if evaluates:
+                if seen.logged < now:
+                    yield seen.log(now)
+                yield Evaluation(now, state, _means(seen.recent))
+                seen.begin(now)
+            elif stopping:
+                yield Stop(now, state, seen.recent)
+            if stopping:
+                return
 
-    def fetch() -> None:
-        at = evaluated + len(recent) + 1
-        fetched = [m for metrics in jax.device_get(pending) for m in _per_step(metrics)]
-        pending.clear()
+
+class _Seen:
+    """The metrics of each step since the last evaluation, on the device and on the host."""
+
+    def __init__(
+        self,
+        now: int,
+        recent: Sequence[dict[str, float]],
+        *,
+        name: str,
+        log_every: int,
+        bar: tqdm.tqdm,
+    ):
+        self.recent = list(recent)
+        self.pending: list[Metrics] = []
+        self._evaluated = now - len(self.recent)
+        self.logged = max(self._evaluated, now // log_every * log_every)
+        self._name, self._log_every, self._bar = name, log_every, bar
+
+    def begin(self, now: int) -> None:
+        """This step was evaluated: counts from here."""
+        self.recent, self._evaluated = [], now
+
+    def fetch(self) -> None:
+        """Gets what is on the device, and waits for it; FloatingPointError if it is not finite."""
+        first = self._evaluated + len(self.recent) + 1
+        fetched = [m for metrics in jax.device_get(self.pending) for m in per_step(metrics)]
+        self.pending.clear()
         # Not finite gradients are seen too: they are in the parameters before the next loss is.
         bad = [i for i, m in enumerate(fetched) if not math.isfinite(m["loss"] + m["grad_norm"])]
         if bad:
             raise FloatingPointError(
-                f"{name}: the loss or its gradient is not finite at step {at + bad[0]}, and in "
-                f"{len(bad)} of the steps {at} to {at + len(fetched) - 1}. Nothing was saved "
-                "since; a lower learning rate, or clipping, may help."
+                f"{self._name}: the loss or its gradient is not finite at step {first + bad[0]}, "
+                f"and in {len(bad)} of the steps {first} to {first + len(fetched) - 1}. Nothing "
+                "was saved since; a lower learning rate, or clipping, may help."
             )
-        recent.extend(fetched)
-        bar.update(len(fetched))
+        self.recent.extend(fetched)
+        self._bar.update(len(fetched))
 
-    def log(until: int) -> None:
-        nonlocal logged
-        on_log(until, _means(recent[logged - evaluated : until - evaluated]))
-        logged = until
+    def log(self, until: int) -> Log:
+        """The means since the last log; these steps have been fetched."""
+        start, end = self.logged - self._evaluated, until - self._evaluated
+        self.logged = until
+        return Log(until, _means(self.recent[start:end]))
 
-    def log_what_is_due(done: int) -> None:
-        due = range((logged // log_every + 1) * log_every, done + 1, log_every)
+    def logs_due(self, done: int) -> Iterator[Log]:
+        """The logs up to the step `done`; fetches only where there is one."""
+        due = range(
+            (self.logged // self._log_every + 1) * self._log_every, done + 1, self._log_every
+        )
         if due:
-            fetch()
+            self.fetch()
         for until in due:
-            log(until)
-
-    sizes = dispatches(now, total_steps, eval_every=eval_every, size=steps_per_dispatch)
-    with tqdm.tqdm(total=total_steps, initial=now, desc=name, unit="step", leave=False) as bar:
-        for size, batch in zip(sizes, batches, strict=False):
-            state, metrics = step(state, frozen, batch, key)
-            # These steps are under way on the device: what came before them costs no wait.
-            log_what_is_due(now)
-            pending.append(metrics)
-            now += size
-            stopping = stop()
-            evaluates = now % eval_every == 0 or now == total_steps
-            if evaluates or stopping:
-                fetch()
-                log_what_is_due(now)
-            if evaluates:
-                if logged < now:
-                    log(now)
-                on_eval(now, state, _means(recent))
-                recent.clear()
-                evaluated = now
-            elif stopping:
-                on_stop(now, state, recent)
-            if stopping:
-                break
-    return state
+            yield self.log(until)
 
 
-def _per_step(metrics: Metrics) -> list[dict[str, float]]:
+def per_step(metrics: Metrics) -> list[dict[str, float]]:
     """The metrics of a dispatch, step by step."""
     arrays = {name: np.atleast_1d(value) for name, value in metrics.items()}
     return [{name: float(x[i]) for name, x in arrays.items()} for i in range(len(arrays["loss"]))]

@@ -10,6 +10,7 @@ import pytest
 
 from ktjax import contrastive, objectives
 from ktjax.classifier import Output
+from ktjax.objective import Outputs
 from ktjax.parallel import AXIS
 
 CD = dict(weight=10.0, gamma=0.1, label_smoothing=0.0)
@@ -54,9 +55,7 @@ def test_similarity_by_hand():
 
 
 def outputs_of(student, teachers, logits):
-    return objectives.Outputs(
-        Output(logits, student), None, tuple(Output(logits, t) for t in teachers)
-    )
+    return Outputs(Output(logits, student), None, tuple(Output(logits, t) for t in teachers))
 
 
 def features(seed=0, teachers=1):
@@ -71,7 +70,7 @@ def features(seed=0, teachers=1):
 def stepper(name, slices, teachers=1):
     """(params, state, features...) -> loss_B, gradients and new state, over slices of the batch."""
     options = CD if name == "cd" else CRD
-    objective = objectives.OBJECTIVES[name].make(**options)
+    objective = objectives.make(name, options)
 
     def one(params, state, student, others, logits, label, index, key):
         def loss(params, student, logits):

@@ -22,7 +22,7 @@ from ktjax.targets import live
 
 BATCH = 16
 STEPS = 3
-SOFT = dict(temperature=2.0, top_k=None, standardised=False)
+SOFT = dict(temperature=2.0, top_k=None, standardized=False)
 FLIPS = dict(flips=("positive", "negative", "neutral"))
 XE = dict(label_smoothing=0.1)
 OPTIONS = {
@@ -32,7 +32,7 @@ OPTIONS = {
     "xe_kl": SOFT | FLIPS | XE | dict(alpha=0.5),
     "hinton": SOFT | FLIPS | dict(top_k=2),
     "adaptconf": SOFT | dict(sharpness=0.5),
-    "kl_dp": SOFT | dict(standardised=True),
+    "kl_dp": SOFT | dict(standardized=True),
     "kl_dp_unsupervised": SOFT,
     "kl_dp_flip": SOFT | dict(neutral="average"),
     "cd": XE | dict(weight=10.0, gamma=0.1),
@@ -71,7 +71,7 @@ def batch():
 
 def run(name, *, freeze_stats, slow=SLOW, steps=STEPS):
     """The States after each of some steps on all devices, and the metrics of the last."""
-    objective = objectives.OBJECTIVES[name].make(**OPTIONS[name])
+    objective = objectives.make(name, OPTIONS[name])
     student, *teachers = models()
     optimizer, teach, frozen = optax.sgd(0.02, momentum=0.9), train.teach_nothing, ()
     if name == "mutual":

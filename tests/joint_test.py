@@ -17,7 +17,7 @@ BATCH = 16
 RATE = 0.05
 DECAY = 0.01
 CLIP = 1.25
-KL = dict(temperature=2.0, top_k=3, standardised=False)
+KL = dict(temperature=2.0, top_k=3, standardized=False)
 
 
 @functools.cache
@@ -139,7 +139,7 @@ def build(student, objective, optimizer):
 
 @functools.cache
 def mutual():
-    objective = objectives.make_mutual(**KL, detach_teacher=True, label_smoothing=0.1)
+    objective = objectives.make("mutual", KL | dict(detach_teacher=True, label_smoothing=0.1))
     return build(joint(), objective, optim.per_member(sgd(), joint().keys))
 
 
@@ -218,28 +218,26 @@ def test_the_loop_and_the_predictions_are_those_of_one_student():
     step, begin = mutual()
     seen = []
 
-    def on_eval(now, state, means):
-        variables = train.student_variables(state)
-        logits_NxMxC = predict(variables, images)
-        assert logits_NxMxC.shape == (10, 2, len(small_models.CLASSES))
-        for i, member in enumerate(joint().with_variables(variables)):
-            own_NxC = jax.jit(member.apply)(member.variables, images.image_NxHxWx3)[0].logits
-            np.testing.assert_allclose(logits_NxMxC[:, i], own_NxC, atol=1e-5)
-        seen.append((now, means["loss"]))
-
-    train.fit(
+    events = train.loop(
         step,
         begin(),
         parallel.to_devices(iter([batch()] * 20)),
         frozen=(),
         key=jax.random.key(0),
-        total_steps=20,
-        log_every=5,
-        eval_every=10,
-        on_log=lambda *_: None,
-        on_eval=on_eval,
+        pace=train.Pace(total=20, log_every=5, eval_every=10),
         name="together",
     )
+    for event in events:
+        if isinstance(event, train.Log):
+            continue
+        variables = train.student_variables(event.state)
+        logits_NxMxC = predict(variables, images)
+        assert logits_NxMxC.shape == (10, 2, len(small_models.CLASSES))
+        for i, member in enumerate(joint().with_variables(variables)):
+            own_NxC = jax.jit(member.apply)(member.variables, images.image_NxHxWx3)[0].logits
+            np.testing.assert_allclose(logits_NxMxC[:, i], own_NxC, atol=1e-5)
+        seen.append((event.step, event.means["loss"]))
+
     (first, before), (last, after) = seen
     assert (first, last) == (10, 20)
     assert after < before

@@ -11,9 +11,10 @@ from hypothesis.extra import numpy as hnp
 
 from ktjax import objectives
 from ktjax.classifier import Output
+from ktjax.objective import Outputs
 
 B, C = 6, 5
-SOFT = dict(temperature=2.0, top_k=None, standardised=False)
+SOFT = dict(temperature=2.0, top_k=None, standardized=False)
 ALL = ("positive", "negative", "neutral")
 
 labels = hnp.arrays(np.int32, B, elements=st.integers(0, C - 1))
@@ -32,12 +33,12 @@ def models(count):
 @functools.cache
 def compiled(name, options, calibrated=False):
     """loss_B, aux and gradient of an objective: (student, initial, teachers, label) -> ..."""
-    objective = objectives.OBJECTIVES[name].make(**dict(options))
+    objective = objectives.make(name, dict(options))
 
     @jax.jit
     def run(student, initial, teachers, label, temperatures):
         def loss(z):
-            outputs = objectives.Outputs(
+            outputs = Outputs(
                 Output(z, None),
                 Output(initial, None),
                 tuple(Output(t, None) for t in teachers),
@@ -190,18 +191,18 @@ def test_nothing_is_learned_from_the_target_itself(logits, label):
         ("kl_dp_unsupervised", {}),
         ("kl_dp_flip", dict(neutral="average")),
     ):
-        for standardised in (False, True):
+        for standardized in (False, True):
             _, _, gradient = run(
-                name, same, same, [same], label, **options, standardised=standardised
+                name, same, same, [same], label, **options, standardized=standardized
             )
             np.testing.assert_allclose(gradient, 0, atol=1e-5)
 
 
 @settings(25)
 @hypothesis.given(models(2), labels, st.sampled_from([0.1, 3.0, 40.0]))
-def test_standardised_logits_have_neither_scale_nor_shift(logits, label, scale):
+def test_standardized_logits_have_neither_scale_nor_shift(logits, label, scale):
     student, teacher = logits
-    options = dict(flips=ALL, standardised=True)
+    options = dict(flips=ALL, standardized=True)
     loss_B, *_ = run("kl", student, student, [teacher], label, **options)
     scaled_B, *_ = run("kl", scale * student + 2, student, [scale * teacher - 1], label, **options)
     np.testing.assert_allclose(loss_B, scaled_B, atol=1e-3)

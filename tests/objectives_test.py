@@ -4,7 +4,6 @@ The logits are z = 2 log w with small whole w, so that softmax(z / 2) = w / sum(
 softmax(z) = w^2 / sum(w^2) are simple fractions.
 """
 
-import inspect
 import math
 
 import jax
@@ -14,6 +13,7 @@ import pytest
 
 from ktjax import objectives
 from ktjax.classifier import Output
+from ktjax.objective import Outputs
 
 LABEL = [0, 1, 2, 0]
 STUDENT = [[2, 1, 1], [1, 2, 1], [1, 1, 2], [1, 1, 1]]
@@ -74,7 +74,7 @@ AVERAGE = [KL_MEAN[0], KL_INITIAL[1], KL_INITIAL[2], KL_MEAN[3]]
 # sharpness 1/2 the ratio of the weights is exp(2 (log 6 - log 3/2)) = 16 and b = 1/17.
 OWN = [1 / 2, 1 / 17, 1 / 17, 1 / 2]
 
-SOFT = dict(temperature=2.0, top_k=None, standardised=False)
+SOFT = dict(temperature=2.0, top_k=None, standardized=False)
 ALL = ("positive", "negative", "neutral")
 
 # name -> options, loss of each sample (T^2 = 4), who is taught by the teacher
@@ -148,8 +148,8 @@ def logits(weights_BxC):
 
 def apply(name, options, *, student, initial, teachers, temperatures=None, label=LABEL):
     """(loss_B, aux) of an objective on logits."""
-    objective = objectives.OBJECTIVES[name].make(**options)
-    outputs = objectives.Outputs(
+    objective = objectives.make(name, options)
+    outputs = Outputs(
         Output(student, None),
         Output(initial, None),
         tuple(Output(t, None) for t in teachers),
@@ -218,11 +218,22 @@ def test_top_k_is_over_the_classes_of_the_target():
     np.testing.assert_allclose(on_paper("kl", top_k=2)[0], [4 * x for x in expected_B], rtol=1e-5)
 
 
-def test_standardised_logits_have_no_scale():
+@pytest.mark.parametrize("standardized", [False, True])
+@pytest.mark.parametrize("top_k", [3, 100])
+def test_top_k_of_no_fewer_classes_than_there_are_is_all(top_k, standardized):
+    # Over all three classes, and in their own order: the same bits.
+    options = dict(standardized=standardized)
+    found_B, _ = on_paper("kl", top_k=top_k, **options)
+    np.testing.assert_array_equal(found_B, on_paper("kl", top_k=None, **options)[0])
+    if not standardized:
+        np.testing.assert_allclose(found_B, [4 * x for x in KL_TEACHER], rtol=1e-5)
+
+
+def test_standardized_logits_have_no_scale():
     # One class above two equal ones, or below: always sqrt 2 and twice -1 / sqrt 2.
     z = np.asarray([math.sqrt(2), -math.sqrt(0.5), -math.sqrt(0.5)]) / 2
     p = np.exp(z) / np.exp(z).sum()
-    loss_B, _ = on_paper("kl", standardised=True)
+    loss_B, _ = on_paper("kl", standardized=True)
     assert float(loss_B[0]) == pytest.approx(0, abs=1e-6)  # both are sure of class 0
     for sample in (1, 2):  # each of another class
         expected = 4 * (p[0] - p[1]) * log(p[0] / p[1])
@@ -314,12 +325,12 @@ def test_partition_between_equals_is_self(case):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("standardised", [False, True])
+@pytest.mark.parametrize("standardized", [False, True])
 @pytest.mark.parametrize("case", BY_HAND)
-def test_extreme_logits_stay_finite(case, standardised, dtype):
+def test_extreme_logits_stay_finite(case, standardized, dtype):
     name, options, *_ = BY_HAND[case]
-    if "standardised" in options:
-        options = options | dict(standardised=standardised)
+    if "standardized" in options:
+        options = options | dict(standardized=standardized)
     extreme = jnp.asarray(
         [[1e4, -1e4, 0], [-1e4, 1e4, 0], [-1e4, 1e4, -1e4], [1e4, 1e4, -1e4]], dtype
     )
@@ -339,7 +350,7 @@ def test_check_lists_names_and_options():
         objectives.check("xe_kl", dict(alpha=0.5))
     with pytest.raises(ValueError, match="gives none"):
         objectives.check("kl", {})
-    with pytest.raises(ValueError, match="gives alpha, flips, standardised, temperature, top_k"):
+    with pytest.raises(ValueError, match="gives alpha, flips, standardized, temperature, top_k"):
         objectives.check("kl", BY_HAND["kl"][1] | dict(alpha=0.5))
     for name, options, *_ in BY_HAND.values():
         objectives.check(name, options)
@@ -353,7 +364,7 @@ def test_check_lists_names_and_options():
         ("kl", dict(temperature=float("inf"))),
         ("kl", dict(top_k=1)),
         ("kl", dict(top_k=2.5)),
-        ("kl", dict(standardised=1)),
+        ("kl", dict(standardized=1)),
         ("kl", dict(flips=())),
         ("kl", dict(flips="positive")),
         ("kl", dict(flips=("positiv",))),
@@ -371,7 +382,7 @@ def test_check_says_what_an_option_may_be(case, wrong):
 
 
 def test_every_option_has_a_range():
-    asked = [inspect.signature(entry.make).parameters for entry in objectives.OBJECTIVES.values()]
+    asked = map(objectives.options_of, objectives.OBJECTIVES)
     assert set().union(*asked) == set(objectives._VALUES)
 
 
@@ -386,10 +397,12 @@ def test_who_needs_labels():
 
 
 def mutual(detach_teacher):
-    objective = objectives.make_mutual(detach_teacher=detach_teacher, label_smoothing=0.0, **SOFT)
+    objective = objectives.make(
+        "mutual", SOFT | dict(detach_teacher=detach_teacher, label_smoothing=0.0)
+    )
 
     def apply(models_MxBxC):
-        outputs = objectives.Outputs(Output(jnp.moveaxis(models_MxBxC, 0, 1), None), None, ())
+        outputs = Outputs(Output(jnp.moveaxis(models_MxBxC, 0, 1), None), None, ())
         batch = {"label": jnp.asarray(LABEL)}
         loss_B, (_, aux) = objective.apply((), (), outputs, batch, None)
         return loss_B, aux

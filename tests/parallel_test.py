@@ -23,7 +23,7 @@ from ktjax.targets import live
 BATCH = 32
 STEPS = 5
 DEVICES = 8
-KL_DP = dict(temperature=2.0, top_k=None, standardised=False)
+KL_DP = dict(temperature=2.0, top_k=None, standardized=False)
 # What a config says of a step, by name; each is run in both layouts.
 VARIANTS = {
     "plain": {},
@@ -58,7 +58,7 @@ def make_step(*, freeze_stats, microbatches=1, remat=False):
     return train.make_train_step(
         student=student(),
         teach=live.make_ask(student(), (teacher(),)),
-        objective=objectives.make_kl_dp(**KL_DP),
+        objective=objectives.make("kl_dp", KL_DP),
         optimizer=optax.sgd(0.05, momentum=0.9),
         slow=optim.SlowWeights(0.9, 2),
         augment=lambda image, index, view: image,
@@ -73,7 +73,7 @@ def make_step(*, freeze_stats, microbatches=1, remat=False):
 def start(layout):
     state = train.init_state(
         student().variables,
-        objective=objectives.make_kl_dp(**KL_DP),
+        objective=objectives.make("kl_dp", KL_DP),
         optimizer=optax.sgd(0.05, momentum=0.9),
         outputs=train.output_shapes(student(), (teacher(),), size=6),
         examples=2 * BATCH,
@@ -104,7 +104,7 @@ def run(layout, *, freeze_stats, size=1, **options):
     key = parallel.random_key(7)
     for batch in parallel.to_devices(groups, several=several):
         state, metrics = step(state, asked, batch, key)
-        seen += train._per_step(jax.device_get(metrics))
+        seen += train.per_step(jax.device_get(metrics))
     return state, seen
 
 

@@ -20,7 +20,7 @@ from ktjax.targets import live
 
 BATCH = 16
 EXAMPLES = 20  # the split is larger than the batch
-KL = dict(temperature=2.0, top_k=3, standardised=False)
+KL = dict(temperature=2.0, top_k=3, standardized=False)
 XE = dict(label_smoothing=0.1)
 CRD = dict(projection=4, negatives=5, contrast_temperature=0.2, momentum=0.5)
 OPTIONS = {
@@ -76,7 +76,7 @@ def make_step(name, *, teach=None, freeze_stats=True):
     return train.make_train_step(
         student=student(name),
         teach=teach or live.make_ask(models()[0], models()[1:]),
-        objective=objectives.OBJECTIVES[name].make(**OPTIONS[name]),
+        objective=objectives.make(name, OPTIONS[name]),
         optimizer=optimizer(name),
         slow=optim.SlowWeights(0.75, 2),
         augment=augment,
@@ -94,7 +94,7 @@ def optimizer(name):
 def start(name, *, seed=0):
     state = train.init_state(
         student(name).variables,
-        objective=objectives.OBJECTIVES[name].make(**OPTIONS[name]),
+        objective=objectives.make(name, OPTIONS[name]),
         optimizer=optimizer(name),
         outputs=train.output_shapes(student(name), models()[1:], size=6),
         examples=EXAMPLES,
@@ -186,21 +186,21 @@ def taught_by_loop(temperatures):
 
 
 @functools.cache
-def compiled(live):
-    return parallel.data_parallel(make_step("kl_dp", teach=None if live else live.replay))
+def compiled(asks):
+    return parallel.data_parallel(make_step("kl_dp", teach=None if asks else live.replay))
 
 
 @pytest.mark.parametrize("temperatures", TEMPERATURES)
-@pytest.mark.parametrize("live", [True, False], ids=["live", "stored"])
-def test_temperatures_reach_the_partition(live, temperatures):
+@pytest.mark.parametrize("asks", [True, False], ids=["live", "stored"])
+def test_temperatures_reach_the_partition(asks, temperatures):
     expected = taught_by_loop(temperatures)
     assert expected != taught_by_loop([1, 1, 1])
-    frozen = asked() if live else stored()
+    frozen = asked() if asks else stored()
     frozen = frozen._replace(temperatures_S=parallel.replicate(jnp.asarray(temperatures)))
     images = small_models.images(EXAMPLES)
     arrays = batch() | {"image": images[batch()["index"]]}
     devices = jax.local_device_count()
-    _, metrics = compiled(live)(start("kl_dp"), frozen, sliced(arrays, devices), jax.random.key(0))
+    _, metrics = compiled(asks)(start("kl_dp"), frozen, sliced(arrays, devices), jax.random.key(0))
     found = [float(metrics[name]) for name in ("taught", "taught_1", "taught_2")]
     shares = [expected[1] + expected[2], expected[1], expected[2]]
     assert found == pytest.approx([100 * n / BATCH for n in shares])

@@ -19,13 +19,15 @@ import pytest
 
 from ktjax import models, objectives, parallel, train
 from ktjax.data import pipeline
+from ktjax.losses import Softening
+from ktjax.objective import Objective
 from ktjax.targets import live
 
 CLASSES = ("a", "b", "c")
 BATCH = 16
 SLICES = 8
 RATE = 0.05
-OBJECTIVE = objectives.make_kl_dp(temperature=2.0, top_k=None, standardised=False)
+OBJECTIVE = objectives.make_kl_dp(softening=Softening(2.0, top_k=None, standardized=False))
 
 
 def augment(image_BxHxWx3, index_B, view):
@@ -261,48 +263,69 @@ def count(state, frozen, batch, key):
 
 
 def loop(*, first, total, log_every, eval_every, losses=None, step=count):
-    """What on_log and on_eval were called with: (step, mean loss)."""
+    """The logs and the evaluations that come: (step, mean loss)."""
     logs, evals = [], []
-
-    def on_eval(now, state, means):
-        assert state.step == now
-        evals.append((now, means["loss"]))
-
+    events = train.loop(
+        step,
+        types.SimpleNamespace(step=first),
+        iter([losses or {}] * 100),
+        frozen=(),
+        key=None,
+        pace=train.Pace(total, log_every, eval_every),
+        name="some run",
+    )
     try:
-        train.fit(
-            step,
-            types.SimpleNamespace(step=first),
-            iter([losses or {}] * 100),
-            frozen=(),
-            key=None,
-            total_steps=total,
-            log_every=log_every,
-            eval_every=eval_every,
-            on_log=lambda now, means: logs.append((now, means["loss"])),
-            on_eval=on_eval,
-            name="some run",
-        )
+        for event in events:
+            if isinstance(event, train.Evaluation):
+                assert event.state.step == event.step
+            of_kind = evals if isinstance(event, train.Evaluation) else logs
+            of_kind.append((event.step, event.means["loss"]))
     except FloatingPointError as error:
         return logs, evals, str(error)
     return logs, evals
 
 
-def test_callbacks_where_everything_divides():
+def test_events_where_everything_divides():
     logs, evals = loop(first=0, total=12, log_every=3, eval_every=6)
     assert logs == [(3, 2.0), (6, 5.0), (9, 8.0), (12, 11.0)]
     assert evals == [(6, 3.5), (12, 9.5)]
 
 
-def test_callbacks_where_nothing_divides():
+def test_events_where_nothing_divides():
     logs, evals = loop(first=0, total=10, log_every=3, eval_every=4)
     assert logs == [(3, 2.0), (4, 4.0), (6, 5.5), (8, 7.5), (9, 9.0), (10, 10.0)]
     assert evals == [(4, 2.5), (8, 6.5), (10, 9.5)]
 
 
-def test_callbacks_after_resuming_are_those_of_an_undisturbed_run():
+def test_events_after_resuming_are_those_of_an_undisturbed_run():
     logs, evals = loop(first=0, total=10, log_every=3, eval_every=4)
     assert loop(first=4, total=10, log_every=3, eval_every=4) == (logs[2:], evals[1:])
     assert loop(first=10, total=10, log_every=3, eval_every=4) == ([], [])
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_asked_to_stop_between_two_evaluations_and_at_one(first):
+    def until(last):
+        asked = iter(range(first + 1, 100))
+        events = train.loop(
+            count,
+            types.SimpleNamespace(step=first),
+            iter([{}] * 100),
+            frozen=(),
+            key=None,
+            pace=train.Pace(total=12, log_every=100, eval_every=4),
+            name="some run",
+            recent=[{"loss": float(i + 1), "grad_norm": 0.0} for i in range(first)],
+            stop=lambda: next(asked) == last,
+        )
+        return [event for event in events if not isinstance(event, train.Log)]
+
+    evaluation, end = until(6)
+    assert (evaluation.step, evaluation.means["loss"]) == (4, 2.5)
+    assert isinstance(end, train.Stop) and end.step == end.state.step == 6
+    assert [metrics["loss"] for metrics in end.recent] == [5, 6]  # where a resumed run goes on
+    last = until(8)[-1]
+    assert isinstance(last, train.Evaluation) and (last.step, last.means["loss"]) == (8, 6.5)
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
@@ -348,23 +371,20 @@ def test_planted_infinity_in_a_compiled_step():
         loss_B, (_, aux) = plain.apply(params, (), outputs, batch, key)
         return jnp.where(steps == 4, jnp.inf, loss_B), (steps + 1, aux)
 
-    planted = objectives.Objective(lambda *_: ((), jnp.zeros((), jnp.int32)), apply)
+    planted = Objective(lambda *_: ((), jnp.zeros((), jnp.int32)), apply)
     step = make_step(teach=train.teach_nothing, freeze_stats=True, objective=planted)
     evals = []
+    events = train.loop(
+        parallel.data_parallel(step),
+        start(planted),
+        parallel.to_devices(iter([batch()] * 12)),
+        frozen=(),
+        key=jax.random.key(0),
+        pace=train.Pace(total=12, log_every=100, eval_every=2),
+        name="planted",
+    )
     with pytest.raises(FloatingPointError, match=r"step 5, and in .* 5 to 6"):
-        train.fit(
-            parallel.data_parallel(step),
-            start(planted),
-            parallel.to_devices(iter([batch()] * 12)),
-            frozen=(),
-            key=jax.random.key(0),
-            total_steps=12,
-            log_every=100,
-            eval_every=2,
-            on_log=lambda *_: None,
-            on_eval=lambda now, state, means: evals.append(now),
-            name="planted",
-        )
+        evals.extend(event.step for event in events if isinstance(event, train.Evaluation))
     assert evals == [2, 4]
 
 
@@ -373,7 +393,7 @@ def test_initial_student_is_the_student_in_bfloat16_too():
     variables = student().variables
     stats = jax.tree.map(lambda a: a + 0.1234567, variables["batch_stats"])
     model = dataclasses.replace(student(), variables=dict(variables) | {"batch_stats": stats})
-    objective = objectives.make_self(temperature=1.0, top_k=None, standardised=False)
+    objective = objectives.make_self(softening=Softening(1.0, top_k=None, standardized=False))
     optimizer = optax.sgd(RATE)
     step = train.make_train_step(
         student=model,

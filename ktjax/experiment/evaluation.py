@@ -82,8 +82,14 @@ def evaluate(
     *,
     layout: str,
     calibrate: bool = False,
+    placed: Mapping[str, Any] | None = None,
     tune: np.ndarray | None = None,
 ) -> Evaluated:
-    """Asks a model about all but train; `tune` are its logits there, where these are known."""
-    answers = ask(predict, model.variables, splits, layout=layout, tune=tune)
+    """Asks a model about all but train.
+
+    Of a model that has just been trained `placed` are its variables on the devices, and `tune` its
+    logits on tune: neither is made again.
+    """
+    variables = model.variables if placed is None else placed
+    answers = ask(predict, variables, splits, layout=layout, tune=tune)
     return judge(model, answers, splits, calibrate=calibrate)

@@ -18,7 +18,7 @@ from ktjax.checkpoint import Checkpoints
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
 from ktjax.joint import Joint
-from ktjax.objectives import Objective
+from ktjax.objective import Objective
 from ktjax.settings.run import Run
 from ktjax.writer import Writer
 
@@ -146,7 +146,9 @@ def make_recipe(
 class Fitted(NamedTuple):
     """A run at its end."""
 
-    variables: Any  # of the student, in the host's memory
+    variables: Any  # the student's, in the host's memory
+    placed: Any  # the same where training left them: on the devices, in the recipe's layout
+    tune_NxC: np.ndarray  # what they say of the tune split: what `predict` gives
     history: list[dict[str, Any]]  # one entry per evaluation, see `fit`
 
 
@@ -185,62 +187,75 @@ def fit(
     """
     key = parallel.random_key(recipe.seed)
     checkpoints = Checkpoints(workdir / "checkpoints" / run)
-    if checkpoints.latest() is None:
-        variables = parallel.place(dict(student.variables), recipe.layout)
-        state, history, recent, seconds = recipe.init(variables, key), [], [], 0.0
-        del variables
-    else:
-        state, record = checkpoints.restore(recipe.state)
-        history, recent, seconds = (record[name] for name in ("history", "recent", "seconds"))
+    state, record = _begin(recipe, student, checkpoints, key)
     first_step = int(state.step)
     _LOG.info("%s: from step %d of %d.", run, first_step, recipe.total_steps)
     asked = frozen() if first_step < recipe.total_steps else None
     writer = Writer(workdir, run=run, first_step=first_step) if parallel.is_first() else None
-    begin = time.perf_counter() - seconds
+    journal = _Journal(run, recipe, checkpoints, writer, record, labelled=images.label_N.max() >= 0)
+    batches, groups = _batches(recipe, images, first_step)
+    waited = _Waited(groups)
+    events = train.loop(
+        recipe.step,
+        state,
+        waited,
+        frozen=asked,
+        key=key,
+        pace=_pace(recipe),
+        name=run,
+        recent=record["recent"],
+        stop=interruption.asked,
+    )
+    tune_NxC = None
+    with interruption.deferred():
+        try:
+            for event in events:
+                if isinstance(event, train.Log):
+                    journal.log(event, waited.measured())
+                    continue
+                state = event.state
+                if isinstance(event, train.Evaluation):
+                    tune_NxC = predict(train.student_variables(state), tune)
+                    journal.evaluated(event, measure(tune_NxC))
+                    waited.begin()  # neither evaluation nor saving is a wait for input
+                else:
+                    journal.save(event.step, state, event.recent)
+        finally:
+            events.close()
+            batches.close()
+            if writer is not None:
+                writer.close()
+            checkpoints.close()
+    variables = train.student_variables(state)
+    if tune_NxC is None:  # no step was left
+        tune_NxC = predict(variables, tune)
+    return Fitted(parallel.fetch(variables), variables, tune_NxC, journal.history)
 
-    def save(
-        step: int,
-        state: train.State,
-        recent: Sequence[Mapping[str, float]],
-        score: float | None = None,
-    ) -> None:
-        seconds = time.perf_counter() - begin
-        record = {"history": list(history), "recent": list(recent), "seconds": seconds}
-        checkpoints.save(step, state, record=record, score=score)
-        _LOG.info("%s: saved step %d.", run, step)
 
-    def write(step: int, metrics: Mapping[str, float]) -> None:
-        _LOG.info("%s: step %d: %s", run, step, json.dumps(metrics))
-        if writer is not None:
-            writer.write(step, metrics)
+def _begin(
+    recipe: Recipe, student: Classifier | Joint, checkpoints: Checkpoints, key: jax.Array
+) -> tuple[train.State, dict[str, Any]]:
+    """The state to go on from, and what a checkpoint records beside it."""
+    if checkpoints.latest() is not None:
+        return checkpoints.restore(recipe.state)
+    variables = parallel.place(dict(student.variables), recipe.layout)
+    return recipe.init(variables, key), {"history": [], "recent": [], "seconds": 0.0}
 
-    labelled = images.label_N.max() >= 0  # else nobody knows what is right
 
-    def on_log(step: int, means: dict[str, float]) -> None:
-        known = {k: v for k, v in means.items() if labelled or k != "accuracy"}
-        metrics = {f"train/{name}": value for name, value in known.items()}
-        rate = float(np.asarray(recipe.schedule(step - 1)))
-        write(step, metrics | {"learning_rate": rate} | waited.measured())
+def _pace(recipe: Recipe) -> train.Pace:
+    return train.Pace(
+        total=recipe.total_steps,
+        log_every=recipe.log_every,
+        eval_every=recipe.eval_every,
+        per_dispatch=recipe.steps_per_dispatch,
+    )
 
-    def on_eval(step: int, state: train.State, means: dict[str, float]) -> None:
-        measured = dict(measure(predict(train.student_variables(state), tune)))
-        entry = {
-            "step": step,
-            "epoch": step / recipe.steps_per_epoch,
-            "accuracy": measured["accuracy"],
-            "loss": means["loss"],
-            "taught": None,
-            **{name: share for name, share in means.items() if name.startswith("taught")},
-            "seconds": time.perf_counter() - begin,
-            "tune": measured,
-        }
-        history.append(entry)
-        numbers = {k: v for k, v in measured.items() if isinstance(v, float)}
-        write(step, {f"tune/{name}": value for name, value in numbers.items()})
-        save(step, state, [], entry["accuracy"])
-        waited.begin()  # neither evaluation nor saving is a wait for input
 
-    batches = pipeline.train_batches(
+def _batches(
+    recipe: Recipe, images: pipeline.Split, first_step: int
+) -> tuple[Iterator[pipeline.Batch], Iterator[Mapping[str, jax.Array]]]:
+    """The batches from a step on, to be closed, and the same on the devices, as steps take them."""
+    batches = groups = pipeline.train_batches(
         images,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
@@ -248,7 +263,6 @@ def fit(
         rows=parallel.local_rows(recipe.batch_size),
     )
     several = recipe.steps_per_dispatch > 1
-    groups = batches
     if several:
         sizes = train.dispatches(
             first_step,
@@ -257,32 +271,70 @@ def fit(
             size=recipe.steps_per_dispatch,
         )
         groups = pipeline.grouped(batches, sizes)
-    waited = _Waited(parallel.to_devices(groups, several=several))
-    with interruption.deferred():
-        try:
-            state = train.fit(
-                recipe.step,
-                state,
-                waited,
-                frozen=asked,
-                key=key,
-                total_steps=recipe.total_steps,
-                log_every=recipe.log_every,
-                eval_every=recipe.eval_every,
-                on_log=on_log,
-                on_eval=on_eval,
-                name=run,
-                steps_per_dispatch=recipe.steps_per_dispatch,
-                recent=recent,
-                stop=interruption.asked,
-                on_stop=save,
-            )
-        finally:
-            batches.close()
-            if writer is not None:
-                writer.close()
-            checkpoints.close()
-    return Fitted(parallel.fetch(train.student_variables(state)), history)
+    return batches, parallel.to_devices(groups, several=several)
+
+
+class _Journal:
+    """What a run keeps while it trains: its metrics, its checkpoints, and the history in them."""
+
+    def __init__(
+        self,
+        run: str,
+        recipe: Recipe,
+        checkpoints: Checkpoints,
+        writer: Writer | None,
+        record: Mapping[str, Any],
+        *,
+        labelled: bool,
+    ):
+        self.history: list[dict[str, Any]] = record["history"]
+        self._run, self._recipe = run, recipe
+        self._checkpoints, self._writer = checkpoints, writer
+        self._start = time.perf_counter() - record["seconds"]
+        self._labelled = labelled  # else nobody knows what is right
+
+    def log(self, event: train.Log, waits: Mapping[str, float]) -> None:
+        """Writes the metrics of training, and how long it waited for input."""
+        known = {k: v for k, v in event.means.items() if self._labelled or k != "accuracy"}
+        metrics = {f"train/{name}": value for name, value in known.items()}
+        rate = float(np.asarray(self._recipe.schedule(event.step - 1)))
+        self._write(event.step, metrics | {"learning_rate": rate} | waits)
+
+    def evaluated(self, event: train.Evaluation, measured: Mapping[str, Any]) -> None:
+        """Adds to the history, writes what was measured, and saves."""
+        shares = {name: share for name, share in event.means.items() if name.startswith("taught")}
+        entry = {
+            "step": event.step,
+            "epoch": event.step / self._recipe.steps_per_epoch,
+            "accuracy": measured["accuracy"],
+            "loss": event.means["loss"],
+            "taught": None,
+            **shares,
+            "seconds": time.perf_counter() - self._start,
+            "tune": dict(measured),
+        }
+        self.history.append(entry)
+        numbers = {k: v for k, v in measured.items() if isinstance(v, float)}
+        self._write(event.step, {f"tune/{name}": value for name, value in numbers.items()})
+        self.save(event.step, event.state, [], entry["accuracy"])
+
+    def save(
+        self,
+        step: int,
+        state: train.State,
+        recent: Sequence[Mapping[str, float]],
+        score: float | None = None,
+    ) -> None:
+        """Saves a checkpoint that the run can go on from."""
+        seconds = time.perf_counter() - self._start
+        record = {"history": list(self.history), "recent": list(recent), "seconds": seconds}
+        self._checkpoints.save(step, state, record=record, score=score)
+        _LOG.info("%s: saved step %d.", self._run, step)
+
+    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        _LOG.info("%s: step %d: %s", self._run, step, json.dumps(metrics))
+        if self._writer is not None:
+            self._writer.write(step, metrics)
 
 
 class _Waited:

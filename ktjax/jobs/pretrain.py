@@ -123,7 +123,9 @@ def _train(
         objective="xe",
         seed=settings.seed,
         before=evaluation.evaluate(student, predict, splits, layout=layout),
-        after=evaluation.evaluate(trained, predict, splits, layout=layout, tune=fitted.tune_NxC),
+        after=evaluation.evaluate(
+            trained, predict, splits, layout=layout, placed=fitted.placed, tune=fitted.tune_NxC
+        ),
         teachers={},
         label_N=splits.validation.label_N,
         history=fitted.history,

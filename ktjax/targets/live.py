@@ -1,4 +1,4 @@
-"""What frozen models say of a training split: asked in every step, or once for all runs.
+"""What frozen models say about a training split: asked in every step, or once for all runs.
 
 Both are a `teach` of train.py and what it takes as `frozen`, so that a step knows neither.
 """
@@ -15,14 +15,14 @@ from ktjax import evaluate, interruption, parallel
 from ktjax.augment import Augment
 from ktjax.classifier import Classifier, Output, cast
 from ktjax.data import pipeline
-from ktjax.objectives import Outputs
+from ktjax.objective import Outputs
 from ktjax.train import Teach
 
 
 class Frozen(NamedTuple):
-    """What a step takes as `frozen`: of each model its variables, or its stored logits.
+    """What a step takes as `frozen`: each model's variables, or its stored logits.
 
-    Of the objective depends who is there: `initial` may be None, `teachers` empty.
+    Which entries are set depends on the objective: `initial` may be None, `teachers` empty.
     """
 
     initial: Any

@@ -143,6 +143,7 @@ def _stage(
         splits,
         layout=settings.parallel,
         calibrate=settings.calibrate,
+        placed=fitted.placed,
         tune=fitted.tune_NxC,
     )
 

@@ -48,7 +48,7 @@ def _run(
     )
     bar.update()
     answers = evaluation.ask(
-        predict, fitted.variables, splits, layout=settings.parallel, tune=fitted.tune_NxC
+        predict, fitted.placed, splits, layout=settings.parallel, tune=fitted.tune_NxC
     )
     for i, model in enumerate(joint.with_variables(fitted.variables)):
         teachers = {name: start.models[name] for name in names if name != names[i]}

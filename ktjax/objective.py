@@ -1,0 +1,62 @@
+"""What an objective is: what a transfer minimizes, and what it is told about a batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ktjax import losses
+
+
+class Outputs(NamedTuple):
+    """What the models say of one batch; each has `logits` [B, C] and `features` [B, D]."""
+
+    student: Any
+    initial: Any  # the frozen copy of the student from before the transfer
+    teachers: tuple[Any, ...]
+    temperatures_S: Any = None  # of initial and teachers, that calibrate them for a partition
+
+
+class Objective(NamedTuple):
+    """`init(key, outputs, examples) -> (params, state)`.
+
+    For `outputs` of the shapes that the models give, and a training split of so many examples.
+
+    `apply(params, state, outputs, batch, key) -> (loss_B, (state, aux))`. The key is the same on
+    all devices; aux: per-example [B] shares that are worth logging, and `accuracy` where the
+    student does not answer as one model does.
+    """
+
+    init: Callable[[jax.Array, Outputs, int], tuple[Any, Any]]
+    apply: Callable[..., tuple[jax.Array, Any]]
+
+
+def stateless(loss: Callable[[Outputs, Mapping], tuple[jax.Array, dict]]) -> Objective:
+    """The objective of `loss(outputs, batch) -> (loss_B, aux)`, which has nothing to learn itself.
+
+    No gradient flows to the frozen models.
+    """
+
+    def apply(params, state, outputs, batch, key):
+        del params, key
+        outputs = outputs._replace(
+            initial=jax.lax.stop_gradient(outputs.initial),
+            teachers=jax.lax.stop_gradient(outputs.teachers),
+        )
+        loss_B, aux = loss(outputs, batch)
+        return loss_B, (state, aux)
+
+    return Objective(init=lambda key, outputs, examples: ((), ()), apply=apply)
+
+
+def label_loss(outputs: Outputs, batch: Mapping, label_smoothing: float) -> jax.Array:
+    """Cross-entropy [B] of the student with the labels."""
+    return losses.cross_entropy(
+        outputs.student.logits, label_B=batch["label"], smoothing=label_smoothing
+    )
+
+
+def mean(per_teacher: Sequence[jax.Array]) -> jax.Array:
+    """The mean over teachers, per sample."""
+    return jnp.stack(per_teacher).mean(axis=0)
