@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from ktjax import augment, evaluate, interruption, optim, parallel, train
+from ktjax import augment, evaluate, files, interruption, optim, parallel, train
 from ktjax import config as config_lib
 from ktjax.checkpoint import Checkpoints
 from ktjax.classifier import Classifier
@@ -211,7 +211,7 @@ def fit(
     last evaluation, and as `tune` what `measure` says.
     """
     key = parallel.random_key(recipe.seed)
-    checkpoints = Checkpoints(workdir / "checkpoints" / run)
+    checkpoints = Checkpoints(workdir / files.CHECKPOINTS / run)
     state, record = _begin(recipe, student, checkpoints, key)
     first_step = int(state.step)
     _LOG.info("%s: from step %d of %d.", run, first_step, recipe.total_steps)
