@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, interruption, parallel
+from ktjax import batches, evaluate, interruption, parallel
 from ktjax.augment import Augment
 from ktjax.classifier import Classifier, Output, cast
-from ktjax.data import pipeline
 from ktjax.objective import Outputs
 from ktjax.train import Teach
 
@@ -68,7 +67,7 @@ def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array
 
 def store(
     model: Classifier,
-    images: pipeline.Split,
+    images: batches.Split,
     *,
     augment: Augment,
     seed: int,
