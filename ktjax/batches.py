@@ -1,7 +1,7 @@
 """What the core takes of data: splits that give images by their index, and batches of them."""
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Protocol
 
@@ -66,7 +66,7 @@ def eval_batches(
     return ahead(batch, range(-(-len(images) // batch_size)))
 
 
-def ahead(batch: Callable[[int], Batch], numbers: Sequence[int]) -> Iterator[Batch]:
+def ahead(batch: Callable[[int], Batch], numbers: Iterable[int]) -> Iterator[Batch]:
     """The batches of these numbers, in order, some of them made ahead in threads."""
     pool = futures.ThreadPoolExecutor(_THREADS, "batches")
     try:

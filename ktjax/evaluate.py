@@ -10,14 +10,14 @@ import numpy as np
 
 from ktjax import batches, parallel
 from ktjax.augment import Augment
-from ktjax.classifier import Classifier
+from ktjax.train import Student
 
-# predict(variables, images, view=0) -> float32 logits_NxC; of models that train at once, NxMxC
+# predict(variables, images, view=0) -> float32 logits_NxC; NxMxC for M models that train at once
 Predict = Callable[..., np.ndarray]
 
 
 def make_predict(
-    classifier: Classifier, *, batch_size: int, augment: Augment | None = None, seed: int = 0
+    classifier: Student, *, batch_size: int, augment: Augment | None = None, seed: int = 0
 ) -> Predict:
     """Builds the function that gives a classifier's logits for a whole split, compiled once.
 

@@ -26,7 +26,7 @@ class Frozen(NamedTuple):
 
     initial: Any
     teachers: tuple[Any, ...]
-    temperatures_S: Any = None  # that calibrate initial and teachers; None: they are as they are
+    temperatures_S: Any = None  # these calibrate initial and teachers; None: taken as they are
 
 
 def make_ask(initial: Classifier, teachers: Sequence[Classifier]) -> Teach:
@@ -46,7 +46,7 @@ def make_ask(initial: Classifier, teachers: Sequence[Classifier]) -> Teach:
 
 
 def frozen_variables(model: Classifier, *, dtype: jnp.dtype, layout: str = "pmap") -> Any:
-    """A model's variables as the layout wants them; parameters in the dtype that is computed in.
+    """A model's variables as the layout wants them, with the parameters in `dtype`.
 
     BatchNorm's statistics stay float32, as the student's do: the initial student is the student.
     """
