@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
         del step
-        return False  # asking counts, see interruption.py: nobody else may
+        return False  # calls are counted, see interruption.py: nobody else may ask
 
 
 def _score(metrics: Mapping[str, float]) -> float:
@@ -33,8 +33,8 @@ def _score(metrics: Mapping[str, float]) -> float:
 class Checkpoints:
     """The checkpoints of one training run, named by completed updates.
 
-    Kept are the latest two and the one with the best score. What cannot be written is an OSError
-    that says so, at the latest with `close`; what was complete before stays.
+    The latest two and the one with the best score are kept. Where one cannot be written, an OSError
+    says so, from `close` at the latest; what was complete before stays.
     """
 
     def __init__(self, folder: Path):
@@ -50,7 +50,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
                 best_fn=_score,  # else scores are not read from disk, and the best forgotten
-                cleanup_tmp_directories=True,  # of saves that a dead process did not complete
+                cleanup_tmp_directories=True,  # what a process that died did not complete
             ),
         )
 
@@ -65,7 +65,7 @@ class Checkpoints:
           step: completed updates.
           state: a pytree of arrays; may be donated as soon as this returns.
           record: JSON-able, restored as it is.
-          score: larger is better; None: it was not evaluated.
+          score: larger is better; None: this state was not evaluated.
         """
         try:
             self._manager.save(
@@ -121,7 +121,7 @@ class Checkpoints:
         )
 
     def _put_aside_damaged_scores(self) -> None:
-        """What Orbax reads of all checkpoints before we can say which; it would end here."""
+        """Orbax reads the scores of all checkpoints when it starts, and fails on a damaged one."""
         for path in self._folder.glob("[0-9]*/metrics/metrics"):
             try:
                 json.loads(path.read_text(encoding="utf-8"))

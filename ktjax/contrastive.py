@@ -13,7 +13,7 @@ import optax
 from ktjax.objective import Objective, label_loss, mean, stateless
 from ktjax.parallel import AXIS
 
-_EPSILON = 1e-7  # of the published implementation of CRD
+_EPSILON = 1e-7  # as in the published implementation of CRD
 
 
 def _gather(value_B: jax.Array) -> jax.Array:
@@ -52,7 +52,7 @@ class Memory(NamedTuple):
 
     student_NxP: jax.Array  # the last projections of each sample, of unit length
     teacher_NxP: jax.Array
-    student_z: jax.Array  # normalization constants; -1 until the first batch sets them
+    student_z: jax.Array  # what scores are divided by; -1 until the first batch sets it
     teacher_z: jax.Array
 
 
@@ -107,7 +107,7 @@ def crd(
       index_B: positions of the samples in the data set.
       key: the negatives of sample i follow from (key, i), whichever device it is on.
       negatives: drawn for each sample, from all samples but itself.
-      temperature: of the scores.
+      temperature: that the scores are divided by.
       momentum: share of the memory that stays when a sample is seen.
 
     Returns:

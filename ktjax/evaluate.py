@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ktjax import parallel
+from ktjax import batches, parallel
 from ktjax.augment import Augment
-from ktjax.classifier import Classifier
-from ktjax.data import pipeline
+from ktjax.train import Student
 
-# predict(variables, images, view=0) -> float32 logits_NxC; of models that train at once, NxMxC
+# predict(variables, images, view=0) -> float32 logits_NxC; NxMxC for M models that train at once
 Predict = Callable[..., np.ndarray]
 
 
 def make_predict(
-    classifier: Classifier, *, batch_size: int, augment: Augment | None = None, seed: int = 0
+    classifier: Student, *, batch_size: int, augment: Augment | None = None, seed: int = 0
 ) -> Predict:
     """Builds the function that gives a classifier's logits for a whole split, compiled once.
 
@@ -36,17 +35,15 @@ def make_predict(
     forward = parallel.compile_forward(forward)
     rows = parallel.local_rows(batch_size)
 
-    def predict(variables: Any, images: pipeline.Split, view: int = 0) -> np.ndarray:
-        batches = parallel.to_devices(
-            pipeline.eval_batches(
-                images,
-                batch_size=batch_size,
-                rows=rows,
-                view=None if augment is None else view,
-                seed=seed,
-            )
+    def predict(variables: Any, images: batches.Split, view: int = 0) -> np.ndarray:
+        on_host = batches.eval_batches(
+            images,
+            batch_size=batch_size,
+            rows=rows,
+            view=None if augment is None else view,
+            seed=seed,
         )
-        logits = [forward((variables, view), batch) for batch in batches]
+        logits = [forward((variables, view), batch) for batch in parallel.to_devices(on_host)]
         logits = np.concatenate([np.asarray(x).reshape(-1, *x.shape[2:]) for x in logits])
         return logits[: len(images)]  # the last batch was padded
 

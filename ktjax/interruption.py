@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# Of the process then: EX_TEMPFAIL of sysexits.h. Started again, it goes on where it was.
+# How the process ends then: EX_TEMPFAIL in sysexits.h. Started again, it goes on where it was.
 EXIT_CODE = 75
 
 
@@ -24,8 +24,8 @@ class Interrupted(KeyboardInterrupt):
 
 class _Asked:
     ever = False
-    deferred = False  # whoever deferred it asks `asked`
-    calls = itertools.count()  # of `asked`
+    deferred = False  # whoever deferred it calls `asked`
+    calls = itertools.count()  # how often `asked` was called
 
 
 def listen() -> None:

@@ -14,8 +14,8 @@ from ktjax.classifier import Classifier, Output, Variables
 class Joint:
     """M classifiers of the same classes; `apply` is theirs, with logits [B, M, C].
 
-    Each prepares the images for itself. Variables are by the member's number, as a string, below
-    `params` and `batch_stats`.
+    Each prepares the images for itself. Below `params` and `batch_stats`, each member's variables
+    are found under its number, as a string.
     """
 
     members: tuple[Classifier, ...]

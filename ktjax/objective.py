@@ -15,7 +15,7 @@ class Outputs(NamedTuple):
     student: Any
     initial: Any  # the frozen copy of the student from before the transfer
     teachers: tuple[Any, ...]
-    temperatures_S: Any = None  # of initial and teachers, that calibrate them for a partition
+    temperatures_S: Any = None  # these calibrate initial and teachers for a partition
 
 
 class Objective(NamedTuple):

@@ -51,13 +51,13 @@ def make_optimizer(
 def per_member(
     optimizer: optax.GradientTransformation, members: Sequence[str]
 ) -> optax.GradientTransformation:
-    """The optimizer for each member of a joint student, with a state and a norm of its own."""
+    """One optimizer per member of a joint student: each has a state and a norm of its own."""
     labels = ({member: member for member in members}, ())  # params, and no objective params
     return optax.multi_transform(dict.fromkeys(members, optimizer), labels)
 
 
 def only(optimizer: optax.GradientTransformation, chosen: Any) -> optax.GradientTransformation:
-    """The optimizer for the parameters that are `chosen`, a tree of bools; others stay."""
+    """The optimizer on the `chosen` parameters alone, a tree of bools; the others stay."""
     labels = (jax.tree.map(lambda c: "trained" if c else "frozen", chosen), ())
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 
@@ -71,7 +71,7 @@ class SlowWeights(NamedTuple):
     """Momentum weight interpolation (paper section 4.1, MCL): a copy that follows slowly."""
 
     tau: float  # share of the slow weights that stays
-    every: int  # updates between two interpolations
+    every: int  # number of updates from one interpolation to the next
 
 
 def interpolate(slow: Any, fast: Any, *, step: jax.Array, settings: SlowWeights) -> Any:

@@ -26,7 +26,7 @@ def _mesh() -> Mesh:
 
 
 def _one_after_another(step: Callable) -> Callable:
-    """The step for a leading axis of batches; so do its metrics."""
+    """The step for batches along a leading axis, which its metrics then have too."""
 
     def steps(state, frozen, batches, key):
         return jax.lax.scan(lambda state, batch: step(state, frozen, batch, key), state, batches)
@@ -52,7 +52,7 @@ def data_parallel(step: Callable, *, several: bool = False) -> Callable:
             donate_argnums=(0,),
         )
 
-    # What pmap is made of. Itself it gives arrays that only one process knows, and cannot donate.
+    # What pmap does inside. Itself it gives arrays that only one process knows, and cannot donate.
     def on_device(state, frozen, batch, key):
         return step(state, frozen, jax.tree.map(lambda x: x[0], batch), key)
 
@@ -111,7 +111,7 @@ class Layout(NamedTuple):
     spec: Callable[[tuple[int, ...]], PartitionSpec]  # where an array of some shape lies
 
 
-# config.parallel
+# The choices of config.parallel.
 LAYOUTS = {
     "pmap": Layout(data_parallel, _whole),
     "fsdp": Layout(fully_sharded, _largest_axis),
@@ -186,8 +186,8 @@ def to_devices(
     """Splits batches over the devices, one batch ahead: the next is copied while a step runs.
 
     Args:
-      batches: of the rows that `local_rows` gives.
-      several: they have an axis of steps before that of rows.
+      batches: batches with the rows that `local_rows` gives.
+      several: whether they have an axis of steps before that of rows.
 
     Yields:
       Global batches with a leading axis of devices.
@@ -225,7 +225,7 @@ def wait_for_all(name: str) -> None:
 
 
 def as_first_sees(mine: bool) -> bool:
-    """What process 0 says: of a shared disk others may see an older state."""
+    """What process 0 says: the others may see an older state of a shared disk."""
     if jax.process_count() == 1:
         return mine
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(mine)))

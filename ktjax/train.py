@@ -6,7 +6,7 @@ that is called "batch", and so runs under pmap, or under vmap where there are no
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.struct
 import jax
@@ -26,11 +26,22 @@ Teach = Callable[[Any, jax.Array, jax.Array, jax.Array], Outputs]
 Metrics = Mapping[str, jax.Array]
 Step = Callable[..., tuple["State", Metrics]]
 
-# What a rematerialised forward pass keeps.
+# What a rematerialized forward pass keeps.
 KEPT = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     lambda primitive, *_, **__: primitive is jax.lax.conv_general_dilated_p,
 )
+
+
+class Student(Protocol):
+    """What trains: a Classifier, or several behind the contract of one (joint.py)."""
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """`params` and, where there is BatchNorm, `batch_stats`."""
+
+    def apply(self, variables: Any, image: jax.Array, **options: Any) -> tuple[Any, Any]:
+        """What Classifier.apply says."""
 
 
 @flax.struct.dataclass
@@ -82,11 +93,11 @@ def init_state(
     )
 
 
-def output_shapes(student: Classifier, teachers: Sequence[Classifier], *, size: int) -> Outputs:
-    """What models say of one square image of `size` pixels, as shapes; nothing is computed."""
+def output_shapes(student: Student, teachers: Sequence[Classifier], *, size: int) -> Outputs:
+    """What models say about one image of `size` x `size` pixels, as shapes; computes nothing."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
 
-    def shapes(model: Classifier) -> Any:
+    def shapes(model: Student) -> Any:
         return jax.eval_shape(lambda v, x: model.apply(v, x)[0], model.variables, image)
 
     return Outputs(student=shapes(student), initial=None, teachers=tuple(map(shapes, teachers)))
@@ -125,7 +136,7 @@ _Gradient = Callable[..., tuple[Any, tuple[Any, Any, dict[str, jax.Array]]]]
 
 def make_train_step(
     *,
-    student: Classifier,
+    student: Student,
     teach: Teach,
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -198,7 +209,7 @@ def make_train_step(
     return step
 
 
-def _make_forward(student: Classifier, *, freeze_stats: bool, remat: bool) -> Callable:
+def _make_forward(student: Student, *, freeze_stats: bool, remat: bool) -> Callable:
     """The student's forward pass in training: `(variables, image, key) -> (Output, stats)`."""
 
     def forward(variables: Any, image: jax.Array, key: jax.Array):

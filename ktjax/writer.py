@@ -1,34 +1,33 @@
 """The stream of metrics of a run: JSON lines, and TensorBoard events without TensorFlow."""
 
 import json
-import os
 from pathlib import Path
 
 import tensorboardX
 
+from ktjax import files
+
 
 class Writer:
-    """Appends to `metrics.jsonl` of the workdir, and to TensorBoard events of the run.
+    """Appends to `metrics.jsonl` in the workdir, and to the run's TensorBoard events.
 
-    A run that resumes takes back what it wrote after its last checkpoint: the stream ends as that
-    of an undisturbed run.
+    A run that resumes takes back what it wrote after its last checkpoint: its stream ends up as an
+    undisturbed run's.
     """
 
     def __init__(self, workdir: Path, *, run: str, first_step: int):
         self._run = run
-        path = workdir / "metrics.jsonl"
+        path = workdir / files.METRICS
         if path.exists():
             lines = [
                 line
                 for line in path.read_text(encoding="utf-8").splitlines()
                 if self._keep(line, first_step)
             ]
-            part = path.with_suffix(".part")
-            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            os.replace(part, path)
+            files.write_whole(path, "".join(f"{line}\n" for line in lines))
         self._lines = path.open("a", buffering=1, encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard" / run), purge_step=first_step + 1
+            str(workdir / files.TENSORBOARD / run), purge_step=first_step + 1
         )
 
     def _keep(self, line: str, first_step: int) -> bool:

@@ -43,3 +43,12 @@ def test_equals_a_direct_apply():
 def test_accuracy_by_hand():
     logits_NxC = np.asarray(jnp.eye(4)[jnp.array([0, 1, 2, 2])])
     assert evaluate.accuracy(logits_NxC, np.array([0, 1, 2, 3])) == 75.0
+
+
+def test_the_core_takes_any_data_and_any_model(python):
+    """It imports no network, no hub, no data source, and nothing that decodes images."""
+    modules = "ktjax.train, ktjax.objectives, ktjax.targets.live, ktjax.evaluate, ktjax.parallel"
+    found = python(f"import sys, {modules}; print(*sys.modules)")
+    assert "ktjax.evaluate" in found and "ktjax.batches" in found
+    strangers = {"ktjax.models", "ktjax.data", "grain", "PIL", "huggingface_hub", "transformers"}
+    assert not strangers & set(found)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
+from ktjax.batches import eval_batches
 from ktjax.data import pipeline
 from ktjax.data.sources import Source
 
@@ -126,7 +127,7 @@ def test_batches_are_what_the_design_says():
     for batch in stream(35, steps=4):
         check_batch(batch, 10)
         assert batch["mask"].all()
-    for batch in pipeline.eval_batches(images_of(35), batch_size=10):
+    for batch in eval_batches(images_of(35), batch_size=10):
         check_batch(batch, 10)
 
 
@@ -167,7 +168,7 @@ def test_the_stream_goes_on_bit_for_bit(first_step):
 @hypothesis.example(60, 20)
 @hypothesis.example(61, 20)
 def test_evaluation_sees_every_index_once_under_the_mask(count, batch_size):
-    batches = list(pipeline.eval_batches(images_of(count), batch_size=batch_size))
+    batches = list(eval_batches(images_of(count), batch_size=batch_size))
     assert len(batches) == -(-count // batch_size)
     for batch in batches:
         check_batch(batch, batch_size)

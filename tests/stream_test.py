@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ktjax.batches import ahead, eval_batches
 from ktjax.data import pipeline
 from ktjax.data.sources import Source
 
@@ -78,9 +80,9 @@ def test_processes_make_the_rows_of_one_batch(images, processes, batch_size):
     rows = np.arange(batch_size).reshape(processes, -1)
     whole = train(images, steps=5, batch_size=batch_size)
     check_same(joined([train(images, steps=5, batch_size=batch_size, rows=r) for r in rows]), whole)
-    evaluated = [list(pipeline.eval_batches(images, batch_size=batch_size, rows=r)) for r in rows]
+    evaluated = [list(eval_batches(images, batch_size=batch_size, rows=r)) for r in rows]
     batches = joined(evaluated)
-    check_same(batches, list(pipeline.eval_batches(images, batch_size=batch_size)))
+    check_same(batches, list(eval_batches(images, batch_size=batch_size)))
     mask = np.concatenate([batch["mask"] for batch in batches])
     index = np.concatenate([batch["index"] for batch in batches])
     assert index[mask].tolist() == list(range(COUNT))
@@ -94,10 +96,21 @@ def test_what_is_resumed_within_an_epoch_goes_on_bit_for_bit(images, first_step)
     check_same(train(images, steps=9 - first_step, first_step=first_step), whole[first_step:])
 
 
+def test_a_few_batches_are_made_ahead_and_none_after_the_end():
+    begun, made = [], []
+    numbers = (begun.append(number) or number for number in range(100))
+    batches = ahead(lambda number: made.append(number) or {"number": number}, numbers)
+    assert [next(batches)["number"] for _ in range(3)] == [0, 1, 2]
+    assert begun == list(range(7))
+    batches.close()  # waits for what is under way
+    assert set(range(3)) <= set(made) <= set(range(7))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
 @pytest.mark.smoke
 def test_streamed_and_kept_images_are_the_same():
     check_same(train(SPLITS["whole"], steps=7), train(SPLITS["memory"], steps=7))
-    batches = (list(pipeline.eval_batches(SPLITS[k], batch_size=8)) for k in ("whole", "memory"))
+    batches = (list(eval_batches(SPLITS[k], batch_size=8)) for k in ("whole", "memory"))
     check_same(*batches)
 
 
@@ -129,11 +142,11 @@ def test_a_later_pass_sees_the_views_of_training():
     """As stored targets do."""
     trained = views(10)
     for view in (0, 1):
-        for batch in pipeline.eval_batches(SPLITS["cropped"], batch_size=8, view=view, seed=1):
+        for batch in eval_batches(SPLITS["cropped"], batch_size=8, view=view, seed=1):
             for index, image in zip(batch["index"].tolist(), batch["image"], strict=True):
                 if (view, index) in trained:
                     np.testing.assert_array_equal(image, trained[view, index])
-    still = next(pipeline.eval_batches(SPLITS["cropped"], batch_size=8))["image"]
+    still = next(eval_batches(SPLITS["cropped"], batch_size=8))["image"]
     assert (still[0] != trained.get((0, 0), trained.get((1, 0)))).any()
 
 
@@ -215,7 +228,7 @@ def test_a_bad_image_is_named_when_it_comes():
     with pytest.raises(ValueError, match="Image file 20 does not decode: "):
         train(images, steps=5)
     with pytest.raises(ValueError, match="Image file 20 does not decode: "):
-        list(pipeline.eval_batches(images, batch_size=8))
+        list(eval_batches(images, batch_size=8))
 
 
 def test_bad_images_can_be_left_out():

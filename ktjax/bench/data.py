@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ktjax import progress
+from ktjax.batches import eval_batches
 from ktjax.data import pipeline, sources
 from ktjax.experiment import workdir
 
@@ -146,7 +147,7 @@ def _ktjax(files: list[str], transform: str, batch_size: int, cores: int) -> Pas
     view = 0 if transform == "train" else None
 
     def batches() -> Iterable[np.ndarray]:
-        for batch in pipeline.eval_batches(stream, batch_size=batch_size, view=view):
+        for batch in eval_batches(stream, batch_size=batch_size, view=view):
             yield batch["image"][: batch["mask"].sum()]  # what pads stands at the end
 
     return batches

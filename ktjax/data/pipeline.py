@@ -19,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from ktjax import progress
+from ktjax import batches, progress
+from ktjax.batches import Batch
 from ktjax.data import Dataset, decode
 from ktjax.data.sources import Source
 
-Batch = dict[str, np.ndarray]
 _AT_ONCE = 256  # images that are decoded together
 
 
@@ -224,14 +224,14 @@ def train_batches(
         order_N = _order(len(images), seed, epoch)
         index = order_N[at * batch_size : (at + 1) * batch_size][rows]
         image = images.views(index, seed=seed, view=epoch)
-        return _batch(images, image, index, np.ones(len(index), bool))
+        return batches.batch_of(images, image, index, np.ones(len(index), bool))
 
-    last = np.iinfo(np.int32).max
+    numbers = range(first_step, np.iinfo(np.int32).max)
     if not isinstance(images, Stream) or not images.reading.processes:
-        return _ahead(batch, first_step, last)
+        return batches.ahead(batch, numbers)
     processes = images.reading.processes
     images = dataclasses.replace(images, reading=images.reading._replace(processes=0))
-    return _ahead(batch, first_step, last, processes=processes)
+    return _in_processes(batch, numbers, processes=processes)
 
 
 @functools.lru_cache(maxsize=4)
@@ -240,71 +240,33 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return generator.permutation(count)
 
 
-def grouped(batches: Iterator[Batch], sizes: Iterable[int]) -> Iterator[Batch]:
+def grouped(single: Iterator[Batch], sizes: Iterable[int]) -> Iterator[Batch]:
     """So many batches at a time, stacked along a new first axis."""
     for size in sizes:
-        group = list(itertools.islice(batches, size))
+        group = list(itertools.islice(single, size))
         yield {name: np.stack([batch[name] for batch in group]) for name in group[0]}
 
 
-def eval_batches(
-    images: Split,
-    *,
-    batch_size: int,
-    rows: np.ndarray | slice = slice(None),
-    view: int | None = None,
-    seed: int = 0,
+def _in_processes(
+    batch: Callable[[int], Batch], numbers: range, *, processes: int
 ) -> Iterator[Batch]:
-    """Every image once, in order; the last batch is padded, `mask` tells with what.
-
-    Of each batch only the `rows` are made. With `view` these are the views that training with
-    `seed` sees, else the images as they are evaluated.
-    """
-
-    def batch(number: int) -> Batch:
-        index = np.arange(number * batch_size, (number + 1) * batch_size)[rows]
-        mask = index < len(images)
-        index = np.minimum(index, len(images) - 1)
-        still = view is None
-        image = images.take(index) if still else images.views(index, seed=seed, view=view)
-        return _batch(images, image, index, mask)
-
-    # In threads always: processes take seconds to start, and an evaluation is short.
-    return _ahead(batch, 0, -(-len(images) // batch_size))
-
-
-def _batch(images: Split, image: np.ndarray, index: np.ndarray, mask: np.ndarray) -> Batch:
-    return {
-        "image": image,
-        "label": images.label_N[index],
-        "index": index.astype(np.int32),
-        "mask": mask,
-    }
-
-
-def _ahead(
-    batch: Callable[[int], Batch], start: int, stop: int, *, processes: int = 0
-) -> Iterator[Batch]:
-    """The batches of these numbers, in order, some of them ahead."""
+    """The batches of these numbers, in order, some of them ahead, made by other processes."""
     # Takes a quarter of a second to import, for nobody who only decodes.
     import grain
 
-    numbers = grain.MapDataset.range(start, stop)
     # Grain's elements are whole batches, so its workers share these and lose no image.
     ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    dataset = numbers.map(batch).to_iter_dataset(ahead)
-    if processes:
-        # Grain reads absl's flags, which nobody has parsed in a notebook or a test.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=processes)
-        return _told(dataset.mp_prefetch(options, worker_init_fn=_follow_parent))
-    return iter(dataset)
+    dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(batch).to_iter_dataset(ahead)
+    # Grain reads absl's flags, which nobody has parsed in a notebook or a test.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    options = grain.MultiprocessingOptions(num_workers=processes)
+    return _told(dataset.mp_prefetch(options, worker_init_fn=_follow_parent))
 
 
-def _told(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _told(made: Iterable[Batch]) -> Iterator[Batch]:
     """The same; ChildProcessError where a process is gone that was to make them."""
-    iterator = iter(batches)
+    iterator = iter(made)
     try:
         yield from iterator
     except RuntimeError as error:  # Grain has no class for it

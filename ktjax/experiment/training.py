@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ktjax import evaluate, interruption, optim, parallel, train
+from ktjax import evaluate, files, interruption, optim, parallel, train
 from ktjax.augment import make_augment
 from ktjax.checkpoint import Checkpoints
 from ktjax.classifier import Classifier
@@ -163,7 +163,7 @@ def mean_taught(history: Sequence[Mapping[str, Any]]) -> float | None:
 def fit(
     recipe: Recipe,
     *,
-    student: Classifier | Joint,
+    student: train.Student,
     frozen: Callable[[], Any],
     images: pipeline.Split,
     tune: pipeline.Split,
@@ -176,17 +176,18 @@ def fit(
 
     Asked to end, it saves after the step that is under way, and raises `interruption.Interrupted`.
 
-    `frozen` gives what the steps take as such; it is not called where no step is left. `measure`
-    says of the logits on the tune split the `accuracy` in percent, and what else is worth keeping.
+    `frozen` gives what the steps take as such; it is not called where no step is left. From the
+    logits on the tune split `measure` makes the `accuracy` in percent, and what else is worth
+    keeping.
 
     Every evaluation writes metrics, saves a checkpoint and adds to the history: `step`, `epoch`,
     `accuracy`, `seconds` since the run began (over all the processes that worked on it, without
-    what is stored for several runs), the means of `loss` and of what the objective says of its
-    targets (`taught`, None where it has no choice; `taught_1` and so on of each teacher) since the
-    last evaluation, and as `tune` what `measure` says.
+    what is stored for several runs), the means since the last evaluation of `loss` and of what the
+    objective says about its targets (`taught`, None where it has no choice; `taught_1` and so on
+    for each teacher), and as `tune` what `measure` made.
     """
     key = parallel.random_key(recipe.seed)
-    checkpoints = Checkpoints(workdir / "checkpoints" / run)
+    checkpoints = Checkpoints(workdir / files.CHECKPOINTS / run)
     state, record = _begin(recipe, student, checkpoints, key)
     first_step = int(state.step)
     _LOG.info("%s: from step %d of %d.", run, first_step, recipe.total_steps)
@@ -233,7 +234,7 @@ def fit(
 
 
 def _begin(
-    recipe: Recipe, student: Classifier | Joint, checkpoints: Checkpoints, key: jax.Array
+    recipe: Recipe, student: train.Student, checkpoints: Checkpoints, key: jax.Array
 ) -> tuple[train.State, dict[str, Any]]:
     """The state to go on from, and what a checkpoint records beside it."""
     if checkpoints.latest() is not None:

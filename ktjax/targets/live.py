@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, interruption, parallel
+from ktjax import batches, evaluate, interruption, parallel
 from ktjax.augment import Augment
 from ktjax.classifier import Classifier, Output, cast
-from ktjax.data import pipeline
 from ktjax.objective import Outputs
 from ktjax.train import Teach
 
@@ -27,7 +26,7 @@ class Frozen(NamedTuple):
 
     initial: Any
     teachers: tuple[Any, ...]
-    temperatures_S: Any = None  # that calibrate initial and teachers; None: they are as they are
+    temperatures_S: Any = None  # these calibrate initial and teachers; None: taken as they are
 
 
 def make_ask(initial: Classifier, teachers: Sequence[Classifier]) -> Teach:
@@ -47,7 +46,7 @@ def make_ask(initial: Classifier, teachers: Sequence[Classifier]) -> Teach:
 
 
 def frozen_variables(model: Classifier, *, dtype: jnp.dtype, layout: str = "pmap") -> Any:
-    """A model's variables as the layout wants them; parameters in the dtype that is computed in.
+    """A model's variables as the layout wants them, with the parameters in `dtype`.
 
     BatchNorm's statistics stay float32, as the student's do: the initial student is the student.
     """
@@ -68,7 +67,7 @@ def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array
 
 def store(
     model: Classifier,
-    images: pipeline.Split,
+    images: batches.Split,
     *,
     augment: Augment,
     seed: int,

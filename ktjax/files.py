@@ -1,0 +1,29 @@
+"""Files that are written whole or not at all, and what those of a workdir are called."""
+
+import os
+from pathlib import Path
+
+CONFIG = "config.json"  # whose workdir it is
+DATA = "data.json"  # what the images were when the run began
+RESULTS = "results.json"  # written last: the job is finished
+METRICS = "metrics.jsonl"
+REPORT = "report.html"
+CLASS_FLIPS = "class_flips.safetensors"
+# Folders.
+FIGURES = "figures"
+STUDENTS = "students"
+MODELS = "models"
+PREDICTIONS = "predictions"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+LOGS = "logs"
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Writes a file as a whole or not at all: whoever reads finds the old one until then.
+
+    The folder has to exist. What a process leaves that dies meanwhile ends in `.part`.
+    """
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(part, path)

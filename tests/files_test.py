@@ -1,0 +1,36 @@
+"""Files are written whole or not at all."""
+
+import os
+
+import pytest
+
+from ktjax import files
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("content", ["\u00e4 \u6587\n", b"\x00\xff\r\n"], ids=["text", "bytes"])
+def test_written_as_it_is(content, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("much longer than what comes instead of it")
+    files.write_whole(path, content)
+    expected = content if isinstance(content, bytes) else content.encode("utf-8")
+    assert path.read_bytes() == expected
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_who_dies_meanwhile_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    files.write_whole(path, "old")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_whole(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_the_folder_has_to_exist(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.write_whole(tmp_path / "no" / "such", "content")
