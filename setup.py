@@ -48,6 +48,8 @@ setuptools.setup(
         "transformers>=5",  # configs and image processors of Hugging Face checkpoints
     ],
     extras_require={
+        # Other people's implementations: scripts that make goldens ask them, and .ci/full does.
+        "oracle": ["timm", "torch"],
         "test": [
             "basedpyright==1.40.2",
             "hypothesis",

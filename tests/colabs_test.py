@@ -1,3 +1,4 @@
+import ast
 import importlib
 import json
 import re
@@ -18,6 +19,24 @@ def read_cells(path):
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
+@pytest.mark.parametrize("path", COLABS, ids=lambda path: path.name)
+def test_cells_import_what_there_is(path, monkeypatch):
+    """Without running them: what they import exists, and each cell is Python."""
+    monkeypatch.syspath_prepend(ROOT)
+    for cell in read_cells(path):
+        if cell["cell_type"] != "code":
+            continue
+        lines = "".join(cell["source"]).splitlines()
+        tree = ast.parse("\n".join(line for line in lines if not line.startswith(("!", "%"))))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith(("ktjax", "configs")):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    found = hasattr(module, alias.name)
+                    assert found or importlib.import_module(f"{node.module}.{alias.name}")
+
+
+@pytest.mark.full
 def test_quickstart_runs_from_cell_to_cell(glyphs_dir, tmp_path, monkeypatch, capsys):
     path = ROOT / "colabs" / "quickstart.ipynb"
     cells = ["".join(cell["source"]) for cell in read_cells(path) if cell["cell_type"] == "code"]

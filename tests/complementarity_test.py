@@ -219,6 +219,7 @@ def test_page_stands_alone_and_escapes_names(done, tmp_path):
     assert "http" not in text
 
 
+@pytest.mark.full
 def test_page_renders(done, tmp_path):
     """By headless Chromium where it is installed; anywhere the tests beside this one check it."""
     page, chromium = done[0] / "report.html", shutil.which("chromium")

@@ -15,12 +15,12 @@ ROOT = Path(__file__).parents[1]
 SIZE = "--config.image_size=8"  # the digits' own
 
 
-def launch(config, workdir, *overrides):
+def launch(config, workdir, *overrides, **environment):
     command = [sys.executable, "-m", "ktjax.main", f"--config=configs/{config}"]
     done = subprocess.run(
         [*command, f"--workdir={workdir}", SIZE, "--config.augment=none", *overrides],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -42,7 +42,7 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fitted(digits, tmp_path_factory):
+def fitted(digits, cached, tmp_path_factory):
     """(workdir, results) of two families, fitted to the digits."""
     workdir = tmp_path_factory.mktemp("fitted")
     results = launch(
@@ -51,6 +51,7 @@ def fitted(digits, tmp_path_factory):
         "--config.models=('tiny_mlp', 'tiny_resnet_narrow')",
         "--config.total_epochs=6",
         "--config.eval_every_epochs=3",
+        **cached,
     )
     return workdir, results
 
@@ -64,7 +65,7 @@ def test_both_families_learn_the_digits(fitted):
         assert row["accuracy_after"] > 80
 
 
-def test_transfer_between_them(fitted, digits, tmp_path):
+def test_transfer_between_them(fitted, digits, cached, tmp_path):
     workdir, pretrained = fitted
     student, teacher = (workdir / "models" / name for name in ("tiny_resnet_narrow", "tiny_mlp"))
     arguments = f"student={student},teachers={teacher},data=folder:{digits},objectives=kl_dp"
@@ -75,6 +76,7 @@ def test_transfer_between_them(fitted, digits, tmp_path):
         "--config.clip_norm=1.0",
         "--config.total_epochs=4",
         "--config.eval_every_epochs=2",
+        **cached,
     )
     for folder in (student, teacher):
         accuracy = pretrained["models"][folder.name]["accuracy"]

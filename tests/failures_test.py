@@ -159,6 +159,7 @@ def test_dead_process(arguments, cached, tmp_path):
     assert ours or "another task died" in told[0][1], told[0][1]
 
 
+@pytest.mark.full
 def test_asked_to_end_in_two_processes(arguments, cached, tmp_path):
     """One hears it, both save the same step; one process with four devices goes on there."""
     long = [*arguments, "--config.total_epochs=50.0", "--config.eval_every_epochs=1.75"]

@@ -271,7 +271,7 @@ def test_embedded_zoo(strategy, glyphs_dir, tmp_path):
     assert "report" in {path.stem for path in tmp_path.iterdir()}
 
 
-def test_command_line(glyphs_dir, tmp_path):
+def test_command_line(glyphs_dir, cached, tmp_path):
     config = f"configs/transfer.py:{EMBEDDED},strategy=sequential,order=ascending"
     done = small_jobs.launch(
         f"--config={config}",
@@ -279,6 +279,7 @@ def test_command_line(glyphs_dir, tmp_path):
         f"--config.data_dir={glyphs_dir}",
         "--config.student=glyphs/tiny_resnet_narrow",
         "--config.objectives.kl_dp.top_k=10",
+        **cached,
     )
     assert done.returncode == 0, done.stderr
     assert "Teacher after teacher." in done.stdout

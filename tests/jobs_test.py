@@ -480,10 +480,12 @@ def test_workdir_has_to_be_a_folder(images, tmp_path):
 # The command line.
 
 
-def test_command_line(images, tmp_path):
+def test_command_line(images, cached, tmp_path):
     config = f"configs/pretrain.py:model=tiny_mlp_narrow,data=folder:{images},runlocal"
     steps = ("--config.total_epochs=None", "--config.total_steps=3")
-    done = launch(f"--config={config}", f"--workdir={tmp_path}", "--config.seed=3", *steps)
+    done = launch(
+        f"--config={config}", f"--workdir={tmp_path}", "--config.seed=3", *steps, **cached
+    )
     assert done.returncode == 0, done.stderr
     assert "tiny_mlp_narrow" in done.stdout and str(tmp_path / "report.html") in done.stdout
     results = read(tmp_path)

@@ -28,12 +28,13 @@ def undisturbed(arguments, cached, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.full)])
 def test_killed_twice(name, arguments, undisturbed, cached, tmp_path):
     number = signal.Signals[name]
     kill.check(arguments, tmp_path, undisturbed, kills=2, number=number, seed=0, **cached)
 
 
+@pytest.mark.full
 def test_goes_on_with_other_devices(arguments, undisturbed, cached, tmp_path):
     """From one to four, which hold a part of the state each, and back."""
     kill.run_and_kill(
@@ -55,6 +56,7 @@ def test_goes_on_with_other_devices(arguments, undisturbed, cached, tmp_path):
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-3, err_msg=name)
 
 
+@pytest.mark.full
 def test_interrupted_while_nothing_trains(arguments, undisturbed, cached, tmp_path):
     """It ends at once, with the same exit code, and goes on from nothing."""
     job = kill.start(arguments, tmp_path, **cached)

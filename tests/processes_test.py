@@ -110,8 +110,8 @@ def weights_of(workdir):
 @pytest.mark.parametrize(
     ("processes", "devices", "others"),
     [
-        (1, 4, []),
-        (2, 2, ["--config.targets=stored"]),
+        pytest.param(1, 4, [], marks=pytest.mark.full),
+        pytest.param(2, 2, ["--config.targets=stored"], marks=pytest.mark.full),
         (2, 2, ["--config.parallel=fsdp", "--config.remat", "--config.steps_per_dispatch=2"]),
     ],
     ids=["four devices", "two processes with stored targets", "two processes with fsdp"],

@@ -1,0 +1,184 @@
+"""Imports go one way, as design.md has it: read from the source, so that none is overlooked.
+
+Imports inside of functions, and those that only type checkers see, count as well.
+"""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Who may import whom: a room imports from rooms further down, and from itself. Rooms of one line
+# may import one another, without a circle, but for those of APART.
+STORIES = [
+    {"bench"},
+    {"__main__", "main", "flags"},
+    {"jobs"},
+    {"experiment"},
+    {"settings"},
+    {"targets", "train", "evaluate", "report", "checkpoint", "writer"},
+    {"objectives", "models", "data", "analysis"},
+    {"partition", "losses", "contrastive", "optim", "parallel", "augment", "classifier", "joint"}
+    | {"config", "files", "interruption", "progress"},
+]
+APART = {"objectives", "models", "data", "analysis"}
+CORE = {"train", "objectives", "targets", "evaluate"} | STORIES[-1]
+# What the core takes from its caller: models, data, and all that reads them.
+NOT_OF_THE_CORE = {"ktjax.models", "ktjax.data", "huggingface_hub", "transformers", "requests"} | {
+    *("urllib", "http", "socket", "PIL", "simplejpeg", "numba", "grain", "array_record"),
+    *("tensorflow_datasets", "matplotlib"),
+}
+# Libraries that have one place.
+ONLY_IN = {
+    "pydantic": {"ktjax.settings"},
+    "orbax": {"ktjax.checkpoint"},
+    # Grain reads absl's flags, which nobody has parsed in a notebook: pipeline marks them.
+    "absl.flags": {"ktjax.main", "ktjax.flags", "ktjax.data.pipeline"},
+    "torch": {"ktjax.models.imported"},
+    "torchvision": set(),
+    "timm": set(),
+    "tensorflow": set(),
+}
+SLOW = {"torch", "tensorflow"}  # never at the top of a module
+
+# What is known to be otherwise: (who, whom) -> why. A line that no longer holds fails, too.
+EXCEPTIONS = {
+    ("ktjax.evaluate", "ktjax.data.pipeline"): "batches are not yet a protocol of the core",
+    ("ktjax.targets.live", "ktjax.data.pipeline"): "batches are not yet a protocol of the core",
+}
+
+
+def modules():
+    """name -> path of every module of the package."""
+    found = {}
+    for path in sorted((ROOT / "ktjax").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if not name.startswith("ktjax.configs"):
+            found[name] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path):
+    """(module, whether it is imported at the top) of all imports; names are cut off modules."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    within = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("ktjax.") and name not in MODULES:
+                name = name.rpartition(".")[0]
+            yield name, node not in within
+
+
+def below(name, roots):
+    return any(name == root or name.startswith(f"{root}.") for root in roots)
+
+
+def room(name):
+    return name.split(".")[1] if "." in name else name
+
+
+def story(name):
+    return next(i for i, rooms in enumerate(STORIES) if room(name) in rooms)
+
+
+def is_wrong(who, whom):
+    """Whether one module must not import another."""
+    if room(who) in CORE and below(whom, NOT_OF_THE_CORE):
+        return True
+    if any(below(whom, [library]) and not below(who, ONLY_IN[library]) for library in ONLY_IN):
+        return True
+    if not whom.startswith("ktjax."):  # a library; or the version, which everybody may read
+        return False
+    return story(whom) < story(who) or (
+        room(who) != room(whom) and {room(who), room(whom)} <= APART
+    )
+
+
+def test_every_module_has_a_room():
+    rooms = {room(name) for name in MODULES} - {"ktjax"}
+    assert rooms <= set().union(*STORIES)
+
+
+def test_imports_go_one_way():
+    found = {
+        (who, whom)
+        for who, path in MODULES.items()
+        for whom, _ in imports(path)
+        if who != "ktjax" and is_wrong(who, whom)
+    }
+    assert found == set(EXCEPTIONS)
+
+
+def test_no_circle():
+    graph = {
+        who: {whom for whom, _ in imports(path) if whom in MODULES and whom != "ktjax"}
+        for who, path in MODULES.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, with the circle
+
+
+def test_slow_libraries_wait():
+    for who, path in MODULES.items():
+        for whom, at_top in imports(path):
+            assert not (at_top and below(whom, SLOW)), (who, whom)
+
+
+def test_the_check_sees_what_is_wrong(tmp_path):
+    path = tmp_path / "some.py"
+    path.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from ktjax.data.pipeline import Split\n"
+        "def f():\n    from ktjax import models\n    import orbax.checkpoint\n"
+        "    from absl import flags\n"
+    )
+    found = dict(imports(path))
+    assert found["ktjax.data.pipeline"] and not found["ktjax.models"]
+    assert {whom for whom in found if is_wrong("ktjax.train", whom)} == {
+        *("ktjax.data.pipeline", "ktjax.models", "orbax.checkpoint", "absl.flags")
+    }
+    assert is_wrong("ktjax.models", "ktjax.data") and is_wrong("ktjax.data", "ktjax.jobs.pretrain")
+    assert is_wrong("ktjax.jobs.pretrain", "ktjax.flags")
+    assert not is_wrong("ktjax.checkpoint", "orbax.checkpoint")
+    assert not is_wrong("ktjax.train", "ktjax.objectives")
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("imported", "absent"),
+    [
+        ("ktjax.train", ["ktjax.models", *sorted(NOT_OF_THE_CORE)]),
+        (
+            "ktjax, ktjax.main, ktjax.jobs",
+            [
+                *("flax", "transformers", "tensorflow_datasets", "matplotlib", "numba", "orbax"),
+                *("grain", "scipy", "PIL", "optax"),
+            ],
+        ),
+        ("ktjax.data.pipeline", ["jax", "tensorflow_datasets", "matplotlib", "numba", "grain"]),
+        ("ktjax.augment", ["ktjax.data"]),
+    ],
+)
+def test_importing_is_quick(python, imported, absent):
+    # What takes long is asked for by name: seconds would depend on the machine.
+    own = [name for name in absent if name not in ("urllib", "http", "socket")]  # Python's, in jax
+    code = f"import sys, {imported}; print(*(m for m in {own} if m in sys.modules), '.')"
+    assert python(code) == ["."]
