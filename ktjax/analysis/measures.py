@@ -118,7 +118,8 @@ def of_partition(
     teacher_N = flips.confidence_ensemble(teachers_KxNxC) == label_N
     logits_SxNxC = np.concatenate([before_NxC[None], teachers_KxNxC])
     if temperatures_S is not None:
-        logits_SxNxC = logits_SxNxC / np.asarray(temperatures_S)[:, None, None]
+        # In float32, as in training.
+        logits_SxNxC = logits_SxNxC / np.asarray(temperatures_S, np.float32)[:, None, None]
     source_N = flips.confidence(logits_SxNxC, label_N if supervised else None).argmax(axis=0)
 
     def share(flips_N: np.ndarray) -> float | None:

@@ -3,7 +3,6 @@
 from ktjax.report import parts
 from ktjax.report.parts import Results, Table
 
-
 DRAWINGS = (parts.PROGRESS,)
 
 
