@@ -98,14 +98,14 @@ def of_partition(
     supervised: bool | None,
     temperatures_S: np.ndarray | None,
 ) -> dict[str, Any]:
-    """What the partition between the student before a transfer and its teachers gives to whom.
+    """Who teaches which samples, in the partition between a student and its teachers.
 
     Args:
       before_NxC: logits of the student before the transfer.
       teachers_KxNxC: logits of its teachers.
       label_N: the labels.
       supervised: which confidence the partition compares; None: there is no partition.
-      temperatures_S: that it divides the logits of student and teachers by; None: 1.
+      temperatures_S: what the logits of student and teachers are divided by; None: 1.
 
     Returns:
       `taught_by`, the share of samples given to each teacher, [K]; `taught_positive_flips` and
@@ -171,7 +171,7 @@ def of_pair(
 
 
 def of_history(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What a history keeps of `of_transfer`: all but the counts per class."""
+    """What a history keeps of `of_transfer`: everything except the counts per class."""
     return {k: v for k, v in measured.items() if not k.startswith("class_")}
 
 

@@ -1,8 +1,8 @@
 """Complementary knowledge of every ordered pair of a zoo, from what each model answered.
 
 Shapes: M models, N samples, C classes. A matrix [M, M] has a row for each teacher and a column for
-each student; `pairs[t, s]` is about what t could teach s. flips.py counts one pair and is what this
-file has to agree with.
+each student; `pairs[t, s]` is about what t could teach s. flips.py counts one pair, and this file
+has to agree with it.
 
 This is the one file of analysis/ that uses the device: 466 models are 217,000 pairs of 50,000
 samples each, 11 billion comparisons. They become matrix products and elementwise sums over blocks.
@@ -30,7 +30,7 @@ def measure(
     label_log_odds_MxN: np.ndarray,
     max_log_odds_MxN: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """What is known of all pairs before any training (paper sections 3, 4.2 and 5.3).
+    """What is known about all pairs before any training (paper sections 3, 4.2 and 5.3).
 
     Args:
       correct_MxN: who answered correctly, bool.
@@ -48,7 +48,7 @@ def measure(
       surer of the label, or surer of its own answer. Ties go to the student.
 
     Raises:
-      ValueError: shapes or dtypes are others.
+      ValueError: shapes or dtypes are not these.
     """
     correct_MxN = _checked(correct_MxN)
     size = correct_MxN.shape[1]
@@ -161,7 +161,7 @@ def flips_per_class(
 def flip_entropy(flips_MxMxC: np.ndarray) -> np.ndarray:
     """Entropy of the flips over the classes as a share of its maximum, log C: float64 [M, M].
 
-    As `flips.flip_entropy` of each pair; 0 where there are no flips, or a single class.
+    The same as `flips.flip_entropy` of each pair; 0 where there are no flips, or a single class.
     """
     num_classes = flips_MxMxC.shape[2]
     if num_classes == 1:
@@ -185,7 +185,7 @@ def _both_right(correct_MxN):
 @jax.jit
 def _flips_among(right_MxN, wrong_MxN, index_KxS):
     right, wrong = right_MxN[:, index_KxS], wrong_MxN[:, index_KxS]
-    # Exact in any precision: ones and zeros, of which a sum has as many as a block has samples.
+    # Exact in any precision: sums of as many ones and zeros as a block has samples.
     return jnp.einsum("tks,uks->tuk", right, wrong, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -22,8 +22,8 @@ _ROWS_AT_ONCE = 4096  # copies of all logits would take 200 MB
 class Predictions(NamedTuple):
     """What one model answers on N samples; K = 5, or C where there are fewer classes.
 
-    How sure it is stands as log-odds, log p / (1 - p), as `flips.confidence` gives them: where a
-    good model's probabilities would be 1 and tie, they still differ.
+    Its confidence is kept as log-odds, log p / (1 - p), as `flips.confidence` gives them: they
+    still differ where a good model's probabilities would all be 1.
     """
 
     top_NxK: np.ndarray  # classes with the largest logits, largest first; ties by class number

@@ -1,8 +1,8 @@
 """Figures of all pairs of a zoo: results of a complementarity job -> matplotlib Figure.
 
-As in figures.py: `*_rows` give the data that a figure shows; no rows mean nothing to draw. Shades
-are cividis', even in steps and the same to color-blind eyes and in a black and white print; what
-differs in kind differs in marker or hatch, too.
+As in figures.py: `*_rows` give the data that a figure shows; no rows mean nothing to draw. The
+shades are those of cividis, whose steps look even, also to color-blind readers and in black and
+white; what differs in kind differs in marker or hatch, too.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from ktjax.report.figures import COLORS, HATCHES
 Results = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
-_NUMBERS = 14  # models, up to which the heat map has numbers in its cells
-_NAMES = 60  # models, up to which it has names at its sides
-_BINS = 24  # of the lower envelope
+_NUMBERS = 14  # the heat map shows numbers in its cells up to so many models
+_NAMES = 60  # and names at its sides up to so many
+_BINS = 24  # that the lower envelope is made of
 
 
 def pair_rows(results: Results) -> Rows:
-    """All that is known of each pair, but for the similarities, which have rows of their own."""
+    """Everything known about each pair, except similarities, which have rows of their own."""
     return [
         {key: value for key, value in pair.items() if key != "top_classes_similarity"}
         for pair in results["pairs"]
@@ -175,7 +175,7 @@ def areas(results: Results) -> Figure:
 
 
 def similarity_rows(results: Results) -> Rows:
-    """Of each pair and size of set: how alike its top classes are, and how alike all classes."""
+    """A row per pair and size of set: how alike its top classes are, and how alike all are."""
     return [
         {"teacher": pair["teacher"], "student": pair["student"], "percent": int(percent)}
         | {"mean": mean, "largest": largest, "all": results["similarity_of_all"]}
@@ -223,5 +223,5 @@ def _columns(results: Results, *keys: str) -> list[np.ndarray]:
 
 
 def _tail(name: str) -> str:
-    """The last part of a path: what tells models apart mostly stands there."""
+    """The last part of a path, which is mostly what tells models apart."""
     return name.rstrip("/").rpartition("/")[2]
