@@ -17,8 +17,9 @@ def confidence(logits_SxBxC: jax.Array, *, label_B: jax.Array | None) -> jax.Arr
 
     Returns:
       float32 [S, B]: the log-odds, log p / (1 - p), of the label, or of the most probable class.
-      (The paper compares probabilities; their log-odds have the same order, and tell apart what is
-      1 in float32, as a sure model's probabilities and 0 as their logarithms.)
+      The paper compares probabilities. Their log-odds have the same order, and still differ where
+      two sure models' probabilities are both 1 in float32.
+      `analysis.flips.confidence` is the same in NumPy, for the measures.
     """
     logits_SxBxC = logits_SxBxC.astype(jnp.float32)
     label_1xB = logits_SxBxC.argmax(axis=-1) if label_B is None else label_B[None]
@@ -39,7 +40,7 @@ def most_confident(
     Args:
       logits_SxBxC: logits of the initial student and its teachers.
       label_B: the labels; None when unsupervised.
-      temperatures_S: that the logits are divided by before they are compared, see
+      temperatures_S: what each model's logits are divided by before they are compared, see
         `analysis.calibration`; None: 1.
     """
     if temperatures_S is not None:

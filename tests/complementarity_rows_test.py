@@ -14,8 +14,8 @@ ANSWERS = {
     name: Predictions(
         top_NxK=np.array(answer, np.int16)[:, None],
         correct_N=np.array(answer) == LABEL,
-        label_log_odds_N=np.array(OF_LABEL[name], np.float16),
-        max_log_odds_N=np.array(OF_ANSWER[name], np.float16),
+        label_log_odds_N=np.array(OF_LABEL[name], np.float32),
+        max_log_odds_N=np.array(OF_ANSWER[name], np.float32),
     )
     for name, answer in ANSWER.items()
 }

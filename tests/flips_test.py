@@ -3,10 +3,13 @@
 import math
 
 import hypothesis
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hypothesis_numpy
 
+from ktjax import partition
 from ktjax.analysis import flips
 
 T, F = True, False
@@ -89,15 +92,57 @@ def test_confidence_against_a_loop():
         for n in range(5):
             exps = [math.exp(z) for z in logits[m, n]]
             p = [e / sum(exps) for e in exps]
-            assert flips.confidence(logits, label)[m, n] == pytest.approx(p[label[n]])
-            assert flips.confidence(logits)[m, n] == pytest.approx(max(p))
+            for found, share in (
+                (flips.confidence(logits, label)[m, n], p[label[n]]),
+                (flips.confidence(logits)[m, n], max(p)),
+            ):
+                assert found == pytest.approx(math.log(share / (1 - share)), rel=1e-5, abs=1e-6)
 
 
 def test_confidence_of_huge_logits():
     logits = np.array([[[1e4, 0.0], [0.0, 1e4]]], np.float32)
-    np.testing.assert_array_equal(flips.confidence(logits, np.array([0, 0])), [[1.0, 0.0]])
-    half = np.array([[[6e4, 6e4]]], np.float16)  # the sum of two overflows float16
-    assert flips.confidence(half)[0, 0] == 0.5
+    np.testing.assert_array_equal(flips.confidence(logits, np.array([0, 0])), [[1e4, -1e4]])
+    half = np.array([[[6e4, 6e4, 6e4]]], np.float16)  # the sum of two overflows float16
+    assert flips.confidence(half)[0, 0] == pytest.approx(-math.log(2), abs=0.005)
+    assert flips.confidence(half[..., :1])[0, 0] == np.inf  # there is no other class
+
+
+def test_confidence_tells_apart_whose_probabilities_are_one():
+    """As the partition does in training: in float64, both probabilities are 1."""
+    logits = np.array([[[40.0, 0.0, 0.0]], [[45.0, 0.0, 0.0]]], np.float32)
+    for label in (None, np.array([0])):
+        for order, source in (([0, 1], 1), ([1, 0], 0)):
+            assert flips.confidence(logits[order], label).argmax(axis=0) == [source]
+            found = partition.most_confident(logits[order], label_B=label)
+            assert found.tolist() == [source]
+
+
+# Few values, so that many samples tie; and any others.
+VALUES = st.sampled_from([-45.0, -3.0, 0.0, 1.0, 3.0, 40.0, 45.0]) | st.floats(-1e4, 1e4, width=32)
+MODELS, SAMPLES, CLASSES = 4, 6, 3
+
+
+@hypothesis.given(
+    hypothesis_numpy.arrays(np.float32, (MODELS - 1, SAMPLES, CLASSES), elements=VALUES),
+    st.integers(0, MODELS - 2),
+    st.lists(st.integers(0, CLASSES - 1), min_size=SAMPLES, max_size=SAMPLES),
+    st.booleans(),
+)
+@hypothesis.settings(deadline=None)
+def test_confidence_is_that_of_the_partition(logits, again, label, supervised):
+    logits = np.concatenate([logits, logits[again : again + 1]])  # it ties with one before it
+    label = np.array(label, np.int32) if supervised else None
+    ours = flips.confidence(logits, label)
+    theirs = np.asarray(partition.confidence(jnp.asarray(logits), label_B=label))
+    assert ours.dtype == theirs.dtype == np.float32
+    ulp = np.spacing(np.abs(logits).max(axis=2) + 1)
+    assert (np.abs(ours - theirs) <= 3 * ulp).all()
+    sources = ours.argmax(axis=0)
+    assert (sources < MODELS - 1).all()
+    found = np.asarray(partition.most_confident(jnp.asarray(logits), label_B=label))
+    for n in np.flatnonzero(sources != found):  # models that differ by rounding alone
+        assert abs(ours[sources[n], n] - ours[found[n], n]) <= 6 * ulp[:, n].max()
+        assert not np.array_equal(logits[sources[n], n], logits[found[n], n])
 
 
 def test_confidence_ensemble():

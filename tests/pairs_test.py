@@ -18,10 +18,11 @@ M, N, C = 7, 1301, 37  # N is more than two steps of `_count`, and no block divi
 
 @pytest.fixture(scope="module")
 def zoo():
-    """What `pairs.measure` takes; few confidences, so that many tie, at both ends of float16."""
+    """What `pairs.measure` takes; few confidences, so that many tie, at both ends of float32."""
     rng = np.random.default_rng(0)
-    values = [-np.inf, -65504, -3, -1, -6e-8, -0.0, 0.0, 6e-8, 1, 1.001, 65504, np.inf]
-    confidence = rng.choice(np.array(values, np.float16), (2, M, N))
+    ends = [1e-45, 1e-38, 6e-8, 3.4e38, np.inf]
+    values = [-3, -1, -0.0, 0.0, 1, 1.0000001, 65504, 65504.004, *ends, *(-x for x in ends)]
+    confidence = rng.choice(np.array(values, np.float32), (2, M, N))
     answer = rng.integers(0, C, (M, N)).astype(np.int16)
     correct = rng.random((M, N)) < rng.uniform(0.2, 0.9, (M, 1))
     correct[5], correct[6] = True, False
@@ -58,7 +59,7 @@ def test_flips_on_paper():
 
 def test_measures_on_paper():
     # Of model 0, 1, 2 who is surest: all alike at sample 0, then 0, 0, 1, 1, 2.
-    sure = np.array([[1, 2, 2, 0, 0, 0], [1, 0, 0, 2, 2, 0], [1, 1, 1, 1, 1, 9]], np.float16)
+    sure = np.array([[1, 2, 2, 0, 0, 0], [1, 0, 0, 2, 2, 0], [1, 1, 1, 1, 1, 9]], np.float32)
     found = pairs.measure(
         correct_MxN=CORRECT, answer_MxN=ANSWER, label_log_odds_MxN=sure, max_log_odds_MxN=-sure
     )
@@ -132,7 +133,7 @@ def test_rho_accounts_for_the_accuracy_difference_exactly(samples):
 def test_counts_are_whole_numbers_beyond_16_bits():
     size = 2**17 + 1
     right = np.ones((2, size), bool)
-    sure = np.array([[1.0], [0.0]], np.float16).repeat(size, axis=1)
+    sure = np.array([[1.0], [0.0]], np.float32).repeat(size, axis=1)
     assert pairs.both_right(right).tolist() == [[size] * 2] * 2
     assert pairs.same_answer(right.astype(np.int16)).tolist() == [[size] * 2] * 2
     assert pairs.surer_right(right, sure).tolist() == [[size] * 2] * 2
@@ -166,8 +167,8 @@ def test_a_single_class_has_no_entropy():
         (lambda: pairs.both_right(CORRECT[0]), r"not bool \[6\]"),
         (lambda: pairs.both_right(np.broadcast_to(T, (1, 2**24))), "16,777,216 samples are more"),
         (lambda: pairs.same_answer(ANSWER * 1.0), r"integers of shape \[M, N\].*float64"),
-        (lambda: pairs.surer_right(CORRECT, ANSWER * 1.0), r"float16 \[3, 6\], not float64"),
-        (lambda: pairs.surer_right(CORRECT, np.full((3, 6), np.nan, "f2")), "not a number"),
+        (lambda: pairs.surer_right(CORRECT, ANSWER * 1.0), r"float32 \[3, 6\], not float64"),
+        (lambda: pairs.surer_right(CORRECT, np.full((3, 6), np.nan, "f4")), "not a number"),
         (lambda: pairs.flips_per_class(CORRECT, LABEL[1:], num_classes=3), r"shape \[6\]"),
         (lambda: pairs.flips_per_class(CORRECT, LABEL, num_classes=2), r"0 \.\. 1, not 0 \.\. 2"),
     ],

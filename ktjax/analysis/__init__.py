@@ -1,1 +1,1 @@
-"""What predictions say about knowledge and its transfer: NumPy and plots, no models, no devices."""
+"""What predictions say about knowledge and its transfer: NumPy, no models."""

@@ -1,7 +1,7 @@
 """How sure a model should have been: one temperature per model, from labelled predictions.
 
 Models of a zoo differ in the scale of their logits, and a partition that compares probabilities
-favours the boastful. Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
+favors the boastful. Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
 section 4.2.
 """
 
@@ -12,7 +12,7 @@ BOUNDS = (0.01, 100.0)
 
 
 def temperature(logits_NxC: np.ndarray, label_N: np.ndarray) -> float:
-    """The temperature, within BOUNDS, that minimises the cross-entropy of logits / temperature.
+    """The temperature, within BOUNDS, that minimizes the cross-entropy of logits / temperature.
 
     The cross-entropy is convex in 1 / temperature: there is one minimum. It lies at a bound where
     every answer is right, or the logits say nothing.

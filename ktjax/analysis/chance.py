@@ -13,7 +13,7 @@ from scipy import special, stats
 def binomial_interval(
     count: np.ndarray | int, size: int, *, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clopper and Pearson's interval for a share of which `count` of `size` were seen, 0 .. 1.
+    """Clopper and Pearson's interval for a share, 0 .. 1, when `count` of `size` were seen.
 
     It is exact: it covers the true share at least as often as `level` says.
 
@@ -34,8 +34,8 @@ def binomial_interval(
 def mcnemar(positive: np.ndarray | int, negative: np.ndarray | int) -> np.ndarray:
     """p-values of McNemar's exact test that two models are equally accurate, two-sided.
 
-    Of the samples that only one of them gets right, `positive` and `negative`, each is then either
-    one's by the toss of a coin. Without such samples: 1.
+    If they are, a coin decides which of the two gets a sample right that only one of them does;
+    `positive` and `negative` count these. Without such samples: 1.
     """
     positive, negative = np.asarray(positive), np.asarray(negative)
     fewer, both = np.minimum(positive, negative), positive + negative

@@ -1,7 +1,7 @@
-"""What results.json says of the pairs of a zoo: a row for each, areas of expertise, controls.
+"""What results.json says about the pairs of a zoo: a row each, areas of expertise, controls.
 
-The models are given as what they answered, `predictions.Predictions`; their order is that of the
-matrices of pairs.py. Everything is in percent of the samples, or in percentage points.
+Models are given by their answers, `predictions.Predictions`, in the order of the matrices of
+pairs.py. Everything is in percent of the samples, or in percentage points.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ def pair_rows(
     """A row for each ordered pair, those of one student together.
 
     Args:
-      answers: of each model, by name.
+      answers: what each model answered, by name.
       flips_MxMxC: their positive flips, as `pairs.flips_per_class` gives.
       similarity_CxC: how alike two classes are; None where that is not known.
 
@@ -115,9 +115,9 @@ def similarity_of_all(similarity_CxC: np.ndarray | None) -> float | None:
 def random_students(
     correct_MxN: np.ndarray, random: Mapping[str, np.ndarray], *, teachers: Sequence[str]
 ) -> Rows:
-    """Control: of students that have learned nothing, rho_pos is about the teacher's accuracy.
+    """Control: for students that have learned nothing, rho_pos is about the teacher's accuracy.
 
-    `random` holds who of them was right, bool [N], by name.
+    `random` says on which samples each of them was right, bool [N], by name.
     """
     return [
         {
@@ -135,8 +135,8 @@ def random_students(
 def shuffled(correct_MxN: np.ndarray, *, seed: int) -> dict[str, float]:
     """Control: rho_pos where every model's samples are shuffled on their own.
 
-    Their errors are independent then, and rho_pos is acc(teacher) * (1 - acc(student)) but for
-    chance. The labels stay with the answers: without its accuracy a model would tell nothing.
+    Their errors are independent then, and rho_pos is acc(teacher) * (1 - acc(student)), apart from
+    chance. Who is right is shuffled, not the labels: every model keeps its accuracy.
     """
     generator = np.random.Generator(np.random.Philox(seed))
     both_MxM = pairs.both_right(generator.permuted(correct_MxN, axis=1))
@@ -167,7 +167,7 @@ def _top_similarity(
         top = expertise.top_classes(flips_C, percent)
         mean = largest = None
         if len(top) > 1:
-            # Of these classes alone: what all are like takes long, and is the same for every pair.
+            # Among these classes alone: the mean over all takes long, and is always the same.
             among = expertise.set_similarity(range(len(top)), similarity_CxC[np.ix_(top, top)])
             mean, largest = among.mean, among.max
         found[str(percent)] = (mean, largest)

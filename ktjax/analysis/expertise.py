@@ -1,9 +1,10 @@
 """Areas of expertise: the classes in which a teacher knows more than the student (paper section 3).
 
 Are the classes of one area more alike than any two classes? `set_similarity` compares them by a
-matrix of similarities: the paper's, of CLIP's embeddings of their names (`models.clip_text`); that
-of their `prototypes` in a model's feature space; or, of classes that come in known groups (scripts
-of characters, branches of WordNet), `group_similarity`. Only the first needs another model.
+matrix of similarities: as in the paper, between CLIP's embeddings of their names (`clip_text`);
+between their `prototypes` in a model's feature space; or, for classes that come in known groups
+(scripts of characters, branches of WordNet), `group_similarity`. Only the first needs another
+model.
 """
 
 from collections.abc import Sequence
@@ -65,8 +66,8 @@ def set_similarity(
 
     Args:
       classes: distinct class numbers, such as `top_classes` gives.
-      similarity_CxC: of each pair, in both orders; NaN for pairs of which nothing is known, which
-        are left out, as is the diagonal.
+      similarity_CxC: of each pair, in both orders; NaN where it is not known. Such pairs and the
+        diagonal are left out.
 
     Returns:
       Mean and maximum over the pairs of `classes`, and the mean over all pairs of the C classes.

@@ -90,10 +90,11 @@ def flip_entropy(counts_C: np.ndarray) -> tuple[float, float]:
 
 
 def confidence(logits_MxNxC: np.ndarray, label_N: np.ndarray | None = None) -> np.ndarray:
-    """How sure each model is of each sample: float64 [M, N] in 0 .. 1 (paper sections 4.2, 4.3).
+    """How sure each model is of each sample: float32 [M, N] (paper sections 4.2, 4.3).
 
-    With labels softmax(z)[y], the probability of the right answer; without, max_c softmax(z)[c].
-    float64, because in float32 the probabilities of confident models round to 1 and tie.
+    The log-odds, log p / (1 - p), of the label, or, without labels, of the most probable class.
+    This is `partition.confidence` in NumPy: the same steps in the same precision, so that measures
+    and training agree on who teaches which sample.
 
     ValueError if the logits are not [M, N, C], are empty or not finite, or if `label_N` is given
     and is not an integer [N] with every label in 0 .. C - 1.
@@ -105,22 +106,23 @@ def confidence(logits_MxNxC: np.ndarray, label_N: np.ndarray | None = None) -> n
     num_models, num_samples, num_classes = logits_MxNxC.shape
     if label_N is not None:
         label_N = labels(label_N, size=num_samples, num_classes=num_classes)
-    confidence_MxN = np.empty((num_models, num_samples))
-    for m in range(num_models):  # one model at a time: float64 copies of all would be large
-        z_NxC = logits_MxNxC[m].astype(np.float64)
+    confidence_MxN = np.empty((num_models, num_samples), np.float32)
+    for m in range(num_models):  # one model at a time: copies of all would be large
+        z_NxC = logits_MxNxC[m].astype(np.float32)
         if not np.all(np.isfinite(z_NxC)):
             raise ValueError(f"logits_MxNxC[{m}] has values that are not finite.")
-        z_NxC -= z_NxC.max(axis=1, keepdims=True)
-        z_N = 0.0 if label_N is None else z_NxC[np.arange(num_samples), label_N]
-        confidence_MxN[m] = np.exp(z_N) / np.exp(z_NxC, out=z_NxC).sum(axis=1)
+        class_N = z_NxC.argmax(axis=1) if label_N is None else label_N
+        at = np.arange(num_samples), class_N
+        z_N, z_NxC[at] = z_NxC[at], -np.inf
+        confidence_MxN[m] = z_N - _logsumexp(z_NxC)
     return confidence_MxN
 
 
 def confidence_ensemble(logits_MxNxC: np.ndarray) -> np.ndarray:
     """Answer of the most confident model on each sample: int [N] (paper section 5.3).
 
-    The reference line for several teachers: argmax_c of the model with the largest maximum
-    probability; ties go to the first model.
+    The reference line for several teachers: the most probable class of the model that is surest of
+    its own; ties go to the first model.
 
     ValueError if the logits are not [M, N, C], are empty or not finite.
     """
@@ -170,6 +172,14 @@ def given_to_teacher(source_N: np.ndarray, flips_N: np.ndarray) -> float | None:
             f"not {source_N.dtype} {list(source_N.shape)}."
         )
     return _share(source_N > 0, flips_N)
+
+
+def _logsumexp(z_NxC: np.ndarray) -> np.ndarray:
+    """log sum exp over classes, some of which may be -inf; scipy's would compute in float64."""
+    most_Nx1 = z_NxC.max(axis=1, keepdims=True)
+    most_Nx1 = np.where(np.isfinite(most_Nx1), most_Nx1, 0)
+    with np.errstate(divide="ignore"):  # log 0 where there is no other class
+        return np.log(np.exp(z_NxC - most_Nx1).sum(axis=1)) + most_Nx1[:, 0]
 
 
 def _share(hit_N: np.ndarray, of_N: np.ndarray) -> float | None:

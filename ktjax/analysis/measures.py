@@ -98,14 +98,14 @@ def of_partition(
     supervised: bool | None,
     temperatures_S: np.ndarray | None,
 ) -> dict[str, Any]:
-    """What the partition between the student before a transfer and its teachers gives to whom.
+    """Who teaches which samples, in the partition between a student and its teachers.
 
     Args:
       before_NxC: logits of the student before the transfer.
       teachers_KxNxC: logits of its teachers.
       label_N: the labels.
       supervised: which confidence the partition compares; None: there is no partition.
-      temperatures_S: that it divides the logits of student and teachers by; None: 1.
+      temperatures_S: what the logits of student and teachers are divided by; None: 1.
 
     Returns:
       `taught_by`, the share of samples given to each teacher, [K]; `taught_positive_flips` and
@@ -118,7 +118,8 @@ def of_partition(
     teacher_N = flips.confidence_ensemble(teachers_KxNxC) == label_N
     logits_SxNxC = np.concatenate([before_NxC[None], teachers_KxNxC])
     if temperatures_S is not None:
-        logits_SxNxC = logits_SxNxC / np.asarray(temperatures_S)[:, None, None]
+        # In float32, as in training.
+        logits_SxNxC = logits_SxNxC / np.asarray(temperatures_S, np.float32)[:, None, None]
     source_N = flips.confidence(logits_SxNxC, label_N if supervised else None).argmax(axis=0)
 
     def share(flips_N: np.ndarray) -> float | None:
@@ -170,7 +171,7 @@ def of_pair(
 
 
 def of_history(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What a history keeps of `of_transfer`: all but the counts per class."""
+    """What a history keeps of `of_transfer`: everything except the counts per class."""
     return {k: v for k, v in measured.items() if not k.startswith("class_")}
 
 

@@ -1,8 +1,8 @@
 """Complementary knowledge of every ordered pair of a zoo, from what each model answered.
 
 Shapes: M models, N samples, C classes. A matrix [M, M] has a row for each teacher and a column for
-each student; `pairs[t, s]` is about what t could teach s. flips.py counts one pair and is what this
-file has to agree with.
+each student; `pairs[t, s]` is about what t could teach s. flips.py counts one pair, and this file
+has to agree with it.
 
 This is the one file of analysis/ that uses the device: 466 models are 217,000 pairs of 50,000
 samples each, 11 billion comparisons. They become matrix products and elementwise sums over blocks.
@@ -20,7 +20,7 @@ from ktjax.analysis.flips import labels
 
 _LANES, _UNROLL = 16, 32  # samples that a step of `_count` compares; all models' fit into a cache
 _CLASSES_AT_ONCE, _SAMPLES_AT_ONCE = 16, 64  # of `flips_per_class`
-_BOTTOM, _TOP = -(2**31), 2**31 - 1
+_LEAST, _LARGEST = -(2**31), 2**31 - 1  # of int32
 
 
 def measure(
@@ -30,13 +30,13 @@ def measure(
     label_log_odds_MxN: np.ndarray,
     max_log_odds_MxN: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """What is known of all pairs before any training (paper sections 3, 4.2 and 5.3).
+    """What is known about all pairs before any training (paper sections 3, 4.2 and 5.3).
 
     Args:
       correct_MxN: who answered correctly, bool.
       answer_MxN: the classes that were answered, integers.
-      label_log_odds_MxN: log-odds of the label, float16.
-      max_log_odds_MxN: log-odds of the answer, float16.
+      label_log_odds_MxN: log-odds of the label, float32 (`flips.confidence`).
+      max_log_odds_MxN: log-odds of the answer, float32.
 
     Returns:
       Matrices [M, M], row teacher, column student, float64. In percent of N: `rho_pos`, `rho_neg`;
@@ -44,11 +44,11 @@ def measure(
       `ensemble_accuracy`, each sample answered by the surer of the two. `error_correlation` is the
       phi coefficient of being wrong, -1 .. 1, NaN where a model is always or never wrong. In
       points: `partition_gain` and `partition_gain_unsupervised`, the accuracy of the partitioned
-      targets minus the student's: of each sample the distribution of the model with the larger
-      probability of the label, and with the larger maximum probability. Ties go to the student.
+      targets minus the student's. The target of a sample is the distribution of the model that is
+      surer of the label, or surer of its own answer. Ties go to the student.
 
     Raises:
-      ValueError: shapes or dtypes are others.
+      ValueError: shapes or dtypes are not these.
     """
     correct_MxN = _checked(correct_MxN)
     size = correct_MxN.shape[1]
@@ -98,14 +98,14 @@ def surer_right(
 ) -> np.ndarray:
     """Samples that the surer model of each pair gets right; ties go to the student: int64 [M, M].
 
-    `confidence_MxN` is float16, and only its order counts.
+    `confidence_MxN` is float32, and only its order counts.
 
-    ValueError if the inputs are not bool and float16 [M, N], or a confidence is NaN.
+    ValueError if the inputs are not bool and float32 [M, N], or a confidence is NaN.
     """
     correct_MxN, confidence_MxN = _checked(correct_MxN), np.asarray(confidence_MxN)
-    if confidence_MxN.shape != correct_MxN.shape or confidence_MxN.dtype != np.float16:
+    if confidence_MxN.shape != correct_MxN.shape or confidence_MxN.dtype != np.float32:
         raise ValueError(
-            f"confidence_MxN must be float16 {list(correct_MxN.shape)}, "
+            f"confidence_MxN must be float32 {list(correct_MxN.shape)}, "
             f"not {confidence_MxN.dtype} {list(confidence_MxN.shape)}."
         )
     if np.isnan(confidence_MxN).any():
@@ -161,7 +161,7 @@ def flips_per_class(
 def flip_entropy(flips_MxMxC: np.ndarray) -> np.ndarray:
     """Entropy of the flips over the classes as a share of its maximum, log C: float64 [M, M].
 
-    As `flips.flip_entropy` of each pair; 0 where there are no flips, or a single class.
+    The same as `flips.flip_entropy` of each pair; 0 where there are no flips, or a single class.
     """
     num_classes = flips_MxMxC.shape[2]
     if num_classes == 1:
@@ -185,63 +185,76 @@ def _both_right(correct_MxN):
 @jax.jit
 def _flips_among(right_MxN, wrong_MxN, index_KxS):
     right, wrong = right_MxN[:, index_KxS], wrong_MxN[:, index_KxS]
-    # Exact in any precision: ones and zeros, of which a sum has as many as a block has samples.
+    # Exact in any precision: sums of as many ones and zeros as a block has samples.
     return jnp.einsum("tks,uks->tuk", right, wrong, precision=jax.lax.Precision.HIGHEST)
 
 
 @functools.partial(jax.jit, static_argnames="block")
 def _same_answer(answer_MxN, *, block):
     answer_MxN = answer_MxN.astype(jnp.int32)
-    return _count(answer_MxN, answer_MxN, test=jnp.equal, block=block)
+    # Padding is never equal.
+    first, second = (_in_steps(answer_MxN, block, fill) for fill in (_LEAST, _LARGEST))
+    count_MxM = _count((first,), (second,), test=jnp.equal, block=block)
+    return count_MxM[: len(answer_MxN), : len(answer_MxN)]
 
 
 @functools.partial(jax.jit, static_argnames="block")
 def _surer_right(correct_MxN, confidence_MxN, *, block):
-    rank_MxN = _rank(confidence_MxN)
-    # One comparison is right where the surer one is. With ranks k >= 0, a teacher becomes k where
-    # it is right and -k where wrong, a student ~k = -k - 1 where right and k where wrong. Then
-    # teacher > student if both are right, never if both are wrong; if only the teacher is right,
-    # if its rank is larger; and if only the student is, unless the teacher's rank is larger.
-    teacher_MxN = jnp.where(correct_MxN, rank_MxN, -rank_MxN)
-    student_MxN = jnp.where(correct_MxN, ~rank_MxN, rank_MxN)
-    return _count(teacher_MxN, student_MxN, test=jnp.greater, block=block)
+    sure_MxN = _ordered(confidence_MxN)
+    # Who is wrong is never surer: the least number is below those of all confidences. Padding is
+    # wrong, and as sure as nobody is.
+    right = _in_steps(jnp.where(correct_MxN, sure_MxN, _LEAST), block, _LEAST)
+    sure = _in_steps(sure_MxN, block, _LARGEST)
+
+    def test(teacher_right, teacher_sure, student_right, student_sure):
+        return (teacher_right > student_sure) | (student_right >= teacher_sure)
+
+    count_MxM = _count((right, sure), (right, sure), test=test, block=block)
+    return count_MxM[: len(correct_MxN), : len(correct_MxN)]
 
 
-def _rank(confidence):
-    """float16 numbers as int32 from 0 on, in the same order; equal where they are equal."""
-    bits = jax.lax.bitcast_convert_type(confidence, jnp.int16).astype(jnp.int32)
-    # The bits of negative numbers grow with their size: turned round, and -0.0 made 0.0.
-    return jnp.where(bits < 0, -(bits & 0x7FFF), bits) + 2**15
+def _ordered(confidence):
+    """float32 numbers as int32 in the same order; equal where they are equal, as 0.0 and -0.0.
+
+    Integers, because devices may take the smallest floats for 0 when they compare them. Infinities
+    lie strictly between _LEAST and _LARGEST.
+    """
+    bits = jax.lax.bitcast_convert_type(confidence, jnp.int32)
+    # The bits of negative numbers grow with their size.
+    return jnp.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
 
-def _count(a_MxN, b_MxN, *, test: Callable, block: int):
-    """On how many samples test(a[i], b[j]) holds, for all pairs: int32 [M, M]; `block` rows of a
-    at once."""
-    size = a_MxN.shape[0]
-    # Padding holds no test: the least number neither equals nor exceeds the largest.
-    a_SxMxUxL, b_SxMxUxL = _in_steps(a_MxN, block, _BOTTOM), _in_steps(b_MxN, block, _TOP)
+def _count(teachers, students, *, test: Callable, block: int):
+    """On how many samples `test` holds, for all pairs: int32 [M', M'], a row for each teacher.
 
-    def step(count_MxM, ab):
-        a_MxUxL, b_MxUxL = ab
+    `teachers` and `students` are tuples of arrays as `_in_steps` gives them; `test` compares the
+    teachers' with the students'. `block` teachers are compared at once.
+    """
 
-        def rows(a_KxUxL):
+    def step(count_MxM, both):
+        teachers, students = both
+
+        def rows(some_teachers):
             # XLA makes vector code of a sum of comparisons, term by term, on the CPU; where it is
             # told to reduce over the samples it compares one by one and takes four times as long.
             held_KxMxL = sum(
-                test(a_KxUxL[:, None, u], b_MxUxL[None, :, u]).astype(jnp.int16)
+                test(
+                    *(of_KxUxL[:, None, u] for of_KxUxL in some_teachers),
+                    *(of_MxUxL[None, :, u] for of_MxUxL in students),
+                ).astype(jnp.int16)
                 for u in range(_UNROLL)
             )
             return held_KxMxL.sum(axis=2, dtype=jnp.int32)
 
-        blocks = jax.lax.map(rows, a_MxUxL.reshape(-1, block, _UNROLL, _LANES))
-        return count_MxM + blocks.reshape(count_MxM.shape), None
+        in_blocks = [of_MxUxL.reshape(-1, block, _UNROLL, _LANES) for of_MxUxL in teachers]
+        return count_MxM + jax.lax.map(rows, in_blocks).reshape(count_MxM.shape), None
 
-    zero_MxM = jnp.zeros((a_SxMxUxL.shape[1],) * 2, jnp.int32)
-    return jax.lax.scan(step, zero_MxM, (a_SxMxUxL, b_SxMxUxL))[0][:size, :size]
+    zero_MxM = jnp.zeros((teachers[0].shape[1],) * 2, jnp.int32)
+    return jax.lax.scan(step, zero_MxM, (teachers, students))[0]
 
 
 def _in_steps(a_MxN, block, fill):
-    """[M, N] -> [steps, M', _UNROLL, _LANES], padded."""
+    """[M, N] -> [steps, M', _UNROLL, _LANES], padded; M' is a multiple of `block`."""
     rows, columns = (-a_MxN.shape[0] % block, -a_MxN.shape[1] % (_UNROLL * _LANES))
     a_MxN = jnp.pad(a_MxN, ((0, rows), (0, columns)), constant_values=fill)
     return jnp.swapaxes(a_MxN.reshape(a_MxN.shape[0], -1, _UNROLL * _LANES), 0, 1).reshape(

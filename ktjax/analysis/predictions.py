@@ -1,6 +1,6 @@
-"""What a model answers on a split, kept in 15 bytes per sample: all that pairs are measured by.
+"""What a model answers on a split, kept in 19 bytes per sample: all that pairs are measured by.
 
-The logits of 466 models on 50,000 images of 1,000 classes would take 93 GB; this takes 350 MB. One
+The logits of 466 models on 50,000 images of 1,000 classes would take 93 GB; this takes 443 MB. One
 safetensors file per model, whole or absent, so that a killed job goes on with the next model.
 """
 
@@ -13,23 +13,23 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from ktjax.analysis import flips
+
 _TOP = 5
-_ROWS_AT_ONCE = 4096  # float64 copies of all logits would take 400 MB
-_MOST = float(np.finfo(np.float16).max)
+_ROWS_AT_ONCE = 4096  # copies of all logits would take 200 MB
 
 
 class Predictions(NamedTuple):
     """What one model answers on N samples; K = 5, or C where there are fewer classes.
 
-    How sure it is stands as log-odds, log p / (1 - p). A probability in float16 is 1 from 0.9998
-    on, where most of what a good model says lies, and would tie; log-odds keep three digits of
-    1 - p as of p, and their order is that of the probabilities.
+    Its confidence is kept as log-odds, log p / (1 - p), as `flips.confidence` gives them: they
+    still differ where a good model's probabilities would all be 1.
     """
 
     top_NxK: np.ndarray  # classes with the largest logits, largest first; ties by class number
     correct_N: np.ndarray  # bool: the first of them is the label
-    label_log_odds_N: np.ndarray  # float16, of the label's probability
-    max_log_odds_N: np.ndarray  # float16, of the answer's
+    label_log_odds_N: np.ndarray  # float32, of the label
+    max_log_odds_N: np.ndarray  # float32, of the first class
 
 
 def of_logits(logits_NxC: np.ndarray, label_N: np.ndarray) -> Predictions:
@@ -52,8 +52,8 @@ def of_logits(logits_NxC: np.ndarray, label_N: np.ndarray) -> Predictions:
             Predictions(
                 top_NxK=top.astype(np.int16 if num_classes < 2**15 else np.int32),
                 correct_N=top[:, 0] == label_N[rows],
-                label_log_odds_N=_log_odds(logits_NxC[rows], label_N[rows]),
-                max_log_odds_N=_log_odds(logits_NxC[rows], top[:, 0]),
+                label_log_odds_N=flips.confidence(logits_NxC[None, rows], label_N[rows])[0],
+                max_log_odds_N=flips.confidence(logits_NxC[None, rows])[0],
             )
         )
     return Predictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -69,16 +69,12 @@ def save(path: Path, predictions: Predictions) -> None:
 def load(path: Path) -> Predictions:
     """Reads what `save` wrote; ValueError if it is no such file."""
     try:
-        return Predictions(**safetensors_numpy.load_file(path))
+        found = Predictions(**safetensors_numpy.load_file(path))
     except (safetensors.SafetensorError, TypeError) as error:
         raise ValueError(f"{path} was not written by ktjax: {error}.") from error
-
-
-def _log_odds(logits_NxC: np.ndarray, class_N: np.ndarray) -> np.ndarray:
-    """log p / (1 - p) of one class of each sample: float16 [N]."""
-    z_NxC = logits_NxC.astype(np.float64)
-    at = np.arange(len(class_N)), class_N
-    z_N, z_NxC[at] = z_NxC[at], -np.inf
-    most_Nx1 = z_NxC.max(axis=1, keepdims=True)  # of the others
-    others_N = np.log(np.exp(z_NxC - most_Nx1).sum(axis=1)) + most_Nx1[:, 0]
-    return (z_N - others_N).clip(-_MOST, _MOST).astype(np.float16)
+    if found.label_log_odds_N.dtype != np.float32 or found.max_log_odds_N.dtype != np.float32:
+        raise ValueError(
+            f"{path} was written by an earlier ktjax, which kept less precise log-odds: delete it, "
+            "and the model is run again."
+        )
+    return found

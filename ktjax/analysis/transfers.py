@@ -12,7 +12,7 @@ from ktjax.analysis import chance
 
 Rows = list[dict[str, Any]]
 
-# What is known of a pair before any training, and so could tell which teacher to take.
+# What is known about a pair before any training, and so could tell which teacher to take.
 FORESEEN = ("rho_pos", "partition_gain", "partition_gain_unsupervised", "accuracy_difference")
 OUTCOMES = ("delta", "gain", "loss")
 PROPERTIES = ("parameters", "accuracy")
@@ -22,8 +22,8 @@ def rows(runs: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) 
     """A row per student, teacher and objective: `delta`, `gain`, `loss`, and what was foreseen.
 
     Args:
-      runs: of results.json of transfers; those with no or several teachers are left out.
-      pairs: what a complementarity job knows of each pair of student and teacher.
+      runs: those of transfers' results.json; without a teacher or with several: left out.
+      pairs: what a complementarity job knows about each pair of student and teacher.
 
     Raises:
       KeyError: a pair is not among `pairs`.
@@ -114,7 +114,7 @@ def families(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> Rows:
 
 
 def _by(rows: Rows, key: str) -> dict[str, Rows]:
-    """The rows by what they have under `key`, in order of appearance."""
+    """The rows grouped by their value of `key`, in order of appearance."""
     groups: dict[str, Rows] = {}
     for row in rows:
         groups.setdefault(row[key], []).append(row)

@@ -82,7 +82,7 @@ def _make_zoo(models, samples, classes, seed):
     label_N = rng.integers(0, classes, samples)
     correct_MxN = np.empty((models, samples), bool)
     answer_MxN = np.empty((models, samples), np.int16 if classes < 2**15 else np.int32)
-    odds_2xMxN = np.empty((2, models, samples), np.float16)
+    odds_2xMxN = np.empty((2, models, samples), np.float32)
     for m, accuracy in enumerate(rng.uniform(0.6, 0.9, models)):
         right_N = rng.random(samples) < accuracy
         answer_MxN[m] = np.where(right_N, label_N, rng.integers(0, classes, samples))

@@ -1,8 +1,8 @@
 """Figures of a run: results (what results.json holds) -> matplotlib Figure.
 
-`*_rows` give the data that a figure shows, a dict per bar, point or image; report.py also writes
-them as CSV. No rows: nothing to draw. Figures are made without pyplot: no global state, no display.
-Objectives differ in colour and in marker, hatch or dashes, so a print in black and white will do.
+`*_rows` give the data that a figure shows, a dict per bar, point or image; page.py also writes them
+as CSV. No rows: nothing to draw. Figures are made without pyplot: no global state, no display.
+Objectives differ in color and in marker, hatch or dashes, so a print in black and white will do.
 """
 
 import itertools
@@ -18,9 +18,9 @@ from matplotlib.text import Text
 Results = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
-# Okabe and Ito's palette for colour-blind readers, without its yellow and black. The lists differ
-# in length: the pairs of colour and marker repeat only after 63 objectives.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
+# Okabe and Ito's palette for color-blind readers, without its yellow and black. The lists differ
+# in length: the pairs of color and marker repeat only after 63 objectives.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
 HATCHES = ("", "//", "..", "xx", "||", "\\\\", "++", "oo")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 DASHES = ("-", "--", ":", "-.")
@@ -29,7 +29,7 @@ DASHES = ("-", "--", ":", "-.")
 class Style(NamedTuple):
     """How the marks of one objective look."""
 
-    colour: str
+    color: str
     hatch: str
     marker: str
     dashes: str
@@ -46,7 +46,7 @@ class Group(NamedTuple):
 
 def groups(results: Results) -> list[Group]:
     """Runs by student, then teachers: none, one from weak to strong, several; then by objective."""
-    runs, models = results.get("runs", []), results.get("models", {})
+    runs, models = results["runs"], results["models"]
     students = list(dict.fromkeys(run["student"] for run in runs))
     objectives = list(styles(results))
     accuracy_of = {name: model["accuracy"] for name, model in models.items()}
@@ -71,14 +71,14 @@ def groups(results: Results) -> list[Group]:
 
 def styles(results: Results) -> dict[str, Style]:
     """How each objective is drawn, in the order in which the runs name them."""
-    names = dict.fromkeys(run["objective"] for run in results.get("runs", []))
-    lists = (COLOURS, HATCHES, MARKERS, DASHES)
+    names = dict.fromkeys(run["objective"] for run in results["runs"])
+    lists = (COLORS, HATCHES, MARKERS, DASHES)
     return {name: Style(*(kind[i % len(kind)] for kind in lists)) for i, name in enumerate(names)}
 
 
 def best_run(results: Results) -> dict[str, Any] | None:
     """The run with the largest delta, among those with a teacher if there are any."""
-    runs = results.get("runs", [])
+    runs = results["runs"]
     return max([r for r in runs if r["teachers"]] or runs, key=lambda r: r["delta"], default=None)
 
 
@@ -94,8 +94,8 @@ def history_rows(results: Results, key: str) -> Rows:
         _name(run) | {k: point[k] for k in ("step", "epoch", key)}
         for group in groups(results)
         for run in group.runs
-        for point in run.get("history", [])
-        if point.get(key) is not None
+        for point in run["history"]
+        if point[key] is not None
     ]
 
 
@@ -120,7 +120,7 @@ def accuracy(results: Results) -> Figure:
     text = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
     for at, run in bars:
         style, before = styles(results)[run["objective"]], run["accuracy_before"]
-        bar = {"color": style.colour, "hatch": style.hatch, "edgecolor": "black", "linewidth": 0.6}
+        bar = {"color": style.color, "hatch": style.hatch, "edgecolor": "black", "linewidth": 0.6}
         error = {"xerr": run["delta_se"], "error_kw": {"capsize": 3, "elinewidth": 1.2}}
         axes.barh(at, run["accuracy_after"] - before, 0.72, before, **bar, **error)
         axes.plot([before, before], [at - 0.5, at + 0.5], color="black", linewidth=1.6)
@@ -152,7 +152,7 @@ def gain_loss(results: Results) -> Figure:
     axes.plot(limits, limits, color="black", linewidth=1, linestyle="--")
     for name, style in styles(results).items():
         points = [(row["loss"], row["gain"]) for row in rows if row["objective"] == name]
-        look = {"marker": style.marker, "color": style.colour, "markeredgecolor": "black"}
+        look = {"marker": style.marker, "color": style.color, "markeredgecolor": "black"}
         axes.plot(
             *zip(*points, strict=True), linestyle="", markersize=8, alpha=0.85, label=name, **look
         )
@@ -181,7 +181,7 @@ def progress(results: Results) -> Figure:
 def class_rows(results: Results, *, most: int = 10) -> Rows:
     """The best run's classes that changed most, best first: images gained, lost, net, in all."""
     run = best_run(results)
-    if run is None or not run.get("class_gain"):
+    if run is None or not run["class_gain"]:
         return []
     counts = (results["class_counts"], run["class_gain"], run["class_loss"])
     rows = [
@@ -203,8 +203,8 @@ def classes(results: Results) -> Figure:
     axes, ys = figure.add_subplot(), range(len(rows))
     gained, lost, net = ([row[key] for row in rows] for key in ("gained", "lost", "net"))
     bar = {"height": 0.7, "edgecolor": "black", "linewidth": 0.6}
-    gain = axes.barh(ys, gained, color=COLOURS[0], label="gained: wrong before, right after", **bar)
-    bar |= {"color": COLOURS[1], "hatch": "//", "label": "lost: right before, wrong after"}
+    gain = axes.barh(ys, gained, color=COLORS[0], label="gained: wrong before, right after", **bar)
+    bar |= {"color": COLORS[1], "hatch": "//", "label": "lost: right before, wrong after"}
     loss = axes.barh(ys, [-n for n in lost], **bar)
     (diamond,) = axes.plot(net, ys, "D", color="white", markeredgecolor="black", label="net change")
     axes.axvline(0, color="black", linewidth=1)
@@ -255,7 +255,7 @@ def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
     """One panel per student and teachers, one line per run."""
 
     def points(run):
-        return [point for point in run.get("history", []) if point.get(key) is not None]
+        return [point for point in run["history"] if point[key] is not None]
 
     panels = [group for group in groups(results) if any(points(run) for run in group.runs)]
     many_students = len({group.student for group in groups(results)}) > 1
@@ -266,7 +266,7 @@ def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
     for axes, group in zip(grid, panels, strict=False):
         for run in filter(points, group.runs):
             style = styles(results)[run["objective"]]
-            look = {"color": style.colour, "linestyle": style.dashes, "marker": style.marker}
+            look = {"color": style.color, "linestyle": style.dashes, "marker": style.marker}
             look |= {"markersize": 5, "markevery": max(1, len(points(run)) // 6), "linewidth": 1.4}
             steps, values = ([point[k] for point in points(run)] for k in ("step", key))
             (handles[run["objective"]],) = axes.plot(steps, values, label=run["objective"], **look)
@@ -296,9 +296,9 @@ def clip(text: str, width: int, lines: int) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))
 
 
-def box(axes: Axes, at: float, values: Sequence[float], *, colour: str, hatch: str = "") -> None:
+def box(axes: Axes, at: float, values: Sequence[float], *, color: str, hatch: str = "") -> None:
     """A box from the first to the third quartile, its median, and whiskers over all values."""
-    look = {"facecolor": colour, "edgecolor": "black", "hatch": hatch, "alpha": 0.75}
+    look = {"facecolor": color, "edgecolor": "black", "hatch": hatch, "alpha": 0.75}
     median = {"color": "black", "linewidth": 2.4}
     boxes = {"patch_artist": True, "boxprops": look, "medianprops": median, "whis": (0, 100)}
     axes.boxplot([values], positions=[at], widths=0.5, manage_ticks=False, **boxes)

@@ -1,8 +1,8 @@
 """Figures of all pairs of a zoo: results of a complementarity job -> matplotlib Figure.
 
-As in figures.py: `*_rows` give the data that a figure shows; no rows mean nothing to draw. Shades
-are cividis', even in steps and the same to colour-blind eyes and in a black and white print; what
-differs in kind differs in marker or hatch, too.
+As in figures.py: `*_rows` give the data that a figure shows; no rows mean nothing to draw. The
+shades are those of cividis, whose steps look even, also to color-blind readers and in black and
+white; what differs in kind differs in marker or hatch, too.
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ktjax.report import figures
-from ktjax.report.figures import COLOURS, HATCHES
+from ktjax.report.figures import COLORS, HATCHES
 
 Results = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
-_NUMBERS = 14  # models, up to which the heat map has numbers in its cells
-_NAMES = 60  # models, up to which it has names at its sides
-_BINS = 24  # of the lower envelope
+_NUMBERS = 14  # the heat map shows numbers in its cells up to so many models
+_NAMES = 60  # and names at its sides up to so many
+_BINS = 24  # that the lower envelope is made of
 
 
 def pair_rows(results: Results) -> Rows:
-    """All that is known of each pair, but for the similarities, which have rows of their own."""
+    """Everything known about each pair, except similarities, which have rows of their own."""
     return [
         {key: value for key, value in pair.items() if key != "top_classes_similarity"}
         for pair in results["pairs"]
@@ -96,11 +96,11 @@ def against_accuracy(results: Results) -> Figure:
     figure = figures.new_figure(7.4, 6, title)
     axes = figure.add_subplot()
     many = len(rho) > 2000
-    for where, marker, colour, label in (
-        (difference <= 0, "v", COLOURS[0], "teacher no better than the student"),
-        (difference > 0, "^", COLOURS[1], "teacher better"),
+    for where, marker, color, label in (
+        (difference <= 0, "v", COLORS[0], "teacher no better than the student"),
+        (difference > 0, "^", COLORS[1], "teacher better"),
     ):
-        look = {"marker": marker, "color": colour, "markeredgecolor": "none" if many else "black"}
+        look = {"marker": marker, "color": color, "markeredgecolor": "none" if many else "black"}
         look |= {"markersize": 2.5 if many else 7, "alpha": 0.35 if many else 0.85}
         axes.plot(difference[where], rho[where], linestyle="", label=label, rasterized=True, **look)
     lowest = envelope(results)
@@ -130,7 +130,7 @@ def entropy(results: Results) -> Figure:
     axes = figure.add_subplot()
     low = min(values.min(), 0.98)
     bins = np.linspace(low - 0.02 * (1 - low), 1, min(40, max(8, len(values) // 4)))
-    look = {"color": COLOURS[5], "edgecolor": "black", "linewidth": 0.6, "hatch": "//"}
+    look = {"color": COLORS[5], "edgecolor": "black", "linewidth": 0.6, "hatch": "//"}
     axes.hist(values, bins=bins, label="pairs", **look)
     axes.axvline(1, color="black", linewidth=1.6, linestyle="--", label="the same in every class")
     axes.set_xlabel("entropy of the positive flips over the classes (share of the maximum)")
@@ -155,7 +155,7 @@ def areas(results: Results) -> Figure:
     for i, percent in enumerate((2, 5, 20, 50)):
         bars = [(y, row["flips"]) for y, row in enumerate(rows) if row["among_top"] == percent]
         if bars:
-            look = {"color": COLOURS[i], "hatch": HATCHES[i], "edgecolor": "black"}
+            look = {"color": COLORS[i], "hatch": HATCHES[i], "edgecolor": "black"}
             label = f"in the top set of {percent} %"
             axes.barh(*zip(*bars, strict=True), height=0.7, linewidth=0.6, label=label, **look)
     labels = []
@@ -175,7 +175,7 @@ def areas(results: Results) -> Figure:
 
 
 def similarity_rows(results: Results) -> Rows:
-    """Of each pair and size of set: how alike its top classes are, and how alike all classes."""
+    """A row per pair and size of set: how alike its top classes are, and how alike all are."""
     return [
         {"teacher": pair["teacher"], "student": pair["student"], "percent": int(percent)}
         | {"mean": mean, "largest": largest, "all": results["similarity_of_all"]}
@@ -195,7 +195,7 @@ def similarity(results: Results) -> Figure:
     percents = sorted({row["percent"] for row in rows})
     for i, percent in enumerate(percents):
         values = [row["mean"] for row in rows if row["percent"] == percent]
-        figures.box(axes, i, values, colour=COLOURS[5])
+        figures.box(axes, i, values, color=COLORS[5])
         plain = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the line stays behind it
         median = float(np.median(values))
         look = {"va": "center", "fontsize": 8, "bbox": plain}
@@ -223,5 +223,5 @@ def _columns(results: Results, *keys: str) -> list[np.ndarray]:
 
 
 def _tail(name: str) -> str:
-    """The last part of a path: what tells models apart mostly stands there."""
+    """The last part of a path, which is mostly what tells models apart."""
     return name.rstrip("/").rpartition("/")[2]

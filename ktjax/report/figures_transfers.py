@@ -50,7 +50,7 @@ def success(results: Results) -> Figure:
     for i, (objective, of) in enumerate(found.items()):
         rates = list(of["per_student"].values())
         style = styles[objective]
-        figures.box(axes, i, rates, colour=style.colour, hatch=style.hatch)
+        figures.box(axes, i, rates, color=style.color, hatch=style.hatch)
         # Beside each other, or equal rates would hide one another.
         spread = np.linspace(-0.18, 0.18, len(rates)) if len(rates) > 1 else [0.0]
         look = {"marker": style.marker, "color": "white", "markeredgecolor": "black"}
@@ -76,7 +76,7 @@ def _panels(results, key, xlabel, title, styles):
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
     for axes, (objective, style) in zip(grid, styles.items(), strict=False):
         own = [row for row in rows(results) if row["objective"] == objective]
-        look = {"marker": style.marker, "color": style.colour, "markeredgecolor": "black"}
+        look = {"marker": style.marker, "color": style.color, "markeredgecolor": "black"}
         x, y = ([row[name] for row in own] for name in (key, "delta"))
         axes.plot(x, y, linestyle="", markersize=6, alpha=0.85, **look)
         axes.axhline(0, color="black", linewidth=1)

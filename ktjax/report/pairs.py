@@ -1,66 +1,66 @@
-"""What tables.py and report.py say of a complementarity job: sentences, rows, list of figures."""
+"""The page of a complementarity job: what every model could teach every other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ktjax.analysis import transfers
-from ktjax.report import figures_pairs, figures_transfers
+from ktjax.report import figures_pairs, figures_transfers, parts
+from ktjax.report.parts import Drawing, Results, Table
 
-Results = Mapping[str, Any]
+Pair = Mapping[str, Any]
 
 BEST = 3  # teachers that the page names for each student
-TEXT_COLUMNS = ("of", "property", "family", "first teachers by rho_pos", "first teachers by gain")
-FIGURES = (  # file name, its data, how to draw it, how to read it
-    (
+DRAWINGS = (
+    Drawing(
         "rho_pos",
         figures_pairs.heat_rows,
         figures_pairs.heat,
         "Read along a column what each teacher could teach one student, along a row what one "
         "teacher could teach each.",
     ),
-    (
+    Drawing(
         "pairs",
         figures_pairs.pair_rows,
         figures_pairs.against_accuracy,
         "Left of zero the teacher is the weaker model. If it knew nothing of its own, its points "
         "would lie on the dotted line.",
     ),
-    (
+    Drawing(
         "entropy",
         figures_pairs.entropy_rows,
         figures_pairs.entropy,
         "Further to the left, what a teacher knows is concentrated in fewer classes.",
     ),
-    (
+    Drawing(
         "areas",
         figures_pairs.area_rows,
         figures_pairs.areas,
         "The classes that hold half of the positive flips of the most accurate model's best "
         "complement (of these, the first 20).",
     ),
-    (
+    Drawing(
         "similarity",
         figures_pairs.similarity_rows,
         figures_pairs.similarity,
         "Boxes above the dashed line: the classes in which one teacher knows more are more alike "
         "than any two classes. Whiskers reach to the extremes.",
     ),
-    (
+    Drawing(
         "transfer_delta",
         figures_transfers.rows,
         figures_transfers.delta,
         "Above zero the student improved; left of the dotted line its teacher was the weaker one. "
         "Each objective has a scale of its own.",
     ),
-    (
+    Drawing(
         "transfer_success",
         figures_transfers.success_rows,
         figures_transfers.success,
         "A point for each student; the box spans the middle half of them, its bar is the median.",
     ),
-    (
+    Drawing(
         "transfer_foresight",
         figures_transfers.rows,
         figures_transfers.foresight,
@@ -110,8 +110,9 @@ def summary(results: Results) -> str:
     return " ".join(sentences)
 
 
-def table(results: Results) -> tuple[list[str], list[list[list[str]]]]:
-    """For the terminal and the page: header, and a row per student, the most accurate first."""
+def tables(results: Results) -> list[Table]:
+    """A row per student, the most accurate first, with the teachers to take."""
+    heading = f"What could be learned from whom, on {parts.validation_images(results)}"
     header = ["student", "accuracy %", "rho_pos %", "first teachers by rho_pos"]
     header += ["partition gain", "first teachers by gain"]
     models = results["models"]
@@ -129,26 +130,25 @@ def table(results: Results) -> tuple[list[str], list[list[list[str]]]]:
                 _first(own, "rank_partition_gain"),
             ]
         )
-    return header, [rows]
+    words = ("student", "first teachers by rho_pos", "first teachers by gain")
+    return [Table(heading, header, [rows], words=words)]
 
 
-def sections(results: Results) -> list[tuple[str, str, list[str], list[list[list[str]]]]]:
-    """The further tables of the page: heading, note, header, groups of rows."""
-    found = [("Controls", *_controls(results)), ("Certainty", *_certainty(results))]
+def sections(results: Results) -> list[Table]:
+    """Controls, how certain the numbers are, what transfers made of it if there are any; models."""
+    found = [_controls(results), _certainty(results)]
     if results["transfers"]["rows"]:
-        found.append(("Which teacher to take, and what happened", *_foresight(results)))
-        found.append(("What transfers depend on", *_properties(results)))
-        found.append(("Families", *_families(results)))
-    return found
+        found += [_foresight(results), _properties(results), _families(results)]
+    return [*found, parts.models_table("Models", results)]
 
 
-def _first(own, rank):
+def _first(own: Sequence[Pair], rank: str) -> str:
     """The first teachers of one student, by name."""
     names = [pair["teacher"] for pair in sorted(own, key=lambda pair: pair[rank])[:BEST]]
     return ", ".join(name.rstrip("/").rpartition("/")[2] for name in names)
 
 
-def _controls(results):
+def _controls(results: Results) -> Table:
     shuffled = results["controls"]["shuffled"]
     note = (
         "A student that has learned nothing lacks all that its teacher knows: rho_pos is about the "
@@ -162,10 +162,11 @@ def _controls(results):
         cells = [f"random {row['student']} ({row['student_accuracy']:.2f} %)", row["teacher"]]
         cells += [f"{row['teacher_accuracy']:.2f}", f"{row['rho_pos']:.2f}"]
         rows.setdefault(row["student"], []).append(cells)
-    return note, ["student", "teacher", "accuracy of teacher %", "rho_pos %"], list(rows.values())
+    header = ["student", "teacher", "accuracy of teacher %", "rho_pos %"]
+    return Table("Controls", header, list(rows.values()), ("student", "teacher"), note)
 
 
-def _certainty(results):
+def _certainty(results: Results) -> Table:
     note = (
         "The ten pairs with the fewest positive flips. Interval: Clopper and Pearson's, exact, "
         "95 %. If errors were independent: what rho_pos would be. p: McNemar's exact test that the "
@@ -190,10 +191,10 @@ def _certainty(results):
         ]
         for pair in lowest
     ]
-    return note, header, [rows]
+    return Table("Certainty", header, [rows], ("teacher", "student"), note)
 
 
-def _foresight(results):
+def _foresight(results: Results) -> Table:
     note = (
         "Spearman's rank correlation between what was known before any training and the transfer "
         "delta that followed: 1 where the ranking was right, 0 where it told nothing."
@@ -205,10 +206,11 @@ def _foresight(results):
         cells = [row["objective"], row["student"] or "all", str(row["pairs"])]
         cells += [_text(row[name], "+.2f") for name in transfers.FORESEEN]
         rows.setdefault(row["objective"], []).append(cells)
-    return note, header, list(rows.values())
+    heading = "Which teacher to take, and what happened"
+    return Table(heading, header, list(rows.values()), ("objective", "student"), note)
 
 
-def _properties(results):
+def _properties(results: Results) -> Table:
     note = "Correlation over pairs, Pearson / Spearman, of what a transfer changed with its models."
     header = ["objective", "of", "property", "pairs", *transfers.OUTCOMES]
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -222,10 +224,11 @@ def _properties(results):
         ]
         pairs = str(of["delta"]["pairs"])
         rows.setdefault(objective, []).append([objective, side, name, pairs, *both])
-    return note, header, list(rows.values())
+    heading, words = "What transfers depend on", ("objective", "of", "property")
+    return Table(heading, header, list(rows.values()), words, note)
 
 
-def _families(results):
+def _families(results: Results) -> Table:
     note = "Mean over pairs, in points and percent of the images."
     header = ["objective", "of", "family", "pairs", *transfers.OUTCOMES]
     rows: dict[str, list[list[str]]] = {}
@@ -233,8 +236,8 @@ def _families(results):
         cells = [row["objective"], row["side"], row["family"], str(row["pairs"])]
         cells += [f"{row['delta']:+.2f}", f"{row['gain']:.2f}", f"{row['loss']:.2f}"]
         rows.setdefault(row["objective"], []).append(cells)
-    return note, header, list(rows.values())
+    return Table("Families", header, list(rows.values()), ("objective", "of", "family"), note)
 
 
-def _text(value, form):
+def _text(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)

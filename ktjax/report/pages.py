@@ -1,0 +1,52 @@
+"""The page of each job. A new job says what its page holds in a file of its own, and adds a row."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from ktjax.report import pairs, pretrain, transfer
+from ktjax.report.parts import Drawing, Results, Table
+
+
+def _no_sections(results: Results) -> Sequence[Table]:
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What the report of one job says."""
+
+    title: Callable[[Results], str]
+    summary: Callable[[Results], str]  # a few sentences, for the page
+    conclusion: Callable[[Results], str]  # one sentence, for the terminal
+    tables: Callable[[Results], Sequence[Table]]  # for both
+    drawings: Sequence[Drawing]  # of the results; examples are drawn on every page
+    note: str = ""  # how to read the tables
+    sections: Callable[[Results], Sequence[Table]] = _no_sections  # more tables, for the page
+
+
+PAGES = {
+    "transfer": Page(
+        title=transfer.title,
+        summary=transfer.summary,
+        conclusion=transfer.conclusion,
+        tables=transfer.tables,
+        note=transfer.NOTE,
+        drawings=transfer.DRAWINGS,
+        sections=transfer.sections,
+    ),
+    "pretrain": Page(
+        title=pretrain.title,
+        summary=pretrain.conclusion,
+        conclusion=pretrain.conclusion,
+        tables=pretrain.tables,
+        drawings=pretrain.DRAWINGS,
+    ),
+    "complementarity": Page(
+        title=pairs.title,
+        summary=pairs.summary,
+        conclusion=pairs.conclusion,
+        tables=pairs.tables,
+        drawings=pairs.DRAWINGS,
+        sections=pairs.sections,
+    ),
+}
