@@ -9,9 +9,8 @@ from pathlib import Path
 import jax
 
 import ktjax
-from ktjax import parallel
+from ktjax import files, parallel
 
-FOLDER = "logs"
 _OURS, _ALL = logging.getLogger("ktjax"), logging.getLogger()
 
 
@@ -39,11 +38,11 @@ def to_terminal() -> None:
 def start(workdir: Path) -> None:
     """Sends what ktjax says, and the warnings of all others, to this process's file from now on."""
     if parallel.is_first():
-        (workdir / FOLDER).mkdir(exist_ok=True)
+        (workdir / files.LOGS).mkdir(exist_ok=True)
     parallel.wait_for_all("logs")
     stop()
     to_terminal()
-    handler = _File(workdir / FOLDER / f"process-{jax.process_index()}.log", encoding="utf-8")
+    handler = _File(workdir / files.LOGS / f"process-{jax.process_index()}.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     _OURS.setLevel(logging.INFO)
     _OURS.addHandler(handler)

@@ -15,20 +15,18 @@ import jax
 import numpy as np
 
 import ktjax
-from ktjax import data, parallel
+from ktjax import data, files, parallel
 from ktjax.analysis import measures
 from ktjax.classifier import Classifier
 from ktjax.experiment import logs
 from ktjax.report import page, tables
 from ktjax.settings.record import Record
 
-CONFIG = "config.json"
-RESULTS = "results.json"
-_DATA = "data.json"  # what the images were when the run began
 # What jobs write beside the config.
 _WRITTEN = (
-    *(RESULTS, _DATA, page.PAGE, "metrics.jsonl", "class_flips.safetensors"),
-    *("figures", "students", "models", "predictions", "checkpoints", "tensorboard", "logs"),
+    *(files.RESULTS, files.DATA, files.REPORT, files.METRICS, files.CLASS_FLIPS, files.FIGURES),
+    *(files.STUDENTS, files.MODELS, files.PREDICTIONS, files.CHECKPOINTS, files.TENSORBOARD),
+    files.LOGS,
 )
 # The last four draw, decode and resize: pixels depend on them.
 _PACKAGES = (
@@ -44,12 +42,14 @@ def finished(workdir: Path, settings: Record, *, overwrite: bool) -> dict[str, A
       ValueError: the folder belongs to another experiment, and that is not to be overwritten; or it
         is none.
     """
-    path = workdir / CONFIG
+    path = workdir / files.CONFIG
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         resolved = settings.to_json()
         if not isinstance(found, dict):
-            raise ValueError(f"{CONFIG} of '{workdir}' is no config: it was not written by ktjax.")
+            raise ValueError(
+                f"{files.CONFIG} of '{workdir}' is no config: it was not written by ktjax."
+            )
         if found != resolved:
             if overwrite:
                 return None
@@ -59,15 +59,17 @@ def finished(workdir: Path, settings: Record, *, overwrite: bool) -> dict[str, A
                 f"{', '.join(fields)}. Take another --workdir, or "
                 "--overwrite that one."
             )
-        results = json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
+        results = json.loads((workdir / files.RESULTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{CONFIG} or {RESULTS} of '{workdir}' is no JSON: {error}.") from error
+        raise ValueError(
+            f"{files.CONFIG} or {files.RESULTS} of '{workdir}' is no JSON: {error}."
+        ) from error
     except OSError as error:
         raise _unusable(workdir, error) from error
     if parallel.is_first():
-        print(f"Finished before.\n\n{tables.as_text(results)}\nReport: {workdir / page.PAGE}")
+        print(f"Finished before.\n\n{tables.as_text(results)}\nReport: {workdir / files.REPORT}")
     return results
 
 
@@ -85,11 +87,11 @@ def claim(workdir: Path, settings: Record, dataset: data.Dataset) -> None:
         if parallel.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
             _clear(workdir, settings)
-            _write_json(workdir / CONFIG, settings.to_json())
-            if not (workdir / _DATA).exists():
-                _write_json(workdir / _DATA, _seen(dataset))
+            _write_json(workdir / files.CONFIG, settings.to_json())
+            if not (workdir / files.DATA).exists():
+                _write_json(workdir / files.DATA, _seen(dataset))
         parallel.wait_for_all("claim")
-        if not (workdir / CONFIG).exists():
+        if not (workdir / files.CONFIG).exists():
             raise ValueError(
                 f"Process {jax.process_index()} does not see what process 0 wrote to '{workdir}': "
                 "--workdir has to be a folder that all processes share."
@@ -110,7 +112,7 @@ def _seen(dataset: data.Dataset) -> dict[str, dict[str, Any]]:
 
 
 def _check_data(workdir: Path, dataset: data.Dataset) -> None:
-    began, now = json.loads((workdir / _DATA).read_text(encoding="utf-8")), _seen(dataset)
+    began, now = json.loads((workdir / files.DATA).read_text(encoding="utf-8")), _seen(dataset)
     changed = [
         f"{name} had {began[name]['images']} and has {now[name]['images']}"
         for name in now
@@ -125,10 +127,10 @@ def _check_data(workdir: Path, dataset: data.Dataset) -> None:
 
 def _clear(workdir: Path, settings: Record) -> None:
     """Deletes what another experiment has written; its config last, should this be interrupted."""
-    path = workdir / CONFIG
+    path = workdir / files.CONFIG
     if not path.exists() or json.loads(path.read_text(encoding="utf-8")) == settings.to_json():
         return
-    for name in (*_WRITTEN, CONFIG):
+    for name in (*_WRITTEN, files.CONFIG):
         if (workdir / name).is_dir():
             shutil.rmtree(workdir / name)
         else:
@@ -186,7 +188,7 @@ def finish(
     }
     if parallel.is_first():
         path = page.write(workdir, results, examples)
-        _write_json(workdir / RESULTS, results)  # last: it says that the job is finished
+        _write_json(workdir / files.RESULTS, results)  # last: it says that the job is finished
         print(f"{tables.as_text(results)}\nReport: {path}")
     logs.stop()
     return results
@@ -217,8 +219,5 @@ def _unusable(workdir: Path, error: OSError) -> ValueError:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file as a whole or not at all."""
-    part = path.with_suffix(".part")
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    part.write_text(f"{text}\n", encoding="utf-8")
-    os.replace(part, path)
+    files.write_whole(path, f"{text}\n")

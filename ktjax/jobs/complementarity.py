@@ -7,7 +7,6 @@ next model. All pairs are then measured from what was kept.
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import ml_collections
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import data, evaluate, interruption, models, parallel, progress
+from ktjax import data, evaluate, files, interruption, models, parallel, progress
 from ktjax.analysis import complementarity, expertise, pairs, predictions, transfers
 from ktjax.analysis.predictions import Predictions
 from ktjax.classifier import Classifier, Output
@@ -25,7 +24,6 @@ from ktjax.experiment import inputs
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.complementarity import CLIP, Complementarity
 
-CLASS_FLIPS = "class_flips.safetensors"
 _EXAMPLES = 12  # pictures in the report
 
 
@@ -129,7 +127,7 @@ def _measure(
     correct_MxN = np.stack([answers[name].correct_N for name in settings.models])
     flips_MxMxC = pairs.flips_per_class(correct_MxN, label_N, num_classes=num_classes)
     if parallel.is_first():
-        _write_class_flips(workdir / CLASS_FLIPS, settings, flips_MxMxC)
+        _write_class_flips(workdir / files.CLASS_FLIPS, settings, flips_MxMxC)
     rows = complementarity.pair_rows(
         {name: answers[name] for name in settings.models},
         flips_MxMxC,
@@ -164,11 +162,11 @@ def _past_runs(settings: Complementarity) -> list[dict[str, Any]]:
     runs = []
     for folder in settings.transfers:
         try:
-            text = (Path(folder) / workdir_lib.RESULTS).read_text(encoding="utf-8")
+            text = (Path(folder) / files.RESULTS).read_text(encoding="utf-8")
             results = json.loads(text)
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(
-                f"config.transfers: '{folder}' has no {workdir_lib.RESULTS} that can be read; it "
+                f"config.transfers: '{folder}' has no {files.RESULTS} that can be read; it "
                 "takes workdirs of finished transfers."
             ) from error
         if results["job"] != "transfer":
@@ -204,7 +202,7 @@ def _answers(
         )
         for architecture in settings.random_students
     }
-    folder = workdir / "predictions"
+    folder = workdir / files.PREDICTIONS
     if parallel.is_first():
         folder.mkdir(exist_ok=True)
 
@@ -303,8 +301,5 @@ def _examples(
 def _write_class_flips(path: Path, settings: Complementarity, flips_MxMxC: np.ndarray) -> None:
     """Positive flips of every pair per class, which results.json has no room for: [M, M, C]."""
     tensors = {"positive_flips": flips_MxMxC}
-    part = path.with_suffix(".part")
-    part.write_bytes(
-        safetensors_numpy.save(tensors, metadata={"models": json.dumps(settings.models)})
-    )
-    os.replace(part, path)
+    metadata = {"models": json.dumps(settings.models)}
+    files.write_whole(path, safetensors_numpy.save(tensors, metadata=metadata))

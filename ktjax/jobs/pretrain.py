@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from ktjax import data, evaluate, models, objectives, parallel, progress, train
+from ktjax import data, evaluate, files, models, objectives, parallel, progress, train
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, rows, training
 from ktjax.experiment import workdir as workdir_lib
@@ -63,7 +63,7 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
     found, facts = [], {}
     for student in progress.bar(students, desc="models", unit="model"):
         trained, row = _train(settings, student, splits, workdir)
-        folder = workdir / "models" / row["run"]
+        folder = workdir / files.MODELS / row["run"]
         if parallel.is_first():
             weights.export(trained, folder, accuracy=row["accuracy_after"])
         found.append(row)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import tqdm
 
-from ktjax import evaluate, objectives, optim, parallel, train
+from ktjax import evaluate, files, objectives, optim, parallel, train
 from ktjax.classifier import Classifier
 from ktjax.experiment import training
 from ktjax.experiment.evaluation import Evaluated
@@ -61,7 +61,7 @@ def export(setup: Setup, model: Classifier, row: Mapping[str, Any], bar: tqdm.tq
     """Writes the student of a finished run, and says what became of it."""
     if not parallel.is_first():
         return
-    folder = setup.workdir / "students" / row["run"]
+    folder = setup.workdir / files.STUDENTS / row["run"]
     weights.export(model, folder, accuracy=row["accuracy_after"])
     change = f"{row['accuracy_before']:.2f} -> {row['accuracy_after']:.2f} %"
     bar.write(f"{row['run']}: {change}, {row['seconds']:.0f} s")
