@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
+from ktjax.analysis import measures, rows
 from ktjax.report import figures, tables, transfer
 from ktjax.report import page as page_lib
 
@@ -19,7 +20,7 @@ NASTY = '<b>&"$x^$ \\frac{ 鶴'
 
 
 def make_run(teachers, objective, delta, *, seed=0, taught=None, student="mlp"):
-    point = {"accuracy": 61.0, "taught": taught, "loss": 1.0}
+    point = {"accuracy": 61.0, "taught": taught, "loss": 1.0, "seconds": 1.0, "tune": {}}
     return {
         "run": f"{objective}-{'+'.join(teachers)}-{seed}",
         "student": student,
@@ -33,6 +34,8 @@ def make_run(teachers, objective, delta, *, seed=0, taught=None, student="mlp"):
         "gain": 3.0 + delta,
         "loss": 3.0,
         "taught": taught,
+        "seconds": 3.0,
+        **dict.fromkeys(measures.OF_TEACHERS),
         "ensemble_accuracy": 70.0 if teachers else None,
         "stages": [],
         "robustness": {},
@@ -40,6 +43,20 @@ def make_run(teachers, objective, delta, *, seed=0, taught=None, student="mlp"):
         "class_loss": [1, 2, 1],
         "history": [point | {"step": 10 * epoch, "epoch": epoch} for epoch in range(3)],
     }
+
+
+def make_model(accuracy, **fields):
+    model = {"accuracy": accuracy, "parameters": 501000, "origin": "here"} | fields
+    return model | {"temperature": None, "robustness": {}}
+
+
+def of_pretrain(results):
+    """The same as results of a job that has trained these models."""
+    models = {
+        name: {key: model[key] for key in ("accuracy", "parameters", "origin")}
+        for name, model in results["models"].items()
+    }
+    return results | {"job": "pretrain", "models": models, "pairs": []}
 
 
 @pytest.fixture
@@ -55,23 +72,27 @@ def results():
             make_run(["weak", "strong"], "kl_dp", 2.0, taught=70.0),
             make_run([], "xe", -0.25),
         ],
-        "models": {
-            name: {"accuracy": accuracy, "parameters": 501000, "origin": "here"}
-            for name, accuracy in names.items()
-        },
+        "objectives": {},
+        "models": {name: make_model(accuracy) for name, accuracy in names.items()},
         "pairs": [
             {
                 "teacher": "weak",
                 "student": "mlp",
                 "rho_pos": 6.0,
                 "rho_neg": 18.0,
+                "ensemble_accuracy": 70.0,
+                "class_flips": [6, 3, 0],
                 "flip_entropy": 1.01,
                 "top_classes": {"2": [NASTY], "5": [NASTY, "b"], "20": [], "50": []},
+                "top_classes_alike": {"2": [None, 0.1]},
             }
         ],
         "classes": [NASTY, "b", "c"],
         "class_counts": [50, 50, 50],
-        "data": {"name": "glyphs", "measured": "glyphs", "validation": 15000},
+        "data": {
+            **{"name": "glyphs", "measured": "glyphs", "train": 16000, "validation": 15000},
+            "skipped": {},
+        },
         "environment": {"jax": "0.10.2"},
         "config": {"note": "</pre><script>alert(1)</script>"},
     }
@@ -104,11 +125,11 @@ def test_table_is_what_a_person_reads(results):
     row = tables.as_text(results).splitlines()[-3]
     assert row.startswith("kl_dp      weak (50.00 %) + strong (90.12 %)     62.00 -> 64.00 ")
     del results["runs"][4]
-    assert tables.as_text(results) == TABLE + transfer.conclusion(results) + "\n"
+    assert tables.as_text(results) == TABLE + transfer.conclusion(rows.read(results)) + "\n"
 
 
 def test_conclusion_names_the_best_objective_per_kind_of_teacher(results):
-    assert transfer.conclusion(results) == (
+    assert transfer.conclusion(rows.read(results)) == (
         "From a weaker teacher nothing improved, best was kl_dp (-0.12 points, one run); "
         "from a stronger teacher kl_dp improved most (+1.50 points, one run); "
         "from several teachers kl_dp improved most (+2.00 points, one run); "
@@ -124,7 +145,7 @@ def test_conclusion_takes_the_mean_over_runs(results):
         make_run(["strong"], "kl_dp", 2.0, seed=1),
     ]
     expected = "From a stronger teacher kl_dp improved most (+1.50 points, mean of 2 runs)."
-    assert transfer.conclusion(results) == expected
+    assert transfer.conclusion(rows.read(results)) == expected
 
 
 def test_seed_is_a_column_only_if_there_are_several(results):
@@ -134,7 +155,7 @@ def test_seed_is_a_column_only_if_there_are_several(results):
 
 
 def test_summary_counts_changes_beyond_two_standard_errors(results):
-    assert transfer.summary(results).startswith(
+    assert transfer.summary(rows.read(results)).startswith(
         "3 of 5 transfers improved the student, 2 by more than two standard errors; 1 made it "
         "worse by more than two. The mean change is +0.38 percentage points. From a weaker teacher"
     )
@@ -162,13 +183,11 @@ def test_robustness_has_a_table_if_there_is_any(results, tmp_path):
     assert lines[start + 2].split() == ["run", "imagenet_a", "imagenet_r"]
     assert lines[start + 5].split() == ["run-1", *["10.00", "->", "11.00"] * 2]
     assert ">10.00 -&gt; 15.00</td>" in page_lib.write(tmp_path, results, []).read_text("utf-8")
-    pretrain = results | {"job": "pretrain"}
-    assert "run-5" in tables.as_text(pretrain)
+    assert "run-5" in tables.as_text(of_pretrain(results))
 
 
 def test_pretrain(results, tmp_path):
-    kept = {key: results[key] for key in ("models", "data", "environment", "config")}
-    pretrain = {"job": "pretrain", **kept, "runs": []}
+    pretrain = of_pretrain(results) | {"runs": []}
     assert tables.as_text(pretrain).splitlines() == [
         "Accuracy on 15,000 validation images of glyphs.",
         "",
@@ -233,7 +252,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_page_stands_alone_and_escapes_names(results, examples, tmp_path):
-    results["models"][NASTY] = {"accuracy": 40.0, "parameters": 1, "origin": NASTY}
+    results["models"][NASTY] = make_model(40.0, parameters=1, origin=NASTY)
     results["runs"].append(make_run([NASTY], NASTY, 0.0))
     results["data"]["measured"] = NASTY
     text = page_lib.write(tmp_path, results, examples).read_text("utf-8")
@@ -276,10 +295,10 @@ def test_results_are_left_as_they_are(results, examples, tmp_path):
 
 def test_best_run_has_a_teacher_if_any_has(results):
     results["runs"].append(make_run([], "xe", 9.0))
-    assert figures.best_run(results)["delta"] == 2.0
+    assert figures.best_run(rows.read(results)).delta == 2.0
     results["runs"] = [make_run([], "xe", 9.0)]
-    assert figures.best_run(results)["delta"] == 9.0
-    assert figures.best_run({"runs": []}) is None
+    assert figures.best_run(rows.read(results)).delta == 9.0
+    assert figures.best_run(rows.read(results | {"runs": []})) is None
 
 
 def test_class_rows_are_the_ends_of_the_ranking(results):
@@ -287,20 +306,19 @@ def test_class_rows_are_the_ends_of_the_ranking(results):
     results["class_counts"] = [50] * 30
     for run in results["runs"]:
         run["class_gain"], run["class_loss"] = list(range(30)), [20] * 30
-    rows = figures.class_rows(results, most=3)
-    assert [row["net"] for row in rows] == [9, 8, 7, -18, -19, -20]
+    found = figures.class_rows(rows.read(results), most=3)
+    assert [row["net"] for row in found] == [9, 8, 7, -18, -19, -20]
 
 
 def test_objectives_differ_without_color():
-    runs = [{"objective": str(i)} for i in range(8)]
-    styles = figures.styles({"runs": runs}).values()
+    styles = figures.styles(str(i) for i in range(8)).values()
     assert len({style.marker for style in styles}) == len({style.hatch for style in styles}) == 8
 
 
 @pytest.mark.parametrize("count", [1, 7, 30])
 def test_labels_do_not_overlap(results, count):
     runs = [make_run(["weak"], f"objective_{i}", i / 10) for i in range(count)]
-    figure = figures.accuracy(results | {"runs": runs})
+    figure = figures.accuracy(rows.read(results | {"runs": runs}))
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) == count

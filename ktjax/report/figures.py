@@ -1,4 +1,4 @@
-"""Figures of a run: results (what results.json holds) -> matplotlib Figure.
+"""Figures of a run: the record of results.json -> matplotlib Figure.
 
 `*_rows` give the data that a figure shows, a dict per bar, point or image; page.py also writes them
 as CSV. No rows: nothing to draw. Figures are made without pyplot: no global state, no display.
@@ -7,7 +7,7 @@ Objectives differ in color and in marker, hatch or dashes, so a print in black a
 
 import itertools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-Results = Mapping[str, Any]
+from ktjax.analysis.rows import Entry, Results, Run
+
 Rows = list[dict[str, Any]]
 
 # Okabe and Ito's palette for color-blind readers, without its yellow and black. The lists differ
@@ -41,61 +42,65 @@ class Group(NamedTuple):
     student: str
     teachers: tuple[str, ...]
     heading: str  # the teachers with their accuracy
-    runs: Rows
+    runs: Sequence[Run]
 
 
 def groups(results: Results) -> list[Group]:
     """Runs by student, then teachers: none, one from weak to strong, several; then by objective."""
-    runs, models = results["runs"], results["models"]
-    students = list(dict.fromkeys(run["student"] for run in runs))
-    objectives = list(styles(results))
-    accuracy_of = {name: model["accuracy"] for name, model in models.items()}
+    runs, models = results.runs, results.models
+    students = list(dict.fromkeys(run.student for run in runs))
+    objectives = list(styles_of(results))
+    accuracy_of = {name: model.accuracy for name, model in models.items()}
 
-    def heading(teachers):
+    def heading(teachers: Sequence[str]) -> str:
         with_accuracy = (
             f"{t} ({accuracy_of[t]:.2f} %)" if t in accuracy_of else t for t in teachers
         )
         return " + ".join(with_accuracy) or "no teacher"
 
-    def key(run):
-        teachers = tuple(run["teachers"])
-        mean = sum(accuracy_of.get(t, 0.0) for t in teachers) / max(len(teachers), 1)
-        return students.index(run["student"]), len(teachers), mean, teachers
+    def key(run: Run) -> tuple:
+        mean = sum(accuracy_of.get(t, 0.0) for t in run.teachers) / max(len(run.teachers), 1)
+        return students.index(run.student), len(run.teachers), mean, run.teachers
 
-    runs = sorted(runs, key=lambda r: (key(r), objectives.index(r["objective"]), r["seed"]))
+    runs = sorted(runs, key=lambda r: (key(r), objectives.index(r.objective), r.seed))
     return [
         Group(students[student], teachers, heading(teachers), list(members))
         for (student, _, _, teachers), members in itertools.groupby(runs, key)
     ]
 
 
-def styles(results: Results) -> dict[str, Style]:
-    """How each objective is drawn, in the order in which the runs name them."""
-    names = dict.fromkeys(run["objective"] for run in results["runs"])
+def styles(objectives: Iterable[str]) -> dict[str, Style]:
+    """How each objective is drawn, in the order in which they are named."""
     lists = (COLORS, HATCHES, MARKERS, DASHES)
-    return {name: Style(*(kind[i % len(kind)] for kind in lists)) for i, name in enumerate(names)}
+    names = enumerate(dict.fromkeys(objectives))
+    return {name: Style(*(kind[i % len(kind)] for kind in lists)) for i, name in names}
 
 
-def best_run(results: Results) -> dict[str, Any] | None:
+def styles_of(results: Results) -> dict[str, Style]:
+    """How the objectives of the runs are drawn."""
+    return styles(run.objective for run in results.runs)
+
+
+def best_run(results: Results) -> Run | None:
     """The run with the largest delta, among those with a teacher if there are any."""
-    runs = results["runs"]
-    return max([r for r in runs if r["teachers"]] or runs, key=lambda r: r["delta"], default=None)
+    runs = results.runs
+    return max([r for r in runs if r.teachers] or runs, key=lambda r: r.delta, default=None)
 
 
 def run_rows(results: Results, keys: Sequence[str]) -> Rows:
     """One row per run: its student, teachers, objective, seed and `keys`."""
     runs = [run for group in groups(results) for run in group.runs]
-    return [_name(run) | {key: run[key] for key in keys} for run in runs]
+    return [_name(run) | {key: getattr(run, key) for key in keys} for run in runs]
 
 
 def history_rows(results: Results, key: str) -> Rows:
     """One row per run and recorded step at which `key` (accuracy, taught) is known."""
     return [
-        _name(run) | {k: point[k] for k in ("step", "epoch", key)}
+        _name(run) | {k: getattr(point, k) for k in ("step", "epoch", key)}
         for group in groups(results)
         for run in group.runs
-        for point in run["history"]
-        if point[key] is not None
+        for point in run.history
+        if getattr(point, key) is not None
     ]
 
 
@@ -103,7 +108,7 @@ def accuracy(results: Results) -> Figure:
     """Bars from the student's accuracy before to after, by teacher and objective."""
     found = groups(results)
     many_students = len({group.student for group in found}) > 1
-    many_seeds = len({run["seed"] for group in found for run in group.runs}) > 1
+    many_seeds = len({run.seed for group in found for run in group.runs}) > 1
     headings, bars, y = [], [], 0
     for group in found:
         text = f"from {group.heading}" if group.teachers else group.heading
@@ -119,19 +124,17 @@ def accuracy(results: Results) -> Figure:
     axes = figure.add_subplot()
     text = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
     for at, run in bars:
-        style, before = styles(results)[run["objective"]], run["accuracy_before"]
+        style, before = styles_of(results)[run.objective], run.accuracy_before
         bar = {"color": style.color, "hatch": style.hatch, "edgecolor": "black", "linewidth": 0.6}
-        error = {"xerr": run["delta_se"], "error_kw": {"capsize": 3, "elinewidth": 1.2}}
-        axes.barh(at, run["accuracy_after"] - before, 0.72, before, **bar, **error)
+        error = {"xerr": run.delta_se, "error_kw": {"capsize": 3, "elinewidth": 1.2}}
+        axes.barh(at, run.accuracy_after - before, 0.72, before, **bar, **error)
         axes.plot([before, before], [at - 0.5, at + 0.5], color="black", linewidth=1.6)
-        axes.text(1.01, at, f"{run['delta']:+.2f} ± {run['delta_se']:.2f}", **text)
+        axes.text(1.01, at, f"{run.delta:+.2f} ± {run.delta_se:.2f}", **text)
     for at, line in headings:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
         axes.text(0.005, at, line, fontweight="bold", bbox=box, **text)
     axes.text(1.01, -0.2, "points ± se", **text)
-    labels = [
-        f"{r['objective']}, seed {r['seed']}" if many_seeds else r["objective"] for _, r in bars
-    ]
+    labels = [f"{r.objective}, seed {r.seed}" if many_seeds else r.objective for _, r in bars]
     axes.set_yticks([at for at, _ in bars], labels, fontsize=8)
     axes.set_ylim(y - 0.6, -0.7)
     axes.set_xlabel("accuracy on the validation split (%); black line: before the transfer")
@@ -150,7 +153,7 @@ def gain_loss(results: Results) -> Figure:
     margin = 0.08 * (max(values) - min(values)) or 0.5
     limits = max(min(values) - margin, -margin / 4), max(values) + margin  # shares start at 0
     axes.plot(limits, limits, color="black", linewidth=1, linestyle="--")
-    for name, style in styles(results).items():
+    for name, style in styles_of(results).items():
         points = [(row["loss"], row["gain"]) for row in rows if row["objective"] == name]
         look = {"marker": style.marker, "color": style.color, "markeredgecolor": "black"}
         axes.plot(
@@ -181,12 +184,12 @@ def progress(results: Results) -> Figure:
 def class_rows(results: Results, *, most: int = 10) -> Rows:
     """The best run's classes that changed most, best first: images gained, lost, net, in all."""
     run = best_run(results)
-    if run is None or not run["class_gain"]:
+    if run is None or not run.class_gain:
         return []
-    counts = (results["class_counts"], run["class_gain"], run["class_loss"])
+    counts = (results.class_counts, run.class_gain, run.class_loss)
     rows = [
         {"class": name, "images": images, "gained": gain, "lost": loss, "net": gain - loss}
-        for name, images, gain, loss in zip(results["classes"], *counts, strict=True)
+        for name, images, gain, loss in zip(results.classes, *counts, strict=True)
     ]
     rows.sort(key=lambda row: -row["net"])
     up, down = ([row for row in rows if sign * row["net"] > 0] for sign in (1, -1))
@@ -196,8 +199,8 @@ def class_rows(results: Results, *, most: int = 10) -> Rows:
 def classes(results: Results) -> Figure:
     """Images gained and lost in the classes that changed most, for the best run."""
     run, rows = best_run(results), class_rows(results)
-    of = f"from {' + '.join(run['teachers'])}" if run["teachers"] else "without a teacher"
-    title = f"Classes that changed most: {run['student']}, {run['objective']} {of}"
+    of = f"from {' + '.join(run.teachers)}" if run.teachers else "without a teacher"
+    title = f"Classes that changed most: {run.student}, {run.objective} {of}"
     labels = [f"{clip(row['class'], 34, 2)} (of {row['images']})" for row in rows]
     figure = new_figure(8, 1.8 + 0.3 * len(rows), title)
     axes, ys = figure.add_subplot(), range(len(rows))
@@ -254,8 +257,8 @@ def examples(examples: Sequence[Mapping[str, Any]]) -> Figure:
 def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
     """One panel per student and teachers, one line per run."""
 
-    def points(run):
-        return [point for point in run["history"] if point[key] is not None]
+    def points(run: Run) -> list[Entry]:
+        return [point for point in run.history if getattr(point, key) is not None]
 
     panels = [group for group in groups(results) if any(points(run) for run in group.runs)]
     many_students = len({group.student for group in groups(results)}) > 1
@@ -265,11 +268,11 @@ def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
     handles = {}
     for axes, group in zip(grid, panels, strict=False):
         for run in filter(points, group.runs):
-            style = styles(results)[run["objective"]]
+            style = styles_of(results)[run.objective]
             look = {"color": style.color, "linestyle": style.dashes, "marker": style.marker}
             look |= {"markersize": 5, "markevery": max(1, len(points(run)) // 6), "linewidth": 1.4}
-            steps, values = ([point[k] for point in points(run)] for k in ("step", key))
-            (handles[run["objective"]],) = axes.plot(steps, values, label=run["objective"], **look)
+            steps, values = ([getattr(point, k) for point in points(run)] for k in ("step", key))
+            (handles[run.objective],) = axes.plot(steps, values, label=run.objective, **look)
         heading = f"{group.student}, {group.heading}" if many_students else group.heading
         axes.set_title(clip(heading, 52, 3), fontsize=8.5)
         axes.set_xlabel("training step", fontsize=8.5)
@@ -280,8 +283,8 @@ def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
     return plain_text(figure, list(handles.values()))
 
 
-def _name(run):
-    return {key: run[key] for key in ("student", "teachers", "objective", "seed")}
+def _name(run: Run) -> dict[str, Any]:
+    return {key: getattr(run, key) for key in ("student", "teachers", "objective", "seed")}
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:

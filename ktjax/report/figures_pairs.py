@@ -5,16 +5,15 @@ shades are those of cividis, whose steps look even, also to color-blind readers 
 white; what differs in kind differs in marker or hatch, too.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from ktjax.analysis.rows import ComplementarityResults
 from ktjax.report import figures
 from ktjax.report.figures import COLORS, HATCHES
 
-Results = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
 _NUMBERS = 14  # the heat map shows numbers in its cells up to so many models
@@ -22,18 +21,18 @@ _NAMES = 60  # and names at its sides up to so many
 _BINS = 24  # that the lower envelope is made of
 
 
-def pair_rows(results: Results) -> Rows:
+def pair_rows(results: ComplementarityResults) -> Rows:
     """Everything known about each pair, except similarities, which have rows of their own."""
     return [
-        {key: value for key, value in pair.items() if key != "top_classes_similarity"}
-        for pair in results["pairs"]
+        {key: value for key, value in vars(pair).items() if key != "top_classes_similarity"}
+        for pair in results.pairs
     ]
 
 
-def heat_rows(results: Results) -> Rows:
+def heat_rows(results: ComplementarityResults) -> Rows:
     """rho_pos of each pair, teachers and students from the least to the most accurate."""
     order = _by_accuracy(results)
-    rho = {(pair["teacher"], pair["student"]): pair["rho_pos"] for pair in results["pairs"]}
+    rho = {(pair.teacher, pair.student): pair.rho_pos for pair in results.pairs}
     return [
         {"teacher": teacher, "student": student, "rho_pos": rho[teacher, student]}
         for teacher in order
@@ -42,7 +41,7 @@ def heat_rows(results: Results) -> Rows:
     ]
 
 
-def heat(results: Results) -> Figure:
+def heat(results: ComplementarityResults) -> Figure:
     """rho_pos of every pair: a row for each teacher, a column for each student."""
     order = _by_accuracy(results)
     at = {name: i for i, name in enumerate(order)}
@@ -63,7 +62,7 @@ def heat(results: Results) -> Figure:
                 look = {"color": "white" if dark else "black", "fontsize": 8}
                 axes.text(s, t, f"{value:.1f}", ha="center", va="center", **look)
     if len(order) <= _NAMES:
-        accuracy = {name: results["models"][name]["accuracy"] for name in order}
+        accuracy = {name: results.models[name].accuracy for name in order}
         labels = [f"{figures.clip(_tail(name), 24, 1)} {accuracy[name]:.1f}" for name in order]
         size = 8 if len(order) <= 30 else 5
         axes.set_yticks(range(len(order)), labels, fontsize=size)
@@ -79,7 +78,7 @@ def heat(results: Results) -> Figure:
     return figures.plain_text(figure)
 
 
-def envelope(results: Results) -> Rows:
+def envelope(results: ComplementarityResults) -> Rows:
     """The smallest rho_pos among the pairs of about the same accuracy difference."""
     difference, rho = _columns(results, "accuracy_difference", "rho_pos")
     # Bins hold as many pairs each, or few models would leave most of them empty.
@@ -89,7 +88,7 @@ def envelope(results: Results) -> Rows:
     return [{"accuracy_difference": difference[i], "rho_pos": rho[i]} for i in lowest]
 
 
-def against_accuracy(results: Results) -> Figure:
+def against_accuracy(results: ComplementarityResults) -> Figure:
     """rho_pos against the accuracy difference, a point per pair (the paper's figure 1)."""
     difference, rho = _columns(results, "accuracy_difference", "rho_pos")
     title = "Even weaker teachers know what a student does not"
@@ -117,13 +116,13 @@ def against_accuracy(results: Results) -> Figure:
     return figures.plain_text(figure, axes.get_legend_handles_labels()[0])
 
 
-def entropy_rows(results: Results) -> Rows:
+def entropy_rows(results: ComplementarityResults) -> Rows:
     """The entropy of each pair's positive flips over the classes."""
     keys = ("teacher", "student", "flip_entropy")
-    return [{key: pair[key] for key in keys} for pair in results["pairs"]]
+    return [{key: getattr(pair, key) for key in keys} for pair in results.pairs]
 
 
-def entropy(results: Results) -> Figure:
+def entropy(results: ComplementarityResults) -> Figure:
     """How evenly the positive flips are spread over the classes, a histogram over pairs."""
     (values,) = _columns(results, "flip_entropy")
     figure = figures.new_figure(7.4, 4.2, "How evenly positive flips are spread over the classes")
@@ -141,14 +140,14 @@ def entropy(results: Results) -> Figure:
     return figures.plain_text(figure, axes.get_legend_handles_labels()[0])
 
 
-def area_rows(results: Results) -> Rows:
+def area_rows(results: ComplementarityResults) -> Rows:
     """The classes in which one teacher knows most of what one student does not."""
-    return results["expertise"]["classes"]
+    return results.expertise["classes"]
 
 
-def areas(results: Results) -> Figure:
+def areas(results: ComplementarityResults) -> Figure:
     """The teacher's areas of expertise, for the pair that the report shows pictures of."""
-    rows, found = area_rows(results), results["expertise"]
+    rows, found = area_rows(results), results.expertise
     title = f"Where {found['teacher']} knows what {found['student']} does not"
     figure = figures.new_figure(8, 1.9 + 0.3 * len(rows), title)
     axes = figure.add_subplot()
@@ -174,20 +173,20 @@ def areas(results: Results) -> Figure:
     return figures.plain_text(figure, axes.get_legend_handles_labels()[0])
 
 
-def similarity_rows(results: Results) -> Rows:
+def similarity_rows(results: ComplementarityResults) -> Rows:
     """A row per pair and size of set: how alike its top classes are, and how alike all are."""
     return [
-        {"teacher": pair["teacher"], "student": pair["student"], "percent": int(percent)}
-        | {"mean": mean, "largest": largest, "all": results["similarity_of_all"]}
-        for pair in results["pairs"]
-        for percent, (mean, largest) in (pair["top_classes_similarity"] or {}).items()
+        {"teacher": pair.teacher, "student": pair.student, "percent": int(percent)}
+        | {"mean": mean, "largest": largest, "all": results.similarity_of_all}
+        for pair in results.pairs
+        for percent, (mean, largest) in (pair.top_classes_similarity or {}).items()
         if mean is not None
     ]
 
 
-def similarity(results: Results) -> Figure:
+def similarity(results: ComplementarityResults) -> Figure:
     """How alike the classes of the areas of expertise are, against any two classes."""
-    rows, of = similarity_rows(results), results["config"]["similarity"]
+    rows, of = similarity_rows(results), results.config["similarity"]
     figure = figures.new_figure(
         7.4, 4.6, f"How alike the classes of one area of expertise are ({of})"
     )
@@ -213,13 +212,13 @@ def similarity(results: Results) -> Figure:
     return figures.plain_text(figure, [line])
 
 
-def _by_accuracy(results: Results) -> list[str]:
-    models = results["models"]
-    return sorted(models, key=lambda name: models[name]["accuracy"])
+def _by_accuracy(results: ComplementarityResults) -> list[str]:
+    models = results.models
+    return sorted(models, key=lambda name: models[name].accuracy)
 
 
-def _columns(results: Results, *keys: str) -> list[np.ndarray]:
-    return [np.array([pair[key] for pair in results["pairs"]]) for key in keys]
+def _columns(results: ComplementarityResults, *keys: str) -> list[np.ndarray]:
+    return [np.array([getattr(pair, key) for pair in results.pairs]) for key in keys]
 
 
 def _tail(name: str) -> str:

@@ -1,50 +1,49 @@
 """Figures of many transfers: the rows of transfers.py -> matplotlib Figure. See figures.py."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from ktjax.analysis.rows import ComplementarityResults
 from ktjax.report import figures
 
-Results = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
 
-def rows(results: Results) -> Rows:
+def rows(results: ComplementarityResults) -> Rows:
     """A row per student, teacher and objective."""
-    return results["transfers"]["rows"]
+    return results.transfers["rows"]
 
 
-def delta(results: Results) -> Figure:
+def delta(results: ComplementarityResults) -> Figure:
     """Transfer delta against the accuracy difference, per objective (the paper's figure 4)."""
-    styles = figures.styles({"runs": rows(results)})
+    styles = figures.styles(row["objective"] for row in rows(results))
     title = "What transfers changed, by how much better the teacher was"
     return _panels(results, "accuracy_difference", "teacher minus student (points)", title, styles)
 
 
-def foresight(results: Results) -> Figure:
+def foresight(results: ComplementarityResults) -> Figure:
     """Transfer delta against the gain that the partition promised before it, per objective."""
-    styles = figures.styles({"runs": rows(results)})
+    styles = figures.styles(row["objective"] for row in rows(results))
     title = "What transfers changed, by what the partitioned targets promised"
     label = "accuracy of the targets minus the student's (points)"
     return _panels(results, "partition_gain", label, title, styles)
 
 
-def success_rows(results: Results) -> Rows:
+def success_rows(results: ComplementarityResults) -> Rows:
     """A row per objective and student: the share of its teachers that improved it."""
     return [
         {"objective": objective, "student": student, "success_rate": rate}
-        for objective, found in results["transfers"]["success"].items()
+        for objective, found in results.transfers["success"].items()
         for student, rate in found["per_student"].items()
     ]
 
 
-def success(results: Results) -> Figure:
+def success(results: ComplementarityResults) -> Figure:
     """Success rates per objective: a box over students, and a point for each."""
-    found = results["transfers"]["success"]
-    styles = figures.styles({"runs": rows(results)})
+    found = results.transfers["success"]
+    styles = figures.styles(row["objective"] for row in rows(results))
     figure = figures.new_figure(7.4, 4.8, "How often a transfer improves the student")
     axes = figure.add_subplot()
     for i, (objective, of) in enumerate(found.items()):

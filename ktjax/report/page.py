@@ -16,9 +16,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ktjax.analysis import rows
+from ktjax.analysis.rows import Results
 from ktjax.report import figures
 from ktjax.report.pages import PAGES
-from ktjax.report.parts import Drawing, Results, Table
+from ktjax.report.parts import Drawing, Table
 
 PAGE = "report.html"
 
@@ -49,12 +51,18 @@ EXAMPLES = Drawing(
 
 
 def write(
-    folder: str | pathlib.Path, results: Results, examples: Sequence[Mapping[str, Any]]
+    folder: str | pathlib.Path,
+    results: Results | Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]],
 ) -> pathlib.Path:
-    """Writes report.html and figures/*.png, *.csv into `folder`; returns the page's path."""
+    """Writes report.html and figures/*.png, *.csv into `folder`; returns the page's path.
+
+    ValueError if `results` is not what results.json of a job holds.
+    """
+    results = rows.read(results)
     folder = pathlib.Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    page = PAGES[results["job"]]
+    page = PAGES[results.job]
     title = page.title(results)
     body = [_tag("h1", title), _tag("p", page.summary(results))]
     for table in page.tables(results):
@@ -67,7 +75,7 @@ def write(
     for table in page.sections(results):
         body += [_tag("h2", table.heading), *_note(table.note), _html_table(table)]
     for name in ("environment", "config"):
-        text = json.dumps(results[name], indent=2, ensure_ascii=False, default=str)
+        text = json.dumps(getattr(results, name), indent=2, ensure_ascii=False, default=str)
         details = _tag("summary", name.capitalize()) + _tag("pre", text)
         body.append(f"<details>{details}</details>")
     head = (
@@ -82,13 +90,13 @@ def write(
 
 def _figure(folder: pathlib.Path, drawing: Drawing, source: Any) -> list[str]:
     """Writes the figure and its data as files, and gives the figure as HTML; [] without data."""
-    rows = drawing.rows(source)
-    if not rows:
+    drawn = drawing.rows(source)
+    if not drawn:
         return []
     png = _png(drawing.draw(source))
     (folder / "figures" / f"{drawing.name}.png").write_bytes(png)
     csv_path = folder / "figures" / f"{drawing.name}.csv"
-    csv_path.write_text(_csv(rows), encoding="utf-8", newline="")
+    csv_path.write_text(_csv(drawn), encoding="utf-8", newline="")
     data = base64.b64encode(png).decode()
     image = f'<img alt="{html.escape(drawing.caption)}" src="data:image/png;base64,{data}">'
     return [f"<figure>{image}{_tag('figcaption', drawing.caption)}</figure>"]
@@ -117,12 +125,14 @@ def _html_table(table: Table) -> str:
     return f'<div class="wide"><table>{head}{body}</table></div>'
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(drawn: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
+    writer = csv.DictWriter(text, list(drawn[0]))
     writer.writeheader()
-    for row in rows:
-        writer.writerow({k: " + ".join(v) if isinstance(v, list) else v for k, v in row.items()})
+    for row in drawn:
+        writer.writerow(
+            {k: " + ".join(v) if isinstance(v, (list, tuple)) else v for k, v in row.items()}
+        )
     return text.getvalue()
 
 

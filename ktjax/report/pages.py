@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from ktjax.analysis.rows import Results
 from ktjax.report import pairs, pretrain, transfer
-from ktjax.report.parts import Drawing, Results, Table
+from ktjax.report.parts import Drawing, Table
 
 
 def _no_sections(results: Results) -> Sequence[Table]:
@@ -13,15 +15,15 @@ def _no_sections(results: Results) -> Sequence[Table]:
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """What the report of one job says."""
+    """What the report of one job says; each function takes that job's record of `rows.RESULTS`."""
 
-    title: Callable[[Results], str]
-    summary: Callable[[Results], str]  # a few sentences, for the page
-    conclusion: Callable[[Results], str]  # one sentence, for the terminal
-    tables: Callable[[Results], Sequence[Table]]  # for both
+    title: Callable[[Any], str]
+    summary: Callable[[Any], str]  # a few sentences, for the page
+    conclusion: Callable[[Any], str]  # one sentence, for the terminal
+    tables: Callable[[Any], Sequence[Table]]  # for both
     drawings: Sequence[Drawing]  # of the results; examples are drawn on every page
     note: str = ""  # how to read the tables
-    sections: Callable[[Results], Sequence[Table]] = _no_sections  # more tables, for the page
+    sections: Callable[[Any], Sequence[Table]] = _no_sections  # more tables, for the page
 
 
 PAGES = {

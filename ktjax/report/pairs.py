@@ -1,15 +1,14 @@
 """The page of a complementarity job: what every model could teach every other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ktjax.analysis import transfers
+from ktjax.analysis.rows import ComplementarityResults, ZooPair
 from ktjax.report import figures_pairs, figures_transfers, parts
-from ktjax.report.parts import Drawing, Results, Table
-
-Pair = Mapping[str, Any]
+from ktjax.report.parts import Drawing, Table
 
 BEST = 3  # teachers that the page names for each student
 DRAWINGS = (
@@ -70,37 +69,37 @@ DRAWINGS = (
 )
 
 
-def title(results: Results) -> str:
+def title(results: ComplementarityResults) -> str:
     """The heading of the page."""
-    return f"Complementary knowledge of {len(results['models'])} models"
+    return f"Complementary knowledge of {len(results.models)} models"
 
 
-def conclusion(results: Results) -> str:
+def conclusion(results: ComplementarityResults) -> str:
     """One sentence: how much every pair has, and what chance would give."""
-    pairs = results["pairs"]
-    lowest = min(pairs, key=lambda pair: pair["rho_pos"])
-    rho = [pair["rho_pos"] for pair in pairs]
+    pairs = results.pairs
+    lowest = min(pairs, key=lambda pair: pair.rho_pos)
+    rho = [pair.rho_pos for pair in pairs]
     above = sum(value > 2 for value in rho)
     return (
         f"Of {len(pairs)} ordered pairs {above} have positive flips on more than 2 % of the "
         f"images: median {np.median(rho):.2f} %, largest {max(rho):.2f} %, least "
-        f"{lowest['rho_pos']:.2f} % (95 % interval {lowest['rho_pos_low']:.2f} to "
-        f"{lowest['rho_pos_high']:.2f} %; teacher {lowest['teacher']}, student "
-        f"{lowest['student']})."
+        f"{lowest.rho_pos:.2f} % (95 % interval {lowest.rho_pos_low:.2f} to "
+        f"{lowest.rho_pos_high:.2f} %; teacher {lowest.teacher}, student "
+        f"{lowest.student})."
     )
 
 
-def summary(results: Results) -> str:
+def summary(results: ComplementarityResults) -> str:
     """The result in plain language, a few sentences."""
-    weaker = [pair for pair in results["pairs"] if pair["accuracy_difference"] < 0]
+    weaker = [pair for pair in results.pairs if pair.accuracy_difference < 0]
     sentences = [conclusion(results)]
     if weaker:
-        mean = np.mean([pair["rho_pos"] for pair in weaker])
+        mean = np.mean([pair.rho_pos for pair in weaker])
         sentences.append(
             f"A weaker teacher is right where its student fails on {mean:.2f} % of the images, in "
             "the mean over pairs."
         )
-    correlations = [pair["error_correlation"] for pair in results["pairs"]]
+    correlations = [pair.error_correlation for pair in results.pairs]
     known = [value for value in correlations if value is not None]
     if known:
         sentences.append(
@@ -110,20 +109,20 @@ def summary(results: Results) -> str:
     return " ".join(sentences)
 
 
-def tables(results: Results) -> list[Table]:
+def tables(results: ComplementarityResults) -> list[Table]:
     """A row per student, the most accurate first, with the teachers to take."""
     heading = f"What could be learned from whom, on {parts.validation_images(results)}"
     header = ["student", "accuracy %", "rho_pos %", "first teachers by rho_pos"]
     header += ["partition gain", "first teachers by gain"]
-    models = results["models"]
+    models = results.models
     rows = []
-    for student in sorted(models, key=lambda name: -models[name]["accuracy"]):
-        own = [pair for pair in results["pairs"] if pair["student"] == student]
-        rho, gain = ([pair[key] for pair in own] for key in ("rho_pos", "partition_gain"))
+    for student in sorted(models, key=lambda name: -models[name].accuracy):
+        own = [pair for pair in results.pairs if pair.student == student]
+        rho, gain = ([getattr(pair, key) for pair in own] for key in ("rho_pos", "partition_gain"))
         rows.append(
             [
                 student,
-                f"{models[student]['accuracy']:.2f}",
+                f"{models[student].accuracy:.2f}",
                 f"{min(rho):.2f} to {max(rho):.2f}",
                 _first(own, "rank_rho_pos"),
                 f"{min(gain):+.2f} to {max(gain):+.2f}",
@@ -134,22 +133,22 @@ def tables(results: Results) -> list[Table]:
     return [Table(heading, header, [rows], words=words)]
 
 
-def sections(results: Results) -> list[Table]:
+def sections(results: ComplementarityResults) -> list[Table]:
     """Controls, how certain the numbers are, what transfers made of it if there are any; models."""
     found = [_controls(results), _certainty(results)]
-    if results["transfers"]["rows"]:
+    if results.transfers["rows"]:
         found += [_foresight(results), _properties(results), _families(results)]
     return [*found, parts.models_table("Models", results)]
 
 
-def _first(own: Sequence[Pair], rank: str) -> str:
+def _first(own: Sequence[ZooPair], rank: str) -> str:
     """The first teachers of one student, by name."""
-    names = [pair["teacher"] for pair in sorted(own, key=lambda pair: pair[rank])[:BEST]]
+    names = [pair.teacher for pair in sorted(own, key=lambda pair: getattr(pair, rank))[:BEST]]
     return ", ".join(name.rstrip("/").rpartition("/")[2] for name in names)
 
 
-def _controls(results: Results) -> Table:
-    shuffled = results["controls"]["shuffled"]
+def _controls(results: ComplementarityResults) -> Table:
+    shuffled = results.controls["shuffled"]
     note = (
         "A student that has learned nothing lacks all that its teacher knows: rho_pos is about the "
         "teacher's accuracy. With the samples of each model shuffled, errors are independent, and "
@@ -158,7 +157,7 @@ def _controls(results: Results) -> Table:
         f"of a pair {shuffled['largest_difference']:.2f} points."
     )
     rows: dict[str, list[list[str]]] = {}
-    for row in results["controls"]["random_students"]:
+    for row in results.controls["random_students"]:
         cells = [f"random {row['student']} ({row['student_accuracy']:.2f} %)", row["teacher"]]
         cells += [f"{row['teacher_accuracy']:.2f}", f"{row['rho_pos']:.2f}"]
         rows.setdefault(row["student"], []).append(cells)
@@ -166,7 +165,7 @@ def _controls(results: Results) -> Table:
     return Table("Controls", header, list(rows.values()), ("student", "teacher"), note)
 
 
-def _certainty(results: Results) -> Table:
+def _certainty(results: ComplementarityResults) -> Table:
     note = (
         "The ten pairs with the fewest positive flips. Interval: Clopper and Pearson's, exact, "
         "95 %. If errors were independent: what rho_pos would be. p: McNemar's exact test that the "
@@ -174,27 +173,27 @@ def _certainty(results: Results) -> Table:
     )
     header = ["teacher", "student", "rho_pos %", "interval", "if independent %", "rho_neg %", "p"]
     header += ["agreement %", "errors correlate", "either right %", "surer of the two %"]
-    lowest = sorted(results["pairs"], key=lambda pair: pair["rho_pos"])[:10]
+    lowest = sorted(results.pairs, key=lambda pair: pair.rho_pos)[:10]
     rows = [
         [
-            pair["teacher"],
-            pair["student"],
-            f"{pair['rho_pos']:.2f}",
-            f"{pair['rho_pos_low']:.2f} to {pair['rho_pos_high']:.2f}",
-            f"{pair['rho_pos_independent']:.2f}",
-            f"{pair['rho_neg']:.2f}",
-            f"{pair['mcnemar_p']:.2g}" if pair["mcnemar_p"] > 1e-99 else "< 1e-99",
-            f"{pair['agreement']:.2f}",
-            _text(pair["error_correlation"], ".2f"),
-            f"{pair['oracle_accuracy']:.2f}",
-            f"{pair['ensemble_accuracy']:.2f}",
+            pair.teacher,
+            pair.student,
+            f"{pair.rho_pos:.2f}",
+            f"{pair.rho_pos_low:.2f} to {pair.rho_pos_high:.2f}",
+            f"{pair.rho_pos_independent:.2f}",
+            f"{pair.rho_neg:.2f}",
+            f"{pair.mcnemar_p:.2g}" if pair.mcnemar_p > 1e-99 else "< 1e-99",
+            f"{pair.agreement:.2f}",
+            _text(pair.error_correlation, ".2f"),
+            f"{pair.oracle_accuracy:.2f}",
+            f"{pair.ensemble_accuracy:.2f}",
         ]
         for pair in lowest
     ]
     return Table("Certainty", header, [rows], ("teacher", "student"), note)
 
 
-def _foresight(results: Results) -> Table:
+def _foresight(results: ComplementarityResults) -> Table:
     note = (
         "Spearman's rank correlation between what was known before any training and the transfer "
         "delta that followed: 1 where the ranking was right, 0 where it told nothing."
@@ -202,7 +201,7 @@ def _foresight(results: Results) -> Table:
     header = ["objective", "student", "pairs"]
     header += [name.replace("_", " ") for name in transfers.FORESEEN]
     rows: dict[str, list[list[str]]] = {}
-    for row in results["transfers"]["foresight"]:
+    for row in results.transfers["foresight"]:
         cells = [row["objective"], row["student"] or "all", str(row["pairs"])]
         cells += [_text(row[name], "+.2f") for name in transfers.FORESEEN]
         rows.setdefault(row["objective"], []).append(cells)
@@ -210,11 +209,11 @@ def _foresight(results: Results) -> Table:
     return Table(heading, header, list(rows.values()), ("objective", "student"), note)
 
 
-def _properties(results: Results) -> Table:
+def _properties(results: ComplementarityResults) -> Table:
     note = "Correlation over pairs, Pearson / Spearman, of what a transfer changed with its models."
     header = ["objective", "of", "property", "pairs", *transfers.OUTCOMES]
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in results["transfers"]["properties"]:
+    for row in results.transfers["properties"]:
         cells.setdefault((row["objective"], row["side"], row["property"]), {})[row["outcome"]] = row
     rows: dict[str, list[list[str]]] = {}
     for (objective, side, name), of in cells.items():
@@ -228,11 +227,11 @@ def _properties(results: Results) -> Table:
     return Table(heading, header, list(rows.values()), words, note)
 
 
-def _families(results: Results) -> Table:
+def _families(results: ComplementarityResults) -> Table:
     note = "Mean over pairs, in points and percent of the images."
     header = ["objective", "of", "family", "pairs", *transfers.OUTCOMES]
     rows: dict[str, list[list[str]]] = {}
-    for row in results["transfers"]["families"]:
+    for row in results.transfers["families"]:
         cells = [row["objective"], row["side"], row["family"], str(row["pairs"])]
         cells += [f"{row['delta']:+.2f}", f"{row['gain']:.2f}", f"{row['loss']:.2f}"]
         rows.setdefault(row["objective"], []).append(cells)

@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from ktjax.analysis.rows import Results
 from ktjax.report import figures
-
-Results = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +42,21 @@ PROGRESS = Drawing(
 
 def validation_images(results: Results) -> str:
     """What accuracies were measured on, such as "16,000 validation images of glyphs"."""
-    data = results["data"]
-    return f"{data['validation']:,} validation images of {data['measured']}"
+    data = results.data
+    return f"{data.validation:,} validation images of {data.measured}"
 
 
 def models_table(heading: str, results: Results) -> Table:
     """The accuracy of every model, and where the model comes from."""
-    models = sorted(results["models"].items(), key=lambda item: -item[1]["accuracy"])
-    rows = [[n, f"{m['accuracy']:.2f}", f"{m['parameters']:,}", m["origin"]] for n, m in models]
+    models = sorted(results.models.items(), key=lambda item: -item[1].accuracy)
+    rows = [[n, f"{m.accuracy:.2f}", f"{m.parameters:,}", m.origin] for n, m in models]
     header = ["model", "accuracy %", "parameters", "origin"]
     return Table(heading, header, [rows], words=("model", "origin"))
 
 
 def robustness_tables(results: Results) -> list[Table]:
     """The accuracy of every run on the robustness sets; no table if the config names none."""
-    rows = [(run["run"], run["robustness"]) for run in results["runs"] if run["robustness"]]
+    rows = [(run.run, run.robustness) for run in results.runs if run.robustness]
     if not rows:
         return []
     sets = list(rows[0][1])

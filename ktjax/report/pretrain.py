@@ -1,7 +1,8 @@
 """The page of a pretrain job: how accurate the trained models are."""
 
+from ktjax.analysis.rows import Results
 from ktjax.report import parts
-from ktjax.report.parts import Results, Table
+from ktjax.report.parts import Table
 
 DRAWINGS = (parts.PROGRESS,)
 
@@ -13,7 +14,7 @@ def title(results: Results) -> str:
 
 def conclusion(results: Results) -> str:
     """One sentence: how many models were trained, and how accurate they are."""
-    accuracies = [model["accuracy"] for model in results["models"].values()]
+    accuracies = [model.accuracy for model in results.models.values()]
     ends = [f"{accuracy:.2f}" for accuracy in sorted({min(accuracies), max(accuracies)})]
     models = "model" if len(accuracies) == 1 else "models"
     return f"{len(accuracies)} {models}, {' to '.join(ends)} % right."

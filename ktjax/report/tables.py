@@ -1,21 +1,28 @@
 """What a run found, as plain text for a terminal."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from ktjax.analysis import rows
+from ktjax.analysis.rows import Results
 from ktjax.report.pages import PAGES
-from ktjax.report.parts import Results, Table
+from ktjax.report.parts import Table
 
 
-def as_text(results: Results) -> str:
-    """The tables of a job one after another, and its conclusion."""
-    page = PAGES[results["job"]]
+def as_text(results: Results | Mapping[str, Any]) -> str:
+    """The tables of a job one after another, and its conclusion.
+
+    ValueError if `results` is not what results.json of a job holds.
+    """
+    results = rows.read(results)
+    page = PAGES[results.job]
     return "\n\n".join([*map(_text, page.tables(results)), page.conclusion(results)]) + "\n"
 
 
 def _text(table: Table) -> str:
-    rows = [row for group in table.groups for row in group]
-    widths = [max(map(_width, column)) for column in zip(table.header, *rows, strict=True)]
+    lines = [row for group in table.groups for row in group]
+    widths = [max(map(_width, column)) for column in zip(table.header, *lines, strict=True)]
     blocks = ["\n".join(_line(row, table, widths) for row in group) for group in table.groups]
     rule = "  ".join("-" * width for width in widths)
     top = [f"{table.heading}.", "", _line(table.header, table, widths), rule]

@@ -2,11 +2,10 @@
 
 import functools
 import statistics
-from collections.abc import Mapping
-from typing import Any
 
+from ktjax.analysis.rows import Run, TransferResults
 from ktjax.report import figures, parts
-from ktjax.report.parts import Drawing, Results, Table
+from ktjax.report.parts import Drawing, Table
 
 NOTE = (
     "delta: accuracy after minus before, in percentage points, ± one standard error over the "
@@ -55,21 +54,21 @@ DRAWINGS = (
 )
 
 
-def title(results: Results) -> str:
+def title(results: TransferResults) -> str:
     """The heading of the page."""
-    students = dict.fromkeys(run["student"] for run in results["runs"])
+    students = dict.fromkeys(run.student for run in results.runs)
     return f"Knowledge transfer to {', '.join(students)}"
 
 
-def summary(results: Results) -> str:
+def summary(results: TransferResults) -> str:
     """The result in plain language, a few sentences."""
-    runs = [run for run in results["runs"] if run["teachers"]]
+    runs = [run for run in results.runs if run.teachers]
     if not runs:
         return conclusion(results)
-    better = sum(run["delta"] > 0 for run in runs)
-    surely_better = sum(run["delta"] > 2 * run["delta_se"] for run in runs)
-    surely_worse = sum(run["delta"] < -2 * run["delta_se"] for run in runs)
-    mean = statistics.fmean(run["delta"] for run in runs)
+    better = sum(run.delta > 0 for run in runs)
+    surely_better = sum(run.delta > 2 * run.delta_se for run in runs)
+    surely_worse = sum(run.delta < -2 * run.delta_se for run in runs)
+    mean = statistics.fmean(run.delta for run in runs)
     return (
         f"{better} of {len(runs)} transfers improved the student, {surely_better} by more than two "
         f"standard errors; {surely_worse} made it worse by more than two. The mean change is "
@@ -77,12 +76,12 @@ def summary(results: Results) -> str:
     )
 
 
-def conclusion(results: Results) -> str:
+def conclusion(results: TransferResults) -> str:
     """One sentence: the objective with the largest mean delta for each kind of teacher."""
     deltas: dict[str, dict[str, list[float]]] = {}
-    for run in results["runs"]:
+    for run in results.runs:
         of_kind = deltas.setdefault(_teacher_kind(run, results), {})
-        of_kind.setdefault(run["objective"], []).append(run["delta"])
+        of_kind.setdefault(run.objective, []).append(run.delta)
     clauses = []
     for kind in sorted(deltas, key=KINDS.index):
         means = {name: statistics.fmean(values) for name, values in deltas[kind].items()}
@@ -95,7 +94,7 @@ def conclusion(results: Results) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def tables(results: Results) -> list[Table]:
+def tables(results: TransferResults) -> list[Table]:
     """The runs of each student; the stages of runs that have several; the robustness sets."""
     return [
         *_student_tables(results),
@@ -104,80 +103,85 @@ def tables(results: Results) -> list[Table]:
     ]
 
 
-def sections(results: Results) -> list[Table]:
+def sections(results: TransferResults) -> list[Table]:
     """The models, and what each teacher knows that the student does not."""
     found = [parts.models_table("Models", results)]
-    return [*found, _pairs_table(results)] if results["pairs"] else found
+    return [*found, _pairs_table(results)] if results.pairs else found
 
 
-def _teacher_kind(run: Mapping[str, Any], results: Results) -> str:
-    if len(run["teachers"]) != 1:
-        return KINDS[4 if run["teachers"] else 5]
-    (teacher,) = run["teachers"]
-    if teacher not in results["models"]:
+def _teacher_kind(run: Run, results: TransferResults) -> str:
+    if len(run.teachers) != 1:
+        return KINDS[4 if run.teachers else 5]
+    (teacher,) = run.teachers
+    if teacher not in results.models:
         return KINDS[3]
-    difference = results["models"][teacher]["accuracy"] - run["accuracy_before"]
+    difference = results.models[teacher].accuracy - run.accuracy_before
     return KINDS[1 + (difference > 0) - (difference < 0)]
 
 
-def _student_tables(results: Results) -> list[Table]:
+def _student_tables(results: TransferResults) -> list[Table]:
     groups = figures.groups(results)
-    seeds = len({run["seed"] for run in results["runs"]}) > 1
+    seeds = len({run.seed for run in results.runs}) > 1
     header = ["objective", "teachers", *["seed"] * seeds, "before -> after %", "delta ± se points"]
     header += ["gain %", "loss %", "taught %", "ensemble %"]
     data, found = parts.validation_images(results), []
     for student in dict.fromkeys(group.student for group in groups):
         own = [group for group in groups if group.student == student]
-        before = own[0].runs[0]["accuracy_before"]
+        before = own[0].runs[0].accuracy_before
         heading = f"Student {student}: {before:.2f} % of {data} right"
         rows = [[_run_cells(run, group, seeds) for run in group.runs] for group in own]
         found.append(Table(heading, header, rows, words=("objective", "teachers")))
     return found
 
 
-def _run_cells(run: Mapping[str, Any], group: figures.Group, seeds: bool) -> list[str]:
+def _run_cells(run: Run, group: figures.Group, seeds: bool) -> list[str]:
     return [
-        run["objective"],
+        run.objective,
         group.heading if group.teachers else "-",
-        *[str(run["seed"])] * seeds,
+        *[str(run.seed)] * seeds,
         *_change_cells(run),
-        "-" if run["taught"] is None else f"{run['taught']:.1f}",
-        "-" if run["ensemble_accuracy"] is None else f"{run['ensemble_accuracy']:.2f}",
+        "-" if run.taught is None else f"{run.taught:.1f}",
+        "-" if run.ensemble_accuracy is None else f"{run.ensemble_accuracy:.2f}",
     ]
 
 
-def _change_cells(run: Mapping[str, Any]) -> list[str]:
+def _change_cells(run: Run) -> list[str]:
     return [
-        f"{run['accuracy_before']:.2f} -> {run['accuracy_after']:.2f}",
-        f"{run['delta']:+.2f} ± {run['delta_se']:.2f}",
-        f"{run['gain']:.2f}",
-        f"{run['loss']:.2f}",
+        f"{run.accuracy_before:.2f} -> {run.accuracy_after:.2f}",
+        f"{run.delta:+.2f} ± {run.delta_se:.2f}",
+        f"{run.gain:.2f}",
+        f"{run.loss:.2f}",
     ]
 
 
-def _stages_tables(results: Results) -> list[Table]:
+def _stages_tables(results: TransferResults) -> list[Table]:
     header = ["run", "teacher", "before -> after %", "delta ± se points", "gain %", "loss %"]
     groups = [
         [
-            [run["run"] if i == 0 else "", stage["teachers"][0], *_change_cells(stage)]
-            for i, stage in enumerate(run["stages"])
+            [run.run if i == 0 else "", stage.teachers[0], *_change_cells(stage)]
+            for i, stage in enumerate(run.stages)
         ]
-        for run in results["runs"]
-        if run["stages"]
+        for run in results.runs
+        if run.stages
     ]
     if not groups:
         return []
     return [Table("Teacher after teacher", header, groups, words=("run", "teacher"))]
 
 
-def _pairs_table(results: Results) -> Table:
+def _pairs_table(results: TransferResults) -> Table:
     header = ["teacher", "student", "positive flips %", "negative flips %"]
     header += ["entropy, share of maximum", "5 % of them in"]
     rows = [
-        [pair["teacher"], pair["student"]]
-        + [f"{pair[key]:.2f}" for key in ("rho_pos", "rho_neg", "flip_entropy")]
-        + [", ".join(pair["top_classes"]["5"])]
-        for pair in results["pairs"]
+        [
+            pair.teacher,
+            pair.student,
+            f"{pair.rho_pos:.2f}",
+            f"{pair.rho_neg:.2f}",
+            f"{pair.flip_entropy:.2f}",
+            ", ".join(pair.top_classes["5"]),
+        ]
+        for pair in results.pairs
     ]
     words = ("teacher", "student", "5 % of them in")
     return Table("Complementary knowledge", header, [rows], words=words)

@@ -1,0 +1,253 @@
+"""What results.json holds, as types: written and read by attribute, and checked where it is read.
+
+A field with a default may be missing in the file; any other missing field, and any unknown one, is
+an error.
+"""
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What the history of a run says about one of its evaluations."""
+
+    step: int
+    epoch: float
+    accuracy: float  # on tune
+    loss: float
+    taught: float | None  # share of the samples whose target came from a teacher, in percent
+    seconds: float
+    tune: Mapping[str, Any]  # what was measured on tune
+    # What only some runs say: `stage`, from 1 on, and the shares `taught_1` and so on.
+    rest: Mapping[str, float] = dataclasses.field(
+        default_factory=dict, metadata={"names": r"stage|taught_\w+"}
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A training: who it was, what it changed (`measures.of_transfer`), and how it went."""
+
+    run: str
+    student: str
+    teachers: tuple[str, ...]
+    objective: str
+    seed: int
+    accuracy_before: float
+    accuracy_after: float
+    delta: float
+    delta_se: float
+    gain: float
+    loss: float
+    class_gain: tuple[int, ...]
+    class_loss: tuple[int, ...]
+    rho_pos: float | None  # None, as all up to `ensemble_accuracy`, where there is no teacher
+    rho_neg: float | None
+    rho_pos_after: float | None
+    rho_neg_after: float | None
+    transfer_rate: float | None
+    transfer_rate_top: Mapping[str, float | None] | None
+    ensemble_accuracy: float | None
+    taught_by: tuple[float, ...] | None = None  # with the next two `measures.of_partition`
+    taught_positive_flips: float | None = None
+    taught_negative_flips: float | None = None
+    temperatures: tuple[float, ...] | None = None  # at which the partition compares models
+    robustness: Mapping[str, Mapping[str, float]]  # before, after, delta on each set
+    taught: float | None
+    seconds: float
+    history: tuple[Entry, ...]
+    stages: tuple["Run", ...] = ()  # one for each teacher, if these come one after another
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model that a job trained, and what all jobs say about theirs."""
+
+    accuracy: float
+    parameters: int
+    origin: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferModel(Model):
+    """A model before a transfer."""
+
+    temperature: float | None
+    robustness: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZooModel(Model):
+    """A model that is compared with others."""
+
+    family: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What a teacher of a transfer knows beside its student: `measures.of_pair`."""
+
+    teacher: str
+    student: str
+    rho_pos: float
+    rho_neg: float
+    ensemble_accuracy: float
+    class_flips: tuple[int, ...]
+    flip_entropy: float
+    top_classes: Mapping[str, tuple[str, ...]]
+    top_classes_alike: Mapping[str, tuple[float | None, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZooPair:
+    """What one model knows beside another: `complementarity.pair_rows`."""
+
+    teacher: str
+    student: str
+    rho_pos: float
+    rho_neg: float
+    agreement: float
+    error_correlation: float | None
+    oracle_accuracy: float
+    ensemble_accuracy: float
+    partition_gain: float
+    partition_gain_unsupervised: float
+    rho_pos_low: float
+    rho_pos_high: float
+    rho_pos_independent: float
+    accuracy_difference: float
+    mcnemar_p: float
+    flip_entropy: float
+    rank_rho_pos: int
+    rank_partition_gain: int
+    rank_partition_gain_unsupervised: int
+    top_classes_similarity: Mapping[str, tuple[float | None, ...]] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """The images of a job."""
+
+    name: str
+    measured: str  # the data set of tune and validation
+    train: int
+    validation: int
+    skipped: Mapping[str, int]  # images that do not decode, by split
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """What all jobs say, and all that a pretrain job says."""
+
+    job: str
+    runs: tuple[Run, ...]
+    objectives: Mapping[str, Mapping[str, float]]  # `measures.of_objectives`
+    models: Mapping[str, Model]
+    pairs: tuple[Any, ...]  # what is known about pairs of models; of each job its own kind
+    classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    data: Data
+    environment: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferResults(Results):
+    """What a transfer says."""
+
+    models: Mapping[str, TransferModel]
+    pairs: tuple[Pair, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComplementarityResults(Results):
+    """What a complementarity job says; analysis/complementarity.py and transfers.py make it."""
+
+    models: Mapping[str, ZooModel]
+    pairs: tuple[ZooPair, ...]
+    similarity_of_all: float | None
+    expertise: Mapping[str, Any]
+    controls: Mapping[str, Any]
+    transfers: Mapping[str, Any]
+
+
+RESULTS = {
+    "pretrain": Results,
+    "transfer": TransferResults,
+    "complementarity": ComplementarityResults,
+}
+
+
+def read(data: Mapping[str, Any] | Results) -> Results:
+    """What results.json holds, as the record of its job; a record is returned as it is.
+
+    ValueError if the job is none of RESULTS, or a field is missing or unknown.
+    """
+    if isinstance(data, Results):
+        return data
+    if data.get("job") not in RESULTS:
+        raise ValueError(f"results.json is of the job '{data.get('job')}', not {list(RESULTS)}.")
+    return from_json(RESULTS[data["job"]], data)
+
+
+def from_json(cls: type[_T], data: Mapping[str, Any]) -> _T:
+    """A record of what `to_json` gave; ValueError if a field is missing or unknown."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values, unknown = dict(data), sorted(set(data) - set(fields))
+    if "rest" in fields:
+        names = fields["rest"].metadata["names"]
+        rest = {name: values.pop(name) for name in unknown if re.fullmatch(names, name)}
+        values["rest"], unknown = rest, [name for name in unknown if name not in rest]
+    required = [name for name, field in fields.items() if _required(field)]
+    if missing := [name for name in required if name not in data]:
+        raise ValueError(f"{cls.__name__} in results.json lacks {', '.join(missing)}.")
+    if unknown:
+        raise ValueError(f"{cls.__name__} in results.json has unknown {', '.join(unknown)}.")
+    kinds = typing.get_type_hints(cls)
+    return cls(**{name: _of_kind(kinds[name], value) for name, value in values.items()})
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """The record as results.json holds it: of dicts, lists, strings and numbers."""
+    found = {}
+    for field in dataclasses.fields(record):
+        value = _plain(getattr(record, field.name))
+        found |= value if field.name == "rest" else {field.name: value}
+    return found
+
+
+def _required(field: dataclasses.Field) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+def _of_kind(kind: Any, value: Any) -> Any:
+    """The JSON value as its field's type says: a record or a tuple where JSON has none."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        kinds = [one for one in args if one is not types.NoneType]
+        return value if value is None else _of_kind(kinds[0], value)
+    if dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else from_json(kind, value)
+    if origin is tuple:
+        return tuple(_of_kind(args[0], one) for one in value) if args else tuple(value)
+    if origin is Mapping:
+        return {name: _of_kind(args[1], one) for name, one in value.items()}
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_json(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value
