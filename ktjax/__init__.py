@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0"  # setup.py reads it here
 
 
-# name -> the module that it is, or that has it under another name
+# name -> (module, what it is called there; None: the module itself)
 _LAZY = {
     "load_model": ("ktjax.models", "load"),
     "export_model": ("ktjax.models.checkpoints.weights", "export"),

@@ -1,10 +1,10 @@
 """Random augmentation on the device: a view of an image is a function of (seed, view, index) alone.
 
 So a later pass, a resumed run or another number of devices sees the same pixels. What goes in and
-comes out is uint8: every model normalises its own input. Each operation rounds, as Pillow's do, so
-that its sums are of whole numbers: their bits depend on no order, and on no size of the batch.
+comes out is uint8: every model normalizes its own input. Each operation rounds, as Pillow's do, so
+that its sums are of whole numbers: their bits depend neither on order nor on the batch size.
 
-Random crops are the pipeline's: what is cut away need not be decoded.
+Random crops are made by the data pipeline: what is cut away need not be decoded.
 """
 
 import functools
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 # augment(image_BxHxWx3, index_B, view) -> image_BxHxWx3, all uint8
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# what is done to one image: (key, image_HxWx3) -> image_HxWx3, uint8
+# What is done to one image: (key, image_HxWx3) -> image_HxWx3, uint8
 Operation = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -47,7 +47,7 @@ def grayscale(image_HxWx3: jax.Array) -> jax.Array:
     return jnp.broadcast_to(luma.astype(jnp.uint8), image_HxWx3.shape)
 
 
-def solarise(image_HxWx3: jax.Array) -> jax.Array:
+def solarize(image_HxWx3: jax.Array) -> jax.Array:
     """Values of 128 and above are inverted."""
     return jnp.where(image_HxWx3 < 128, image_HxWx3, 255 - image_HxWx3)
 
@@ -93,7 +93,7 @@ def gaussian_blur(image_HxWx3: jax.Array, sigma: jax.Array, *, radius: int) -> j
     return _whole(x)
 
 
-def distort_colour(
+def distort_color(
     key: jax.Array,
     image_HxWx3: jax.Array,
     *,
@@ -102,13 +102,13 @@ def distort_colour(
     saturation: float,
     hue: float,
 ) -> jax.Array:
-    """SimCLR's colour distortion (Chen et al. 2020, appendix A), in random order.
+    """SimCLR's color distortion (Chen et al. 2020, appendix A), in random order.
 
     Args:
-      key: of factors and order.
+      key: draws the factors and the order.
       image_HxWx3: uint8.
-      brightness, contrast, saturation: factors are uniform within so much of 1.
-      hue: the turn is uniform within so much of 0.
+      brightness, contrast, saturation: a factor is uniform within this distance of 1.
+      hue: the turn is uniform within this distance of 0.
     """
     order_key, amount_key = jax.random.split(key)
     width_4 = jnp.array([brightness, contrast, saturation, hue])
@@ -151,24 +151,24 @@ def _sometimes(*steps: tuple[float, Operation]) -> Operation:
     return apply
 
 
-_mirror, _grayscale, _solarise = map(_ignoring_key, (mirror, grayscale, solarise))
-_full = functools.partial(distort_colour, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
-_half = functools.partial(distort_colour, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
-_quarter = functools.partial(distort_colour, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
+_mirror, _grayscale, _solarize = map(_ignoring_key, (mirror, grayscale, solarize))
+_full = functools.partial(distort_color, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
+_half = functools.partial(distort_color, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+_quarter = functools.partial(distort_color, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
 
-# name -> what is done to one image. From `minimal` on those of the paper (protocol in section 5,
-# probabilities and strengths from the authors' code, distillation/data.py). There `vicreg` is
-# `weak`, but for a range of crops that nothing reads; here it has the blur that VICReg has, and
-# that the authors' config/augmentations/vicreg.yaml lists.
+# name -> what is done to one image. Those from `minimal` on are the paper's (the protocol is in
+# section 5, probabilities and strengths in the authors' code, distillation/data.py). In that code
+# `vicreg` equals `weak`, except for a range of crops that nothing reads; here it has the blur that
+# VICReg has, and that the authors' config/augmentations/vicreg.yaml lists.
 RECIPES: dict[str, Operation] = {
     "none": lambda key, image: image,
     "shift_colour": shift_colour,
     "minimal": _sometimes((0.5, _mirror)),
     "very_weak": _sometimes((0.5, _mirror), (0.8, _quarter), (0.1, _grayscale)),
-    "weak": _sometimes((0.5, _mirror), (0.8, _half), (0.2, _grayscale), (0.1, _solarise)),
+    "weak": _sometimes((0.5, _mirror), (0.8, _half), (0.2, _grayscale), (0.1, _solarize)),
     "default": _sometimes((0.5, _mirror), (0.8, _full), (0.2, _grayscale)),
     "vicreg": _sometimes(
-        (0.5, _mirror), (0.8, _half), (0.2, _grayscale), (0.5, blur), (0.1, _solarise)
+        (0.5, _mirror), (0.8, _half), (0.2, _grayscale), (0.5, blur), (0.1, _solarize)
     ),
 }
 

@@ -160,7 +160,7 @@ def grayscale(image):
     return luma(image)[..., None].repeat(3, axis=2)
 
 
-def solarise(image):
+def solarize(image):
     return np.where(image >= 128, 255 - image, image)
 
 
@@ -195,7 +195,7 @@ def test_adjustments_are_what_their_definitions_say(name):
     [
         (augment.mirror, np.fliplr),
         (augment.grayscale, grayscale),
-        (augment.solarise, solarise),
+        (augment.solarize, solarize),
     ],
 )
 def test_changes_without_an_amount(change, expected):
@@ -216,7 +216,7 @@ STEPS = {
         (0.5, "mirror", None),
         (0.8, "colour", (0.4, 0.4, 0.2, 0.1)),
         (0.2, "grayscale", None),
-        (0.1, "solarise", None),
+        (0.1, "solarize", None),
     ],
     "default": [
         (0.5, "mirror", None),
@@ -228,10 +228,10 @@ STEPS = {
         (0.8, "colour", (0.4, 0.4, 0.2, 0.1)),
         (0.2, "grayscale", None),
         (0.5, "blur", None),
-        (0.1, "solarise", None),
+        (0.1, "solarize", None),
     ],
 }
-CHANGES = {"mirror": np.fliplr, "grayscale": grayscale, "solarise": solarise}
+CHANGES = {"mirror": np.fliplr, "grayscale": grayscale, "solarize": solarize}
 
 
 @functools.partial(jax.jit, static_argnums=1)

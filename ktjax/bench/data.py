@@ -2,7 +2,7 @@
 
 The files are like ImageNet's: 500 x 375 pixels, quality 90, some 80 kB. All three read them, decode
 them, crop and resize them antialiased, and stack batches, on the same cores: for evaluation the
-shorter side to 256 and the centre of 224, for training a random crop resized to 224, both bicubic.
+shorter side to 256 and the center of 224, for training a random crop resized to 224, both bicubic.
 """
 
 import functools
@@ -24,7 +24,7 @@ from ktjax.batches import eval_batches
 from ktjax.data import pipeline, sources
 from ktjax.experiment import workdir
 
-_OF_MACHINE = ("platform", "cpu_cores", "python", "jax", "numpy")
+_MACHINE = ("platform", "cpu_cores", "python", "jax", "numpy")
 _HEIGHT, _WIDTH = 375, 500
 _SIZE, _CROP_PCT = 224, 0.875
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -42,12 +42,12 @@ def run(*, images: int, photos: int, batch_size: int, rounds: int, seed: int = 0
       photos: how many of them are different; the others are copies.
       batch_size: images.
       rounds: passes of each loader.
-      seed: of the images.
+      seed: decides what the images show.
 
     Returns:
-      Of each transform and loader the images per second, for ours also of each core, and how many
-      times as fast as another loader ours was; all of the fastest pass, since other work on the
-      machine only slows. A loader whose library cannot be imported has the reason instead.
+      For each transform and loader the images per second, for ours also per core, and how many
+      times as fast as each other loader ours was. All are from the fastest pass, since other work
+      on the machine can only slow it. A loader that cannot be imported has the reason instead.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found: dict[str, Any] = {"images": images, "batch_size": batch_size, "cores": cores}
@@ -69,14 +69,13 @@ def run(*, images: int, photos: int, batch_size: int, rounds: int, seed: int = 0
             for name in passes.keys() - {"ktjax"}:
                 found[f"{transform}_times_{name}"] = seconds[name] / seconds["ktjax"]
     environment = workdir.environment()
-    return found | {name: environment[name] for name in _OF_MACHINE}
+    return found | {name: environment[name] for name in _MACHINE}
 
 
 def photo(rng: np.random.Generator, *, height: int, width: int) -> np.ndarray:
     """A made-up image with the statistics of a photograph, uint8 [height, width, 3].
 
-    Its amplitudes fall as 1 / frequency, its channels are much alike, and things with edges lie on
-    top of one another.
+    Its amplitudes fall as 1 / frequency, its channels are similar, and objects with edges overlap.
     """
     down, right = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     frequency = np.hypot(down, right)
@@ -117,7 +116,7 @@ def _write(folder: Path, images: int, photos: int, seed: int) -> list[str]:
 
 
 def _time(passes: dict[str, Pass], images: int, rounds: int, transform: str) -> dict[str, float]:
-    """Seconds of the fastest pass of each loader; they take turns."""
+    """Seconds of each loader's fastest pass; the loaders take turns."""
     seconds = dict.fromkeys(passes, math.inf)
     for number in progress.bar(range(rounds + 1), desc=transform, leave=False):
         for name, start_pass in passes.items():
@@ -148,13 +147,13 @@ def _ktjax(files: list[str], transform: str, batch_size: int, cores: int) -> Pas
 
     def batches() -> Iterable[np.ndarray]:
         for batch in eval_batches(stream, batch_size=batch_size, view=view):
-            yield batch["image"][: batch["mask"].sum()]  # what pads stands at the end
+            yield batch["image"][: batch["mask"].sum()]  # padding stands at the end
 
     return batches
 
 
 class _Files:
-    """What a DataLoader asks for."""
+    """A data set as torch's DataLoader wants it."""
 
     def __init__(self, files: list[str], transform: Callable[[Image.Image], Any]):
         self.files = files

@@ -1,6 +1,6 @@
 """Every ordered pair of a made-up zoo: seconds, memory, and a NumPy loop over pairs beside it.
 
-How long it takes does not depend on what the models answer, only on how many there are.
+The time depends only on how many models there are, not on what they answer.
 """
 
 import resource
@@ -14,16 +14,16 @@ import numpy as np
 from ktjax.analysis import flips, pairs
 from ktjax.experiment import workdir
 
-_OF_MACHINE = ("platform", "cpu_cores", "python", "jax", "numpy")
+_MACHINE = ("platform", "cpu_cores", "python", "jax", "numpy")
 
 
 def run(*, models: int, samples: int, classes: int, naive_pairs: int, seed: int = 0) -> dict:
     """Measures `pairs.measure`, `flips_per_class` and `flip_entropy`, and a loop over some pairs.
 
     Returns:
-      Seconds, of all pairs and of one; the peak memory of the process up to there, in MB; how many
-      times as long the loop takes for a pair; and the largest difference between the two, in
-      percent of the samples or in points, which has to be 0 but for rounding.
+      Seconds for all pairs and for one; the peak memory of the process up to then, in MB; how many
+      times as long the loop takes per pair; and the largest difference between the results of
+      both, in percent of the samples or in points, which has to be 0 but for rounding.
     """
     zoo, label_N = _make_zoo(models, samples, classes, seed)
     num_pairs = models * (models - 1)
@@ -72,12 +72,12 @@ def run(*, models: int, samples: int, classes: int, naive_pairs: int, seed: int 
             for of_C, (t, s) in zip(naive_flips, some, strict=True)
         ),
         "devices": ", ".join(device.device_kind for device in jax.local_devices()),
-        **{name: environment[name] for name in _OF_MACHINE},
+        **{name: environment[name] for name in _MACHINE},
     }
 
 
 def _make_zoo(models, samples, classes, seed):
-    """What `pairs.measure` takes, and the labels. A row at a time: float64 takes room."""
+    """The arguments of `pairs.measure`, and the labels. Made row by row to save memory."""
     rng = np.random.default_rng(seed)
     label_N = rng.integers(0, classes, samples)
     correct_MxN = np.empty((models, samples), bool)
@@ -93,7 +93,7 @@ def _make_zoo(models, samples, classes, seed):
 
 
 def _naive(zoo, t, s):
-    """The measures of one pair, as one would write them down."""
+    """The measures of one pair, written down as they are defined."""
     teacher_N, student_N = (zoo["correct_MxN"][m] for m in (t, s))
     rho = flips.rho(teacher_correct_N=teacher_N, student_correct_N=student_N)
     accuracy = student_N.mean()
@@ -121,6 +121,6 @@ def _naive_per_class(zoo, label_N, classes, t, s):
 
 
 def _peak_mb():
-    """The most memory that this process has held so far."""
+    """The most memory, in MB, that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)  # kilobytes, but for macOS

@@ -12,10 +12,10 @@ from ktjax.data import folders, sources
 from ktjax.data.sources import Source
 
 _FOLDER, _TFDS = "folder:", "tfds:"
-_SEED = 1234  # of what is held out, where a data set has no such split
+_SEED = 1234  # decides what is held out where a data set lacks a split
 _HELD_OUT = 0.2
 _MINIVAL = 0.1
-SPLITS = ("train", "tune", "validation")  # of a Dataset
+SPLITS = ("train", "tune", "validation")  # the fields of a Dataset
 
 
 class Dataset(NamedTuple):
@@ -28,8 +28,8 @@ class Dataset(NamedTuple):
       validation: for reporting only.
       classes: the names of the classes, in label order.
       groups: for each class the name of its semantic group; all the same where there are none.
-      measured: the name of the data set that tune and validation are of.
-      skipped: split -> what is wrong with images that were left out.
+      measured: the name of the data set that tune and validation come from.
+      skipped: split -> a sentence about each image that was left out.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Dataset(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What there is of a data set: `train`, `tune`, `validation`, or `all` to be parted."""
+    """The splits that a data set comes with: `train`, `tune`, `validation`, or only `all`."""
 
     splits: dict[str, Source]
     classes: tuple[str, ...]  # empty where nothing is labelled
-    groups: tuple[str, ...]  # as of Dataset
+    groups: tuple[str, ...]  # as in Dataset
 
 
 class Known(NamedTuple):
@@ -129,7 +129,7 @@ def load(
         a pool of images without labels.
       minival: the share of each class of train that is held out as tune, where there is none.
       train_fraction: the share of each class of train that is learned from, to one sample.
-      subset_seed: of that subset.
+      subset_seed: decides which samples these are.
 
     Raises:
       ValueError: no such data set, with where it comes from; or splits that cannot be.
@@ -155,7 +155,7 @@ def load(
 
 
 def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
-    """As `load`, for who reads validation alone: where there is nothing else, the rest is empty."""
+    """Like `load`, for callers that only read validation: train and tune may then be empty."""
     parts = _open(name, data_dir)
     if set(parts.splits) == {"validation"}:
         validation = parts.splits["validation"]
@@ -169,7 +169,7 @@ def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
 def _part(
     name: str, splits: Mapping[str, Source], classes: Sequence[str], *, minival: float
 ) -> tuple[Source, np.ndarray, Source, Source]:
-    """A pool, the positions in it that are train, tune and validation."""
+    """(pool, which positions in it are train, tune, validation)."""
     if "all" in splits:
         pool = splits["all"]
         if not pool.labelled:
@@ -213,7 +213,7 @@ def _open(name: str, data_dir: str | None) -> Parts:
     check(name)
     if name.startswith(_FOLDER):
         return _of_folder(Path(name.removeprefix(_FOLDER)))
-    # TFDS takes a third of a second to import, for nobody who reads folders.
+    # TFDS takes a third of a second to import, which those who read folders are spared.
     import tensorflow_datasets as tfds
 
     if name == "glyphs":
@@ -228,7 +228,7 @@ def _open(name: str, data_dir: str | None) -> Parts:
     candidates = (DATASETS[name].tfds, name) if known else (name.removeprefix(_TFDS),)
     for candidate in candidates:
         try:
-            # From what lies there, whether TFDS has code for it or not.
+            # Reads what is on the disk, whether or not TFDS has code for the data set.
             builder = tfds.core.read_only_builder.builder_from_files(candidate, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError:
             continue

@@ -51,7 +51,7 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     if final.exists():
         raise ValueError(f"'{final}' exists: delete it, or take another name.")
     found = folders.read(folder)
-    # TFDS wants a class where there is none.
+    # TFDS asks for at least one class.
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -96,7 +96,7 @@ def _write(template, features, folder: Path, listed: folders.Listed):
     with bar:
         for shard, number in enumerate(numbers):
             path = template.sharded_filepath(shard_index=shard, num_shards=len(numbers))
-            # A record for each group: any is read alone.
+            # One record per group, so that each can be read alone.
             writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
             for i in order[shard_of == number]:
                 example = {

@@ -1,7 +1,7 @@
 """Encoded images -> uint8 [H, W, 3] of the size that a batch wants, on the host.
 
-JPEGs are decoded by simplejpeg, to the bits that Pillow gives, in two thirds of its time; what it
-refuses (CMYK, damaged files) and other formats are Pillow's. Resizing has Pillow's bits too: the
+simplejpeg decodes JPEGs to the same bits as Pillow, in two thirds of the time. Pillow decodes what
+simplejpeg refuses (CMYK, damaged files), and other formats. Resizing has Pillow's bits too: the
 models were trained and are scored with them. An orientation in EXIF is not applied, as in timm.
 """
 
@@ -15,7 +15,8 @@ from PIL import Image
 
 from ktjax.data import resize
 
-# What claims to be larger is an attack, or damaged: it would be allocated before it is found out.
+# A file that claims to be larger is an attack, or damaged. It is refused before that much memory is
+# allocated for it.
 _MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 
@@ -26,7 +27,7 @@ class DecodeError(ValueError):
 def decode(encoded: bytes) -> np.ndarray:
     """A JPEG, PNG or whatever Pillow reads as uint8 [H, W, 3]; alpha is dropped, as timm does.
 
-    Of 16-bit images the higher byte is kept.
+    16-bit images keep their higher byte.
 
     Raises:
       DecodeError: with the reason.
@@ -37,9 +38,9 @@ def decode(encoded: bytes) -> np.ndarray:
 def eval_crop(
     image_HxWx3: np.ndarray, *, size: tuple[int, int], crop_pct: float, interpolation: str
 ) -> np.ndarray:
-    """The centre of an image as uint8 [h, w, 3], bit for bit as timm's transform for evaluation.
+    """The center of an image as uint8 [h, w, 3], bit for bit as timm's transform for evaluation.
 
-    The image is resized until it just covers `size / crop_pct`, then its centre is cut out.
+    The image is resized until it just covers `size / crop_pct`, then its center is cut out.
 
     Args:
       image_HxWx3: uint8.
@@ -82,7 +83,7 @@ def random_resized_crop(
     Args:
       encoded: the image.
       size: height and width of the result.
-      generator: what the part is drawn with.
+      generator: draws the part.
       scale, ratio: see `draw_crop`.
       interpolation: nearest, bilinear or bicubic.
 
@@ -116,11 +117,11 @@ def draw_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a part of an image, by the law of torchvision's crops.
+    """Top, left, height and width of a part of an image, drawn as torchvision draws its crops.
 
     Its area is uniform between the two shares of `scale`, the logarithm of width / height between
     those of `ratio`; what does not fit is drawn again, up to ten times. Then it is the largest
-    centred part whose ratio is within the bounds.
+    centered part whose ratio is within the bounds.
     """
     for _ in range(10):
         area = height * width * generator.uniform(*scale)
@@ -139,7 +140,7 @@ def draw_crop(
 
 
 def _jpeg_shape(encoded: bytes) -> tuple[int, int] | None:
-    """Height and width; None: not for simplejpeg."""
+    """Height and width; None: simplejpeg cannot decode it."""
     if not encoded.startswith(b"\xff\xd8"):
         return None
     try:
@@ -150,7 +151,7 @@ def _jpeg_shape(encoded: bytes) -> tuple[int, int] | None:
 
 
 def _decode(encoded: bytes, *, shrink: int) -> np.ndarray:
-    """As `decode`; a JPEG is decoded at a `shrink`-th of its size, rounded up."""
+    """Like `decode`, but a JPEG is decoded at a `shrink`-th of its size, rounded up."""
     shape = _jpeg_shape(encoded)
     if shape is not None:
         least = [math.ceil(side / shrink) for side in shape]
@@ -171,7 +172,7 @@ def _decode(encoded: bytes, *, shrink: int) -> np.ndarray:
     except Exception as error:
         raise DecodeError(str(error).rstrip(".") or type(error).__name__) from error
     if image.mode.startswith("I;16"):
-        # Pillow would cut off what is above 255. Of 16-bit colours it keeps the higher byte itself.
+        # Pillow would cut off what is above 255. Of 16-bit colors it keeps the higher byte itself.
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if "transparency" in image.info:
         image = image.convert("RGBA")

@@ -1,6 +1,6 @@
 """Folders of image files: one directory per class, flat and unlabelled, or as archives unpack.
 
-What the archives of CUB-200-2011, Stanford Cars, DomainNet and ImageNet hold is recognised by the
+What the archives of CUB-200-2011, Stanford Cars, DomainNet and ImageNet hold is recognized by the
 lists that lie beside their images.
 """
 
@@ -73,7 +73,7 @@ def read(folder: Path) -> Folder:
 
 
 def _is_class(folder: Path, splits: list[Path]) -> bool:
-    """Whether the only one called like a split is a class, as the trains beside buses are."""
+    """Whether the one folder with the name of a split is a class, such as trains beside buses."""
     if len(splits) > 1 or not _images(splits[0], folder)[0]:
         return False
     known = {name for names in SPLIT_NAMES.values() for name in names}
@@ -92,7 +92,7 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
             labels += [len(classes)] * len(images)
             classes.append(directory.name)
             files += images
-    if left_out:  # maybe a data set without them is not what was meant
+    if left_out:  # the user may not have meant a data set without them
         _LOG.warning(
             "%d images are left out, as they are neither PNG nor JPEG: %s, for one.",
             *(len(left_out), root / min(left_out)),
@@ -112,7 +112,7 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
 
 
 def _images(folder: Path, root: Path) -> tuple[list[str], list[str]]:
-    """The images of a directory, and those of other formats than ours: names below the root."""
+    """Names below the root of the images in a directory: those we read, those of other formats."""
     paths = list(_seen(folder))  # listed once: a network's file system takes its time
     ours, others = (
         sorted(str(path.relative_to(root)) for path in paths if path.suffix.lower() in extensions)
@@ -122,14 +122,14 @@ def _images(folder: Path, root: Path) -> tuple[list[str], list[str]]:
 
 
 def _seen(folder: Path) -> Iterator[Path]:
-    """What is not hidden: macOS and notebooks leave `._1.jpg` and `.ipynb_checkpoints` behind."""
+    """Files that are not hidden: macOS and notebooks leave `._1.jpg`, `.ipynb_checkpoints`."""
     return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _of_rows(
     folder: Path, rows: Iterable[tuple[str, str, int]], classes: tuple[str, ...]
 ) -> Folder:
-    """From (split, file, label) of every image; ValueError names a file that is not there."""
+    """A Folder of these (split, file, label); ValueError names a file that is not there."""
     splits: dict[str, tuple[list[str], list[int]]] = {}
     for split, file, label in rows:
         if not (folder / file).is_file():
@@ -162,9 +162,9 @@ def _birds(folder: Path) -> Folder | None:
 
 
 def _cars(folder: Path) -> Folder | None:
-    """Stanford Cars: annotations as MATLAB files, of which the labels of the test images came late.
+    """Stanford Cars: annotations as MATLAB files.
 
-    These lie in the folder itself, as the authors' page had them.
+    The labels of the test images were published later, as a file that lies beside the others.
     """
     devkit = folder / "devkit"
     if not (devkit / "cars_meta.mat").is_file():

@@ -1,6 +1,6 @@
 """The embedded data set: 100 characters of six scripts, drawn from the fonts that matplotlib ships.
 
-It needs no download, so that every claim of this project can be tried anywhere: 24x24 colour images
+It needs no download, so that every claim of this project can be tried anywhere: 24x24 color images
 of digits, Latin, Greek and Cyrillic letters and mathematical symbols, warped, textured, occluded,
 blurred and noisy enough that small networks differ in what they know. The scripts are real semantic
 groups, so areas of expertise (paper section 3) can be read off them.
@@ -162,7 +162,7 @@ def render(indices: np.ndarray, *, unseen_fonts: bool) -> tuple[np.ndarray, np.n
     texture = uniform(0, 0.12) * np.sin(uniform(-9, 9) * x0 + uniform(-9, 9) * y0)
     image = back + (front - back) * light + texture[..., None]
 
-    # Occlusion by a bar of the background's colour.
+    # Occlusion by a bar of the background's color.
     bar_angle, bar_at, bar_width = uniform(0, 3.14), uniform(-0.9, 0.9), uniform(0, 0.13)
     bar = np.abs(np.cos(bar_angle) * x0 + np.sin(bar_angle) * y0 - bar_at) < bar_width
     image = np.where(bar[..., None], back, image)

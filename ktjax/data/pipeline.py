@@ -2,7 +2,7 @@
 
 A split is decoded once and kept, if it is small, or decoded anew for every batch, if it is not;
 batches are the same. The order of an epoch is addressed by the step, and the view of an image by
-(seed, view, index), so a resumed run needs to know nothing but its step.
+(seed, view, index), so a resumed run needs to know only its step.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ class Reading(NamedTuple):
     size: int  # side in pixels
     crop_pct: float = 1.0  # share of the shorter side that is kept, in timm's terms
     interpolation: str = "bicubic"
-    # Share of the area that a view of training shows, least and most; None: views are the images
-    # of evaluation.
+    # Least and most share of the area that a view for training shows; None: views are the same
+    # images as for evaluation.
     crop_scale: tuple[float, float] | None = None
     cache_gb: float = 2.0  # a split up to this size, decoded, is kept in memory
-    threads: int = 16  # of each process that decodes
-    processes: int = 0  # that decode, for training; 0: this one does
+    threads: int = 16  # in each process that decodes
+    processes: int = 0  # how many decode for training; 0: this one does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,19 +121,19 @@ class Stream:
                     "images are left out."
                 ) from error
 
-        # What pads a batch is an image repeated: decoded once.
+        # A batch is padded with one image repeated, which is decoded once.
         _, first, same_B = np.unique(index_B, return_index=True, return_inverse=True)
         threads = self.reading.threads * max(1, self.reading.processes)
         list(_pool(threads).map(one, first.tolist()))
         return images if len(first) == len(index_B) else images[first[same_B]]
 
 
-# What batches are made of.
+# Either kind of split; batches are made of it.
 Split = Images | Stream
 
 
 class Splits(NamedTuple):
-    """The splits of a data set, as batches are made of them."""
+    """The splits of a data set, ready to make batches of."""
 
     train: Split
     tune: Split
@@ -146,7 +146,7 @@ def _undecodable(source: Source, index: int, error: decode.DecodeError) -> str:
 
 @functools.cache
 def _pool(threads: int) -> futures.ThreadPoolExecutor:
-    """The threads that decode: of this process, and all its splits."""
+    """The threads that decode all splits of this process."""
     return futures.ThreadPoolExecutor(threads, "decode")
 
 
@@ -171,7 +171,7 @@ def open_split(source: Source, reading: Reading, *, name: str) -> Split:
 
 
 def read_splits(dataset: Dataset, reading: Reading) -> Splits:
-    """train, tune and validation; only of train are there views."""
+    """train, tune and validation; only train is cropped at random."""
     whole = reading._replace(crop_scale=None)
     return Splits(
         train=open_split(dataset.train, reading, name=f"{dataset.name} train"),
@@ -181,9 +181,9 @@ def read_splits(dataset: Dataset, reading: Reading) -> Splits:
 
 
 def decodable(source: Source, *, threads: int, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decodes every image: positions of those that can be, a sentence about each that cannot.
+    """(positions of the images that decode, a sentence about each that does not).
 
-    Done once and beforehand, so that batches stay a function of the step, and predictions exact.
+    Tried once and beforehand, so that batches stay a function of the step, and predictions exact.
     """
 
     def one(index: int) -> str | None:
@@ -212,10 +212,11 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Endless shuffled batches from `first_step` on; every image at most once per epoch.
 
-    Of each batch only the `rows` are made: what other processes make has the same order.
+    Only the `rows` of each batch are made. Other processes, which make the others, have the same
+    order.
 
-    An epoch has `len(images) // batch_size` steps: what does not fill a batch waits for an epoch
-    whose order puts it elsewhere. The view of an image is the number of the epoch.
+    An epoch has `len(images) // batch_size` steps: images that do not fill a batch wait for an
+    epoch in which they stand elsewhere. The view of an image is the number of the epoch.
     """
     steps = len(images) // batch_size
 
@@ -241,7 +242,7 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def grouped(single: Iterator[Batch], sizes: Iterable[int]) -> Iterator[Batch]:
-    """So many batches at a time, stacked along a new first axis."""
+    """Groups of batches of these sizes, each stacked along a new first axis."""
     for size in sizes:
         group = list(itertools.islice(single, size))
         yield {name: np.stack([batch[name] for batch in group]) for name in group[0]}
@@ -251,7 +252,7 @@ def _in_processes(
     batch: Callable[[int], Batch], numbers: range, *, processes: int
 ) -> Iterator[Batch]:
     """The batches of these numbers, in order, some of them ahead, made by other processes."""
-    # Takes a quarter of a second to import, for nobody who only decodes.
+    # Grain takes a quarter of a second to import, which those who only decode are spared.
     import grain
 
     # Grain's elements are whole batches, so its workers share these and lose no image.
@@ -265,7 +266,7 @@ def _in_processes(
 
 
 def _told(made: Iterable[Batch]) -> Iterator[Batch]:
-    """The same; ChildProcessError where a process is gone that was to make them."""
+    """The same batches; raises ChildProcessError if a process that makes them is gone."""
     iterator = iter(made)
     try:
         yield from iterator
@@ -281,7 +282,7 @@ def _told(made: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _follow_parent(worker: int, workers: int) -> None:
-    """A process that decodes ends with the one it decodes for, however that ends, and not before.
+    """Makes a process that decodes end when its parent ends, in whatever way, and not before.
 
     Ctrl-C and schedulers signal all processes; the parent wants batches until it has saved.
     """

@@ -14,23 +14,26 @@ from typing import Any
 import numba
 import numpy as np
 
-_BITS = 22  # what is left of 32 beside 8 of the pixel, and 2 for sums outside of its range
+_BITS = 22  # 32 less the 8 of a pixel, and 2 for sums outside of its range
 _HALF = np.int32(1 << (_BITS - 1))
 _BLOCK = 64  # rows that are transposed together, and stay in the cache meanwhile
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """By Numba at its first call, to run without the interpreter's lock; kept for other runs."""
+    """Lets Numba compile a function when it is first called, and keep the result for other runs.
+
+    It runs without the interpreter's lock.
+    """
     njit = functools.partial(numba.njit, nogil=True)
     try:
         return njit(cache=True)(function)
-    except RuntimeError:  # nothing can be written: compiled by every process anew
+    except RuntimeError:  # nothing can be written: every process compiles it anew
         return njit()(function)
 
 
 @_compiled
 def weights(pixels, low, high, places, first, count, reach):
-    """Along one axis, of `count` places: the first pixel, how many, their weights (integers)."""
+    """For `count` places along an axis: the first pixel, how many there are, integer weights."""
     low, high = np.float32(low), np.float32(high)  # Pillow's precision
     step = np.float64(high - low) / places
     coarser = max(step, 1.0)
@@ -40,12 +43,12 @@ def weights(pixels, low, high, places, first, count, reach):
     weight = np.zeros((count, math.ceil(support) * 2 + 1), np.int32)
     share = np.empty(weight.shape[1])
     for i in range(count):
-        centre = low + (first + i + 0.5) * step
-        start[i] = max(0, int(centre - support + 0.5))
-        length[i] = min(pixels, int(centre + support + 0.5)) - start[i]
+        center = low + (first + i + 0.5) * step
+        start[i] = max(0, int(center - support + 0.5))
+        length[i] = min(pixels, int(center + support + 0.5)) - start[i]
         total = 0.0
         for j in range(length[i]):
-            x = abs((start[i] + j - centre + 0.5) * (1.0 / coarser))
+            x = abs((start[i] + j - center + 0.5) * (1.0 / coarser))
             if reach == 1.0:
                 share[j] = max(0.0, 1.0 - x)
             elif x < 1.0:
@@ -81,7 +84,7 @@ def _sum_rows(image_HxWx3, start_h, length_h, weight_hxT):
 
 @_compiled
 def resample(image_HxWx3, down_start, down_length, down, across_start, across_length, across):
-    """Both passes; each axis as `weights` has it."""
+    """Both passes; each axis is given by what `weights` returns for it."""
     top, bottom = down_start[0], down_start[-1] + down_length[-1]
     left, right = across_start[0], across_start[-1] + across_length[-1]
     columns = len(across)

@@ -3,7 +3,7 @@
 The sums themselves are in resample.py.
 
 Rows come first, always. Pillow 13 begins with the columns where the height shrinks by more than
-twice of what the width does; that rounds some values otherwise than all versions before it, with
+twice as much as the width. That rounds some values differently from all earlier versions, with
 which the models were trained and scored.
 """
 
@@ -31,9 +31,9 @@ def resize(
       image_HxWx3: uint8.
       size: height and width of the grid.
       interpolation: nearest, bilinear or bicubic.
-      box: top, left, bottom and right of what the grid lies on, in pixels of the image; None: all
-        of it. A filter reaches beyond it.
-      crop: top, left, height and width of what is wanted of the grid; None: all of it.
+      box: top, left, bottom and right of the part that the grid covers, in pixels of the image;
+        None: all of it. Filters also read pixels beyond it.
+      crop: top, left, height and width of the part of the grid that is wanted; None: all of it.
 
     Returns:
       uint8 [h, w, 3], of the height and width of `crop`, or else of `size`.
@@ -58,7 +58,7 @@ def resize(
         return np.asarray(resized)[
             first_row : first_row + rows, first_column : first_column + columns
         ]
-    # Numba takes a fifth of a second to import, for nobody who decodes nothing.
+    # Numba takes a fifth of a second to import, which those who resize nothing are spared.
     from ktjax.data import resample
 
     reach = _REACH[interpolation]

@@ -1,8 +1,8 @@
 """Test sets of ImageNet-1k's classes that are not ImageNet: how robust is what was learned?
 
-ImageNet-V2, ReaL, A, R and Sketch. A and R are about 200 of the classes; a model answers among
-these (Hendrycks et al. 2021, both). ReaL has several labels for an image, any of which is right,
-and none for some, which do not count (Beyer et al. 2020).
+ImageNet-V2, ReaL, A, R and Sketch. A and R have images of 200 of the classes, and a model answers
+with one of these (Hendrycks et al. 2021, both). In ReaL any of an image's several labels is right;
+images without a label do not count (Beyer et al. 2020).
 """
 
 import json
@@ -18,7 +18,7 @@ from ktjax.data.sources import Source, drawn
 
 
 class RobustnessSet(NamedTuple):
-    """Images, which answers are right, and which can be given."""
+    """Images, which answers to each are right, and which answers are allowed."""
 
     source: Source
     right_NxC: np.ndarray  # bool
@@ -102,7 +102,7 @@ def accuracy(robustness: RobustnessSet, logits_NxC: np.ndarray) -> float:
 
 
 def _of_folder(folder: Path, name: str, among: str, among_C: np.ndarray) -> RobustnessSet:
-    """A directory for each synset or, as in ImageNet-V2, for each number of a class."""
+    """Opens a folder with a directory for each synset or, as in ImageNet-V2, each class number."""
     found = folders.read(folder)
     known = {*imagenet.synsets(among), *map(str, np.flatnonzero(among_C))}
     strange = sorted({*found.classes} - known)
@@ -152,7 +152,7 @@ def _real(builder: object, split: str, among_C: np.ndarray) -> RobustnessSet:
 
 
 def _right(labels_of_N: Sequence[Sequence[int]], among_C: np.ndarray) -> np.ndarray:
-    """Which answers are right, of images with any number of labels: bool [N, C]."""
+    """Which answers are right for images with any number of labels: bool [N, C]."""
     right_NxC = np.zeros((len(labels_of_N), len(among_C)), bool)
     for right_C, labels in zip(right_NxC, labels_of_N, strict=True):
         right_C[np.asarray(labels, int)] = True
@@ -164,6 +164,6 @@ def _first(right_NxC: np.ndarray) -> np.ndarray:
 
 
 def _counted(source: Source, right_NxC: np.ndarray, among_C: np.ndarray) -> RobustnessSet:
-    """The images that have a right answer."""
+    """The set without images that have no right answer."""
     counted = np.flatnonzero(right_NxC.any(axis=1))
     return RobustnessSet(source, right_NxC, among_C).select(counted)

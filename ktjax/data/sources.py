@@ -51,7 +51,7 @@ class Source:
 
 
 def drawn(total: int, count: int) -> np.ndarray:
-    """`count` of so many positions (all, if there are fewer), sorted; the same every time."""
+    """`count` of `total` positions (all, if there are fewer), sorted; the same every time."""
     generator = np.random.Generator(np.random.Philox(key=[total, count]))
     return np.sort(generator.permutation(total)[:count])
 
@@ -67,9 +67,9 @@ def of_files(root: Path, files: Sequence[str], label_N: np.ndarray) -> Source:
 
 
 def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions kept and held out: of each class the same fraction, to one sample.
+    """(positions kept, positions held out): the same fraction of each class, to one sample.
 
-    At least one is held out, and one kept where there are two.
+    At least one sample of each class is held out, and one is kept if there are two.
     """
     counts = {
         label: max(1, min(round(size * fraction), size - 1))
@@ -82,10 +82,10 @@ def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.n
 def subset(
     label_N: np.ndarray, candidates: np.ndarray, *, fraction: float, seed: int
 ) -> np.ndarray:
-    """Positions among `candidates`: of each class, to one sample, a fraction of all it has.
+    """Some of the `candidates`: from each class a fraction of all its samples, to one sample.
 
-    Candidates are what is left of all N positions after others were held out, which does not make
-    the subset smaller unless nothing else is left of a class.
+    Candidates are the positions that are left after others were held out. That makes the subset
+    smaller only where a class has too few left.
     """
     counts = {label: max(1, round(size * fraction)) for label, size in _sizes(label_N).items()}
     return candidates[_draw(label_N[candidates], counts, seed=seed)]
@@ -97,7 +97,7 @@ def _sizes(label_N: np.ndarray) -> dict[int, int]:
 
 
 def _draw(label_N: np.ndarray, counts: Mapping[int, int], *, seed: int) -> np.ndarray:
-    """Sorted positions, so many of each class, or all that it has."""
+    """Sorted positions: from each class as many as `counts` says, or all that it has."""
     drawn = [np.zeros(0, np.int64)]
     by_class = np.argsort(label_N, kind="stable")
     labels, starts = np.unique(label_N[by_class], return_index=True)
@@ -112,7 +112,7 @@ def _draw(label_N: np.ndarray, counts: Mapping[int, int], *, seed: int) -> np.nd
 def from_tfds(builder: Any, split: str) -> Source:
     """A split of a prepared TFDS builder with `image` and `label`, read without TensorFlow.
 
-    Labels lie in the same records as images: they are read once and kept beside the records.
+    Labels are in the same records as images: they are read once and kept beside the records.
 
     Raises:
       ValueError: it has no image, no label, or is not prepared as ArrayRecord.
@@ -133,7 +133,7 @@ def of_records(builder: Any, split: str, label_N: np.ndarray) -> Source:
 def tfds_reader(
     builder: Any, split: str, names: Sequence[str]
 ) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
-    """`read(positions)`: these features of records, images encoded as they are.
+    """`read(positions)` gives these features of the records; images stay encoded.
 
     Raises:
       ValueError: there is no such feature, or the data set is not prepared as ArrayRecord.
@@ -185,7 +185,7 @@ def _labels(builder: Any, split: str) -> np.ndarray:
     except (OSError, ValueError):
         kept_N = np.zeros(0, np.int32)
     if len(kept_N) == count and kept_N[probes].tolist() == at(probes):
-        return kept_N  # of these records, and not of others that have been here
+        return kept_N  # the probes show that the labels belong to these records
     label_N = np.empty(count, np.int32)
     with progress.bar(total=count, desc=f"labels of {split}", unit="image", leave=False) as bar:
         for start in range(0, count, _AT_ONCE):
