@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 
@@ -98,9 +100,9 @@ def test_a_pair_counted_on_paper():
 
 def test_success_and_mean_per_objective():
     runs = [
-        dict(objective="kl", delta=-1.0),
-        dict(objective="kl", delta=0.5),
-        dict(objective="kl_dp", delta=0.25),
+        types.SimpleNamespace(objective="kl", delta=-1.0),
+        types.SimpleNamespace(objective="kl", delta=0.5),
+        types.SimpleNamespace(objective="kl_dp", delta=0.25),
     ]
     assert measures.of_objectives(runs) == {
         "kl": {"success_rate": 50.0, "mean_delta": -0.25},

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ktjax.analysis import expertise, flips
+from ktjax.analysis.rows import Run
 
 OF_TEACHERS = (  # measures that need a teacher
     "rho_pos",
@@ -175,12 +176,12 @@ def of_history(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in measured.items() if not k.startswith("class_")}
 
 
-def of_objectives(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def of_objectives(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     """Per objective the `success_rate` (share of runs that improved, in percent) and the
     `mean_delta` in points (section 5.1)."""
     deltas: dict[str, list[float]] = {}
     for run in runs:
-        deltas.setdefault(run["objective"], []).append(run["delta"])
+        deltas.setdefault(run.objective, []).append(run.delta)
     return {
         name: {
             "success_rate": _percent(np.mean([delta > 0 for delta in values])),

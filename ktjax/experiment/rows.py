@@ -1,4 +1,4 @@
-"""The rows of results.json: one function makes them all, whatever kind of run it was."""
+"""The rows of results.json: one function makes each kind, whoever asks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from ktjax import evaluate
 from ktjax.analysis import measures
+from ktjax.analysis.rows import Run, TransferModel, from_json
 from ktjax.experiment.evaluation import Evaluated
 
 
@@ -25,8 +26,8 @@ def of_run(
     taught: float | None = None,
     supervised: bool | None = None,
     temperatures_S: Sequence[float] | None = None,
-    stages: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
+    stages: Sequence[Run] = (),
+) -> Run:
     """A run, a stage of one, a soup, or a model that trained with others.
 
     Args:
@@ -50,42 +51,39 @@ def of_run(
         "teachers_KxNxC": np.asarray([teacher.validation_NxC for teacher in teachers.values()]),
         "label_N": label_N,
     }
-    partition = measures.of_partition(
-        **of_models, supervised=supervised, temperatures_S=temperatures_S
-    )
-    return {
+    robustness = {
+        name: {"before": old, "after": new, "delta": new - old}
+        for (name, old), new in zip(
+            before.robustness.items(), after.robustness.values(), strict=True
+        )
+    }
+    row = {
         "run": run,
         "student": student,
         "teachers": list(teachers),
         "objective": objective,
         "seed": seed,
         **measures.of_transfer(**of_models, after_NxC=after.validation_NxC),
-        **partition,
-        "temperatures": None if temperatures_S is None else list(temperatures_S),
-        "robustness": {
-            name: {
-                "before": before.robustness[name],
-                "after": after.robustness[name],
-                "delta": after.robustness[name] - before.robustness[name],
-            }
-            for name in before.robustness
-        },
+        **measures.of_partition(**of_models, supervised=supervised, temperatures_S=temperatures_S),
+        "temperatures": temperatures_S,
+        "robustness": robustness,
         "taught": taught,
         "seconds": seconds,
-        "history": list(history),
-        "stages": list(stages),
+        "history": history,
+        "stages": stages,
     }
+    return from_json(Run, row)
 
 
-def of_model(model: Evaluated, label_N: np.ndarray) -> dict[str, Any]:
+def of_model(model: Evaluated, label_N: np.ndarray) -> TransferModel:
     """A model as it was before any run."""
-    return {
-        "accuracy": evaluate.accuracy(model.validation_NxC, label_N),
-        "parameters": model.model.num_parameters(),
-        "origin": model.model.origin,
-        "temperature": model.temperature,
-        "robustness": dict(model.robustness),
-    }
+    return TransferModel(
+        accuracy=evaluate.accuracy(model.validation_NxC, label_N),
+        parameters=model.model.num_parameters(),
+        origin=model.model.origin,
+        temperature=model.temperature,
+        robustness=dict(model.robustness),
+    )
 
 
 def on_tune(

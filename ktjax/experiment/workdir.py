@@ -16,7 +16,8 @@ import numpy as np
 
 import ktjax
 from ktjax import data, files, parallel
-from ktjax.analysis import measures
+from ktjax.analysis import measures, rows
+from ktjax.analysis.rows import Results, Run
 from ktjax.classifier import Classifier
 from ktjax.experiment import logs
 from ktjax.report import page, tables
@@ -35,7 +36,7 @@ _PACKAGES = (
 )
 
 
-def finished(workdir: Path, settings: Record, *, overwrite: bool) -> dict[str, Any] | None:
+def finished(workdir: Path, settings: Record, *, overwrite: bool) -> Results | None:
     """The results, printed, if this experiment has been run here; else None. Writes nothing.
 
     Raises:
@@ -59,7 +60,7 @@ def finished(workdir: Path, settings: Record, *, overwrite: bool) -> dict[str, A
                 f"{', '.join(fields)}. Take another --workdir, or "
                 "--overwrite that one."
             )
-        results = json.loads((workdir / files.RESULTS).read_text(encoding="utf-8"))
+        results = rows.read(json.loads((workdir / files.RESULTS).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as error:
@@ -148,12 +149,12 @@ def finish(
     *,
     dataset: data.Dataset,
     label_N: np.ndarray,
-    runs: Sequence[Mapping[str, Any]],
-    models: Mapping[str, Mapping[str, Any]],
+    runs: Sequence[Run],
+    models: Mapping[str, Any],
     pairs: Sequence[Mapping[str, Any]] = (),
     examples: Sequence[Mapping[str, Any]] = (),
     **found: Any,
-) -> dict[str, Any]:
+) -> Results:
     """Writes report and results.json, prints the table, and returns what results.json holds.
 
     Args:
@@ -167,12 +168,12 @@ def finish(
       examples: images for the report.
       **found: what else the job found.
     """
-    results = {
+    record = {
         "job": settings.job,
-        "runs": list(runs),
+        "runs": runs,
         "objectives": measures.of_objectives(runs),
         "models": dict(models),
-        "pairs": list(pairs),
+        "pairs": pairs,
         **found,
         "classes": list(dataset.classes),
         "class_counts": np.bincount(label_N, minlength=len(dataset.classes)).tolist(),
@@ -186,9 +187,11 @@ def finish(
         "environment": environment(),
         "config": settings.to_json(),
     }
+    results = rows.read(record)
     if parallel.is_first():
         path = page.write(workdir, results, examples)
-        _write_json(workdir / files.RESULTS, results)  # last: it says that the job is finished
+        # Last: it says that the job is finished.
+        _write_json(workdir / files.RESULTS, rows.to_json(results))
         print(f"{tables.as_text(results)}\nReport: {path}")
     logs.stop()
     return results

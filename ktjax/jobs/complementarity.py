@@ -18,6 +18,7 @@ from safetensors import numpy as safetensors_numpy
 from ktjax import data, evaluate, files, interruption, models, parallel, progress
 from ktjax.analysis import complementarity, expertise, pairs, predictions, transfers
 from ktjax.analysis.predictions import Predictions
+from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier, Output
 from ktjax.data import pipeline
 from ktjax.experiment import inputs
@@ -30,8 +31,8 @@ _EXAMPLES = 12  # pictures in the report
 def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Measures every ordered pair of the config's models, as `execute` does."""
-    return execute(Complementarity.read(config), workdir, overwrite=overwrite)
+    """As `execute`, of the models of the config; returns what results.json holds."""
+    return to_json(execute(Complementarity.read(config), workdir, overwrite=overwrite))
 
 
 def check(settings: Complementarity) -> None:
@@ -44,15 +45,13 @@ def check(settings: Complementarity) -> None:
         models.check_architecture(name)
 
 
-def execute(
-    settings: Complementarity, workdir: str | Path, *, overwrite: bool = False
-) -> dict[str, Any]:
+def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool = False) -> Results:
     """Measures every ordered pair of the models; resumes what was interrupted.
 
     With `overwrite` what another experiment has left in the workdir is deleted.
 
     Returns:
-      What results.json holds.
+      What results.json holds, as a record.
 
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work.

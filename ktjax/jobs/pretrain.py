@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from ktjax import data, evaluate, files, models, objectives, parallel, progress, train
+from ktjax.analysis.rows import Model, Results, to_json
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, rows, training
 from ktjax.experiment import workdir as workdir_lib
@@ -17,8 +18,8 @@ from ktjax.settings.pretrain import Pretrain
 def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Trains the models of the config, as `execute` does."""
-    return execute(Pretrain.read(config), workdir, overwrite=overwrite)
+    """Trains the models of the config, as `execute` does; returns what results.json holds."""
+    return to_json(execute(Pretrain.read(config), workdir, overwrite=overwrite))
 
 
 def check(settings: Pretrain) -> None:
@@ -33,13 +34,13 @@ def check(settings: Pretrain) -> None:
         raise ValueError(f"config.models has two of the same name: {', '.join(names)}.")
 
 
-def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False) -> Results:
     """Trains each of the models and exports it to `workdir/models/<name>`.
 
     With `overwrite` what another experiment has left in the workdir is deleted.
 
     Returns:
-      What results.json holds.
+      What results.json holds, as a record.
 
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work is done.
@@ -63,15 +64,15 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
     found, facts = [], {}
     for student in progress.bar(students, desc="models", unit="model"):
         trained, row = _train(settings, student, splits, workdir)
-        folder = workdir / files.MODELS / row["run"]
+        folder = workdir / files.MODELS / row.run
         if parallel.is_first():
-            weights.export(trained, folder, accuracy=row["accuracy_after"])
+            weights.export(trained, folder, accuracy=row.accuracy_after)
         found.append(row)
-        facts[row["run"]] = {
-            "accuracy": row["accuracy_after"],
-            "parameters": trained.num_parameters(),
-            "origin": trained.origin,
-        }
+        facts[row.run] = Model(
+            accuracy=row.accuracy_after,
+            parameters=trained.num_parameters(),
+            origin=trained.origin,
+        )
     return workdir_lib.finish(
         workdir,
         settings,
@@ -84,7 +85,7 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
 
 def _train(
     settings: Pretrain, student: Classifier, splits: inputs.Splits, workdir: Path
-) -> tuple[Classifier, dict[str, Any]]:
+) -> tuple[Classifier, rows.Run]:
     """The trained classifier, and its row of results.json."""
     predict = evaluate.make_predict(student, batch_size=settings.eval_batch_size)
     recipe = training.make_recipe(

@@ -28,7 +28,7 @@ class _Shared(NamedTuple):
     recipe: Callable[[str, Teachers], training.Recipe]
 
 
-def runs(start: Setup) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def runs(start: Setup) -> Iterator[tuple[rows.Run, np.ndarray]]:
     """Each run's row of results.json, and the student's logits after it on validation, [N, C]."""
     settings = start.settings
     planned = plan.plan(settings, {name: start.accuracy(name) for name in settings.teachers})
@@ -46,7 +46,7 @@ def runs(start: Setup) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
                     bar.update()
                     found.append((row, after.model))
                     yield row, after.validation_NxC
-                if combines and found[0][0]["teachers"]:
+                if combines and found[0][0].teachers:
                     row, after = _combined(start, label, seed, *zip(*found, strict=True))
                     setup.export(start, after.model, row, bar)
                     yield row, after.validation_NxC
@@ -94,17 +94,18 @@ def _share(start: Setup, seed: int) -> _Shared:
     return _Shared(functools.cache(frozen) if stored else frozen, freeze, recipe)
 
 
-def _transfer(start: Setup, shared: _Shared, run: Run) -> tuple[dict[str, Any], Evaluated]:
+def _transfer(start: Setup, shared: _Shared, run: Run) -> tuple[rows.Run, Evaluated]:
     """Its row, and the student at its end. Each stage begins where the one before ended."""
     before = at = start.models[start.settings.student]
-    stages = []
+    stages, histories = [], []
     for name, teachers in zip(run.stage_names, run.stages, strict=True):
         history, after = _stage(start, shared, run, name, teachers, at)
         stages.append(_row(start, run, name, teachers, at, after, history))
+        histories.append(history)
         at = after
     if len(stages) == 1:
         return stages[0], at
-    history = _joined([row["history"] for row in stages])
+    history = _joined(histories)
     # No partition was between all teachers at once: each stage has its own.
     row = _row(
         start, run, run.name, run.teachers, before, at, history, stages=stages, partitions=False
@@ -197,9 +198,9 @@ def _row(
     after: Evaluated,
     history: History,
     *,
-    stages: Sequence[dict[str, Any]] = (),
+    stages: Sequence[rows.Run] = (),
     partitions: bool = True,
-) -> dict[str, Any]:
+) -> rows.Run:
     settings = start.settings
     entry = objectives.OBJECTIVES[settings.objectives[run.objective].objective]
     return rows.of_run(
@@ -224,9 +225,9 @@ def _combined(
     start: Setup,
     label: str,
     seed: int,
-    of_runs: Sequence[dict[str, Any]],
+    of_runs: Sequence[rows.Run],
     students: Sequence[Classifier],
-) -> tuple[dict[str, Any], Evaluated]:
+) -> tuple[rows.Run, Evaluated]:
     """What becomes of students that each had a teacher of their own: their average, say."""
     settings = start.settings
     strategy = settings.strategy
@@ -240,7 +241,7 @@ def _combined(
         layout=settings.parallel,
         calibrate=settings.calibrate,
     )
-    teachers = [teacher for row in of_runs for teacher in row["teachers"]]
+    teachers = [teacher for row in of_runs for teacher in row.teachers]
     row = rows.of_run(
         run=plan.combined_name(settings, label, seed),
         student=settings.student,
@@ -251,6 +252,6 @@ def _combined(
         teachers={teacher: start.models[teacher] for teacher in teachers},
         label_N=start.splits.validation.label_N,
         history=(),
-        seconds=sum(row["seconds"] for row in of_runs),
+        seconds=sum(row.seconds for row in of_runs),
     )
     return row, after

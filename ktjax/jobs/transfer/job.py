@@ -9,6 +9,7 @@ import numpy as np
 
 from ktjax import data, evaluate, models, objectives, progress
 from ktjax.analysis import flips, measures
+from ktjax.analysis.rows import Results, Run, to_json
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, rows, training
 from ktjax.experiment import workdir as workdir_lib
@@ -22,8 +23,8 @@ _EXAMPLES = 12  # pictures in the report
 def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Runs every transfer of the config, as `execute` does."""
-    return execute(Transfer.read(config), workdir, overwrite=overwrite)
+    """Runs every transfer of the config, as `execute` does; returns what results.json holds."""
+    return to_json(execute(Transfer.read(config), workdir, overwrite=overwrite))
 
 
 def check(settings: Transfer) -> None:
@@ -55,13 +56,13 @@ def check(settings: Transfer) -> None:
         )
 
 
-def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False) -> Results:
     """Runs every transfer of the settings; resumes what was interrupted.
 
     With `overwrite` what another experiment has left in the workdir is deleted.
 
     Returns:
-      What results.json holds.
+      What results.json holds, as a record.
 
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work.
@@ -89,7 +90,7 @@ def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False)
     found, answers = [], {}
     for row, after_NxC in engine.runs(start):
         found.append(row)
-        answers[row["run"]] = after_NxC.argmax(axis=1)
+        answers[row.run] = after_NxC.argmax(axis=1)
     label_N = splits.validation.label_N
     return workdir_lib.finish(
         workdir,
@@ -165,18 +166,18 @@ def _pair(start: Setup, teacher: str, dataset: data.Dataset) -> dict[str, Any]:
 def _examples(
     start: Setup,
     dataset: data.Dataset,
-    rows: Sequence[Mapping[str, Any]],
+    found: Sequence[Run],
     answers: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
     """Positive flips of the run that improved most, first those that the student has learned."""
-    taught = [row for row in rows if row["teachers"]]
+    taught = [row for row in found if row.teachers]
     if not taught:
         return []
-    best = max(taught, key=lambda row: row["delta"])
+    best = max(taught, key=lambda row: row.delta)
     validation = start.splits.validation
-    after_N = answers[best["run"]]
-    before_N = start.models[best["student"]].validation_NxC.argmax(axis=1)
-    teachers_KxNxC = np.asarray([start.models[name].validation_NxC for name in best["teachers"]])
+    after_N = answers[best.run]
+    before_N = start.models[best.student].validation_NxC.argmax(axis=1)
+    teachers_KxNxC = np.asarray([start.models[name].validation_NxC for name in best.teachers])
     teacher_N = flips.confidence_ensemble(teachers_KxNxC)
     label_N = validation.label_N
     flipped = np.flatnonzero((teacher_N == label_N) & (before_N != label_N))
@@ -185,7 +186,7 @@ def _examples(
         {
             "image": validation.take(np.array([i]))[0],
             "label": dataset.classes[label_N[i]],
-            "teacher": " + ".join(best["teachers"]),
+            "teacher": " + ".join(best.teachers),
             "teacher_says": dataset.classes[teacher_N[i]],
             "student_says": dataset.classes[before_N[i]],
             "after_says": dataset.classes[after_N[i]],

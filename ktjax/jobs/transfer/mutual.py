@@ -14,7 +14,7 @@ from ktjax.jobs.transfer.setup import Setup
 from ktjax.joint import Joint
 
 
-def runs(start: Setup) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def runs(start: Setup) -> Iterator[tuple[rows.Run, np.ndarray]]:
     """A row of results.json for every model of every run, and its logits on validation, [N, C]."""
     settings = start.settings
     asked = [(seed, label) for seed in settings.seeds for label in settings.objectives]
@@ -28,7 +28,7 @@ def runs(start: Setup) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
 
 def _run(
     start: Setup, joint: Joint, predict: evaluate.Predict, label: str, seed: int, bar: tqdm.tqdm
-) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+) -> Iterator[tuple[rows.Run, np.ndarray]]:
     settings, splits = start.settings, start.splits
     names = (settings.student, *settings.teachers)
     short = plan.short_names(names)

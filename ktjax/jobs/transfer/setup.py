@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tqdm
 
 from ktjax import evaluate, files, objectives, optim, parallel, train
+from ktjax.analysis.rows import Run
 from ktjax.classifier import Classifier
 from ktjax.experiment import training
 from ktjax.experiment.evaluation import Evaluated
@@ -57,11 +58,11 @@ def make_recipe(
     )
 
 
-def export(setup: Setup, model: Classifier, row: Mapping[str, Any], bar: tqdm.tqdm) -> None:
+def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
     """Writes the student of a finished run, and says what became of it."""
     if not parallel.is_first():
         return
-    folder = setup.workdir / files.STUDENTS / row["run"]
-    weights.export(model, folder, accuracy=row["accuracy_after"])
-    change = f"{row['accuracy_before']:.2f} -> {row['accuracy_after']:.2f} %"
-    bar.write(f"{row['run']}: {change}, {row['seconds']:.0f} s")
+    folder = setup.workdir / files.STUDENTS / row.run
+    weights.export(model, folder, accuracy=row.accuracy_after)
+    change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
+    bar.write(f"{row.run}: {change}, {row.seconds:.0f} s")
