@@ -1,7 +1,7 @@
 """What ktjax asks of a model: a `Classifier`, which prepares its own input on the device.
 
-So student and teachers share one uint8 batch and may differ in size and normalisation. A Classifier
-computes in the dtype of the parameters that it is given; its outputs are float32.
+Student and teachers can therefore share one uint8 batch although their sizes and normalizations
+differ. A Classifier computes in the dtype of the parameters it is given; its outputs are float32.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ Variables = Mapping[str, Any]
 
 
 class Output(NamedTuple):
-    """What a model says of a batch; both float32."""
+    """What a model answers for a batch; both float32."""
 
     logits: jax.Array  # [B, C]
     features: jax.Array | None  # [B, D], what the head reads; None where only logits were kept
@@ -27,30 +27,24 @@ class InputSpec:
     """The input that a model was trained with, in timm's terms."""
 
     size: tuple[int, int]  # height, width in pixels
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of values in 0..1
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # for values from 0 to 1
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
-    crop_pct: float = 1.0  # share of the shorter side that was kept; whoever decodes crops
+    crop_pct: float = 1.0  # share of the shorter side that is kept; the decoder crops
 
     def prepare(self, image_BxHxWx3: jax.Array) -> jax.Array:
-        """Resizes (antialiased) and normalises uint8 images: float32 [B, height, width, 3].
+        """Resizes (antialiased) and normalizes uint8 images: float32 [B, height, width, 3].
 
-        Images of the model's own size are only normalised: they are what timm's transform gives.
-        Of larger ones the result is that of resizing twice, with Pillow's filters for bilinear and
-        bicubic, but in floating point: within 0.01 of 255 levels. From photographs of 500 x 375
-        pixels, made up and sharp (standard deviation 47 levels), a model of 224 pixels that shares
-        a batch of 256 sees pixels that differ from its own by 4.7 (bilinear) and 4.9 levels (root
-        mean square), of 288 to 448 pixels by 8.9 to 11.2 and 11.1 to 13.9: there the two crops lie
-        half a pixel apart, since crops begin at whole pixels. Pillow's second resize would cost the
-        same to 0.3 %, and the logits of a small ResNet differ as much, to 2 %
-        (tests/shared_batch_test.py prints and tests these figures).
+        Images of the model's own size are only normalized, which gives what timm's transform gives.
+        Larger images have been resized once already, so they are resized twice in all; the filters
+        are Pillow's, in floating point. tests/shared_batch_test.py measures what that costs.
 
         Raises:
-          ValueError: images that are not uint8: whoever normalised them would get nonsense.
+          ValueError: the images are not uint8; normalizing them a second time would give nonsense.
         """
         if image_BxHxWx3.dtype != jnp.uint8:
             raise ValueError(
-                f"A Classifier takes uint8 images and normalises them itself, not "
+                f"A Classifier takes uint8 images and normalizes them itself, not "
                 f"{image_BxHxWx3.dtype}."
             )
         x = image_BxHxWx3.astype(jnp.float32) / 255
@@ -67,17 +61,17 @@ Forward = Callable[..., tuple[Output, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """An image classifier: its function, its weights and what it needs to know of its input.
+    """An image classifier: its function, its weights, and what its input looks like.
 
     Attributes:
-      name: how the user calls it.
-      architecture: its entry in `ktjax.models.MODELS`; what an exported folder is read back with.
-      forward: the network, on images that are already resized and normalised.
+      name: what the user calls it.
+      architecture: its entry in `ktjax.models.MODELS`, which an exported folder is read back with.
+      forward: the network, on images that are already resized and normalized.
       variables: `params` and, where the model has BatchNorm, `batch_stats`.
-      input: size and normalisation.
+      input: size and normalization.
       classes: the names of the classes, in the order of the logits.
       origin: where the weights come from, in words.
-      options: what the architecture was built with beyond its name, by timm's names.
+      options: what the architecture was built with, by timm's names.
     """
 
     name: str
@@ -101,7 +95,7 @@ class Classifier:
         """Classifies uint8 images.
 
         Args:
-          variables: `params` and `batch_stats`, in any floating dtype: the one computed in.
+          variables: `params` and `batch_stats`, in the floating dtype that is to be computed in.
           image_BxHxWx3: uint8 images of any size.
           train: dropout and stochastic depth on, BatchNorm on the batch's own statistics.
           rngs: keys for dropout and stochastic depth, by name.

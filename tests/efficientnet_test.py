@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from ktjax.models.networks import efficientnet, mobilenetv3
-from ktjax.models.networks.mobile.blocks import conv
+from ktjax.models.networks.mobile.blocks import convolve
 from ktjax.models.networks.mobile.stages import ds, ir, scaled, widened
 
 
@@ -47,7 +47,7 @@ def test_depthwise_kernels_begin_as_loud_as_whole_ones():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return conv(conv(x, 512, 3, groups=512, name="depthwise"), 64, 3, name="whole")
+            return convolve(convolve(x, 512, 3, groups=512, name="depthwise"), 64, 3, name="whole")
 
     params = Net().init(jax.random.key(0), jnp.zeros((1, 4, 4, 512)))["params"]
     expected = {"depthwise": np.sqrt(2 / 9), "whole": np.sqrt(2 / (9 * 64))}

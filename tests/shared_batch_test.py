@@ -1,6 +1,13 @@
 """What a model loses by being fed from a batch of a larger size than its own.
 
-`PYTHONPATH=. python tests/shared_batch_test.py` prints the figures of InputSpec.prepare.
+InputSpec.prepare resizes such a batch a second time. With bilinear and bicubic interpolation it
+filters as Pillow does, but in floating point: within 0.01 of 255 levels. The images here are
+generated, sharp photographs of 500 x 375 pixels (standard deviation 47 levels), the model takes 224
+pixels. If it shares a batch of 256, its pixels differ from those of its own transform by 4.7
+(bilinear) and 4.9 levels (bicubic; root mean square); if it shares one of 288 to 448, by 8.9 to
+11.2 and 11.1 to 13.9, for there the two crops lie half a pixel apart, since crops begin at whole
+pixels. Pillow's second resize would cost the same, to 0.3 %, and the logits of a small ResNet
+differ as much, to 2 %. `PYTHONPATH=. python tests/shared_batch_test.py` prints these figures.
 """
 
 import dataclasses

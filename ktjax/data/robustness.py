@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ktjax import progress
-from ktjax.data import folders, imagenet, sources
+from ktjax.data import folders, sources
 from ktjax.data.sources import Source, drawn
 
 
@@ -74,7 +74,7 @@ def load(name: str, *, data_dir: str | None) -> RobustnessSet:
     import tensorflow_datasets as tfds
 
     known = SETS[name]
-    among_C = np.isin(imagenet.synsets(), imagenet.synsets(known.synsets))
+    among_C = np.isin(synsets(), synsets(known.synsets))
     try:
         builder = tfds.core.read_only_builder.builder_from_files(known.tfds, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -104,7 +104,7 @@ def accuracy(robustness: RobustnessSet, logits_NxC: np.ndarray) -> float:
 def _of_folder(folder: Path, name: str, among: str, among_C: np.ndarray) -> RobustnessSet:
     """Opens a folder with a directory for each synset or, as in ImageNet-V2, each class number."""
     found = folders.read(folder)
-    known = {*imagenet.synsets(among), *map(str, np.flatnonzero(among_C))}
+    known = {*synsets(among), *map(str, np.flatnonzero(among_C))}
     strange = sorted({*found.classes} - known)
     if strange or not found.classes or "all" not in found.splits:
         what = f"not {strange[0]}" if strange else "and nothing else"
@@ -124,7 +124,7 @@ def _real_of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
         raise ValueError(f"'{folder}' lacks real.json: {SETS['imagenet2012_real'].origin}.")
     labels_of = json.loads(path.read_text(encoding="utf-8"))
     files = [file for split in folders.read(folder).splits.values() for file in split.files]
-    numbers = [imagenet.imagenet_number(file) for file in files]
+    numbers = [imagenet_number(file) for file in files]
     for file, number in zip(files, numbers, strict=True):
         if number is None or number > len(labels_of):
             raise ValueError(f"'{folder}': {file} is no validation image that real.json lists.")
@@ -133,7 +133,7 @@ def _real_of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
 
 
 def _class(name: str) -> int:
-    return int(name) if name.isdecimal() else imagenet.synsets().index(name)
+    return int(name) if name.isdecimal() else synsets().index(name)
 
 
 def _of_labels(source: Source, classes: Sequence[int], among_C: np.ndarray) -> RobustnessSet:

@@ -13,7 +13,7 @@ from ktjax.models.checkpoints import catalogue
 
 
 def covered(timm: Mapping[str, Any], families: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    """Of each family: its name, how many architectures, how many ImageNet-1k checkpoints."""
+    """For each family its name, how many architectures it has and how many checkpoints timm has."""
     return [
         (
             name,

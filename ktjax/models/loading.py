@@ -43,7 +43,7 @@ def load(
       name: one of
         `timm/<architecture>.<tag>`, a repository of timm's on the Hugging Face hub (cached;
         HF_HUB_OFFLINE is respected);
-        `hf:<organisation>/<repository>`, a classifier of transformers' on the hub;
+        `hf:<organization>/<repository>`, a classifier of transformers' on the hub;
         `glyphs/<name>` of the embedded zoo;
         a folder with config.json and model.safetensors, which ktjax, timm or transformers wrote;
         a workdir of ktjax that holds one model (of several, the folder of one);

@@ -1,4 +1,4 @@
-"""What timm says of its architectures; made by tests/goldens/make_timm.py."""
+"""What timm says about its architectures; written by tests/goldens/make_timm.py."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders of Hugging Face's transformers: its configs, read and written, and its names of parts.
+"""Folders of Hugging Face's transformers: reading and writing its configs, and its names of parts.
 
 Each of its classifiers in hf_kinds.py is an architecture of `ktjax.models.MODELS`.
 """
@@ -13,7 +13,7 @@ from ktjax.models.checkpoints.hf_kinds import KINDS
 from ktjax.models.checkpoints.layouts import Layout, Renamed, transformers
 
 PREPROCESSOR = "preprocessor_config.json"
-# PIL's numbers of filters, as transformers has them.
+# Pillow's numbers for filters, which transformers uses.
 _FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
 
@@ -36,15 +36,15 @@ def layout(architecture: str, options: Mapping[str, Any]) -> Layout:
 
 
 def is_config(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is one of transformers'."""
+    """Whether transformers wrote this config.json."""
     return "model_type" in config
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json and preprocessor_config.json of transformers', in the terms of ours.
+    """Reads transformers' config.json and preprocessor_config.json, in ktjax's terms.
 
     Raises:
-      ValueError: not a classifier that ktjax has.
+      ValueError: ktjax does not have this classifier.
     """
     from transformers import AutoConfig  # takes a second
 
@@ -82,11 +82,11 @@ def _pretrained_cfg(path: Path, image_size: int | None) -> dict[str, Any]:
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"There is no {path}, which says how images are normalised.") from error
+        raise ValueError(f"There is no {path}, which says how images are normalized.") from error
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
-    normalised, resample = spec.get("do_normalize", True), spec.get("resample", 2)
-    needed = {"image_mean", "image_std"} if normalised else set()
+    normalized, resample = spec.get("do_normalize", True), spec.get("resample", 2)
+    needed = {"image_mean", "image_std"} if normalized else set()
     needed |= {"crop_size"} if spec.get("do_center_crop") else set()
     if lacking := sorted(needed - set(spec)):
         raise ValueError(f"{path} lacks {', '.join(lacking)}.")
@@ -101,8 +101,8 @@ def _pretrained_cfg(path: Path, image_size: int | None) -> dict[str, Any]:
         crop_pct = spec["crop_pct"] or 224 / 256
     return {
         "input_size": [3, *size],
-        "mean": spec["image_mean"] if normalised else [0.0] * 3,
-        "std": spec["image_std"] if normalised else [1.0] * 3,
+        "mean": spec["image_mean"] if normalized else [0.0] * 3,
+        "std": spec["image_std"] if normalized else [1.0] * 3,
         "interpolation": _FILTERS[resample],
         "crop_pct": crop_pct,
     }
@@ -154,7 +154,7 @@ def write_config(
 
 
 def _resizing(spec: InputSpec) -> dict[str, Any]:
-    """The image processor of transformers' that crops as the input does, and its sizes."""
+    """The image processor of transformers that crops in the same way, and its sizes."""
     height, width = spec.size
     edges = {"height": height, "width": width}
     if spec.crop_pct == 1:

@@ -14,9 +14,9 @@ from ktjax.models.networks import deit, hf_vit
 
 
 class Kind(NamedTuple):
-    """A classifier of transformers'."""
+    """One of transformers' classifiers."""
 
-    model_type: str  # in its config
+    model_type: str  # what its config calls itself
     family: str  # the kind of network
     options: tuple[str, ...]  # fields of its config that make the network
     fixed: Mapping[str, Any]  # fields that must have these values: the network knows no others

@@ -16,10 +16,10 @@ _HEADS = ("fc.bias", "head.bias", "head.fc.bias", "classifier.bias", "head.l.bia
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint's weights, not yet read, and what is known of them."""
+    """A checkpoint: where its weights are, not yet read, and what is known about them."""
 
-    path: Path  # of the safetensors file
-    config: Mapping[str, Any]  # as weights.read_config gives it
+    path: Path  # the safetensors file
+    config: Mapping[str, Any]  # what weights.read_config gives
 
 
 def folder(path: Path) -> Checkpoint:
@@ -29,7 +29,7 @@ def folder(path: Path) -> Checkpoint:
 
 
 def _without_repetition(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Fields of a config.json whose `model_args` repeat, as timm's do, what stands beside them.
+    """Fields of a config.json without what `model_args` repeats, as timm's does.
 
     `img_size` is what the network was built for; `input_size` may still be its origin's.
     """
@@ -45,7 +45,7 @@ def _without_repetition(config: Mapping[str, Any], path: Path) -> dict[str, Any]
 
 
 def bare(path: Path, architecture: str, spec: InputSpec) -> Checkpoint:
-    """A .safetensors file with timm's names, and what is known of its architecture."""
+    """The checkpoint that a .safetensors file with timm's names is, of a known architecture."""
     entries = weights.read_shapes(path)
     heads = [shape[0] for name, shape in entries.items() if name in _HEADS]
     if not heads:
@@ -67,11 +67,11 @@ def repository(name: str, configs: Sequence[str]) -> Checkpoint:
     """The checkpoint of a repository on the hub, downloaded unless it is in the hub's cache.
 
     Args:
-      name: of the repository.
+      name: what the repository is called.
       configs: the files beside the weights that are needed.
 
     Raises:
-      ValueError: as `download`, or the config is of nothing that ktjax has.
+      ValueError: as `download`; or ktjax has no model like the one in the config.
     """
     paths = [download(name, file) for file in configs]
     config = folder(paths[0].parent).config  # the cache keeps them side by side

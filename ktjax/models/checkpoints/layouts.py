@@ -1,7 +1,7 @@
 """Where each parameter of a network lies in a file: ktjax's names, timm's, transformers'.
 
 Modules are named as timm's are, so that ktjax's and timm's names are both the path of the Flax
-parameter. transformers has names of its own for each type of model: hf.py has them.
+parameter. transformers has names of its own for each type of model, which are in hf_names.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,9 +11,9 @@ import numpy as np
 
 # Names of leaves: Flax's -> torch's. All others are called the same.
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-# Axes of a kernel with so many: torch's from Flax's, as np.transpose takes them.
+# Number of a kernel's axes -> how np.transpose makes torch's kernel of Flax's.
 AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
-# Ends of entries of torch's that a network computes for itself or does not need.
+# How the names of torch's entries end that a network computes for itself or does not need.
 IGNORED = (
     "num_batches_tracked",
     "relative_position_index",
@@ -27,12 +27,12 @@ IGNORED = (
 class Entry(NamedTuple):
     """Where a parameter lies in a file."""
 
-    names: tuple[str, ...]  # of the file's entries; several: the parameter is these, one on another
-    axes: tuple[int, ...] | None = None  # that the file has it transposed by; None: it is as it is
-    lead: int = 0  # axes of length 1 that the file has before the others
+    names: tuple[str, ...]  # the file's entries; several: the parameter is these, stacked
+    axes: tuple[int, ...] | None = None  # how the file has it transposed; None: not at all
+    lead: int = 0  # how many axes of length 1 the file has before the others
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of each of the file's entries, for a parameter of this shape."""
+        """The shape of each of the file's entries, for a parameter of this shape."""
         if self.axes is not None:
             shape = tuple(shape[axis] for axis in self.axes)
         first = shape[:1] and (shape[0] // len(self.names),)
@@ -60,27 +60,27 @@ Layout = Callable[[tuple[str, ...], int], Entry]
 
 
 def ktjax(path: tuple[str, ...], ndim: int) -> Entry:
-    """The path, joined by "/"; arrays as Flax has them."""
+    """Names are the path, joined by "/"; arrays are as Flax has them."""
     del ndim
     return Entry(("/".join(path),))
 
 
 def timm(path: tuple[str, ...], ndim: int) -> Entry:
-    """The path without its collection, joined by "."; leaves and axes are torch's."""
+    """Names are the path without its collection, joined by "."; leaves and axes are torch's."""
     _, *modules, leaf = path
     axes = AXES.get(ndim) if leaf == "kernel" else None
     return Entry((".".join([*modules, LEAVES.get(leaf, leaf)]),), axes)
 
 
 class Renamed(NamedTuple):
-    """What transformers calls a module, or a parameter, of timm's."""
+    """What transformers calls one of timm's modules or parameters."""
 
     names: tuple[str, ...]  # several: timm has one where transformers has these
     lead: int = 0  # as in Entry
 
 
 def transformers(renames: Mapping[str, Renamed]) -> Layout:
-    """timm's layout under other names: of whole parameters, or of the modules that have them."""
+    """timm's layout with other names for parameters, or for the modules that have them."""
 
     def layout(path: tuple[str, ...], ndim: int) -> Entry:
         (name,), axes, _ = timm(path, ndim)

@@ -38,10 +38,10 @@ def is_export(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder that ktjax, timm or transformers wrote, in the terms of ours.
+    """Reads the config.json that ktjax, timm or transformers wrote, in ktjax's terms.
 
     Raises:
-      ValueError: it is none.
+      ValueError: none of them wrote it.
     """
     config = read_json(folder / CONFIG)
     if hf.is_config(config):
@@ -76,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def input_spec(config: Mapping[str, Any]) -> InputSpec:
-    """The input that a config.json speaks of."""
+    """The input that a config.json describes."""
     spec = config["pretrained_cfg"]
     return InputSpec(
         size=tuple(spec["input_size"][1:]),
@@ -99,7 +99,7 @@ def pretrained_cfg(spec: InputSpec) -> dict[str, Any]:
 
 
 def read_entries(path: Path, *, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The entries of a safetensors file, but for those whose names start with one of `ignored`.
+    """The entries of a safetensors file, except those whose names start with one of `ignored`.
 
     ValueError if the file is not whole.
     """
@@ -143,7 +143,7 @@ def layout_of(format_: str, architecture: str, options: Mapping[str, Any]) -> La
     """Where a file of this format has the parameters of a network.
 
     Raises:
-      ValueError: no such format, or not of this architecture.
+      ValueError: there is no such format, or the architecture has none of it.
     """
     if format_ not in FORMATS:
         raise ValueError(f"No format '{format_}'. Known: {', '.join(FORMATS)}.")
@@ -160,10 +160,10 @@ def fill(
     Args:
       classifier: its variables have shapes only.
       found: the entries of the file.
-      layout: of the file.
-      adapt: what a network does with entries of another shape, as position embeddings of another
-        image size; None: nothing.
-      where: the file, for messages.
+      layout: where the file has each parameter.
+      adapt: gives entries the shape that is wanted, such as position embeddings for another
+        image size; None: they have to fit as they are.
+      where: the file, which messages name.
 
     Raises:
       ValueError: entries missing, unexpected or misshapen; all of them are listed.
@@ -205,19 +205,19 @@ def export(
     """Writes config.json and model.safetensors, which `ktjax.load_model(folder)` reads back.
 
     Args:
-      classifier: to be written.
-      folder: made if it is not there.
+      classifier: what is written.
+      folder: where to; it is made if it is not there.
       format: `ktjax`; `timm` for a folder that timm loads too, as `local-dir:FOLDER`; `hf` for one
         that transformers loads, which then must have loaded the architecture before.
-      **facts: go into config.json, but for transformers'.
+      **facts: more fields of config.json, except where that is transformers'.
 
     Raises:
-      ValueError: no such format, or not of this architecture.
+      ValueError: there is no such format, or the architecture has none of it.
     """
     layout = layout_of(format, classifier.architecture, classifier.options)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Not save_file, whose files only their owner can read. transformers asks for the metadata.
+    # save_file's files can be read by their owner only. transformers asks for the metadata.
     entries = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
     (folder / WEIGHTS).write_bytes(entries)
     if format == "hf":
@@ -244,7 +244,7 @@ def export(
 
 
 def _timms_own(architecture: str) -> dict[str, Any]:
-    """What else timm asks of `pretrained_cfg`, to build this size and to find first and last."""
+    """What else timm needs in `pretrained_cfg`, to build this size and find the first and last."""
     known = TIMM["architectures"].get(architecture)
     if known is None:
         return {}

@@ -11,7 +11,7 @@ from flax import linen as nn
 from ktjax.models.networks.layers import Activation, LayerNorm, Mlp, gelu
 
 Norm = Callable[..., nn.Module]
-# Where timm truncates a normal distribution, it does so a hundred standard deviations out.
+# timm truncates its normal distributions at a hundred standard deviations, which is no truncation.
 dense = functools.partial(nn.Dense, kernel_init=nn.initializers.normal(0.02))
 
 
@@ -24,21 +24,21 @@ def multi_head(
     qk_norm: Norm | None,
     bias_1xHxLxL: jax.Array | None = None,
 ) -> jax.Array:
-    """Scaled dot product attention; called by the module that the norms of q and k belong to.
+    """Scaled dot product attention; the module that calls it owns the norms of q and k.
 
     Args:
       q_BxLxD: queries.
       k_BxLxD: keys.
       v_BxLxD: values.
       num_heads: H; it divides D.
-      qk_norm: of each head's queries and keys; None: none.
+      qk_norm: normalizes each head's queries and keys; None: nothing does.
       bias_1xHxLxL: added to the logits.
 
     Returns:
       The heads' results side by side [B, L, D].
     """
     q, k, v = (_split(x, num_heads) for x in (q_BxLxD, k_BxLxD, v_BxLxD))
-    q, k = _normalise(q, k, qk_norm)
+    q, k = _normalize(q, k, qk_norm)
     y = jax.nn.dot_product_attention(q, k, v, bias=bias_1xHxLxL)
     return y.reshape(q_BxLxD.shape)
 
@@ -56,18 +56,18 @@ def differential(
     """The difference of two attentions for each head (Ye et al., arXiv 2410.05258).
 
     Args:
-      module: whose parameters the weight of the second attention and the norms are.
+      module: owns the norms and the weight of the second attention.
       q_BxLxD: queries; a head has two, each half as wide as its value.
       k_BxLxD: keys, likewise.
       v_BxLxD: values.
       num_heads: H; 2H divides D.
-      qk_norm: of each half head's queries and keys; None: none.
+      qk_norm: normalizes each half head's queries and keys; None: nothing does.
       depth: how many blocks come before; the second attention counts for more in later ones.
 
     Returns:
       The heads' results side by side [B, L, D].
     """
-    q, k = _normalise(_split(q_BxLxD, 2 * num_heads), _split(k_BxLxD, 2 * num_heads), qk_norm)
+    q, k = _normalize(_split(q_BxLxD, 2 * num_heads), _split(k_BxLxD, 2 * num_heads), qk_norm)
     half = q.shape[-1]
     # Values must be as wide as queries: zeros beside a query and its key change no product.
     q, k = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, half))) for x in (q, k))
@@ -91,7 +91,7 @@ def _split(x_BxLxD: jax.Array, num_heads: int) -> jax.Array:
     return x_BxLxD.reshape(*x_BxLxD.shape[:2], num_heads, -1)
 
 
-def _normalise(q: jax.Array, k: jax.Array, norm: Norm | None) -> tuple[jax.Array, jax.Array]:
+def _normalize(q: jax.Array, k: jax.Array, norm: Norm | None) -> tuple[jax.Array, jax.Array]:
     return (q, k) if norm is None else (norm(name="q_norm")(q), norm(name="k_norm")(k))
 
 
@@ -99,9 +99,9 @@ class Attention(nn.Module):
     """Multi-head self-attention.
 
     Attributes:
-      qk_norm: each head's queries and keys are normalised.
-      scale_norm: the result is normalised before its projection.
-      depth: how many blocks come before; only differential attention asks.
+      qk_norm: each head's queries and keys are normalized.
+      scale_norm: the result is normalized before its projection.
+      depth: how many blocks come before; only differential attention uses it.
     """
 
     num_heads: int
@@ -128,7 +128,7 @@ class Attention(nn.Module):
 
 
 class DiffAttention(Attention):
-    """Self-attention by the difference of two."""
+    """Self-attention that is the difference of two attentions."""
 
     def _attend(
         self, q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None

@@ -25,7 +25,7 @@ ACTIVATIONS = {
 }
 _BATCH = 64
 
-# What `main` of these holds is pickled. The commits are the Hub's own conversions of it.
+# These repositories' `main` is pickled; the commits are the Hub's own conversions of it.
 _REVISIONS = {"openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef"}
 
 # Flax module -> its name in the checkpoint; {} is the number of the layer.
@@ -44,7 +44,7 @@ _MODULES = {
     "text_projection": "text_projection",
 }
 _LEAVES = {"embedding": "weight", "scale": "weight", "kernel": "weight", "bias": "bias"}
-# Entries of other parts, and a buffer that older files have.
+# Entries that belong to other parts, and a buffer in older files.
 _IGNORED = (
     "vision_model.",
     "visual_projection.",
@@ -106,7 +106,7 @@ class TextTower(nn.Module):
 
 
 class TextModel(NamedTuple):
-    """A tower with its weights, and the tokenizer of transformers that it was trained with."""
+    """A tower with its weights, and the tokenizer, transformers', that it was trained with."""
 
     tower: TextTower
     variables: Variables
@@ -124,10 +124,10 @@ def load(where: str) -> TextModel:
       ValueError: no such model, not CLIP, weights other than safetensors, entries missing,
         unexpected or misshapen (all of them are listed), or no tokenizer.
     """
-    # transformers takes a second and a half to import, for nobody who only classifies images.
+    # transformers takes 1.5 s to import, which those who only classify images should not pay.
     from transformers import AutoTokenizer
 
-    # The config first: nobody should wait for gigabytes to hear that they are not CLIP.
+    # The config comes first: nobody should wait for gigabytes only to hear that they are not CLIP.
     tower = _tower(_folder(where, weights.CONFIG) / weights.CONFIG)
     folder = _folder(where, weights.WEIGHTS, "*token*.json", "vocab.json", "merges.txt")
     if not (folder / weights.WEIGHTS).is_file():
@@ -171,9 +171,9 @@ def embed_names(where: str, names: Sequence[str], template: str = "a photo of a 
     """CLIP's embeddings of class names.
 
     Args:
-      where: as for `load`.
+      where: what `load` takes.
       names: the names of the classes; cut where they are too long for the tower.
-      template: the text in which the name takes the place of {}.
+      template: a text in which {} stands for the name.
 
     Returns:
       float32 [C, D], of unit length.
@@ -196,7 +196,7 @@ def _embed(model: TextModel, id_NxL: np.ndarray) -> np.ndarray:
     size = min(_BATCH, len(id_NxL))
     apply = jax.jit(model.tower.apply)
     parts = []
-    # Where they can, accelerators multiply in less than float32 unless told.
+    # Unless told otherwise, accelerators multiply in less than float32 where they can.
     with jax.default_matmul_precision("float32"):
         for start in range(0, len(id_NxL), size):
             id_BxL = id_NxL[start : start + size]
@@ -252,7 +252,7 @@ def _tower(path: Path) -> TextTower:
         depth=text.num_hidden_layers,
         num_heads=text.num_attention_heads,
         hidden=text.intermediate_size,
-        projection=whole.projection_dim,  # of both towers; that of text_config may be another
+        projection=whole.projection_dim,  # that of both towers; text_config may say another
         activation=text.hidden_act,
         epsilon=text.layer_norm_eps,
         end_of_text=text.eos_token_id,

@@ -35,7 +35,7 @@ def _conv(
 
 
 class SimpleNorm(nn.Module):
-    """Divides by the standard deviation of the channels (of samples), but leaves their mean."""
+    """Divides by the channels' sample standard deviation, but leaves their mean."""
 
     epsilon: float = 1e-6
 
@@ -48,7 +48,7 @@ class SimpleNorm(nn.Module):
 
 
 class GlobalResponseNorm(nn.Module):
-    """Channels weighed by their norm over the image, relative to the mean of these norms."""
+    """Weights each channel by its norm over the image, relative to the mean of all norms."""
 
     epsilon: float = 1e-6
 
@@ -65,7 +65,7 @@ class GlobalResponseNorm(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution, normalisation, an MLP per pixel, layer scale; around it a shortcut."""
+    """Depthwise convolution, normalization, an MLP per pixel, layer scale; around it a shortcut."""
 
     kernel_size: int
     conv_mlp: bool
@@ -81,7 +81,7 @@ class ConvNeXtBlock(nn.Module):
         kernel = self.kernel_size
         y = _conv(width, kernel, padding=kernel // 2, groups=width, name="conv_dw")(x)
         y = self.norm(name="norm")(y)
-        # One computation, but the weights have other shapes.
+        # The computation is the same, but the weights have other shapes.
         linear = functools.partial(_conv, kernel=1) if self.conv_mlp else _dense
         y = self.act(linear(4 * width, name="mlp.fc1")(y))
         if self.use_grn:
@@ -98,14 +98,14 @@ class ConvNeXt(nn.Module):
 
     Attributes:
       dims: widths of the stages.
-      kernel_sizes: of the depthwise convolutions in each stage.
+      kernel_sizes: how large the kernels of the depthwise convolutions are, by stage.
       stem_type: `patch` (4x4), or two 3x3: `overlap`, `overlap_tiered` (the first is half as wide),
         `overlap_act` (an activation between them).
       conv_mlp: the MLPs' weights are those of 1x1 convolutions.
-      use_grn: global response normalisation in the MLPs (V2).
+      use_grn: global response normalization in the MLPs (V2).
       ls_init_value: where layer scales begin; None: there are none.
-      head_norm: the last normalisation; None: as the others.
-      head_norm_first: the last normalisation comes before the pooling, not after it.
+      head_norm: the last normalization; None: the same as the others.
+      head_norm_first: the last normalization comes before the pooling, not after it.
       head_hidden_size: width of a layer before the linear head; None: there is none.
     """
 
@@ -168,7 +168,7 @@ class ConvNeXt(nn.Module):
             return norm(name="norm_pre")(x).mean(axis=(1, 2))
         x = norm(name="head.norm")(x.mean(axis=(1, 2)))
         if self.head_hidden_size is not None:
-            # GELU whatever the blocks have.
+            # GELU, whatever activation the blocks have.
             x = layers.gelu(_dense(self.head_hidden_size, name="head.pre_logits.fc")(x))
         return x
 

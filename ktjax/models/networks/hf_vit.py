@@ -12,7 +12,7 @@ from ktjax.models.networks.vision_transformer import VisionTransformer
 
 
 class DeiT(VisionTransformer):
-    """A second token, for a distilled head that is gone; the first one's head answers."""
+    """It has a second token, for a distilled head that is gone; the first one's head answers."""
 
     def _prefix(self) -> dict[str, tuple[int, float]]:
         return {"cls_token": (1, 1e-6), "dist_token": (1, 1e-6)}
@@ -38,7 +38,7 @@ def torch_bicubic(image_HxWxC: jax.Array, *, shape: tuple[int, int, int]) -> jax
 
 
 def _cubic_weights(old: int, new: int, a: float = -0.75) -> np.ndarray:
-    """How much each new pixel of a line has of each old one: float32 [new, old]."""
+    """The weight of each old pixel of a line in each new one: float32 [new, old]."""
     at = (np.arange(new) + 0.5) * old / new - 0.5
     first = np.floor(at).astype(int) - 1
     weights = np.zeros((new, old))
@@ -67,7 +67,7 @@ class _Attention(Attention):
 
 
 class _RelativePositions(nn.Module):
-    """A bias for each pair of tokens of a grid by how they lie, and for the class token."""
+    """A bias for each pair of tokens in a grid by their offset, and for the class token."""
 
     grid: tuple[int, int]  # height, width in tokens
     num_heads: int

@@ -30,7 +30,7 @@ def conv(
     bias: bool = False,
     name: str,
 ) -> nn.Conv:
-    """A square convolution; `padding` on each side, None: what keeps the size at stride 1."""
+    """A square convolution; `padding` is for each side, None: it keeps the size at stride 1."""
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -50,9 +50,9 @@ def max_pool(x: jax.Array, kernel: int, stride: int) -> jax.Array:
 
 
 def avg_pool(x: jax.Array, kernel: int, *, ceil: bool = False) -> jax.Array:
-    """Means over square windows side by side.
+    """Means over adjacent square windows.
 
-    With `ceil` also over what remains at the lower and right edge; else that is left out.
+    With `ceil`, what remains at the lower and right edge counts as a window, else it is left out.
     """
     remains = [(0, -side % kernel if ceil else 0) for side in x.shape[1:3]]
     window = (kernel, kernel)
@@ -63,7 +63,7 @@ def avg_pool(x: jax.Array, kernel: int, *, ceil: bool = False) -> jax.Array:
 class BatchNorm(nn.Module):
     """BatchNorm over all devices.
 
-    Uses (and updates) the batch's statistics where `batch_stats` is mutable, else the running ones.
+    It uses (and updates) the batch's statistics where `batch_stats` is mutable, else running ones.
     As in torch, the running variance is the unbiased one of the samples.
     """
 
@@ -85,13 +85,13 @@ class BatchNorm(nn.Module):
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_var.value = keep * running_var.value + (1 - keep) * unbiased
         gain = jax.lax.rsqrt(var + self.epsilon) * scale.astype(jnp.float32)
-        centred = x.astype(jnp.float32) - jnp.broadcast_to(mean, x.shape)
-        y = centred * jnp.broadcast_to(gain, x.shape) + jnp.broadcast_to(bias, x.shape)
+        centered = x.astype(jnp.float32) - jnp.broadcast_to(mean, x.shape)
+        y = centered * jnp.broadcast_to(gain, x.shape) + jnp.broadcast_to(bias, x.shape)
         return y.astype(x.dtype)
 
 
 def _batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean and variance per channel over all devices, and over how many numbers; float32."""
+    """Mean and variance per channel over all devices, and how many numbers they are of; float32."""
     x = x.astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
     moments = x.mean(axes), jnp.square(x).mean(axes)
@@ -101,9 +101,9 @@ def _batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def remat(block: type[nn.Module], on: bool) -> type[nn.Module]:
-    """A block, called as `block(...)(x, train)`, that forgets its activations where this is on.
+    """A block, called as `block(...)(x, train)`, that forgets its activations if `on`.
 
-    The backward pass computes them again: less memory for a third more time.
+    The backward pass computes them again: that saves memory and takes a third more time.
     """
     return nn.remat(block, static_argnums=(2,)) if on else block
 
@@ -122,8 +122,19 @@ class DropPath(nn.Module):
         return jnp.where(kept, x / (1 - self.rate), 0)
 
 
+class LayerScale(nn.Module):
+    """A learned gain per channel (Touvron et al. 2021)."""
+
+    init_values: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.constant(self.init_values)
+        return x * self.param("gamma", init, (x.shape[-1],))[(None,) * (x.ndim - 1)]
+
+
 class Mlp(nn.Module):
-    """Two dense layers with an activation between them, and a norm where `norm_layer` is one."""
+    """Two dense layers with an activation between them, and a norm if `norm_layer` is given."""
 
     hidden: int
     activation: Activation = gelu
@@ -145,10 +156,10 @@ def divisible(value: float, divisor: int = 8, *, floor_share: float = 0.9) -> in
     return nearest if nearest >= floor_share * value else nearest + divisor
 
 
-class SqueezeExcite(nn.Module):
-    """Channels weighed by what is in all of the image (Hu et al. 2018); timm's SEModule.
+class SEModule(nn.Module):
+    """Weights each channel by what is in the whole image (Hu et al. 2018).
 
-    `hidden` is the width between; None: the input's times `ratio`, rounded to a multiple of 8.
+    `hidden` is the inner width; None: `ratio` times the input's, rounded to a multiple of 8.
     """
 
     ratio: float = 1 / 16

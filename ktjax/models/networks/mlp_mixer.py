@@ -31,7 +31,7 @@ def over_patches(layer: nn.Module, x_BxNxD: jax.Array) -> jax.Array:
 def _halves(
     values: nn.initializers.Initializer, gates: nn.initializers.Initializer
 ) -> nn.initializers.Initializer:
-    """Initialises a layer whose outputs are values and, after them, as many gates."""
+    """Initializes a layer whose outputs are values and, after them, as many gates."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         of_values, of_gates = jax.random.split(key)
@@ -83,7 +83,7 @@ class GatedMlp(nn.Module):
 
 
 class Affine(nn.Module):
-    """A gain and a bias per channel, instead of a normalisation."""
+    """A gain and a bias per channel, instead of a normalization."""
 
     @nn.compact
     def __call__(self, x_BxNxD: jax.Array) -> jax.Array:
@@ -93,7 +93,7 @@ class Affine(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """An MLP over the patches and one over the channels, both normalised before, with shortcuts."""
+    """An MLP over the patches and one over the channels, both normalized before, with shortcuts."""
 
     mlp_ratio: tuple[float, float]
     mlp: Callable[..., nn.Module]
@@ -139,12 +139,12 @@ class SpatialGatingBlock(nn.Module):
 
 
 class MlpMixer(nn.Module):
-    """Patches, blocks of one kind, a normalisation, the mean over the patches, a linear head.
+    """Patches, blocks of one kind, a normalization, the mean over the patches, a linear head.
 
     Attributes:
       block: MixerBlock, ResBlock or SpatialGatingBlock.
-      block_options: its further attributes.
-      norm: the last normalisation.
+      block_options: further attributes of the block.
+      norm: the last normalization.
     """
 
     num_classes: int

@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class Pooling(nn.Module):
-    """Half as many patches each way, with more channels; as many for the tokens beside them."""
+    """Halves the patches' height and width and adds channels, to the tokens beside them too."""
 
     width: int
 
@@ -73,9 +73,9 @@ class PoolingVisionTransformer(nn.Module):
 
     Attributes:
       patch_size, stride: of the patches, in pixels.
-      base_dims: channels of a head, by stage.
-      depth: blocks, by stage.
-      heads: of attention, by stage.
+      base_dims: how many channels a head has, by stage.
+      depth: how many blocks there are, by stage.
+      heads: how many the attention has, by stage.
       distilled: a second token with its own head (Touvron et al. 2021); the mean of both answers.
     """
 

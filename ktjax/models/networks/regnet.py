@@ -1,6 +1,6 @@
 """RegNet X, Y, Z and V (Radosavovic et al. 2020, Dollar et al. 2021) as in timm's regnet.py.
 
-Bottlenecks of grouped convolutions, whose widths come from a line that is quantised to four stages.
+Bottlenecks of grouped convolutions, whose widths come from a line that is quantized to four stages.
 Names are timm's.
 """
 
@@ -18,7 +18,7 @@ from ktjax.models.networks.layers import (
     Activation,
     BatchNorm,
     DropPath,
-    SqueezeExcite,
+    SEModule,
     avg_pool,
     conv,
 )
@@ -78,12 +78,12 @@ class _Block(nn.Module):
     """What both kinds of block have in common.
 
     Attributes:
-      width: of the output.
-      inner: of the grouped convolution.
-      se_ratio: width within squeeze-and-excitation by that of the block's input; 0: there is none.
+      width: how many channels come out.
+      inner: how many the grouped convolution has.
+      se_ratio: hidden channels of squeeze-and-excitation per input channel; 0: there is none.
       downsample: the shortcut where width or size change, a convolution (`conv1x1`) or one after
         average pooling (`avg`); None: there is no shortcut then.
-      linear_out: no activation after the shortcut is added.
+      linear_out: there is no activation after the shortcut is added.
     """
 
     width: int
@@ -104,7 +104,7 @@ class _Block(nn.Module):
         if not self.se_ratio:
             return y
         hidden = round(input_width * self.se_ratio)
-        return SqueezeExcite(hidden=hidden, activation=self.activation, name="se")(y)
+        return SEModule(hidden=hidden, activation=self.activation, name="se")(y)
 
 
 class Bottleneck(_Block):
@@ -133,7 +133,7 @@ class Bottleneck(_Block):
 
 
 class PreBottleneck(_Block):
-    """The same with norms before convolutions; even the plain shortcut is of what is normalised."""
+    """The same with norms before convolutions; even the plain shortcut takes what is normalized."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -156,12 +156,12 @@ class RegNet(nn.Module):
 
     Attributes:
       widths, depths: of the stages.
-      stem_width: of the first convolution.
-      group_size: channels of a group, at most.
-      bottle_ratio: width of a block's grouped convolution by that of its output.
+      stem_width: how many channels the first convolution has.
+      group_size: how many channels a group has, at most.
+      bottle_ratio: channels of a block's grouped convolution per output channel.
       group_min_ratio: how stages are rounded to groups, see `fit_groups`.
-      preact: blocks normalise before they convolve.
-      num_features: width of a last convolution; 0: there is none.
+      preact: blocks normalize before they convolve.
+      num_features: how many channels a last convolution has; 0: there is none.
       The others are those of the blocks.
     """
 

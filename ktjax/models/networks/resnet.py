@@ -15,13 +15,13 @@ from flax import linen as nn
 
 from ktjax.classifier import Output
 from ktjax.models.networks import layers
-from ktjax.models.networks.layers import BatchNorm, DropPath, SqueezeExcite, avg_pool, conv
+from ktjax.models.networks.layers import BatchNorm, DropPath, SEModule, avg_pool, conv
 
 Norm = Callable[..., nn.Module]
 Pool = Callable[[jax.Array], jax.Array]
 
 
-def blur_pool(x: jax.Array) -> jax.Array:
+def blur_pool_reflected(x: jax.Array) -> jax.Array:
     """Binomial 3x3 filter with stride 2 on the reflected image (Zhang 2019)."""
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     row = jnp.asarray([0.25, 0.5, 0.25], x.dtype)
@@ -42,7 +42,7 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 class EfficientChannelAttention(nn.Module):
-    """Channels weighed by their neighbours in a 1D convolution (Wang et al. 2020)."""
+    """Weights each channel by a 1D convolution over its neighbors (Wang et al. 2020)."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -54,7 +54,7 @@ class EfficientChannelAttention(nn.Module):
 
 
 class _Block(nn.Module):
-    """What both kinds of block have in common; `width` is that of timm's `planes`."""
+    """What both kinds of block have in common; `width` is what timm calls `planes`."""
 
     width: int
     stride: int
@@ -131,10 +131,11 @@ class ResNet(nn.Module):
 
     Attributes:
       stem: `plain` (7x7), `deep` (three 3x3) or `tiered` (the same, widening).
-      stem_width: of the first convolutions of a stem that is not plain; the last has twice as many.
-      plain_width: of a plain stem.
+      stem_width: channels of the first convolutions of a stem that is not plain; the last has twice
+        as many.
+      plain_width: channels of a plain stem.
       replace_pool: the stem ends in a convolution of stride 2, not in maximum pooling.
-      pool: low-pass filter of stride 2 that strides are taken with; None: none.
+      pool: a low-pass filter of stride 2 that takes the strides; None: convolutions take them.
       average_down: shortcuts pool before their convolution.
     """
 
@@ -226,7 +227,7 @@ def _bottleneck(depths: tuple[int, ...], **options: object) -> Callable[..., Res
     return functools.partial(ResNet, depths=depths, blocks=(Bottleneck,) * 4, **options)
 
 
-_se, _se4 = SqueezeExcite, functools.partial(SqueezeExcite, ratio=0.25)
+_se, _se4 = SEModule, functools.partial(SEModule, ratio=0.25)
 _eca = EfficientChannelAttention
 C = {"stem": "deep", "stem_width": 32}
 D = {**C, "average_down": True}
@@ -303,10 +304,10 @@ VARIANTS = {
         down_kernel=3,
         reduce_first=2,
     ),
-    "resnetblur18": _basic((2, 2, 2, 2), pool=blur_pool),
-    "resnetblur50": _bottleneck((3, 4, 6, 3), pool=blur_pool),
-    "resnetblur50d": _bottleneck((3, 4, 6, 3), **D, pool=blur_pool),
-    "resnetblur101d": _bottleneck((3, 4, 23, 3), **D, pool=blur_pool),
+    "resnetblur18": _basic((2, 2, 2, 2), pool=blur_pool_reflected),
+    "resnetblur50": _bottleneck((3, 4, 6, 3), pool=blur_pool_reflected),
+    "resnetblur50d": _bottleneck((3, 4, 6, 3), **D, pool=blur_pool_reflected),
+    "resnetblur101d": _bottleneck((3, 4, 23, 3), **D, pool=blur_pool_reflected),
     "resnetaa34d": _basic((3, 4, 6, 3), **D, pool=halve),
     "resnetaa50": _bottleneck((3, 4, 6, 3), pool=halve),
     "resnetaa50d": _bottleneck((3, 4, 6, 3), **D, pool=halve),

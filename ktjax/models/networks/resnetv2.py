@@ -1,7 +1,7 @@
-"""Residual networks that normalise first (He et al. 2016) as in timm's resnetv2.py, with its names.
+"""Residual networks that normalize first (He et al. 2016) as in timm's resnetv2.py, with its names.
 
-Big Transfer (BiT, Kolesnikov et al. 2020) with standardised kernels and GroupNorm; BatchNorm with
-the stems of resnet.py; GroupNorm, EvoNorm and filter response normalisation instead.
+Big Transfer (BiT, Kolesnikov et al. 2020) with standardized kernels and GroupNorm; BatchNorm with
+the stems of resnet.py; GroupNorm, EvoNorm and filter response normalization instead.
 """
 
 import functools
@@ -20,7 +20,7 @@ Norm = Callable[..., nn.Module]
 Conv = Callable[..., nn.Module]
 
 
-class StandardisedConv(nn.Module):
+class StandardizedConv(nn.Module):
     """A convolution whose kernels have mean 0 and variance 1 (Qiao et al. 2019); no bias."""
 
     features: int
@@ -74,7 +74,7 @@ class FilterResponseNorm(nn.Module):
 
 
 def _channels(module: nn.Module, width: int, **initially: float) -> list[jax.Array]:
-    """Parameters by channel, that are all this at first: each [1, 1, 1, width]."""
+    """Parameters per channel that begin with these values: each [1, 1, 1, width]."""
     parameters = (
         module.param(name, nn.initializers.constant(value), (width,))
         for name, value in initially.items()
@@ -86,9 +86,9 @@ class _Block(nn.Module):
     """What both kinds of block have in common.
 
     Attributes:
-      width: of the output.
-      inner: of the convolutions before the last.
-      first: of its stage.
+      width: how many channels come out.
+      inner: how many the convolutions before the last have.
+      first: whether it is the first block of its stage.
     """
 
     width: int
@@ -101,11 +101,11 @@ class _Block(nn.Module):
     average_down: bool
     drop_path: float
 
-    def _normalised(self, name: str, x: jax.Array) -> jax.Array:
+    def _normalized(self, name: str, x: jax.Array) -> jax.Array:
         return self.activation(self.norm(name=name)(x))
 
     def _shortcut(self, x: jax.Array) -> jax.Array:
-        """A 1x1 convolution of what is normalised already; it or average pooling has the stride."""
+        """A 1x1 convolution of normalized input; it, or average pooling, takes the stride."""
         if self.average_down and self.stride > 1:
             x = avg_pool(x, self.stride, ceil=True)
         stride = 1 if self.average_down else self.stride
@@ -117,11 +117,11 @@ class PreActBasic(_Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = self._normalised("norm1", x)
+        y = self._normalized("norm1", x)
         changes = self.stride > 1 or x.shape[-1] != self.width
         x = self._shortcut(y) if self.first and changes else x
         y = self.conv(self.inner, 3, stride=self.stride, name="conv1")(y)
-        y = self.conv(self.width, 3, name="conv2")(self._normalised("norm2", y))
+        y = self.conv(self.width, 3, name="conv2")(self._normalized("norm2", y))
         return x + DropPath(self.drop_path)(y, train=train)
 
 
@@ -130,12 +130,12 @@ class PreActBottleneck(_Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = self._normalised("norm1", x)
+        y = self._normalized("norm1", x)
         x = self._shortcut(y) if self.first else x
         y = self.conv(self.inner, 1, name="conv1")(y)
-        y = self._normalised("norm2", y)
+        y = self._normalized("norm2", y)
         y = self.conv(self.inner, 3, stride=self.stride, name="conv2")(y)
-        y = self.conv(self.width, 1, name="conv3")(self._normalised("norm3", y))
+        y = self.conv(self.width, 1, name="conv3")(self._normalized("norm3", y))
         return x + DropPath(self.drop_path)(y, train=train)
 
 
@@ -143,12 +143,12 @@ class ResNetV2(nn.Module):
     """Stem, four stages of blocks, a last norm, global average pooling, a linear head.
 
     Attributes:
-      bottle_ratio: width of a block's inner convolutions by that of its output.
+      bottle_ratio: channels of a block's inner convolutions per output channel.
       width_factor: what all widths are multiplied by.
       stem: `plain` (7x7), `fixed` (the same, its maximum pooling padded with zeros as in BiT),
         `deep` (three 3x3) or `tiered` (the same, widening).
       average_down: shortcuts pool before their convolution.
-      activation: after each norm.
+      activation: what follows each norm.
     """
 
     num_classes: int
@@ -234,7 +234,7 @@ def _bit(depths: tuple[int, ...], width_factor: int) -> Callable[..., ResNetV2]:
         depths=depths,
         width_factor=width_factor,
         stem="fixed",
-        conv=StandardisedConv,
+        conv=StandardizedConv,
         norm=GroupNorm,
     )
 

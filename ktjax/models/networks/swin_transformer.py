@@ -29,7 +29,7 @@ _layer_norm = functools.partial(layers.LayerNorm, epsilon=1e-5)
 
 @functools.cache
 def _relative_positions(window: Size) -> np.ndarray:
-    """Where each pair of tokens of a window finds its bias in the table: int [N, N]."""
+    """The index in the table of the bias for each pair of tokens in a window: int [N, N]."""
     height, width = window
     y, x = (a.ravel() for a in np.mgrid[:height, :width])
     dy, dx = (a[:, None] - a[None, :] for a in (y, x))
@@ -92,10 +92,10 @@ class Block(nn.Module):
         batch, height, width, channels = x.shape
         sides = tuple(zip((height, width), self.window, strict=True))
         h, w = window = tuple(min(side, most) for side, most in sides)
-        # A window that covers all of a side has nothing to be shifted to.
+        # A window that covers a whole side cannot be shifted.
         shift = tuple(most // 2 if self.shifted and side > most else 0 for side, most in sides)
         x = jnp.roll(x, (-shift[0], -shift[1]), (1, 2))
-        # As in timm the zeros that fill the last windows are seen.
+        # As in timm, attention sees the zeros that fill the last windows.
         x = jnp.pad(x, ((0, 0), (0, -height % h), (0, -width % w), (0, 0)))
         rows, columns = x.shape[1] // h, x.shape[2] // w
         region = _regions(x.shape[1:3], window, shift) if any(shift) else None
@@ -179,7 +179,7 @@ def resize_table(table: np.ndarray, before: int, after: int) -> np.ndarray:
     far = np.cumsum(ratio ** np.arange(half_before))
     old = np.concatenate([-far[::-1], [0], far])
     new = np.arange(-half_after, half_after + 1)
-    # How much each new position has of each old one; beyond the last ones there are only these.
+    # The weight of each old position in each new one; beyond the last ones these go on.
     share = np.stack([np.interp(new, old, one) for one in np.eye(before)], axis=1)
     square = table.reshape(before, before, -1)
     resized = np.einsum("yi,xj,ijh->yxh", share, share, square)

@@ -27,11 +27,11 @@ from ktjax.models.networks.vit_blocks import Block
 class VisionTransformer(nn.Module):
     """Patches, tokens before them, blocks, pooling, a linear head (none if there are no classes).
 
-    Attributes have the names of timm's arguments, but for:
-      embed_norm: patches are normalised as they are embedded.
+    Attributes have the names of timm's arguments, except:
+      embed_norm: patches are normalized as they are embedded.
       use_fc_norm: the last norm comes after pooling, not before; None: if the pooling is `avg`.
       resize: what position embeddings are resized with.
-    `global_pool` is `token` (the first), `avg` (of the patches) or `map` (attention).
+    `global_pool` is `token` (the first one), `avg` (the mean of the patches) or `map` (attention).
     """
 
     num_classes: int
@@ -75,14 +75,14 @@ class VisionTransformer(nn.Module):
         return self._answer(x, train=train)
 
     def adapt(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Position embeddings of another image size, resized; other entries as they are."""
+        """Resizes position embeddings made for another image size; others stay as they are."""
         if name != "pos_embed" or array.ndim != 3:
             return array
         prefix = 0 if self.no_embed_class else self._prefix_length
         return positions.resize_positions(array, shape, prefix=prefix, resize=self.resize)
 
     def _prefix(self) -> dict[str, tuple[int, float]]:
-        """The tokens before those of the patches: how many, and the deviation they begin with."""
+        """The tokens before the patches: how many there are, and the deviation they begin with."""
         tokens = {"cls_token": int(self.class_token), "reg_token": self.reg_tokens}
         return {name: (count, 1e-6) for name, count in tokens.items() if count}
 
@@ -117,11 +117,11 @@ class VisionTransformer(nn.Module):
         return self._placed(jnp.concatenate([*tokens, x], axis=1))
 
     def _placed(self, x: jax.Array) -> jax.Array:
-        """With position embeddings."""
+        """Adds position embeddings."""
         return x + self.param("pos_embed", nn.initializers.normal(0.02), (1, *x.shape[1:]))
 
     def _blocks(self, x: jax.Array, grid: tuple[int, int], *, train: bool) -> jax.Array:
-        del grid  # position embeddings have told of it
+        del grid  # position embeddings have said where patches are
         for number in range(self.depth):
             x = self._block(number)(x, train)
         return x

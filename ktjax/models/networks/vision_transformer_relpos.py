@@ -23,7 +23,7 @@ def log_offsets(grid: tuple[int, int]) -> np.ndarray:
 
 
 def offset_index(grid: tuple[int, int]) -> np.ndarray:
-    """Which of the offsets leads from each place to each other one, int [H W, H W]."""
+    """The number of the offset from each place to each other one, int [H W, H W]."""
     rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     down = rows[:, None] - rows[None, :] + grid[0] - 1
     right = columns[:, None] - columns[None, :] + grid[1] - 1
@@ -31,12 +31,12 @@ def offset_index(grid: tuple[int, int]) -> np.ndarray:
 
 
 class RelPosMlp(nn.Module):
-    """The bias of attention's logits, [1, heads, L, L].
+    """The bias that is added to the attention's logits, [1, heads, L, L].
 
     Attributes:
       grid: rows and columns of patches.
-      num_heads: of the attention.
-      hidden_dim: of the MLP.
+      num_heads: how many heads the attention has.
+      hidden_dim: how wide the MLP is inside.
       prefix_tokens: tokens without a place that come first; their bias is 0.
     """
 

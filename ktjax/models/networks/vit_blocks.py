@@ -8,23 +8,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ktjax.models.networks.attention import Attention, Norm, dense, differential, multi_head
-from ktjax.models.networks.layers import Activation, DropPath, LayerNorm, Mlp, gelu
+from ktjax.models.networks.layers import Activation, DropPath, LayerNorm, LayerScale, Mlp, gelu
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
     """The approximation of GELU that OpenAI's CLIP was trained with."""
     return x * nn.sigmoid(1.702 * x)
-
-
-class LayerScale(nn.Module):
-    """A learned gain per channel (Touvron et al. 2021)."""
-
-    init_values: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.initializers.constant(self.init_values)
-        return x * self.param("gamma", init, (x.shape[-1],))[None, None]
 
 
 class SwiGLU(nn.Module):
@@ -70,8 +59,8 @@ class _Block(nn.Module):
 
     Attributes:
       depth: how many blocks come before.
-      init_values: of the gains at the end of each branch; None: there are none.
-      rel_pos: makes the bias of the attention's logits; None: it is given to the call, if any.
+      init_values: where the gains at the end of each branch begin; None: there are no gains.
+      rel_pos: makes the bias for the attention's logits; None: the caller may give one.
     """
 
     num_heads: int
@@ -117,7 +106,7 @@ class _Block(nn.Module):
         )(x)
 
     def _end(self, scale: str, y: jax.Array, *, train: bool) -> jax.Array:
-        """The end of a branch."""
+        """What comes at the end of each branch."""
         if self.init_values is not None:
             y = LayerScale(self.init_values, name=scale)(y)
         return DropPath(self.drop_path)(y, train=train)
@@ -135,7 +124,7 @@ class Block(_Block):
 
 
 class ResPostBlock(_Block):
-    """The norms stand at the ends of the branches, and their gains are the layer scale."""
+    """Norms come at the ends of the branches, and their gains are the layer scale."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, bias: jax.Array | None = None) -> jax.Array:

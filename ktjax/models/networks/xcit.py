@@ -1,7 +1,7 @@
 """Cross-covariance image transformers (El-Nouby et al. 2021) as in timm's xcit.py, with its names.
 
 Attention is among channels, not among patches, so that its cost grows with the number of patches
-and not with its square; 3x3 convolutions let neighbouring patches talk. A class token reads the
+and not with its square; 3x3 convolutions let neighboring patches talk. A class token reads the
 result in two blocks of class attention (Touvron et al. 2021). No parameter depends on the size of
 the image: positions are Fourier features, computed.
 """
@@ -26,7 +26,7 @@ Conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=
 
 
 def fourier_features(height: int, width: int, *, frequencies: int = 16) -> np.ndarray:
-    """Sines and cosines of where a patch lies: float32 [height, width, 4 * frequencies].
+    """Sines and cosines of each patch's position: float32 [height, width, 4 * frequencies].
 
     Rows come first, then columns; of each a sine and a cosine per frequency. Positions run to 2 pi
     whatever the size, wavelengths grow geometrically by 10,000.
@@ -106,7 +106,7 @@ class LocalPatchInteraction(nn.Module):
 
 
 class ClassAttention(nn.Module):
-    """What the class token, the first, reads from all tokens: [B, 1, C]."""
+    """What the class token, the first one, reads from all tokens: [B, 1, C]."""
 
     num_heads: int
 
@@ -136,7 +136,7 @@ class _Block(nn.Module):
 
 
 class PatchBlock(_Block):
-    """Attention among channels, interaction of neighbouring patches, an MLP; timm's XCABlock."""
+    """Attention among channels, interaction of neighboring patches, an MLP; timm's XCABlock."""
 
     drop_path: float
 
@@ -177,7 +177,7 @@ class Xcit(nn.Module):
     Attributes:
       patch_size: 8 or 16 pixels.
       eta: where layer scales begin.
-      tokens_norm: class attention blocks normalise the patches too before their MLP.
+      tokens_norm: class attention blocks normalize the patches too before their MLP.
       global_pool: what the head reads: `token`, or `avg` for the mean of the patches.
     """
 

@@ -1,4 +1,4 @@
-"""What networks for phones before MobileNetV3 consist of: attributes of an EfficientNet.
+"""What networks for phones before MobileNetV3 consist of: attributes for an EfficientNet.
 
 Stages are listed as in timm, whose efficientnet.py has the papers.
 """
@@ -193,7 +193,7 @@ def edgetpu_v2(
     group_size: int = 64,
     num_features: int = 1280,
 ) -> Definition:
-    """MobileNet-EdgeTPU-V2 (Akin et al. 2022), with these channels of stages."""
+    """MobileNet-EdgeTPU-V2 (Akin et al. 2022), with this many channels in its stages."""
     a, b, c, d, e, f, g = channels
     grouped = {"group_size": group_size}
     stages = (

@@ -1,7 +1,7 @@
 """Blocks of timm's EfficientNets and MobileNets, with its names and arithmetic.
 
-A block is made with what differs from block to block, and what all of a network share: the
-normalisation, activation, attention, padding, and the pool that takes strides.
+A block's attributes are what differs from block to block, and what a whole network shares: the
+normalization, activation, attention, padding, and the pool that takes strides.
 """
 
 import functools
@@ -15,12 +15,12 @@ from flax import linen as nn
 
 from ktjax.models.networks.layers import Activation, BatchNorm, DropPath, divisible
 
-Kernel = int | tuple[int, ...]  # several: each for a share of the channels
+Kernel = int | tuple[int, ...]  # several: each convolves a share of the channels
 Norm = Callable[..., jax.Array]  # norm(x, activation or None, name=...)
 Pool = Callable[[jax.Array], jax.Array]
 
 
-def conv(
+def convolve(
     x: jax.Array,
     features: int,
     kernel: Kernel,
@@ -38,18 +38,18 @@ def conv(
       x: [B, H, W, channels].
       features: how many channels come out.
       kernel: its size; if there are several, each sees a share of the channels.
-      stride: of the output.
-      groups: of channels; with several kernels either 1 or all of the channels.
+      stride: how many input pixels one output pixel moves.
+      groups: how many groups of channels; with several kernels either 1 or one per channel.
       same: pad as TensorFlow's "SAME", which depends on the size of the image; else as torch does.
       bias: whether there is one.
-      init: of the kernel; None: as TensorFlow's networks begin.
-      name: of the layer.
+      init: how the kernel begins; None: as in TensorFlow's networks.
+      name: what the layer is called.
     """
     if isinstance(kernel, tuple):
         starts = list(itertools.accumulate(_shares(x.shape[-1], len(kernel))))[:-1]
         shares = zip(jnp.split(x, starts, axis=-1), _shares(features, len(kernel)), strict=True)
         parts = [
-            conv(
+            convolve(
                 part,
                 width,
                 size,
@@ -89,24 +89,24 @@ def norm_act(
     name: str,
     norm: Callable[..., nn.Module] = BatchNorm,
 ) -> jax.Array:
-    """Normalised, then activated."""
+    """Normalizes, then activates."""
     x = norm(name=name)(x)
     return x if activation is None else activation(x)
 
 
-# As TensorFlow's networks have it.
+# The norm of TensorFlow's networks.
 tf_norm = functools.partial(norm_act, norm=functools.partial(BatchNorm, epsilon=1e-3))
 
 
 def evo_norm(
     x: jax.Array, activation: Activation | None, *, name: str, group_size: int
 ) -> jax.Array:
-    """EvoNorm-S0, which has its own activation; only the affine map where there is to be none."""
-    return EvoNorm(group_size, active=activation is not None, name=name)(x)
+    """EvoNorm-S0, which brings its own activation; without one it is only the affine map."""
+    return MobileEvoNorm(group_size, active=activation is not None, name=name)(x)
 
 
-class EvoNorm(nn.Module):
-    """EvoNorm-S0 (Liu et al. 2020)."""
+class MobileEvoNorm(nn.Module):
+    """EvoNorm-S0 (Liu et al. 2020) of groups of one size; it can leave out the activation."""
 
     group_size: int
     active: bool
@@ -129,21 +129,21 @@ class EvoNorm(nn.Module):
         return x * scale + bias
 
 
-def blur_pool(x: jax.Array) -> jax.Array:
+def blur_pool_zeros(x: jax.Array) -> jax.Array:
     """Binomial 3x3 filter with stride 2, zeros around the image: means of means of 2x2 pixels."""
     x = nn.avg_pool(x, (2, 2), padding=((1, 1), (1, 1)))
     return nn.avg_pool(x, (2, 2), (2, 2))
 
 
 class SqueezeExcite(nn.Module):
-    """Channels weighed by what is in all of the image (Hu et al. 2018).
+    """Weights each channel by what is in the whole image (Hu et al. 2018).
 
     Attributes:
-      ratio: of hidden channels to channels.
-      activation: of the block.
+      ratio: hidden channels per channel.
+      activation: the block's.
       own: an activation instead of the block's.
-      gate: what makes weights of numbers.
-      rounded: makes a number of channels of a fraction.
+      gate: turns numbers into weights.
+      rounded: turns a fraction into a number of channels.
     """
 
     ratio: float
@@ -156,13 +156,13 @@ class SqueezeExcite(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         y = x.mean(axis=(1, 2), keepdims=True)
-        y = conv(y, self.rounded(width * self.ratio), 1, bias=True, name="conv_reduce")
+        y = convolve(y, self.rounded(width * self.ratio), 1, bias=True, name="conv_reduce")
         y = (self.own or self.activation)(y)
-        return x * self.gate(conv(y, width, 1, bias=True, name="conv_expand"))
+        return x * self.gate(convolve(y, width, 1, bias=True, name="conv_expand"))
 
 
 class GlobalContext(nn.Module):
-    """Channels weighed by an attended mean over the image (Cao et al. 2019)."""
+    """Weights each channel by an attended mean over the image (Cao et al. 2019)."""
 
     ratio: float
     activation: Activation
@@ -170,13 +170,13 @@ class GlobalContext(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        at = conv(x, 1, 1, bias=True, name="conv_attn").astype(jnp.float32)
+        at = convolve(x, 1, 1, bias=True, name="conv_attn").astype(jnp.float32)
         at = jax.nn.softmax(at, axis=(1, 2)).astype(x.dtype)
         y = jnp.einsum("bhwc,bhwo->boc", x, at)[:, :, None]
         hidden = divisible(width * self.ratio, 1, floor_share=0.0)
-        y = conv(y, hidden, 1, bias=True, name="mlp_scale.fc1")
+        y = convolve(y, hidden, 1, bias=True, name="mlp_scale.fc1")
         y = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name="mlp_scale.norm")(y)
-        y = conv(self.activation(y), width, 1, bias=True, name="mlp_scale.fc2")
+        y = convolve(self.activation(y), width, 1, bias=True, name="mlp_scale.fc2")
         return x * nn.sigmoid(y)
 
 
@@ -184,14 +184,14 @@ class Block(nn.Module):
     """What all kinds of block have in common.
 
     Attributes:
-      channels: that come out.
-      stride: of the output.
-      kernel: of the convolution that has the stride.
+      channels: how many come out.
+      stride: how many input pixels one output pixel moves.
+      kernel: that of the convolution with the stride.
       expand: how many times wider than the input it is inside.
       inner: how wide it is inside, instead.
-      se: hidden channels of the attention, as a share of those inside; 0: no attention.
+      se: hidden channels of the attention per channel inside; 0: no attention.
       skip: whether the input is added where the shapes allow it.
-      group_size: channels in a group of the convolution that has the stride; 0: all are in one.
+      group_size: channels per group of the convolution with the stride; 0: there is one group.
       pool: takes strides of 2, after the activation; None: the convolution takes them.
       same: pad as TensorFlow does.
     """
@@ -230,7 +230,7 @@ class Block(nn.Module):
     ) -> jax.Array:
         """A convolution in groups; anti-aliased where there is a stride and a pool for it."""
         pooled = self.pool is not None and stride == 2
-        y = conv(
+        y = convolve(
             x,
             width,
             kernel,
@@ -254,7 +254,7 @@ class Block(nn.Module):
 
 
 class ConvBnAct(Block):
-    """A convolution, normalised and activated."""
+    """A convolution, normalized and activated."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -278,15 +278,15 @@ class DepthwiseSeparable(Block):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if self.space_to_depth:
             width, kernel = 4 * x.shape[-1], (self.kernel + 1) // 2
-            y = conv(x, width, 2, stride=2, same=True, name="conv_s2d")
+            y = convolve(x, width, 2, stride=2, same=True, name="conv_s2d")
             y = self.norm(y, self.activation, name="bn_s2d")
             groups = self._groups(width)
-            y = conv(y, width, kernel, groups=groups, same=True, name="conv_dw")
+            y = convolve(y, width, kernel, groups=groups, same=True, name="conv_dw")
             y = self.norm(y, self.activation, name="bn1")
         else:
             shape = (x.shape[-1], self.kernel, self.stride)
             y = self._strided(x, *shape, self.activation, name="conv_dw", norm="bn1")
-        y = conv(self._attend(y), self.channels, 1, name="conv_pw")
+        y = convolve(self._attend(y), self.channels, 1, name="conv_pw")
         y = self.norm(y, self.activation if self.active else None, name="bn2")
         return self._end(x, y, train=train)
 
@@ -295,7 +295,7 @@ class InvertedResidual(Block):
     """A 1x1, a depthwise and a 1x1 convolution, wide inside (MobileNetV2, Sandler et al. 2018).
 
     Attributes:
-      expand_kernel, project_kernel: those of the 1x1 convolutions, of which there can be several.
+      expand_kernel, project_kernel: the kernels of the 1x1 convolutions, one or several.
     """
 
     expand_kernel: Kernel = 1
@@ -304,11 +304,11 @@ class InvertedResidual(Block):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         inner = self._inner(x)
-        y = conv(x, inner, self.expand_kernel, name="conv_pw")
+        y = convolve(x, inner, self.expand_kernel, name="conv_pw")
         y = self.norm(y, self.activation, name="bn1")
         shape = (inner, self.kernel, self.stride)
         y = self._strided(y, *shape, self.activation, name="conv_dw", norm="bn2")
-        y = conv(self._attend(y), self.channels, self.project_kernel, name="conv_pwl")
+        y = convolve(self._attend(y), self.channels, self.project_kernel, name="conv_pwl")
         y = self.norm(y, None, name="bn3")
         return self._end(x, y, train=train)
 
@@ -320,13 +320,13 @@ class EdgeResidual(Block):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shape = (self._inner(x), self.kernel, self.stride)
         y = self._strided(x, *shape, self.activation, name="conv_exp", norm="bn1")
-        y = conv(self._attend(y), self.channels, 1, name="conv_pwl")
+        y = convolve(self._attend(y), self.channels, 1, name="conv_pwl")
         y = self.norm(y, None, name="bn2")
         return self._end(x, y, train=train)
 
 
 class CondConv(nn.Module):
-    """A convolution whose kernel is each image's own mixture of learned ones (Yang et al. 2019)."""
+    """A convolution with a kernel for each image, mixed from learned ones (Yang et al. 2019)."""
 
     features: int
     kernel: int
@@ -341,7 +341,7 @@ class CondConv(nn.Module):
         deviation = math.sqrt(2.0 * self.groups / (self.features * self.kernel**2))
         init = nn.initializers.normal(deviation)
         weight = self.param("weight", init, (self.experts, math.prod(shape)))
-        convolve = functools.partial(
+        by_image = functools.partial(
             jax.lax.conv_general_dilated,
             window_strides=(self.stride, self.stride),
             padding="SAME" if self.same else [((self.kernel - 1) // 2,) * 2] * 2,
@@ -349,7 +349,7 @@ class CondConv(nn.Module):
             feature_group_count=self.groups,
         )
         kernels = (routing_BxE @ weight).reshape(-1, *shape)
-        return jax.vmap(convolve)(x[:, None], kernels)[:, 0]
+        return jax.vmap(by_image)(x[:, None], kernels)[:, 0]
 
 
 class CondConvResidual(Block):

@@ -3,7 +3,8 @@
 import jax
 from flax import linen as nn
 
-from ktjax.models.networks.mobile.blocks import Block, conv
+from ktjax.models.networks.layers import LayerScale
+from ktjax.models.networks.mobile.blocks import Block, convolve
 from ktjax.models.networks.mobile.stages import Blocks
 
 
@@ -11,7 +12,7 @@ class _Scaled(Block):
     """A block whose output may have learned gains.
 
     Attributes:
-      layer_scale: what they begin with; None: there are none.
+      layer_scale: where the gains begin; None: there are none.
     """
 
     layer_scale: float | None = None
@@ -22,22 +23,11 @@ class _Scaled(Block):
         return self._end(x, y, train=train)
 
 
-class LayerScale(nn.Module):
-    """Learned gains of channels."""
-
-    value: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        gamma = self.param("gamma", nn.initializers.constant(self.value), (x.shape[-1],))
-        return x * gamma[None, None, None]
-
-
 class UniversalInvertedResidual(_Scaled):
     """An inverted residual with a depthwise convolution before, inside, in both places or none.
 
     Attributes:
-      start: the kernel of the one before; 0: there is none. `kernel` is that of the one inside.
+      start: the kernel of the convolution before; 0: there is none. `kernel` is the one inside.
     """
 
     start: int = 0
@@ -48,12 +38,12 @@ class UniversalInvertedResidual(_Scaled):
         if self.start:
             shape = (x.shape[-1], self.start, 1 if self.kernel else self.stride)
             y = self._strided(y, *shape, None, name="dw_start.conv", norm="dw_start.bn")
-        y = conv(y, inner, 1, name="pw_exp.conv")
+        y = convolve(y, inner, 1, name="pw_exp.conv")
         y = self.norm(y, self.activation, name="pw_exp.bn")
         if self.kernel:
             shape = (inner, self.kernel, self.stride)
             y = self._strided(y, *shape, self.activation, name="dw_mid.conv", norm="dw_mid.bn")
-        y = conv(y, self.channels, 1, name="pw_proj.conv")
+        y = convolve(y, self.channels, 1, name="pw_proj.conv")
         y = self.norm(y, None, name="pw_proj.bn")
         return self._scaled_end(x, y, train=train)
 
@@ -62,8 +52,8 @@ class MobileAttention(_Scaled):
     """Attention among pixels: several heads of queries share their keys and values.
 
     Attributes:
-      heads: of queries, of `head_dim` channels each.
-      kv_stride: of a depthwise convolution before keys and values; 1: there is none.
+      heads: how many heads of queries there are, with `head_dim` channels each.
+      kv_stride: the stride of a depthwise convolution before keys and values; 1: there is none.
     """
 
     heads: int = 8
@@ -79,9 +69,9 @@ class MobileAttention(_Scaled):
             z, width = y, y.shape[-1]
             if kv_stride > 1:
                 shape = dict(stride=kv_stride, groups=width, same=self.same)
-                z = conv(z, width, self.kernel, **shape, init=init, name=f"{name}.down_conv")
+                z = convolve(z, width, self.kernel, **shape, init=init, name=f"{name}.down_conv")
                 z = self.norm(z, None, name=f"{name}.norm")
-            z = conv(z, heads * self.head_dim, 1, init=init, name=f"{name}.proj")
+            z = convolve(z, heads * self.head_dim, 1, init=init, name=f"{name}.proj")
             return z.reshape(len(z), -1, heads, self.head_dim)
 
         query = projected("attn.query", self.heads, 1)
@@ -89,7 +79,7 @@ class MobileAttention(_Scaled):
         value = projected("attn.value", 1, self.kv_stride)
         z = jax.nn.dot_product_attention(query, key, value)
         z = z.reshape(*x.shape[:3], self.heads * self.head_dim)
-        y = conv(z, self.channels, 1, init=init, name="attn.output.proj")
+        y = convolve(z, self.channels, 1, init=init, name="attn.output.proj")
         return self._scaled_end(x, y, train=train)
 
 

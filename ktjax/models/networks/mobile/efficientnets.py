@@ -1,4 +1,4 @@
-"""What EfficientNets consist of: attributes of a network, from a few numbers each.
+"""What EfficientNets consist of: each function gives a network's attributes from a few numbers.
 
 Stages are listed as in timm, whose efficientnet.py has the papers.
 """
@@ -47,10 +47,10 @@ def pruned(
     """A network whose inverted residuals have lost channels (Aflalo et al. 2020).
 
     Args:
-      network: what it was, with one number of channels in a stage.
-      channels: that come out of each stage.
-      inner: those inside each block, by stage; the first stage is depthwise.
-      hidden: those of the attention, by stage and block, where they are not what they were.
+      network: what it was, with one number of channels per stage.
+      channels: how many come out of each stage.
+      inner: how many are inside each block, by stage; the first stage is depthwise.
+      hidden: how many the attention has, by stage and block, where that changed.
     """
     stages, before = [], network["stem_size"]
     for i, stage in enumerate(network["stages"]):
@@ -77,7 +77,7 @@ def condconv(depth: float, experts: int) -> Definition:
 
 
 def lite(width: float, depth: float) -> Definition:
-    """EfficientNet-Lite: without attention, and ends as they are."""
+    """EfficientNet-Lite: there is no attention, and the ends are not scaled."""
     stages = scaled(_b0(0.0), widened(width), depth, fixed_ends=True)
     return dict(stages=stages, stem_size=32, num_features=1280, activation=nn.relu6)
 
@@ -92,7 +92,7 @@ def edge(width: float, depth: float) -> Definition:
     """EfficientNet-EdgeTPU."""
     rounded = widened(width)
     stages = (
-        # As wide inside as if 24 channels came out of the stem.
+        # It is as wide inside as if 24 channels came out of the stem.
         (er(1, 3, 1, 4, 24, inner=divisible(rounded(24) * 4), skip=False),),
         (er(2, 3, 2, 8, 32),),
         (er(4, 3, 2, 8, 48),),

@@ -19,7 +19,7 @@ from ktjax.models.networks.mobile.blocks import (
     Norm,
     Pool,
     SqueezeExcite,
-    conv,
+    convolve,
     norm_act,
 )
 
@@ -96,7 +96,7 @@ def er(
 
 
 def widened(width: float = 1.0, *, divisor: int = 8, floor_share: float = 0.9) -> Rounding:
-    """Numbers of channels `width` times as large, as multiples of `divisor`."""
+    """Makes numbers of channels `width` times as large, as multiples of `divisor`."""
     return lambda channels: divisible(channels * width, divisor, floor_share=floor_share)
 
 
@@ -113,11 +113,11 @@ def scaled(
 
     Args:
       stages: the stages to scale.
-      rounded: numbers of channels from numbers of channels.
+      rounded: gives the new number of channels for each.
       depth: how many times as many blocks a stage has; one number for all, or one for each.
-      truncate: makes a number of blocks of a fraction.
+      truncate: turns a fraction into a number of blocks.
       fixed_ends: the first and the last stage stay as deep as they are.
-      **options: of all blocks that do not say otherwise.
+      **options: for all blocks that do not say otherwise.
     """
     depths = depth if isinstance(depth, Sequence) else [depth] * len(stages)
     if fixed_ends:
@@ -141,7 +141,7 @@ def scaled(
 
 
 def _distributed(repeats: Sequence[int], total: int) -> list[int]:
-    """Repeats in these proportions, `total` of them or a few more where each has at least one.
+    """Repeats in these proportions: `total` of them, or a few more so that each has at least one.
 
     The last are settled first, so that the first, which has the stride, is the least repeated.
     """
@@ -153,15 +153,15 @@ def _distributed(repeats: Sequence[int], total: int) -> list[int]:
 
 
 class Trunk(nn.Module):
-    """A convolution of stride 2 and stages of blocks; heads are for those who inherit from it.
+    """A convolution of stride 2 and stages of blocks; subclasses add a head.
 
     Attributes:
-      stages: of single blocks, as `scaled` makes them.
-      stem_size: channels of the first convolution.
+      stages: lists of single blocks, as `scaled` makes them.
+      stem_size: how many channels the first convolution has.
       stem_kernel_size: its kernel.
-      num_features: channels of the last convolution; 0: there is none.
-      attention: of blocks that have it, made with `ratio` and `activation`.
-      pool: low-pass filter of stride 2 that blocks take strides with; None: none.
+      num_features: how many channels the last convolution has; 0: there is none.
+      attention: makes that of the blocks with one, from `ratio` and `activation`.
+      pool: a low-pass filter of stride 2 that takes the strides; None: convolutions take them.
       same: pad as TensorFlow's "SAME".
     """
 
@@ -181,7 +181,7 @@ class Trunk(nn.Module):
 
     def _trunk(self, x: jax.Array, *, train: bool) -> jax.Array:
         kernel = self.stem_kernel_size
-        x = conv(x, self.stem_size, kernel, stride=2, same=self.same, name="conv_stem")
+        x = convolve(x, self.stem_size, kernel, stride=2, same=self.same, name="conv_stem")
         x = self.norm(x, self.activation, name="bn1")
         shared = dict(
             activation=self.activation,
