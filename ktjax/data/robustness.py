@@ -14,6 +14,7 @@ import numpy as np
 
 from ktjax import progress
 from ktjax.data import folders, sources
+from ktjax.data.imagenet import imagenet_number, synsets
 from ktjax.data.sources import Source, drawn
 
 
