@@ -7,7 +7,6 @@ about features is in contrastive.py.
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -275,31 +274,6 @@ OBJECTIVES = {
     "mutual": Entry(make_mutual, labels=True, initial=False, teachers=False, joint=True),
 }
 
-# What an option may be, and in words.
-_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "temperature": (lambda v: 0 < v < math.inf, "above 0"),
-    "top_k": (
-        lambda v: v is None or (isinstance(v, int) and v >= 2),
-        "2 or more classes, or None for all",
-    ),
-    "standardized": (lambda v: isinstance(v, bool), "True or False"),
-    "flips": (
-        lambda v: bool(v) and not isinstance(v, str) and set(v) <= set(FLIPS),
-        f"some of {', '.join(FLIPS)}",
-    ),
-    "alpha": (lambda v: 0 <= v <= 1, "from 0 to 1"),
-    "label_smoothing": (lambda v: 0 <= v < 1, "from 0 to below 1"),
-    "sharpness": (lambda v: v > 0, "above 0"),
-    "neutral": (lambda v: v in NEUTRAL, f"one of {', '.join(NEUTRAL)}"),
-    "weight": (lambda v: v >= 0, "0 or more"),
-    "gamma": (lambda v: v >= 0, "0 or more"),
-    "projection": (lambda v: v >= 1, "1 or more"),
-    "negatives": (lambda v: v >= 1, "1 or more"),
-    "contrast_temperature": (lambda v: v >= 0.02, "0.02 or more, for exp(1 / it) to be finite"),
-    "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1"),
-    "detach_teacher": (lambda v: isinstance(v, bool), "True or False"),
-}
-
 
 def make(name: str, options: Mapping[str, Any]) -> Objective:
     """The objective of OBJECTIVES with that name.
@@ -321,26 +295,6 @@ def options_of(name: str) -> frozenset[str]:
     if "softening" not in arguments:
         return arguments
     return arguments - {"softening"} | set(Softening._fields)
-
-
-def check(name: str, options: Mapping[str, Any]) -> None:
-    """Raises ValueError unless OBJECTIVES has the name, with exactly these options in range."""
-    if name not in OBJECTIVES:
-        raise ValueError(f"No objective '{name}'. Known: {', '.join(sorted(OBJECTIVES))}.")
-    wanted = options_of(name)
-    if set(options) != wanted:
-        raise ValueError(
-            f"Objective '{name}' takes the options {', '.join(sorted(wanted))}; "
-            f"the config gives {', '.join(sorted(options)) or 'none'}."
-        )
-    for option, value in options.items():
-        fits, range_ = _VALUES[option]
-        try:
-            fit = fits(value)
-        except TypeError:  # no number, say
-            fit = False
-        if not fit:
-            raise ValueError(f"Option {option}={value!r} of objective '{name}' has to be {range_}.")
 
 
 def needs_labels(name: str, options: Mapping[str, Any]) -> bool:

@@ -13,7 +13,9 @@ import pytest
 
 from ktjax import objectives
 from ktjax.classifier import Output
+from ktjax.configs import transfer as transfer_config
 from ktjax.objective import Outputs
+from ktjax.settings.transfer import Transfer
 
 LABEL = [0, 1, 2, 0]
 STUDENT = [[2, 1, 1], [1, 2, 1], [1, 1, 2], [1, 1, 1]]
@@ -343,17 +345,11 @@ def test_extreme_logits_stay_finite(case, standardized, dtype):
     assert jnp.isfinite(gradient).all()
 
 
-def test_check_lists_names_and_options():
-    with pytest.raises(ValueError, match=r"'kd'.*adaptconf, cd, crd, hinton, kl, kl_dp, .*xe_kl"):
-        objectives.check("kd", {})
-    with pytest.raises(ValueError, match=r"options alpha, flips, label_sm.*; .* gives alpha"):
-        objectives.check("xe_kl", dict(alpha=0.5))
-    with pytest.raises(ValueError, match="gives none"):
-        objectives.check("kl", {})
-    with pytest.raises(ValueError, match="gives alpha, flips, standardized, temperature, top_k"):
-        objectives.check("kl", BY_HAND["kl"][1] | dict(alpha=0.5))
-    for name, options, *_ in BY_HAND.values():
-        objectives.check(name, options)
+def settings_of(name, options):
+    """The settings of a transfer with one objective."""
+    config = transfer_config.get_config().to_dict()
+    entry = dict(objective=name, learning_rate=0.1) | options
+    return Transfer.read(config | {"objectives": {"mine": entry}})
 
 
 @pytest.mark.parametrize(
@@ -374,11 +370,12 @@ def test_check_lists_names_and_options():
         ("kl_dp_flip teach", dict(neutral="mean")),
     ],
 )
-def test_check_says_what_an_option_may_be(case, wrong):
+def test_settings_say_what_an_option_may_be(case, wrong):
     name, options, *_ = BY_HAND[case]
     (option,) = wrong
-    with pytest.raises(ValueError, match=rf"{option}=.* of objective '{name}' has to be"):
-        objectives.check(name, options | wrong)
+    with pytest.raises(ValueError, match=rf"^config.objectives.mine.{option}(=| )"):
+        settings_of(name, options | wrong)
+    settings_of(name, options)
 
 
 def test_every_option_has_a_range():

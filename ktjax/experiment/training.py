@@ -19,7 +19,7 @@ from ktjax.classifier import Classifier
 from ktjax.data import pipeline
 from ktjax.joint import Joint
 from ktjax.objective import Objective
-from ktjax.settings.run import Run
+from ktjax.settings.run import Durations, Run
 from ktjax.writer import Writer
 
 _LOG = logging.getLogger(__name__)
@@ -77,22 +77,8 @@ def make_recipe(
       trained: which of the student's parameters are trained, a tree of bools; None: all.
     """
     durations = settings.durations(examples)
-    schedule = optim.make_schedule(
-        settings.schedule,
-        peak=optim.scaled(learning_rate, batch_size=settings.batch_size),
-        warmup_steps=round(settings.warmup * durations.total),
-        total_steps=durations.total,
-    )
-    optimizer = optim.make_optimizer(
-        settings.optimizer,
-        schedule=schedule,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
-    if isinstance(student, Joint):
-        optimizer = optim.per_member(optimizer, student.keys)
-    if trained is not None:
-        optimizer = optim.only(optimizer, trained)
+    schedule = _schedule(settings, learning_rate, durations)
+    optimizer = _optimizer(settings, schedule, student, trained)
     step = train.make_train_step(
         student=student,
         teach=teach,
@@ -141,6 +127,31 @@ def make_recipe(
         total_steps=durations.total,
         eval_every=durations.eval_every,
     )
+
+
+def _schedule(settings: Run, learning_rate: float, durations: Durations) -> optax.Schedule:
+    return optim.make_schedule(
+        settings.schedule,
+        peak=optim.scaled(learning_rate, batch_size=settings.batch_size),
+        warmup_steps=round(settings.warmup * durations.total),
+        total_steps=durations.total,
+    )
+
+
+def _optimizer(
+    settings: Run, schedule: optax.Schedule, student: Classifier | Joint, trained: Any
+) -> optax.GradientTransformation:
+    optimizer = optim.make_optimizer(
+        settings.optimizer,
+        schedule=schedule,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+    if isinstance(student, Joint):
+        optimizer = optim.per_member(optimizer, student.keys)
+    if trained is not None:
+        optimizer = optim.only(optimizer, trained)
+    return optimizer
 
 
 class Fitted(NamedTuple):
