@@ -19,7 +19,7 @@ STORIES = [
     {"jobs"},
     {"experiment"},
     {"settings"},
-    {"targets", "train", "evaluate", "report", "checkpoint", "writer"},
+    {"targets", "loop", "train", "evaluate", "report", "checkpoint", "writer"},
     {"objectives", "contrastive", "models", "data", "analysis"},
     {"objective", "batches"},  # what the rooms above have in common: a contract each
     {"partition", "losses", "optim", "parallel", "augment", "classifier", "joint"}

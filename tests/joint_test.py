@@ -9,7 +9,7 @@ import optax
 import pytest
 import small_models
 
-from ktjax import evaluate, objectives, optim, parallel, train
+from ktjax import evaluate, loop, objectives, optim, parallel, train
 from ktjax.data import pipeline
 from ktjax.joint import Joint
 
@@ -218,17 +218,17 @@ def test_the_loop_and_the_predictions_are_those_of_one_student():
     step, begin = mutual()
     seen = []
 
-    events = train.loop(
+    events = loop.run(
         step,
         begin(),
         parallel.to_devices(iter([batch()] * 20)),
         frozen=(),
         key=jax.random.key(0),
-        pace=train.Pace(total=20, log_every=5, eval_every=10),
+        pace=loop.Pace(total=20, log_every=5, eval_every=10),
         name="together",
     )
     for event in events:
-        if isinstance(event, train.Log):
+        if isinstance(event, loop.Log):
             continue
         variables = train.student_variables(event.state)
         logits_NxMxC = predict(variables, images)

@@ -16,7 +16,7 @@ import optax
 import pytest
 import small_models
 
-from ktjax import models, objectives, optim, parallel, train
+from ktjax import loop, models, objectives, optim, parallel, train
 from ktjax.data import pipeline
 from ktjax.targets import live
 
@@ -98,13 +98,13 @@ def run(layout, *, freeze_stats, size=1, **options):
     )
     groups = batches()
     if several:
-        sizes = train.dispatches(0, STEPS, eval_every=STEPS, size=size)
+        sizes = loop.dispatches(0, STEPS, eval_every=STEPS, size=size)
         groups = pipeline.grouped(groups, sizes)
     state, asked, seen = start(layout), frozen(layout), []
     key = parallel.random_key(7)
     for batch in parallel.to_devices(groups, several=several):
         state, metrics = step(state, asked, batch, key)
-        seen += train.per_step(jax.device_get(metrics))
+        seen += loop.per_step(jax.device_get(metrics))
     return state, seen
 
 

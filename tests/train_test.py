@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 
+from ktjax import loop as loop_lib
 from ktjax import models, objectives, parallel, train
 from ktjax.data import pipeline
 from ktjax.losses import Softening
@@ -265,20 +266,20 @@ def count(state, frozen, batch, key):
 def loop(*, first, total, log_every, eval_every, losses=None, step=count):
     """The logs and the evaluations that come: (step, mean loss)."""
     logs, evals = [], []
-    events = train.loop(
+    events = loop_lib.run(
         step,
         types.SimpleNamespace(step=first),
         iter([losses or {}] * 100),
         frozen=(),
         key=None,
-        pace=train.Pace(total, log_every, eval_every),
+        pace=loop_lib.Pace(total, log_every, eval_every),
         name="some run",
     )
     try:
         for event in events:
-            if isinstance(event, train.Evaluation):
+            if isinstance(event, loop_lib.Evaluation):
                 assert event.state.step == event.step
-            of_kind = evals if isinstance(event, train.Evaluation) else logs
+            of_kind = evals if isinstance(event, loop_lib.Evaluation) else logs
             of_kind.append((event.step, event.means["loss"]))
     except FloatingPointError as error:
         return logs, evals, str(error)
@@ -307,25 +308,25 @@ def test_events_after_resuming_are_those_of_an_undisturbed_run():
 def test_asked_to_stop_between_two_evaluations_and_at_one(first):
     def until(last):
         asked = iter(range(first + 1, 100))
-        events = train.loop(
+        events = loop_lib.run(
             count,
             types.SimpleNamespace(step=first),
             iter([{}] * 100),
             frozen=(),
             key=None,
-            pace=train.Pace(total=12, log_every=100, eval_every=4),
+            pace=loop_lib.Pace(total=12, log_every=100, eval_every=4),
             name="some run",
             recent=[{"loss": float(i + 1), "grad_norm": 0.0} for i in range(first)],
             stop=lambda: next(asked) == last,
         )
-        return [event for event in events if not isinstance(event, train.Log)]
+        return [event for event in events if not isinstance(event, loop_lib.Log)]
 
     evaluation, end = until(6)
     assert (evaluation.step, evaluation.means["loss"]) == (4, 2.5)
-    assert isinstance(end, train.Stop) and end.step == end.state.step == 6
+    assert isinstance(end, loop_lib.Stop) and end.step == end.state.step == 6
     assert [metrics["loss"] for metrics in end.recent] == [5, 6]  # where a resumed run goes on
     last = until(8)[-1]
-    assert isinstance(last, train.Evaluation) and (last.step, last.means["loss"]) == (8, 6.5)
+    assert isinstance(last, loop_lib.Evaluation) and (last.step, last.means["loss"]) == (8, 6.5)
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
@@ -374,17 +375,17 @@ def test_planted_infinity_in_a_compiled_step():
     planted = Objective(lambda *_: ((), jnp.zeros((), jnp.int32)), apply)
     step = make_step(teach=train.teach_nothing, freeze_stats=True, objective=planted)
     evals = []
-    events = train.loop(
+    events = loop_lib.run(
         parallel.data_parallel(step),
         start(planted),
         parallel.to_devices(iter([batch()] * 12)),
         frozen=(),
         key=jax.random.key(0),
-        pace=train.Pace(total=12, log_every=100, eval_every=2),
+        pace=loop_lib.Pace(total=12, log_every=100, eval_every=2),
         name="planted",
     )
     with pytest.raises(FloatingPointError, match=r"step 5, and in .* 5 to 6"):
-        evals.extend(event.step for event in events if isinstance(event, train.Evaluation))
+        evals.extend(event.step for event in events if isinstance(event, loop_lib.Evaluation))
     assert evals == [2, 4]
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ktjax import evaluate, files, interruption, optim, parallel, train
+from ktjax import evaluate, files, interruption, loop, optim, parallel, train
 from ktjax.augment import make_augment
 from ktjax.checkpoint import Checkpoints
 from ktjax.classifier import Classifier
@@ -22,6 +22,7 @@ from ktjax.objective import Objective
 from ktjax.settings.run import Durations, Run
 from ktjax.writer import Writer
 
+Optimizer = optax.GradientTransformation
 _LOG = logging.getLogger(__name__)
 
 
@@ -59,7 +60,7 @@ def make_recipe(
     augment: str,
     examples: int,
     seed: int,
-    trained: Any = None,
+    wrap: Callable[[Optimizer], Optimizer] | None = None,
 ) -> Recipe:
     """Builds and wraps the train step.
 
@@ -74,11 +75,13 @@ def make_recipe(
       augment: names the views, in ktjax.augment.RECIPES.
       examples: in the training split.
       seed: of order, views and the step's randomness.
-      trained: which of the student's parameters are trained, a tree of bools; None: all.
+      wrap: what becomes of the optimizer where not all parameters are one student's, or trained.
     """
     durations = settings.durations(examples)
     schedule = _schedule(settings, learning_rate, durations)
-    optimizer = _optimizer(settings, schedule, student, trained)
+    optimizer = _optimizer(settings, schedule)
+    if wrap is not None:
+        optimizer = wrap(optimizer)
     step = train.make_train_step(
         student=student,
         teach=teach,
@@ -138,20 +141,13 @@ def _schedule(settings: Run, learning_rate: float, durations: Durations) -> opta
     )
 
 
-def _optimizer(
-    settings: Run, schedule: optax.Schedule, student: Classifier | Joint, trained: Any
-) -> optax.GradientTransformation:
-    optimizer = optim.make_optimizer(
+def _optimizer(settings: Run, schedule: optax.Schedule) -> Optimizer:
+    return optim.make_optimizer(
         settings.optimizer,
         schedule=schedule,
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
     )
-    if isinstance(student, Joint):
-        optimizer = optim.per_member(optimizer, student.keys)
-    if trained is not None:
-        optimizer = optim.only(optimizer, trained)
-    return optimizer
 
 
 class Fitted(NamedTuple):
@@ -207,7 +203,7 @@ def fit(
     journal = _Journal(run, recipe, checkpoints, writer, record, labelled=images.label_N.max() >= 0)
     batches, groups = _batches(recipe, images, first_step)
     waited = _Waited(groups)
-    events = train.loop(
+    events = loop.run(
         recipe.step,
         state,
         waited,
@@ -222,11 +218,11 @@ def fit(
     with interruption.deferred():
         try:
             for event in events:
-                if isinstance(event, train.Log):
+                if isinstance(event, loop.Log):
                     journal.log(event, waited.measured())
                     continue
                 state = event.state
-                if isinstance(event, train.Evaluation):
+                if isinstance(event, loop.Evaluation):
                     tune_NxC = predict(train.student_variables(state), tune)
                     journal.evaluated(event, measure(tune_NxC))
                     waited.begin()  # neither evaluation nor saving is a wait for input
@@ -254,8 +250,8 @@ def _begin(
     return recipe.init(variables, key), {"history": [], "recent": [], "seconds": 0.0}
 
 
-def _pace(recipe: Recipe) -> train.Pace:
-    return train.Pace(
+def _pace(recipe: Recipe) -> loop.Pace:
+    return loop.Pace(
         total=recipe.total_steps,
         log_every=recipe.log_every,
         eval_every=recipe.eval_every,
@@ -276,7 +272,7 @@ def _batches(
     )
     several = recipe.steps_per_dispatch > 1
     if several:
-        sizes = train.dispatches(
+        sizes = loop.dispatches(
             first_step,
             recipe.total_steps,
             eval_every=recipe.eval_every,
@@ -305,14 +301,14 @@ class _Journal:
         self._start = time.perf_counter() - record["seconds"]
         self._labelled = labelled  # else nobody knows what is right
 
-    def log(self, event: train.Log, waits: Mapping[str, float]) -> None:
+    def log(self, event: loop.Log, waits: Mapping[str, float]) -> None:
         """Writes the metrics of training, and how long it waited for input."""
         known = {k: v for k, v in event.means.items() if self._labelled or k != "accuracy"}
         metrics = {f"train/{name}": value for name, value in known.items()}
         rate = float(np.asarray(self._recipe.schedule(event.step - 1)))
         self._write(event.step, metrics | {"learning_rate": rate} | waits)
 
-    def evaluated(self, event: train.Evaluation, measured: Mapping[str, Any]) -> None:
+    def evaluated(self, event: loop.Evaluation, measured: Mapping[str, Any]) -> None:
         """Adds to the history, writes what was measured, and saves."""
         shares = {name: share for name, share in event.means.items() if name.startswith("taught")}
         entry = {

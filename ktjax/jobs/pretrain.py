@@ -1,12 +1,14 @@
 """Trains classifiers from labels: from scratch, or from a checkpoint, of which all or the head."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from ktjax import data, evaluate, files, models, objectives, parallel, progress, train
+from ktjax import data, evaluate, files, models, objectives, optim, parallel, progress, train
 from ktjax.analysis.rows import Model, Results, to_json
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, rows, training
@@ -99,7 +101,7 @@ def _train(
         augment=settings.augment,
         examples=len(splits.train),
         seed=settings.seed,
-        trained=models.head_of(student)["params"] if settings.train == "head" else None,
+        wrap=_only_the_head(student) if settings.train == "head" else None,
     )
     name = Path(student.name).name
     label_N = splits.tune.label_N
@@ -133,6 +135,10 @@ def _train(
         seconds=fitted.history[-1]["seconds"],
     )
     return trained, row
+
+
+def _only_the_head(student: Classifier) -> Callable[[training.Optimizer], training.Optimizer]:
+    return functools.partial(optim.only, chosen=models.head_of(student)["params"])
 
 
 def _start(name: str, dataset: data.Dataset, settings: Pretrain) -> Classifier:

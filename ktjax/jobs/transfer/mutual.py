@@ -1,13 +1,14 @@
 """Students that teach each other: student and teachers train at once (Bi-KD)."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, progress, train
+from ktjax import evaluate, optim, progress, train
 from ktjax.experiment import evaluation, rows, training
 from ktjax.jobs.transfer import plan, setup
 from ktjax.jobs.transfer.setup import Setup
@@ -35,7 +36,14 @@ def _run(
     run = f"{label}-{'+'.join(short.values())}-{seed}"
     fitted = training.fit(
         setup.make_recipe(
-            start, label, student=joint, teachers=(), teach=train.teach_nothing, seed=seed
+            start,
+            label,
+            student=joint,
+            teachers=(),
+            teach=train.teach_nothing,
+            seed=seed,
+            # Each has a state and a norm of its own.
+            wrap=functools.partial(optim.per_member, members=joint.keys),
         ),
         student=joint,
         frozen=tuple,

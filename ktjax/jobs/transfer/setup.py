@@ -1,6 +1,6 @@
 """What all runs of a transfer share: data, models, and what these say before it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ def make_recipe(
     teachers: Sequence[Classifier],
     teach: train.Teach,
     seed: int,
+    wrap: Callable[[training.Optimizer], training.Optimizer] | None = None,
 ) -> training.Recipe:
     """The recipe of an entry of config.objectives, with its slow weights if config.mcl has some."""
     settings = setup.settings
@@ -55,6 +56,7 @@ def make_recipe(
         augment=settings.augment,
         examples=len(setup.splits.train),
         seed=seed,
+        wrap=wrap,
     )
 
 

@@ -1,0 +1,185 @@
+"""The one loop that every job shares: a generator of events.
+
+Whoever runs it handles them: logs, evaluates, saves. It knows no data and no files.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+
+from ktjax import progress
+from ktjax.train import Metrics, State, Step
+
+
+class Pace(NamedTuple):
+    """How long training goes on, and how often something happens, in steps."""
+
+    total: int  # completed updates at the end
+    log_every: int
+    eval_every: int
+    per_dispatch: int = 1  # the host hears from so many steps at a time
+
+
+class Log(NamedTuple):
+    """Metrics are due: their means over the steps since the last log."""
+
+    step: int
+    means: dict[str, float]
+
+
+class Evaluation(NamedTuple):
+    """The state is to be evaluated and saved; the metrics are means since the last evaluation."""
+
+    step: int
+    state: State
+    means: dict[str, float]
+
+
+class Stop(NamedTuple):
+    """Training was asked to end between two evaluations; `recent`: each step's since the last."""
+
+    step: int
+    state: State
+    recent: list[dict[str, float]]
+
+
+Event = Log | Evaluation | Stop
+
+
+def dispatches(first: int, total: int, *, eval_every: int, size: int) -> Iterator[int]:
+    """How many steps each dispatch makes: `size`, and fewer before an evaluation and at the end.
+
+    Their ends do not depend on where a run begins, so that a resumed one makes the same programs.
+    """
+    while first < total:
+        end = min(total, *((first // n + 1) * n for n in (size, eval_every)))
+        yield end - first
+        first = end
+
+
+def run(
+    step: Step,
+    state: State,
+    batches: Iterator[Mapping[str, jax.Array]],
+    *,
+    frozen: Any,
+    key: jax.Array,
+    pace: Pace,
+    name: str,
+    recent: Sequence[dict[str, float]] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Trains from `state.step` to `pace.total`, or until it is to stop.
+
+    Args:
+      step: a compiled train step; it donates the state.
+      state: where to begin.
+      batches: device batches, the first of them for step `state.step`; as `dispatches` groups them.
+      frozen: passed to each step.
+      key: randomness of the run; each step folds its number in.
+      pace: when there is something to tell.
+      name: what the progress bar is called.
+      recent: the metrics of each step before the first one, back to the last evaluation.
+      stop: is asked once after every dispatch whether to end there.
+
+    Yields:
+      What there is to do. An Evaluation also comes at the end, and a Log before each. A Stop comes
+      last, unless its step was evaluated. The state of an event is only valid until the next one
+      is asked for: the last event's is that at the end.
+
+    Raises:
+      FloatingPointError: a loss was not finite; names the steps. No later state was given away.
+    """
+    now = int(state.step)
+    sizes = dispatches(now, pace.total, eval_every=pace.eval_every, size=pace.per_dispatch)
+    with progress.bar(total=pace.total, initial=now, desc=name, unit="step", leave=False) as bar:
+        seen = _Seen(now, recent, name=name, log_every=pace.log_every, bar=bar)
+        for size, batch in zip(sizes, batches, strict=False):
+            state, metrics = step(state, frozen, batch, key)
+            # These steps are under way on the device: what came before them costs no wait.
+            yield from seen.logs_due(now)
+            seen.pending.append(metrics)
+            now += size
+            stopping = stop()
+            evaluates = now % pace.eval_every == 0 or now == pace.total
+            if evaluates or stopping:
+                seen.fetch()
+                yield from seen.logs_due(now)
+            if evaluates:
+                if seen.logged < now:
+                    yield seen.log(now)
+                yield Evaluation(now, state, _means(seen.recent))
+                seen.begin(now)
+            elif stopping:
+                yield Stop(now, state, seen.recent)
+            if stopping:
+                return
+
+
+class _Seen:
+    """The metrics of each step since the last evaluation, on the device and on the host."""
+
+    def __init__(
+        self,
+        now: int,
+        recent: Sequence[dict[str, float]],
+        *,
+        name: str,
+        log_every: int,
+        bar: tqdm.tqdm,
+    ):
+        self.recent = list(recent)
+        self.pending: list[Metrics] = []
+        self._evaluated = now - len(self.recent)
+        self.logged = max(self._evaluated, now // log_every * log_every)
+        self._name, self._log_every, self._bar = name, log_every, bar
+
+    def begin(self, now: int) -> None:
+        """This step was evaluated: counts from here."""
+        self.recent, self._evaluated = [], now
+
+    def fetch(self) -> None:
+        """Gets what is on the device, and waits for it; FloatingPointError if it is not finite."""
+        first = self._evaluated + len(self.recent) + 1
+        fetched = [m for metrics in jax.device_get(self.pending) for m in per_step(metrics)]
+        self.pending.clear()
+        # Not finite gradients are seen too: they are in the parameters before the next loss is.
+        bad = [i for i, m in enumerate(fetched) if not math.isfinite(m["loss"] + m["grad_norm"])]
+        if bad:
+            raise FloatingPointError(
+                f"{self._name}: the loss or its gradient is not finite at step {first + bad[0]}, "
+                f"and in {len(bad)} of the steps {first} to {first + len(fetched) - 1}. Nothing "
+                "was saved since; a lower learning rate, or clipping, may help."
+            )
+        self.recent.extend(fetched)
+        self._bar.update(len(fetched))
+
+    def log(self, until: int) -> Log:
+        """The means since the last log; these steps have been fetched."""
+        start, end = self.logged - self._evaluated, until - self._evaluated
+        self.logged = until
+        return Log(until, _means(self.recent[start:end]))
+
+    def logs_due(self, done: int) -> Iterator[Log]:
+        """The logs up to the step `done`; fetches only where there is one."""
+        due = range(
+            (self.logged // self._log_every + 1) * self._log_every, done + 1, self._log_every
+        )
+        if due:
+            self.fetch()
+        for until in due:
+            yield self.log(until)
+
+
+def per_step(metrics: Metrics) -> list[dict[str, float]]:
+    """The metrics of a dispatch, step by step."""
+    arrays = {name: np.atleast_1d(value) for name, value in metrics.items()}
+    return [{name: float(x[i]) for name, x in arrays.items()} for i in range(len(arrays["loss"]))]
+
+
+def _means(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {k: sum(m[k] for m in metrics) / len(metrics) for k in metrics[0]}
