@@ -133,7 +133,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
-    # ktjax.augment.RECIPES. The paper's: default (mirrored, colours distorted, some grey),
+    # ktjax.augment.RECIPES. The paper's: default (mirrored, colors distorted, some grey),
     # weak, very_weak, vicreg, minimal (mirrored), none. shift_colour suits letters: no mirror.
     # None: shift_colour for glyphs and folders, else default.
     config.augment = config_dict.placeholder(str)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-# image uint8 [B, H, W, 3]; label int32 [B], -1 where unlabelled; index int32 [B], the position in
+# image uint8 [B, H, W, 3]; label int32 [B], -1 where unlabeled; index int32 [B], the position in
 # the split; mask bool [B], False where a sample is padding
 Batch = dict[str, np.ndarray]
 
@@ -19,7 +19,7 @@ class Split(Protocol):
 
     @property
     def label_N(self) -> np.ndarray:
-        """int32, -1 where unlabelled."""
+        """int32, -1 where unlabeled."""
 
     def __len__(self) -> int: ...
 

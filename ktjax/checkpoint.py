@@ -77,6 +77,8 @@ class Checkpoints:
                 force=True,
             )
         except Exception as error:  # whatever Orbax and TensorStore call it
+            if _another_died(error):
+                raise
             raise self._unwritten(error) from error
 
     def restore(self, like: Any) -> tuple[Any, Any]:
@@ -145,6 +147,8 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
         except Exception as error:
+            if _another_died(error):
+                raise
             raise self._unwritten(error) from error
 
     def _unwritten(self, error: Exception) -> OSError:
@@ -152,6 +156,11 @@ class Checkpoints:
             f"A checkpoint in '{self._folder}' could not be written: {_reason(error)}. Complete "
             "ones are kept: started again, the run goes on from the latest."
         )
+
+
+def _another_died(error: Exception) -> bool:
+    """Whether it is the other processes that fail, and not the disk."""
+    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def _reason(error: Exception) -> str:

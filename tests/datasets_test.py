@@ -17,6 +17,7 @@ from ktjax.data import __main__ as command
 from ktjax.data import convert, imagenet, pipeline, robustness, sources
 from ktjax.jobs import complementarity, pretrain, transfer
 from ktjax.models.checkpoints import weights
+from ktjax.settings.transfer import Transfer
 
 PARTS = ("train", "tune", "validation")
 
@@ -139,7 +140,7 @@ def test_what_lists_name_has_to_be_there(tmp_path):
 # Pools without labels.
 
 
-def test_unlabelled_train_beside_labelled_validation(tmp_path):
+def test_unlabeled_train_beside_labeled_validation(tmp_path):
     fill(tmp_path / "validation", {"a": 10, "b": 20})
     for i in range(7):
         write(tmp_path / "train" / f"{i}.jpg", i)
@@ -156,12 +157,12 @@ def test_unlabelled_train_beside_labelled_validation(tmp_path):
 
 
 def test_images_alone_are_measured_on_another_data_set(tmp_path):
-    labelled = fill(tmp_path / "labelled", COUNTS)
+    labeled = fill(tmp_path / "labeled", COUNTS)
     for i in range(7):
         write(tmp_path / "flat" / f"{i}.jpg", i)
-    dataset = data.load(f"folder:{tmp_path}/flat", eval_data=f"folder:{labelled}")
-    other = data.load(f"folder:{labelled}")
-    assert len(dataset.train) == 7 and not dataset.train.labelled
+    dataset = data.load(f"folder:{tmp_path}/flat", eval_data=f"folder:{labeled}")
+    other = data.load(f"folder:{labeled}")
+    assert len(dataset.train) == 7 and not dataset.train.labeled
     assert dataset.classes == other.classes
     assert files(dataset.tune) == files(other.tune)
     assert files(dataset.validation) == files(other.validation)
@@ -169,10 +170,10 @@ def test_images_alone_are_measured_on_another_data_set(tmp_path):
         data.load(f"folder:{tmp_path}/flat")
     fill(tmp_path / "others", {"x": 5, "y": 5})
     with pytest.raises(ValueError, match="have labels of other classes"):
-        data.load(f"folder:{tmp_path}/others", eval_data=f"folder:{labelled}")
+        data.load(f"folder:{tmp_path}/others", eval_data=f"folder:{labeled}")
     fill(tmp_path / "measured" / "val", COUNTS)
     with pytest.raises(ValueError, match="/measured' has only validation: nothing to train on"):
-        data.load(f"folder:{tmp_path}/measured", eval_data=f"folder:{labelled}")
+        data.load(f"folder:{tmp_path}/measured", eval_data=f"folder:{labeled}")
 
 
 def test_images_beside_classes_are_refused(tmp_path):
@@ -263,8 +264,8 @@ def test_converted_pool_without_labels(tmp_path):
     for i in range(7):
         write(tmp_path / "flat" / f"{i}.jpg", i)
     convert.convert(tmp_path / "flat", tmp_path / "pool")
-    labelled = fill(tmp_path / "labelled", COUNTS)
-    dataset = data.load("tfds:pool", data_dir=str(tmp_path), eval_data=f"folder:{labelled}")
+    labeled = fill(tmp_path / "labeled", COUNTS)
+    dataset = data.load("tfds:pool", data_dir=str(tmp_path), eval_data=f"folder:{labeled}")
     assert dataset.train.label_N.tolist() == [-1] * 7
     assert sorted(dataset.train.read(i) for i in range(7)) == sorted(
         encoded(i, "jpeg") for i in range(7)
@@ -548,8 +549,8 @@ def test_imagenet_config_end_to_end(imagenet_dir, imagenet_models, tmp_path):
     """configs/transfer.py:data=imagenet2012,runlocal on a stand-in in TFDS's format."""
     student, teacher = imagenet_models / "student", imagenet_models / "teacher"
     arg = f"student={student},teachers={teacher},data=imagenet2012,runlocal"
-    plain = load_config("transfer", arg).to_dict()
-    assert plain["train_fraction"] == 0.1 and plain["minival"] == 0.01
+    plain = Transfer.read(load_config("transfer", arg))
+    assert plain.train_fraction == 0.1 and plain.minival == 0.01
     config = load_config(
         "transfer",
         arg,

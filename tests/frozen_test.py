@@ -1,4 +1,4 @@
-"""Several teachers through the front door; slow weights, calibration, unlabelled images."""
+"""Several teachers through the front door; slow weights, calibration, unlabeled images."""
 
 import dataclasses
 import gc
@@ -230,7 +230,7 @@ def test_live_teachers_make_room_for_the_next(images, quartet, tmp_path, monkeyp
 def test_without_labels(images, quartet, refused, monkeypatch):
     load, splits = data.load, ["train"]
 
-    def unlabelled(name, **options):
+    def unlabeled(name, **options):
         dataset = load(name, **options)
         hidden = {k: getattr(dataset, k) for k in splits}
         return dataset._replace(
@@ -240,7 +240,7 @@ def test_without_labels(images, quartet, refused, monkeypatch):
             }
         )
 
-    monkeypatch.setattr(data, "load", unlabelled)
+    monkeypatch.setattr(data, "load", unlabeled)
 
     def asks(objectives, **fields):
         return transferring(

@@ -1,4 +1,4 @@
-"""What jobs read, through their front door: bad images, unlabelled pools, streams, new heads."""
+"""What jobs read, through their front door: bad images, unlabeled pools, streams, new heads."""
 
 import io
 
@@ -116,7 +116,7 @@ def pool(images, tmp_path):
     return folder
 
 
-def test_unlabelled_folder_end_to_end(pool, zoo, tmp_path):
+def test_unlabeled_folder_end_to_end(pool, zoo, tmp_path):
     arg = "objectives=kl_dp_unsupervised"
     fields = dict(total_steps=4, eval_every_steps=4, targets="stored")
     config = transferring(pool, zoo[0], zoo[2:], arg=arg, **fields)
@@ -215,9 +215,9 @@ def _leaves(tree):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(minival=0.0), r"minival=0.0 is a share"),
-        (dict(train_fraction=1.5), r"train_fraction=1.5 is a share"),
-        (dict(crop_pct=0.0), r"crop_pct=0.0 is a share"),
+        (dict(minival=0.0), r"minival=0.0 has to be above 0"),
+        (dict(train_fraction=1.5), r"train_fraction=1.5 has to be at most 1"),
+        (dict(crop_pct=0.0), r"crop_pct=0.0 has to be above 0"),
         (dict(interpolation="lanczos"), r"interpolation='lanczos'.*bicubic"),
         (dict(crop_scale=(0.5, 0.2)), r"crop_scale=\(0.5, 0.2\) is the least"),
         (dict(on_bad_image="ignore"), r"on_bad_image='ignore'.*error, skip"),

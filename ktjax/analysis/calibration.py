@@ -1,4 +1,4 @@
-"""How sure a model should have been: one temperature per model, from labelled predictions.
+"""How sure a model should have been: one temperature per model, from labeled predictions.
 
 Models of a zoo differ in the scale of their logits, and a partition that compares probabilities
 favors the boastful. Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,

@@ -3,7 +3,7 @@
 The paper is Roth et al., "Fantastic Gains and Where to Find Them", ICLR 2024 (arXiv 2310.17653).
 Shapes: N samples, C classes, M models. Every sample counts once, so shares are exact counts over N.
 Who answered correctly is a bool array (`correct_N`): the label was needed to make it, and padding
-and unlabelled samples (label -1) have to be gone by then.
+and unlabeled samples (label -1) have to be gone by then.
 """
 
 import numpy as np

@@ -46,7 +46,7 @@ class Parts(NamedTuple):
     """The splits that a data set comes with: `train`, `tune`, `validation`, or only `all`."""
 
     splits: dict[str, Source]
-    classes: tuple[str, ...]  # empty where nothing is labelled
+    classes: tuple[str, ...]  # empty where nothing is labeled
     groups: tuple[str, ...]  # as in Dataset
 
 
@@ -172,7 +172,7 @@ def _part(
     """(pool, which positions in it are train, tune, validation)."""
     if "all" in splits:
         pool = splits["all"]
-        if not pool.labelled:
+        if not pool.labeled:
             raise ValueError(
                 f"'{name}' has no labels, which tune and validation need: set config.eval_data to "
                 "a data set that has them, or put the images into train/ beside a validation/ with "
@@ -192,7 +192,7 @@ def _part(
     kept = np.arange(len(pool))
     if "tune" in splits:
         return pool, kept, splits["tune"], validation
-    if pool.labelled:
+    if pool.labeled:
         if "all" not in splits:
             _check_counts(pool.label_N, classes, least=2)
         kept, held = sources.stratified(pool.label_N, fraction=minival, seed=_SEED)
@@ -305,6 +305,6 @@ def _of_tfds(builder: Any) -> Parts:
             "validation or test, or one alone."
         )
     splits = {ours: sources.from_tfds(builder, theirs) for ours, theirs in chosen.items()}
-    labelled = any(source.label_N.max() >= 0 for source in splits.values())
-    classes = tuple(features["label"].names) if labelled else ()
+    labeled = any(source.label_N.max() >= 0 for source in splits.values())
+    classes = tuple(features["label"].names) if labeled else ()
     return Parts(splits, classes, ("",) * len(classes))

@@ -1,4 +1,4 @@
-"""Folders of image files: one directory per class, flat and unlabelled, or as archives unpack.
+"""Folders of image files: one directory per class, flat and unlabeled, or as archives unpack.
 
 What the archives of CUB-200-2011, Stanford Cars, DomainNet and ImageNet hold is recognized by the
 lists that lie beside their images.
@@ -29,14 +29,14 @@ class Listed(NamedTuple):
     """The files of a split."""
 
     files: list[str]  # below the folder
-    label_N: np.ndarray  # int32, -1 where unlabelled
+    label_N: np.ndarray  # int32, -1 where unlabeled
 
 
 class Folder(NamedTuple):
     """What a folder holds."""
 
     splits: Mapping[str, Listed]  # train, tune, validation; or `all`, where it has no splits
-    classes: tuple[str, ...]  # empty where nothing is labelled
+    classes: tuple[str, ...]  # empty where nothing is labeled
 
 
 def read(folder: Path) -> Folder:

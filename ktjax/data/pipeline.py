@@ -46,7 +46,7 @@ class Images:
     """A decoded split."""
 
     image_NxHxWx3: np.ndarray  # uint8
-    label_N: np.ndarray  # int32, -1 where unlabelled
+    label_N: np.ndarray  # int32, -1 where unlabeled
 
     def __len__(self) -> int:
         return len(self.label_N)
@@ -70,7 +70,7 @@ class Stream:
 
     @property
     def label_N(self) -> np.ndarray:
-        """int32, -1 where unlabelled."""
+        """int32, -1 where unlabeled."""
         return self.source.label_N
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ class Source:
     """One split.
 
     Attributes:
-      label_N: int32, -1 where unlabelled.
+      label_N: int32, -1 where unlabeled.
       read: position -> the encoded image.
       where: position -> the name of the image in error messages.
     """
@@ -33,7 +33,7 @@ class Source:
         return len(self.label_N)
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether every image has a label."""
         return bool((self.label_N >= 0).all())
 

@@ -1,7 +1,8 @@
 """What a job reads: from the settings about data to splits. Written once, for every job."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -10,7 +11,9 @@ from ktjax import data, models, parallel
 from ktjax.classifier import Classifier
 from ktjax.data import imagenet, pipeline, robustness
 from ktjax.data.robustness import RobustnessSet
+from ktjax.experiment import workdir
 from ktjax.settings.data import Data, TrainingData
+from ktjax.settings.training import Training
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -157,6 +160,23 @@ def open_splits(
             for name, chosen in loaded.robustness.items()
         },
     )
+
+
+def prepare(
+    settings: Training, loaded: Loaded, classifiers: Collection[Classifier], folder: Path
+) -> tuple[data.Dataset, Splits]:
+    """What can be refused is refused, then the workdir is claimed: before any work of training.
+
+    Raises:
+      ValueError: models of other classes, images that do not decode, too few of them, or a workdir
+        that cannot be used.
+    """
+    check_models(loaded, classifiers)
+    loaded = without_bad(settings, loaded)
+    settings.durations(len(loaded.dataset.train))
+    splits = open_splits(settings, loaded, classifiers)
+    workdir.claim(folder, settings, loaded.dataset)
+    return loaded.dataset, splits
 
 
 def _first_alone(prepare: Callable[[], _T]) -> _T:

@@ -200,7 +200,7 @@ def fit(
     _LOG.info("%s: from step %d of %d.", run, first_step, recipe.total_steps)
     asked = frozen() if first_step < recipe.total_steps else None
     writer = Writer(workdir, run=run, first_step=first_step) if parallel.is_first() else None
-    journal = _Journal(run, recipe, checkpoints, writer, record, labelled=images.label_N.max() >= 0)
+    journal = _Journal(run, recipe, checkpoints, writer, record, labeled=images.label_N.max() >= 0)
     batches, groups = _batches(recipe, images, first_step)
     waited = _Waited(groups)
     events = loop.run(
@@ -293,17 +293,17 @@ class _Journal:
         writer: Writer | None,
         record: Mapping[str, Any],
         *,
-        labelled: bool,
+        labeled: bool,
     ):
         self.history: list[dict[str, Any]] = record["history"]
         self._run, self._recipe = run, recipe
         self._checkpoints, self._writer = checkpoints, writer
         self._start = time.perf_counter() - record["seconds"]
-        self._labelled = labelled  # else nobody knows what is right
+        self._labeled = labeled  # else nobody knows what is right
 
     def log(self, event: loop.Log, waits: Mapping[str, float]) -> None:
         """Writes the metrics of training, and how long it waited for input."""
-        known = {k: v for k, v in event.means.items() if self._labelled or k != "accuracy"}
+        known = {k: v for k, v in event.means.items() if self._labeled or k != "accuracy"}
         metrics = {f"train/{name}": value for name, value in known.items()}
         rate = float(np.asarray(self._recipe.schedule(event.step - 1)))
         self._write(event.step, metrics | {"learning_rate": rate} | waits)

@@ -67,7 +67,7 @@ def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool =
     blanks = {name: models.blank(name) for name in settings.models}
     inputs.check_models(loaded, blanks.values())
     dataset = loaded.dataset
-    if not dataset.validation.labelled:
+    if not dataset.validation.labeled:
         raise ValueError(
             f"'{settings.data}' has images without labels: nobody is right about them."
         )

@@ -55,14 +55,10 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
 
     loaded = inputs.load(settings)
     for name in data.SPLITS:
-        if not getattr(loaded.dataset, name).labelled:
+        if not getattr(loaded.dataset, name).labeled:
             raise ValueError(f"'{settings.data}' has {name} images without labels.")
     students = [_start(name, loaded.dataset, settings) for name in settings.models]
-    inputs.check_models(loaded, students)
-    loaded = inputs.without_bad(settings, loaded)
-    settings.durations(len(loaded.dataset.train))
-    splits = inputs.open_splits(settings, loaded, students)
-    workdir_lib.claim(workdir, settings, loaded.dataset)
+    dataset, splits = inputs.prepare(settings, loaded, students, workdir)
     found, facts = [], {}
     for student in progress.bar(students, desc="models", unit="model"):
         trained, row = _train(settings, student, splits, workdir)
@@ -78,7 +74,7 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
     return workdir_lib.finish(
         workdir,
         settings,
-        dataset=loaded.dataset,
+        dataset=dataset,
         label_N=splits.validation.label_N,
         runs=found,
         models=facts,

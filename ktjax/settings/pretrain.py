@@ -4,12 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ktjax.settings.data import TrainingData
 from ktjax.settings.record import BelowOne, Name, Positive, Seed
-from ktjax.settings.run import Run
+from ktjax.settings.training import Training
 
 
-class Pretrain(TrainingData, Run):
+class Pretrain(Training):
     """What configs/pretrain.py holds."""
 
     job: Literal["pretrain"]

@@ -124,11 +124,11 @@ def _sentence(fault: Mapping[str, Any], record: type[Record]) -> str:
         return _unknown(place, record)
     if kind == "missing":
         return f"config lacks the field '{'.'.join(place)}'."
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        known = context.get("expected_tags", "an objective").replace("'", "")
-        said = f"'{context['tag']}' is not known" if "tag" in context else "is missing"
-        equals = "=" if "tag" in context else " "
-        return f"{field}.objective{equals}{said}. Known: {known}."
+    if kind == "union_tag_not_found":
+        return f"config lacks the field '{'.'.join(place)}.objective'."
+    if kind == "union_tag_invalid":
+        known = context["expected_tags"].replace("'", "")
+        return f"{field}.objective='{context['tag']}' is not known. Known: {known}."
     value = fault["input"]
     if kind == "literal_error":
         known = context["expected"].replace("'", "").replace(" or ", ", ")

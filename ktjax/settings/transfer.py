@@ -8,12 +8,11 @@ import pydantic
 from pydantic import Field
 
 from ktjax.settings import objective
-from ktjax.settings.data import TrainingData
 from ktjax.settings.record import FROZEN, Name, Seed
-from ktjax.settings.run import Run
+from ktjax.settings.training import Training
 
 
-class Transfer(TrainingData, Run):
+class Transfer(Training):
     """What configs/transfer.py and configs/quickstart.py hold."""
 
     job: Literal["transfer"]

@@ -77,13 +77,8 @@ def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False)
     names = (settings.student, *settings.teachers)
     classifiers = {name: workdir_lib.on_host(models.load(name)) for name in names}
     loaded = inputs.load(settings)
-    inputs.check_models(loaded, classifiers.values())
     _check_labels(settings, loaded.dataset)
-    loaded = inputs.without_bad(settings, loaded)
-    settings.durations(len(loaded.dataset.train))
-    splits = inputs.open_splits(settings, loaded, classifiers.values())
-    dataset = loaded.dataset
-    workdir_lib.claim(workdir, settings, dataset)
+    dataset, splits = inputs.prepare(settings, loaded, classifiers.values(), workdir)
 
     start = _set_up(settings, workdir, splits, classifiers)
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen
@@ -132,7 +127,7 @@ def _set_up(
 
 def _check_labels(settings: Transfer, dataset: data.Dataset) -> None:
     """Raises ValueError, with what to take instead, where labels are asked for and lack."""
-    if not dataset.train.labelled:
+    if not dataset.train.labeled:
         need = {
             label: objectives.OBJECTIVES[entry.objective].without_labels
             for label, entry in settings.objectives.items()
@@ -145,7 +140,7 @@ def _check_labels(settings: Transfer, dataset: data.Dataset) -> None:
                 f"{instead}."
             )
     for name in ("tune", "validation"):
-        if not getattr(dataset, name).labelled:
+        if not getattr(dataset, name).labeled:
             raise ValueError(
                 f"'{settings.data}' has {name} images without labels: these measure the transfer, "
                 "and need them whatever the objective."
