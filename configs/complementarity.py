@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Arguments: models, data, runlocal."""
     arg = config_lib.parse_arg(arg, models=ZOO, data="glyphs", runlocal=False)
     config = ml_collections.ConfigDict()
-    config.job = "complementarity"  # ktjax.main.JOBS
+    config.job = "complementarity"  # ktjax.jobs.JOBS
 
     # Names or folders, as ktjax.load_model takes them; each is student and teacher of all others.
     config.models = tuple(arg.models)

@@ -52,7 +52,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     pretrained = "/" in arg.model or ":" in arg.model  # no architecture is called so
     recipe = RECIPES[arg.train if pretrained else "scratch"]
     config = ml_collections.ConfigDict()
-    config.job = "pretrain"  # ktjax.main.JOBS
+    config.job = "pretrain"  # ktjax.jobs.JOBS
 
     # Architectures of ktjax.models.MODELS (from scratch), or pretrained models to go on from.
     config.models = ZOO if arg.zoo else (arg.model,)

@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Arguments: runlocal."""
     arg = config_lib.parse_arg(arg, runlocal=False)
     config = ml_collections.ConfigDict()
-    config.job = "transfer"  # ktjax.main.JOBS
+    config.job = "transfer"  # ktjax.jobs.JOBS
 
     # Names or folders, as ktjax.load_model takes them.
     config.student = "glyphs/tiny_resnet_narrow"

@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         runlocal=False,
     )
     config = ml_collections.ConfigDict()
-    config.job = "transfer"  # ktjax.main.JOBS
+    config.job = "transfer"  # ktjax.jobs.JOBS
 
     # Names or folders, as ktjax.load_model takes them.
     config.student = arg.student

@@ -95,7 +95,7 @@ def make_recipe(
         microbatches=settings.microbatches,
         remat=settings.remat,
     )
-    # Of images of any size: each model resizes for itself.
+    # The size does not matter: each model resizes for itself.
     outputs = train.output_shapes(student, teachers, size=32)
 
     def init(variables: Any, key: jax.Array) -> train.State:

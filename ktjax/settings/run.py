@@ -9,7 +9,7 @@ from ktjax.settings.record import Amount, BelowOne, Count, Positive, Record
 
 
 class Durations(NamedTuple):
-    """Of a run, in steps."""
+    """How long a run is, in steps."""
 
     epoch: int
     total: int

@@ -172,7 +172,7 @@ def _frozen(
 def _temperatures(
     start: Setup, teachers: Sequence[str], before: Evaluated
 ) -> list[float | None] | None:
-    """Of the student before a transfer and its teachers; None where nothing is calibrated."""
+    """The temperatures of student and teachers before it; None where nothing is calibrated."""
     if not start.settings.calibrate:
         return None
     return [one.temperature for one in (before, *(start.models[name] for name in teachers))]

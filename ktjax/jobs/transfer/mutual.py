@@ -82,7 +82,7 @@ def _run(
 
 
 def _on_tune(start: Setup, names: tuple[str, ...], logits_NxMxC: np.ndarray) -> dict[str, Any]:
-    """Of every model, and the mean of their accuracies."""
+    """What is measured of every model, and the mean of their accuracies."""
     before = [start.models[name].tune_NxC for name in names]
     members = [
         rows.on_tune(

@@ -27,7 +27,7 @@ class Setup(NamedTuple):
     predict: evaluate.Predict  # of the student
 
     def accuracy(self, name: str) -> float:
-        """Of a model on tune: what decides (an order, say) may not look at validation."""
+        """A model's accuracy on tune: what decides (an order, say) may not look at validation."""
         return evaluate.accuracy(self.models[name].tune_NxC, self.splits.tune.label_N)
 
 
