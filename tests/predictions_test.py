@@ -91,7 +91,7 @@ def test_a_write_that_is_cut_off_leaves_the_file_alone(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(predictions.os, "replace", cut_off)
+        patch.setattr(predictions.files.os, "replace", cut_off)
         with pytest.raises(KeyboardInterrupt):
             predictions.save(path, new)
     assert same(predictions.load(path), old)

@@ -4,7 +4,6 @@ The logits of 466 models on 50,000 images of 1,000 classes would take 93 GB; thi
 safetensors file per model, whole or absent, so that a killed job goes on with the next model.
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from ktjax import files
 from ktjax.analysis import flips
 
 _TOP = 5
@@ -61,9 +61,7 @@ def of_logits(logits_NxC: np.ndarray, label_N: np.ndarray) -> Predictions:
 
 def save(path: Path, predictions: Predictions) -> None:
     """Writes the file as a whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_bytes(safetensors_numpy.save(predictions._asdict()))
-    os.replace(part, path)
+    files.write_whole(path, safetensors_numpy.save(predictions._asdict()))
 
 
 def load(path: Path) -> Predictions:
