@@ -13,12 +13,18 @@ from ktjax.data import resize, robustness
 from ktjax.jobs.transfer import plan
 from ktjax.settings import data, objective
 from ktjax.settings.complementarity import Complementarity
+from ktjax.settings.convergence import Convergence
 from ktjax.settings.pretrain import Pretrain
 from ktjax.settings.run import Run
 from ktjax.settings.transfer import Transfer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RECORDS = {"transfer": Transfer, "pretrain": Pretrain, "complementarity": Complementarity}
+RECORDS = {
+    "transfer": Transfer,
+    "pretrain": Pretrain,
+    "complementarity": Complementarity,
+    "convergence": Convergence,
+}
 ENTRIES = {
     get_args(entry.model_fields["objective"].annotation)[0]: entry
     for entry in get_args(get_args(objective.Objective)[0])
@@ -148,7 +154,7 @@ def test_what_follows_from_the_data():
             settings.image_size, settings.minival, settings.train_fraction, settings.augment
         )  # fmt: skip
 
-    assert of("glyphs") == (24, 0.1, 1.0, "shift_colour")
+    assert of("glyphs") == (24, 0.1, 0.25, "shift_colour")
     assert of("folder:PATH") == (None, 0.1, 1.0, "shift_colour")
     assert of("imagenet2012") == (None, 0.01, 0.1, "default")
     assert of("imagenet2012", minival=0.5, augment="weak") == (None, 0.5, 0.1, "weak")

@@ -26,6 +26,8 @@ class Dataset(NamedTuple):
       train: what is learned from.
       tune: the minival, of the same distribution as train; hyperparameters are chosen on it.
       validation: for reporting only.
+      accept: as tune, but nothing is chosen on it: whether a student is better than before is
+        decided there, once. None: there is none.
       classes: the names of the classes, in label order.
       groups: for each class the name of its semantic group; all the same where there are none.
       measured: the name of the data set that tune and validation come from.
@@ -40,10 +42,11 @@ class Dataset(NamedTuple):
     groups: tuple[str, ...]
     measured: str
     skipped: Mapping[str, tuple[str, ...]] = {}
+    accept: Source | None = None
 
 
 class Parts(NamedTuple):
-    """The splits that a data set comes with: `train`, `tune`, `validation`, or only `all`."""
+    """The splits that a data set comes with, by the fields of a Dataset; or only `all`."""
 
     splits: dict[str, Source]
     classes: tuple[str, ...]  # empty where nothing is labeled
@@ -59,9 +62,9 @@ class Known(NamedTuple):
 
 
 # Each lies in `data_dir/<name>`, prepared by TFDS or `python -m ktjax.data convert`, or as a folder
-# of images; glyphs is drawn on first use.
+# of images; glyphs is drawn whenever it is read.
 DATASETS = {
-    "glyphs": Known("glyphs", "It is drawn on first use"),
+    "glyphs": Known("glyphs", "It is drawn when it is read"),
     "imagenet2012": Known(
         "imagenet2012",
         "Download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org, unpack "
@@ -114,7 +117,7 @@ def load(
     train_fraction: float = 1.0,
     subset_seed: int = 1234,
 ) -> Dataset:
-    """Opens a data set; glyphs is prepared on first use.
+    """Opens a data set.
 
     What a data set lacks is held out: validation, a fifth of each class; tune, a share of each
     class of train or, where train has no labels, a fifth of each class of validation.
@@ -135,7 +138,7 @@ def load(
       ValueError: no such data set, with where it comes from; or splits that cannot be.
     """
     parts = _open(name, data_dir)
-    classes, groups = parts.classes, parts.groups
+    classes, groups, accept = parts.classes, parts.groups, parts.splits.get("accept")
     if eval_data is None:
         pool, kept, tune, validation = _part(name, parts.splits, classes, minival=minival)
     else:
@@ -143,7 +146,7 @@ def load(
         if classes and classes != measured.classes:
             raise ValueError(f"'{name}' and eval_data='{eval_data}' have labels of other classes.")
         tune, validation = measured.tune, measured.validation
-        classes, groups = measured.classes, measured.groups
+        classes, groups, accept = measured.classes, measured.groups, measured.accept
         pool = next((parts.splits[k] for k in ("train", "all") if k in parts.splits), None)
         if pool is None:
             raise ValueError(f"'{name}' has only {', '.join(parts.splits)}: nothing to train on.")
@@ -151,7 +154,9 @@ def load(
     if train_fraction < 1:
         kept = sources.subset(pool.label_N, kept, fraction=train_fraction, seed=subset_seed)
     train = pool if len(kept) == len(pool) else pool.select(kept)
-    return Dataset(name, train, tune, validation, classes, groups, measured=eval_data or name)
+    return Dataset(
+        name, train, tune, validation, classes, groups, measured=eval_data or name, accept=accept
+    )
 
 
 def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
@@ -213,17 +218,15 @@ def _open(name: str, data_dir: str | None) -> Parts:
     check(name)
     if name.startswith(_FOLDER):
         return _of_folder(Path(name.removeprefix(_FOLDER)))
-    # TFDS takes a third of a second to import, which those who read folders are spared.
-    import tensorflow_datasets as tfds
-
     if name == "glyphs":
+        # It imports Matplotlib, and TFDS takes a third of a second: only who asks for them waits.
         from ktjax.data import glyphs
 
-        builder = glyphs.Glyphs(data_dir=data_dir)
-        builder.download_and_prepare(file_format="array_record")
-        names = {"train": "pretrain", "tune": "tune", "validation": "validation"}
-        splits = {ours: sources.from_tfds(builder, theirs) for ours, theirs in names.items()}
+        names = {"train": "pretrain"} | {k: k for k in ("tune", "validation", "accept")}
+        splits = {ours: glyphs.source(theirs) for ours, theirs in names.items()}
         return Parts(splits, glyphs.CLASSES, glyphs.CLASS_GROUPS)
+    import tensorflow_datasets as tfds
+
     known = name in DATASETS
     candidates = (DATASETS[name].tfds, name) if known else (name.removeprefix(_TFDS),)
     for candidate in candidates:

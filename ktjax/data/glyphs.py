@@ -5,27 +5,34 @@ of digits, Latin, Greek and Cyrillic letters and mathematical symbols, warped, t
 blurred and noisy enough that small networks differ in what they know. The scripts are real semantic
 groups, so areas of expertise (paper section 3) can be read off them.
 
-Image `i` is a function of `(SEED, i)` alone. The splits are disjoint ranges of `i`, balanced over
-the classes: `pretrain`, `tune` (the minival: hyperparameters are chosen there) and `validation`,
-which adds fonts that no other split has seen.
+Image `i` is a function of `(SEED, i)` alone, and its class is `i % 100`. Images are drawn when a
+split is read, some 4,000 a second on one core, and stored nowhere. The splits are disjoint ranges
+of `i`, balanced over the classes: `pretrain`, `tune` (the minival: hyperparameters are chosen
+there), `accept` (one decision per run is made there) and `validation`, which is for reporting and
+adds fonts that no other split has seen.
 """
 
 import functools
 import io
 import os
 import unicodedata
-from collections.abc import Iterator
-from concurrent import futures
-from typing import ClassVar
 
 import matplotlib
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from ktjax.data.sources import Source
 
 SIZE = 24
 SEED = 2310_17653
-SPLITS = {"pretrain": 16_000, "tune": 4_000, "validation": 16_000}
+# The numbers of the images of each split. New images take numbers after all others, so that those
+# that there are keep their bits.
+SPLITS = {
+    "pretrain": (range(0, 16_000), range(36_000, 84_000)),
+    "tune": (range(16_000, 20_000), range(84_000, 120_000)),
+    "validation": (range(20_000, 36_000),),
+    "accept": (range(120_000, 140_000),),
+}
 
 # Characters that look alike across scripts (I O l o k, psi, pi, ...) are left out.
 GROUPS = {
@@ -64,7 +71,6 @@ _LATIN_ONLY = ("cmr10", "cmss10", "cmtt10", "cmti10")
 _NO_MATHEMATICS = (*_LATIN_ONLY, "STIXGeneralItalic")
 
 _CANVAS = 56  # side of the glyph masks that the images are sampled from
-_CHUNK = 250  # images rendered at once by one thread
 
 
 def _has(font: str, group: str) -> bool:
@@ -175,48 +181,22 @@ def render(indices: np.ndarray, *, unseen_fonts: bool) -> tuple[np.ndarray, np.n
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), labels
 
 
-def _png(image: np.ndarray) -> bytes:
+def source(split: str) -> Source:
+    """A split of SPLITS; every image is drawn anew whenever it is asked for."""
+    number_N = np.concatenate([np.asarray(numbers) for numbers in SPLITS[split]])
+
+    def draw(index_B: np.ndarray) -> np.ndarray:
+        return render(number_N[index_B], unseen_fonts=split == "validation")[0]
+
+    return Source(
+        label_N=(number_N % len(CHARACTERS)).astype(np.int32),
+        read=lambda i: _png(draw(np.array([i]))[0]),
+        where=lambda i: f"glyphs/{split}[{i}]",
+        draw=draw,
+    )
+
+
+def _png(image_HxWx3: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="png", compress_level=1)
+    Image.fromarray(image_HxWx3).save(buffer, format="png", compress_level=1)
     return buffer.getvalue()
-
-
-class Glyphs(tfds.core.GeneratorBasedBuilder):
-    """Characters of six scripts, rendered from fonts; see the module's docstring."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "First rendering."}
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=CLASSES),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        del dl_manager  # nothing to download
-        starts = np.cumsum([0, *SPLITS.values()])
-        return {
-            split: self._generate_examples(int(start), count, unseen_fonts=split == "validation")
-            for (split, count), start in zip(SPLITS.items(), starts, strict=False)
-        }
-
-    def _generate_examples(self, start: int, count: int, unseen_fonts: bool) -> Iterator:
-        def chunk(first: int) -> list[tuple[bytes, int]]:
-            indices = np.arange(first, min(first + _CHUNK, start + count))
-            images, labels = render(indices, unseen_fonts=unseen_fonts)
-            return [(_png(image), int(label)) for image, label in zip(images, labels, strict=True)]
-
-        # Encoded bytes, not arrays: TFDS writes those without TensorFlow.
-        with futures.ThreadPoolExecutor() as pool:
-            key = 0
-            for examples in pool.map(chunk, range(start, start + count, _CHUNK)):
-                for png, label in examples:
-                    yield key, {"image": io.BytesIO(png), "label": label}
-                    key += 1

@@ -76,9 +76,19 @@ class Stream:
     def __len__(self) -> int:
         return len(self.source)
 
+    @functools.cached_property
+    def drawn(self) -> bool:
+        """Whether the source draws its images as they are evaluated: nothing is left to resize."""
+        source, size = self.source, self.reading.size
+        if source.draw is None or not len(source) or self.reading.crop_pct != 1:
+            return False
+        return source.draw(np.zeros(1, int)).shape[1:] == (size, size, 3)
+
     def take(self, index_B: np.ndarray) -> np.ndarray:
         """Images as they are evaluated: uint8 [B, H, W, 3]; ValueError names a bad one."""
         reading = self.reading
+        if self.drawn and self.source.draw is not None:
+            return self.source.draw(index_B)
         return self._each(
             index_B,
             lambda encoded, index: decode.eval_crop(
@@ -154,10 +164,15 @@ def read(source: Source, reading: Reading, *, name: str) -> Images:
     """Decodes a whole split, with a progress bar called `name`; ValueError names a bad image."""
     stream = Stream(source, reading)
     images = np.empty((len(source), reading.size, reading.size, 3), np.uint8)
+    parts = [
+        np.arange(start, min(start + _AT_ONCE, len(source)))
+        for start in range(0, len(source), _AT_ONCE)
+    ]
+    # The threads decode the images of one part, or draw a part each.
+    taken = (_pool(reading.threads).map if stream.drawn else map)(stream.take, parts)
     with progress.bar(total=len(source), desc=f"read {name}", unit="image", leave=False) as bar:
-        for start in range(0, len(source), _AT_ONCE):
-            index = np.arange(start, min(start + _AT_ONCE, len(source)))
-            images[index] = stream.take(index)
+        for index, image_BxHxWx3 in zip(parts, taken, strict=True):
+            images[index] = image_BxHxWx3
             bar.update(len(index))
     return Images(images, source.label_N)
 

@@ -23,11 +23,13 @@ class Source:
       label_N: int32, -1 where unlabeled.
       read: position -> the encoded image.
       where: position -> the name of the image in error messages.
+      draw: positions [B] -> uint8 [B, H, W, 3], the same images decoded; None: they are stored.
     """
 
     label_N: np.ndarray
     read: Callable[[int], bytes]
     where: Callable[[int], str]
+    draw: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.label_N)
@@ -39,10 +41,12 @@ class Source:
 
     def select(self, index_N: np.ndarray) -> "Source":
         """The images at these positions."""
+        draw = self.draw
         return Source(
             label_N=self.label_N[index_N],
             read=lambda i: self.read(index_N[i]),
             where=lambda i: self.where(index_N[i]),
+            draw=None if draw is None else lambda index_B: draw(index_N[index_B]),
         )
 
     def take(self, count: int) -> "Source":
