@@ -37,6 +37,7 @@ ZOO = (
 RECIPES = {
     # From scratch: the embedded zoo was.
     "scratch": dict(optimizer="adamw", learning_rate=0.012, weight_decay=0.05, total_epochs=80.0),
+    "zoo": dict(optimizer="adamw", learning_rate=0.006, weight_decay=0.05, total_epochs=100.0),
     # From a checkpoint, on other images than it has seen.
     "all": dict(optimizer="adamw", learning_rate=3e-4, weight_decay=0.05, total_epochs=30.0),
     "head": dict(optimizer="adamw", learning_rate=0.003, weight_decay=0.0, total_epochs=30.0),
@@ -50,7 +51,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     config_lib.check_choice("train", arg.train, ("all", "head"))
     pretrained = "/" in arg.model or ":" in arg.model  # no architecture is called so
-    recipe = RECIPES[arg.train if pretrained else "scratch"]
+    recipe = RECIPES[arg.train if pretrained else "zoo" if arg.zoo else "scratch"]
     config = ml_collections.ConfigDict()
     config.job = "pretrain"  # ktjax.jobs.JOBS
 
@@ -91,7 +92,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.decode_processes = 0  # that decode for training; 0: the job's own does
     config.augment = "minimal" if pretrained else "shift_colour"  # ktjax.augment.RECIPES
 
-    config.batch_size = 64  # over all devices
+    config.batch_size = 256 if arg.zoo else 64  # over all devices
     config.eval_batch_size = 512  # over all devices
     config.total_epochs = recipe["total_epochs"]  # passes over train; each sees other views
     config.total_steps = config_dict.placeholder(int)  # instead of total_epochs

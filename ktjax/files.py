@@ -17,6 +17,7 @@ PREDICTIONS = "predictions"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 LOGS = "logs"
+RUNS = "runs"
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -178,8 +178,33 @@ class ComplementarityResults(Results):
     transfers: Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """Whether a model is at the end of its training (`convergence.check`); gains in points."""
+
+    model: str
+    accuracy: float  # on validation, in percent, as on tune
+    tune_accuracy: float
+    learning_rate: float  # the picked one
+    picked_on: Mapping[str, float]  # learning rate -> gain on the half of tune that picks
+    gain: float  # of the picked one, on the other half
+    gain_se: float
+    upper: float  # end of its one-sided interval
+    validation_gain: float
+    validation_gain_se: float
+    at_its_end: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvergenceResults(Results):
+    """What a convergence job says."""
+
+    checks: tuple[Check, ...]
+
+
 RESULTS = {
     "pretrain": Results,
+    "convergence": ConvergenceResults,
     "transfer": TransferResults,
     "complementarity": ComplementarityResults,
 }

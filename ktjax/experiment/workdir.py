@@ -27,7 +27,7 @@ from ktjax.settings.record import Record
 _WRITTEN = (
     *(files.RESULTS, files.DATA, files.REPORT, files.METRICS, files.CLASS_FLIPS, files.FIGURES),
     *(files.STUDENTS, files.MODELS, files.PREDICTIONS, files.CHECKPOINTS, files.TENSORBOARD),
-    files.LOGS,
+    *(files.LOGS, files.RUNS),
 )
 # The last four draw, decode and resize: pixels depend on them.
 _PACKAGES = (

@@ -7,6 +7,7 @@ from typing import Any
 # imported before it is asked for: who converts a folder or reads --help should not wait.
 JOBS = {
     "complementarity": "ktjax.jobs.complementarity",
+    "convergence": "ktjax.jobs.convergence",
     "pretrain": "ktjax.jobs.pretrain",
     "transfer": "ktjax.jobs.transfer",
 }

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ktjax.analysis.rows import Results
-from ktjax.report import pairs, pretrain, transfer
+from ktjax.report import convergence, pairs, pretrain, transfer
 from ktjax.report.parts import Drawing, Table
 
 
@@ -42,6 +42,14 @@ PAGES = {
         conclusion=pretrain.conclusion,
         tables=pretrain.tables,
         drawings=pretrain.DRAWINGS,
+    ),
+    "convergence": Page(
+        title=convergence.title,
+        summary=convergence.conclusion,
+        conclusion=convergence.conclusion,
+        tables=convergence.tables,
+        note=convergence.NOTE,
+        drawings=convergence.DRAWINGS,
     ),
     "complementarity": Page(
         title=pairs.title,

@@ -1,0 +1,213 @@
+"""Whether models are at the end of their training: what more of it, from labels, still gives."""
+
+import io
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from ktjax import data, evaluate, files, models, objectives, parallel, progress, train
+from ktjax.analysis import convergence, rows
+from ktjax.analysis.rows import Results, to_json
+from ktjax.classifier import Classifier
+from ktjax.data import sources
+from ktjax.experiment import evaluation, inputs, training
+from ktjax.experiment import workdir as workdir_lib
+from ktjax.jobs.transfer import plan
+from ktjax.settings.convergence import Convergence
+
+_HALVES = 1234  # the seed that parts tune
+
+
+class _Right(NamedTuple):
+    """Which images a model answers right: bool [N]."""
+
+    tune: np.ndarray
+    validation: np.ndarray
+
+
+def run(
+    config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Checks the models of the config, as `execute` does; returns what results.json holds."""
+    return to_json(execute(Convergence.read(config), workdir, overwrite=overwrite))
+
+
+def check(settings: Convergence) -> None:
+    """Raises ValueError unless the settings go together; nothing is loaded, compiled or written."""
+    inputs.check(settings)
+    training.check(settings)
+    for name in settings.models:
+        models.locate(name)
+
+
+def execute(settings: Convergence, workdir: str | Path, *, overwrite: bool = False) -> Results:
+    """Trains each model on with labels alone, at each learning rate and with each seed.
+
+    What a run found is kept in `workdir/runs` as soon as it ends, and not made again.
+
+    Returns:
+      What results.json holds, as a record.
+
+    Raises:
+      ValueError: a model, the data set or the workdir is not usable; before any work is done.
+      FloatingPointError: a run diverged.
+    """
+    workdir = Path(workdir)
+    check(settings)
+    finished = workdir_lib.finished(workdir, settings, overwrite=overwrite)
+    if finished:
+        return finished
+    loaded = inputs.load(settings)
+    for name in data.SPLITS:
+        if not getattr(loaded.dataset, name).labeled:
+            raise ValueError(f"'{settings.data}' has {name} images without labels.")
+    students = {name: workdir_lib.on_host(models.load(name)) for name in settings.models}
+    dataset, splits = inputs.prepare(settings, loaded, students.values(), workdir)
+    (workdir / files.RUNS).mkdir(exist_ok=True)
+    short = plan.short_names(settings.models)
+    total = len(students) * len(settings.learning_rates) * len(settings.seeds)
+    found = []
+    with progress.bar(total=total, desc="runs", unit="run") as bar:
+        for name, student in students.items():
+            found.append(_check(settings, student, short[name], splits, workdir, bar.update))
+    return workdir_lib.finish(
+        workdir,
+        settings,
+        dataset=dataset,
+        label_N=splits.validation.label_N,
+        runs=(),
+        models={
+            name: rows.Model(
+                accuracy=row.accuracy, parameters=model.num_parameters(), origin=model.origin
+            )
+            for (name, model), row in zip(students.items(), found, strict=True)
+        },
+        checks=found,
+    )
+
+
+def _check(
+    settings: Convergence,
+    student: Classifier,
+    short: str,
+    splits: inputs.Splits,
+    workdir: Path,
+    done: Callable[[], Any],
+) -> rows.Check:
+    """Every run of one model, and what they say of it."""
+    predict = evaluate.make_predict(student, batch_size=settings.eval_batch_size)
+    before = _answers(evaluation.evaluate(student, predict, splits, layout=settings.parallel))
+    before = _right(before, splits)
+    after: dict[float, list[_Right]] = {}
+    for rate in settings.learning_rates:
+        for seed in settings.seeds:
+            name = f"{short}-{rate:g}-{seed}"
+            path = workdir / files.RUNS / f"{name}.npz"
+            if not path.exists():
+                right = _train(settings, student, predict, splits, workdir, name, rate, seed)
+                if parallel.is_first():
+                    _write(path, right)
+                    shutil.rmtree(workdir / files.CHECKPOINTS / name, ignore_errors=True)
+                parallel.wait_for_all(name)
+            after.setdefault(rate, []).append(_read(path, splits))
+            done()
+    pick_N, judge_N = sources.stratified(splits.tune.label_N, fraction=0.5, seed=_HALVES)
+    tune = {rate: np.stack([one.tune for one in found]) for rate, found in after.items()}
+    found = convergence.check(before.tune, tune, pick_N=pick_N, judge_N=judge_N)
+    validated = convergence.gain(
+        before.validation, np.stack([one.validation for one in after[found.learning_rate]])
+    )
+    return rows.Check(
+        model=student.name,
+        accuracy=100 * float(before.validation.mean()),
+        tune_accuracy=100 * float(before.tune.mean()),
+        learning_rate=found.learning_rate,
+        picked_on={f"{rate:g}": gain.mean for rate, gain in found.picked_on.items()},
+        gain=found.gain.mean,
+        gain_se=found.gain.se,
+        upper=found.upper,
+        validation_gain=validated.mean,
+        validation_gain_se=validated.se,
+        at_its_end=found.upper < settings.most_gain,
+    )
+
+
+def _train(
+    settings: Convergence,
+    student: Classifier,
+    predict: evaluate.Predict,
+    splits: inputs.Splits,
+    workdir: Path,
+    name: str,
+    rate: float,
+    seed: int,
+) -> _Right:
+    """What the model answers right after one run."""
+    recipe = training.make_recipe(
+        settings,
+        student=student,
+        teachers=(),
+        objective=objectives.make_xe(label_smoothing=settings.label_smoothing),
+        teach=train.teach_nothing,
+        learning_rate=rate,
+        slow=None,
+        augment=settings.augment,
+        examples=len(splits.train),
+        seed=seed,
+    )
+    fitted = training.fit(
+        recipe,
+        student=student,
+        frozen=tuple,
+        images=splits.train,
+        tune=splits.tune,
+        predict=predict,
+        measure=lambda x: {"accuracy": evaluate.accuracy(x, splits.tune.label_N)},
+        run=name,
+        workdir=workdir,
+    )
+    answers = evaluation.ask(
+        predict, fitted.placed, splits, layout=settings.parallel, tune=fitted.tune_NxC
+    )
+    return _right(answers, splits)
+
+
+def _answers(evaluated: evaluation.Evaluated) -> evaluation.Answers:
+    return evaluation.Answers(evaluated.tune_NxC, evaluated.validation_NxC, {})
+
+
+def _right(answers: evaluation.Answers, splits: inputs.Splits) -> _Right:
+    return _Right(
+        answers.tune.argmax(axis=1) == splits.tune.label_N,
+        answers.validation.argmax(axis=1) == splits.validation.label_N,
+    )
+
+
+def _write(path: Path, right: _Right) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.packbits(bits) for name, bits in right._asdict().items()})
+    files.write_whole(path, buffer.getvalue())
+
+
+def _read(path: Path, splits: inputs.Splits) -> _Right:
+    """What `_write` kept. ValueError: the file is damaged, or about other images."""
+    counts = _Right(len(splits.tune), len(splits.validation))._asdict()
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            packed = {name: kept[name] for name in counts}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"'{path}' was not written by ktjax, or is damaged: delete it.") from error
+    for name, bits in packed.items():
+        if bits.size != -(-counts[name] // 8):
+            raise ValueError(f"'{path}' is about other {name} images: delete it.")
+    return _Right(
+        **{
+            name: np.unpackbits(bits, count=counts[name]).astype(bool)
+            for name, bits in packed.items()
+        }
+    )

@@ -1,0 +1,55 @@
+"""The page of a convergence job: which models are at the end of their training."""
+
+from typing import Any
+
+from ktjax.analysis.rows import ConvergenceResults
+from ktjax.report import parts
+from ktjax.report.parts import Table
+
+NOTE = (
+    "Gains are of more training with labels alone, in points, the mean over seeds. The learning "
+    "rate is picked on one half of tune; the gain, its standard error and the upper end of its "
+    "one-sided 95 % interval are of the other half, and validation only confirms."
+)
+DRAWINGS = ()
+
+
+def title(results: ConvergenceResults) -> str:
+    """The heading of the page."""
+    return "Are the models at the end of their training?"
+
+
+def conclusion(results: ConvergenceResults) -> str:
+    """One sentence: how many models are."""
+    most = results.config["most_gain"]
+    at_end = sum(check.at_its_end for check in results.checks)
+    models = "model" if len(results.checks) == 1 else "models"
+    return (
+        f"{at_end} of {len(results.checks)} {models} at the end of training: more of it, with "
+        f"labels alone, gives less than {most:g} points."
+    )
+
+
+def tables(results: ConvergenceResults) -> list[Table]:
+    """A row for each model."""
+    rates = [f"{rate:g}" for rate in results.config["learning_rates"]]
+    header = [
+        *("model", "accuracy %", *(f"at {rate}" for rate in rates)),
+        *("picked", "gain", "upper", "on validation", "at its end"),
+    ]
+    rows = [_row(check, rates) for check in results.checks]
+    heading = f"Accuracy on {parts.validation_images(results)}, and what more training gives"
+    return [Table(heading, header, [rows], words=("model", "at its end"))]
+
+
+def _row(check: Any, rates: list[str]) -> list[str]:
+    return [
+        check.model,
+        f"{check.accuracy:.2f}",
+        *(f"{check.picked_on[rate]:+.2f}" for rate in rates),
+        f"{check.learning_rate:g}",
+        f"{check.gain:+.2f} ± {check.gain_se:.2f}",
+        f"{check.upper:+.2f}",
+        f"{check.validation_gain:+.2f} ± {check.validation_gain_se:.2f}",
+        "yes" if check.at_its_end else "no",
+    ]

@@ -1,0 +1,28 @@
+"""The settings of a convergence job."""
+
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from ktjax.settings.record import Amount, BelowOne, Name, Positive, Seed
+from ktjax.settings.training import Training
+
+
+class Convergence(Training):
+    """What configs/convergence.py holds."""
+
+    job: Literal["convergence"]
+    models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    label_smoothing: BelowOne
+    most_gain: Amount
+
+    @pydantic.model_validator(mode="after")
+    def _once(self) -> Self:
+        for name in ("models", "learning_rates", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"config.{name}={values} names one twice.")
+        return self
