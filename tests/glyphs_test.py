@@ -17,6 +17,8 @@ SMALL = {
     "tune": (range(300, 400),),
     "validation": (range(400, 600),),
     "accept": (range(600, 700),),
+    "unlabeled": (range(800, 900),),
+    "few": (range(900, 1000),),
 }
 
 
@@ -76,8 +78,26 @@ def test_different_numbers_are_different_images():
 def test_splits_are_disjoint_and_balanced():
     every = np.concatenate([numbers(split) for split in glyphs.SPLITS])
     assert len(set(every.tolist())) == len(every) == every.max() + 1
+    assert all(len(numbers(split)) % 100 == 0 for split in glyphs.SPLITS)
     for split, source in splits(data.load("glyphs")).items():
         assert np.bincount(source.label_N).tolist() == [len(numbers(split)) // 100] * 100
+
+
+def test_where_labels_are_scarce():
+    unlabeled, few = data.load("glyphs_unlabeled"), data.load("glyphs_few")
+    assert (len(unlabeled.train), len(few.train)) == (32_000, 1_000)
+    assert set(unlabeled.train.label_N.tolist()) == {-1}
+    assert np.bincount(few.train.label_N).tolist() == [10] * 100
+    for source in (unlabeled.train, few.train):
+        image, _ = glyphs.render(
+            numbers("unlabeled" if source is unlabeled.train else "few")[7:8], unseen_fonts=False
+        )
+        np.testing.assert_array_equal(source.draw(np.array([7])), image)
+    for dataset in (unlabeled, few):
+        np.testing.assert_array_equal(
+            dataset.validation.label_N, data.load("glyphs").validation.label_N
+        )
+        assert len(dataset.tune) == 40_000 and dataset.classes == glyphs.CLASSES
 
 
 def test_the_first_images_and_those_of_validation_keep_their_numbers():

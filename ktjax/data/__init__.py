@@ -65,6 +65,8 @@ class Known(NamedTuple):
 # of images; glyphs is drawn whenever it is read.
 DATASETS = {
     "glyphs": Known("glyphs", "It is drawn when it is read"),
+    "glyphs_unlabeled": Known("glyphs", "It is drawn when it is read"),
+    "glyphs_few": Known("glyphs", "It is drawn when it is read"),
     "imagenet2012": Known(
         "imagenet2012",
         "Download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org, unpack "
@@ -218,11 +220,11 @@ def _open(name: str, data_dir: str | None) -> Parts:
     check(name)
     if name.startswith(_FOLDER):
         return _of_folder(Path(name.removeprefix(_FOLDER)))
-    if name == "glyphs":
+    if name.startswith("glyphs"):
         # It imports Matplotlib, and TFDS takes a third of a second: only who asks for them waits.
         from ktjax.data import glyphs
 
-        names = {"train": "pretrain"} | {k: k for k in ("tune", "validation", "accept")}
+        names = {"train": glyphs.TRAIN[name]} | {k: k for k in ("tune", "validation", "accept")}
         splits = {ours: glyphs.source(theirs) for ours, theirs in names.items()}
         return Parts(splits, glyphs.CLASSES, glyphs.CLASS_GROUPS)
     import tensorflow_datasets as tfds

@@ -9,7 +9,8 @@ Image `i` is a function of `(SEED, i)` alone, and its class is `i % 100`. Images
 split is read, some 4,000 a second on one core, and stored nowhere. The splits are disjoint ranges
 of `i`, balanced over the classes: `pretrain`, `tune` (the minival: hyperparameters are chosen
 there), `accept` (one decision per run is made there) and `validation`, which is for reporting and
-adds fonts that no other split has seen.
+adds fonts that no other split has seen. Two more are for when labels are scarce: `unlabeled` hides
+its labels, and `few` has ten images of each class.
 """
 
 import functools
@@ -32,7 +33,12 @@ SPLITS = {
     "tune": (range(16_000, 20_000), range(84_000, 120_000)),
     "validation": (range(20_000, 36_000),),
     "accept": (range(120_000, 140_000),),
+    "unlabeled": (range(140_000, 172_000),),
+    "few": (range(172_000, 173_000),),
 }
+# The data sets made of them: name -> what is trained on. The other splits are the same, and where
+# labels are scarce, no model of the zoo has seen what is trained on.
+TRAIN = {"glyphs": "pretrain", "glyphs_unlabeled": "unlabeled", "glyphs_few": "few"}
 
 # Characters that look alike across scripts (I O l o k, psi, pi, ...) are left out.
 GROUPS = {
@@ -188,8 +194,9 @@ def source(split: str) -> Source:
     def draw(index_B: np.ndarray) -> np.ndarray:
         return render(number_N[index_B], unseen_fonts=split == "validation")[0]
 
+    label_N = (number_N % len(CHARACTERS)).astype(np.int32)
     return Source(
-        label_N=(number_N % len(CHARACTERS)).astype(np.int32),
+        label_N=np.full_like(label_N, -1) if split == "unlabeled" else label_N,
         read=lambda i: _png(draw(np.array([i]))[0]),
         where=lambda i: f"glyphs/{split}[{i}]",
         draw=draw,
