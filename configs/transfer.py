@@ -116,8 +116,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Share of each class of train held out as tune, where there is none. None: 0.01 of ImageNet,
     # else 0.1.
     config.minival = config_dict.placeholder(float)
-    # Share of each class of train that is used. None: a tenth of ImageNet, as in the paper, a
-    # quarter of glyphs, else 1.
+    # Share of each class of train that is used. None: a tenth of ImageNet, as in the paper, else 1.
     config.train_fraction = config_dict.placeholder(float)
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all

@@ -154,7 +154,7 @@ def test_what_follows_from_the_data():
             settings.image_size, settings.minival, settings.train_fraction, settings.augment
         )  # fmt: skip
 
-    assert of("glyphs") == (24, 0.1, 0.25, "shift_colour")
+    assert of("glyphs") == (24, 0.1, 1.0, "shift_colour")
     assert of("folder:PATH") == (None, 0.1, 1.0, "shift_colour")
     assert of("imagenet2012") == (None, 0.01, 0.1, "default")
     assert of("imagenet2012", minival=0.5, augment="weak") == (None, 0.5, 0.1, "weak")

@@ -31,7 +31,7 @@ def following(data: Any) -> dict[str, Any]:
     return {
         "image_size": 24 if glyphs else None,
         "minival": 0.01 if imagenet else 0.1,
-        "train_fraction": 0.1 if imagenet else 0.25 if data == "glyphs" else 1.0,
+        "train_fraction": 0.1 if imagenet else 1.0,
         "augment": "shift_colour" if drawn else "default",
     }
 
