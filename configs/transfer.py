@@ -97,6 +97,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             **xe,
         ),
         "mutual": dict(objective="mutual", learning_rate=1e-4, detach_teacher=True, **xe, **kl()),
+        # The weight is of a sum over the batch: 640 times the mean of 64 samples.
     }
     chosen = arg.objectives or (("mutual",) if arg.strategy == "mutual" else ("kl", "kl_dp"))
     for name in chosen:

@@ -167,13 +167,17 @@ def _project(linear: Any, features: jax.Array) -> jax.Array:
 def make_cd(*, weight: float, gamma: float, label_smoothing: float) -> Objective:
     """`weight` * similarity_kl + gamma * cross-entropy with the labels (section 4.1).
 
-    Several teachers: the mean of their KLs.
+    As in the authors' code, the loss of a batch is `weight` times the sum of its samples' KLs plus
+    `gamma` times the mean of their cross-entropies: with a batch of B samples, over all devices, a
+    sample's KL counts `weight` * B. (Of microbatches each is a batch.) Several teachers: the mean
+    of their KLs.
     """
 
     def loss(outputs, batch):
         student_BxD = outputs.student.features
         kl_B = mean([similarity_kl(student_BxD, t.features) for t in outputs.teachers])
-        loss_B = weight * kl_B + gamma * label_loss(outputs, batch, label_smoothing)
+        size = jax.lax.psum(len(kl_B), AXIS)
+        loss_B = weight * size * kl_B + gamma * label_loss(outputs, batch, label_smoothing)
         return loss_B, {"taught": jnp.ones(loss_B.shape)}
 
     return stateless(loss)

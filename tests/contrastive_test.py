@@ -116,7 +116,9 @@ def test_slices_of_the_batch_change_nothing(name, slices):
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
 
 
-def test_cd_adds_the_labels():
+def test_cd_sums_over_the_batch_and_adds_the_labels():
+    # The authors' loss of the batch is 10 times the sum of its KLs plus 0.1 times the mean of its
+    # cross-entropies: in a mean over 4 samples, a sample's KL counts 40 times.
     params, state = start("cd")
     student, (teacher,), logits, label = features()
     loss_B, _, _ = stepper("cd", 1)[1](
@@ -125,7 +127,8 @@ def test_cd_adds_the_labels():
     kl_B = over_the_axis(contrastive.similarity_kl)(student, teacher)
     z = np.float64(logits)
     xe_B = np.log(np.exp(z).sum(axis=1)) - z[np.arange(4), label]
-    np.testing.assert_allclose(loss_B, 10 * kl_B + 0.1 * xe_B, rtol=1e-5)
+    np.testing.assert_allclose(loss_B, 40 * kl_B + 0.1 * xe_B, rtol=1e-5)
+    np.testing.assert_allclose(loss_B.mean(), 10 * kl_B.sum() + 0.1 * xe_B.mean(), rtol=1e-5)
 
 
 def unit(x):
