@@ -14,6 +14,10 @@ def cross_entropy(logits_BxC: jax.Array, *, label_B: jax.Array, smoothing: float
     return optax.losses.softmax_cross_entropy(logits_BxC.astype(jnp.float32), targets_BxC)
 
 
+# Logits of a smaller standard deviation are divided by this, when they are standardized.
+SPREAD_FLOOR = 0.01
+
+
 class Softening(NamedTuple):
     """What a distillation compares of two models' logits.
 
@@ -35,10 +39,15 @@ def standardize(logits_BxC: jax.Array) -> jax.Array:
     Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, eq. 10. The
     student no longer has to take over the scale of the teacher's logits, only their relations.
     """
+
+    Nothing is divided by less than SPREAD_FLOOR: logits that are all equal become zeros, and the
+    gradient of a loss grows by no more than 1 / SPREAD_FLOOR. The published code divides by the
+    standard deviation plus 1e-7, which keeps the value finite, but at equal logits (a new head that
+    is zero) multiplies the gradient by 10 million; it also takes the deviation over C - 1.
     logits_BxC = logits_BxC.astype(jnp.float32)
     centered_BxC = logits_BxC - logits_BxC.mean(axis=-1, keepdims=True)
     variance_Bx1 = jnp.mean(centered_BxC**2, axis=-1, keepdims=True)
-    return centered_BxC * jax.lax.rsqrt(variance_Bx1 + 1e-14)  # equal logits stay finite
+    return centered_BxC * jax.lax.rsqrt(jnp.maximum(variance_Bx1, SPREAD_FLOOR**2))
 
 
 def soften(
