@@ -104,7 +104,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config_lib.check_choice("objectives", name, tuple(objectives))
     config.objectives = {name: objectives[name] for name in chosen}  # of those above
     # Slow weights: tau of them stays every so many steps. What is evaluated and exported, then.
-    mcl = {"xe_kl_mcl": dict(tau=0.9999, every=8)}
+    # None: every 512 samples, as in the paper: 2 * 256 / batch_size steps, at least one.
+    mcl = {"xe_kl_mcl": dict(tau=0.9999, every=config_dict.placeholder(int))}
     config.mcl = {name: mcl[name] for name in chosen if name in mcl}
     config.calibrate = False  # a partition compares models at the temperatures that suit them
 

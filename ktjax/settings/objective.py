@@ -153,3 +153,21 @@ class SlowWeights(Record):
 def unknown_labels(slow: Mapping[str, Any], objectives: Mapping[str, Any]) -> list[str]:
     """The entries of config.mcl that no objective has."""
     return sorted(set(slow) - set(objectives))
+def every_resolved(slow: Any, batch_size: Any) -> Any:
+    """The entries of config.mcl, `every` of those where it is None set.
+
+    The paper interpolates every 2 * 256 / batch_size steps (appendix, and `parse_cfg` in the
+    authors' code): as often per sample whatever the batch. Here that is a whole number of steps,
+    rounded, and at least one. What is no such mapping is left to be refused.
+    """
+    if not isinstance(slow, Mapping) or not isinstance(batch_size, int) or batch_size < 1:
+        return slow
+    every = max(1, round(2 * 256 / batch_size))
+    return {
+        label: {**entry, "every": every}
+        if isinstance(entry, Mapping) and "every" in entry and entry["every"] is None
+        else entry
+        for label, entry in slow.items()
+    }
+
+

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -25,6 +25,14 @@ class Transfer(Training):
     mcl: Annotated[Mapping[str, objective.SlowWeights], FROZEN]
     calibrate: bool
     targets: Literal["live", "stored"]
+
+    @classmethod
+    def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With what follows from the data set, and from the batch size."""
+        raw = super().resolved(raw)
+        if "mcl" not in raw:
+            return raw
+        return {**raw, "mcl": objective.every_resolved(raw["mcl"], raw.get("batch_size"))}
 
     @pydantic.model_validator(mode="after")
     def _names(self) -> Self:
