@@ -46,12 +46,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
     # docstrings explain the options), and the learning rate per 256 samples.
-    every_flip = ("positive", "negative", "neutral")
+    every = dict(flips=("positive", "negative", "neutral"), mean_over="all")
+    dp = dict(top_k_of="target")
     config.objectives = {
         "xe": dict(objective="xe", learning_rate=0.1, label_smoothing=0.0),
-        "kl": dict(objective="kl", learning_rate=0.01, flips=every_flip, **kl()),
-        "kl_dp": dict(objective="kl_dp", learning_rate=0.1, **kl()),
-        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=0.1, **kl()),
+        "kl": dict(objective="kl", learning_rate=0.01, **every, **kl()),
+        "kl_dp": dict(objective="kl_dp", learning_rate=0.1, **dp, **kl()),
+        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=0.1, **dp, **kl()),
     }
     # Slow weights, by name of an objective: {"kl": dict(tau=0.999, every=1)}.
     config.mcl = {}

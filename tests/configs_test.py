@@ -90,6 +90,5 @@ def test_transfer_to_imagenet_is_the_papers():
         0.9999,
         2 * 256 // config.batch_size,
     )
-    settings = Transfer.read(config)
     assert (settings.total_epochs, settings.train_fraction) == (20.0, 0.1)
     assert settings.schedule == "constant"

@@ -23,7 +23,7 @@ from ktjax.targets import live
 BATCH = 32
 STEPS = 5
 DEVICES = 8
-KL_DP = dict(temperature=2.0, top_k=None, standardized=False)
+KL_DP = dict(temperature=2.0, top_k=None, standardized=False, top_k_of="target")
 # What a config says of a step, by name; each is run in both layouts.
 VARIANTS = {
     "plain": {},

@@ -21,18 +21,19 @@ from ktjax.targets import live
 BATCH = 16
 EXAMPLES = 20  # the split is larger than the batch
 KL = dict(temperature=2.0, top_k=3, standardized=False)
+DP = KL | dict(top_k_of="target")
 XE = dict(label_smoothing=0.1)
 CRD = dict(projection=4, negatives=5, contrast_temperature=0.2, momentum=0.5)
 OPTIONS = {
     "xe": XE,
     "self": KL,
-    "kl": KL | dict(flips=("positive", "neutral")),
-    "xe_kl": KL | XE | dict(alpha=0.7, flips=objectives.FLIPS),
-    "hinton": KL | dict(flips=("negative", "neutral")),
+    "kl": KL | dict(flips=("positive", "neutral"), mean_over="all"),
+    "xe_kl": KL | XE | dict(alpha=0.7, flips=objectives.FLIPS, mean_over="all"),
+    "hinton": KL | dict(flips=("negative", "neutral"), mean_over="all"),
     "adaptconf": KL | dict(sharpness=0.5),
-    "kl_dp": KL,
-    "kl_dp_unsupervised": KL,
-    "kl_dp_flip": KL | dict(neutral="average"),
+    "kl_dp": DP,
+    "kl_dp_unsupervised": DP,
+    "kl_dp_flip": DP | dict(neutral="average"),
     "cd": XE | dict(weight=0.8, gamma=0.5),
     "crd": XE | CRD | dict(weight=0.8, gamma=0.5),
     "mutual": KL | XE | dict(detach_teacher=False),

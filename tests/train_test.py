@@ -28,7 +28,9 @@ CLASSES = ("a", "b", "c")
 BATCH = 16
 SLICES = 8
 RATE = 0.05
-OBJECTIVE = objectives.make_kl_dp(softening=Softening(2.0, top_k=None, standardized=False))
+OBJECTIVE = objectives.make_kl_dp(
+    softening=Softening(2.0, top_k=None, standardized=False), top_k_of="target"
+)
 
 
 def augment(image_BxHxWx3, index_B, view):

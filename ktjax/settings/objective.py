@@ -40,6 +40,11 @@ class _Labels(Entry):
 
 class _Distilled(_Softened):
     flips: Flips
+    mean_over: Literal["all", "distilled"]
+
+
+class _Partitioned(_Softened):
+    top_k_of: Literal["target", "teacher"]
 
 
 class Xe(_Labels):
@@ -80,23 +85,23 @@ class AdaptConf(_Softened):
     sharpness: Positive
 
 
-class KlDp(_Softened):
+class KlDp(_Partitioned):
     """Data partitioning, supervised."""
 
     objective: Literal["kl_dp"]
 
 
-class KlDpUnsupervised(_Softened):
+class KlDpUnsupervised(_Partitioned):
     """Data partitioning without labels."""
 
     objective: Literal["kl_dp_unsupervised"]
 
 
-class KlDpFlip(_Softened):
+class KlDpFlip(_Partitioned):
     """Data partitioning by flips."""
 
     objective: Literal["kl_dp_flip"]
-    neutral: Literal["retain", "teach", "average"]
+    neutral: Literal["retain", "teach", "average", "average_student"]
 
 
 class Cd(_Labels):
@@ -150,9 +155,6 @@ class SlowWeights(Record):
     every: Count
 
 
-def unknown_labels(slow: Mapping[str, Any], objectives: Mapping[str, Any]) -> list[str]:
-    """The entries of config.mcl that no objective has."""
-    return sorted(set(slow) - set(objectives))
 def every_resolved(slow: Any, batch_size: Any) -> Any:
     """The entries of config.mcl, `every` of those where it is None set.
 
@@ -171,3 +173,6 @@ def every_resolved(slow: Any, batch_size: Any) -> Any:
     }
 
 
+def unknown_labels(slow: Mapping[str, Any], objectives: Mapping[str, Any]) -> list[str]:
+    """The entries of config.mcl that no objective has."""
+    return sorted(set(slow) - set(objectives))
