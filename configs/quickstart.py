@@ -56,7 +56,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     # Slow weights, by name of an objective: {"kl": dict(tau=0.999, every=1)}.
     config.mcl = {}
-    config.calibrate = False  # a partition compares models at the temperatures that suit them
+    # Who is surer is asked at the temperature that suits each model, fitted on tune: by partitions
+    # and by ensembles.
+    config.calibrate = False
 
     config.data = "glyphs"  # glyphs, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default

@@ -121,7 +121,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # None: every 512 samples, as in the paper: 2 * 256 / batch_size steps, at least one.
     mcl = {"xe_kl_mcl": dict(tau=0.9999, every=config_dict.placeholder(int))}
     config.mcl = {name: mcl[name] for name in chosen if name in mcl}
-    config.calibrate = False  # a partition compares models at the temperatures that suit them
+    # Who is surer is asked at the temperature that suits each model, fitted on tune: by partitions
+    # and by ensembles.
+    config.calibrate = False
 
     config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default

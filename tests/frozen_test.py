@@ -198,9 +198,19 @@ def test_calibrated_partition(images, quartet, tmp_path):
     source_N = flips.confidence(np.stack(scaled)).argmax(axis=0)
     shares = [100 * np.mean(source_N == k) for k in (1, 2, 3)]
     assert row["taught_by"] == pytest.approx(shares)
+    answer_N = np.stack(scaled)[source_N, np.arange(len(source_N))].argmax(axis=1)
+    line = pytest.approx(100 * np.mean(answer_N == split.label_N))
+    assert row["ensemble_accuracy"] == line
+    for teacher, pair in enumerate(results["pairs"], 1):  # the line of each teacher alone
+        source_N = flips.confidence(np.stack([scaled[0], scaled[teacher]])).argmax(axis=0)
+        answers_2xN = np.stack([scaled[0], scaled[teacher]]).argmax(axis=2)
+        answer_N = answers_2xN[source_N, np.arange(len(source_N))]
+        expected = 100 * np.mean(answer_N == split.label_N)
+        assert pair["ensemble_accuracy"] == pytest.approx(expected)
     plain = transferring(images, quartet[0], quartet[1:], arg=arg)
     (other,) = transfer.run(plain, tmp_path / "plain")["runs"]
     assert other["temperatures"] is None
+    assert other["ensemble_accuracy"] != line
     assert other["history"][0]["taught"] != row["history"][0]["taught"]
 
 

@@ -128,7 +128,11 @@ def _stage(
         tune=splits.tune,
         predict=start.predict,
         measure=lambda logits_NxC: rows.on_tune(
-            before.tune_NxC, logits_NxC, teachers_KxNxC, splits.tune.label_N
+            before.tune_NxC,
+            logits_NxC,
+            teachers_KxNxC,
+            splits.tune.label_N,
+            _temperatures(start, teachers, before),
         ),
         run=name,
         workdir=start.workdir,
@@ -169,13 +173,9 @@ def _frozen(
     )
 
 
-def _temperatures(
-    start: Setup, teachers: Sequence[str], before: Evaluated
-) -> list[float | None] | None:
+def _temperatures(start: Setup, teachers: Sequence[str], before: Evaluated) -> list[float] | None:
     """The temperatures of student and teachers before it; None where nothing is calibrated."""
-    if not start.settings.calibrate:
-        return None
-    return [one.temperature for one in (before, *(start.models[name] for name in teachers))]
+    return evaluation.temperatures((before, *(start.models[name] for name in teachers)))
 
 
 def _joined(histories: Sequence[History]) -> History:

@@ -155,6 +155,7 @@ def _pair(start: Setup, teacher: str, dataset: data.Dataset) -> dict[str, Any]:
         label_N=start.splits.validation.label_N,
         classes=dataset.classes,
         groups=dataset.groups,
+        temperatures_S=evaluation.temperatures((start.models[student], start.models[teacher])),
     )
 
 
@@ -172,8 +173,9 @@ def _examples(
     validation = start.splits.validation
     after_N = answers[best.run]
     before_N = start.models[best.student].validation_NxC.argmax(axis=1)
-    teachers_KxNxC = np.asarray([start.models[name].validation_NxC for name in best.teachers])
-    teacher_N = flips.confidence_ensemble(teachers_KxNxC)
+    teachers = [start.models[name] for name in best.teachers]
+    teachers_KxNxC = np.asarray([teacher.validation_NxC for teacher in teachers])
+    teacher_N = flips.confidence_ensemble(teachers_KxNxC, evaluation.temperatures(teachers))
     label_N = validation.label_N
     flipped = np.flatnonzero((teacher_N == label_N) & (before_N != label_N))
     learned_first = np.argsort(after_N[flipped] != label_N[flipped], kind="stable")
