@@ -106,6 +106,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             gamma=1.0,
             projection=128,  # width that features are projected to
             negatives=4096,  # for each sample
+            same_class_negatives=False,  # of its own class, too; the authors': no
             contrast_temperature=0.07,
             momentum=0.5,  # share of the memory that stays
             **xe,

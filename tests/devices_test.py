@@ -43,6 +43,7 @@ OPTIONS = {
         gamma=1.0,
         projection=4,
         negatives=6,
+        same_class_negatives=False,
         contrast_temperature=0.5,
         momentum=0.5,
     ),
@@ -87,7 +88,7 @@ def run(name, *, freeze_stats, slow=SLOW, steps=STEPS):
         objective=objective,
         optimizer=optimizer,
         outputs=train.output_shapes(student, teachers, size=6),
-        examples=2 * BATCH,
+        label_N=np.arange(2 * BATCH, dtype=np.int32) % len(small_models.CLASSES),
         slow=slow is not None,
         key=jax.random.key(0),
     )

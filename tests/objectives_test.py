@@ -173,7 +173,7 @@ def apply(name, options, *, student, initial, teachers, temperatures=None, label
         tuple(Output(t, None) for t in teachers),
         temperatures,
     )
-    params, state = objective.init(jax.random.key(0), outputs, len(label))
+    params, state = objective.init(jax.random.key(0), outputs, np.asarray(label))
     batch = {"label": jnp.asarray(label)}
     loss_B, (_, aux) = objective.apply(params, state, outputs, batch, jax.random.key(0))
     return loss_B, aux

@@ -76,7 +76,7 @@ def start(layout):
         objective=objectives.make("kl_dp", KL_DP),
         optimizer=optax.sgd(0.05, momentum=0.9),
         outputs=train.output_shapes(student(), (teacher(),), size=6),
-        examples=2 * BATCH,
+        label_N=np.zeros(2 * BATCH, np.int32),
         slow=True,
         key=jax.random.key(0),
     )

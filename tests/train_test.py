@@ -86,7 +86,7 @@ def start(objective=OBJECTIVE):
         objective=objective,
         optimizer=optax.sgd(RATE),
         outputs=train.output_shapes(student(), (teacher(),), size=12),
-        examples=BATCH,
+        label_N=np.zeros(BATCH, np.int32),
         slow=False,
         key=jax.random.key(0),
     )
@@ -414,7 +414,7 @@ def test_initial_student_is_the_student_in_bfloat16_too():
         objective=objective,
         optimizer=optimizer,
         outputs=train.output_shapes(model, (), size=12),
-        examples=BATCH,
+        label_N=np.zeros(BATCH, np.int32),
         slow=False,
         key=jax.random.key(0),
     )

@@ -120,6 +120,7 @@ class Crd(_Labels):
     gamma: Amount
     projection: Count
     negatives: Count
+    same_class_negatives: bool
     contrast_temperature: Annotated[float, NUMBER, Field(ge=0.02)]  # for exp(1 / it) to be finite
     momentum: BelowOne
 
