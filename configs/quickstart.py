@@ -38,6 +38,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.teachers = ("glyphs/tiny_mixer", "glyphs/tiny_resnet_gn")
     config.strategy = "single"  # ktjax.jobs.transfer.plan.STRATEGIES: how several teachers are used
     config.order = "given"  # ktjax.jobs.transfer.plan.ORDERS: of the teachers, if it is sequential
+    config.soup_batch_norm = "average"  # of a soup's students: as the authors; or estimate
     # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
     config.seeds = (1,)
 

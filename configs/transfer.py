@@ -49,6 +49,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # the students; mutual: nobody is frozen, student and teachers teach each other.
     config.strategy = arg.strategy
     config.order = arg.order  # sequential: ascending or descending by accuracy, given, random
+    # soup: BatchNorm's statistics are the average of the students' (the authors'), or an estimate
+    # from train's views (ktjax.experiment.statistics, which has a measurement).
+    config.soup_batch_norm = "average"
     # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
     config.seeds = (1,)
 

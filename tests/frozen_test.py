@@ -146,6 +146,20 @@ def test_a_soup_is_the_mean_of_its_students(soup, quartet, images):
     assert "kl_dp soup" in (workdir / "report.html").read_text()
 
 
+def test_statistics_of_a_soup_are_estimated_if_asked_for(images, zoo, quartet, tmp_path):
+    arg = "objectives=kl,strategy=soup"
+    fields = dict(targets="stored", soup_batch_norm="estimate", total_steps=1)
+    config = transferring(images, zoo[1], quartet[1:3], arg=arg, **fields)
+    *singles, average = transfer.run(config, tmp_path)["runs"]
+    students = [exported(tmp_path, row["run"]) for row in singles]
+    for name, array in exported(tmp_path, average["run"]).items():
+        mean = np.mean([student[name] for student in students], axis=0)
+        same = np.allclose(array, mean, rtol=1e-5, atol=1e-6)
+        assert same == ("batch_stats" not in name), name
+    folder = tmp_path / "students" / average["run"]
+    assert accuracy_of(ktjax.load_model(str(folder)), images) == average["accuracy_after"]
+
+
 def test_models_of_other_architectures_make_no_soup(quartet):
     student, narrow, weak, _ = map(ktjax.load_model, quartet)
     with pytest.raises(

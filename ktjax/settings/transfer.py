@@ -20,6 +20,7 @@ class Transfer(Training):
     teachers: Annotated[tuple[Name, ...], Field(min_length=1)]
     strategy: Literal["single", "parallel", "sequential", "soup", "mutual"]
     order: Literal["ascending", "descending", "given", "random"]
+    soup_batch_norm: Literal["average", "estimate"]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     objectives: Annotated[Mapping[str, objective.Objective], Field(min_length=1), FROZEN]
     mcl: Annotated[Mapping[str, objective.SlowWeights], FROZEN]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ktjax import augment, objectives, parallel, progress
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, rows, training
+from ktjax.experiment import evaluation, rows, statistics, training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.jobs.transfer import plan, setup
 from ktjax.jobs.transfer.plan import STRATEGIES, Run, Teachers
@@ -234,8 +234,18 @@ def _combined(
     origin = f"{strategy} of: {'; '.join(student.origin for student in students)}"
     combine = STRATEGIES[strategy].combine
     assert combine is not None
+    combined = combine(students)
+    if settings.soup_batch_norm == "estimate":
+        combined = statistics.estimated(
+            combined,
+            start.splits.train,
+            augment=augment.make_augment(settings.augment, seed=seed),
+            seed=seed,
+            batch_size=settings.batch_size,
+            layout=settings.parallel,
+        )
     after = evaluation.evaluate(
-        dataclasses.replace(combine(students), origin=origin),
+        dataclasses.replace(combined, origin=origin),
         start.predict,
         start.splits,
         layout=settings.parallel,
