@@ -17,6 +17,7 @@ from ktjax.analysis import calibration, flips, pairs, predictions
 from ktjax.data import pipeline
 from ktjax.jobs import complementarity
 from ktjax.models.checkpoints import weights
+from ktjax.models.networks import clip_text
 from ktjax.report import page as page_lib
 
 ROOT = Path(__file__).parents[1]
@@ -197,6 +198,32 @@ def test_calibrated_confidences_move_ensembles_gains_and_ranks(done, glyphs_dir,
             better = [sum(other[name] > row[name] for other in rows) for row in rows]
             assert [row[f"rank_{name}"] for row in rows] == [1 + n for n in better]
     assert done[1]["models"][MODELS[0]]["temperature"] is None
+
+
+def test_classes_of_imagenet_are_embedded_in_words(tmp_path, monkeypatch):
+    classes = ("n01440764", "n02012849", "n03126707", "spoon")
+    for name in classes:
+        (tmp_path / "images" / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (12, 12)).save(tmp_path / "images" / "val" / name / "0.png")
+    for seed in (0, 1):
+        model = models.create("tiny_mlp_narrow", classes=classes, seed=seed)
+        weights.export(model, tmp_path / "models" / str(seed))
+    folders = tuple(str(tmp_path / "models" / name) for name in "01")
+    asked = []
+
+    def embed_names(where, names, template):
+        asked.append((where, names, template))
+        return np.eye(4)
+
+    monkeypatch.setattr(clip_text, "embed_names", embed_names)
+    fields = dict(data=f"folder:{tmp_path / 'images'}", models=folders, random_students=())
+    fields |= dict(similarity="clip:some/model")
+    results = complementarity.run(config_of(None, **fields), tmp_path / "1")
+    assert results["similarity_of_all"] == 0
+    template = dict(clip_template="a photo of a {}.")
+    complementarity.run(config_of(None, **fields, **template), tmp_path / "2")
+    names = ("tench, Tinca tinca", "crane", "crane", "spoon")
+    assert asked == [("some/model", names, "{}"), ("some/model", names, "a photo of a {}.")]
 
 
 def test_similarity_of_prototypes(done, glyphs_dir, tmp_path):

@@ -20,7 +20,7 @@ from ktjax.analysis import calibration, complementarity, expertise, pairs, predi
 from ktjax.analysis.predictions import Predictions
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier, Output
-from ktjax.data import pipeline
+from ktjax.data import imagenet, pipeline
 from ktjax.experiment import inputs
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.complementarity import CLIP, Complementarity
@@ -245,14 +245,18 @@ def _random_name(architecture: str) -> str:
 
 
 def _similarity_of_names(settings: Complementarity, dataset: data.Dataset) -> np.ndarray | None:
-    """How alike any two classes are by their names in CLIP, [C, C]; None for another similarity."""
+    """How alike any two classes are by their names in CLIP, [C, C]; None for another similarity.
+
+    ImageNet's classes are embedded by their words, not by the numbers of their synsets.
+    """
     if not settings.similarity.startswith(CLIP):
         return None
     # transformers, which only this needs, takes seconds to import.
     from ktjax.models.networks import clip_text
 
     name = settings.similarity.removeprefix(CLIP)
-    return expertise.cosine_similarity(clip_text.embed_names(name, dataset.classes))
+    names = imagenet.in_words(dataset.classes)
+    return expertise.cosine_similarity(clip_text.embed_names(name, names, settings.clip_template))
 
 
 def _similarity(

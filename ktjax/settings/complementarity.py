@@ -20,6 +20,7 @@ class Complementarity(Data):
     random_students: tuple[Name, ...]
     seed: Seed
     similarity: Name
+    clip_template: Name
     calibrate: bool
     minival: Part
     transfers: tuple[Name, ...]
