@@ -182,6 +182,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.steps_per_dispatch = 1  # more for small models, which wait for the host
     config.dtype = "float32"  # of training; bfloat16 suits TPU and GPU. Evaluation is in float32
     config.batch_norm = "frozen"  # train: the batch's statistics; frozen: the running ones
+    # Stochastic depth of the student: the rate of its last block. None: as its checkpoint was
+    # trained, where the model_args of its config.json say so, else 0.
+    config.drop_path_rate = config_dict.placeholder(float)
 
     if arg.runlocal:
         config.max_examples = 128

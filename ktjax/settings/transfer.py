@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from ktjax.settings import objective
-from ktjax.settings.record import FROZEN, Name, Seed
+from ktjax.settings.record import FROZEN, BelowOne, Name, Seed
 from ktjax.settings.training import Training
 
 
@@ -25,6 +25,7 @@ class Transfer(Training):
     objectives: Annotated[Mapping[str, objective.Objective], Field(min_length=1), FROZEN]
     mcl: Annotated[Mapping[str, objective.SlowWeights], FROZEN]
     calibrate: bool
+    drop_path_rate: BelowOne | None
     targets: Literal["live", "stored"]
 
     @classmethod
