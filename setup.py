@@ -20,7 +20,7 @@ setuptools.setup(
         "ktjax": ["py.typed"],
         "ktjax.models": ["glyphs/*/*"],
         "ktjax.models.checkpoints": ["timm.json"],
-        "ktjax.data": ["*_synsets.txt"],
+        "ktjax.data": ["*_synsets.txt", "imagenet_words.txt"],
     },
     python_requires=">=3.11",
     install_requires=[

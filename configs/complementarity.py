@@ -47,6 +47,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # cosine of their mean features in the most accurate model; clip:NAME, such as
     # clip:openai/clip-vit-base-patch32: cosine of CLIP's embeddings of their names.
     config.similarity = "groups"
+    config.clip_template = "{}"  # what CLIP reads, {} a class's name; the paper's: the name alone
+    # Who is surer is asked at the temperature that suits each model, fitted on the tune split: of
+    # ensembles, partition gains and ranks. As the transfers have it that are compared with.
+    config.calibrate = False
+    # Share of each class of train that is tune, where there is none; for calibrate alone. None:
+    # 0.01 of ImageNet, else 0.1.
+    config.minival = config_dict.placeholder(float)
     config.transfers = ()  # workdirs of transfers between these models, to compare with
 
     config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH

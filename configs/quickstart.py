@@ -38,6 +38,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.teachers = ("glyphs/tiny_mixer", "glyphs/tiny_resnet_gn")
     config.strategy = "single"  # ktjax.jobs.transfer.plan.STRATEGIES: how several teachers are used
     config.order = "given"  # ktjax.jobs.transfer.plan.ORDERS: of the teachers, if it is sequential
+    config.soup_batch_norm = "average"  # of a soup's students: as the authors; or estimate
     # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
     config.seeds = (1,)
 
@@ -46,16 +47,19 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
     # docstrings explain the options), and the learning rate per 256 samples.
-    every_flip = ("positive", "negative", "neutral")
+    every = dict(flips=("positive", "negative", "neutral"), mean_over="all")
+    dp = dict(top_k_of="target")
     config.objectives = {
         "xe": dict(objective="xe", learning_rate=0.1, label_smoothing=0.0),
-        "kl": dict(objective="kl", learning_rate=0.01, flips=every_flip, **kl()),
-        "kl_dp": dict(objective="kl_dp", learning_rate=0.1, **kl()),
-        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=0.1, **kl()),
+        "kl": dict(objective="kl", learning_rate=0.01, **every, **kl()),
+        "kl_dp": dict(objective="kl_dp", learning_rate=0.1, **dp, **kl()),
+        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=0.1, **dp, **kl()),
     }
     # Slow weights, by name of an objective: {"kl": dict(tau=0.999, every=1)}.
     config.mcl = {}
-    config.calibrate = False  # a partition compares models at the temperatures that suit them
+    # Who is surer is asked at the temperature that suits each model, fitted on tune: by partitions
+    # and by ensembles.
+    config.calibrate = False
 
     config.data = "glyphs"  # glyphs, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
@@ -108,6 +112,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.steps_per_dispatch = 1  # more for small models, which wait for the host
     config.dtype = "float32"  # of training; bfloat16 suits TPU and GPU. Evaluation is in float32
     config.batch_norm = "frozen"  # train: the batch's statistics; frozen: the running ones
+    # Stochastic depth of the student: the rate of its last block. None: as its checkpoint was
+    # trained, where the model_args of its config.json say so, else 0.
+    config.drop_path_rate = config_dict.placeholder(float)
 
     if arg.runlocal:
         config.max_examples = 128

@@ -49,6 +49,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # the students; mutual: nobody is frozen, student and teachers teach each other.
     config.strategy = arg.strategy
     config.order = arg.order  # sequential: ascending or descending by accuracy, given, random
+    # soup: BatchNorm's statistics are the average of the students' (the authors'), or an estimate
+    # from train's views (ktjax.experiment.statistics, which has a measurement).
+    config.soup_batch_norm = "average"
     # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
     config.seeds = (1,)
 
@@ -59,31 +62,45 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
     # docstrings explain the options), and the learning rate per 256 samples.
-    flips = ("positive", "negative", "neutral")  # which samples are distilled
+    # Which samples are distilled, and whether the loss is the mean over all or (the authors') those
+    # that are distilled.
+    every = dict(flips=("positive", "negative", "neutral"), mean_over="all")
+    # With a top_k the classes are the target's, or (the authors') always the teacher's.
+    dp = dict(top_k_of="target")
     xe = dict(label_smoothing=0.0)
     objectives = {
         "xe": dict(objective="xe", learning_rate=1e-4, **xe),
         "self": dict(objective="self", learning_rate=1e-4, **kl()),
-        "kl": dict(objective="kl", learning_rate=1e-4, flips=flips, **kl()),
-        "xe_kl": dict(objective="xe_kl", learning_rate=1e-4, alpha=0.5, flips=flips, **xe, **kl()),
+        "kl": dict(objective="kl", learning_rate=1e-4, **every, **kl()),
+        "xe_kl": dict(objective="xe_kl", learning_rate=1e-4, alpha=0.5, **every, **xe, **kl()),
         "xe_kl_mcl": dict(
-            # Over the 100 most probable classes, of ImageNet's 1,000.
+            # Over the 100 most probable classes, of ImageNet's 1,000; no negative flips, where the
+            # student alone is right.
             objective="xe_kl",
             learning_rate=1e-2,
             alpha=0.68,
-            flips=flips,
+            flips=("positive", "neutral"),
+            mean_over="all",
             **xe,
             **kl(top_k=100),
         ),
-        "hinton": dict(objective="hinton", learning_rate=1e-4, flips=flips, **kl()),
+        "hinton": dict(objective="hinton", learning_rate=1e-4, **every, **kl()),
         "adaptconf": dict(objective="adaptconf", learning_rate=1e-4, sharpness=0.5, **kl()),
-        "kl_dp": dict(objective="kl_dp", learning_rate=1e-4, **kl()),
-        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=1e-4, **kl()),
-        "kl_dp_retain": dict(objective="kl_dp_flip", learning_rate=1e-4, neutral="retain", **kl()),
-        "kl_dp_teach": dict(objective="kl_dp_flip", learning_rate=1e-4, neutral="teach", **kl()),
-        "kl_dp_average": dict(
-            objective="kl_dp_flip", learning_rate=1e-4, neutral="average", **kl()
+        "kl_dp": dict(objective="kl_dp", learning_rate=1e-4, **dp, **kl()),
+        "kl_dp_unsupervised": dict(
+            objective="kl_dp_unsupervised", learning_rate=1e-4, **dp, **kl()
         ),
+        "kl_dp_retain": dict(
+            objective="kl_dp_flip", learning_rate=1e-4, neutral="retain", **dp, **kl()
+        ),
+        "kl_dp_teach": dict(
+            objective="kl_dp_flip", learning_rate=1e-4, neutral="teach", **dp, **kl()
+        ),
+        # The authors' is neutral="average_student": with the student of the moment.
+        "kl_dp_average": dict(
+            objective="kl_dp_flip", learning_rate=1e-4, neutral="average", **dp, **kl()
+        ),
+        # The weight is of a sum over the batch: 640 times the mean of 64 samples.
         "cd": dict(objective="cd", learning_rate=1e-4, weight=10.0, gamma=0.1, **xe),
         "crd": dict(
             objective="crd",
@@ -92,10 +109,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             gamma=1.0,
             projection=128,  # width that features are projected to
             negatives=4096,  # for each sample
+            same_class_negatives=False,  # of its own class, too; the authors': no
             contrast_temperature=0.07,
             momentum=0.5,  # share of the memory that stays
             **xe,
         ),
+        # The authors' gradient flows into who teaches, too: detach_teacher=False.
         "mutual": dict(objective="mutual", learning_rate=1e-4, detach_teacher=True, **xe, **kl()),
     }
     chosen = arg.objectives or (("mutual",) if arg.strategy == "mutual" else ("kl", "kl_dp"))
@@ -103,9 +122,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config_lib.check_choice("objectives", name, tuple(objectives))
     config.objectives = {name: objectives[name] for name in chosen}  # of those above
     # Slow weights: tau of them stays every so many steps. What is evaluated and exported, then.
-    mcl = {"xe_kl_mcl": dict(tau=0.9999, every=8)}
+    # None: every 512 samples, as in the paper: 2 * 256 / batch_size steps, at least one.
+    mcl = {"xe_kl_mcl": dict(tau=0.9999, every=config_dict.placeholder(int))}
     config.mcl = {name: mcl[name] for name in chosen if name in mcl}
-    config.calibrate = False  # a partition compares models at the temperatures that suit them
+    # Who is surer is asked at the temperature that suits each model, fitted on tune: by partitions
+    # and by ensembles.
+    config.calibrate = False
 
     config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
@@ -160,6 +182,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.steps_per_dispatch = 1  # more for small models, which wait for the host
     config.dtype = "float32"  # of training; bfloat16 suits TPU and GPU. Evaluation is in float32
     config.batch_norm = "frozen"  # train: the batch's statistics; frozen: the running ones
+    # Stochastic depth of the student: the rate of its last block. None: as its checkpoint was
+    # trained, where the model_args of its config.json say so, else 0.
+    config.drop_path_rate = config_dict.placeholder(float)
 
     if arg.runlocal:
         config.max_examples = 128

@@ -7,7 +7,8 @@ import ml_collections
 
 # Fields in which None has a meaning: the comments of the configs say which.
 OPTIONAL = (
-    *("augment", "clip_norm", "crop_pct", "crop_scale", "data_dir", "eval_data"),
+    *("augment", "clip_norm", "crop_pct", "crop_scale", "data_dir", "eval_data", "every"),
+    "drop_path_rate",
     *("eval_every_epochs", "eval_every_steps", "image_size", "interpolation", "max_examples"),
     *("minival", "top_k", "total_epochs", "total_steps", "train_fraction"),
 )

@@ -4,10 +4,13 @@ They need the batch of all devices, and gather it over the axis that the train s
 Student and teacher features may differ in width. The objectives made of them are at the end.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ktjax.objective import Objective, label_loss, mean, stateless
@@ -93,7 +96,7 @@ def crd(
     *,
     index_B: jax.Array,
     key: jax.Array,
-    negatives: int,
+    draw: Callable[[jax.Array], jax.Array],
     temperature: float,
     momentum: float,
 ) -> tuple[jax.Array, Memory]:
@@ -105,8 +108,8 @@ def crd(
       student_BxD: features of the student.
       teacher_BxE: features of the teacher; no gradient flows to them, but to its projection.
       index_B: positions of the samples in the data set.
-      key: the negatives of sample i follow from (key, i), whichever device it is on.
-      negatives: drawn for each sample, from all samples but itself.
+      draw: keys [B] -> the negatives of each sample, positions [B, K].
+      key: the key of sample i follows from (key, i), whichever device it is on.
       temperature: that the scores are divided by.
       momentum: share of the memory that stays when a sample is seen.
 
@@ -118,11 +121,8 @@ def crd(
     student_BxP = _project(params["student"], student_BxD)
     teacher_BxP = _project(params["teacher"], jax.lax.stop_gradient(teacher_BxE))
 
-    def draw(index: jax.Array) -> jax.Array:
-        step = jax.random.randint(jax.random.fold_in(key, index), (negatives,), 1, size)
-        return jnp.concatenate([index[None], (index + step) % size])
-
-    drawn_BxK = jax.vmap(draw)(index_B)  # the positive first
+    negative_BxK = draw(jax.vmap(functools.partial(jax.random.fold_in, key))(index_B))
+    drawn_BxK = jnp.concatenate([index_B[:, None], negative_BxK], axis=1)  # the positive first
 
     def scores(memory_NxP: jax.Array, anchor_BxP: jax.Array, z: jax.Array) -> Any:
         dots_BxK = jnp.einsum("bkp,bp->bk", memory_NxP[drawn_BxK], anchor_BxP)
@@ -133,7 +133,7 @@ def crd(
 
     student_scores, student_z = scores(memory.teacher_NxP, student_BxP, memory.student_z)
     teacher_scores, teacher_z = scores(memory.student_NxP, teacher_BxP, memory.teacher_z)
-    noise = negatives / size
+    noise = negative_BxK.shape[1] / size
 
     def nce(scores_BxK: jax.Array) -> jax.Array:
         positive_B, negative_BxK = scores_BxK[:, 0], scores_BxK[:, 1:]
@@ -157,6 +157,54 @@ def crd(
     )
 
 
+def draw_others(key_B: jax.Array, index_B: jax.Array, *, size: int, count: int) -> jax.Array:
+    """For each sample `count` of all `size` samples but itself, with replacement: int32 [B, K]."""
+
+    def draw(key: jax.Array, index: jax.Array) -> jax.Array:
+        step = jax.random.randint(key, (count,), 1, size)
+        return (index + step) % size
+
+    return jax.vmap(draw)(key_B, index_B)
+
+
+class ByClass(NamedTuple):
+    """The samples of a training split, class after class."""
+
+    index_N: jax.Array  # int32, positions in the split
+    begin_C: jax.Array  # int32, where each class begins among these, and after the last the end
+
+
+def by_class(label_N: np.ndarray, classes: int) -> ByClass:
+    """Sorts a training split by its labels.
+
+    Raises:
+      ValueError: all samples are of one class, so that none has a negative of another.
+    """
+    count_C = np.bincount(label_N, minlength=classes)
+    if np.count_nonzero(count_C) < 2:
+        raise ValueError(
+            "All images of train are of one class, and crd draws negatives of another: set "
+            "same_class_negatives=True."
+        )
+    begin_C = np.concatenate([[0], np.cumsum(count_C)])
+    index_N = np.argsort(label_N, kind="stable")
+    return ByClass(jnp.asarray(index_N, jnp.int32), jnp.asarray(begin_C, jnp.int32))
+
+
+def draw_of_other_classes(
+    key_B: jax.Array, label_B: jax.Array, samples: ByClass, *, count: int
+) -> jax.Array:
+    """For each label `count` samples of other classes, all as likely, with replacement: [B, K]."""
+
+    def draw(key: jax.Array, label: jax.Array) -> jax.Array:
+        begin, end = samples.begin_C[label], samples.begin_C[label + 1]
+        others = len(samples.index_N) - (end - begin)
+        at_K = jax.random.randint(key, (count,), 0, others)
+        return samples.index_N[jnp.where(at_K < begin, at_K, at_K + end - begin)]
+
+    return jax.vmap(draw)(key_B, label_B)
+
+
 def _project(linear: Any, features: jax.Array) -> jax.Array:
     return _normalize(features.astype(jnp.float32) @ linear["kernel"] + linear["bias"][None])
 
@@ -167,13 +215,17 @@ def _project(linear: Any, features: jax.Array) -> jax.Array:
 def make_cd(*, weight: float, gamma: float, label_smoothing: float) -> Objective:
     """`weight` * similarity_kl + gamma * cross-entropy with the labels (section 4.1).
 
-    Several teachers: the mean of their KLs.
+    As in the authors' code, the loss of a batch is `weight` times the sum of its samples' KLs plus
+    `gamma` times the mean of their cross-entropies: with a batch of B samples, over all devices, a
+    sample's KL counts `weight` * B. (Of microbatches each is a batch.) Several teachers: the mean
+    of their KLs.
     """
 
     def loss(outputs, batch):
         student_BxD = outputs.student.features
         kl_B = mean([similarity_kl(student_BxD, t.features) for t in outputs.teachers])
-        loss_B = weight * kl_B + gamma * label_loss(outputs, batch, label_smoothing)
+        size = jax.lax.psum(len(kl_B), AXIS)
+        loss_B = weight * size * kl_B + gamma * label_loss(outputs, batch, label_smoothing)
         return loss_B, {"taught": jnp.ones(loss_B.shape)}
 
     return stateless(loss)
@@ -186,6 +238,7 @@ def make_crd(
     label_smoothing: float,
     projection: int,
     negatives: int,
+    same_class_negatives: bool,
     contrast_temperature: float,
     momentum: float,
 ) -> Objective:
@@ -193,23 +246,44 @@ def make_crd(
 
     Projections are the objective's parameters and memories its state, one set per teacher; several
     teachers: the mean of their losses.
+
+    Args:
+      weight: of the contrastive loss.
+      gamma: of the cross-entropy.
+      label_smoothing: of the cross-entropy.
+      projection: the width that features are projected to.
+      negatives: how many are drawn for each sample, with replacement.
+      same_class_negatives: whether negatives may be of the sample's own class (i != j, what Tian et
+        al. do without labels). False: of other classes alone (y_i != y_j), as they do where there
+        are labels, and as the authors of the paper do.
+      contrast_temperature: that the scores are divided by.
+      momentum: share of the memory that stays when a sample is seen.
     """
 
-    def init(key, outputs, examples):
+    def init(key, outputs, label_N):
         pairs = [
             init_crd(
                 jax.random.fold_in(key, i),
                 student_width=outputs.student.features.shape[-1],
                 teacher_width=teacher.features.shape[-1],
-                examples=examples,
+                examples=len(label_N),
                 projection=projection,
             )
             for i, teacher in enumerate(outputs.teachers)
         ]
         params, memories = zip(*pairs, strict=True)
-        return params, memories
+        classes = outputs.student.logits.shape[-1]
+        return params, (memories, () if same_class_negatives else by_class(label_N, classes))
 
     def apply(params, state, outputs, batch, key):
+        memories, samples = state
+
+        def draw(key_B):
+            if same_class_negatives:
+                size = len(memories[0].student_NxP)
+                return draw_others(key_B, batch["index"], size=size, count=negatives)
+            return draw_of_other_classes(key_B, batch["label"], samples, count=negatives)
+
         pairs = [
             crd(
                 projections,
@@ -218,16 +292,16 @@ def make_crd(
                 teacher.features,
                 index_B=batch["index"],
                 key=jax.random.fold_in(key, i),
-                negatives=negatives,
+                draw=draw,
                 temperature=contrast_temperature,
                 momentum=momentum,
             )
             for i, (projections, memory, teacher) in enumerate(
-                zip(params, state, outputs.teachers, strict=True)
+                zip(params, memories, outputs.teachers, strict=True)
             )
         ]
         crd_KxB, memories = zip(*pairs, strict=True)
         loss_B = weight * mean(crd_KxB) + gamma * label_loss(outputs, batch, label_smoothing)
-        return loss_B, (memories, {"taught": jnp.ones(loss_B.shape)})
+        return loss_B, ((memories, samples), {"taught": jnp.ones(loss_B.shape)})
 
     return Objective(init, apply)

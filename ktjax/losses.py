@@ -14,13 +14,18 @@ def cross_entropy(logits_BxC: jax.Array, *, label_B: jax.Array, smoothing: float
     return optax.losses.softmax_cross_entropy(logits_BxC.astype(jnp.float32), targets_BxC)
 
 
+# Logits of a smaller standard deviation are divided by this, when they are standardized.
+SPREAD_FLOOR = 0.01
+
+
 class Softening(NamedTuple):
     """What a distillation compares of two models' logits.
 
     Attributes:
       temperature: that logits are divided by.
       top_k: over the target's k most probable classes only; over all where this is None, or where
-        there are no more than k classes.
+        there are no more than k classes. Whose classes these are in a partition, see
+        `objectives.make_kl_dp`.
       standardized: whether both models' logits are standardized first, see `standardize`.
     """
 
@@ -30,19 +35,28 @@ class Softening(NamedTuple):
 
 
 def standardize(logits_BxC: jax.Array) -> jax.Array:
-    """Logits of mean 0 and standard deviation 1 in each sample.
+    """Logits of mean 0 and standard deviation 1 in each sample: float32 [B, C].
 
     Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, eq. 10. The
     student no longer has to take over the scale of the teacher's logits, only their relations.
+
+    Nothing is divided by less than SPREAD_FLOOR: logits that are all equal become zeros, and the
+    gradient of a loss grows by no more than 1 / SPREAD_FLOOR. The published code divides by the
+    standard deviation plus 1e-7, which keeps the value finite, but at equal logits (a new head that
+    is zero) multiplies the gradient by 10 million; it also takes the deviation over C - 1.
     """
     logits_BxC = logits_BxC.astype(jnp.float32)
     centered_BxC = logits_BxC - logits_BxC.mean(axis=-1, keepdims=True)
     variance_Bx1 = jnp.mean(centered_BxC**2, axis=-1, keepdims=True)
-    return centered_BxC * jax.lax.rsqrt(variance_Bx1 + 1e-14)  # equal logits stay finite
+    return centered_BxC * jax.lax.rsqrt(jnp.maximum(variance_Bx1, SPREAD_FLOOR**2))
 
 
 def soften(
-    student_BxC: jax.Array, target_BxC: jax.Array, softening: Softening
+    student_BxC: jax.Array,
+    target_BxC: jax.Array,
+    softening: Softening,
+    *,
+    top_of_BxC: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-softmaxes of student and target over the same classes, to be compared.
 
@@ -50,6 +64,7 @@ def soften(
       student_BxC: logits that learn.
       target_BxC: logits that teach.
       softening: how both become softer.
+      top_of_BxC: the logits whose top_k classes are compared; None: the target's.
 
     Returns:
       (log_student, log_target), float32 [B, C], or [B, k].
@@ -57,7 +72,11 @@ def soften(
     temperature, top_k, standardized = softening
     student_BxC, target_BxC = student_BxC.astype(jnp.float32), target_BxC.astype(jnp.float32)
     if top_k is not None and top_k < target_BxC.shape[-1]:
-        target_BxC, class_BxK = jax.lax.top_k(target_BxC, top_k)
+        if top_of_BxC is None:
+            target_BxC, class_BxK = jax.lax.top_k(target_BxC, top_k)
+        else:
+            _, class_BxK = jax.lax.top_k(top_of_BxC.astype(jnp.float32), top_k)
+            target_BxC = jnp.take_along_axis(target_BxC, class_BxK, axis=-1)
         student_BxC = jnp.take_along_axis(student_BxC, class_BxK, axis=-1)
     if standardized:
         student_BxC, target_BxC = standardize(student_BxC), standardize(target_BxC)
@@ -67,9 +86,15 @@ def soften(
     )
 
 
-def kl(student_BxC: jax.Array, target_BxC: jax.Array, softening: Softening) -> jax.Array:
-    """T^2 KL(softmax(target / T) || softmax(student / T)), [B]."""
-    log_student, log_target = soften(student_BxC, target_BxC, softening)
+def kl(
+    student_BxC: jax.Array,
+    target_BxC: jax.Array,
+    softening: Softening,
+    *,
+    top_of_BxC: jax.Array | None = None,
+) -> jax.Array:
+    """T^2 KL(softmax(target / T) || softmax(student / T)), [B]; `top_of_BxC` as in `soften`."""
+    log_student, log_target = soften(student_BxC, target_BxC, softening, top_of_BxC=top_of_BxC)
     divergence_B = optax.losses.kl_divergence_with_log_targets(log_student, log_target)
     return softening.temperature**2 * divergence_B
 

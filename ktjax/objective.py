@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ktjax import losses
 
@@ -19,16 +20,17 @@ class Outputs(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """`init(key, outputs, examples) -> (params, state)`.
+    """`init(key, outputs, label_N) -> (params, state)`.
 
-    For `outputs` of the shapes that the models give, and a training split of so many examples.
+    For `outputs` of the shapes that the models give, and a training split with these labels: NumPy
+    int32 [N], -1 where unlabeled.
 
     `apply(params, state, outputs, batch, key) -> (loss_B, (state, aux))`. The key is the same on
     all devices; aux: per-example [B] shares that are worth logging, and `accuracy` where the
     student does not answer as one model does.
     """
 
-    init: Callable[[jax.Array, Outputs, int], tuple[Any, Any]]
+    init: Callable[[jax.Array, Outputs, np.ndarray], tuple[Any, Any]]
     apply: Callable[..., tuple[jax.Array, Any]]
 
 
@@ -47,7 +49,7 @@ def stateless(loss: Callable[[Outputs, Mapping], tuple[jax.Array, dict]]) -> Obj
         loss_B, aux = loss(outputs, batch)
         return loss_B, (state, aux)
 
-    return Objective(init=lambda key, outputs, examples: ((), ()), apply=apply)
+    return Objective(init=lambda key, outputs, label_N: ((), ()), apply=apply)
 
 
 def label_loss(outputs: Outputs, batch: Mapping, label_smoothing: float) -> jax.Array:

@@ -15,10 +15,13 @@ import jax.numpy as jnp
 
 from ktjax import contrastive, losses, partition
 from ktjax.losses import Softening
-from ktjax.objective import Objective, label_loss, mean, stateless
+from ktjax.objective import Objective, Outputs, label_loss, mean, stateless
+from ktjax.parallel import AXIS
 
 FLIPS = ("positive", "negative", "neutral")
-NEUTRAL = ("retain", "teach", "average")
+NEUTRAL = ("retain", "teach", "average", "average_student")
+MEAN_OVER = ("all", "distilled")
+TOP_K_OF = ("target", "teacher")
 
 
 # From labels, from the initial student, from teachers.
@@ -42,9 +45,15 @@ def make_self(*, softening: Softening) -> Objective:
 
 
 def _distil(
-    divergence: Callable[[jax.Array, jax.Array], jax.Array], flips: Sequence[str]
+    divergence: Callable[[jax.Array, jax.Array], jax.Array], flips: Sequence[str], mean_over: str
 ) -> Objective:
     """The mean over teachers of a divergence, on those samples whose flips are in the list."""
+
+    def share(distilled_B):
+        """Distilled samples among those of all devices."""
+        count, size = distilled_B.sum(dtype=jnp.float32), jnp.float32(distilled_B.size)
+        count, size = jax.lax.psum((count, size), AXIS)
+        return jnp.maximum(count, 1) / size  # where there are none, nothing is divided
 
     def loss(outputs, batch):
         student_BxC = outputs.student.logits
@@ -55,7 +64,10 @@ def _distil(
                 return loss_B, jnp.ones(loss_B.shape)
             kinds = partition.flips(student_BxC, teacher_BxC, label_B=batch["label"])
             distilled_B = functools.reduce(jnp.logical_or, [kinds[name] for name in flips])
-            return jnp.where(distilled_B, loss_B, 0), distilled_B.astype(jnp.float32)
+            loss_B = jnp.where(distilled_B, loss_B, 0)
+            if mean_over == "distilled":
+                loss_B /= share(distilled_B)
+            return loss_B, distilled_B.astype(jnp.float32)
 
         pairs = [of_teacher(teacher.logits) for teacher in outputs.teachers]
         loss_KxB, taught_KxB = zip(*pairs, strict=True)
@@ -64,24 +76,29 @@ def _distil(
     return stateless(loss)
 
 
-def make_kl(*, softening: Softening, flips: Sequence[str]) -> Objective:
+def make_kl(*, softening: Softening, flips: Sequence[str], mean_over: str) -> Objective:
     """KL(T) to the teacher (paper eq. 3); several teachers: the mean of their KLs.
 
-    `flips`: which samples are distilled, by what the student of the moment and the teacher make of
-    them (FLIPS); the loss of the others is 0. Only with all three of them no labels are needed.
+    Args:
+      softening: how both become softer.
+      flips: which samples are distilled, by what the student of the moment and the teacher make of
+        them (FLIPS); the loss of the others is 0. Only with all three of them no labels are needed.
+      mean_over: `all`: the loss of a batch is the mean over all its samples, so that what a sample
+        weighs does not depend on its neighbors; `distilled`: over those that are distilled alone,
+        as the authors' code has it (a batch without any: 0). The same where all are distilled.
     """
     kl = functools.partial(losses.kl, softening=softening)
-    return _distil(kl, flips)
+    return _distil(kl, flips, mean_over)
 
 
-def make_hinton(*, softening: Softening, flips: Sequence[str]) -> Objective:
+def make_hinton(*, softening: Softening, flips: Sequence[str], mean_over: str) -> Objective:
     """T^2 times the cross-entropy with the teacher's softened probabilities.
 
-    Source: Hinton et al., arXiv 1503.02531, section 2. The gradient is that of `kl`; the value is
-    larger by the entropy of the teacher.
+    Source: Hinton et al., arXiv 1503.02531, section 2. The gradient is that of `kl`, whose
+    arguments it takes; the value is larger by the entropy of the teacher.
     """
     soft_cross_entropy = functools.partial(losses.soft_cross_entropy, softening=softening)
-    return _distil(soft_cross_entropy, flips)
+    return _distil(soft_cross_entropy, flips, mean_over)
 
 
 def make_xe_kl(
@@ -90,9 +107,14 @@ def make_xe_kl(
     label_smoothing: float,
     softening: Softening,
     flips: Sequence[str],
+    mean_over: str,
 ) -> Objective:
-    """`alpha` times `kl` plus 1 - alpha times the cross-entropy with the labels (paper eq. 4)."""
-    kl = make_kl(softening=softening, flips=flips)
+    """`alpha` times `kl` plus 1 - alpha times the cross-entropy with the labels (paper eq. 4).
+
+    The cross-entropy is of all samples, whichever are distilled. The authors' XE-KL-Dist + MCL
+    distils positive and neutral flips, not negative ones.
+    """
+    kl = make_kl(softening=softening, flips=flips, mean_over=mean_over)
 
     def loss(outputs, batch):
         kl_B, (_, aux) = kl.apply((), (), outputs, batch, None)
@@ -139,63 +161,92 @@ def make_adaptconf(*, sharpness: float, softening: Softening) -> Objective:
 # By partition: who is the surest about a sample.
 
 
-def _make_kl_dp(*, softening: Softening, supervised: bool) -> Objective:
+def _surest(outputs: Outputs, label_B: jax.Array | None) -> jax.Array:
+    """What the teacher says [B, C] that is the surest of each sample."""
+    teachers_KxBxC = jnp.stack([teacher.logits for teacher in outputs.teachers])
+    calibration = outputs.temperatures_S
+    best_B = partition.most_confident(
+        teachers_KxBxC,
+        label_B=label_B,
+        temperatures_S=None if calibration is None else calibration[1:],
+    )
+    return partition.take(teachers_KxBxC, best_B)
+
+
+def _make_kl_dp(*, softening: Softening, top_k_of: str, supervised: bool) -> Objective:
     kl = functools.partial(losses.kl, softening=softening)
 
     def loss(outputs, batch):
         candidates = (outputs.initial, *outputs.teachers)
         logits_SxBxC = jnp.stack([candidate.logits for candidate in candidates])
+        label_B = batch["label"] if supervised else None
         source_B = partition.most_confident(
-            logits_SxBxC,
-            label_B=batch["label"] if supervised else None,
-            temperatures_S=outputs.temperatures_S,
+            logits_SxBxC, label_B=label_B, temperatures_S=outputs.temperatures_S
         )
-        loss_B = kl(outputs.student.logits, partition.take(logits_SxBxC, source_B))
+        loss_B = kl(
+            outputs.student.logits,
+            partition.take(logits_SxBxC, source_B),
+            top_of_BxC=_surest(outputs, label_B) if top_k_of == "teacher" else None,
+        )
         aux = {f"taught_{i}": source_B == i for i in range(1, len(candidates))}
         return loss_B, {"taught": source_B > 0} | aux
 
     return stateless(loss)
 
 
-def make_kl_dp(*, softening: Softening) -> Objective:
+def make_kl_dp(*, softening: Softening, top_k_of: str) -> Objective:
     """KL + data partitioning: each sample's target is the model with the largest probability of
     its label, among the initial student and the teachers (paper eq. 5).
+
+    Args:
+      softening: how student and target become softer.
+      top_k_of: whose most probable classes `top_k` means: the `target`'s, whoever that is, so that
+        what it says of its own answer is never cut off; or always the `teacher`'s (of several the
+        surest's), as in the authors' code. It matters only with a top_k.
     """
-    return _make_kl_dp(softening=softening, supervised=True)
+    return _make_kl_dp(softening=softening, top_k_of=top_k_of, supervised=True)
 
 
-def make_kl_dp_unsupervised(*, softening: Softening) -> Objective:
-    """KL + data partitioning without labels: the largest maximum probability (paper eq. 6)."""
-    return _make_kl_dp(softening=softening, supervised=False)
+def make_kl_dp_unsupervised(*, softening: Softening, top_k_of: str) -> Objective:
+    """KL + data partitioning without labels: the largest maximum probability (paper eq. 6).
+
+    The arguments are those of `make_kl_dp`.
+    """
+    return _make_kl_dp(softening=softening, top_k_of=top_k_of, supervised=False)
 
 
-def make_kl_dp_flip(*, neutral: str, softening: Softening) -> Objective:
+def make_kl_dp_flip(*, neutral: str, softening: Softening, top_k_of: str) -> Objective:
     """KL + data partitioning by flips between the student of the moment and the teacher.
 
-    Positive flips are taught by the teacher, negative ones by the initial student, and neutral ones
-    as `neutral` says: `retain` by the initial student, `teach` by the teacher, `average` by the
-    mean of both models' logits. Several teachers count as one, which says of each sample what the
-    one that gives its label the largest probability says. (Paper section 4.2, appendix.)
+    Positive flips are taught by the teacher, negative ones by the initial student. Several teachers
+    count as one, which says of each sample what the one that gives its label the largest
+    probability says. (Paper section 4.2, appendix.)
+
+    Args:
+      neutral: who teaches the neutral ones: `retain` the initial student; `teach` the teacher;
+        `average` the mean of both models' logits, a target that stays; `average_student` the mean
+        of the teacher's logits and of the student's of the moment, through which gradients flow, as
+        in the authors' code: there the target follows the student, and keeps nothing in place.
+      softening: how student and target become softer.
+      top_k_of: as in `make_kl_dp`.
     """
     kl = functools.partial(losses.kl, softening=softening)
 
     def loss(outputs, batch):
         label_B, student_BxC = batch["label"], outputs.student.logits
-        teachers_KxBxC = jnp.stack([teacher.logits for teacher in outputs.teachers])
-        calibration = outputs.temperatures_S
-        best_B = partition.most_confident(
-            teachers_KxBxC,
-            label_B=label_B,
-            temperatures_S=None if calibration is None else calibration[1:],
-        )
-        initial_BxC, teacher_BxC = outputs.initial.logits, partition.take(teachers_KxBxC, best_B)
+        initial_BxC, teacher_BxC = outputs.initial.logits, _surest(outputs, label_B)
         kinds = partition.flips(student_BxC, teacher_BxC, label_B=label_B)
-        mean_BxC = initial_BxC / 2 + teacher_BxC / 2
+        partner_BxC = student_BxC if neutral == "average_student" else initial_BxC
+        mean_BxC = partner_BxC / 2 + teacher_BxC / 2
         source_B = jnp.select(
-            [kinds["positive"], kinds["negative"]], [1, 0], default=NEUTRAL.index(neutral)
+            [kinds["positive"], kinds["negative"]], [1, 0], default=min(NEUTRAL.index(neutral), 2)
         )
         targets_SxBxC = jnp.stack([initial_BxC, teacher_BxC, mean_BxC])  # as NEUTRAL has them
-        loss_B = kl(student_BxC, partition.take(targets_SxBxC, source_B))
+        loss_B = kl(
+            student_BxC,
+            partition.take(targets_SxBxC, source_B),
+            top_of_BxC=teacher_BxC if top_k_of == "teacher" else None,
+        )
         return loss_B, {"taught": jnp.asarray([0.0, 1.0, 0.5])[source_B]}
 
     return stateless(loss)
@@ -214,8 +265,13 @@ def make_mutual(
 
     Each has the cross-entropy with the labels, plus KL(T) to the model with the largest probability
     of the label where that is larger than its own; the loss of a sample is the sum over models. The
-    student's logits are [B, M, C] (joint.py). Unless `detach_teacher`, the gradient of the KL
-    flows into the teaching model too.
+    student's logits are [B, M, C] (joint.py).
+
+    Args:
+      detach_teacher: no gradient of the KL flows into the model that teaches, which so never
+        becomes less sure for being disagreed with. False: it does, as in the authors' code.
+      label_smoothing: of the cross-entropy.
+      softening: how both become softer.
 
     Source: "Simplifying Knowledge Transfer in Pretrained Models", TMLR 2025, arXiv 2510.22208.
     """

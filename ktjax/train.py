@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ktjax import optim
@@ -60,7 +61,7 @@ def init_state(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     outputs: Outputs,
-    examples: int,
+    label_N: np.ndarray,
     slow: bool,
     key: jax.Array,
 ) -> State:
@@ -71,13 +72,13 @@ def init_state(
       objective: may have parameters and a state of its own.
       optimizer: acts on the parameters of both.
       outputs: the shapes of what student and teachers say, as `output_shapes` gives them.
-      examples: how many images the training split has.
+      label_N: the labels of the training split, int32 [N], -1 where unlabeled.
       slow: whether a slow copy of the student's variables is kept.
       key: for what is drawn at random for the objective.
     """
     variables = jax.tree.map(jnp.copy, dict(variables))
     params = cast(variables["params"], jnp.float32)
-    objective_params, objective_state = objective.init(key, outputs, examples)
+    objective_params, objective_state = objective.init(key, outputs, label_N)
     fast = _variables(params, variables.get("batch_stats", {}))
     return State(
         step=jnp.zeros((), jnp.int32),

@@ -12,10 +12,12 @@ from PIL import Image
 from report_test import NASTY, Page
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import evaluate, models
-from ktjax.analysis import flips, pairs, predictions
+from ktjax import data, evaluate, models
+from ktjax.analysis import calibration, flips, pairs, predictions
+from ktjax.data import pipeline
 from ktjax.jobs import complementarity
 from ktjax.models.checkpoints import weights
+from ktjax.models.networks import clip_text
 from ktjax.report import page as page_lib
 
 ROOT = Path(__file__).parents[1]
@@ -155,6 +157,75 @@ def test_finished_job_is_not_run_again(config, done, monkeypatch, capsys):
     assert "ordered pairs" in capsys.readouterr().out
 
 
+def test_calibrated_confidences_move_ensembles_gains_and_ranks(done, glyphs_dir, tmp_path):
+    """Every model is asked at the temperature that suits it on tune; who is right stays."""
+    results = complementarity.run(config_of(glyphs_dir, calibrate=True), tmp_path)
+    dataset = data.load("glyphs", data_dir=glyphs_dir)
+    tune, validation = (
+        pipeline.read(source.take(128), pipeline.Reading(24), name="some")
+        for source in (dataset.tune, dataset.validation)
+    )
+    scaled = {}
+    for name in MODELS:
+        model = models.load(name)
+        predict = evaluate.make_predict(model, batch_size=64)
+        tune_NxC, said_NxC = (predict(model.variables, images) for images in (tune, validation))
+        temperature = calibration.temperature(tune_NxC, tune.label_N)
+        assert results["models"][name]["temperature"] == pytest.approx(temperature, rel=1e-6)
+        scaled[name] = said_NxC / np.float32(temperature)
+    label_N = validation.label_N
+    moved = 0
+    for row, before in zip(results["pairs"], done[1]["pairs"], strict=True):
+        student, teacher = scaled[row["student"]], scaled[row["teacher"]]
+        pair = np.stack([student, teacher])
+        right_2xN = pair.argmax(axis=2) == label_N
+        surer_N = flips.confidence(pair).argmax(axis=0)
+        surer_of_label_N = flips.confidence(pair, label_N).argmax(axis=0)
+        ensemble, partitioned = (
+            100 * right_2xN[source_N, np.arange(128)].mean()
+            for source_N in (surer_N, surer_of_label_N)
+        )
+        own = 100 * right_2xN[0].mean()
+        assert row["ensemble_accuracy"] == pytest.approx(ensemble)
+        assert row["partition_gain"] == pytest.approx(partitioned - own)
+        assert row["partition_gain_unsupervised"] == pytest.approx(ensemble - own)
+        assert row["rho_pos"] == before["rho_pos"]
+        moved += row["ensemble_accuracy"] != before["ensemble_accuracy"]
+    assert moved
+    for student in MODELS:  # ranked by the gains above
+        rows = [row for row in results["pairs"] if row["student"] == student]
+        for name in ("partition_gain", "partition_gain_unsupervised"):
+            better = [sum(other[name] > row[name] for other in rows) for row in rows]
+            assert [row[f"rank_{name}"] for row in rows] == [1 + n for n in better]
+    assert done[1]["models"][MODELS[0]]["temperature"] is None
+
+
+def test_classes_of_imagenet_are_embedded_in_words(tmp_path, monkeypatch):
+    classes = ("n01440764", "n02012849", "n03126707", "spoon")
+    for name in classes:
+        (tmp_path / "images" / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (12, 12)).save(tmp_path / "images" / "val" / name / "0.png")
+    for seed in (0, 1):
+        model = models.create("tiny_mlp_narrow", classes=classes, seed=seed)
+        weights.export(model, tmp_path / "models" / str(seed))
+    folders = tuple(str(tmp_path / "models" / name) for name in "01")
+    asked = []
+
+    def embed_names(where, names, template):
+        asked.append((where, names, template))
+        return np.eye(4)
+
+    monkeypatch.setattr(clip_text, "embed_names", embed_names)
+    fields = dict(data=f"folder:{tmp_path / 'images'}", models=folders, random_students=())
+    fields |= dict(similarity="clip:some/model")
+    results = complementarity.run(config_of(None, **fields), tmp_path / "1")
+    assert results["similarity_of_all"] == 0
+    template = dict(clip_template="a photo of a {}.")
+    complementarity.run(config_of(None, **fields, **template), tmp_path / "2")
+    names = ("tench, Tinca tinca", "crane", "crane", "spoon")
+    assert asked == [("some/model", names, "{}"), ("some/model", names, "a photo of a {}.")]
+
+
 def test_similarity_of_prototypes(done, glyphs_dir, tmp_path):
     workdir = tmp_path / "workdir"
     shutil.copytree(done[0] / "predictions", workdir / "predictions")
@@ -181,8 +252,12 @@ def test_models_and_images_of_a_users_own(tmp_path):
     folders = [tmp_path / name for name in ("<b>&amp;", "$x^$ \\frac{", "same")]
     for seed, folder in enumerate(folders):
         weights.export(models.create("tiny_mlp_narrow", classes=classes, seed=seed % 2), folder)
-    data = f"folder:{tmp_path / 'images'}"
-    config = config_of(None, data=data, models=tuple(map(str, folders)), max_examples=None)
+    config = config_of(
+        None,
+        data=f"folder:{tmp_path / 'images'}",
+        models=tuple(map(str, folders)),
+        max_examples=None,
+    )
     results = complementarity.run(config, tmp_path / "workdir")
     assert (results["data"]["train"], results["data"]["validation"]) == (0, 12)
     assert results["similarity_of_all"] is None

@@ -84,10 +84,11 @@ def test_transfer_to_imagenet_is_the_papers():
     kl, xe_kl_mcl = config.objectives.kl, config.objectives.xe_kl_mcl
     assert (kl.learning_rate, kl.temperature, kl.top_k) == (1e-4, 1.0, None)
     assert (xe_kl_mcl.learning_rate, xe_kl_mcl.alpha, xe_kl_mcl.top_k) == (1e-2, 0.68, 100)
-    assert (config.mcl.xe_kl_mcl.tau, config.mcl.xe_kl_mcl.every) == (
+    assert set(xe_kl_mcl.flips) == {"positive", "neutral"}
+    settings = Transfer.read(config)
+    assert (settings.mcl["xe_kl_mcl"].tau, settings.mcl["xe_kl_mcl"].every) == (
         0.9999,
         2 * 256 // config.batch_size,
     )
-    settings = Transfer.read(config)
     assert (settings.total_epochs, settings.train_fraction) == (20.0, 0.1)
     assert settings.schedule == "constant"

@@ -20,10 +20,12 @@ CRD = dict(
     label_smoothing=0.0,
     projection=4,
     negatives=6,
+    same_class_negatives=False,
     contrast_temperature=0.07,
     momentum=0.5,
 )
 EXAMPLES = 10
+LABELS = np.asarray([1, 4, 3, 1, 2, 3, 0, 0, 3, 1], np.int32)  # of all
 INDEX = np.asarray([7, 2, 9, 4], np.int32)
 
 
@@ -67,9 +69,9 @@ def features(seed=0, teachers=1):
 
 
 @functools.cache
-def stepper(name, slices, teachers=1):
+def stepper(name, slices, teachers=1, same_class=False):
     """(params, state, features...) -> loss_B, gradients and new state, over slices of the batch."""
-    options = CD if name == "cd" else CRD
+    options = CD if name == "cd" else CRD | dict(same_class_negatives=same_class)
     objective = objectives.make(name, options)
 
     def one(params, state, student, others, logits, label, index, key):
@@ -98,10 +100,10 @@ def stepper(name, slices, teachers=1):
     return objective, run
 
 
-def start(name, teachers=1):
-    objective, _ = stepper(name, 1, teachers)
+def start(name, teachers=1, same_class=False):
+    objective, _ = stepper(name, 1, teachers, same_class)
     student, others, logits, _ = features(teachers=teachers)
-    return objective.init(jax.random.key(3), outputs_of(student, others, logits), EXAMPLES)
+    return objective.init(jax.random.key(3), outputs_of(student, others, logits), LABELS)
 
 
 @pytest.mark.parametrize("name", ["cd", "crd"])
@@ -116,7 +118,9 @@ def test_slices_of_the_batch_change_nothing(name, slices):
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
 
 
-def test_cd_adds_the_labels():
+def test_cd_sums_over_the_batch_and_adds_the_labels():
+    # The authors' loss of the batch is 10 times the sum of its KLs plus 0.1 times the mean of its
+    # cross-entropies: in a mean over 4 samples, a sample's KL counts 40 times.
     params, state = start("cd")
     student, (teacher,), logits, label = features()
     loss_B, _, _ = stepper("cd", 1)[1](
@@ -125,7 +129,8 @@ def test_cd_adds_the_labels():
     kl_B = over_the_axis(contrastive.similarity_kl)(student, teacher)
     z = np.float64(logits)
     xe_B = np.log(np.exp(z).sum(axis=1)) - z[np.arange(4), label]
-    np.testing.assert_allclose(loss_B, 10 * kl_B + 0.1 * xe_B, rtol=1e-5)
+    np.testing.assert_allclose(loss_B, 40 * kl_B + 0.1 * xe_B, rtol=1e-5)
+    np.testing.assert_allclose(loss_B.mean(), 10 * kl_B.sum() + 0.1 * xe_B.mean(), rtol=1e-5)
 
 
 def unit(x):
@@ -160,34 +165,69 @@ def crd_by_numpy(params, memory, student, teacher, index, drawn):
     return loss, contrastive.Memory(**after)
 
 
-def drawn_by(key, index):
-    """The positive first, then the negatives: any sample but itself, by its own key."""
+def drawn_by(key, index, same_class):
+    """The positive first, then the negatives, by its own key: any sample but itself; or any of
+    another class, these class after class.
+    """
     rows = []
-    for i in index:
-        step = jax.random.randint(jax.random.fold_in(key, int(i)), (CRD["negatives"],), 1, EXAMPLES)
-        rows.append([int(i), *((int(i) + np.asarray(step)) % EXAMPLES)])
+    for i in map(int, index):
+        own, shape = jax.random.fold_in(key, i), (CRD["negatives"],)
+        if same_class:
+            drawn = (i + np.asarray(jax.random.randint(own, shape, 1, EXAMPLES))) % EXAMPLES
+        else:
+            others = sorted((label, k) for k, label in enumerate(LABELS) if label != LABELS[i])
+            at = np.asarray(jax.random.randint(own, shape, 0, len(others)))
+            drawn = [others[k][1] for k in at]
+        rows.append([i, *drawn])
     return np.asarray(rows)
 
 
-def test_crd_is_numpys_for_three_steps():
-    params, state = start("crd")
-    expected, constants = state[0], []
+def test_samples_class_after_class():
+    samples = contrastive.by_class(LABELS, 6)
+    assert samples.index_N.tolist() == [6, 7, 0, 3, 9, 4, 2, 5, 8, 1]
+    assert samples.begin_C.tolist() == [0, 2, 5, 6, 9, 10, 10]
+
+
+def test_negatives_of_other_classes_are_all_as_likely():
+    samples = contrastive.by_class(LABELS, 5)
+    label = np.asarray([0, 3, 4, 1], np.int32)
+    drawn = contrastive.draw_of_other_classes(
+        jax.random.split(jax.random.key(0), 4), label, samples, count=20_000
+    )
+    for own, row in zip(label, np.asarray(drawn), strict=True):
+        counts = np.bincount(row, minlength=EXAMPLES)
+        assert (counts[own == LABELS] == 0).all()
+        others = counts[own != LABELS]
+        assert np.abs(others / 20_000 - 1 / len(others)).max() < 0.01  # 4 standard errors
+
+
+def test_negatives_need_another_class():
+    with pytest.raises(ValueError, match="one class.*same_class_negatives=True"):
+        contrastive.by_class(np.full(5, 2, np.int32), 4)
+
+
+@pytest.mark.parametrize("same_class", [False, True])
+def test_crd_is_numpys_for_three_steps(same_class):
+    params, state = start("crd", same_class=same_class)
+    (expected,), constants = state[0], []
     for step in range(3):
-        student, (teacher,), logits, label = features(seed=step)
+        student, (teacher,), logits, _ = features(seed=step)
         index = (INDEX + 3 * step) % EXAMPLES
+        label = LABELS[index]
         key = jax.random.fold_in(jax.random.key(0), step)
-        loss_B, _, state = stepper("crd", 1)[1](
+        loss_B, _, state = stepper("crd", 1, same_class=same_class)[1](
             params, state, student, (teacher,), logits, label, index, key
         )
-        drawn = drawn_by(jax.random.fold_in(key, 0), index)
+        drawn = drawn_by(jax.random.fold_in(key, 0), index, same_class)
         assert not (drawn[:, 1:] == drawn[:, :1]).any()
+        assert (LABELS[drawn[:, 1:]] == LABELS[drawn[:, :1]]).any() == same_class
         crd_B, expected = crd_by_numpy(params[0], expected, student, teacher, index, drawn)
         z = np.float64(logits)
         xe_B = np.log(np.exp(z).sum(axis=1)) - z[np.arange(4), label]
         np.testing.assert_allclose(loss_B, 0.8 * crd_B + xe_B, rtol=2e-4)
         for name, value in expected._asdict().items():
-            np.testing.assert_allclose(getattr(state[0], name), value, rtol=2e-4, atol=1e-6)
-        constants.append((float(state[0].student_z), float(state[0].teacher_z)))
+            np.testing.assert_allclose(getattr(state[0][0], name), value, rtol=2e-4, atol=1e-6)
+        constants.append((float(state[0][0].student_z), float(state[0][0].teacher_z)))
     assert constants[0] == constants[1] == constants[2]  # set once, on the first batch
     assert min(constants[0]) > 0
 
@@ -197,7 +237,9 @@ def test_every_teacher_has_a_memory():
     assert [p["teacher"]["kernel"].shape for p in params] == [(2, 4), (3, 4)]
     student, others, logits, label = features(teachers=2)
     arguments = (student, others, logits, label, INDEX, jax.random.key(0))
-    _, _, after = stepper("crd", 1, 2)[1](params, state, *arguments)
+    _, _, (after, samples) = stepper("crd", 1, 2)[1](params, state, *arguments)
+    (state, before) = state
+    jax.tree.map(np.testing.assert_array_equal, samples, before)
     assert len(after) == 2
     assert not np.array_equal(after[0].teacher_NxP, after[1].teacher_NxP)
     changed = (np.asarray(after[0].teacher_NxP) != np.asarray(state[0].teacher_NxP)).any(axis=1)

@@ -16,6 +16,7 @@ from ktjax import data, models
 from ktjax.data import __main__ as command
 from ktjax.data import convert, imagenet, pipeline, robustness, sources
 from ktjax.jobs import complementarity, pretrain, transfer
+from ktjax.models import classes
 from ktjax.models.checkpoints import weights
 from ktjax.settings.transfer import Transfer
 
@@ -121,6 +122,18 @@ def test_archives_as_they_unpack(make, tmp_path):
                 names[label] in file
                 for file, label in zip(files(source), source.label_N, strict=True)
             )
+
+
+def test_words_of_imagenets_classes():
+    words = imagenet.words()
+    assert len(words) == len(set(words)) + 1 == 1000  # a crane is a bird or a machine
+    assert [n for n, name in enumerate(words) if name == "crane"] == [134, 517]
+    assert words[0] == "tench, Tinca tinca" and words[999].startswith("toilet tissue, ")
+    assert classes.is_imagenet(words)  # as transformers' configs have them
+    assert imagenet.in_words(imagenet.synsets()) == words
+    assert imagenet.in_words(("n01443537", "n99999999", "hen")) == (
+        "goldfish, Carassius auratus", "n99999999", "hen"
+    )  # fmt: skip
 
 
 def test_validation_images_of_other_synsets_are_refused(tmp_path):

@@ -23,18 +23,19 @@ from ktjax.targets import live
 BATCH = 16
 STEPS = 3
 SOFT = dict(temperature=2.0, top_k=None, standardized=False)
-FLIPS = dict(flips=("positive", "negative", "neutral"))
+FLIPS = dict(flips=("positive", "negative", "neutral"), mean_over="all")
+DP = SOFT | dict(top_k_of="target")
 XE = dict(label_smoothing=0.1)
 OPTIONS = {
     "xe": XE,
     "self": SOFT,
-    "kl": SOFT | dict(flips=("negative", "neutral")),
+    "kl": SOFT | dict(flips=("negative", "neutral"), mean_over="distilled"),
     "xe_kl": SOFT | FLIPS | XE | dict(alpha=0.5),
     "hinton": SOFT | FLIPS | dict(top_k=2),
     "adaptconf": SOFT | dict(sharpness=0.5),
-    "kl_dp": SOFT | dict(standardized=True),
-    "kl_dp_unsupervised": SOFT,
-    "kl_dp_flip": SOFT | dict(neutral="average"),
+    "kl_dp": DP | dict(standardized=True),
+    "kl_dp_unsupervised": DP,
+    "kl_dp_flip": DP | dict(neutral="average"),
     "cd": XE | dict(weight=10.0, gamma=0.1),
     "crd": XE
     | dict(
@@ -42,6 +43,7 @@ OPTIONS = {
         gamma=1.0,
         projection=4,
         negatives=6,
+        same_class_negatives=False,
         contrast_temperature=0.5,
         momentum=0.5,
     ),
@@ -86,7 +88,7 @@ def run(name, *, freeze_stats, slow=SLOW, steps=STEPS):
         objective=objective,
         optimizer=optimizer,
         outputs=train.output_shapes(student, teachers, size=6),
-        examples=2 * BATCH,
+        label_N=np.arange(2 * BATCH, dtype=np.int32) % len(small_models.CLASSES),
         slow=slow is not None,
         key=jax.random.key(0),
     )

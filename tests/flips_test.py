@@ -157,6 +157,15 @@ def test_confidence_ensemble():
     assert flips.confidence_ensemble(logits).tolist() == [0, 1, 1, 1]
 
 
+def test_confidence_ensemble_at_the_temperatures_that_suit_the_models():
+    logits = np.array([[[2.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 2.0]]], np.float32)
+    # At 4 and 1 the first is surer by 1/2 and 1/4, the second by 1 and 2; at 1 and 4 by 2 and 1,
+    # 1/4 and 1/2. What a model answers is the same at any temperature.
+    assert flips.confidence_ensemble(logits).tolist() == [0, 1]
+    assert flips.confidence_ensemble(logits, [4.0, 1.0]).tolist() == [1, 1]
+    assert flips.confidence_ensemble(logits, [1.0, 4.0]).tolist() == [0, 0]
+
+
 def test_transfer_rate_on_paper():
     correct = {"teacher_correct_N": TEACHER, "before_correct_N": BEFORE, "after_correct_N": AFTER}
     assert flips.transfer_rate(**correct) == 2 / 3

@@ -146,6 +146,20 @@ def test_a_soup_is_the_mean_of_its_students(soup, quartet, images):
     assert "kl_dp soup" in (workdir / "report.html").read_text()
 
 
+def test_statistics_of_a_soup_are_estimated_if_asked_for(images, zoo, quartet, tmp_path):
+    arg = "objectives=kl,strategy=soup"
+    fields = dict(targets="stored", soup_batch_norm="estimate", total_steps=1)
+    config = transferring(images, zoo[1], quartet[1:3], arg=arg, **fields)
+    *singles, average = transfer.run(config, tmp_path)["runs"]
+    students = [exported(tmp_path, row["run"]) for row in singles]
+    for name, array in exported(tmp_path, average["run"]).items():
+        mean = np.mean([student[name] for student in students], axis=0)
+        same = np.allclose(array, mean, rtol=1e-5, atol=1e-6)
+        assert same == ("batch_stats" not in name), name
+    folder = tmp_path / "students" / average["run"]
+    assert accuracy_of(ktjax.load_model(str(folder)), images) == average["accuracy_after"]
+
+
 def test_models_of_other_architectures_make_no_soup(quartet):
     student, narrow, weak, _ = map(ktjax.load_model, quartet)
     with pytest.raises(
@@ -198,9 +212,19 @@ def test_calibrated_partition(images, quartet, tmp_path):
     source_N = flips.confidence(np.stack(scaled)).argmax(axis=0)
     shares = [100 * np.mean(source_N == k) for k in (1, 2, 3)]
     assert row["taught_by"] == pytest.approx(shares)
+    answer_N = np.stack(scaled)[source_N, np.arange(len(source_N))].argmax(axis=1)
+    line = pytest.approx(100 * np.mean(answer_N == split.label_N))
+    assert row["ensemble_accuracy"] == line
+    for teacher, pair in enumerate(results["pairs"], 1):  # the line of each teacher alone
+        source_N = flips.confidence(np.stack([scaled[0], scaled[teacher]])).argmax(axis=0)
+        answers_2xN = np.stack([scaled[0], scaled[teacher]]).argmax(axis=2)
+        answer_N = answers_2xN[source_N, np.arange(len(source_N))]
+        expected = 100 * np.mean(answer_N == split.label_N)
+        assert pair["ensemble_accuracy"] == pytest.approx(expected)
     plain = transferring(images, quartet[0], quartet[1:], arg=arg)
     (other,) = transfer.run(plain, tmp_path / "plain")["runs"]
     assert other["temperatures"] is None
+    assert other["ensemble_accuracy"] != line
     assert other["history"][0]["taught"] != row["history"][0]["taught"]
 
 

@@ -350,8 +350,13 @@ OF_PRETRAINING = [
     (dict(names=("tiny_resent",)), r"'tiny_resent'.*(?<![/\w])tiny_resnet\b"),
 ]
 XE = dict(objective="xe", learning_rate=0.1, label_smoothing=0.0)
-KL_DP = dict(objective="kl_dp", learning_rate=0.1, temperature=1.0, top_k=None, standardized=False)
-MUTUAL = KL_DP | dict(objective="mutual", detach_teacher=True, label_smoothing=0.0)
+SOFT = dict(temperature=1.0, top_k=None, standardized=False)
+KL_DP = dict(objective="kl_dp", learning_rate=0.1, top_k_of="target") | SOFT
+MUTUAL = (
+    dict(learning_rate=0.1)
+    | SOFT
+    | dict(objective="mutual", detach_teacher=True, label_smoothing=0.0)
+)
 CD = XE | dict(objective="cd", weight=10.0, gamma=0.1)
 OF_TRANSFER = [
     (dict(student="glyphs/tiny_vitt"), r"'glyphs/tiny_vitt'.*glyphs/tiny_vit\b"),

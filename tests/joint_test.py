@@ -128,7 +128,7 @@ def build(student, objective, optimizer):
             objective=objective,
             optimizer=optimizer,
             outputs=train.output_shapes(student, (), size=6),
-            examples=BATCH,
+            label_N=np.zeros(BATCH, np.int32),
             slow=False,
             key=jax.random.key(0),
         )

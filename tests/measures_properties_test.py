@@ -58,8 +58,8 @@ def test_a_partition_is_a_loop_over_samples(supervised, temperatures):
     )
     shares = [100 * np.mean(source == k) for k in (1, 2)]
     assert row["taught_by"] == pytest.approx(shares) and min(shares) > 0
-    # The teachers answer as the surest of them, whatever the temperatures.
-    best = by_loop(logits[1:], label, False, [1, 1])
+    # The teachers answer as the surest of them, at the same temperatures.
+    best = by_loop(logits[1:], label, False, (temperatures or [1, 1, 1])[1:])
     answer = logits[1:][best, np.arange(SAMPLES)].argmax(axis=1)
     teacher, student = answer == label, logits[0].argmax(axis=1) == label
     for name, flips in (("positive", teacher & ~student), ("negative", student & ~teacher)):
@@ -67,16 +67,20 @@ def test_a_partition_is_a_loop_over_samples(supervised, temperatures):
         assert row[f"taught_{name}_flips"] == pytest.approx(share)
 
 
-def test_the_line_to_beat_is_a_loop_over_samples():
+@pytest.mark.parametrize("temperatures", [None, [1.0, 0.8, 1.2], [3.0, 1.5, 2.0]])
+def test_the_line_to_beat_is_a_loop_over_samples(temperatures):
     (before, first, second), label = draw(1, 3)
     row = measures.of_transfer(
         before_NxC=before,
         after_NxC=before,
         teachers_KxNxC=np.stack([first, second]),
         label_N=label,
+        temperatures_S=temperatures,
     )
     logits = np.stack([before, first, second])
-    source = by_loop(logits, label, False, [1, 1, 1])
+    source = by_loop(logits, label, False, temperatures or [1, 1, 1])
+    if temperatures:
+        assert (source != by_loop(logits, label, False, [1, 1, 1])).any()
     right = logits[source, np.arange(SAMPLES)].argmax(axis=1) == label
     assert row["ensemble_accuracy"] == pytest.approx(100 * right.mean())
 

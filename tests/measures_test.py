@@ -61,6 +61,50 @@ def test_several_teachers_answer_as_the_surest_of_them():
     assert both == transfer([TEACHER])
 
 
+def test_temperatures_move_the_ensemble_and_who_speaks_for_the_teachers():
+    unsure, teacher = logits([2] * 6, sure=1.0), logits(TEACHER, sure=2.0)
+    given = dict(before_NxC=logits(BEFORE), after_NxC=logits(AFTER), label_N=LABEL)
+    given["teachers_KxNxC"] = np.stack([unsure, teacher])
+    # At 1 the student is the surest, right on 0, 2, 4; of the teachers it is TEACHER.
+    row = measures.of_transfer(**given)
+    assert row["ensemble_accuracy"] == pytest.approx(100 * 3 / 6)
+    assert row["rho_pos"] == pytest.approx(100 * 2 / 6)
+    # At 2, 1/4 and 4 the largest logits are 2, 4 and 1/2: everywhere class 2, right on 4 and 5.
+    row = measures.of_transfer(**given, temperatures_S=[2.0, 0.25, 4.0])
+    assert row["ensemble_accuracy"] == pytest.approx(100 * 2 / 6)
+    assert row["rho_pos"] == pytest.approx(100 * 1 / 6)  # 5
+    # At 8, 4 and 1/2 they are 1/2, 1/4 and 4: TEACHER, right on 0, 1, 3.
+    row = measures.of_transfer(**given, temperatures_S=[8.0, 4.0, 0.5])
+    assert row["ensemble_accuracy"] == pytest.approx(100 * 3 / 6)
+    assert row["rho_pos"] == pytest.approx(100 * 2 / 6)
+    # And of the flips: the teachers are taken as the one that is the surest there.
+    found = measures.of_partition(
+        before_NxC=logits(BEFORE),
+        teachers_KxNxC=given["teachers_KxNxC"],
+        label_N=LABEL,
+        supervised=False,
+        temperatures_S=[3.0, 0.25, 4.0],
+    )
+    assert found == {
+        "taught_by": [100.0, 0.0],
+        "taught_positive_flips": 100.0,  # 5
+        "taught_negative_flips": 100.0,  # 0 and 2
+    }
+
+
+def test_temperatures_move_the_ensemble_of_a_pair():
+    given = dict(
+        student_NxC=logits(BEFORE, sure=3.0),
+        teacher_NxC=logits([2] * 6, sure=5.0),
+        label_N=LABEL,
+        classes=("a", "b", "c"),
+        groups=("x", "x", "y"),
+    )
+    assert measures.of_pair(**given)["ensemble_accuracy"] == pytest.approx(100 * 2 / 6)
+    moved = measures.of_pair(**given, temperatures_S=[1.0, 2.0])  # 3 against 2.5
+    assert moved["ensemble_accuracy"] == pytest.approx(100 * 3 / 6)
+
+
 def partition(supervised, teachers=(TEACHER,), temperatures=None):
     return measures.of_partition(
         before_NxC=logits(BEFORE),

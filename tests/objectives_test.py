@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ktjax import objectives
+from ktjax import losses, objectives
 from ktjax.classifier import Output
 from ktjax.configs import transfer as transfer_config
 from ktjax.objective import Outputs
+from ktjax.parallel import AXIS
 from ktjax.settings.transfer import Transfer
 
 LABEL = [0, 1, 2, 0]
@@ -68,9 +69,16 @@ KL_MEAN = {
     + math.sqrt(2) / MEAN * log(3 * math.sqrt(2) / MEAN)
     + 1 / MEAN * log(3 / MEAN),
 }
+# The same of student and teacher: sample 0: sqrt 8, 1, 1; sample 3: sqrt 2, 1, 1.
+EIGHT, TWO = math.sqrt(8) + 2, math.sqrt(2) + 2
+KL_MEAN_OF_STUDENT = {
+    0: math.sqrt(8) / EIGHT * log(2 * math.sqrt(8) / EIGHT) + 2 / EIGHT * log(4 / EIGHT),
+    3: math.sqrt(2) / TWO * log(3 * math.sqrt(2) / TWO) + 2 / TWO * log(3 / TWO),
+}
 RETAIN = KL_INITIAL
 TEACH = [KL_TEACHER[0], KL_INITIAL[1], KL_INITIAL[2], KL_TEACHER[3]]
 AVERAGE = [KL_MEAN[0], KL_INITIAL[1], KL_INITIAL[2], KL_MEAN[3]]
+AVERAGE_STUDENT = [KL_MEAN_OF_STUDENT[0], *KL_INITIAL[1:3], KL_MEAN_OF_STUDENT[3]]
 # adaptconf: the student's cross-entropies with its own answer are XE, as that is right; with the
 # teacher's answer: samples 0 and 3 the same, so b = 1/2; samples 1 and 2 log 6, so that at
 # sharpness 1/2 the ratio of the weights is exp(2 (log 6 - log 3/2)) = 16 and b = 1/17.
@@ -78,33 +86,35 @@ OWN = [1 / 2, 1 / 17, 1 / 17, 1 / 2]
 
 SOFT = dict(temperature=2.0, top_k=None, standardized=False)
 ALL = ("positive", "negative", "neutral")
+EVERY = dict(flips=ALL, mean_over="all")
+DP = SOFT | dict(top_k_of="target")
 
 # name -> options, loss of each sample (T^2 = 4), who is taught by the teacher
 BY_HAND = {
     "xe": ("xe", dict(label_smoothing=0.3), SMOOTHED, None),
     "self": ("self", SOFT, [4 * x for x in KL_INITIAL], [0, 0, 0, 0]),
-    "kl": ("kl", SOFT | dict(flips=ALL), [4 * x for x in KL_TEACHER], [1, 1, 1, 1]),
+    "kl": ("kl", SOFT | EVERY, [4 * x for x in KL_TEACHER], [1, 1, 1, 1]),
     "kl negative": (
         "kl",
-        SOFT | dict(flips=("negative",)),
+        SOFT | EVERY | dict(flips=("negative",)),
         [0, 4 * KL_TEACHER[1], 4 * KL_TEACHER[2], 0],
         [0, 1, 1, 0],
     ),
     "hinton": (
         "hinton",
-        SOFT | dict(flips=ALL),
+        SOFT | EVERY,
         [4 * (kl + h) for kl, h in zip(KL_TEACHER, ENTROPY, strict=True)],
         [1, 1, 1, 1],
     ),
     "hinton neutral": (
         "hinton",
-        SOFT | dict(flips=("positive", "neutral")),
+        SOFT | EVERY | dict(flips=("positive", "neutral")),
         [4 * (KL_TEACHER[0] + ENTROPY[0]), 0, 0, 4 * (KL_TEACHER[3] + ENTROPY[3])],
         [1, 0, 0, 1],
     ),
     "xe_kl": (
         "xe_kl",
-        SOFT | dict(alpha=0.25, label_smoothing=0.0, flips=ALL),
+        SOFT | EVERY | dict(alpha=0.25, label_smoothing=0.0),
         [0.25 * 4 * kl + 0.75 * xe for kl, xe in zip(KL_TEACHER, XE, strict=True)],
         [1, 1, 1, 1],
     ),
@@ -114,29 +124,35 @@ BY_HAND = {
         [(1 - b) * 4 * kl + b * xe for b, kl, xe in zip(OWN, KL_TEACHER, XE, strict=True)],
         [1 - b for b in OWN],
     ),
-    "kl_dp": ("kl_dp", SOFT, [4 * x for x in KL_DP], [1, 0, 0, 1]),
+    "kl_dp": ("kl_dp", DP, [4 * x for x in KL_DP], [1, 0, 0, 1]),
     "kl_dp_unsupervised": (
         "kl_dp_unsupervised",
-        SOFT,
+        DP,
         [4 * x for x in KL_DP_UNSUPERVISED],
         [1, 0, 1, 0],
     ),
     "kl_dp_flip retain": (
         "kl_dp_flip",
-        SOFT | dict(neutral="retain"),
+        DP | dict(neutral="retain"),
         [4 * x for x in RETAIN],
         [0, 0, 0, 0],
     ),
     "kl_dp_flip teach": (
         "kl_dp_flip",
-        SOFT | dict(neutral="teach"),
+        DP | dict(neutral="teach"),
         [4 * x for x in TEACH],
         [1, 0, 0, 1],
     ),
     "kl_dp_flip average": (
         "kl_dp_flip",
-        SOFT | dict(neutral="average"),
+        DP | dict(neutral="average"),
         [4 * x for x in AVERAGE],
+        [0.5, 0, 0, 0.5],
+    ),
+    "kl_dp_flip average_student": (
+        "kl_dp_flip",
+        DP | dict(neutral="average_student"),
+        [4 * x for x in AVERAGE_STUDENT],
         [0.5, 0, 0, 0.5],
     ),
 }
@@ -157,7 +173,7 @@ def apply(name, options, *, student, initial, teachers, temperatures=None, label
         tuple(Output(t, None) for t in teachers),
         temperatures,
     )
-    params, state = objective.init(jax.random.key(0), outputs, len(label))
+    params, state = objective.init(jax.random.key(0), outputs, np.asarray(label))
     batch = {"label": jnp.asarray(label)}
     loss_B, (_, aux) = objective.apply(params, state, outputs, batch, jax.random.key(0))
     return loss_B, aux
@@ -191,7 +207,7 @@ def test_a_positive_flip_is_taught_by_the_teacher():
         student=logits([[1, 1, 2]]), initial=logits([[1, 2, 1]]), teachers=[logits([[4, 1, 1]])]
     )
     for neutral in objectives.NEUTRAL:
-        loss_B, aux = apply("kl_dp_flip", SOFT | dict(neutral=neutral), **models, label=[0])
+        loss_B, aux = apply("kl_dp_flip", DP | dict(neutral=neutral), **models, label=[0])
         expected = 2 / 3 * log(8 / 3) + 1 / 6 * log(2 / 3) + 1 / 6 * log(1 / 3)
         assert float(loss_B[0]) == pytest.approx(4 * expected, rel=1e-5)
         assert aux["taught"].tolist() == [1]
@@ -220,6 +236,27 @@ def test_top_k_is_over_the_classes_of_the_target():
     np.testing.assert_allclose(on_paper("kl", top_k=2)[0], [4 * x for x in expected_B], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["kl_dp", "kl_dp_unsupervised", "kl_dp_flip"])
+def test_top_k_of_the_target_or_of_the_teacher(name):
+    # The initial student is right and surer, and the target; its two largest are 1 and 2. Over
+    # these p = 2/3 1/3 and q = 1/2; over the teacher's, 0 and 2, p = 1/3 2/3 and q = 2/3 1/3.
+    models = dict(student=logits([[2, 3, 3]]), initial=logits([[1, 6, 3]]))
+    own = 2 / 3 * log(4 / 3) + 1 / 3 * log(2 / 3)
+    over_0_and_2 = 1 / 4 * log(5 / 8) + 3 / 4 * log(5 / 4)
+    options = dict(top_k=2) | (dict(neutral="teach") if name == "kl_dp_flip" else {})
+
+    def loss(top_k_of, *teachers):
+        given = DP | options | dict(top_k_of=top_k_of)
+        teachers = [logits([teacher]) for teacher in teachers]
+        return float(apply(name, given, **models, teachers=teachers, label=[1])[0][0])
+
+    first = (4, 1, 3)
+    assert loss("target", first) == pytest.approx(4 * own, rel=1e-5)
+    assert loss("teacher", first) == pytest.approx(4 * over_0_and_2, rel=1e-5)
+    # A second teacher is surer of the label and of its answer: its two largest are 2 and 1.
+    assert loss("teacher", first, (1, 4, 6)) == pytest.approx(4 * own, rel=1e-5)
+
+
 @pytest.mark.parametrize("standardized", [False, True])
 @pytest.mark.parametrize("top_k", [3, 100])
 def test_top_k_of_no_fewer_classes_than_there_are_is_all(top_k, standardized):
@@ -244,6 +281,54 @@ def test_standardized_logits_have_no_scale():
     assert float(loss_B[3]) == pytest.approx(4 * uniform, rel=1e-5)  # equal logits stay zeros
 
 
+@pytest.mark.parametrize("name", ["kl", "hinton"])
+def test_standardized_gradient_is_bounded_at_equal_logits(name):
+    # A new head that is zero. The teacher's logits become sqrt 2 and twice -1 / sqrt 2; at
+    # temperature 2 the gradient by standardized logits is 2 (q - p), and these are logits / 0.01.
+    given = BY_HAND[name][1] | dict(standardized=True)
+    targets = dict(initial=logits(INITIAL), teachers=[logits(TEACHER)])
+    gradient = jax.grad(lambda z: apply(name, given, student=z, **targets)[0].sum())(
+        jnp.zeros((4, 3))
+    )
+    rise = math.exp((math.sqrt(2) + math.sqrt(0.5)) / 2)  # of one class over the others
+    p = np.asarray([rise, 1, 1]) / (rise + 2)
+    np.testing.assert_allclose(gradient[0], 100 * 2 * (1 / 3 - p), rtol=1e-5)
+    assert np.linalg.norm(gradient, axis=1).max() < 100 * 2 * math.sqrt(2)
+
+
+def test_small_differences_are_standardized_too():
+    # A standard deviation of 0.02 is above the floor, 0.001 below it: a tenth of that is left.
+    above, below = losses.standardize(jnp.asarray([[0.02, -0.02], [0.001, -0.001]]))
+    np.testing.assert_allclose(above, [1, -1], rtol=1e-5)
+    np.testing.assert_allclose(below, [0.1, -0.1], rtol=1e-5)
+
+
+def test_mean_over_those_that_are_distilled():
+    # Samples 1 and 2 are negative flips: 2 of 4, on two devices one on each, or both on one.
+    expected_B = [0, 2 * 4 * KL_TEACHER[1], 2 * 4 * KL_TEACHER[2], 0]
+    for order in ([0, 1, 2, 3], [1, 2, 0, 3]):
+        for devices in (1, 2, 4):
+            found_B = over_devices(devices, order, flips=("negative",))
+            np.testing.assert_allclose(found_B, np.asarray(expected_B)[order], rtol=1e-5)
+    # Nobody is a positive flip: nothing to take a mean of.
+    assert not over_devices(2, [0, 1, 2, 3], flips=("positive",)).any()
+    every_B = over_devices(2, [0, 1, 2, 3], flips=ALL)
+    np.testing.assert_allclose(every_B, [4 * x for x in KL_TEACHER], rtol=1e-5)
+
+
+def over_devices(devices, order, *, flips):
+    """The loss [B] of `kl` with the mean over distilled samples, the batch in so many parts."""
+    objective = objectives.make("kl", SOFT | dict(flips=flips, mean_over="distilled"))
+
+    def loss(student, teacher, label):
+        outputs = Outputs(Output(student, None), None, (Output(teacher, None),))
+        return objective.apply((), (), outputs, {"label": label}, None)[0]
+
+    arrays = (logits(STUDENT), logits(TEACHER), jnp.asarray(LABEL))
+    parts = [x[jnp.asarray(order)].reshape(devices, -1, *x.shape[1:]) for x in arrays]
+    return np.asarray(jax.vmap(loss, axis_name=AXIS)(*parts)).reshape(-1)
+
+
 def test_several_teachers_of_kl_are_averaged():
     models = dict(student=logits(STUDENT), initial=logits(TEACHER))
     options = BY_HAND["kl"][1]
@@ -254,7 +339,7 @@ def test_several_teachers_of_kl_are_averaged():
 
 def test_shares_of_several_teachers():
     models = dict(student=logits(STUDENT), initial=logits(INITIAL))
-    _, aux = apply("kl_dp", SOFT, **models, teachers=[logits(TEACHER), logits(4 * [[2, 2, 2]])])
+    _, aux = apply("kl_dp", DP, **models, teachers=[logits(TEACHER), logits(4 * [[2, 2, 2]])])
     # Of the label the second gives 1/3: more than the others only in sample 2 (1/18 and 1/6).
     assert aux["taught_1"].tolist() == [1, 0, 0, 1]
     assert aux["taught_2"].tolist() == [0, 0, 1, 0]
@@ -265,10 +350,10 @@ def test_temperatures_change_who_teaches_and_not_what():
     # Divided by 4, the teacher's logits of sample 0 have the weights sqrt 2, 1, 1: below 2, 1, 1
     # of the initial student's at 1, but it is not of the label; at 100 nobody is sure of anything.
     models = dict(student=logits(STUDENT), initial=logits(INITIAL), teachers=[logits(TEACHER)])
-    unsure = apply("kl_dp_unsupervised", SOFT, **models, temperatures=jnp.asarray([1.0, 100.0]))
+    unsure = apply("kl_dp_unsupervised", DP, **models, temperatures=jnp.asarray([1.0, 100.0]))
     np.testing.assert_allclose(unsure[0], [4 * x for x in KL_INITIAL], rtol=1e-5)
     assert not unsure[1]["taught"].any()
-    boastful = apply("kl_dp_unsupervised", SOFT, **models, temperatures=jnp.asarray([100.0, 1.0]))
+    boastful = apply("kl_dp_unsupervised", DP, **models, temperatures=jnp.asarray([100.0, 1.0]))
     np.testing.assert_allclose(boastful[0], [4 * x for x in KL_TEACHER], rtol=1e-5)
 
 
@@ -281,6 +366,23 @@ def test_gradient_is_the_temperature_times_the_difference():
         # T (q - p): sample 0: q = 1/2 1/4 1/4, p = 2/3 1/6 1/6;  3: q = 1/3, p = 1/2 1/4 1/4
         np.testing.assert_allclose(gradient[0], [-1 / 3, 1 / 6, 1 / 6], atol=1e-6)
         np.testing.assert_allclose(gradient[3], [-1 / 3, 1 / 6, 1 / 6], atol=1e-6)
+
+
+def test_gradient_to_the_average_with_the_student():
+    models = dict(initial=logits(INITIAL), teachers=[logits(TEACHER)])
+
+    def gradient(neutral):
+        options = DP | dict(neutral=neutral)
+        return jax.grad(lambda z: apply("kl_dp_flip", options, student=z, **models)[0].sum())(
+            logits(STUDENT)
+        )
+
+    # Sample 3: T (q - p), and through the target T / 2 p (log(p / q) - KL), for it moves half.
+    q, p = np.full(3, 1 / 3), np.asarray([math.sqrt(2), 1, 1]) / TWO
+    through = p * (np.log(p / q) - KL_MEAN_OF_STUDENT[3])
+    np.testing.assert_allclose(gradient("average_student")[3], 2 * (q - p) + through, atol=1e-6)
+    kept = np.asarray([math.sqrt(2), 1, 2]) / MEAN  # of the initial student and the teacher
+    np.testing.assert_allclose(gradient("average")[3], 2 * (q - kept), atol=1e-6)
 
 
 def test_gradient_of_adaptconf_leaves_its_weights_alone():
@@ -364,6 +466,8 @@ def settings_of(name, options):
         ("kl", dict(flips=())),
         ("kl", dict(flips="positive")),
         ("kl", dict(flips=("positiv",))),
+        ("kl", dict(mean_over="positive")),
+        ("kl_dp", dict(top_k_of="student")),
         ("xe_kl", dict(alpha=1.5)),
         ("xe", dict(label_smoothing=1.0)),
         ("adaptconf", dict(sharpness=0)),

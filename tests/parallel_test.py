@@ -23,7 +23,7 @@ from ktjax.targets import live
 BATCH = 32
 STEPS = 5
 DEVICES = 8
-KL_DP = dict(temperature=2.0, top_k=None, standardized=False)
+KL_DP = dict(temperature=2.0, top_k=None, standardized=False, top_k_of="target")
 # What a config says of a step, by name; each is run in both layouts.
 VARIANTS = {
     "plain": {},
@@ -76,7 +76,7 @@ def start(layout):
         objective=objectives.make("kl_dp", KL_DP),
         optimizer=optax.sgd(0.05, momentum=0.9),
         outputs=train.output_shapes(student(), (teacher(),), size=6),
-        examples=2 * BATCH,
+        label_N=np.zeros(2 * BATCH, np.int32),
         slow=True,
         key=jax.random.key(0),
     )

@@ -34,6 +34,28 @@ def test_kept_is_what_a_loop_finds(monkeypatch):
             assert log_odds[n] == pytest.approx(math.log(p[c] / (1 - p[c])), rel=1e-5, abs=1e-5)
 
 
+def test_a_temperature_scales_the_log_odds_and_not_the_answers(tmp_path):
+    logits, label = some()
+    plain, found = (
+        predictions.of_logits(logits, label),
+        predictions.of_logits(logits, label, temperature=2.5),
+    )
+    np.testing.assert_array_equal(found.top_NxK, plain.top_NxK)
+    np.testing.assert_array_equal(found.correct_N, plain.correct_N)
+    for n, z in enumerate(logits.astype(float) / 2.5):
+        p = np.exp(z) / np.exp(z).sum()
+        for log_odds, c in ((found.label_log_odds_N, label[n]), (found.max_log_odds_N, z.argmax())):
+            assert log_odds[n] == pytest.approx(math.log(p[c] / (1 - p[c])), rel=1e-5, abs=1e-5)
+    assert (plain.temperature, found.temperature) == (1, 2.5)
+    path = tmp_path / "a.safetensors"
+    predictions.save(path, found)
+    assert same(predictions.load(path), found)
+    # An earlier version kept no temperature: it was always 1.
+    entries = {k: v for k, v in plain._asdict().items() if k != "temperature"}
+    path.write_bytes(safetensors_numpy.save(entries))
+    assert same(predictions.load(path), plain)
+
+
 def test_ties_go_to_the_smaller_class():
     found = predictions.of_logits(np.array([[0, 3, 3], [1, 1, 1]], np.float32), np.array([2, 0]))
     assert found.top_NxK.tolist() == [[1, 2, 0], [0, 1, 2]]

@@ -160,6 +160,27 @@ def test_what_follows_from_the_data():
     assert of("imagenet2012", minival=0.5, augment="weak") == (None, 0.5, 0.1, "weak")
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "every"), [(16, 32), (64, 8), (96, 5), (200, 3), (256, 2), (512, 1), (4096, 1)]
+)
+def test_slow_weights_follow_every_512_samples(batch_size, every):
+    """2 * 256 / batch_size steps, whole and one at least, of whatever the batch became."""
+    config = get_config("transfer", "objectives=xe_kl_mcl")
+    config.batch_size = batch_size
+    settings = Transfer.read(config)
+    assert settings.mcl["xe_kl_mcl"].every == every
+    assert settings.to_json()["mcl"]["xe_kl_mcl"]["every"] == every  # in config.json
+    config.mcl.xe_kl_mcl.every = 7
+    assert Transfer.read(config).mcl["xe_kl_mcl"].every == 7
+
+
+@pytest.mark.parametrize("mcl", [5, {"kl": 5}, {"kl": {"tau": 0.5}}])
+def test_slow_weights_that_are_none_are_refused(mcl):
+    config = get_config("transfer").to_dict() | {"mcl": mcl}
+    with pytest.raises(ValueError, match=r"mcl.*(has to be a mapping|lacks)|lacks .*mcl"):
+        Transfer.read(config)
+
+
 def test_options_of_one_objective_are_its_own():
     """Placeholders that entries shared changed all of them."""
     config = get_config("transfer", "objectives=kl+kl_dp")

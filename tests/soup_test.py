@@ -1,6 +1,7 @@
 """The uniform soup of several models."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import small_models
 
 from ktjax.classifier import average
+from ktjax.data import pipeline
+from ktjax.experiment import statistics
 
 
 @pytest.mark.smoke
@@ -23,6 +26,39 @@ def test_a_soup_is_the_mean_of_weights_and_statistics():
     )
     after = jax.device_get([dict(model.variables) for model in models])
     jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_statistics_are_the_mean_over_the_batches_of_an_epoch():
+    """On paper: what BatchNorm sees is a dense layer of the pixels."""
+    model, pixels = small_models.make("a"), small_models.images(11)
+    images = pipeline.Images(pixels, np.zeros(11, np.int32))
+    found = statistics.estimated(
+        model,
+        images,
+        augment=lambda image, index, view: 255 - image,  # the views count
+        seed=3,
+        batch_size=4,
+        layout="pmap",
+    )
+    kernel = np.asarray(model.variables["params"]["fc"]["kernel"], np.float64)
+    seen_11xD = ((255 - pixels) / 255 * 2 - 1).reshape(11, -1) @ kernel
+    order = [
+        batch["index"]
+        for batch in itertools.islice(
+            pipeline.train_batches(images, batch_size=4, seed=3, first_step=0), 2
+        )
+    ]
+    assert len({*order[0], *order[1]}) == 8  # three images are left over
+    stats = found.variables["batch_stats"]["bn"]
+    mean = np.mean([seen_11xD[index].mean(axis=0) for index in order], axis=0)
+    var = np.mean([seen_11xD[index].var(axis=0, ddof=1) for index in order], axis=0)
+    np.testing.assert_allclose(stats["mean"], mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats["var"], var, rtol=1e-4)
+    jax.tree.map(
+        np.testing.assert_array_equal, found.variables["params"], model.variables["params"]
+    )
+    bare = small_models.make("bare", batch_norm=False)
+    assert statistics.estimated(bare, images, augment=None, seed=0, batch_size=4, layout="") is bare
 
 
 def test_a_soup_of_one_is_itself():

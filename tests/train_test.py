@@ -28,7 +28,9 @@ CLASSES = ("a", "b", "c")
 BATCH = 16
 SLICES = 8
 RATE = 0.05
-OBJECTIVE = objectives.make_kl_dp(softening=Softening(2.0, top_k=None, standardized=False))
+OBJECTIVE = objectives.make_kl_dp(
+    softening=Softening(2.0, top_k=None, standardized=False), top_k_of="target"
+)
 
 
 def augment(image_BxHxWx3, index_B, view):
@@ -84,7 +86,7 @@ def start(objective=OBJECTIVE):
         objective=objective,
         optimizer=optax.sgd(RATE),
         outputs=train.output_shapes(student(), (teacher(),), size=12),
-        examples=BATCH,
+        label_N=np.zeros(BATCH, np.int32),
         slow=False,
         key=jax.random.key(0),
     )
@@ -412,7 +414,7 @@ def test_initial_student_is_the_student_in_bfloat16_too():
         objective=objective,
         optimizer=optimizer,
         outputs=train.output_shapes(model, (), size=12),
-        examples=BATCH,
+        label_N=np.zeros(BATCH, np.int32),
         slow=False,
         key=jax.random.key(0),
     )

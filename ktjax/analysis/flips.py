@@ -6,6 +6,8 @@ Who answered correctly is a bool array (`correct_N`): the label was needed to ma
 and unlabeled samples (label -1) have to be gone by then.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -118,15 +120,29 @@ def confidence(logits_MxNxC: np.ndarray, label_N: np.ndarray | None = None) -> n
     return confidence_MxN
 
 
-def confidence_ensemble(logits_MxNxC: np.ndarray) -> np.ndarray:
+def calibrated(
+    logits_MxNxC: np.ndarray, temperatures_M: Sequence[float] | np.ndarray | None
+) -> np.ndarray:
+    """Each model's logits at the temperature that suits it; None: as they are.
+
+    In float32, as `partition.most_confident` divides them in training.
+    """
+    if temperatures_M is None:
+        return logits_MxNxC
+    return logits_MxNxC / np.asarray(temperatures_M, np.float32)[:, None, None]
+
+
+def confidence_ensemble(
+    logits_MxNxC: np.ndarray, temperatures_M: Sequence[float] | np.ndarray | None = None
+) -> np.ndarray:
     """Answer of the most confident model on each sample: int [N] (paper section 5.3).
 
     The reference line for several teachers: the most probable class of the model that is surest of
-    its own; ties go to the first model.
+    its own; ties go to the first model. Models are compared at `temperatures_M`; None: 1.
 
     ValueError if the logits are not [M, N, C], are empty or not finite.
     """
-    model_N = confidence(logits_MxNxC).argmax(axis=0)
+    model_N = confidence(calibrated(logits_MxNxC, temperatures_M)).argmax(axis=0)
     # Take the chosen model's logits first: argmax over all of them would do M times the work.
     return np.asarray(logits_MxNxC)[model_N, np.arange(model_N.size)].argmax(axis=-1)
 

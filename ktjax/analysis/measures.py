@@ -26,6 +26,7 @@ def of_transfer(
     after_NxC: np.ndarray,
     teachers_KxNxC: np.ndarray,
     label_N: np.ndarray,
+    temperatures_S: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """What a transfer changed, in percent of N, or percentage points.
 
@@ -35,6 +36,8 @@ def of_transfer(
       teachers_KxNxC: logits of its teachers, none (K = 0) for a control. Several teachers are
         taken as one, which answers each sample as the most confident of them does.
       label_N: the labels.
+      temperatures_S: what the logits of student and teachers are divided by before it is asked who
+        is the most confident; None: 1.
 
     Returns:
       `accuracy_before`, `accuracy_after`, `delta` with its standard error `delta_se`, knowledge
@@ -61,12 +64,13 @@ def of_transfer(
     }
     if not len(teachers_KxNxC):
         return measures | dict.fromkeys(OF_TEACHERS)
-    teacher_N = flips.confidence_ensemble(teachers_KxNxC) == label_N
+    teacher_N = flips.confidence_ensemble(teachers_KxNxC, _of_teachers(temperatures_S)) == label_N
     rho_pos, rho_neg = flips.rho(teacher_correct_N=teacher_N, student_correct_N=before_N)
     rho_pos_after, rho_neg_after = flips.rho(teacher_correct_N=teacher_N, student_correct_N=after_N)
     flips_N = flips.positive_flips(teacher_correct_N=teacher_N, student_correct_N=before_N)
     counts_C = flips.flips_per_class(flips_N, label_N, num_classes=num_classes)
-    ensemble_N = flips.confidence_ensemble(np.concatenate([before_NxC[None], teachers_KxNxC]))
+    logits_SxNxC = np.concatenate([before_NxC[None], teachers_KxNxC])
+    ensemble_N = flips.confidence_ensemble(logits_SxNxC, temperatures_S)
 
     def rate(where_N: np.ndarray | None) -> float | None:
         share = flips.transfer_rate(
@@ -97,7 +101,7 @@ def of_partition(
     teachers_KxNxC: np.ndarray,
     label_N: np.ndarray,
     supervised: bool | None,
-    temperatures_S: np.ndarray | None,
+    temperatures_S: Sequence[float] | None,
 ) -> dict[str, Any]:
     """Who teaches which samples, in the partition between a student and its teachers.
 
@@ -116,11 +120,9 @@ def of_partition(
     if not len(teachers_KxNxC) or supervised is None:
         return dict.fromkeys(OF_PARTITION)
     before_N = before_NxC.argmax(axis=1) == label_N
-    teacher_N = flips.confidence_ensemble(teachers_KxNxC) == label_N
+    teacher_N = flips.confidence_ensemble(teachers_KxNxC, _of_teachers(temperatures_S)) == label_N
     logits_SxNxC = np.concatenate([before_NxC[None], teachers_KxNxC])
-    if temperatures_S is not None:
-        # In float32, as in training.
-        logits_SxNxC = logits_SxNxC / np.asarray(temperatures_S, np.float32)[:, None, None]
+    logits_SxNxC = flips.calibrated(logits_SxNxC, temperatures_S)
     source_N = flips.confidence(logits_SxNxC, label_N if supervised else None).argmax(axis=0)
 
     def share(flips_N: np.ndarray) -> float | None:
@@ -142,8 +144,18 @@ def of_pair(
     label_N: np.ndarray,
     classes: Sequence[str],
     groups: Sequence[str],
+    temperatures_S: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Complementary knowledge of an ordered pair (paper section 3).
+
+    Args:
+      student_NxC: its logits.
+      teacher_NxC: the teacher's logits.
+      label_N: the labels.
+      classes: names.
+      groups: of each class.
+      temperatures_S: what the logits of student and teacher are divided by before it is asked who
+        is the more confident; None: 1.
 
     Returns:
       `rho_pos`, `rho_neg` and `ensemble_accuracy` (each sample answered by the more confident of
@@ -156,7 +168,7 @@ def of_pair(
     rho_pos, rho_neg = flips.rho(teacher_correct_N=teacher_N, student_correct_N=student_N)
     flips_N = flips.positive_flips(teacher_correct_N=teacher_N, student_correct_N=student_N)
     counts_C = flips.flips_per_class(flips_N, label_N, num_classes=len(classes))
-    answer_N = flips.confidence_ensemble(np.stack([student_NxC, teacher_NxC]))
+    answer_N = flips.confidence_ensemble(np.stack([student_NxC, teacher_NxC]), temperatures_S)
     top = {str(p): expertise.top_classes(counts_C, p) for p in expertise.PERCENTS}
     similarity_CxC = expertise.group_similarity(groups)
     alike = {p: expertise.set_similarity(chosen, similarity_CxC) for p, chosen in top.items()}
@@ -189,6 +201,10 @@ def of_objectives(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
         }
         for name, values in deltas.items()
     }
+
+
+def _of_teachers(temperatures_S: Sequence[float] | None) -> Sequence[float] | None:
+    return None if temperatures_S is None else temperatures_S[1:]
 
 
 def _percent(share: float) -> float:

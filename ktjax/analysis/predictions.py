@@ -23,17 +23,21 @@ class Predictions(NamedTuple):
     """What one model answers on N samples; K = 5, or C where there are fewer classes.
 
     Its confidence is kept as log-odds, log p / (1 - p), as `flips.confidence` gives them: they
-    still differ where a good model's probabilities would all be 1.
+    still differ where a good model's probabilities would all be 1. They are those of its logits
+    divided by `temperature`.
     """
 
     top_NxK: np.ndarray  # classes with the largest logits, largest first; ties by class number
     correct_N: np.ndarray  # bool: the first of them is the label
     label_log_odds_N: np.ndarray  # float32, of the label
     max_log_odds_N: np.ndarray  # float32, of the first class
+    temperature: np.ndarray = np.ones((), np.float32)  # one number
 
 
-def of_logits(logits_NxC: np.ndarray, label_N: np.ndarray) -> Predictions:
-    """What is kept of a model's logits.
+def of_logits(
+    logits_NxC: np.ndarray, label_N: np.ndarray, *, temperature: float | None = None
+) -> Predictions:
+    """What is kept of a model's logits, its confidence at a temperature; None: 1.
 
     ValueError if the logits are not [N, C] or not finite.
     """
@@ -44,19 +48,23 @@ def of_logits(logits_NxC: np.ndarray, label_N: np.ndarray) -> Predictions:
     if not np.isfinite(logits_NxC).all():
         raise ValueError("the model gives logits that are not finite.")
     num_classes = logits_NxC.shape[1]
+    scale = None if temperature is None else [temperature]
     parts = []
     for start in range(0, len(label_N), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
+        sure_1xRxC = flips.calibrated(logits_NxC[None, rows], scale)
         top = np.asarray(jax.lax.top_k(logits_NxC[rows], min(_TOP, num_classes))[1])
         parts.append(
             Predictions(
                 top_NxK=top.astype(np.int16 if num_classes < 2**15 else np.int32),
                 correct_N=top[:, 0] == label_N[rows],
-                label_log_odds_N=flips.confidence(logits_NxC[None, rows], label_N[rows])[0],
-                max_log_odds_N=flips.confidence(logits_NxC[None, rows])[0],
+                label_log_odds_N=flips.confidence(sure_1xRxC, label_N[rows])[0],
+                max_log_odds_N=flips.confidence(sure_1xRxC)[0],
             )
         )
-    return Predictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    *per_sample, _ = zip(*parts, strict=True)
+    found = Predictions(*(np.concatenate(columns) for columns in per_sample))
+    return found if scale is None else found._replace(temperature=np.asarray(scale[0], np.float32))
 
 
 def save(path: Path, predictions: Predictions) -> None:

@@ -88,6 +88,7 @@ class ZooModel(Model):
     """A model that is compared with others."""
 
     family: str
+    temperature: float | None = None  # that calibrates it; None: it is taken as it is
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

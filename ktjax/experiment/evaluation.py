@@ -1,6 +1,6 @@
 """A model, and what it says of tune, validation and the robustness sets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,12 @@ class Evaluated(NamedTuple):
     validation_NxC: np.ndarray  # logits
     temperature: float | None  # that calibrates it; None: it is taken as it is
     robustness: Mapping[str, float]  # accuracy in percent on each set of config.robustness
+
+
+def temperatures(models: Sequence[Evaluated]) -> list[float] | None:
+    """The temperatures of a student and its teachers; None where they are taken as they are."""
+    found = [model.temperature for model in models]
+    return None if None in found else [float(t) for t in found if t is not None]
 
 
 def ask(

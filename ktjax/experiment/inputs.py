@@ -85,9 +85,18 @@ def load(settings: TrainingData) -> Loaded:
     return Loaded(_at_most(settings.max_examples, dataset), sets)
 
 
-def load_validation(settings: Data) -> Loaded:
-    """The data of a job that reads the validation split alone."""
-    dataset = _first_alone(lambda: data.load_validation(settings.data, data_dir=settings.data_dir))
+def load_validation(settings: Data, *, minival: float | None = None) -> Loaded:
+    """The data of a job that reads the validation split alone; with a `minival` tune as well.
+
+    ValueError: as `data.load`.
+    """
+
+    def load() -> data.Dataset:
+        if minival is None:
+            return data.load_validation(settings.data, data_dir=settings.data_dir)
+        return data.load(settings.data, data_dir=settings.data_dir, minival=minival)
+
+    dataset = _first_alone(load)
     return Loaded(_at_most(settings.max_examples, dataset))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from ktjax import evaluate
 from ktjax.analysis import measures
 from ktjax.analysis.rows import Run, TransferModel, from_json
+from ktjax.experiment import evaluation
 from ktjax.experiment.evaluation import Evaluated
 
 
@@ -51,6 +52,7 @@ def of_run(
         "teachers_KxNxC": np.asarray([teacher.validation_NxC for teacher in teachers.values()]),
         "label_N": label_N,
     }
+    temperatures_of_all = evaluation.temperatures((before, *teachers.values()))
     robustness = {
         name: {"before": old, "after": new, "delta": new - old}
         for (name, old), new in zip(
@@ -63,7 +65,9 @@ def of_run(
         "teachers": list(teachers),
         "objective": objective,
         "seed": seed,
-        **measures.of_transfer(**of_models, after_NxC=after.validation_NxC),
+        **measures.of_transfer(
+            **of_models, after_NxC=after.validation_NxC, temperatures_S=temperatures_of_all
+        ),
         **measures.of_partition(**of_models, supervised=supervised, temperatures_S=temperatures_S),
         "temperatures": temperatures_S,
         "robustness": robustness,
@@ -87,10 +91,18 @@ def of_model(model: Evaluated, label_N: np.ndarray) -> TransferModel:
 
 
 def on_tune(
-    before_NxC: np.ndarray, after_NxC: np.ndarray, teachers_KxNxC: np.ndarray, label_N: np.ndarray
+    before_NxC: np.ndarray,
+    after_NxC: np.ndarray,
+    teachers_KxNxC: np.ndarray,
+    label_N: np.ndarray,
+    temperatures_S: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """What a history keeps of an evaluation on tune."""
     measured = measures.of_transfer(
-        before_NxC=before_NxC, after_NxC=after_NxC, teachers_KxNxC=teachers_KxNxC, label_N=label_N
+        before_NxC=before_NxC,
+        after_NxC=after_NxC,
+        teachers_KxNxC=teachers_KxNxC,
+        label_N=label_N,
+        temperatures_S=temperatures_S,
     )
     return {"accuracy": measured["accuracy_after"]} | measures.of_history(measured)

@@ -58,7 +58,7 @@ def make_recipe(
     learning_rate: float,
     slow: optim.SlowWeights | None,
     augment: str,
-    examples: int,
+    label_N: np.ndarray,
     seed: int,
     wrap: Callable[[Optimizer], Optimizer] | None = None,
 ) -> Recipe:
@@ -73,11 +73,11 @@ def make_recipe(
       learning_rate: per 256 samples.
       slow: how a slow copy of the weights follows; None: there is none.
       augment: names the views, in ktjax.augment.RECIPES.
-      examples: in the training split.
+      label_N: of the training split, -1 where unlabeled.
       seed: of order, views and the step's randomness.
       wrap: what becomes of the optimizer where not all parameters are one student's, or trained.
     """
-    durations = settings.durations(examples)
+    durations = settings.durations(len(label_N))
     schedule = _schedule(settings, learning_rate, durations)
     optimizer = _optimizer(settings, schedule)
     if wrap is not None:
@@ -104,7 +104,7 @@ def make_recipe(
             objective=objective,
             optimizer=optimizer,
             outputs=outputs,
-            examples=examples,
+            label_N=label_N,
             slow=slow is not None,
             key=key,
         )

@@ -16,11 +16,11 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import data, evaluate, files, interruption, models, parallel, progress
-from ktjax.analysis import complementarity, expertise, pairs, predictions, transfers
+from ktjax.analysis import calibration, complementarity, expertise, pairs, predictions, transfers
 from ktjax.analysis.predictions import Predictions
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier, Output
-from ktjax.data import pipeline
+from ktjax.data import imagenet, pipeline
 from ktjax.experiment import inputs
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.complementarity import CLIP, Complementarity
@@ -63,7 +63,10 @@ def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool =
         return finished
 
     past_runs = _past_runs(settings)
-    loaded = inputs.load_validation(settings)
+    read = ("validation", "tune") if settings.calibrate else ("validation",)
+    loaded = inputs.load_validation(
+        settings, minival=settings.minival if settings.calibrate else None
+    )
     blanks = {name: models.blank(name) for name in settings.models}
     inputs.check_models(loaded, blanks.values())
     dataset = loaded.dataset
@@ -73,7 +76,7 @@ def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool =
         )
     # First, so that a name that CLIP does not have is told before any work.
     named_CxC = _similarity_of_names(settings, dataset)
-    dataset = inputs.without_bad(settings, loaded, names=("validation",)).dataset
+    dataset = inputs.without_bad(settings, loaded, names=read).dataset
     source = dataset.validation
     workdir_lib.claim(workdir, settings, dataset)
 
@@ -85,6 +88,7 @@ def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool =
             "parameters": blank.num_parameters(),
             "origin": blank.origin,
             "family": models.family(blank.architecture),
+            "temperature": float(answers[name].temperature) if settings.calibrate else None,
         }
         for name, blank in blanks.items()
     }
@@ -206,8 +210,8 @@ def _answers(
         folder.mkdir(exist_ok=True)
 
     @functools.cache
-    def images() -> pipeline.Split:  # not decoded where every model is in the store
-        return pipeline.open_split(dataset.validation, reading, name=f"{dataset.name} validation")
+    def images(split: str) -> pipeline.Split:  # not decoded where every model is in the store
+        return pipeline.open_split(getattr(dataset, split), reading, name=f"{dataset.name} {split}")
 
     answers = {}
     for i, (name, load) in enumerate(progress.bar(loads.items(), desc="models", unit="model")):
@@ -217,9 +221,16 @@ def _answers(
         if not parallel.as_first_sees(path.exists()):
             classifier = load()
             predict = evaluate.make_predict(classifier, batch_size=settings.eval_batch_size)
-            logits_NxC = predict(parallel.replicate(dict(classifier.variables)), images())
+            variables = parallel.replicate(dict(classifier.variables))
+            temperature = None
+            if settings.calibrate:
+                tune_NxC = predict(variables, images("tune"))
+                temperature = calibration.temperature(tune_NxC, dataset.tune.label_N)
+            logits_NxC = predict(variables, images("validation"))
             try:
-                answers[name] = predictions.of_logits(logits_NxC, dataset.validation.label_N)
+                answers[name] = predictions.of_logits(
+                    logits_NxC, dataset.validation.label_N, temperature=temperature
+                )
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             if parallel.is_first():
@@ -234,14 +245,18 @@ def _random_name(architecture: str) -> str:
 
 
 def _similarity_of_names(settings: Complementarity, dataset: data.Dataset) -> np.ndarray | None:
-    """How alike any two classes are by their names in CLIP, [C, C]; None for another similarity."""
+    """How alike any two classes are by their names in CLIP, [C, C]; None for another similarity.
+
+    ImageNet's classes are embedded by their words, not by the numbers of their synsets.
+    """
     if not settings.similarity.startswith(CLIP):
         return None
     # transformers, which only this needs, takes seconds to import.
     from ktjax.models.networks import clip_text
 
     name = settings.similarity.removeprefix(CLIP)
-    return expertise.cosine_similarity(clip_text.embed_names(name, dataset.classes))
+    names = imagenet.in_words(dataset.classes)
+    return expertise.cosine_similarity(clip_text.embed_names(name, names, settings.clip_template))
 
 
 def _similarity(

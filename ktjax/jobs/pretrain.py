@@ -95,7 +95,7 @@ def _train(
         learning_rate=settings.learning_rate,
         slow=None,
         augment=settings.augment,
-        examples=len(splits.train),
+        label_N=splits.train.label_N,
         seed=settings.seed,
         wrap=_only_the_head(student) if settings.train == "head" else None,
     )

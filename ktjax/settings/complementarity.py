@@ -6,7 +6,7 @@ import pydantic
 from pydantic import Field
 
 from ktjax.settings.data import Data
-from ktjax.settings.record import Name, Seed
+from ktjax.settings.record import Name, Part, Seed
 
 SIMILARITIES = ("groups", "prototypes")
 CLIP = "clip:"
@@ -20,6 +20,9 @@ class Complementarity(Data):
     random_students: tuple[Name, ...]
     seed: Seed
     similarity: Name
+    clip_template: Name
+    calibrate: bool
+    minival: Part
     transfers: tuple[Name, ...]
 
     @pydantic.model_validator(mode="after")

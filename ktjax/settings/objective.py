@@ -40,6 +40,11 @@ class _Labels(Entry):
 
 class _Distilled(_Softened):
     flips: Flips
+    mean_over: Literal["all", "distilled"]
+
+
+class _Partitioned(_Softened):
+    top_k_of: Literal["target", "teacher"]
 
 
 class Xe(_Labels):
@@ -80,23 +85,23 @@ class AdaptConf(_Softened):
     sharpness: Positive
 
 
-class KlDp(_Softened):
+class KlDp(_Partitioned):
     """Data partitioning, supervised."""
 
     objective: Literal["kl_dp"]
 
 
-class KlDpUnsupervised(_Softened):
+class KlDpUnsupervised(_Partitioned):
     """Data partitioning without labels."""
 
     objective: Literal["kl_dp_unsupervised"]
 
 
-class KlDpFlip(_Softened):
+class KlDpFlip(_Partitioned):
     """Data partitioning by flips."""
 
     objective: Literal["kl_dp_flip"]
-    neutral: Literal["retain", "teach", "average"]
+    neutral: Literal["retain", "teach", "average", "average_student"]
 
 
 class Cd(_Labels):
@@ -115,6 +120,7 @@ class Crd(_Labels):
     gamma: Amount
     projection: Count
     negatives: Count
+    same_class_negatives: bool
     contrast_temperature: Annotated[float, NUMBER, Field(ge=0.02)]  # for exp(1 / it) to be finite
     momentum: BelowOne
 
@@ -148,6 +154,24 @@ class SlowWeights(Record):
 
     tau: BelowOne
     every: Count
+
+
+def every_resolved(slow: Any, batch_size: Any) -> Any:
+    """The entries of config.mcl, `every` of those where it is None set.
+
+    The paper interpolates every 2 * 256 / batch_size steps (appendix, and `parse_cfg` in the
+    authors' code): as often per sample whatever the batch. Here that is a whole number of steps,
+    rounded, and at least one. What is no such mapping is left to be refused.
+    """
+    if not isinstance(slow, Mapping) or not isinstance(batch_size, int) or batch_size < 1:
+        return slow
+    every = max(1, round(2 * 256 / batch_size))
+    return {
+        label: {**entry, "every": every}
+        if isinstance(entry, Mapping) and "every" in entry and entry["every"] is None
+        else entry
+        for label, entry in slow.items()
+    }
 
 
 def unknown_labels(slow: Mapping[str, Any], objectives: Mapping[str, Any]) -> list[str]:

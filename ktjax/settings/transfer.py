@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
 
 from ktjax.settings import objective
-from ktjax.settings.record import FROZEN, Name, Seed
+from ktjax.settings.record import FROZEN, BelowOne, Name, Seed
 from ktjax.settings.training import Training
 
 
@@ -20,11 +20,21 @@ class Transfer(Training):
     teachers: Annotated[tuple[Name, ...], Field(min_length=1)]
     strategy: Literal["single", "parallel", "sequential", "soup", "mutual"]
     order: Literal["ascending", "descending", "given", "random"]
+    soup_batch_norm: Literal["average", "estimate"]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     objectives: Annotated[Mapping[str, objective.Objective], Field(min_length=1), FROZEN]
     mcl: Annotated[Mapping[str, objective.SlowWeights], FROZEN]
     calibrate: bool
+    drop_path_rate: BelowOne | None
     targets: Literal["live", "stored"]
+
+    @classmethod
+    def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With what follows from the data set, and from the batch size."""
+        raw = super().resolved(raw)
+        if "mcl" not in raw:
+            return raw
+        return {**raw, "mcl": objective.every_resolved(raw["mcl"], raw.get("batch_size"))}
 
     @pydantic.model_validator(mode="after")
     def _names(self) -> Self:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ktjax import augment, objectives, parallel, progress
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, rows, training
+from ktjax.experiment import evaluation, rows, statistics, training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.jobs.transfer import plan, setup
 from ktjax.jobs.transfer.plan import STRATEGIES, Run, Teachers
@@ -128,7 +128,11 @@ def _stage(
         tune=splits.tune,
         predict=start.predict,
         measure=lambda logits_NxC: rows.on_tune(
-            before.tune_NxC, logits_NxC, teachers_KxNxC, splits.tune.label_N
+            before.tune_NxC,
+            logits_NxC,
+            teachers_KxNxC,
+            splits.tune.label_N,
+            _temperatures(start, teachers, before),
         ),
         run=name,
         workdir=start.workdir,
@@ -169,13 +173,9 @@ def _frozen(
     )
 
 
-def _temperatures(
-    start: Setup, teachers: Sequence[str], before: Evaluated
-) -> list[float | None] | None:
+def _temperatures(start: Setup, teachers: Sequence[str], before: Evaluated) -> list[float] | None:
     """The temperatures of student and teachers before it; None where nothing is calibrated."""
-    if not start.settings.calibrate:
-        return None
-    return [one.temperature for one in (before, *(start.models[name] for name in teachers))]
+    return evaluation.temperatures((before, *(start.models[name] for name in teachers)))
 
 
 def _joined(histories: Sequence[History]) -> History:
@@ -234,8 +234,18 @@ def _combined(
     origin = f"{strategy} of: {'; '.join(student.origin for student in students)}"
     combine = STRATEGIES[strategy].combine
     assert combine is not None
+    combined = combine(students)
+    if settings.soup_batch_norm == "estimate":
+        combined = statistics.estimated(
+            combined,
+            start.splits.train,
+            augment=augment.make_augment(settings.augment, seed=seed),
+            seed=seed,
+            batch_size=settings.batch_size,
+            layout=settings.parallel,
+        )
     after = evaluation.evaluate(
-        dataclasses.replace(combine(students), origin=origin),
+        dataclasses.replace(combined, origin=origin),
         start.predict,
         start.splits,
         layout=settings.parallel,

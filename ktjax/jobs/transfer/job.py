@@ -15,6 +15,7 @@ from ktjax.experiment import evaluation, inputs, rows, training
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.jobs.transfer import frozen, mutual, plan
 from ktjax.jobs.transfer.setup import Setup
+from ktjax.models import registry
 from ktjax.settings.transfer import Transfer
 
 _EXAMPLES = 12  # pictures in the report
@@ -48,6 +49,13 @@ def check(settings: Transfer) -> None:
     names = (settings.student, *settings.teachers)
     if len({models.locate(name).path.resolve() for name in names}) < len(names):
         raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
+    if settings.drop_path_rate:
+        for name in _trained(settings):
+            if not _drops_paths(name):
+                raise ValueError(
+                    f"config.drop_path_rate={settings.drop_path_rate}: {name} is a "
+                    f"{models.locate(name).config['architecture']}, which has no stochastic depth."
+                )
     plan.plan(settings, dict.fromkeys(settings.teachers, 0.0))
     if strategy.joint and (settings.calibrate or settings.targets == "stored"):
         raise ValueError(
@@ -74,8 +82,7 @@ def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False)
     if finished:
         return finished
 
-    names = (settings.student, *settings.teachers)
-    classifiers = {name: workdir_lib.on_host(models.load(name)) for name in names}
+    classifiers = _load(settings)
     loaded = inputs.load(settings)
     _check_labels(settings, loaded.dataset)
     dataset, splits = inputs.prepare(settings, loaded, classifiers.values(), workdir)
@@ -97,6 +104,34 @@ def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False)
         pairs=[_pair(start, teacher, dataset) for teacher in settings.teachers],
         examples=_examples(start, dataset, found, answers),
     )
+
+
+def _load(settings: Transfer) -> dict[str, Classifier]:
+    """Student and teachers, by name; those that train with the stochastic depth of the settings.
+
+    Where the settings leave it open, it is that of the model's own config.json, `model_args`, in
+    which ktjax and timm keep what a network was built with; no timm checkpoint of the hub says it,
+    and is trained without, as in the authors' code. What transformers' config.json says is left
+    alone: it is the default of a class more often than what the weights were trained with.
+    """
+    options = {}
+    if settings.drop_path_rate is not None:
+        trained = [name for name in _trained(settings) if _drops_paths(name)]
+        options = {name: {"drop_path_rate": settings.drop_path_rate} for name in trained}
+    return {
+        name: workdir_lib.on_host(models.load(name, **options.get(name, {})))
+        for name in (settings.student, *settings.teachers)
+    }
+
+
+def _trained(settings: Transfer) -> tuple[str, ...]:
+    """The models that do not stay as they are."""
+    joint = plan.STRATEGIES[settings.strategy].joint
+    return (settings.student, *(settings.teachers if joint else ()))
+
+
+def _drops_paths(name: str) -> bool:
+    return "drop_path_rate" in registry.options_of(models.locate(name).config["architecture"])
 
 
 def _set_up(
@@ -155,6 +190,7 @@ def _pair(start: Setup, teacher: str, dataset: data.Dataset) -> dict[str, Any]:
         label_N=start.splits.validation.label_N,
         classes=dataset.classes,
         groups=dataset.groups,
+        temperatures_S=evaluation.temperatures((start.models[student], start.models[teacher])),
     )
 
 
@@ -172,8 +208,9 @@ def _examples(
     validation = start.splits.validation
     after_N = answers[best.run]
     before_N = start.models[best.student].validation_NxC.argmax(axis=1)
-    teachers_KxNxC = np.asarray([start.models[name].validation_NxC for name in best.teachers])
-    teacher_N = flips.confidence_ensemble(teachers_KxNxC)
+    teachers = [start.models[name] for name in best.teachers]
+    teachers_KxNxC = np.asarray([teacher.validation_NxC for teacher in teachers])
+    teacher_N = flips.confidence_ensemble(teachers_KxNxC, evaluation.temperatures(teachers))
     label_N = validation.label_N
     flipped = np.flatnonzero((teacher_N == label_N) & (before_N != label_N))
     learned_first = np.argsort(after_N[flipped] != label_N[flipped], kind="stable")

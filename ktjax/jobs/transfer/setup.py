@@ -54,7 +54,7 @@ def make_recipe(
         learning_rate=entry.learning_rate,
         slow=None if slow is None else optim.SlowWeights(slow.tau, slow.every),
         augment=settings.augment,
-        examples=len(setup.splits.train),
+        label_N=setup.splits.train.label_N,
         seed=seed,
         wrap=wrap,
     )
