@@ -66,7 +66,19 @@ def goldens(family):
     return found
 
 
-CASES = [(family, architecture) for family in models.FAMILIES for architecture in goldens(family)]
+# Large or deep, seconds each: .ci/full runs them, and others of their families run by default.
+LARGE = {
+    *("senet154", "resnetrs50", "resnet50_gn", "resnetblur50", "resnet34d", "resnetaa50d"),
+    *("resnetv2_50x1_bit", "resnetv2_50d_evos", "resnetv2_50t"),
+    *("regnety_040_sgn", "regnetz_040", "regnetv_064", "regnetv_040"),
+    *("convnext_small", "convnext_tiny_hnf", "convnextv2_tiny"),
+    *("efficientnet_b1_pruned", "tf_efficientnet_b0", "efficientnet_b0_g8_gn"),
+}
+CASES = [
+    pytest.param(family, architecture, marks=[pytest.mark.full] * (architecture in LARGE))
+    for family in models.FAMILIES
+    for architecture in goldens(family)
+]
 each_case = pytest.mark.parametrize(("family", "architecture"), CASES)
 each_family = pytest.mark.parametrize("family", models.FAMILIES)
 
