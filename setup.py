@@ -39,6 +39,7 @@ setuptools.setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.25",
         "pillow>=11",
+        "pydantic>=2",
         "safetensors>=0.5",
         "scipy",
         "simplejpeg>=1.9",

@@ -69,6 +69,7 @@ def test_fields_that_are_none_may_be(path):
     assert none | told <= set(config_lib.OPTIONAL)
 
 
+@pytest.mark.usefixtures("compile_once")
 @each
 def test_runlocal_runs(path, glyphs_dir, tmp_path):
     config = get_config(path, "runlocal")

@@ -1,6 +1,7 @@
 """What several tests share: data sets and small pretrained models, each made once."""
 
 import contextlib
+import fcntl
 import functools
 import gc
 import shutil
@@ -31,10 +32,29 @@ def forget_compiled():
 
 
 @pytest.fixture(scope="session")
-def glyphs_dir(tmp_path_factory):
+def shared(tmp_path_factory, worker_id):
+    """shared(name): a folder that all processes of `pytest -n` have, for one of them at a time.
+
+    The first one fills it, and the others find what it holds.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+
+    @contextlib.contextmanager
+    def folder(name):
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (base / name).mkdir(exist_ok=True)
+            yield base / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def glyphs_dir(shared):
     """A data_dir with glyphs in it; never the user's own."""
-    folder = tmp_path_factory.mktemp("data")
-    data.load("glyphs", data_dir=str(folder))
+    with shared("data") as folder:
+        data.load("glyphs", data_dir=str(folder))
     return str(folder)
 
 
@@ -91,9 +111,10 @@ def _compile_once(folder):
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
+def compiled(shared):
     """Where compiled programs are kept while `compile_once` holds."""
-    return tmp_path_factory.mktemp("compiled")
+    with shared("compiled") as folder:
+        return folder
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +135,18 @@ def cached(compiled):
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory):
+def images(shared):
     """The images of four classes: 68 to train on, 8 to tune, 20 to validate."""
-    return small_jobs.make_images(tmp_path_factory.mktemp("images") / "patterns")
+    with shared("images") as folder:
+        path = folder / "patterns"
+        return path if path.exists() else small_jobs.make_images(path)
 
 
 @pytest.fixture(scope="session")
-def pretrained(images, compiled, tmp_path_factory):
+def pretrained(images, compiled, shared):
     """(workdir, results) of a job that has trained three models."""
-    workdir = tmp_path_factory.mktemp("pretrained") / "new" / "workdir"
-    with _compile_once(compiled):
+    with shared("pretrained") as folder, _compile_once(compiled):
+        workdir = folder / "new" / "workdir"
         return workdir, pretrain.run(small_jobs.pretraining(images), workdir)
 
 
@@ -134,23 +157,27 @@ def zoo(pretrained):
 
 
 @pytest.fixture(scope="session")
-def noisy(tmp_path_factory):
+def noisy(shared):
     """As many images of the same classes, which are harder to tell apart."""
-    return small_jobs.make_images(tmp_path_factory.mktemp("images") / "noisy", noise=120)
+    with shared("images") as folder:
+        path = folder / "noisy"
+        return path if path.exists() else small_jobs.make_images(path, noise=120)
 
 
 @pytest.fixture(scope="session")
-def quartet(noisy, compiled, tmp_path_factory):
+def quartet(noisy, compiled, shared):
     """Folders of four models that compile fast, a student and its teachers, for `noisy`."""
-    folder = tmp_path_factory.mktemp("quartet")
-    names = {"tiny_mlp_narrow": ("student", "narrow"), "tiny_mlp": ("weak", "wide")}
-    for seed in (0, 1):
-        config = small_jobs.pretraining(noisy, names=tuple(names), seed=seed, eval_every_steps=8)
-        with _compile_once(compiled):
+    called = {"student": (0, "tiny_mlp_narrow"), "narrow": (1, "tiny_mlp_narrow")}
+    called |= {"weak": (0, "tiny_mlp"), "wide": (1, "tiny_mlp")}
+    with shared("quartet") as folder, _compile_once(compiled):
+        for seed in (0, 1):
+            names = ("tiny_mlp_narrow", "tiny_mlp")
+            config = small_jobs.pretraining(noisy, names=names, seed=seed, eval_every_steps=8)
             pretrain.run(config, folder / str(seed))
-        for name, called in names.items():
-            shutil.move(folder / str(seed) / "models" / name, folder / called[seed])
-    return [str(folder / called) for called in ("student", "narrow", "weak", "wide")]
+        for name, (seed, architecture) in called.items():
+            if not (folder / name).exists():
+                shutil.copytree(folder / str(seed) / "models" / architecture, folder / name)
+    return [str(folder / name) for name in ("student", "narrow", "weak", "wide")]
 
 
 @pytest.fixture

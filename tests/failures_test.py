@@ -19,6 +19,8 @@ from ktjax.experiment import evaluation, inputs
 from ktjax.jobs import transfer
 from ktjax.targets import live
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 
 

@@ -66,7 +66,19 @@ def goldens(family):
     return found
 
 
-CASES = [(family, architecture) for family in models.FAMILIES for architecture in goldens(family)]
+# Large or deep, seconds each: .ci/full runs them, and others of their families run by default.
+LARGE = {
+    *("senet154", "resnetrs50", "resnet50_gn", "resnetblur50", "resnet34d", "resnetaa50d"),
+    *("resnetv2_50x1_bit", "resnetv2_50d_evos", "resnetv2_50t"),
+    *("regnety_040_sgn", "regnetz_040", "regnetv_064", "regnetv_040"),
+    *("convnext_small", "convnext_tiny_hnf", "convnextv2_tiny"),
+    *("efficientnet_b1_pruned", "tf_efficientnet_b0", "efficientnet_b0_g8_gn"),
+}
+CASES = [
+    pytest.param(family, architecture, marks=[pytest.mark.full] * (architecture in LARGE))
+    for family in models.FAMILIES
+    for architecture in goldens(family)
+]
 each_case = pytest.mark.parametrize(("family", "architecture"), CASES)
 each_family = pytest.mark.parametrize("family", models.FAMILIES)
 
@@ -290,8 +302,7 @@ def once_per_block():
     return call_or_recall
 
 
-@each_family
-def test_numbers_of_parameters_are_timms(family, monkeypatch):
+def check_numbers_of_parameters(architectures, monkeypatch):
     param = nn.Module.param
 
     def zeros(self, name, init_fn, *shape, **options):
@@ -300,11 +311,28 @@ def test_numbers_of_parameters_are_timms(family, monkeypatch):
 
     monkeypatch.setattr(nn.Module, "param", zeros)
     timms = catalogue.TIMM["architectures"]
-    for architecture in models.FAMILIES[family].VARIANTS:
+    for architecture in architectures:
         names = models.classes.numbered(timms[architecture]["classes"])
         with nn.intercept_methods(once_per_block()):
             blank, _ = models.skeleton(architecture, names, None, {})
         assert blank.num_parameters() == timms[architecture]["parameters"], architecture
+
+
+def some_of(family):
+    """Every eighth: variants of a kind follow one another in the tables."""
+    return list(models.FAMILIES[family].VARIANTS)[::8]
+
+
+@each_family
+def test_numbers_of_parameters_are_timms(family, monkeypatch):
+    check_numbers_of_parameters(some_of(family), monkeypatch)
+
+
+@pytest.mark.full
+@each_family
+def test_numbers_of_parameters_of_the_other_variants_are_timms(family, monkeypatch):
+    others = [name for name in models.FAMILIES[family].VARIANTS if name not in some_of(family)]
+    check_numbers_of_parameters(others, monkeypatch)
 
 
 # The tiny network of each family.

@@ -91,7 +91,14 @@ def test_two_stages_are_two_transfers(images, quartet, tmp_path):
     assert second["accuracy_after"] == row["accuracy_after"]
 
 
-@pytest.mark.parametrize("calls", [1, 3, 5], ids=["first", "second", "third"])
+@pytest.mark.parametrize(
+    "calls",
+    [
+        pytest.param(1, id="first", marks=pytest.mark.full),
+        pytest.param(3, id="second"),
+        pytest.param(5, id="third", marks=pytest.mark.full),
+    ],
+)
 def test_killed_in_a_stage(calls, sequential, tmp_path, monkeypatch):
     config, workdir, _ = sequential
     with monkeypatch.context() as patch:
@@ -281,27 +288,13 @@ def test_without_labels(images, quartet, refused, monkeypatch):
         refused(transfer.run, asks("kl"), f"has {name} images without labels")
 
 
-# On the embedded zoo.
-
-EMBEDDED = "teachers=glyphs/tiny_mlp+glyphs/tiny_mlp_narrow+glyphs/tiny_mixer,runlocal"
-
-
-@pytest.mark.parametrize("strategy", ["parallel", "soup", "mutual"])
-def test_embedded_zoo(strategy, glyphs_dir, tmp_path):
-    arg = f"student=glyphs/tiny_resnet_narrow,{EMBEDDED},strategy={strategy}"
-    config = small_jobs.load_config("transfer", arg, image_size=24, data_dir=glyphs_dir)
-    results = transfer.run(config, tmp_path)
-    assert len(results["runs"]) == {"parallel": 2, "soup": 8, "mutual": 4}[strategy]
-    assert "report" in {path.stem for path in tmp_path.iterdir()}
-
-
-def test_command_line(glyphs_dir, cached, tmp_path):
-    config = f"configs/transfer.py:{EMBEDDED},strategy=sequential,order=ascending"
+def test_command_line(images, quartet, cached, tmp_path):
+    arg = f"teachers={'+'.join(quartet[1:])},data=folder:{images},runlocal"
     done = small_jobs.launch(
-        f"--config={config}",
+        f"--config=configs/transfer.py:{arg},strategy=sequential,order=ascending",
         f"--workdir={tmp_path}",
-        f"--config.data_dir={glyphs_dir}",
-        "--config.student=glyphs/tiny_resnet_narrow",
+        "--config.image_size=12",
+        f"--config.student={quartet[0]}",
         "--config.objectives.kl_dp.top_k=10",
         **cached,
     )
@@ -311,3 +304,19 @@ def test_command_line(glyphs_dir, cached, tmp_path):
     assert results["config"]["objectives"]["kl_dp"]["top_k"] == 10
     assert [len(row["stages"]) for row in results["runs"]] == [3, 3]
     json.dumps(results, allow_nan=False)
+
+
+# On the embedded zoo.
+
+EMBEDDED = "teachers=glyphs/tiny_mlp+glyphs/tiny_mlp_narrow+glyphs/tiny_mixer,runlocal"
+
+
+@pytest.mark.parametrize(
+    "strategy", ["mutual", *(pytest.param(s, marks=pytest.mark.full) for s in ("parallel", "soup"))]
+)
+def test_embedded_zoo(strategy, glyphs_dir, tmp_path):
+    arg = f"student=glyphs/tiny_resnet_narrow,{EMBEDDED},strategy={strategy}"
+    config = small_jobs.load_config("transfer", arg, image_size=24, data_dir=glyphs_dir)
+    results = transfer.run(config, tmp_path)
+    assert len(results["runs"]) == {"parallel": 2, "soup": 8, "mutual": 4}[strategy]
+    assert "report" in {path.stem for path in tmp_path.iterdir()}

@@ -168,6 +168,7 @@ def test_only_transformers_models_go_to_transformers(tmp_path):
     assert not (tmp_path / "there").exists()
 
 
+@pytest.mark.usefixtures("compile_once")
 def test_models_of_timm_and_transformers_teach_each_other(tmp_path):
     """Through the front door: both as they write them, and the student back to transformers."""
     images = small_jobs.make_images(tmp_path / "images")

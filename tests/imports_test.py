@@ -5,6 +5,9 @@ Imports inside of functions, and those that only type checkers see, count as wel
 
 import ast
 import graphlib
+import importlib.metadata
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,7 +54,11 @@ ONLY_IN = {
     "timm": set(),
     "tensorflow": set(),
 }
-SLOW = {"torch", "tensorflow"}  # never at the top of a module
+SLOW = {"torch", "tensorflow"}  # never at the top of a module; used where they are installed
+# Parts of a library that have a distribution of their own, of which the library pins the version.
+PARTS = {"pydantic_core": "pydantic"}
+# Required and not imported: tensorflow-datasets needs it and does not say so.
+FOR_OTHERS = {"importlib-resources"}
 
 # What is known to be otherwise: (who, whom) -> why. A line that no longer holds fails, too.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
@@ -146,6 +153,39 @@ def test_slow_libraries_wait():
     for who, path in MODULES.items():
         for whom, at_top in imports(path):
             assert not (at_top and below(whom, SLOW)), (who, whom)
+
+
+def normalized(distribution):
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def required():
+    """Distributions that setup.py requires, but for those of extras."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (listed,) = (
+        ast.literal_eval(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg == "install_requires"
+    )
+    return {normalized(re.match(r"[\w.-]+", line)[0]) for line in listed}
+
+
+def test_setup_requires_what_is_imported():
+    """Not what comes along with something else today; and nothing that nobody imports."""
+    configs = (ROOT / "configs").rglob("*.py")
+    imported = {
+        whom.partition(".")[0]
+        for path in (*MODULES.values(), *configs)
+        for whom, _ in imports(path)
+    }
+    imported -= {"ktjax", *sys.stdlib_module_names, *SLOW}
+    known = importlib.metadata.packages_distributions()
+    found = set()
+    for name in imported:
+        distributions = {normalized(d) for d in known[PARTS.get(name, name)]}
+        assert distributions & required(), f"setup.py lacks {name}: {distributions}"
+        found |= distributions
+    assert required() - found == FOR_OTHERS
 
 
 def test_the_check_sees_what_is_wrong(tmp_path):

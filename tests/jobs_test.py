@@ -53,10 +53,10 @@ WITHOUT_TEACHER = ("xe", "self")
 
 @pytest.fixture(scope="module")
 def transferred(images, zoo, tmp_path_factory):
-    """(workdir, results) of every objective from each teacher alone, on stored targets."""
+    """(workdir, results) of every objective from one teacher, on stored targets."""
     workdir = tmp_path_factory.mktemp("transferred")
     arg = f"objectives={'+'.join(ENTRIES)}"
-    config = transferring(images, zoo[0], zoo[1:], arg=arg, targets="stored")
+    config = transferring(images, zoo[0], zoo[1:2], arg=arg, targets="stored")
     return workdir, transfer.run(config, workdir)
 
 
@@ -145,10 +145,10 @@ def test_transfers_of_every_objective(transferred, zoo):
     check_files(workdir, results)
     assert list(workdir.rglob("*.png"))
     found = {(row["objective"], *row["teachers"]) for row in results["runs"]}
-    asked = {(name, zoo[k]) for name in ENTRIES for k in (1, 2) if name not in WITHOUT_TEACHER}
+    asked = {(name, zoo[1]) for name in ENTRIES if name not in WITHOUT_TEACHER}
     assert found == asked | {(name,) for name in WITHOUT_TEACHER}
     assert len(found) == len(results["runs"])
-    assert set(results["models"]) == set(zoo)
+    assert set(results["models"]) == set(zoo[:2])
 
 
 def test_peak_memory_is_told_where_the_backend_counts(pretrained, monkeypatch):

@@ -30,6 +30,9 @@ VARIANTS = {
     "in parts": dict(microbatches=2),
     "all": dict(microbatches=4, remat=True, size=3),
 }
+# (variant, whether BatchNorm's statistics are frozen); .ci/full runs the others.
+CASES = [("plain", True), ("in parts", False), ("all", True)]
+OTHERS = [(name, not frozen) for name, frozen in CASES]
 
 
 @functools.cache
@@ -120,34 +123,39 @@ def bytes_of(tree, device):
     return sum(s.data.nbytes for s in shards if s.device == device)
 
 
-def save_all(path):
+def save_all(path, cases):
     assert jax.device_count() == DEVICES
     arrays, held = {}, {}
     for layout in parallel.LAYOUTS:
-        for name, options in VARIANTS.items():
-            for freeze_stats in (False, True):
-                state, seen = run(layout, freeze_stats=freeze_stats, **options)
-                found = flat(state, seen)
-                arrays |= {f"{layout} {name} {freeze_stats} {k}": v for k, v in found.items()}
-                held[f"{layout} {name} {freeze_stats}"] = {
-                    "state": [bytes_of(state, device) for device in jax.devices()],
-                    "frozen": [bytes_of(frozen(layout), device) for device in jax.devices()],
-                }
+        for name, freeze_stats in cases:
+            state, seen = run(layout, freeze_stats=freeze_stats, **VARIANTS[name])
+            found = flat(state, seen)
+            arrays |= {f"{layout} {name} {freeze_stats} {k}": v for k, v in found.items()}
+            held[f"{layout} {name}"] = {
+                "state": [bytes_of(state, device) for device in jax.devices()],
+                "frozen": [bytes_of(frozen(layout), device) for device in jax.devices()],
+            }
     np.savez(path, held=json.dumps(held), **arrays)
 
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
-    """What eight devices have computed."""
-    path = tmp_path_factory.mktemp("eight") / "steps.npz"
+    """there("CASES") or there("OTHERS"): what eight devices compute."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": root,
     }
-    subprocess.run([sys.executable, __file__, path], env=environment, check=True, timeout=300)
-    return dict(np.load(path))
+
+    @functools.cache
+    def computed(which):
+        path = tmp_path_factory.mktemp("eight") / "steps.npz"
+        command = [sys.executable, __file__, path, which]
+        subprocess.run(command, env=environment, check=True, timeout=300)
+        return dict(np.load(path))
+
+    return computed
 
 
 @functools.cache
@@ -155,16 +163,20 @@ def here(freeze_stats, microbatches=1):
     return flat(*run("pmap", freeze_stats=freeze_stats, microbatches=microbatches))
 
 
-@pytest.mark.parametrize("freeze_stats", [False, True], ids=["train", "frozen"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "freeze_stats"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.full) for case in OTHERS)],
+    ids=lambda value: {False: "train", True: "frozen"}.get(value, value),
+)
 @pytest.mark.parametrize("layout", parallel.LAYOUTS)
 def test_same_numbers_as_on_one_device(layout, variant, freeze_stats, there):
     # Only BatchNorm sees of which samples the parts of a batch are.
     parts = VARIANTS[variant].get("microbatches", 1)
     expected = here(freeze_stats, 1 if freeze_stats else parts)
     before = flat(start("pmap"), [{}])
+    eight = there("CASES" if (variant, freeze_stats) in CASES else "OTHERS")
     for key, value in expected.items():
-        found = there[f"{layout} {variant} {freeze_stats} {key}"]
+        found = eight[f"{layout} {variant} {freeze_stats} {key}"]
         np.testing.assert_allclose(found, value, rtol=0, atol=1e-5, err_msg=key)
         if ".params" in key and "bn" not in key:
             assert not np.allclose(value, before[key], atol=1e-3), f"{key} was not trained"
@@ -177,9 +189,9 @@ def test_microbatches_have_statistics_of_their_own():
 
 
 def test_fsdp_shards_student_and_teachers(there):
-    held = json.loads(str(there["held"]))
+    held = json.loads(str(there("CASES")["held"]))
     for name in VARIANTS:
-        whole, parts = held[f"pmap {name} True"], held[f"fsdp {name} True"]
+        whole, parts = held[f"pmap {name}"], held[f"fsdp {name}"]
         for what in ("state", "frozen"):
             assert len(set(parts[what])) == 1 == len(set(whole[what]))
             # Of each model one kernel is large enough; the rest, some hundred numbers, is whole.
@@ -190,9 +202,9 @@ def test_fsdp_shards_student_and_teachers(there):
 
 
 def test_frozen_models_are_held_once(there):
-    held = json.loads(str(there["held"]))
+    held = json.loads(str(there("CASES")["held"]))
     variables = jax.tree.leaves([dict(student().variables), dict(teacher().variables)])
-    assert set(held["pmap plain True"]["frozen"]) == {sum(leaf.nbytes for leaf in variables)}
+    assert set(held["pmap plain"]["frozen"]) == {sum(leaf.nbytes for leaf in variables)}
 
 
 def test_small_or_indivisible_arrays_are_whole(monkeypatch):
@@ -236,4 +248,4 @@ def test_remat_is_asked_for(remat):
 
 
 if __name__ == "__main__":
-    save_all(sys.argv[1])
+    save_all(sys.argv[1], {"CASES": CASES, "OTHERS": OTHERS}[sys.argv[2]])

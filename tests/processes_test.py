@@ -138,6 +138,7 @@ def test_as_on_one_device(processes, devices, others, run, transfer, on_one_devi
         assert "kl_dp-tiny_mlp-1: step 6: " in text
 
 
+@pytest.mark.full
 def test_complementarity_in_two_processes(run, images, zoo, tmp_path):
     arguments = [
         f"--config=configs/complementarity.py:models={'+'.join(zoo)},data=folder:{images}",

@@ -1,7 +1,7 @@
 """The train step on any number of devices, what it leaves alone, and the loop around it.
 
-One student with BatchNorm, one teacher, 16 images. Run as a script, this file saves what the step
-computes on the devices that there are.
+One small student with BatchNorm, one teacher, 16 images; processes_test.py trains one that
+convolves. Run as a script, this file saves what the step computes on the devices that there are.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_models
 
 from ktjax import loop as loop_lib
-from ktjax import models, objectives, parallel, train
+from ktjax import objectives, parallel, train
 from ktjax.data import pipeline
 from ktjax.losses import Softening
 from ktjax.objective import Objective
 from ktjax.targets import live
 
-CLASSES = ("a", "b", "c")
 BATCH = 16
 SLICES = 8
 RATE = 0.05
@@ -41,17 +41,12 @@ def augment(image_BxHxWx3, index_B, view):
 
 @functools.cache
 def student():
-    """Its running statistics are not the zeros and ones of a fresh model."""
-    classifier = models.create("tiny_resnet_narrow", classes=CLASSES, seed=0)
-    stats = jax.tree.map(
-        lambda x: x + 0.1 * jnp.arange(x.size) / x.size, classifier.variables["batch_stats"]
-    )
-    return dataclasses.replace(classifier, variables=classifier.variables | {"batch_stats": stats})
+    return small_models.make("student")
 
 
 @functools.cache
 def teacher():
-    return models.create("tiny_mlp", classes=CLASSES, seed=1)
+    return small_models.make("teacher", width=12, batch_norm=False)
 
 
 @functools.cache
@@ -59,8 +54,8 @@ def batch(*, size=BATCH, masked=0, seed=0):
     """`masked` samples at the end are padding."""
     rng = np.random.default_rng(seed)
     return {
-        "image": rng.integers(0, 256, (size, 12, 12, 3), dtype=np.uint8),
-        "label": rng.integers(0, len(CLASSES), size).astype(np.int32),
+        "image": rng.integers(0, 256, (size, 6, 6, 3), dtype=np.uint8),
+        "label": rng.integers(0, len(small_models.CLASSES), size).astype(np.int32),
         "index": np.arange(size, dtype=np.int32),
         "mask": np.arange(size) < size - masked,
     }
@@ -85,7 +80,7 @@ def start(objective=OBJECTIVE):
         student().variables,
         objective=objective,
         optimizer=optax.sgd(RATE),
-        outputs=train.output_shapes(student(), (teacher(),), size=12),
+        outputs=train.output_shapes(student(), (teacher(),), size=6),
         label_N=np.zeros(BATCH, np.int32),
         slow=False,
         key=jax.random.key(0),
@@ -117,6 +112,8 @@ def sliced(arrays, slices):
 def train_for(step, arrays, *, slices, steps=3, state=None, frozen_=None):
     """The State after some steps on one batch, and the metrics of each step."""
     state, seen = state or start(), []
+    if slices == jax.local_device_count():  # as it comes back: else a second step is compiled anew
+        state = parallel.replicate(state)
     for _ in range(steps):
         state, metrics = step(state, frozen_ or frozen(), sliced(arrays, slices), jax.random.key(0))
         seen.append(metrics)
@@ -204,7 +201,7 @@ def test_live_and_stored_targets_are_the_same():
         live.store(m, images, augment=augment, seed=0, views=2, batch_size=6, dtype=jnp.float32)
         for m in (student(), teacher())
     )
-    assert [s.shape for s in stored] == 2 * [(2, BATCH, len(CLASSES))]
+    assert [s.shape for s in stored] == 2 * [(2, BATCH, len(small_models.CLASSES))]
     assert not np.array_equal(stored[1][0], stored[1][1])
     step = parallel.data_parallel(make_step(teach=live.replay, freeze_stats=True))
     permuted = {k: v[::-1] for k, v in batch().items()}  # `index` is not the place in the batch
@@ -413,7 +410,7 @@ def test_initial_student_is_the_student_in_bfloat16_too():
         model.variables,
         objective=objective,
         optimizer=optimizer,
-        outputs=train.output_shapes(model, (), size=12),
+        outputs=train.output_shapes(model, (), size=6),
         label_N=np.zeros(BATCH, np.int32),
         slow=False,
         key=jax.random.key(0),

@@ -1,10 +1,12 @@
-"""The embedded zoo: what ships in ktjax/models/glyphs, and that it is as good as it says."""
+"""The embedded zoo, ktjax/models/glyphs: it is as good as it says; the paper's figure 1 on it."""
 
 import functools
 
+import numpy as np
 import pytest
 
 from ktjax import models
+from ktjax.analysis import pairs
 from ktjax.data import glyphs
 from ktjax.models.checkpoints import weights
 
@@ -41,3 +43,16 @@ def test_a_model_answers_with_the_classes_of_the_data(name):
 def test_accuracy_is_the_recorded_one(name, answers):
     accuracy = 100 * answers(name).correct_N.mean()
     assert accuracy == pytest.approx(config_of(name)["accuracy"], abs=0.05)
+
+
+# The paper's figure 1, on the zoo that ships with ktjax.
+
+
+def test_every_pair_of_the_embedded_zoo_has_flips_on_more_than_two_percent(answers):
+    correct_MxN = np.stack([answers(name).correct_N for name in NAMES])
+    assert correct_MxN.shape == (9, 16000)
+    both_MxM = pairs.both_right(correct_MxN)
+    rho_pos_MxM = 100 * (np.diagonal(both_MxM)[:, None] - both_MxM) / 16000
+    others_MxM = ~np.eye(9, dtype=bool)
+    assert rho_pos_MxM[others_MxM].min() > 2
+    assert rho_pos_MxM[others_MxM].min() == pytest.approx(2.64, abs=0.1)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ktjax import files
 from ktjax.classifier import Classifier, Variables
 from ktjax.models import registry
 from ktjax.models.checkpoints import catalogue, hf, hub, weights
@@ -98,8 +99,8 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     path = Path(name)
     if weights.is_export(path):
         return hub.folder(path)
-    written = [(path / kind).rglob(weights.WEIGHTS) for kind in ("models", "students")]
-    inside = sorted(file.parent for files in written for file in files)
+    written = [(path / kind).rglob(weights.WEIGHTS) for kind in (files.MODELS, files.STUDENTS)]
+    inside = sorted(path.parent for paths in written for path in paths)
     if len(inside) > 1:
         raise ValueError(f"'{name}' holds several models: name one, {', '.join(map(str, inside))}.")
     if inside:

@@ -16,13 +16,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ktjax import files
 from ktjax.analysis import rows
 from ktjax.analysis.rows import Results
 from ktjax.report import figures
 from ktjax.report.pages import PAGES
 from ktjax.report.parts import Drawing, Table
-
-PAGE = "report.html"
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 1rem;
@@ -61,7 +60,7 @@ def write(
     """
     results = rows.read(results)
     folder = pathlib.Path(folder)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    (folder / files.FIGURES).mkdir(parents=True, exist_ok=True)
     page = PAGES[results.job]
     title = page.title(results)
     body = [_tag("h1", title), _tag("p", page.summary(results))]
@@ -83,8 +82,8 @@ def write(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"{_tag('title', title)}<style>{STYLE}</style></head>\n<body>"
     )
-    path = folder / PAGE
-    path.write_text("\n".join([head, *body, "</body></html>\n"]), encoding="utf-8")
+    path = folder / files.REPORT
+    files.write_whole(path, "\n".join([head, *body, "</body></html>\n"]))
     return path
 
 
@@ -94,9 +93,8 @@ def _figure(folder: pathlib.Path, drawing: Drawing, source: Any) -> list[str]:
     if not drawn:
         return []
     png = _png(drawing.draw(source))
-    (folder / "figures" / f"{drawing.name}.png").write_bytes(png)
-    csv_path = folder / "figures" / f"{drawing.name}.csv"
-    csv_path.write_text(_csv(drawn), encoding="utf-8", newline="")
+    files.write_whole(folder / files.FIGURES / f"{drawing.name}.png", png)
+    files.write_whole(folder / files.FIGURES / f"{drawing.name}.csv", _csv(drawn))
     data = base64.b64encode(png).decode()
     image = f'<img alt="{html.escape(drawing.caption)}" src="data:image/png;base64,{data}">'
     return [f"<figure>{image}{_tag('figcaption', drawing.caption)}</figure>"]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ktjax import files
 from ktjax.classifier import InputSpec
 from ktjax.models.checkpoints.hf_kinds import KINDS
 from ktjax.models.checkpoints.layouts import Layout, Renamed, transformers
@@ -150,7 +151,7 @@ def write_config(
     }
     for name, content in (("config.json", config), (PREPROCESSOR, preprocessor)):
         text = json.dumps(content, indent=1, ensure_ascii=False)
-        (folder / name).write_text(f"{text}\n", encoding="utf-8")
+        files.write_whole(folder / name, f"{text}\n")
 
 
 def _resizing(spec: InputSpec) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import safetensors
 from flax import traverse_util
 from safetensors import numpy as safetensors_numpy
 
+from ktjax import files
 from ktjax.classifier import Classifier, InputSpec
 from ktjax.models.checkpoints import hf, layouts
 from ktjax.models.checkpoints.catalogue import TIMM
@@ -219,7 +220,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     # save_file's files can be read by their owner only. transformers asks for the metadata.
     entries = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
-    (folder / WEIGHTS).write_bytes(entries)
+    files.write_whole(folder / WEIGHTS, entries)
     if format == "hf":
         hf.write_config(
             folder,
@@ -240,7 +241,7 @@ def export(
         "label_names": classifier.classes,
     }
     text = json.dumps(config, indent=1, ensure_ascii=False)
-    (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
+    files.write_whole(folder / CONFIG, f"{text}\n")
 
 
 def _timms_own(architecture: str) -> dict[str, Any]:
