@@ -64,6 +64,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     objectives = {
         "xe": dict(objective="xe", learning_rate=1e-4, **xe),
         "self": dict(objective="self", learning_rate=1e-4, **kl()),
+        "xe_self": dict(objective="xe_self", learning_rate=1e-4, alpha=0.5, **xe, **kl()),
         "kl": dict(objective="kl", learning_rate=1e-4, flips=flips, **kl()),
         "xe_kl": dict(objective="xe_kl", learning_rate=1e-4, alpha=0.5, flips=flips, **xe, **kl()),
         "xe_kl_mcl": dict(

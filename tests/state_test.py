@@ -26,6 +26,7 @@ CRD = dict(projection=4, negatives=5, contrast_temperature=0.2, momentum=0.5)
 OPTIONS = {
     "xe": XE,
     "self": KL,
+    "xe_self": KL | XE | dict(alpha=0.7),
     "kl": KL | dict(flips=("positive", "neutral")),
     "xe_kl": KL | XE | dict(alpha=0.7, flips=objectives.FLIPS),
     "hinton": KL | dict(flips=("negative", "neutral")),

@@ -54,6 +54,13 @@ class Self_(_Softened):
     objective: Literal["self"]
 
 
+class XeSelf(_Softened, _Labels):
+    """The initial student and the label."""
+
+    objective: Literal["xe_self"]
+    alpha: Annotated[float, NUMBER, Field(ge=0, le=1)]
+
+
 class Kl(_Distilled):
     """The teacher."""
 
@@ -129,6 +136,7 @@ class Mutual(_Softened, _Labels):
 Objective = Annotated[
     Xe
     | Self_
+    | XeSelf
     | Kl
     | Hinton
     | XeKl
