@@ -52,8 +52,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "kl_dp": dict(objective="kl_dp", learning_rate=0.1, **kl()),
         "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=0.1, **kl()),
     }
-    # What a transfer is compared with: the same training without a teacher. Each has a run for every
-    # seed and every learning rate above; the one that gained most on tune is subtracted: net.
+    # What a transfer is compared with: the same training without a teacher. Each has a run for
+    # every seed and every learning rate above; the one that gained most on tune, or none, is
+    # subtracted: net.
     config.controls = {
         "xe": dict(objective="xe", label_smoothing=0.0),  # labels only
         # Half the label, half the initial student.

@@ -43,8 +43,8 @@ def with_net(
 
     Of a run that was trained by teachers: its delta minus that of its student's control with the
     same seed (the mean over seeds, if that seed has none), and the standard error of that
-    difference, paired over the validation images. The others are as they were: nobody taught them, or, a soup, nothing was trained as often without a
-    teacher.
+    difference, paired over the validation images. The others are as they were: nobody taught them,
+    or they are soups, and nothing was trained as often without a teacher.
 
     Args:
       runs: of a transfer.

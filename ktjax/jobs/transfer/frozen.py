@@ -58,7 +58,7 @@ def runs(start: Setup) -> Iterator[Done]:
 
 
 def plan_controls(start: Setup, called: str = "") -> tuple[Setup, tuple[Run, ...]]:
-    """What the controls of the student begin with, and their runs; `called`: a part of the names."""
+    """What the controls of the student begin with, and their runs, which have `called` in them."""
     alone = setup.of_controls(start)
     return alone, plan.plan_controls(alone.settings, alone.settings.objectives, called)
 

@@ -154,7 +154,9 @@ def plan_controls(settings: Transfer, names: Iterable[str], student: str = "") -
         for label in names:
             name = "-".join(filter(None, (label, student, str(seed))))
             stage_names = tuple(f"{name}/{i}" for i in range(1, count + 1))
-            runs.append(Run(label, ((),) * count, seed, name, (name,) if count == 1 else stage_names))
+            runs.append(
+                Run(label, ((),) * count, seed, name, (name,) if count == 1 else stage_names)
+            )
     return tuple(runs)
 
 
