@@ -68,7 +68,7 @@ def test_both_families_learn_the_digits(fitted):
 def test_transfer_between_them(fitted, digits, cached, tmp_path):
     workdir, pretrained = fitted
     student, teacher = (workdir / "models" / name for name in ("tiny_resnet_narrow", "tiny_mlp"))
-    arguments = f"student={student},teachers={teacher},data=folder:{digits},objectives=kl_dp"
+    arguments = f"student={student},teachers={teacher},data=folder:{digits},objectives=kl_dp,controls="
     results = launch(
         f"transfer.py:{arguments}",
         tmp_path,

@@ -264,7 +264,7 @@ EMBEDDED = "teachers=glyphs/tiny_mlp+glyphs/tiny_mlp_narrow+glyphs/tiny_mixer,ru
 
 @pytest.mark.parametrize("strategy", ["parallel", "soup", "mutual"])
 def test_embedded_zoo(strategy, glyphs_dir, tmp_path):
-    arg = f"student=glyphs/tiny_resnet_narrow,{EMBEDDED},strategy={strategy}"
+    arg = f"student=glyphs/tiny_resnet_narrow,{EMBEDDED},strategy={strategy},controls="
     config = small_jobs.load_config("transfer", arg, image_size=24, data_dir=glyphs_dir)
     results = transfer.run(config, tmp_path)
     assert len(results["runs"]) == {"parallel": 2, "soup": 8, "mutual": 4}[strategy]
@@ -272,7 +272,7 @@ def test_embedded_zoo(strategy, glyphs_dir, tmp_path):
 
 
 def test_command_line(glyphs_dir, cached, tmp_path):
-    config = f"configs/transfer.py:{EMBEDDED},strategy=sequential,order=ascending"
+    config = f"configs/transfer.py:{EMBEDDED},strategy=sequential,order=ascending,controls=xe"
     done = small_jobs.launch(
         f"--config={config}",
         f"--workdir={tmp_path}",
@@ -286,4 +286,6 @@ def test_command_line(glyphs_dir, cached, tmp_path):
     results = read(tmp_path)
     assert results["config"]["objectives"]["kl_dp"]["top_k"] == 10
     assert [len(row["stages"]) for row in results["runs"]] == [3, 3]
+    assert [len(row["stages"]) for row in results["controls"]] == [3]
+    assert "net ± se points" in done.stdout and "Controls of glyphs/" in done.stdout
     json.dumps(results, allow_nan=False)
