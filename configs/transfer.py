@@ -107,8 +107,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # What a transfer is compared with: the same training without a teacher. Each of these has a run
     # for every seed and every learning rate of the objectives, with their steps, schedule and slow
     # weights. The one that gained most on tune, in the mean over seeds, or none, is subtracted:
-    # net. What asks for labels is left out where there are none, and self where a student has no
-    # batch_norm=train that could move it. controls=xe+self picks from these; controls= is none.
+    # net. What asks for labels is left out where there are none, and self unless batch_norm=train
+    # moves the student. controls=xe+self picks from these; controls= is none.
     controls = {
         "xe": dict(objective="xe", **xe),  # labels only
         "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: of the student
