@@ -116,7 +116,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     for name in arg.controls:
         config_lib.check_choice("controls", name, tuple(controls))
-    config.controls = {name: controls[name] for name in arg.controls}
+    config.controls = {name: controls[name] for name in arg.controls}  # of those above
     # Slow weights: tau of them stays every so many steps. What is evaluated and exported, then.
     mcl = {"xe_kl_mcl": dict(tau=0.9999, every=8)}
     config.mcl = {name: mcl[name] for name in chosen if name in mcl}
