@@ -27,13 +27,14 @@ from ktjax import config as config_lib
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Arguments: student, teachers, data, objectives, strategy, order, runlocal."""
+    """Arguments: student, teachers, data, objectives, controls, strategy, order, runlocal."""
     arg = config_lib.parse_arg(
         arg,
         student="glyphs/tiny_resnet",
         teachers=("glyphs/tiny_vit",),
         data="glyphs",
         objectives=(),
+        controls=("xe", "xe_self", "self"),
         strategy="single",
         order="given",
         runlocal=False,
@@ -71,6 +72,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     objectives = {
         "xe": dict(objective="xe", learning_rate=1e-4, **xe),
         "self": dict(objective="self", learning_rate=1e-4, **kl()),
+        "xe_self": dict(objective="xe_self", learning_rate=1e-4, alpha=0.5, **xe, **kl()),
         "kl": dict(objective="kl", learning_rate=1e-4, **every, **kl()),
         "xe_kl": dict(objective="xe_kl", learning_rate=1e-4, alpha=0.5, **every, **xe, **kl()),
         "xe_kl_mcl": dict(
@@ -121,6 +123,19 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for name in chosen:
         config_lib.check_choice("objectives", name, tuple(objectives))
     config.objectives = {name: objectives[name] for name in chosen}  # of those above
+    # What a transfer is compared with: the same training without a teacher. Each of these has a run
+    # for every seed and every learning rate of the objectives, with their steps, schedule and slow
+    # weights. The one that gained most on tune, in the mean over seeds, or none, is subtracted:
+    # net. What asks for labels is left out where there are none, and self unless batch_norm=train
+    # moves the student. controls=xe+self picks from these; controls= is none.
+    controls = {
+        "xe": dict(objective="xe", **xe),  # labels only
+        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: of the student
+        "self": dict(objective="self", **kl()),  # nobody teaches
+    }
+    for name in arg.controls:
+        config_lib.check_choice("controls", name, tuple(controls))
+    config.controls = {name: controls[name] for name in arg.controls}  # of those above
     # Slow weights: tau of them stays every so many steps. What is evaluated and exported, then.
     # None: every 512 samples, as in the paper: 2 * 256 / batch_size steps, at least one.
     mcl = {"xe_kl_mcl": dict(tau=0.9999, every=config_dict.placeholder(int))}

@@ -44,6 +44,21 @@ def make_self(*, softening: Softening) -> Objective:
     return stateless(loss)
 
 
+def make_xe_self(*, alpha: float, label_smoothing: float, softening: Softening) -> Objective:
+    """`alpha` times `self` plus 1 - alpha times the cross-entropy with the labels.
+
+    The control that learns from the label and holds on to the initial student: `xe_kl` with the
+    initial student as the teacher.
+    """
+    own = make_self(softening=softening)
+
+    def loss(outputs, batch):
+        own_B, (_, aux) = own.apply((), (), outputs, batch, None)
+        return alpha * own_B + (1 - alpha) * label_loss(outputs, batch, label_smoothing), aux
+
+    return stateless(loss)
+
+
 def _distil(
     divergence: Callable[[jax.Array, jax.Array], jax.Array], flips: Sequence[str], mean_over: str
 ) -> Objective:
@@ -316,6 +331,9 @@ class Entry(NamedTuple):
 OBJECTIVES = {
     "xe": Entry(make_xe, labels=True, initial=False, teachers=False),
     "self": Entry(make_self, labels=False, initial=True, teachers=False),
+    "xe_self": Entry(
+        make_xe_self, labels=True, initial=True, teachers=False, without_labels="self"
+    ),
     "kl": Entry(make_kl, labels=False, initial=False, teachers=True),
     "xe_kl": Entry(make_xe_kl, labels=True, initial=False, teachers=True, without_labels="kl"),
     "hinton": Entry(make_hinton, labels=False, initial=False, teachers=True),

@@ -57,3 +57,36 @@ def test_correlation_that_is_not_defined_is_none(correlation):
     assert correlation([], []) is None
     with pytest.raises(ValueError, match="same things"):
         correlation([1, 2, 3], [1, 2])
+
+
+def test_the_variance_of_seeds_is_pooled():
+    # Squares about 2: 1 + 0 + 1, with 2 degrees; about 5: 1 + 1, with 1; a single run says nothing.
+    assert chance.pooled_sd([[1, 2, 3], [4, 6], [100]]) == pytest.approx((4 / 3) ** 0.5)
+    assert chance.pooled_sd([[1, 3], [7, 9]]) == pytest.approx(2**0.5)  # each about its own mean
+    assert chance.pooled_sd([[1], [2]]) is None and chance.pooled_sd([]) is None
+
+
+def clustered(values, students, teachers, **level):
+    return chance.clustered_interval(values, students=students, teachers=teachers, **level)
+
+
+def test_the_interval_over_pairs_counts_students_and_teachers():
+    # Sums: a 2, b -2, x 2, y -2. Each side 2 * 8 / 16 = 1, pairs 4 / 3 * 8 / 16 = 2 / 3.
+    low, high = clustered([2, 0, 0, -2], "aabb", "xyxy")
+    t = 12.7062047  # of one degree
+    assert (low, high) == pytest.approx((-t * (4 / 3) ** 0.5, t * (4 / 3) ** 0.5))
+    # About 3: a -3, b 3, x -2, y 2. 2 * 18 / 16 and 1, pairs 14 / 12: the students' alone is more.
+    low, high = clustered([1, 2, 3, 6], "aabb", "xyxy")
+    assert (low, high) == pytest.approx((3 - t * 1.5, 3 + t * 1.5))
+    low, high = clustered([1, 2, 3, 6], "aabb", "xyxy", level=0.5)
+    assert (low, high) == pytest.approx((3 - 1.5, 3 + 1.5))  # t of one degree and 50 % is 1
+
+
+def test_the_interval_of_one_student_is_over_its_teachers():
+    # 3 / 2 * (1 + 1) / 9 = 1 / 3, two degrees.
+    expected = (2 - 4.30265273 / 3**0.5, 2 + 4.30265273 / 3**0.5)
+    assert clustered([1, 2, 3], "aaa", "xyz") == pytest.approx(expected)
+    assert clustered([1, 2, 3], "abc", "xxx") == pytest.approx(expected)
+    assert clustered([1], "a", "x") is None
+    with pytest.raises(ValueError, match="a student and a teacher each"):
+        clustered([1, 2], "ab", "x")

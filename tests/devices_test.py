@@ -29,6 +29,7 @@ XE = dict(label_smoothing=0.1)
 OPTIONS = {
     "xe": XE,
     "self": SOFT,
+    "xe_self": SOFT | XE | dict(alpha=0.5),
     "kl": SOFT | dict(flips=("negative", "neutral"), mean_over="distilled"),
     "xe_kl": SOFT | FLIPS | XE | dict(alpha=0.5),
     "hinton": SOFT | FLIPS | dict(top_k=2),

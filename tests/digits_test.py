@@ -70,7 +70,7 @@ def test_transfer_between_them(fitted, digits, cached, tmp_path):
     student, teacher = (workdir / "models" / name for name in ("tiny_resnet_narrow", "tiny_mlp"))
     arguments = f"student={student},teachers={teacher},data=folder:{digits},objectives=kl_dp"
     results = launch(
-        f"transfer.py:{arguments}",
+        f"transfer.py:{arguments},controls=",
         tmp_path,
         "--config.objectives.kl_dp.learning_rate=0.005",
         "--config.clip_norm=1.0",

@@ -28,7 +28,7 @@ NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 def arguments(images, zoo):
     return [
         f"--config=configs/transfer.py:student={zoo[0]},teachers={zoo[2]},data=folder:{images},"
-        "objectives=xe",
+        "objectives=xe,controls=",
         *("--config.image_size=12", "--config.batch_size=16", "--config.eval_batch_size=16"),
         *("--config.total_epochs=2.0", "--config.eval_every_epochs=0.25", "--config.log_every=2"),
     ]

@@ -291,7 +291,7 @@ def test_without_labels(images, quartet, refused, monkeypatch):
 def test_command_line(images, quartet, cached, tmp_path):
     arg = f"teachers={'+'.join(quartet[1:])},data=folder:{images},runlocal"
     done = small_jobs.launch(
-        f"--config=configs/transfer.py:{arg},strategy=sequential,order=ascending",
+        f"--config=configs/transfer.py:{arg},strategy=sequential,order=ascending,controls=xe",
         f"--workdir={tmp_path}",
         "--config.image_size=12",
         f"--config.student={quartet[0]}",
@@ -303,6 +303,8 @@ def test_command_line(images, quartet, cached, tmp_path):
     results = read(tmp_path)
     assert results["config"]["objectives"]["kl_dp"]["top_k"] == 10
     assert [len(row["stages"]) for row in results["runs"]] == [3, 3]
+    assert [len(row["stages"]) for row in results["controls"]] == [3]
+    assert "net ± se points" in done.stdout and "Controls of glyphs/" in done.stdout
     json.dumps(results, allow_nan=False)
 
 
@@ -315,7 +317,7 @@ EMBEDDED = "teachers=glyphs/tiny_mlp+glyphs/tiny_mlp_narrow+glyphs/tiny_mixer,ru
     "strategy", ["mutual", *(pytest.param(s, marks=pytest.mark.full) for s in ("parallel", "soup"))]
 )
 def test_embedded_zoo(strategy, glyphs_dir, tmp_path):
-    arg = f"student=glyphs/tiny_resnet_narrow,{EMBEDDED},strategy={strategy}"
+    arg = f"student=glyphs/tiny_resnet_narrow,{EMBEDDED},strategy={strategy},controls="
     config = small_jobs.load_config("transfer", arg, image_size=24, data_dir=glyphs_dir)
     results = transfer.run(config, tmp_path)
     assert len(results["runs"]) == {"parallel": 2, "soup": 8, "mutual": 4}[strategy]

@@ -51,7 +51,7 @@ def transfer(images, student, teacher):
     """Of a student with BatchNorm; ends of epochs, logs and checkpoints fall on different steps."""
     return [
         f"--config=configs/transfer.py:student={student},teachers={teacher},data=folder:{images},"
-        "objectives=kl_dp",
+        "objectives=kl_dp,controls=",
         *("--config.image_size=12", "--config.batch_size=16", "--config.eval_batch_size=16"),
         *(f"--config.total_epochs={EPOCHS}.0", "--config.eval_every_epochs=1.75"),
         *("--config.log_every=3", "--config.batch_norm=train"),

@@ -143,14 +143,28 @@ def test_a_pair_counted_on_paper():
 
 
 def test_success_and_mean_per_objective():
+    def run(objective, delta, net=None, teacher="t"):
+        fields = dict(student="s", delta_se=1.0, control=None, net_se=1.0)
+        return types.SimpleNamespace(
+            objective=objective, teachers=(teacher,), delta=delta, net=net, **fields
+        )
+
     runs = [
-        types.SimpleNamespace(objective="kl", delta=-1.0),
-        types.SimpleNamespace(objective="kl", delta=0.5),
-        types.SimpleNamespace(objective="kl_dp", delta=0.25),
+        run("kl", -1.0),
+        run("kl", 0.5, teacher="u"),
+        run("kl_dp", 0.25, -0.5),
+        run("kl_dp", 0.75, -0.25),  # another seed: the mean of both counts
+        run("kl_dp", 0.25, 0.25, teacher="u"),
     ]
     assert measures.of_objectives(runs) == {
-        "kl": {"success_rate": 50.0, "mean_delta": -0.25},
-        "kl_dp": {"success_rate": 100.0, "mean_delta": 0.25},
+        "kl": {
+            **{"success_rate": 50.0, "mean_delta": -0.25},
+            **{"net_success_rate": None, "mean_net": None},
+        },
+        "kl_dp": {
+            **{"success_rate": 100.0, "mean_delta": 0.375},
+            **{"net_success_rate": 50.0, "mean_net": -0.0625},
+        },
     }
 
 

@@ -93,6 +93,12 @@ DP = SOFT | dict(top_k_of="target")
 BY_HAND = {
     "xe": ("xe", dict(label_smoothing=0.3), SMOOTHED, None),
     "self": ("self", SOFT, [4 * x for x in KL_INITIAL], [0, 0, 0, 0]),
+    "xe_self": (
+        "xe_self",
+        SOFT | dict(alpha=0.25, label_smoothing=0.3),
+        [0.25 * 4 * kl + 0.75 * xe for kl, xe in zip(KL_INITIAL, SMOOTHED, strict=True)],
+        [0, 0, 0, 0],
+    ),
     "kl": ("kl", SOFT | EVERY, [4 * x for x in KL_TEACHER], [1, 1, 1, 1]),
     "kl negative": (
         "kl",
@@ -329,6 +335,14 @@ def over_devices(devices, order, *, flips):
     return np.asarray(jax.vmap(loss, axis_name=AXIS)(*parts)).reshape(-1)
 
 
+def test_xe_self_is_xe_kl_with_the_initial_student_for_a_teacher():
+    options = SOFT | dict(alpha=0.25, label_smoothing=0.3)
+    models = dict(student=logits(STUDENT), initial=logits(INITIAL))
+    alone_B, _ = apply("xe_self", options, **models, teachers=[])
+    taught_B, _ = apply("xe_kl", options | EVERY, **models, teachers=[logits(INITIAL)])
+    np.testing.assert_array_equal(alone_B, taught_B)
+
+
 def test_several_teachers_of_kl_are_averaged():
     models = dict(student=logits(STUDENT), initial=logits(TEACHER))
     options = BY_HAND["kl"][1]
@@ -469,6 +483,7 @@ def settings_of(name, options):
         ("kl", dict(mean_over="positive")),
         ("kl_dp", dict(top_k_of="student")),
         ("xe_kl", dict(alpha=1.5)),
+        ("xe_self", dict(alpha=-0.5)),
         ("xe", dict(label_smoothing=1.0)),
         ("adaptconf", dict(sharpness=0)),
         ("kl_dp_flip teach", dict(neutral="mean")),

@@ -5,21 +5,33 @@ import types
 import pytest
 
 from ktjax.jobs.transfer import plan as plan_lib
+from ktjax.settings.objective import SelfControl, SlowWeights, XeControl, XeSelfControl
 
+SOFT = dict(temperature=1.0, top_k=None, standardized=False)
+CONTROLS = {
+    "xe": XeControl(objective="xe", label_smoothing=0.0),
+    "xe_self": XeSelfControl(objective="xe_self", alpha=0.5, label_smoothing=0.0, **SOFT),
+    "self": SelfControl(objective="self", **SOFT),
+}
 ACCURACY = {"zoo/a": 50.0, "zoo/b": 80.0, "zoo/c": 50.0}
 
 
 def entries(**objectives):
-    return {label: types.SimpleNamespace(objective=name) for label, name in objectives.items()}
+    return {
+        label: types.SimpleNamespace(objective=name, learning_rate=0.1)
+        for label, name in objectives.items()
+    }
 
 
-def make_config(strategy, *, order="given", teachers=tuple(ACCURACY), seeds=(1,)):
+def make_config(strategy, *, order="given", teachers=tuple(ACCURACY), seeds=(1,), controls=()):
     return types.SimpleNamespace(
         strategy=strategy,
         order=order,
         teachers=teachers,
         seeds=seeds,
         objectives=entries(mine="kl_dp", xe="xe"),
+        controls={name: CONTROLS[name] for name in controls},
+        mcl={},
     )
 
 
@@ -87,3 +99,43 @@ def test_runs_that_would_be_called_the_same_are_refused():
     config = make_config("soup", teachers=("zoo/soup", "zoo/c"))
     with pytest.raises(ValueError, match="called 'mine-soup-1'"):
         plan_lib.plan(config, {})
+    config = make_config("single", controls=["xe"])
+    config.objectives = entries(**{"kl": "kl", "xe-0.1": "xe"})
+    with pytest.raises(ValueError, match="called 'xe-0.1-1': rename"):
+        plan_lib.plan(config, {})
+
+
+def test_controls_are_at_the_rates_of_the_methods():
+    config = make_config("single", controls=CONTROLS)
+    config.objectives |= entries(kl="kl", again="kl", slow="kl")
+    config.objectives["xe"].learning_rate = 7.0  # asks no teacher: no method
+    config.objectives["kl"].learning_rate = 0.01
+    config.mcl = {"slow": SlowWeights(tau=0.5, every=2)}
+    found = plan_lib.controls(config)
+    rates = ("0.1", "0.01", "0.1-mcl-0.5-2")
+    assert list(found) == [f"{name}-{rate}" for name in CONTROLS for rate in rates]
+    assert [control.entry.learning_rate for control in found.values()] == [0.1, 0.01, 0.1] * 3
+    assert [control.slow for control in found.values()] == [None, None, config.mcl["slow"]] * 3
+    for name, control in found.items():
+        entry, options = control.entry.model_dump(), CONTROLS[name.split("-")[0]].model_dump()
+        assert entry == options | {"learning_rate": entry["learning_rate"]}
+    config.objectives = entries(xe="xe")  # nobody teaches: nothing to compare
+    assert plan_lib.controls(config) == {}
+
+
+def test_controls_that_say_nothing_are_left_out():
+    config = make_config("single", controls=CONTROLS)
+    assert list(plan_lib.controls(config, moves=False)) == ["xe-0.1", "xe_self-0.1"]
+    assert list(plan_lib.controls(config, labeled=False)) == ["self-0.1"]
+    assert plan_lib.controls(config, labeled=False, moves=False) == {}
+
+
+def test_a_control_is_run_once_a_seed_and_as_long_as_the_methods():
+    for strategy in ("single", "parallel", "soup", "mutual"):
+        runs = plan_lib.plan_controls(make_config(strategy, seeds=(1, 2)), ["xe-0.1"])
+        assert [run.name for run in runs] == ["xe-0.1-1", "xe-0.1-2"]
+        assert all((run.stages, run.stage_names) == (((),), (run.name,)) for run in runs)
+    (run,) = plan_lib.plan_controls(make_config("sequential"), ["xe-0.1"], "a")
+    assert run.name == "xe-0.1-a-1" and run.teachers == ()
+    assert run.stages == ((), (), ())
+    assert run.stage_names == ("xe-0.1-a-1/1", "xe-0.1-a-1/2", "xe-0.1-a-1/3")

@@ -78,7 +78,7 @@ def transfer(images, zoo):
     """Of a student with BatchNorm; neither 68 nor 8 nor 20 images fill batches of 16."""
     return [
         f"--config=configs/transfer.py:student={zoo[1]},teachers={zoo[2]},data=folder:{images},"
-        "objectives=kl_dp",
+        "objectives=kl_dp,controls=",
         *("--config.image_size=12", "--config.batch_size=16", "--config.eval_batch_size=16"),
         *("--config.total_epochs=1.5", "--config.eval_every_epochs=0.75", "--config.log_every=2"),
         *("--config.objectives.kl_dp.learning_rate=0.1", "--config.batch_norm=train"),

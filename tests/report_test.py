@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 from ktjax.analysis import measures, rows
-from ktjax.report import figures, tables, transfer
+from ktjax.report import figures, tables, verdicts
 from ktjax.report import page as page_lib
 
 NASTY = '<b>&"$x^$ \\frac{ 鶴'
 
 
-def make_run(teachers, objective, delta, *, seed=0, taught=None, student="mlp"):
-    point = {"accuracy": 61.0, "taught": taught, "loss": 1.0, "seconds": 1.0, "tune": {}}
-    return {
+def make_run(teachers, objective, delta, *, seed=0, taught=None, student="mlp", tune=0.0, **net):
+    point = {"accuracy": 61.0, "taught": taught, "loss": 1.0, "seconds": 1.0}
+    point |= {"tune": {"delta": tune}}
+    return net | {
         "run": f"{objective}-{'+'.join(teachers)}-{seed}",
         "student": student,
         "teachers": teachers,
@@ -125,14 +126,14 @@ def test_table_is_what_a_person_reads(results):
     row = tables.as_text(results).splitlines()[-3]
     assert row.startswith("kl_dp      weak (50.00 %) + strong (90.12 %)     62.00 -> 64.00 ")
     del results["runs"][4]
-    assert tables.as_text(results) == TABLE + transfer.conclusion(rows.read(results)) + "\n"
+    assert tables.as_text(results) == TABLE + verdicts.conclusion(rows.read(results)) + "\n"
 
 
 def test_conclusion_names_the_best_objective_per_kind_of_teacher(results):
-    assert transfer.conclusion(rows.read(results)) == (
+    assert verdicts.conclusion(rows.read(results)) == (
         "From a weaker teacher nothing improved, best was kl_dp (-0.12 points, one run); "
-        "from a stronger teacher kl_dp improved most (+1.50 points, one run); "
-        "from several teachers kl_dp improved most (+2.00 points, one run); "
+        "from a stronger teacher kl_dp improved most, by 1.50 ± 0.25 points (one run); "
+        "from several teachers kl_dp improved by 2.00 ± 0.25 points (one run); "
         "without a teacher nothing improved, best was xe (-0.25 points, one run)."
     )
 
@@ -144,8 +145,123 @@ def test_conclusion_takes_the_mean_over_runs(results):
         make_run(["strong"], "kl_dp", 1.0, seed=0),
         make_run(["strong"], "kl_dp", 2.0, seed=1),
     ]
-    expected = "From a stronger teacher kl_dp improved most (+1.50 points, mean of 2 runs)."
-    assert transfer.conclusion(rows.read(results)) == expected
+    # Seeds spread by sqrt((12.5 + 0.5) / 2): the error of a mean of two is sqrt(1/16 + 13/4).
+    expected = (
+        "From a stronger teacher kl_dp improved by 1.50 ± 1.82 points (mean of 2 runs), not "
+        "distinguishable from kl."
+    )
+    assert verdicts.conclusion(rows.read(results)) == expected
+
+
+# Two seeds from one teacher and two controls, of which xe-0.1 was chosen by tune.
+
+
+def with_net(delta, net, **fields):
+    return dict(delta=delta, control="xe-0.1", net=net, net_se=0.125, **fields)
+
+
+@pytest.fixture
+def controlled(results):
+    taught = ["strong"]
+    results["runs"] = [
+        make_run(taught, "kl", seed=1, **with_net(0.5, 0.25)),
+        make_run(taught, "kl", seed=2, **with_net(0.5, -0.25)),
+        make_run(taught, "kl_dp", seed=1, **with_net(1.75, 1.5)),
+        make_run(taught, "kl_dp", seed=2, **with_net(1.75, 1.0)),
+    ]
+    results["controls"] = [
+        make_run([], "xe-0.1", 0.25, seed=1, tune=1.0),
+        make_run([], "xe_self-0.1", 2.0, seed=1, tune=-1.0),
+        make_run([], "xe-0.1", 0.75, seed=2, tune=-0.25),
+        make_run([], "xe_self-0.1", 2.0, seed=2, tune=1.25),
+    ]
+    return results
+
+
+NET_TABLES = """\
+Student mlp: 62.00 % of 15,000 validation images of glyphs right.
+
+objective  teachers          seed  before -> after %  delta ± se points  net ± se points  gain %  loss %  taught %  ensemble %
+---------  ----------------  ----  -----------------  -----------------  ---------------  ------  ------  --------  ----------
+kl         strong (90.12 %)     1     62.00 -> 62.50       +0.50 ± 0.25     +0.25 ± 0.12    3.50    3.00         -       70.00
+kl         strong (90.12 %)     2     62.00 -> 62.50       +0.50 ± 0.25     -0.25 ± 0.12    3.50    3.00         -       70.00
+kl_dp      strong (90.12 %)     1     62.00 -> 63.75       +1.75 ± 0.25     +1.50 ± 0.12    4.75    3.00         -       70.00
+kl_dp      strong (90.12 %)     2     62.00 -> 63.75       +1.75 ± 0.25     +1.00 ± 0.12    4.75    3.00         -       70.00
+
+Means over seeds, of mlp; errors are over images and over seeds, pooled.
+
+objective  teachers          seeds  delta ± se points  net ± se points
+---------  ----------------  -----  -----------------  ---------------
+kl         strong (90.12 %)      2       +0.50 ± 0.25     +0.00 ± 0.28
+kl_dp      strong (90.12 %)      2       +1.75 ± 0.25     +1.25 ± 0.28
+
+Controls of mlp, which no teacher taught.
+
+control      seed  before -> after %  delta ± se points  gain %  loss %  on tune points  chosen
+-----------  ----  -----------------  -----------------  ------  ------  --------------  -------
+none            -     62.00 -> 62.00       +0.00 ± 0.00    0.00    0.00           +0.00
+xe-0.1          1     62.00 -> 62.25       +0.25 ± 0.25    3.25    3.00           +1.00  by tune
+xe-0.1          2     62.00 -> 62.75       +0.75 ± 0.25    3.75    3.00           -0.25  by tune
+xe_self-0.1     1     62.00 -> 64.00       +2.00 ± 0.25    5.00    3.00           -1.00
+xe_self-0.1     2     62.00 -> 64.00       +2.00 ± 0.25    5.00    3.00           +1.25
+
+"""  # noqa: E501
+
+
+def test_tables_with_net(controlled, tmp_path):
+    conclusion = verdicts.conclusion(rows.read(controlled))
+    assert tables.as_text(controlled) == NET_TABLES + conclusion + "\n"
+    page = page_lib.write(tmp_path, controlled, []).read_text("utf-8")
+    for cell in ("net ± se points", "+1.50 ± 0.12", "xe_self-0.1", "by tune", "none"):
+        assert f">{cell}</t" in page
+    assert "net: delta minus that of the control" in page
+    accuracy = read_csv(tmp_path / "figures" / "accuracy.csv")
+    assert [(row["control"], row["net"]) for row in accuracy[:2]] == [
+        ("xe-0.1", "0.25"),
+        ("xe-0.1", "-0.25"),
+    ]
+
+
+def test_verdicts_speak_of_net(controlled):
+    assert verdicts.conclusion(rows.read(controlled)) == (
+        "From a stronger teacher kl_dp improved most, by 1.75 ± 0.25 points, of which 0.50 without "
+        "a teacher (mean of 2 runs)."
+    )
+    assert (
+        "Net of the control without a teacher 1 of 2 gained, 1 by more than two standard errors, "
+        "and 0 lost by more than two; the mean is +0.62. From a stronger"
+    ) in verdicts.summary(rows.read(controlled))
+
+
+@pytest.mark.parametrize(
+    ("net", "control", "expected"),
+    [
+        (1.25, "xe-0.1", ", of which 0.50 without a teacher"),
+        (2.0, "xe-0.1", ", against -0.25 without a teacher"),
+        (-0.5, "xe-0.1", ", less than the 2.25 without a teacher"),
+        (1.75, "none", ", none of it without a teacher"),
+        (None, None, ""),
+    ],
+)
+def test_what_of_an_improvement_is_the_teachers(results, net, control, expected):
+    fields = dict(net=net, net_se=net and 0.25, control=control)
+    results["runs"] = [make_run(["weak"], "kl_dp", 1.75, **fields)]
+    assert verdicts.conclusion(rows.read(results)) == (
+        f"From a weaker teacher kl_dp improved by 1.75 ± 0.25 points{expected} (one run)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        # Two standard errors of a difference: 2 sqrt(2 / 16) = 0.71.
+        (0.75, "kl_dp improved most, by 1.50 ± 0.25 points (one run)."),
+        (0.80, "kl_dp improved by 1.50 ± 0.25 points (one run), not distinguishable from kl."),
+    ],
+)
+def test_most_is_more_than_the_error_of_the_difference(results, other, expected):
+    results["runs"] = [make_run(["weak"], "kl", other), make_run(["weak"], "kl_dp", 1.5)]
+    assert verdicts.conclusion(rows.read(results)) == f"From a weaker teacher {expected}"
 
 
 def test_seed_is_a_column_only_if_there_are_several(results):
@@ -155,7 +271,7 @@ def test_seed_is_a_column_only_if_there_are_several(results):
 
 
 def test_summary_counts_changes_beyond_two_standard_errors(results):
-    assert transfer.summary(rows.read(results)).startswith(
+    assert verdicts.summary(rows.read(results)).startswith(
         "3 of 5 transfers improved the student, 2 by more than two standard errors; 1 made it "
         "worse by more than two. The mean change is +0.38 percentage points. From a weaker teacher"
     )

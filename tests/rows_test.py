@@ -24,6 +24,7 @@ def make_run(**fields):
         "robustness": {"imagenet_a": {"before": 1.0, "after": 2.0, "delta": 1.0}},
         "history": [ENTRY | {"taught_1": 40.0}, ENTRY | {"stage": 2}],
         "stages": [],
+        **{"learning_rate": 0.1, "control": "xe-0.1", "net": 0.25, "net_se": 0.5},
     } | fields
 
 
@@ -32,6 +33,8 @@ def results():
     model = {"accuracy": 50.0, "parameters": 7, "origin": "here"}
     pair = {"teacher": "a", "student": "s", "rho_pos": 1.0, "rho_neg": 2.0}
     pair |= {"ensemble_accuracy": 3.0, "class_flips": [1, 2], "flip_entropy": 0.5}
+    outcome = {"student": "s", "teachers": ["a"], "objective": "kl", "runs": 2, "control": None}
+    outcome |= {"delta": 1.0, "delta_se": 0.5, "net": None, "net_se": None}
     pair |= {"top_classes": {"2": ["x"]}, "top_classes_alike": {"2": [None, 0.5]}}
     return {
         "job": "transfer",
@@ -39,6 +42,8 @@ def results():
         "objectives": {"kl": {"success_rate": 50.0, "mean_delta": 0.5}},
         "models": {"s": model | {"temperature": None, "robustness": {"imagenet_a": 1.0}}},
         "pairs": [pair],
+        "controls": [make_run(teachers=[], control=None, net=None, net_se=None)],
+        "outcomes": [outcome],
         "classes": ["x", "y"],
         "class_counts": [3, 4],
         "data": {"name": "d", "measured": "d", "train": 5, "validation": 7, "skipped": {}},
@@ -51,6 +56,7 @@ def test_records_are_the_same_json(results):
     found = rows.read(results)
     assert json.loads(json.dumps(rows.to_json(found))) == results
     assert found.runs[1].stages[1].history[1].rest == {"stage": 2}
+    assert found.controls[0].teachers == () and found.outcomes[0].teachers == ("a",)
     assert found.runs[0].teachers == ("a",) and found.pairs[0].top_classes == {"2": ("x",)}
     assert rows.read(found) is found
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -59,10 +65,14 @@ def test_records_are_the_same_json(results):
 
 def test_what_a_pretrain_row_lacks_is_none(results):
     lacking = ("taught_by", "taught_positive_flips", "taught_negative_flips", "temperatures")
+    lacking += ("learning_rate", "control", "net", "net_se")
     runs = [{k: v for k, v in make_run().items() if k not in (*lacking, "stages")}]
     model = {"accuracy": 50.0, "parameters": 7, "origin": "here"}
-    found = rows.read(results | {"job": "pretrain", "runs": runs, "models": {"a": model}})
-    assert [getattr(found.runs[0], name) for name in lacking] == [None] * 4
+    others = {"job": "pretrain", "runs": runs, "models": {"a": model}}
+    for name in ("controls", "outcomes"):
+        del results[name]
+    found = rows.read(results | others)
+    assert [getattr(found.runs[0], name) for name in lacking] == [None] * 8
     assert found.runs[0].stages == ()
 
 
@@ -78,6 +88,7 @@ def test_what_a_pretrain_row_lacks_is_none(results):
         (lambda r: r["runs"][0]["history"][0].update(x=1), "Entry .* has unknown x"),
         (lambda r: r["models"]["s"].update(family="f"), "TransferModel .* has unknown family"),
         (lambda r: r["pairs"][0].pop("rho_pos"), "Pair in results.json lacks rho_pos"),
+        (lambda r: r["outcomes"][0].pop("net"), "Outcome in results.json lacks net"),
         (lambda r: r["data"].pop("train"), "Data in results.json lacks train"),
     ],
 )

@@ -74,6 +74,28 @@ def test_an_objective_has_the_options_of_its_builder():
         assert options == objectives.options_of(name), name
 
 
+def test_a_control_has_the_options_of_its_objective_and_no_rate():
+    for control in get_args(get_args(objective.Control)[0]):
+        (name,) = get_args(control.model_fields["objective"].annotation)
+        assert set(control.model_fields) == set(ENTRIES[name].model_fields) - {"learning_rate"}
+        for option in set(control.model_fields) - {"objective"}:  # with the same bounds
+            assert repr(control.model_fields[option]) == repr(ENTRIES[name].model_fields[option])
+
+
+def test_faults_of_controls():
+    xe = dict(objective="xe", label_smoothing=0.0)
+    config = get_config("transfer")
+    (fault,) = faults_of(config, controls={"a": xe | dict(learning_rate=0.1)})
+    assert fault == "config.controls.a has no field 'learning_rate'."
+    (fault,) = faults_of(config, controls={"a": xe | dict(objective="kl")})
+    assert fault == "config.controls.a.objective='kl' is not known. Known: xe, self, xe_self."
+    (fault,) = faults_of(config, controls={"a/b": xe})
+    assert "'a/b' names files" in fault
+    with pytest.raises(ValueError, match="config.controls='kl' is not known. Known: xe, xe_self"):
+        get_config("transfer", "controls=xe+kl")
+    assert get_config("transfer", "controls=").controls.to_dict() == {}
+
+
 def faults_of(config, **fields):
     with pytest.raises(ValueError) as error:
         RECORDS[config.job].read(config.to_dict() | fields)

@@ -49,8 +49,11 @@ def pretraining(images, *, names=ARCHITECTURES, **fields):
 
 
 def transferring(images, student, teachers, *, arg="objectives=kl_dp", mcl=None, **fields):
-    """`objectives` among the fields replaces those of the arg, `mcl` its slow weights."""
+    """`objectives` among the fields replaces those of the arg, `mcl` its slow weights; no controls
+    unless the arg names some.
+    """
     given = f"student={student},teachers={'+'.join(map(str, teachers))},data=folder:{images}"
+    given += ",controls="
     replaced = fields.pop("objectives", None)
     fields = dict(total_steps=6) | fields
     config = load_config("transfer", f"{given},{arg}", **fields)

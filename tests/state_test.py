@@ -29,6 +29,7 @@ CRD = dict(
 OPTIONS = {
     "xe": XE,
     "self": KL,
+    "xe_self": KL | XE | dict(alpha=0.7),
     "kl": KL | dict(flips=("positive", "neutral"), mean_over="all"),
     "xe_kl": KL | XE | dict(alpha=0.7, flips=objectives.FLIPS, mean_over="all"),
     "hinton": KL | dict(flips=("negative", "neutral"), mean_over="all"),

@@ -25,8 +25,8 @@ PAIRS = [
 ]
 
 
-def run(student, teachers, delta, *, objective="kl", gain=2.0):
-    outcome = {"delta": delta, "gain": gain, "loss": gain - delta}
+def run(student, teachers, delta, *, objective="kl", gain=2.0, **net):
+    outcome = {"delta": delta, "gain": gain, "loss": gain - delta} | net
     return {"student": student, "teachers": teachers, "objective": objective} | outcome
 
 
@@ -37,7 +37,7 @@ RUNS = [
     run("s", ["t3"], 2.0),
     run("u", ["t1"], 0.0),
     run("u", ["t3"], 1.0),
-    run("u", ["t3"], 0.5, objective="kl_dp"),
+    run("u", ["t3"], 0.5, objective="kl_dp", net=-0.25),
     run("s", ["t1", "t2"], 9.0),
     run("s", [], 9.0, objective="xe"),
 ]
@@ -60,7 +60,7 @@ def test_a_row_is_the_mean_of_its_seeds_and_has_what_was_foreseen(rows):
     ]
     assert rows[0] == {
         **{"objective": "kl", "student": "s", "teacher": "t1", "runs": 2},
-        **{"delta": -1.0, "gain": 3.0, "loss": 4.0},
+        **{"delta": -1.0, "gain": 3.0, "loss": 4.0, "net": None},
         **{"rho_pos": 5.0, "partition_gain": 3.0, "partition_gain_unsupervised": 1.0},
         "accuracy_difference": -10.0,
     }
@@ -85,9 +85,32 @@ def test_success_is_an_improvement(rows):
     assert found["kl"]["per_student"] == pytest.approx({"s": 200 / 3, "u": 50})  # 0 is none
     assert found["kl"]["median"] == found["kl"]["mean"] == pytest.approx(350 / 6)
     assert found["kl"]["mean_delta"] == pytest.approx((-1 + 3 + 2 + 0 + 1) / 5)
+    assert found["kl"]["net"] is None
     assert found["kl_dp"] == {
-        **{"per_student": {"u": 100.0}, "median": 100.0, "mean": 100.0, "mean_delta": 0.5}
+        **{"per_student": {"u": 100.0}, "median": 100.0, "mean": 100.0, "mean_delta": 0.5},
+        "interval": None,  # one pair
+        "net": {
+            **{"per_student": {"u": 0.0}, "median": 0.0, "mean": 0.0, "mean_net": -0.25},
+            "interval": None,
+        },
     }
+
+
+def test_the_interval_of_a_mean_is_clustered():
+    found = transfers.success(transfers.rows(RUNS, PAIRS))["kl"]
+    # About 1: student s -2 + 2 + 1, u -1 + 0; teachers t1 -2 - 1, t2 2, t3 1 + 0.
+    by_student, by_teacher = 2 * (1 + 1) / 25, 3 / 2 * (9 + 4 + 1) / 25
+    by_pair = 5 / 4 * (4 + 4 + 1 + 1) / 25
+    half = 12.7062047 * max(by_student, by_teacher, by_student + by_teacher - by_pair) ** 0.5
+    assert found["interval"] == pytest.approx((1 - half, 1 + half))
+
+
+def test_net_of_seeds_is_their_mean_and_of_some_is_none():
+    seeds = [run("s", ["t1"], 1.0, net=0.5), run("s", ["t1"], 2.0, net=1.0)]
+    (row,) = transfers.rows(seeds, PAIRS)
+    assert row["net"] == 0.75
+    (row,) = transfers.rows([*seeds, run("s", ["t1"], 2.0)], PAIRS)  # of before there was one
+    assert row["net"] is None
 
 
 def test_foresight_is_the_rank_correlation_with_delta(rows):

@@ -1,10 +1,11 @@
 """What chance alone would do: exact intervals and tests for shares of samples, and correlations.
 
-All of them hold the models fixed: they say what another draw of the samples would change, not
-another training.
+These hold the models fixed: they say what another draw of the samples would change, not another
+training. What other seeds, students and teachers would change is said by `pooled_sd` and
+`clustered_interval`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from scipy import special, stats
@@ -56,3 +57,65 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
     if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return float(np.corrcoef(x, y)[0, 1].clip(-1, 1))
+
+
+def pooled_sd(groups: Sequence[Sequence[float]]) -> float | None:
+    """Standard deviation within groups, in their unit: of one run over seeds, say.
+
+    The squared distances from each group's own mean, over sum(size - 1): three seeds alone tell
+    little of how seeds spread, those of a whole table do. It takes the spread to be the same in all
+    groups. None where no group has two members.
+    """
+    squares = sum(float(np.sum((np.asarray(g) - np.mean(g)) ** 2)) for g in groups if len(g) > 1)
+    freedom = sum(len(group) - 1 for group in groups if len(group) > 1)
+    return (squares / freedom) ** 0.5 if freedom else None
+
+
+def clustered_interval(
+    values: Sequence[float],
+    *,
+    students: Sequence[Hashable],
+    teachers: Sequence[Hashable],
+    level: float = 0.95,
+) -> tuple[float, float] | None:
+    """An interval for the mean over pairs, of which those of one model are alike.
+
+    The variance of the mean is that clustered by student, plus that by teacher, less that of pairs
+    (Cameron, Gelbach and Miller, "Robust Inference with Multiway Clustering", JBES 2011, eq. 2.13),
+    each with the factor clusters / (clusters - 1), and never less than either alone. The quantile
+    is Student's t of one degree less than the fewer clusters. Of a side with one model nothing is
+    said: the interval is for this model.
+
+    Args:
+      values: of each pair, one for all its seeds; in any unit, which is that of the interval.
+      students: of each pair.
+      teachers: of each pair.
+      level: how often the interval is to hold the mean.
+
+    Returns:
+      (low, high); None where neither side has two models.
+
+    ValueError if there are no values, or these are not about the same pairs.
+    """
+    value_P = np.asarray(values, np.float64)
+    if not value_P.size or not value_P.size == len(students) == len(teachers):
+        raise ValueError("There must be values, with a student and a teacher each.")
+    sides = [side for side in (students, teachers) if len(set(side)) > 1]
+    if not sides:
+        return None
+    variances = [_clustered_variance(value_P, side) for side in sides]
+    variance = variances[0]
+    if len(sides) == 2:
+        of_pairs = _clustered_variance(value_P, list(zip(*sides, strict=True)))
+        variance = max(*variances, sum(variances) - of_pairs)
+    freedom = min(len(set(side)) for side in sides) - 1
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * variance**0.5
+    return float(value_P.mean()) - half, float(value_P.mean()) + half
+
+
+def _clustered_variance(value_P: np.ndarray, clusters: Sequence[Hashable]) -> float:
+    """Variance of the mean where the members of a cluster may be alike."""
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    number_P = [numbers[cluster] for cluster in clusters]
+    sum_G = np.bincount(number_P, weights=value_P - value_P.mean())
+    return float(np.sum(sum_G**2)) * sum_G.size / (sum_G.size - 1) / value_P.size**2

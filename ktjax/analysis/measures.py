@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ktjax.analysis import expertise, flips
-from ktjax.analysis.rows import Run
+from ktjax.analysis import controls, expertise, flips
+from ktjax.analysis.rows import Outcome, Run
 
 OF_TEACHERS = (  # measures that need a teacher
     "rho_pos",
@@ -188,19 +188,27 @@ def of_history(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in measured.items() if not k.startswith("class_")}
 
 
-def of_objectives(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """Per objective the `success_rate` (share of runs that improved, in percent) and the
-    `mean_delta` in points (section 5.1)."""
-    deltas: dict[str, list[float]] = {}
-    for run in runs:
-        deltas.setdefault(run.objective, []).append(run.delta)
-    return {
-        name: {
-            "success_rate": _percent(np.mean([delta > 0 for delta in values])),
-            "mean_delta": float(np.mean(values)),
+def of_objectives(runs: Sequence[Run]) -> dict[str, dict[str, float | None]]:
+    """Per objective how often it improved a student, in percent, and by how much, in points (5.1).
+
+    `success_rate` and `mean_delta`; and `net_success_rate` and `mean_net`, the same net of the
+    control without a teacher, None where a run has none. What counts is the mean over seeds of a
+    student with the same teachers.
+    """
+    found: dict[str, list[Outcome]] = {}
+    for outcome in controls.outcomes(runs):
+        found.setdefault(outcome.objective, []).append(outcome)
+    summaries = {}
+    for name, same in found.items():
+        nets = [outcome.net for outcome in same if outcome.net is not None]
+        known = len(nets) == len(same)
+        summaries[name] = {
+            "success_rate": _percent(np.mean([outcome.delta > 0 for outcome in same])),
+            "mean_delta": float(np.mean([outcome.delta for outcome in same])),
+            "net_success_rate": _percent(np.mean([net > 0 for net in nets])) if known else None,
+            "mean_net": float(np.mean(nets)) if known else None,
         }
-        for name, values in deltas.items()
-    }
+    return summaries
 
 
 def _of_teachers(temperatures_S: Sequence[float] | None) -> Sequence[float] | None:

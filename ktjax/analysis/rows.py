@@ -64,6 +64,27 @@ class Run:
     seconds: float
     history: tuple[Entry, ...]
     stages: tuple["Run", ...] = ()  # one for each teacher, if these come one after another
+    learning_rate: float | None = None  # per 256 samples; None where nothing was trained
+    # With the next two `controls.with_net`: the control without a teacher, controls.NONE where
+    # none was better, and delta minus that control's. None where there is nothing to compare with.
+    control: str | None = None
+    net: float | None = None
+    net_se: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an objective did with the same teachers, in the mean over seeds: `controls.outcomes`."""
+
+    student: str
+    teachers: tuple[str, ...]
+    objective: str
+    runs: int  # one for each seed
+    delta: float
+    delta_se: float
+    control: str | None
+    net: float | None
+    net_se: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +170,7 @@ class Results:
 
     job: str
     runs: tuple[Run, ...]
-    objectives: Mapping[str, Mapping[str, float]]  # `measures.of_objectives`
+    objectives: Mapping[str, Mapping[str, float | None]]  # `measures.of_objectives`
     models: Mapping[str, Model]
     pairs: tuple[Any, ...]  # what is known about pairs of models; of each job its own kind
     classes: tuple[str, ...]
@@ -165,6 +186,8 @@ class TransferResults(Results):
 
     models: Mapping[str, TransferModel]
     pairs: tuple[Pair, ...]
+    controls: tuple[Run, ...] = ()  # without a teacher, at each learning rate of the objectives
+    outcomes: tuple[Outcome, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,10 @@ PROPERTIES = ("parameters", "accuracy")
 
 
 def rows(runs: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) -> Rows:
-    """A row per student, teacher and objective: `delta`, `gain`, `loss`, and what was foreseen.
+    """A row per student, teacher and objective: what came of it, and what was foreseen.
+
+    `delta`, `gain`, `loss`, and `net`, delta net of the control without a teacher: None where a run
+    has none.
 
     Args:
       runs: those of transfers' results.json; without a teacher or with several: left out.
@@ -37,27 +40,46 @@ def rows(runs: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) 
     return [
         {"objective": objective, "student": student, "teacher": teacher, "runs": len(same)}
         | {name: statistics.fmean(run[name] for run in same) for name in OUTCOMES}
+        | {"net": _mean([run.get("net") for run in same])}
         | {name: known[student, teacher][name] for name in FORESEEN}
         for (objective, student, teacher), same in found.items()
     ]
 
 
 def success(rows: Rows) -> dict[str, dict[str, Any]]:
-    """Per objective: `per_student`, the share of teachers that improved each, in percent; the
-    `median` and `mean` over students; and `mean_delta` over all pairs, in points."""
-    found = {}
-    for objective, same in _by(rows, "objective").items():
-        per_student = {
-            student: 100 * statistics.fmean(row["delta"] > 0 for row in own)
-            for student, own in _by(same, "student").items()
-        }
-        found[objective] = {
-            "per_student": per_student,
-            "median": statistics.median(per_student.values()),
-            "mean": statistics.fmean(per_student.values()),
-            "mean_delta": statistics.fmean(row["delta"] for row in same),
-        }
-    return found
+    """How often each objective improved a student, and by how much.
+
+    Per objective: `per_student`, the share of teachers that improved each, in percent; the `median`
+    and `mean` over students; `mean_delta` over all pairs, in points, and its `interval`, 95 %,
+    clustered by student and by teacher. And as `net` the same net of the controls without a
+    teacher, with `mean_net`; None where a pair has no control.
+    """
+    return {
+        objective: _success(same, "delta")
+        | {"net": None if any(row["net"] is None for row in same) else _success(same, "net")}
+        for objective, same in _by(rows, "objective").items()
+    }
+
+
+def _success(same: Rows, key: str) -> dict[str, Any]:
+    per_student = {
+        student: 100 * statistics.fmean(row[key] > 0 for row in own)
+        for student, own in _by(same, "student").items()
+    }
+    values = [row[key] for row in same]
+    students, teachers = ([row[side] for row in same] for side in ("student", "teacher"))
+    return {
+        "per_student": per_student,
+        "median": statistics.median(per_student.values()),
+        "mean": statistics.fmean(per_student.values()),
+        f"mean_{key}": statistics.fmean(values),
+        "interval": chance.clustered_interval(values, students=students, teachers=teachers),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
 
 
 def foresight(rows: Rows) -> Rows:

@@ -28,6 +28,7 @@ def of_run(
     supervised: bool | None = None,
     temperatures_S: Sequence[float] | None = None,
     stages: Sequence[Run] = (),
+    learning_rate: float | None = None,
 ) -> Run:
     """A run, a stage of one, a soup, or a model that trained with others.
 
@@ -46,6 +47,7 @@ def of_run(
       supervised: which confidence its partition compared; None: there was none.
       temperatures_S: that the partition divided the logits of student and teachers by.
       stages: their rows, if there were several.
+      learning_rate: that it was trained with, per 256 samples; None: of a soup.
     """
     of_models = {
         "before_NxC": before.validation_NxC,
@@ -75,6 +77,7 @@ def of_run(
         "seconds": seconds,
         "history": history,
         "stages": stages,
+        "learning_rate": learning_rate,
     }
     return from_json(Run, row)
 

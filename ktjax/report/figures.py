@@ -129,7 +129,8 @@ def accuracy(results: Results) -> Figure:
         error = {"xerr": run.delta_se, "error_kw": {"capsize": 3, "elinewidth": 1.2}}
         axes.barh(at, run.accuracy_after - before, 0.72, before, **bar, **error)
         axes.plot([before, before], [at - 0.5, at + 0.5], color="black", linewidth=1.6)
-        axes.text(1.01, at, f"{run.delta:+.2f} ± {run.delta_se:.2f}", **text)
+        net = "" if run.net is None else f", net {run.net:+.2f}"
+        axes.text(1.01, at, f"{run.delta:+.2f} ± {run.delta_se:.2f}{net}", **text)
     for at, line in headings:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
         axes.text(0.005, at, line, fontweight="bold", bbox=box, **text)

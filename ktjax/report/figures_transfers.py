@@ -1,5 +1,6 @@
 """Figures of many transfers: the rows of transfers.py -> matplotlib Figure. See figures.py."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def success(results: ComplementarityResults) -> Figure:
         spread = np.linspace(-0.18, 0.18, len(rates)) if len(rates) > 1 else [0.0]
         look = {"marker": style.marker, "color": "white", "markeredgecolor": "black"}
         axes.plot(i + np.asarray(spread), rates, linestyle="", markersize=5, **look)
-    ticks = [f"{name}\nmean delta {of['mean_delta']:+.2f}" for name, of in found.items()]
+    ticks = [f"{name}\n{_means(of)}" for name, of in found.items()]
     tilt = {"rotation": 30, "ha": "right"} if len(ticks) > 4 else {}
     axes.set_xticks(range(len(ticks)), ticks, fontsize=8, **tilt)
     axes.set_xlim(-0.6, len(ticks) - 0.4)
@@ -62,6 +63,11 @@ def success(results: ComplementarityResults) -> Figure:
     axes.set_ylabel("teachers that improved a student (%)")
     axes.grid(axis="y", alpha=0.3)
     return figures.plain_text(figure)
+
+
+def _means(of: Mapping[str, Any]) -> str:
+    net = "" if of["net"] is None else f", net {of['net']['mean_net']:+.2f}"
+    return f"mean delta {of['mean_delta']:+.2f}{net}"
 
 
 def _panels(results, key, xlabel, title, styles):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ktjax.analysis.rows import Results
-from ktjax.report import convergence, pairs, pretrain, transfer
+from ktjax.report import convergence, pairs, pretrain, transfer, verdicts
 from ktjax.report.parts import Drawing, Table
 
 
@@ -29,8 +29,8 @@ class Page:
 PAGES = {
     "transfer": Page(
         title=transfer.title,
-        summary=transfer.summary,
-        conclusion=transfer.conclusion,
+        summary=verdicts.summary,
+        conclusion=verdicts.conclusion,
         tables=transfer.tables,
         note=transfer.NOTE,
         drawings=transfer.DRAWINGS,

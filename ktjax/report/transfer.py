@@ -1,32 +1,29 @@
-"""The page of a transfer: what each run changed in the student."""
+"""The page of a transfer: what each run changed in the student. Its sentences: verdicts.py."""
 
 import functools
-import statistics
 
-from ktjax.analysis.rows import Run, TransferResults
+from ktjax.analysis import controls
+from ktjax.analysis.rows import Outcome, Run, TransferResults
 from ktjax.report import figures, parts
 from ktjax.report.parts import Drawing, Table
 
 NOTE = (
     "delta: accuracy after minus before, in percentage points, ± one standard error over the "
-    "validation images. gain, loss: share of these images that became right, wrong. taught: share "
-    "of the training samples whose target came from a teacher. ensemble: the reference line, where "
-    "each image is answered by the most confident of the student before the transfer and the "
+    "validation images. net: delta minus that of the control, the same training without a teacher "
+    "that gained most on tune. gain, loss: share of these images that became right, wrong. taught: "
+    "share of the training samples whose target came from a teacher. ensemble: the reference line, "
+    "where each image is answered by the most confident of the student before the transfer and the "
     "teachers."
-)
-KINDS = (
-    "from a weaker teacher",
-    "from an equally accurate teacher",
-    "from a stronger teacher",
-    "from a teacher of unknown accuracy",
-    "from several teachers",
-    "without a teacher",
 )
 DRAWINGS = (
     Drawing(
         "accuracy",
         functools.partial(
-            figures.run_rows, keys=("accuracy_before", "accuracy_after", "delta", "delta_se")
+            figures.run_rows,
+            keys=(
+                *("accuracy_before", "accuracy_after", "delta", "delta_se"),
+                *("control", "net", "net_se"),
+            ),
         ),
         figures.accuracy,
         "Each bar runs from the student's accuracy before the transfer (black line) to the one "
@@ -60,44 +57,14 @@ def title(results: TransferResults) -> str:
     return f"Knowledge transfer to {', '.join(students)}"
 
 
-def summary(results: TransferResults) -> str:
-    """The result in plain language, a few sentences."""
-    runs = [run for run in results.runs if run.teachers]
-    if not runs:
-        return conclusion(results)
-    better = sum(run.delta > 0 for run in runs)
-    surely_better = sum(run.delta > 2 * run.delta_se for run in runs)
-    surely_worse = sum(run.delta < -2 * run.delta_se for run in runs)
-    mean = statistics.fmean(run.delta for run in runs)
-    return (
-        f"{better} of {len(runs)} transfers improved the student, {surely_better} by more than two "
-        f"standard errors; {surely_worse} made it worse by more than two. The mean change is "
-        f"{mean:+.2f} percentage points. {conclusion(results)}"
-    )
-
-
-def conclusion(results: TransferResults) -> str:
-    """One sentence: the objective with the largest mean delta for each kind of teacher."""
-    deltas: dict[str, dict[str, list[float]]] = {}
-    for run in results.runs:
-        of_kind = deltas.setdefault(_teacher_kind(run, results), {})
-        of_kind.setdefault(run.objective, []).append(run.delta)
-    clauses = []
-    for kind in sorted(deltas, key=KINDS.index):
-        means = {name: statistics.fmean(values) for name, values in deltas[kind].items()}
-        best = max(means, key=means.get)
-        count = len(deltas[kind][best])
-        mean = f"mean of {count} runs" if count > 1 else "one run"
-        verb = f"{best} improved most" if means[best] > 0 else f"nothing improved, best was {best}"
-        clauses.append(f"{kind} {verb} ({means[best]:+.2f} points, {mean})")
-    text = "; ".join(clauses)
-    return f"{text[0].upper()}{text[1:]}."
-
-
 def tables(results: TransferResults) -> list[Table]:
-    """The runs of each student; the stages of runs that have several; the robustness sets."""
+    """The runs of each student, their means over seeds and their controls; the stages of runs that
+    have several; the robustness sets.
+    """
     return [
         *_student_tables(results),
+        *_means_tables(results),
+        *_controls_tables(results),
         *_stages_tables(results),
         *parts.robustness_tables(results),
     ]
@@ -109,37 +76,40 @@ def sections(results: TransferResults) -> list[Table]:
     return [*found, _pairs_table(results)] if results.pairs else found
 
 
-def _teacher_kind(run: Run, results: TransferResults) -> str:
-    if len(run.teachers) != 1:
-        return KINDS[4 if run.teachers else 5]
-    (teacher,) = run.teachers
-    if teacher not in results.models:
-        return KINDS[3]
-    difference = results.models[teacher].accuracy - run.accuracy_before
-    return KINDS[1 + (difference > 0) - (difference < 0)]
-
-
 def _student_tables(results: TransferResults) -> list[Table]:
     groups = figures.groups(results)
-    seeds = len({run.seed for run in results.runs}) > 1
+    seeds, net = _several_seeds(results), _has_net(results)
     header = ["objective", "teachers", *["seed"] * seeds, "before -> after %", "delta ± se points"]
-    header += ["gain %", "loss %", "taught %", "ensemble %"]
+    header += [*["net ± se points"] * net, "gain %", "loss %", "taught %", "ensemble %"]
     data, found = parts.validation_images(results), []
     for student in dict.fromkeys(group.student for group in groups):
         own = [group for group in groups if group.student == student]
         before = own[0].runs[0].accuracy_before
         heading = f"Student {student}: {before:.2f} % of {data} right"
-        rows = [[_run_cells(run, group, seeds) for run in group.runs] for group in own]
+        rows = [[_run_cells(run, group, seeds, net) for run in group.runs] for group in own]
         found.append(Table(heading, header, rows, words=("objective", "teachers")))
     return found
 
 
-def _run_cells(run: Run, group: figures.Group, seeds: bool) -> list[str]:
+def _several_seeds(results: TransferResults) -> bool:
+    return len({run.seed for run in results.runs}) > 1
+
+
+def _has_net(results: TransferResults) -> bool:
+    return any(run.net is not None for run in results.runs)
+
+
+def _run_cells(run: Run, group: figures.Group, seeds: bool, net: bool) -> list[str]:
+    before_and_after, delta, gain, loss = _change_cells(run)
     return [
         run.objective,
         group.heading if group.teachers else "-",
         *[str(run.seed)] * seeds,
-        *_change_cells(run),
+        before_and_after,
+        delta,
+        *[_with_error(run.net, run.net_se)] * net,
+        gain,
+        loss,
         "-" if run.taught is None else f"{run.taught:.1f}",
         "-" if run.ensemble_accuracy is None else f"{run.ensemble_accuracy:.2f}",
     ]
@@ -148,10 +118,75 @@ def _run_cells(run: Run, group: figures.Group, seeds: bool) -> list[str]:
 def _change_cells(run: Run) -> list[str]:
     return [
         f"{run.accuracy_before:.2f} -> {run.accuracy_after:.2f}",
-        f"{run.delta:+.2f} ± {run.delta_se:.2f}",
+        _with_error(run.delta, run.delta_se),
         f"{run.gain:.2f}",
         f"{run.loss:.2f}",
     ]
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f} ± {error:.2f}"
+
+
+def _means_tables(results: TransferResults) -> list[Table]:
+    """What counts as a success: the means over seeds; no table where there is one seed."""
+    if not _several_seeds(results):
+        return []
+    groups, net = figures.groups(results), _has_net(results)
+    found = {(o.student, o.teachers, o.objective): o for o in controls.outcomes(results.runs)}
+
+    def cells(outcome: Outcome, group: figures.Group) -> list[str]:
+        return [
+            outcome.objective,
+            group.heading if group.teachers else "-",
+            str(outcome.runs),
+            _with_error(outcome.delta, outcome.delta_se),
+            *[_with_error(outcome.net, outcome.net_se)] * net,
+        ]
+
+    header = ["objective", "teachers", "seeds", "delta ± se points", *["net ± se points"] * net]
+    tables = []
+    for student in dict.fromkeys(group.student for group in groups):
+        own = [group for group in groups if group.student == student]
+        rows = [
+            [
+                cells(found[student, group.teachers, name], group)
+                for name in dict.fromkeys(run.objective for run in group.runs)
+            ]
+            for group in own
+        ]
+        heading = f"Means over seeds, of {student}; errors are over images and over seeds, pooled"
+        tables.append(Table(heading, header, rows, words=("objective", "teachers")))
+    return tables
+
+
+def _controls_tables(results: TransferResults) -> list[Table]:
+    """What each student learned without a teacher, and which control was chosen by tune."""
+    seeds = len({run.seed for run in results.controls}) > 1
+    header = ["control", *["seed"] * seeds, "before -> after %", "delta ± se points"]
+    header += ["gain %", "loss %", "on tune points", "chosen"]
+    tables = []
+    for student, chosen in controls.choose(results.controls).items():
+        own = [run for run in results.controls if run.student == student]
+        names = list(dict.fromkeys(run.objective for run in own))
+        before = own[0].accuracy_before
+        none = [controls.NONE, *["-"] * seeds, f"{before:.2f} -> {before:.2f}"]
+        none += [_with_error(0.0, 0.0), "0.00", "0.00", "+0.00", _mark(chosen == controls.NONE)]
+        own.sort(key=lambda run: names.index(run.objective))  # seeds beside each other
+        rows = [none, *(_control_cells(run, run.objective == chosen, seeds) for run in own)]
+        heading = f"Controls of {student}, which no teacher taught"
+        tables.append(Table(heading, header, [rows], words=("control", "chosen")))
+    return tables
+
+
+def _control_cells(run: Run, is_chosen: bool, seeds: bool) -> list[str]:
+    tune = f"{controls.tune_delta(run):+.2f}"
+    seed = [str(run.seed)] * seeds
+    return [run.objective, *seed, *_change_cells(run), tune, _mark(is_chosen)]
+
+
+def _mark(is_chosen: bool) -> str:
+    return "by tune" if is_chosen else ""
 
 
 def _stages_tables(results: TransferResults) -> list[Table]:

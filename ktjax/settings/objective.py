@@ -59,6 +59,13 @@ class Self_(_Softened):
     objective: Literal["self"]
 
 
+class XeSelf(_Softened, _Labels):
+    """The initial student and the label."""
+
+    objective: Literal["xe_self"]
+    alpha: Annotated[float, NUMBER, Field(ge=0, le=1)]
+
+
 class Kl(_Distilled):
     """The teacher."""
 
@@ -135,6 +142,7 @@ class Mutual(_Softened, _Labels):
 Objective = Annotated[
     Xe
     | Self_
+    | XeSelf
     | Kl
     | Hinton
     | XeKl
@@ -147,6 +155,46 @@ Objective = Annotated[
     | Mutual,
     Field(discriminator="objective"),
 ]
+
+
+class _Control(Record):
+    """An entry of config.controls: what is minimized without a teacher, at no rate of its own."""
+
+    def at(self, learning_rate: float) -> Entry:
+        """The entry of config.objectives that it is at a learning rate per 256 samples."""
+        options = {name: getattr(self, name) for name in type(self).model_fields}
+        return _ENTRIES[options["objective"]](learning_rate=learning_rate, **options)
+
+
+class XeControl(_Control):
+    """Labels only."""
+
+    objective: Literal["xe"]
+    label_smoothing: BelowOne
+
+
+class SelfControl(_Control):
+    """The initial student."""
+
+    objective: Literal["self"]
+    temperature: Positive
+    top_k: Annotated[int, Field(ge=2)] | None
+    standardized: bool
+
+
+class XeSelfControl(_Control):
+    """The initial student and the label."""
+
+    objective: Literal["xe_self"]
+    alpha: Annotated[float, NUMBER, Field(ge=0, le=1)]
+    label_smoothing: BelowOne
+    temperature: Positive
+    top_k: Annotated[int, Field(ge=2)] | None
+    standardized: bool
+
+
+Control = Annotated[XeControl | SelfControl | XeSelfControl, Field(discriminator="objective")]
+_ENTRIES: Mapping[str, type[Entry]] = {"xe": Xe, "self": Self_, "xe_self": XeSelf}
 
 
 class SlowWeights(Record):

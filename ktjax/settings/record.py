@@ -141,8 +141,8 @@ def _sentence(fault: Mapping[str, Any], record: type[Record]) -> str:
 
 
 def _place(loc: tuple[str | int, ...]) -> tuple[str, ...]:
-    """The dotted name; pydantic adds the objective's own name below each entry of objectives."""
-    if len(loc) > 2 and loc[0] == "objectives":
+    """The dotted name; pydantic adds the objective's own name below each entry that has one."""
+    if len(loc) > 2 and loc[0] in ("objectives", "controls"):
         loc = (*loc[:2], *loc[3:])
     return tuple(map(str, loc))
 

@@ -23,6 +23,7 @@ class Transfer(Training):
     soup_batch_norm: Literal["average", "estimate"]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     objectives: Annotated[Mapping[str, objective.Objective], Field(min_length=1), FROZEN]
+    controls: Annotated[Mapping[str, objective.Control], FROZEN]
     mcl: Annotated[Mapping[str, objective.SlowWeights], FROZEN]
     calibrate: bool
     drop_path_rate: BelowOne | None
@@ -40,11 +41,12 @@ class Transfer(Training):
     def _names(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"config.seeds={self.seeds}: seeds have to be different.")
-        for label in self.objectives:
-            if not re.fullmatch(r"[\w.+-]+", label):
-                raise ValueError(
-                    f"config.objectives: '{label}' names files; take letters and digits."
-                )
+        for field in ("objectives", "controls"):
+            for label in getattr(self, field):
+                if not re.fullmatch(r"[\w.+-]+", label):
+                    raise ValueError(
+                        f"config.{field}: '{label}' names files; take letters and digits."
+                    )
         if unknown := objective.unknown_labels(self.mcl, self.objectives):
             raise ValueError(
                 f"config.mcl='{unknown[0]}' is not known. Known: {', '.join(self.objectives)}."

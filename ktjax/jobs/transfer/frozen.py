@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from ktjax import augment, objectives, parallel, progress
 from ktjax.classifier import Classifier
@@ -14,7 +15,7 @@ from ktjax.experiment import evaluation, rows, statistics, training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.jobs.transfer import plan, setup
 from ktjax.jobs.transfer.plan import STRATEGIES, Run, Teachers
-from ktjax.jobs.transfer.setup import Setup
+from ktjax.jobs.transfer.setup import Done, Setup
 from ktjax.targets import live
 
 History = list[dict[str, Any]]
@@ -28,12 +29,14 @@ class _Shared(NamedTuple):
     recipe: Callable[[str, Teachers], training.Recipe]
 
 
-def runs(start: Setup) -> Iterator[tuple[rows.Run, np.ndarray]]:
-    """Each run's row of results.json, and the student's logits after it on validation, [N, C]."""
+def runs(start: Setup) -> Iterator[Done]:
+    """The transfers; and of each seed, after them, the controls."""
     settings = start.settings
     planned = plan.plan(settings, {name: start.accuracy(name) for name in settings.teachers})
+    alone, controls = plan_controls(start)
     combines = STRATEGIES[settings.strategy].combine is not None
-    with progress.bar(total=len(planned), desc="transfers", unit="run") as bar:
+    total = len(planned) + len(controls)
+    with progress.bar(total=total, desc="transfers", unit="run") as bar:
         for seed in settings.seeds:
             shared = _share(start, seed)
             for label in settings.objectives:
@@ -45,17 +48,40 @@ def runs(start: Setup) -> Iterator[tuple[rows.Run, np.ndarray]]:
                     setup.export(start, after.model, row, bar)
                     bar.update()
                     found.append((row, after.model))
-                    yield row, after.validation_NxC
+                    yield Done(row, after.validation_NxC)
                 if combines and found[0][0].teachers:
                     row, after = _combined(start, label, seed, *zip(*found, strict=True))
                     setup.export(start, after.model, row, bar)
-                    yield row, after.validation_NxC
+                    yield Done(row, after.validation_NxC)
+            shared = shared._replace(recipe=_recipes(alone, seed))
+            yield from _controls(alone, shared, [r for r in controls if r.seed == seed], bar)
+
+
+def plan_controls(start: Setup, called: str = "") -> tuple[Setup, tuple[Run, ...]]:
+    """What the controls of the student begin with, and their runs, which have `called` in them."""
+    alone = setup.of_controls(start)
+    return alone, plan.plan_controls(alone.settings, alone.settings.objectives, called)
+
+
+def controls(alone: Setup, planned: Sequence[Run], bar: tqdm.tqdm) -> Iterator[Done]:
+    """The controls of a student, as `plan_controls` plans them, where they are all that is run."""
+    for seed in alone.settings.seeds:
+        shared = _share(alone, seed)
+        yield from _controls(alone, shared, [run for run in planned if run.seed == seed], bar)
+
+
+def _controls(
+    alone: Setup, shared: _Shared, planned: Sequence[Run], bar: tqdm.tqdm
+) -> Iterator[Done]:
+    for run in planned:
+        row, after = _transfer(alone, shared, run)
+        setup.export(alone, after.model, row, bar)
+        bar.update()
+        yield Done(row, after.validation_NxC, control=True)
 
 
 def _share(start: Setup, seed: int) -> _Shared:
-    """The step is one per objective, and per set of teachers where these are asked in each step."""
     settings, splits = start.settings, start.splits
-    student = start.models[settings.student].model
     stored = settings.targets == "stored"
     durations = settings.durations(len(splits.train))
 
@@ -75,9 +101,21 @@ def _share(start: Setup, seed: int) -> _Shared:
             layout=settings.parallel,
         )
 
+    def frozen(name: str) -> Any:
+        return freeze(start.models[name].model)
+
+    # Weights are placed anew for every run: those of all teachers might not fit on a device.
+    return _Shared(functools.cache(frozen) if stored else frozen, freeze, _recipes(start, seed))
+
+
+def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Recipe]:
+    """The step is one per objective, and per set of teachers where these are asked in each step."""
+    student = start.models[start.student].model
+
     @functools.cache
     def recipe(label: str, asked: Teachers) -> training.Recipe:
         teachers = [start.models[name].model for name in asked]
+        stored = start.settings.targets == "stored"
         return setup.make_recipe(
             start,
             label,
@@ -87,16 +125,12 @@ def _share(start: Setup, seed: int) -> _Shared:
             seed=seed,
         )
 
-    def frozen(name: str) -> Any:
-        return freeze(start.models[name].model)
-
-    # Weights are placed anew for every run: those of all teachers might not fit on a device.
-    return _Shared(functools.cache(frozen) if stored else frozen, freeze, recipe)
+    return recipe
 
 
 def _transfer(start: Setup, shared: _Shared, run: Run) -> tuple[rows.Run, Evaluated]:
     """Its row, and the student at its end. Each stage begins where the one before ended."""
-    before = at = start.models[start.settings.student]
+    before = at = start.models[start.student]
     stages, histories = [], []
     for name, teachers in zip(run.stage_names, run.stages, strict=True):
         history, after = _stage(start, shared, run, name, teachers, at)
@@ -118,7 +152,7 @@ def _stage(
 ) -> tuple[History, Evaluated]:
     """The history of one training, and the student after it."""
     settings, splits = start.settings, start.splits
-    first = start.models[settings.student]
+    first = start.models[start.student]
     teachers_KxNxC = np.asarray([start.models[teacher].tune_NxC for teacher in teachers])
     fitted = training.fit(
         shared.recipe(run.objective, teachers if settings.targets == "live" else ()),
@@ -161,8 +195,8 @@ def _frozen(
     entry = objectives.OBJECTIVES[settings.objectives[run.objective].objective]
     initial = None
     if entry.initial:
-        fresh = before.model is start.models[settings.student].model
-        initial = shared.frozen(settings.student) if fresh else shared.refreshed(before.model)
+        fresh = before.model is start.models[start.student].model
+        initial = shared.frozen(start.student) if fresh else shared.refreshed(before.model)
     temperatures = _temperatures(start, teachers, before)
     if temperatures is not None:
         temperatures = parallel.replicate(np.asarray(temperatures, np.float32))
@@ -205,7 +239,7 @@ def _row(
     entry = objectives.OBJECTIVES[settings.objectives[run.objective].objective]
     return rows.of_run(
         run=name,
-        student=settings.student,
+        student=start.student,
         objective=run.objective,
         seed=run.seed,
         before=before,
@@ -218,6 +252,7 @@ def _row(
         supervised=entry.supervised if partitions else None,
         temperatures_S=_temperatures(start, teachers, before) if partitions else None,
         stages=stages,
+        learning_rate=settings.objectives[run.objective].learning_rate,
     )
 
 
@@ -254,10 +289,10 @@ def _combined(
     teachers = [teacher for row in of_runs for teacher in row.teachers]
     row = rows.of_run(
         run=plan.combined_name(settings, label, seed),
-        student=settings.student,
+        student=start.student,
         objective=f"{label} {strategy}",
         seed=seed,
-        before=start.models[settings.student],
+        before=start.models[start.student],
         after=after,
         teachers={teacher: start.models[teacher] for teacher in teachers},
         label_N=start.splits.validation.label_N,

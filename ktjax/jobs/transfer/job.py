@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from ktjax import data, evaluate, models, objectives, progress
-from ktjax.analysis import flips, measures
+from ktjax.analysis import controls, flips, measures
 from ktjax.analysis.rows import Results, Run, to_json
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, rows, training
@@ -89,17 +89,22 @@ def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False)
 
     start = _set_up(settings, workdir, splits, classifiers)
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen
-    found, answers = [], {}
-    for row, after_NxC in engine.runs(start):
-        found.append(row)
-        answers[row.run] = after_NxC.argmax(axis=1)
+    found, alone, answers = [], [], {}
+    for done in engine.runs(start):
+        (alone if done.control else found).append(done.row)
+        answers[done.row.run] = done.validation_NxC.argmax(axis=1)
     label_N = splits.validation.label_N
+    if settings.controls:
+        correct = {name: answer_N == label_N for name, answer_N in answers.items()}
+        found = controls.with_net(found, alone, correct)
     return workdir_lib.finish(
         workdir,
         settings,
         dataset=dataset,
         label_N=label_N,
         runs=found,
+        controls=alone,
+        outcomes=controls.outcomes(found),
         models={name: rows.of_model(model, label_N) for name, model in start.models.items()},
         pairs=[_pair(start, teacher, dataset) for teacher in settings.teachers],
         examples=_examples(start, dataset, found, answers),
@@ -157,7 +162,8 @@ def _set_up(
             classifiers.items(), desc="models", unit="model", leave=False
         )
     }
-    return Setup(settings, workdir, splits, evaluated, predicts[settings.student])
+    student = settings.student
+    return Setup(settings, workdir, splits, evaluated, student, predicts[student])
 
 
 def _check_labels(settings: Transfer, dataset: data.Dataset) -> None:

@@ -10,26 +10,39 @@ import tqdm
 
 from ktjax import evaluate, optim, progress, train
 from ktjax.experiment import evaluation, rows, training
-from ktjax.jobs.transfer import plan, setup
-from ktjax.jobs.transfer.setup import Setup
+from ktjax.jobs.transfer import frozen, plan, setup
+from ktjax.jobs.transfer.setup import Done, Setup
 from ktjax.joint import Joint
 
 
-def runs(start: Setup) -> Iterator[tuple[rows.Run, np.ndarray]]:
-    """A row of results.json for every model of every run, and its logits on validation, [N, C]."""
+def runs(start: Setup) -> Iterator[Done]:
+    """One for every model of every run; and, after them, the controls of every model."""
     settings = start.settings
     asked = [(seed, label) for seed in settings.seeds for label in settings.objectives]
     members = [start.models[name] for name in (settings.student, *settings.teachers)]
     joint = Joint(tuple(member.model for member in members))
     predict = evaluate.make_predict(joint, batch_size=settings.eval_batch_size)
-    with progress.bar(total=len(asked), desc="transfers", unit="run") as bar:
+    controls = [_plan_controls(start, name) for name in (settings.student, *settings.teachers)]
+    total = len(asked) + sum(len(planned) for _, planned in controls)
+    with progress.bar(total=total, desc="transfers", unit="run") as bar:
         for seed, label in asked:
             yield from _run(start, joint, predict, label, seed, bar)
+        for alone, planned in controls:
+            yield from frozen.controls(alone, planned, bar)
+
+
+def _plan_controls(start: Setup, name: str) -> tuple[Setup, tuple[plan.Run, ...]]:
+    """What the controls of one of the models begin with, and their runs."""
+    settings = start.settings
+    short = plan.short_names((settings.student, *settings.teachers))
+    model = start.models[name].model
+    predict = evaluate.make_predict(model, batch_size=settings.eval_batch_size)
+    return frozen.plan_controls(start._replace(student=name, predict=predict), short[name])
 
 
 def _run(
     start: Setup, joint: Joint, predict: evaluate.Predict, label: str, seed: int, bar: tqdm.tqdm
-) -> Iterator[tuple[rows.Run, np.ndarray]]:
+) -> Iterator[Done]:
     settings, splits = start.settings, start.splits
     names = (settings.student, *settings.teachers)
     short = plan.short_names(names)
@@ -76,9 +89,10 @@ def _run(
             history=history,
             seconds=history[-1]["seconds"],
             taught=training.mean_taught(history),
+            learning_rate=settings.objectives[label].learning_rate,
         )
         setup.export(start, model, row, bar)
-        yield row, after.validation_NxC
+        yield Done(row, after.validation_NxC)
 
 
 def _on_tune(start: Setup, names: tuple[str, ...], logits_NxMxC: np.ndarray) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How a transfer uses several teachers (paper section 4.3): the runs that the settings ask for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from ktjax import objectives
 from ktjax.classifier import Classifier, average
+from ktjax.settings.objective import Entry, SlowWeights
 from ktjax.settings.transfer import Transfer
 
 Teachers = tuple[str, ...]
@@ -67,7 +68,7 @@ ORDERS = {
 def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
     """The transfers that the settings ask for; `accuracy` of each teacher is for their order.
 
-    An objective that asks no teacher has one run per seed.
+    An objective that asks no teacher has one run per seed. Controls are planned by `plan_controls`.
 
     Raises:
       ValueError: two runs would have the same name.
@@ -90,13 +91,78 @@ def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
                         f"{name}/{i}-{short[teacher]}" for i, (teacher,) in enumerate(stages, 1)
                     )
                 runs.append(Run(label, stages, seed, name, stage_names))
-    names = [run.name for run in runs]
+    names = [run.name for run in (*runs, *plan_controls(settings, controls(settings)))]
     if strategy.combine:
         names += {combined_name(settings, run.objective, run.seed) for run in runs if run.teachers}
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Two runs would be called '{twice[0]}': rename in config.objectives.")
     return tuple(runs)
+
+
+class Control(NamedTuple):
+    """A training without a teacher, as an entry of config.objectives and of config.mcl says it."""
+
+    entry: Entry
+    slow: SlowWeights | None
+
+
+def controls(settings: Transfer, *, labeled: bool = True, moves: bool = True) -> dict[str, Control]:
+    """The controls of a student, each at every learning rate of the methods, by name.
+
+    Methods are the objectives that ask teachers, or train them too. What config.mcl says of a
+    method goes with its rate: what is exported is what the method exports.
+
+    Args:
+      settings: of the job.
+      labeled: there are labels to train on; else what needs them is left out.
+      moves: the student changes where it only learns from itself, as it does by the statistics of
+        batches; else `self` is left out.
+    """
+    grid = dict.fromkeys(
+        (entry.learning_rate, settings.mcl.get(label))
+        for label, entry in settings.objectives.items()
+        if _is_method(entry)
+    )
+    found = {}
+    for label, control in settings.controls.items():
+        if objectives.OBJECTIVES[control.objective].labels and not labeled:
+            continue
+        if control.objective == "self" and not moves:
+            continue
+        for rate, slow in grid:
+            name = f"{label}-{rate}" + (f"-mcl-{slow.tau}-{slow.every}" if slow else "")
+            found[name] = Control(control.at(rate), slow)
+    return found
+
+
+def plan_controls(settings: Transfer, names: Iterable[str], student: str = "") -> tuple[Run, ...]:
+    """A run for each of these controls and each seed, in as many stages as methods have.
+
+    A sequence of teachers is compared with as many trainings without one, each beginning where the
+    one before ended: as many steps, and as many beginnings of schedule and views.
+
+    Args:
+      settings: of the job.
+      names: of `controls`.
+      student: a part of the runs' names, where the controls of several students are run.
+    """
+    strategy = STRATEGIES[settings.strategy]
+    count = 1 if strategy.joint else len(strategy.stages(tuple(settings.teachers))[0])
+    runs = []
+    for seed in settings.seeds:
+        for label in names:
+            name = "-".join(filter(None, (label, student, str(seed))))
+            stage_names = tuple(f"{name}/{i}" for i in range(1, count + 1))
+            runs.append(
+                Run(label, ((),) * count, seed, name, (name,) if count == 1 else stage_names)
+            )
+    return tuple(runs)
+
+
+def _is_method(entry: Entry) -> bool:
+    known = objectives.OBJECTIVES[entry.objective]
+    return known.teachers or known.joint
 
 
 def combined_name(settings: Transfer, objective: str, seed: int) -> str:

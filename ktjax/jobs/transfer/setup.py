@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import tqdm
 
 from ktjax import evaluate, files, objectives, optim, parallel, train
@@ -12,9 +13,18 @@ from ktjax.classifier import Classifier
 from ktjax.experiment import training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
+from ktjax.jobs.transfer import plan
 from ktjax.joint import Joint
 from ktjax.models.checkpoints import weights
 from ktjax.settings.transfer import Transfer
+
+
+class Done(NamedTuple):
+    """A run at its end."""
+
+    row: Run  # of results.json
+    validation_NxC: np.ndarray  # the student's logits after it
+    control: bool = False  # it is compared with, and is no transfer
 
 
 class Setup(NamedTuple):
@@ -24,11 +34,27 @@ class Setup(NamedTuple):
     workdir: Path
     splits: Splits
     models: Mapping[str, Evaluated]  # student and teachers, by name
+    student: str  # who learns
     predict: evaluate.Predict  # of the student
 
     def accuracy(self, name: str) -> float:
         """A model's accuracy on tune: what decides (an order, say) may not look at validation."""
         return evaluate.accuracy(self.models[name].tune_NxC, self.splits.tune.label_N)
+
+
+def of_controls(setup: Setup) -> Setup:
+    """The same for the controls of its student: these are the objectives of its settings."""
+    settings, model = setup.settings, setup.models[setup.student].model
+    found = plan.controls(
+        settings,
+        labeled=bool(setup.splits.train.label_N.max() >= 0),
+        moves=settings.batch_norm == "train" and bool(model.variables.get("batch_stats")),
+    )
+    fields = {
+        "objectives": {name: control.entry for name, control in found.items()},
+        "mcl": {name: control.slow for name, control in found.items() if control.slow},
+    }
+    return setup._replace(settings=settings.model_copy(update=fields))
 
 
 def make_recipe(

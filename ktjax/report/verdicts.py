@@ -1,0 +1,132 @@
+"""What a transfer came to, in sentences that claim no more than the errors allow.
+
+What is compared are means over seeds, and their standard errors (`controls.outcomes`).
+"""
+
+import statistics
+from typing import NamedTuple
+
+from ktjax.analysis import controls
+from ktjax.analysis.rows import Outcome, TransferResults
+
+KINDS = (
+    "from a weaker teacher",
+    "from an equally accurate teacher",
+    "from a stronger teacher",
+    "from a teacher of unknown accuracy",
+    "from several teachers",
+    "without a teacher",
+)
+SURE = 2.0  # standard errors
+
+
+class Effect(NamedTuple):
+    """What an objective did with the teachers of one kind."""
+
+    delta: float
+    se: float
+    alone: float | None  # the mean delta of the control; None where nothing is compared with
+    trained: bool  # a control gained on tune: else nothing was trained, and `alone` is 0
+    runs: int
+
+
+def summary(results: TransferResults) -> str:
+    """The result in plain language, a few sentences."""
+    found = [outcome for outcome in controls.outcomes(results.runs) if outcome.teachers]
+    if not found:
+        return conclusion(results)
+    better = sum(outcome.delta > 0 for outcome in found)
+    surely_better = sum(outcome.delta > SURE * outcome.delta_se for outcome in found)
+    surely_worse = sum(outcome.delta < -SURE * outcome.delta_se for outcome in found)
+    mean = statistics.fmean(outcome.delta for outcome in found)
+    text = (
+        f"{better} of {len(found)} transfers improved the student, {surely_better} by more than "
+        f"two standard errors; {surely_worse} made it worse by more than two. The mean change is "
+        f"{mean:+.2f} percentage points."
+    )
+    return " ".join(filter(None, (text, _net_summary(found), conclusion(results))))
+
+
+def _net_summary(found: list[Outcome]) -> str:
+    nets = [(one.net, one.net_se) for one in found if one.net is not None]
+    if not nets:
+        return ""
+    better = sum(net > 0 for net, _ in nets)
+    surely_better = sum(net > SURE * se for net, se in nets)
+    surely_worse = sum(net < -SURE * se for net, se in nets)
+    return (
+        f"Net of the control without a teacher {better} of {len(nets)} gained, {surely_better} by "
+        f"more than two standard errors, and {surely_worse} lost by more than two; the mean is "
+        f"{statistics.fmean(net for net, _ in nets):+.2f}."
+    )
+
+
+def conclusion(results: TransferResults) -> str:
+    """One sentence: the objective with the largest mean delta for each kind of teacher.
+
+    It improved most only where it differs from every other by more than two standard errors.
+    """
+    before = {run.student: run.accuracy_before for run in results.runs}
+    groups: dict[str, dict[str, list[Outcome]]] = {}
+    for outcome in controls.outcomes(results.runs):
+        kind = _teacher_kind(outcome, before[outcome.student], results)
+        groups.setdefault(kind, {}).setdefault(outcome.objective, []).append(outcome)
+    clauses = [
+        f"{kind} {_clause({name: _effect(same) for name, same in groups[kind].items()})}"
+        for kind in sorted(groups, key=KINDS.index)
+    ]
+    text = "; ".join(clauses)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _teacher_kind(outcome: Outcome, before: float, results: TransferResults) -> str:
+    if len(outcome.teachers) != 1:
+        return KINDS[4 if outcome.teachers else 5]
+    (teacher,) = outcome.teachers
+    if teacher not in results.models:
+        return KINDS[3]
+    difference = results.models[teacher].accuracy - before
+    return KINDS[1 + (difference > 0) - (difference < 0)]
+
+
+def _effect(same: list[Outcome]) -> Effect:
+    """The mean over students and teachers; their errors are taken for one, as images are shared."""
+    known = all(outcome.net is not None for outcome in same)
+    return Effect(
+        delta=statistics.fmean(outcome.delta for outcome in same),
+        se=statistics.fmean(outcome.delta_se for outcome in same),
+        alone=statistics.fmean(one.delta - one.net for one in same) if known else None,
+        trained=any(outcome.control != controls.NONE for outcome in same),
+        runs=sum(outcome.runs for outcome in same),
+    )
+
+
+def _clause(effects: dict[str, Effect]) -> str:
+    best = max(effects, key=lambda name: effects[name].delta)
+    effect = effects[best]
+    runs = f"mean of {effect.runs} runs" if effect.runs > 1 else "one run"
+    if effect.delta <= 0:
+        return f"nothing improved, best was {best} ({effect.delta:+.2f} points, {runs})"
+    alike = [name for name in effects if name != best and _alike(effect, effects[name])]
+    most = " most," if len(effects) > 1 and not alike else ""
+    text = f"{best} improved{most} by {effect.delta:.2f} ± {effect.se:.2f} points"
+    text += f"{_of_the_control(effect)} ({runs})"
+    return f"{text}, not distinguishable from {' and '.join(alike)}" if alike else text
+
+
+def _alike(one: Effect, other: Effect) -> bool:
+    """Whether two effects differ by no more than their errors explain."""
+    return one.delta - other.delta <= SURE * (one.se**2 + other.se**2) ** 0.5
+
+
+def _of_the_control(effect: Effect) -> str:
+    """How much of an improvement came without a teacher."""
+    if effect.alone is None:
+        return ""
+    if not effect.trained:
+        return ", none of it without a teacher"
+    if effect.alone < 0:
+        return f", against {effect.alone:+.2f} without a teacher"
+    if effect.alone > effect.delta:
+        return f", less than the {effect.alone:.2f} without a teacher"
+    return f", of which {effect.alone:.2f} without a teacher"
