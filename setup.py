@@ -55,7 +55,7 @@ setuptools.setup(
             "basedpyright==1.40.2",
             "hypothesis",
             "pytest",
-            "pytest-xdist",
+            "pytest-xdist>=3.7",
             "ruff==0.17.6",
             "scikit-learn",
             "setuptools>=70.1",  # builds the wheels that install_test.py installs

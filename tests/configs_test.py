@@ -10,6 +10,7 @@ import ml_collections
 import pytest
 
 from ktjax import config as config_lib
+from ktjax.jobs import transfer
 from ktjax.settings.transfer import Transfer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -72,11 +73,22 @@ def test_fields_that_are_none_may_be(path):
 @pytest.mark.usefixtures("compile_once")
 @each
 def test_runlocal_runs(path, glyphs_dir, tmp_path):
+    """With two of the objectives where there are more."""
     config = get_config(path, "runlocal")
     config.data_dir = glyphs_dir
+    if len(config.get("objectives", ())) > 2:
+        config.objectives = {name: config.objectives[name] for name in ("kl_dp", "xe")}
     results = importlib.import_module(f"ktjax.jobs.{config.job}").run(config, tmp_path)
     assert results["runs"] or results["pairs"] or results["checks"]
     assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.full
+def test_runlocal_of_quickstart_runs_every_objective(glyphs_dir, tmp_path):
+    config = get_config(CONFIGS / "quickstart.py", "runlocal")
+    config.data_dir = glyphs_dir
+    results = transfer.run(config, tmp_path)
+    assert {row["objective"] for row in results["runs"]} == set(config.objectives)
 
 
 def test_transfer_to_imagenet_is_the_papers():

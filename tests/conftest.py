@@ -23,6 +23,20 @@ from ktjax.jobs import pretrain
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# The files that take longest begin first, so that what the processes of `-n 2` end with
+# is short and neither waits long for the other. xdist would begin with those of the most tests.
+LONGEST = (
+    *("frozen_test.py", "jobs_test.py", "families_test.py", "processes_test.py"),
+    *("configs_test.py", "failures_test.py", "models_test.py", "complementarity_test.py"),
+    *("parallel_test.py", "devices_test.py", "zoo_test.py", "kill_test.py", "mutual_test.py"),
+    *("digits_test.py", "hf_test.py", "train_test.py", "stream_test.py", "install_test.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: [*LONGEST, item.path.name].index(item.path.name))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled():
     """Thousands of compiled programs use up the memory maps of one process, and XLA crashes."""

@@ -45,7 +45,7 @@ def test_a_rate_is_picked_on_one_half_and_judged_on_the_other():
 
 def config_of(images, names, **fields):
     fields = dict(models=tuple(names), total_steps=4, eval_every_steps=4) | fields
-    fields = dict(learning_rates=(0.03, 3.0), seeds=(1, 2)) | fields
+    fields = dict(learning_rates=(0.03, 3.0), seeds=(1,)) | fields
     return small_jobs.load_config("convergence", f"data=folder:{images}", **fields)
 
 
@@ -65,7 +65,7 @@ def test_what_it_finds(done, zoo):
         assert check["picked_on"][f"{check['learning_rate']:g}"] == max(check["picked_on"].values())
         assert check["at_its_end"] == (check["upper"] < 0.3)
         assert check["accuracy"] == results["models"][check["model"]]["accuracy"]
-    assert len(list((workdir / "runs").iterdir())) == 2 * 2 * 2
+    assert len(list((workdir / "runs").iterdir())) == 2 * 2
     assert not list((workdir / "checkpoints").iterdir())
     assert "of 2 models at the end" in (workdir / "report.html").read_text()
 

@@ -181,9 +181,12 @@ def test_models_of_timm_and_transformers_teach_each_other(tmp_path):
     arrays = entries("vit")
     arrays |= {n: a[: len(small_jobs.CLASSES)] for n, a in arrays.items() if "classifier" in n}
     safetensors_numpy.save_file(arrays, student / weights.WEIGHTS)
-    teacher = models.create("test_resnet", classes=small_jobs.CLASSES, seed=0, size=(32, 32))
-    weights.export(teacher, tmp_path / "resnet", format="timm")
-    job = small_jobs.transferring(images, student, [tmp_path / "resnet"], total_steps=2)
+    architecture, options = models.TESTING["mlp_mixer"]
+    teacher = models.create(
+        architecture, classes=small_jobs.CLASSES, seed=0, size=(32, 32), **options
+    )
+    weights.export(teacher, tmp_path / "mixer", format="timm")
+    job = small_jobs.transferring(images, student, [tmp_path / "mixer"], total_steps=2)
     results = transfer.run(job, tmp_path / "workdir")
     assert results["models"][str(student)]["accuracy"] < 100
     after = models.load(str(next((tmp_path / "workdir" / "students").iterdir())))

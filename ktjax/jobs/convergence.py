@@ -157,7 +157,7 @@ def _train(
         learning_rate=rate,
         slow=None,
         augment=settings.augment,
-        examples=len(splits.train),
+        label_N=splits.train.label_N,
         seed=seed,
     )
     fitted = training.fit(
