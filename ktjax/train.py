@@ -160,7 +160,8 @@ def make_train_step(
       freeze_stats: BatchNorm keeps its running statistics.
       microbatches: parts of the batch, one after another, whose gradients are added up. Each is a
         batch of its own for whatever looks at several samples: BatchNorm's statistics, which every
-        part then updates; the similarities of `cd`; the memory of `crd`.
+        part then updates; the similarities of `cd`; the memory of `crd`; means over those samples
+        that are distilled.
       remat: of the student's forward pass only the results of convolutions and of products with
         weights are kept for the backward pass; the others are computed again.
 
