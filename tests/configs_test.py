@@ -71,7 +71,13 @@ def test_fields_that_are_none_may_be(path):
 
 
 @pytest.mark.usefixtures("compile_once")
-@each
+@pytest.mark.parametrize(
+    "path",
+    [  # jobs_test.py has transfer.py on small images, and quickstart.py is of the same job
+        pytest.param(path, marks=[pytest.mark.full] * (path.stem == "transfer"), id=path.name)
+        for path in FILES
+    ],
+)
 def test_runlocal_runs(path, glyphs_dir, tmp_path):
     """With two of the objectives where there are more."""
     config = get_config(path, "runlocal")

@@ -111,6 +111,7 @@ def test_killed_in_a_stage(calls, sequential, tmp_path, monkeypatch):
     check_same(tmp_path, workdir)
 
 
+@pytest.mark.full  # state_test.py has the memory in a checkpoint, test_killed_in_a_stage the stages
 def test_killed_with_a_memory_and_slow_weights(images, quartet, tmp_path, monkeypatch):
     arg = "objectives=crd,strategy=sequential"
     mcl = {"crd": dict(tau=0.5, every=2)}
@@ -308,14 +309,13 @@ def test_command_line(images, quartet, cached, tmp_path):
     json.dumps(results, allow_nan=False)
 
 
-# On the embedded zoo.
+# On the embedded zoo, as configs_test.py runs quickstart on it.
 
 EMBEDDED = "teachers=glyphs/tiny_mlp+glyphs/tiny_mlp_narrow+glyphs/tiny_mixer,runlocal"
 
 
-@pytest.mark.parametrize(
-    "strategy", ["mutual", *(pytest.param(s, marks=pytest.mark.full) for s in ("parallel", "soup"))]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("strategy", ["parallel", "soup", "mutual"])
 def test_embedded_zoo(strategy, glyphs_dir, tmp_path):
     arg = f"student=glyphs/tiny_resnet_narrow,{EMBEDDED},strategy={strategy},controls="
     config = small_jobs.load_config("transfer", arg, image_size=24, data_dir=glyphs_dir)

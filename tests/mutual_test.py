@@ -59,6 +59,7 @@ def test_killed_and_resumed(three, tmp_path, monkeypatch):
     check_same(tmp_path, workdir)
 
 
+@pytest.mark.full  # objectives_test.py has the gradients of both
 def test_two_models_with_and_without_detached_teacher(images, quartet, tmp_path):
     found = {}
     for detached in (True, False):
