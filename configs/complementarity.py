@@ -1,6 +1,6 @@
 """What the models of a zoo know of each other's mistakes (paper section 3), before any training.
 
-The embedded zoo, in a minute on 2 CPU cores (49 s, glyphs prepared before; jax 0.10.2):
+The embedded zoo, in a minute on 2 CPU cores:
 
   python -m ktjax.main --config=configs/complementarity.py --workdir=/tmp/complementarity
 

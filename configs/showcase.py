@@ -7,9 +7,9 @@ right, and 62 % of others), a weaker and a stronger teacher, 20 epochs of the im
 were trained on, beside the controls that no teacher teaches. What a transfer gains counts net of
 them. With --config.student and --config.teachers another student of the zoo.
 
-The learning rates, per 256 samples, are for each objective the best of three on tune, by the mean of
-both teachers, with seed 100; fixed before validation was read. Change on tune in points, from the
-weaker teacher and from the stronger (standard error 0.1, of kl from the weaker 0.2):
+The learning rates, per 256 samples, are for each objective the best of three on tune, by the mean
+of both teachers, with seed 100; fixed before validation was read. Change on tune in points, from
+the weaker teacher and from the stronger (standard error 0.1, of kl from the weaker 0.2):
 
                             0.01           0.03            0.1
   kl                 -4.58 +0.34    -6.56 +0.46    -8.64 +0.64
