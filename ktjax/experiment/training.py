@@ -115,11 +115,7 @@ def make_recipe(
     return Recipe(
         step=layout.compile(step, several=settings.steps_per_dispatch > 1),
         init=jax.jit(init, out_shardings=shardings),
-        state=jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            shapes,
-            shardings,
-        ),
+        state=jax.tree.map(_placed, shapes, shardings),
         layout=settings.parallel,
         seed=seed,
         batch_size=settings.batch_size,
@@ -130,6 +126,10 @@ def make_recipe(
         total_steps=durations.total,
         eval_every=durations.eval_every,
     )
+
+
+def _placed(x: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def _schedule(settings: Run, learning_rate: float, durations: Durations) -> optax.Schedule:
