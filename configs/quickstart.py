@@ -6,17 +6,19 @@ One student, a weaker and a stronger teacher, each transferred by plain KL disti
 with data partitioning, with labels and without, beside controls that no teacher teaches. Takes
 under three minutes on 2 CPU cores and ends with a table and a report.
 
-All models saw the same 16,000 images, and the transfer uses these again, in views that only it has
-seen: nothing is learned here that a label could not have taught before.
+It shows that everything works, and what 5 epochs show; configs/showcase.py has 20. All models saw
+the same 64,000 images to the end of their training, and the transfer uses these again, in views
+that only it has seen: nothing is learned here that a label could not have taught before.
 
-The learning rates, per 256 samples, are for each objective the best of five on the tune split, by
-the mean of both teachers, with seed 100 (the student starts at 68.03 %):
+The learning rates, per 256 samples, are for each objective the best of three on tune, by the mean
+of both teachers, with seed 100; fixed before validation was read. Change on tune in points, from
+the weaker teacher and from the stronger (standard error 0.1, of kl from the weaker 0.2):
 
-                        0.003   0.01   0.03    0.1    0.3
-  kl                    67.49  67.65  67.38  67.33  66.75
-  kl_dp                 68.13  68.37  68.40  68.71  68.25
-  kl_dp_unsupervised    68.02  68.20  68.13  68.39  68.22
-  xe                    68.00  68.30  68.15  68.58  68.12
+                            0.01           0.03            0.1
+  kl                 -2.66 +0.14    -4.06 +0.15    -6.06 -0.01
+  kl_dp              +0.08 +0.19    +0.09 +0.29    -0.15 +0.05
+  kl_dp_unsupervised -0.01 +0.20    -0.10 +0.24    -0.35 +0.11
+  xe (no teacher)          +0.06          +0.02          -0.41
 """
 
 from typing import Any
@@ -34,8 +36,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.job = "transfer"  # ktjax.jobs.JOBS
 
     # Names or folders, as ktjax.load_model takes them.
-    config.student = "glyphs/tiny_resnet_narrow"
-    config.teachers = ("glyphs/tiny_mixer", "glyphs/tiny_resnet_gn")
+    config.student = "glyphs/tiny_mlp"
+    config.teachers = ("glyphs/tiny_mlp_narrow", "glyphs/tiny_mixer")
     config.strategy = "single"  # ktjax.jobs.transfer.plan.STRATEGIES: how several teachers are used
     config.order = "given"  # ktjax.jobs.transfer.plan.ORDERS: of the teachers, if it is sequential
     config.soup_batch_norm = "average"  # of a soup's students: as the authors; or estimate
@@ -51,8 +53,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     dp = dict(top_k_of="target")
     config.objectives = {
         "kl": dict(objective="kl", learning_rate=0.01, **every, **kl()),
-        "kl_dp": dict(objective="kl_dp", learning_rate=0.1, **dp, **kl()),
-        "kl_dp_unsupervised": dict(objective="kl_dp_unsupervised", learning_rate=0.1, **dp, **kl()),
+        "kl_dp": dict(objective="kl_dp", learning_rate=0.03, **dp, **kl()),
+        "kl_dp_unsupervised": dict(
+            objective="kl_dp_unsupervised", learning_rate=0.01, **dp, **kl()
+        ),
     }
     # What a transfer is compared with: the same training without a teacher. Each has a run for
     # every seed and every learning rate above; the one that gained most on tune, or none, is
@@ -104,9 +108,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.eval_batch_size = 512  # over all devices
     config.total_epochs = 5.0  # passes over train; each sees other views
     config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
-    config.eval_every_epochs = 1.0  # evaluate on tune and save a checkpoint
+    config.eval_every_epochs = 5.0  # evaluate on tune and save a checkpoint
     config.eval_every_steps = config_dict.placeholder(int)  # instead of eval_every_epochs
-    config.log_every = 50  # steps
+    config.log_every = 250  # steps
 
     config.optimizer = "sgd"  # ktjax.optim.OPTIMIZERS
     config.schedule = "cosine"  # to zero; or constant
@@ -129,5 +133,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.batch_size = 16
         config.eval_batch_size = 64
         config.total_epochs = 2.0
+        config.eval_every_epochs = 1.0
         config.log_every = 2
     return config.lock()

@@ -131,5 +131,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.batch_size = 16
         config.eval_batch_size = 64
         config.total_epochs = 2.0
+        config.eval_every_epochs = 1.0
         config.log_every = 2
     return config.lock()

@@ -74,16 +74,21 @@ def test_fields_that_are_none_may_be(path):
 @pytest.mark.parametrize(
     "path",
     [  # jobs_test.py has transfer.py on small images, and quickstart.py is of the same job
-        pytest.param(path, marks=[pytest.mark.full] * (path.stem == "transfer"), id=path.name)
+        pytest.param(
+            path,
+            marks=[pytest.mark.full] * (path.stem in ("showcase", "transfer")),
+            id=path.name,
+        )
         for path in FILES
     ],
 )
 def test_runlocal_runs(path, glyphs_dir, tmp_path):
-    """With two of the objectives where there are more."""
+    """With one of the objectives and one of the controls where there are several."""
     config = get_config(path, "runlocal")
     config.data_dir = glyphs_dir
-    if len(config.get("objectives", ())) > 2:
-        config.objectives = {name: config.objectives[name] for name in ("kl_dp", "xe")}
+    if len(config.get("objectives", ())) > 1:
+        config.objectives = {"kl_dp": config.objectives["kl_dp"]}
+        config.controls = {"xe": config.controls["xe"]}
     results = importlib.import_module(f"ktjax.jobs.{config.job}").run(config, tmp_path)
     assert results["runs"] or results["pairs"] or results["checks"]
     assert (tmp_path / "report.html").exists()

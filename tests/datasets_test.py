@@ -561,7 +561,7 @@ def imagenet_models(tmp_path_factory):
 def test_imagenet_config_end_to_end(imagenet_dir, imagenet_models, tmp_path):
     """configs/transfer.py:data=imagenet2012,runlocal on a stand-in in TFDS's format."""
     student, teacher = imagenet_models / "student", imagenet_models / "teacher"
-    arg = f"student={student},teachers={teacher},data=imagenet2012,runlocal"
+    arg = f"student={student},teachers={teacher},data=imagenet2012,runlocal,controls="
     plain = Transfer.read(load_config("transfer", arg))
     assert plain.train_fraction == 0.1 and plain.minival == 0.01
     config = load_config(

@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn import datasets
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.full
 SIZE = "--config.image_size=8"  # the digits' own
 
 

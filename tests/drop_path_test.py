@@ -84,6 +84,7 @@ def test_networks_without_stochastic_depth(images, mixers, refused):
         refused(transfer.run, config, f"drop_path_rate={rate} has to be")
 
 
+@pytest.mark.full
 def test_a_student_is_trained_and_exported_with_it(images, mixers, tmp_path):
     trained, rates = {}, {}
     for rate in (None, 0.0, 0.75):

@@ -81,6 +81,7 @@ CASES = [
 ]
 each_case = pytest.mark.parametrize(("family", "architecture"), CASES)
 each_family = pytest.mark.parametrize("family", models.FAMILIES)
+SLOW = ("mobilenetv3", "regnet", "resnetv2")  # to compile, or of many parameters
 
 
 def entries(golden):
@@ -148,7 +149,10 @@ def first_of(family):
     return next(iter(goldens(family)))
 
 
-@each_family
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=[pytest.mark.full] * (f in SLOW), id=f) for f in models.FAMILIES],
+)
 def test_every_parameter_matters(family):
     """Left out, or with its numbers in another order, any of them fails the comparison above."""
     architecture = first_of(family)

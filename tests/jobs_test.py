@@ -515,7 +515,7 @@ def test_command_line(images, cached, tmp_path):
         (
             ["transfer.py", "--config.objectives.kl.topk=1"],
             "config.objectives.kl has no field 'topk'. Did you mean 'objectives.kl.top_k'? It has: "
-            "flips, learning_rate, objective, standardized, temperature, top_k.",
+            "flips, learning_rate, mean_over, objective, standardized, temperature, top_k.",
         ),
         (["pretrain.py", "--config.batch_size=big"], "flag --config.batch_size=big"),
         (["pretrain.py", "--config.batch_size=None"], "config.batch_size has to have a value"),

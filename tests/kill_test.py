@@ -76,7 +76,8 @@ def test_second_interrupt_stops_at_once():
         "interruption.listen()\n"
         "with interruption.deferred():\n"
         "    print('ready', flush=True)\n"
-        "    time.sleep(100)\n"
+        "    for _ in range(1000):\n"
+        "        time.sleep(0.1)\n"  # a signal just before one long sleep would wait for its end
     )
     job = subprocess.Popen(
         [sys.executable, "-c", code],
