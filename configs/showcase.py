@@ -25,6 +25,13 @@ the control that tune chose: +0.25; 2 CPU cores, jax 0.10.2):
   kl                 -4.44 +- 0.30  net -4.68      +0.47 +- 0.15  net +0.22 +- 0.17
   kl_dp              -0.07 +- 0.17  net -0.32      +0.82 +- 0.19  net +0.58 +- 0.18
   kl_dp_unsupervised -0.13 +- 0.17  net -0.38      +0.55 +- 0.16  net +0.30 +- 0.17
+
+and the same three of the zoo of the other seed (configs/pretrain.py), on which nothing was chosen,
+with seed 1 (the control: xe_self at 0.1, +0.23):
+
+  kl                 -4.48 +- 0.29  net -4.71      +0.59 +- 0.15  net +0.36 +- 0.16
+  kl_dp              +0.23 +- 0.16  net +0.01      +1.16 +- 0.18  net +0.94 +- 0.17
+  kl_dp_unsupervised +0.21 +- 0.16  net -0.01      +0.72 +- 0.16  net +0.50 +- 0.16
 """
 
 from typing import Any
