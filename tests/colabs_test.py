@@ -68,15 +68,15 @@ def test_quickstart_runs_from_cell_to_cell(glyphs_dir, tmp_path, monkeypatch, ca
         exec(compile(own, f"{path.name}, code cell {number}", "exec"), namespace)
     printed = capsys.readouterr().out
     student, weaker, stronger = map(float, re.findall(r"^glyphs/\w+: (.*) %", printed, re.M))
-    assert 50 < weaker < student < stronger
+    assert 40 < weaker < student < stronger
     flips = [float(percent) for percent in re.findall(r"rho_pos (.*?) %", printed)]
-    assert 5 < flips[0] < flips[1] < 20
+    assert 4 < flips[0] < flips[1] < 30
     assert [run["run"] for run in namespace["results"]["runs"]] == [
         "kl-tiny_mixer-1",
         "kl_dp-tiny_mixer-1",
     ]
     assert len(shown) == 3 and all(image.startswith(b"\x89PNG") for image in shown)
-    assert namespace["better"].num_parameters() == 13_696
+    assert namespace["better"].num_parameters() == 204_772
 
 
 @pytest.mark.parametrize("path", COLABS, ids=lambda path: path.name)
