@@ -106,6 +106,13 @@ def _at_most(count: int | None, dataset: data.Dataset) -> data.Dataset:
     return dataset._replace(**{name: getattr(dataset, name).take(count) for name in data.SPLITS})
 
 
+def check_labels(loaded: Loaded) -> None:
+    """Raises ValueError unless every image of train, tune and validation has a label."""
+    for name in data.SPLITS:
+        if not getattr(loaded.dataset, name).labeled:
+            raise ValueError(f"'{loaded.dataset.name}' has {name} images without labels.")
+
+
 def check_models(loaded: Loaded, classifiers: Iterable[Classifier]) -> None:
     """Raises ValueError unless all have the classes of the data set."""
     for classifier in classifiers:

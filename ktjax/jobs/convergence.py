@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from ktjax import data, evaluate, files, models, objectives, parallel, progress, train
+from ktjax import evaluate, files, models, objectives, parallel, progress, train
 from ktjax.analysis import convergence, rows
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier
@@ -63,9 +63,7 @@ def execute(settings: Convergence, workdir: str | Path, *, overwrite: bool = Fal
     if finished:
         return finished
     loaded = inputs.load(settings)
-    for name in data.SPLITS:
-        if not getattr(loaded.dataset, name).labeled:
-            raise ValueError(f"'{settings.data}' has {name} images without labels.")
+    inputs.check_labels(loaded)
     students = {name: workdir_lib.on_host(models.load(name)) for name in settings.models}
     dataset, splits = inputs.prepare(settings, loaded, students.values(), workdir)
     (workdir / files.RUNS).mkdir(exist_ok=True)
@@ -101,8 +99,8 @@ def _check(
 ) -> rows.Check:
     """Every run of one model, and what they say of it."""
     predict = evaluate.make_predict(student, batch_size=settings.eval_batch_size)
-    before = _answers(evaluation.evaluate(student, predict, splits, layout=settings.parallel))
-    before = _right(before, splits)
+    asked = evaluation.evaluate(student, predict, splits, layout=settings.parallel)
+    before = _right(asked.tune_NxC, asked.validation_NxC, splits)
     after: dict[float, list[_Right]] = {}
     for rate in settings.learning_rates:
         for seed in settings.seeds:
@@ -174,17 +172,13 @@ def _train(
     answers = evaluation.ask(
         predict, fitted.placed, splits, layout=settings.parallel, tune=fitted.tune_NxC
     )
-    return _right(answers, splits)
+    return _right(answers.tune, answers.validation, splits)
 
 
-def _answers(evaluated: evaluation.Evaluated) -> evaluation.Answers:
-    return evaluation.Answers(evaluated.tune_NxC, evaluated.validation_NxC, {})
-
-
-def _right(answers: evaluation.Answers, splits: inputs.Splits) -> _Right:
+def _right(tune_NxC: np.ndarray, validation_NxC: np.ndarray, splits: inputs.Splits) -> _Right:
     return _Right(
-        answers.tune.argmax(axis=1) == splits.tune.label_N,
-        answers.validation.argmax(axis=1) == splits.validation.label_N,
+        tune_NxC.argmax(axis=1) == splits.tune.label_N,
+        validation_NxC.argmax(axis=1) == splits.validation.label_N,
     )
 
 

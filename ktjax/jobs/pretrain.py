@@ -54,9 +54,7 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
         return finished
 
     loaded = inputs.load(settings)
-    for name in data.SPLITS:
-        if not getattr(loaded.dataset, name).labeled:
-            raise ValueError(f"'{settings.data}' has {name} images without labels.")
+    inputs.check_labels(loaded)
     students = [_start(name, loaded.dataset, settings) for name in settings.models]
     dataset, splits = inputs.prepare(settings, loaded, students, workdir)
     found, facts = [], {}
