@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from ktjax import evaluate, files, models, objectives, parallel, progress, train
+from ktjax import evaluate, files, models, parallel, progress
 from ktjax.analysis import convergence, rows
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier
 from ktjax.data import sources
-from ktjax.experiment import evaluation, inputs, training
+from ktjax.experiment import evaluation, inputs, supervised, training
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.jobs.transfer import plan
 from ktjax.settings.convergence import Convergence
@@ -146,26 +146,13 @@ def _train(
     seed: int,
 ) -> _Right:
     """What the model answers right after one run."""
-    recipe = training.make_recipe(
+    fitted = supervised.fit(
         settings,
-        student=student,
-        teachers=(),
-        objective=objectives.make_xe(label_smoothing=settings.label_smoothing),
-        teach=train.teach_nothing,
+        student,
+        splits,
+        predict,
         learning_rate=rate,
-        slow=None,
-        augment=settings.augment,
-        label_N=splits.train.label_N,
         seed=seed,
-    )
-    fitted = training.fit(
-        recipe,
-        student=student,
-        frozen=tuple,
-        images=splits.train,
-        tune=splits.tune,
-        predict=predict,
-        measure=lambda x: {"accuracy": evaluate.accuracy(x, splits.tune.label_N)},
         run=name,
         workdir=workdir,
     )

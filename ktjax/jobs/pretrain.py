@@ -8,10 +8,10 @@ from typing import Any
 
 import ml_collections
 
-from ktjax import data, evaluate, files, models, objectives, optim, parallel, progress, train
+from ktjax import data, evaluate, files, models, optim, parallel, progress
 from ktjax.analysis.rows import Model, Results, to_json
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, inputs, rows, training
+from ktjax.experiment import evaluation, inputs, rows, supervised, training
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.models.checkpoints import weights
 from ktjax.settings.pretrain import Pretrain
@@ -84,31 +84,17 @@ def _train(
 ) -> tuple[Classifier, rows.Run]:
     """The trained classifier, and its row of results.json."""
     predict = evaluate.make_predict(student, batch_size=settings.eval_batch_size)
-    recipe = training.make_recipe(
-        settings,
-        student=student,
-        teachers=(),
-        objective=objectives.make_xe(label_smoothing=settings.label_smoothing),
-        teach=train.teach_nothing,
-        learning_rate=settings.learning_rate,
-        slow=None,
-        augment=settings.augment,
-        label_N=splits.train.label_N,
-        seed=settings.seed,
-        wrap=_only_the_head(student) if settings.train == "head" else None,
-    )
     name = Path(student.name).name
-    label_N = splits.tune.label_N
-    fitted = training.fit(
-        recipe,
-        student=student,
-        frozen=tuple,
-        images=splits.train,
-        tune=splits.tune,
-        predict=predict,
-        measure=lambda logits_NxC: {"accuracy": evaluate.accuracy(logits_NxC, label_N)},
+    fitted = supervised.fit(
+        settings,
+        student,
+        splits,
+        predict,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
         run=name,
         workdir=workdir,
+        wrap=_only_the_head(student) if settings.train == "head" else None,
     )
     what = "" if settings.train == "all" else f" ({settings.train} alone)"
     origin = f"{student.name} trained{what} on {settings.data}, seed {settings.seed}"

@@ -1,0 +1,63 @@
+"""A training run from labels alone: nobody teaches."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ktjax import evaluate, objectives, train
+from ktjax.classifier import Classifier
+from ktjax.experiment import training
+from ktjax.experiment.inputs import Splits
+from ktjax.settings.convergence import Convergence
+from ktjax.settings.pretrain import Pretrain
+
+
+def fit(
+    settings: Pretrain | Convergence,
+    student: Classifier,
+    splits: Splits,
+    predict: evaluate.Predict,
+    *,
+    learning_rate: float,
+    seed: int,
+    run: str,
+    workdir: Path,
+    wrap: Callable[[training.Optimizer], training.Optimizer] | None = None,
+) -> training.Fitted:
+    """Trains a student, as `training.fit` does.
+
+    Args:
+      settings: of the job.
+      student: who learns.
+      splits: those of train and tune are read.
+      predict: gives the student's logits.
+      learning_rate: per 256 samples.
+      seed: of order, views and the step's randomness.
+      run: its name.
+      workdir: of the job.
+      wrap: what becomes of the optimizer where not all parameters are trained.
+    """
+    recipe = training.make_recipe(
+        settings,
+        student=student,
+        teachers=(),
+        objective=objectives.make_xe(label_smoothing=settings.label_smoothing),
+        teach=train.teach_nothing,
+        learning_rate=learning_rate,
+        slow=None,
+        augment=settings.augment,
+        label_N=splits.train.label_N,
+        seed=seed,
+        wrap=wrap,
+    )
+    label_N = splits.tune.label_N
+    return training.fit(
+        recipe,
+        student=student,
+        frozen=tuple,
+        images=splits.train,
+        tune=splits.tune,
+        predict=predict,
+        measure=lambda logits_NxC: {"accuracy": evaluate.accuracy(logits_NxC, label_N)},
+        run=run,
+        workdir=workdir,
+    )
