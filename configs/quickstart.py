@@ -108,7 +108,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.eval_batch_size = 512  # over all devices
     config.total_epochs = 5.0  # passes over train; each sees other views
     config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
-    config.eval_every_epochs = 5.0  # evaluate on tune and save a checkpoint
+    config.eval_every_epochs = 2.5  # evaluate on tune and save a checkpoint
     config.eval_every_steps = config_dict.placeholder(int)  # instead of eval_every_epochs
     config.log_every = 250  # steps
 

@@ -24,9 +24,10 @@ def conclusion(results: ConvergenceResults) -> str:
     most = results.config["most_gain"]
     at_end = sum(check.at_its_end for check in results.checks)
     models = "model" if len(results.checks) == 1 else "models"
+    are = "is" if at_end == 1 else "are"
     return (
-        f"{at_end} of {len(results.checks)} {models} at the end of training: more of it, with "
-        f"labels alone, gives less than {most:g} points."
+        f"{at_end} of {len(results.checks)} {models} {are} at the end of training: more of it, "
+        f"with labels alone, gives less than {most:g} points."
     )
 
 

@@ -67,10 +67,9 @@ def write(
     for table in page.tables(results):
         body += [_tag("p", f"{table.heading}:"), _html_table(table)]
     body += _note(page.note)
-    body.append(_tag("h2", "Figures"))
-    for drawing in page.drawings:
-        body += _figure(folder, drawing, results)
-    body += _figure(folder, EXAMPLES, examples)
+    drawn = [line for drawing in page.drawings for line in _figure(folder, drawing, results)]
+    drawn += _figure(folder, EXAMPLES, examples)
+    body += [_tag("h2", "Figures"), *drawn] if drawn else []
     for table in page.sections(results):
         body += [_tag("h2", table.heading), *_note(table.note), _html_table(table)]
     for name in ("environment", "config"):
