@@ -37,7 +37,7 @@ def test_cells_import_what_there_is(path, monkeypatch):
 
 
 @pytest.mark.full
-def test_quickstart_runs_from_cell_to_cell(glyphs_dir, tmp_path, monkeypatch, capsys):
+def test_quickstart_runs_from_cell_to_cell(tmp_path, monkeypatch, capsys):
     path = ROOT / "colabs" / "quickstart.ipynb"
     cells = ["".join(cell["source"]) for cell in read_cells(path) if cell["cell_type"] == "code"]
     workdir, shown = tmp_path / "workdir", []
@@ -51,13 +51,11 @@ def test_quickstart_runs_from_cell_to_cell(glyphs_dir, tmp_path, monkeypatch, ca
 
     def get_config():  # the same for two objectives on few images
         config = full_config("runlocal")
-        config.data_dir = glyphs_dir  # never the user's own
         config.objectives = {name: config.objectives[name] for name in ("kl", "kl_dp")}
         return config
 
-    def load(name, *, data_dir=None, **options):
-        del data_dir
-        loaded = load_any(name, data_dir=glyphs_dir, **options)
+    def load(name, **options):
+        loaded = load_any(name, **options)
         return loaded._replace(validation=loaded.validation.select(np.arange(0, 16_000, 16)))
 
     monkeypatch.setattr(quickstart, "get_config", get_config)

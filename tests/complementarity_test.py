@@ -26,10 +26,10 @@ ROOT = Path(__file__).parents[1]
 MODELS = ("glyphs/tiny_mlp_narrow", "glyphs/tiny_mlp", "glyphs/tiny_resnet_narrow")
 
 
-def config_of(data_dir, **fields):
+def config_of(**fields):
     config = runpy.run_path(str(ROOT / "configs" / "complementarity.py"))["get_config"]("runlocal")
     config.lock()
-    config.update(dict(data_dir=data_dir, models=MODELS, random_students=("tiny_mlp",)) | fields)
+    config.update(dict(models=MODELS, random_students=("tiny_mlp",)) | fields)
     return config
 
 
@@ -52,9 +52,9 @@ def made_transfers(folder, **fields):
 
 
 @pytest.fixture(scope="module")
-def config(glyphs_dir, tmp_path_factory):
+def config(tmp_path_factory):
     past = made_transfers(tmp_path_factory.mktemp("past") / "transfers")
-    return config_of(glyphs_dir, transfers=(past,))
+    return config_of(transfers=(past,))
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +159,10 @@ def test_finished_job_is_not_run_again(config, done, monkeypatch, capsys):
     assert "ordered pairs" in capsys.readouterr().out
 
 
-def test_calibrated_confidences_move_ensembles_gains_and_ranks(done, glyphs_dir, tmp_path):
+def test_calibrated_confidences_move_ensembles_gains_and_ranks(done, tmp_path):
     """Every model is asked at the temperature that suits it on tune; who is right stays."""
-    results = complementarity.run(config_of(glyphs_dir, calibrate=True), tmp_path)
-    dataset = data.load("glyphs", data_dir=glyphs_dir)
+    results = complementarity.run(config_of(calibrate=True), tmp_path)
+    dataset = data.load("glyphs")
     tune, validation = (
         pipeline.read(source.take(128), pipeline.Reading(24), name="some")
         for source in (dataset.tune, dataset.validation)
@@ -220,18 +220,18 @@ def test_classes_of_imagenet_are_embedded_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(clip_text, "embed_names", embed_names)
     fields = dict(data=f"folder:{tmp_path / 'images'}", models=folders, random_students=())
     fields |= dict(similarity="clip:some/model")
-    results = complementarity.run(config_of(None, **fields), tmp_path / "1")
+    results = complementarity.run(config_of(**fields), tmp_path / "1")
     assert results["similarity_of_all"] == 0
     template = dict(clip_template="a photo of a {}.")
-    complementarity.run(config_of(None, **fields, **template), tmp_path / "2")
+    complementarity.run(config_of(**fields, **template), tmp_path / "2")
     names = ("tench, Tinca tinca", "crane", "crane", "spoon")
     assert asked == [("some/model", names, "{}"), ("some/model", names, "a photo of a {}.")]
 
 
-def test_similarity_of_prototypes(done, glyphs_dir, tmp_path):
+def test_similarity_of_prototypes(done, tmp_path):
     workdir = tmp_path / "workdir"
     shutil.copytree(done[0] / "predictions", workdir / "predictions")
-    results = complementarity.run(config_of(glyphs_dir, similarity="prototypes"), workdir)
+    results = complementarity.run(config_of(similarity="prototypes"), workdir)
     assert -1 < results["similarity_of_all"] < 1
     # Of groups it is a share of pairs: 0 or 1 for two classes.
     found = [row["top_classes_similarity"]["50"] for row in results["pairs"]]
@@ -255,7 +255,6 @@ def test_models_and_images_of_a_users_own(tmp_path):
     for seed, folder in enumerate(folders):
         weights.export(models.create("tiny_mlp_narrow", classes=classes, seed=seed % 2), folder)
     config = config_of(
-        None,
         data=f"folder:{tmp_path / 'images'}",
         models=tuple(map(str, folders)),
         max_examples=None,
@@ -368,8 +367,8 @@ def refused(tmp_path, monkeypatch):
         (dict(seed=-1), "seed=-1 has to be 0 or more"),
     ],
 )
-def test_refuses(fields, message, glyphs_dir, refused):
-    refused(config_of(glyphs_dir, **fields), message)
+def test_refuses(fields, message, refused):
+    refused(config_of(**fields), message)
 
 
 def test_models_have_to_know_the_classes(refused, tmp_path):
@@ -377,11 +376,11 @@ def test_models_have_to_know_the_classes(refused, tmp_path):
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(5):
             Image.new("RGB", (12, 12)).save(tmp_path / "images" / name / f"{i}.png")
-    config = config_of(None, data=f"folder:{tmp_path / 'images'}")
+    config = config_of(data=f"folder:{tmp_path / 'images'}")
     refused(config, r"has 100 classes, .* has 2")
 
 
-def test_transfers_have_to_be_of_these_models_and_images(glyphs_dir, refused, tmp_path):
+def test_transfers_have_to_be_of_these_models_and_images(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     other = [{"student": "x", "teachers": [MODELS[0]]}]
     for folder, message in (
@@ -390,11 +389,11 @@ def test_transfers_have_to_be_of_these_models_and_images(glyphs_dir, refused, tm
         (made_transfers(tmp_path / "b", data={"name": "digits"}), "is about digits, not glyphs"),
         (made_transfers(tmp_path / "c", runs=other), "models that config.models lacks: x"),
     ):
-        refused(config_of(glyphs_dir, transfers=(folder,)), message)
+        refused(config_of(transfers=(folder,)), message)
 
 
-def test_workdir_of_another_experiment_is_refused(done, config, glyphs_dir):
+def test_workdir_of_another_experiment_is_refused(done, config):
     before = tree(done[0])
     with pytest.raises(ValueError, match=r"another experiment: .* seed, transfers\."):
-        complementarity.run(config_of(glyphs_dir, seed=1), done[0])
+        complementarity.run(config_of(seed=1), done[0])
     assert tree(done[0]) == before

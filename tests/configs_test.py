@@ -82,10 +82,9 @@ def test_fields_that_are_none_may_be(path):
         for path in FILES
     ],
 )
-def test_runlocal_runs(path, glyphs_dir, tmp_path):
+def test_runlocal_runs(path, tmp_path):
     """With one of the objectives and one of the controls where there are several."""
     config = get_config(path, "runlocal")
-    config.data_dir = glyphs_dir
     if len(config.get("objectives", ())) > 1:
         config.objectives = {"kl_dp": config.objectives["kl_dp"]}
         config.controls = {"xe": config.controls["xe"]}
@@ -95,9 +94,8 @@ def test_runlocal_runs(path, glyphs_dir, tmp_path):
 
 
 @pytest.mark.full
-def test_runlocal_of_quickstart_runs_every_objective(glyphs_dir, tmp_path):
+def test_runlocal_of_quickstart_runs_every_objective(tmp_path):
     config = get_config(CONFIGS / "quickstart.py", "runlocal")
-    config.data_dir = glyphs_dir
     results = transfer.run(config, tmp_path)
     assert {row["objective"] for row in results["runs"]} == set(config.objectives)
 

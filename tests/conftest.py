@@ -65,17 +65,9 @@ def shared(tmp_path_factory, worker_id):
 
 
 @pytest.fixture(scope="session")
-def glyphs_dir(shared):
-    """A data_dir with glyphs in it; never the user's own."""
-    with shared("data") as folder:
-        data.load("glyphs", data_dir=str(folder))
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
-def validation(glyphs_dir):
+def validation():
     """The validation split of glyphs, decoded."""
-    source = data.load("glyphs", data_dir=glyphs_dir).validation
+    source = data.load("glyphs").validation
     return pipeline.read(source, pipeline.Reading(24), name="glyphs validation")
 
 

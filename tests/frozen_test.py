@@ -316,9 +316,9 @@ EMBEDDED = "teachers=glyphs/tiny_mlp+glyphs/tiny_mlp_narrow+glyphs/tiny_mixer,ru
 
 @pytest.mark.full
 @pytest.mark.parametrize("strategy", ["parallel", "soup", "mutual"])
-def test_embedded_zoo(strategy, glyphs_dir, tmp_path):
+def test_embedded_zoo(strategy, tmp_path):
     arg = f"student=glyphs/tiny_resnet_narrow,{EMBEDDED},strategy={strategy},controls="
-    config = small_jobs.load_config("transfer", arg, image_size=24, data_dir=glyphs_dir)
+    config = small_jobs.load_config("transfer", arg, image_size=24)
     results = transfer.run(config, tmp_path)
     assert len(results["runs"]) == {"parallel": 2, "soup": 8, "mutual": 4}[strategy]
     assert "report" in {path.stem for path in tmp_path.iterdir()}
