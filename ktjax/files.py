@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and what those of a workdir are called."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 CONFIG = "config.json"  # whose workdir it is
@@ -28,3 +29,17 @@ def write_whole(path: Path, content: bytes | str) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, path)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """The last part of each path; more parts where that does not tell them apart.
+
+    Fit for a file's name, and different for different names.
+    """
+    parts = {name: Path(name).parts for name in names}
+    for length in range(1, max(map(len, parts.values())) + 1):
+        short = {name: ".".join(parts[name][-length:]) for name in names}
+        short = {name: text.strip(".").replace("/", "") for name, text in short.items()}
+        if len(set(short.values())) == len(names):
+            return short
+    return {name: f"{text}.{i}" for i, (name, text) in enumerate(short.items(), 1)}

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and have names that tell them apart."""
 
 import os
 
@@ -34,3 +34,11 @@ def test_who_dies_meanwhile_leaves_the_old_one(tmp_path, monkeypatch):
 def test_the_folder_has_to_exist(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.write_whole(tmp_path / "no" / "such", "content")
+
+
+def test_short_names_are_different():
+    assert files.short_names(["x/a", "y/b"]) == {"x/a": "a", "y/b": "b"}
+    same = files.short_names(["/x/a", "/y/a"])
+    assert len(set(same.values())) == 2 and not any("/" in name for name in same.values())
+    above = files.short_names(["models/a", "../models/a"])
+    assert len(set(above.values())) == 2

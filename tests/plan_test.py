@@ -83,14 +83,6 @@ def test_names_tell_runs_and_stages_apart():
         assert len(runs) == len(plan(strategy, seeds=(1, 2))) and runs <= set(names)
 
 
-def test_short_names_are_different():
-    assert plan_lib.short_names(["x/a", "y/b"]) == {"x/a": "a", "y/b": "b"}
-    same = plan_lib.short_names(["/x/a", "/y/a"])
-    assert len(set(same.values())) == 2 and not any("/" in name for name in same.values())
-    above = plan_lib.short_names(["models/a", "../models/a"])
-    assert len(set(above.values())) == 2
-
-
 def test_runs_that_would_be_called_the_same_are_refused():
     config = make_config("single", teachers=("zoo/b-c", "zoo/c"))
     config.objectives = entries(**{"kl": "kl", "kl-b": "kl"})

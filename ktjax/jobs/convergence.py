@@ -17,7 +17,6 @@ from ktjax.classifier import Classifier
 from ktjax.data import sources
 from ktjax.experiment import evaluation, inputs, supervised, training
 from ktjax.experiment import workdir as workdir_lib
-from ktjax.jobs.transfer import plan
 from ktjax.settings.convergence import Convergence
 
 _HALVES = 1234  # the seed that parts tune
@@ -67,7 +66,7 @@ def execute(settings: Convergence, workdir: str | Path, *, overwrite: bool = Fal
     students = {name: workdir_lib.on_host(models.load(name)) for name in settings.models}
     dataset, splits = inputs.prepare(settings, loaded, students.values(), workdir)
     (workdir / files.RUNS).mkdir(exist_ok=True)
-    short = plan.short_names(settings.models)
+    short = files.short_names(settings.models)
     total = len(students) * len(settings.learning_rates) * len(settings.seeds)
     found = []
     with progress.bar(total=total, desc="runs", unit="run") as bar:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, optim, progress, train
+from ktjax import evaluate, files, optim, progress, train
 from ktjax.experiment import evaluation, rows, training
 from ktjax.jobs.transfer import frozen, plan, setup
 from ktjax.jobs.transfer.setup import Done, Setup
@@ -34,7 +34,7 @@ def runs(start: Setup) -> Iterator[Done]:
 def _plan_controls(start: Setup, name: str) -> tuple[Setup, tuple[plan.Run, ...]]:
     """What the controls of one of the models begin with, and their runs."""
     settings = start.settings
-    short = plan.short_names((settings.student, *settings.teachers))
+    short = files.short_names((settings.student, *settings.teachers))
     model = start.models[name].model
     predict = evaluate.make_predict(model, batch_size=settings.eval_batch_size)
     return frozen.plan_controls(start._replace(student=name, predict=predict), short[name])
@@ -45,7 +45,7 @@ def _run(
 ) -> Iterator[Done]:
     settings, splits = start.settings, start.splits
     names = (settings.student, *settings.teachers)
-    short = plan.short_names(names)
+    short = files.short_names(names)
     run = f"{label}-{'+'.join(short.values())}-{seed}"
     fitted = training.fit(
         setup.make_recipe(

@@ -1,12 +1,11 @@
 """How a transfer uses several teachers (paper section 4.3): the runs that the settings ask for."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ktjax import objectives
+from ktjax import files, objectives
 from ktjax.classifier import Classifier, average
 from ktjax.settings.objective import Entry, SlowWeights
 from ktjax.settings.transfer import Transfer
@@ -73,7 +72,7 @@ def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
     Raises:
       ValueError: two runs would have the same name.
     """
-    short = short_names(settings.teachers)
+    short = files.short_names(settings.teachers)
     strategy = STRATEGIES[settings.strategy]
     runs = []
     for seed in settings.seeds:
@@ -168,17 +167,3 @@ def _is_method(entry: Entry) -> bool:
 def combined_name(settings: Transfer, objective: str, seed: int) -> str:
     """What the combination of an objective's students is called."""
     return f"{objective}-{settings.strategy}-{seed}"
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The last part of each path; more parts where that does not tell them apart.
-
-    Fit for a file's name, and different for different names.
-    """
-    parts = {name: Path(name).parts for name in names}
-    for length in range(1, max(map(len, parts.values())) + 1):
-        short = {name: ".".join(parts[name][-length:]) for name in names}
-        short = {name: text.strip(".").replace("/", "") for name, text in short.items()}
-        if len(set(short.values())) == len(names):
-            return short
-    return {name: f"{text}.{i}" for i, (name, text) in enumerate(short.items(), 1)}
