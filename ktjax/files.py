@@ -39,7 +39,9 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     parts = {name: Path(name).parts for name in names}
     for length in range(1, max(map(len, parts.values())) + 1):
         short = {name: ".".join(parts[name][-length:]) for name in names}
-        short = {name: text.strip(".").replace("/", "") for name, text in short.items()}
+        short = {
+            name: text.strip(".").replace("/", "").replace(":", ".") for name, text in short.items()
+        }
         if len(set(short.values())) == len(names):
             return short
     return {name: f"{text}.{i}" for i, (name, text) in enumerate(short.items(), 1)}

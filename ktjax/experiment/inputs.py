@@ -113,7 +113,7 @@ def check_labels(loaded: Loaded) -> None:
             raise ValueError(f"'{loaded.dataset.name}' has {name} images without labels.")
 
 
-def check_models(loaded: Loaded, classifiers: Iterable[Classifier]) -> None:
+def check_models(loaded: Loaded, classifiers: Iterable[models.HasClasses]) -> None:
     """Raises ValueError unless all have the classes of the data set."""
     for classifier in classifiers:
         models.check_classes(classifier, loaded.dataset.classes, loaded.dataset.name)
@@ -179,9 +179,16 @@ def open_splits(
 
 
 def prepare(
-    settings: Training, loaded: Loaded, classifiers: Collection[Classifier], folder: Path
+    settings: Training,
+    loaded: Loaded,
+    classifiers: Collection[Classifier],
+    folder: Path,
+    *,
+    refuse: Callable[[Splits], None] = lambda splits: None,
 ) -> tuple[data.Dataset, Splits]:
     """What can be refused is refused, then the workdir is claimed: before any work of training.
+
+    `refuse` raises ValueError where the splits are not what the job takes.
 
     Raises:
       ValueError: models of other classes, images that do not decode, too few of them, or a workdir
@@ -191,6 +198,7 @@ def prepare(
     loaded = without_bad(settings, loaded)
     settings.durations(len(loaded.dataset.train))
     splits = open_splits(settings, loaded, classifiers)
+    refuse(splits)
     workdir.claim(folder, settings, loaded.dataset)
     return loaded.dataset, splits
 
