@@ -84,7 +84,6 @@ def _controls(
 def _share(start: Setup, seed: int) -> _Shared:
     settings, splits = start.settings, start.splits
     stored = settings.targets == "stored"
-    alone = setup.one_view(start)
 
     @functools.cache
     def images() -> Any:
@@ -92,7 +91,7 @@ def _share(start: Setup, seed: int) -> _Shared:
 
     def freeze(model: Classifier | Store, measured: Evaluated | None = None) -> live.OfView:
         if isinstance(model, Store):
-            return stores.replayed(settings, splits, model, alone=alone)
+            return stores.replayed(settings, splits, model, alone=start.one_view)
         if stored:
             # A student between two teachers is of this run: nobody asks for its answers again.
             on_disk = settings.store is not None and measured is not None
@@ -101,7 +100,7 @@ def _share(start: Setup, seed: int) -> _Shared:
                 seed=seed,
                 images=images() if on_disk else None,
                 measured=measured,
-                alone=alone,
+                alone=start.one_view,
             )
         variables = live.frozen_variables(
             model, dtype=jnp.dtype(settings.dtype), layout=settings.parallel

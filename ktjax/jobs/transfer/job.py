@@ -194,8 +194,9 @@ def _set_up(
         name: stores.evaluated(found, splits, calibrate=settings.calibrate)
         for name, found in only_stores.items()
     }
-    student = settings.student
-    return Setup(settings, workdir, splits, evaluated, student, predicts[student])
+    student, asked = settings.student, [known.model for known in evaluated.values()]
+    one_view = stores.one_view(settings, splits, asked)
+    return Setup(settings, workdir, splits, evaluated, student, predicts[student], one_view)
 
 
 def _check_labels(settings: Transfer, dataset: data.Dataset) -> None:
