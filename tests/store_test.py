@@ -6,17 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
 
+import jax
 import numpy as np
 import pytest
 import small_jobs
 from safetensors import numpy as safetensors_numpy
 from small_jobs import KilledError, kill_at, transferring
 
+import ktjax
+from ktjax import augment
 from ktjax.experiment import stores
 from ktjax.jobs import transfer
 from ktjax.models.checkpoints import weights
 from ktjax.settings.transfer import Transfer
+from ktjax.targets import live as live_lib
 from ktjax.targets import rows
 from ktjax.targets import store as store_lib
 
@@ -81,15 +86,57 @@ def test_stored_answers_are_those_of_asking(live, stored):
         np.testing.assert_allclose(exported[name], array, atol=1e-5, err_msg=name)
 
 
-def test_on_disk_in_memory_and_a_view_at_a_time_are_the_same_bits(stored, noisy, quartet, tmp_path):
+@pytest.mark.parametrize("kept", [None, 2])
+def test_a_step_gets_the_bits_that_were_predicted(kept, stored, short, noisy, quartet):
+    model, split = ktjax.load_model(quartet[2]), small_jobs.splits(noisy).train
+    store = store_lib.open_store(of_model((short if kept else stored)[0], "weak"))
+    answers = live_lib.make_answers(
+        *(model, split),
+        augment=augment.make_augment("shift_colour", seed=1),
+        seed=1,
+        batch_size=16,
+        dtype=np.dtype("float32"),
+        layout="pmap",
+        form=store.form,
+    )
+    read = [store_lib.read_rows(store, store_lib.view_name(v), store.form) for v in range(VIEWS)]
+    of_all = live_lib.all_at_once(np.stack(read), store.form, "pmap")
+    of_one = live_lib.one_at_a_time(read.__getitem__, store.form, "pmap")
+    index_B = np.array([67, 0, 3, 3])
+    for view in range(VIEWS):
+        predicted_N = answers(view)
+        np.testing.assert_array_equal(read[view], predicted_N)
+        for of_view in (of_all, of_one):
+            found = jax.jit(rows.look_up)(of_view(view), view, index_B).logits
+            if kept is None:
+                np.testing.assert_array_equal(found, predicted_N[index_B])
+                continue
+            for name in store.form.fields:
+                axes = {"class": "BxK", "logit": "BxK", "rest": "BxR"}.get(name, "B")
+                expected = predicted_N[name][index_B]
+                np.testing.assert_array_equal(getattr(found, f"{name}_{axes}"), expected)
+    assert not np.array_equal(read[0], read[1])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({}, marks=pytest.mark.full, id="again"),
+        pytest.param(dict(cache_gb=0.0), id="a view at a time"),
+        pytest.param(dict(store=None), marks=pytest.mark.full, id="in memory"),
+        pytest.param(
+            dict(store=None, cache_gb=0.0), marks=pytest.mark.full, id="one of them in memory"
+        ),
+    ],
+)
+def test_wherever_answers_are_kept_the_bits_are_the_same(fields, stored, noisy, quartet, tmp_path):
     root, row, exported = stored
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.npy")}
-    again = config_of(noisy, quartet, targets="stored", store=str(root), cache_gb=0.0)
-    alone, found = run(again, tmp_path / "alone")
+    config = config_of(noisy, quartet, **dict(targets="stored", store=str(root)) | fields)
+    again, found = run(config, tmp_path)
     same(found, exported)
-    assert alone["history"][-1]["loss"] == row["history"][-1]["loss"]
+    assert again["history"][-1]["loss"] == row["history"][-1]["loss"]
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.npy")} == before  # nobody asked
-    same(run(config_of(noisy, quartet, targets="stored"), tmp_path / "memory")[1], exported)
 
 
 @pytest.mark.full  # train_test.py has how dispatches are cut
@@ -115,14 +162,14 @@ def test_results_name_what_is_approximate(short, stored):
     assert "How the largest logits serve" in page
 
 
-def test_a_store_alone_teaches_as_its_model(stored, short, noisy, quartet, tmp_path):
-    for root, row, exported, kept in ((*stored, {}), (*short, dict(store_top_k=2))):
-        teacher = f"store:{of_model(root, 'weak')}"
-        fields = dict(teachers=[teacher], targets="stored", **kept)
-        taught, found = run(config_of(noisy, quartet, **fields), tmp_path / root.parent.name)
-        same(found, exported)
-        known = ("accuracy_before", "accuracy_after", "rho_pos", "ensemble_accuracy", "taught")
-        assert [taught[k] for k in known] == [row[k] for k in known]
+@pytest.mark.parametrize("kept", [pytest.param(None, marks=pytest.mark.full), 2])
+def test_a_store_alone_teaches_as_its_model(kept, stored, short, noisy, quartet, tmp_path):
+    root, row, exported = short if kept else stored
+    fields = dict(teachers=[f"store:{of_model(root, 'weak')}"], targets="stored", store_top_k=kept)
+    taught, found = run(config_of(noisy, quartet, **fields), tmp_path)
+    same(found, exported)
+    known = ("accuracy_before", "accuracy_after", "rho_pos", "ensemble_accuracy", "taught")
+    assert [taught[k] for k in known] == [row[k] for k in known]
 
 
 @pytest.mark.parametrize(
@@ -375,3 +422,21 @@ def test_what_the_rest_is_summed_up_for(noisy, quartet):
     config.controls.self.top_k = 3
     with pytest.raises(ValueError, match="'self' compares top_k=3 classes, and only the 2 largest"):
         stores.check(Transfer.read(config))
+
+
+def test_two_that_write_the_same_do_not_clash(stored, tmp_path):
+    shutil.copytree(of_model(stored[0], "weak"), tmp_path / "store")
+    store, name = store_lib.open_store(tmp_path / "store"), store_lib.view_name(0)
+    rows_N = np.array(store_lib.read_rows(store, name, store.form))
+
+    def write():
+        for _ in range(30):
+            store_lib.write_rows(store, name, rows_N)
+
+    with futures.ThreadPoolExecutor(2) as pool:
+        writing = [pool.submit(write) for _ in range(2)]
+        while not all(one.done() for one in writing):
+            np.testing.assert_array_equal(store_lib.read_rows(store, name, store.form), rows_N)
+        for one in writing:
+            one.result()
+    assert small_jobs.tree(tmp_path / "store") == small_jobs.tree(of_model(stored[0], "weak"))

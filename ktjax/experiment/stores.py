@@ -152,6 +152,14 @@ def images_of(
     )
 
 
+def described(
+    settings: Transfer, splits: Splits, classifiers: Sequence[Classifier], seed: int
+) -> dict[str, Any]:
+    """What store.json says of all images that models are asked about, see `describe.answers`."""
+    measured = {split: describe.split(getattr(splits, split)) for split in store_lib.MEASURED}
+    return {"of_images": images_of(settings, splits, classifiers, seed), **measured}
+
+
 def refuse_others(
     settings: Transfer,
     splits: Splits,
@@ -227,7 +235,7 @@ def stored(
       splits: of the transfer.
       model: who is asked.
       seed: of the views.
-      images: `images_of` the seed; None: the answers are kept in memory, until the run ends.
+      images: `described` of the seed; None: the answers are kept in memory, until the job ends.
       measured: its answers about tune and validation, which are stored too.
       alone: a view at a time is on the devices.
     """
@@ -245,17 +253,18 @@ def stored(
         return lambda view: kept
     answers = live.make_answers(model, splits.train, **asked)
     if images is None:
-        in_memory = {view: answers(view) for view in range(views)}
+        in_memory = []
+        for view in progress.bar(range(views), desc="stored", unit="view", leave=False):
+            interruption.stop_if_asked()
+            in_memory.append(answers(view))
         return live.one_at_a_time(in_memory.__getitem__, form, settings.parallel)
     assert settings.store is not None
     description = describe.answers(
         describe.model(model),
-        images,
         classes=model.classes,
         form=form,
         dtype=settings.dtype,
-        tune=describe.split(splits.tune),
-        validation=describe.split(splits.validation),
+        **images,
     )
     if parallel.is_first():
         store_lib.create(Path(settings.store), description)

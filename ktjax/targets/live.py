@@ -3,9 +3,9 @@
 Both are a `teach` of train.py and what it takes as `frozen`, so that a step knows neither.
 
 Answers that were kept join a batch by index, on the devices: there lie all views, or those of a
-store that is too large for that one at a time, which is read and copied when the view changes
-(`one_at_a_time`; a gigabyte takes about as many seconds as the disk needs for it, once an epoch).
-Nothing is added to a batch, and a step waits for no host.
+store that is too large for that one at a time (`one_at_a_time`), which is read and copied once an
+epoch, when the view changes, and lies beside the one before until then. Nothing is added to a
+batch, and a step waits for no host.
 """
 
 import functools

@@ -5,7 +5,8 @@ to be asked about: pool.json and, as uint8 [N, H, W, 3], `view-00000.npy` and so
 (the training images without augmentation), `tune.npy` and `validation.npy`. Image i of a file has
 the index i. Labels are in `labels.npy`, which `pack` reads and who answers need not see.
 
-Answers are logits, or log-probabilities, as [N, C] arrays called as the images are.
+Answers are logits, or log-probabilities, as [N, C] arrays called as the images are. Where a model
+names its most probable classes only, all others get an equal share of what is left.
 """
 
 import json

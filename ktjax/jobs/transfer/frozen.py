@@ -87,7 +87,7 @@ def _share(start: Setup, seed: int) -> _Shared:
 
     @functools.cache
     def images() -> Any:
-        return stores.images_of(settings, splits, setup.classifiers(start), seed)
+        return stores.described(settings, splits, setup.classifiers(start), seed)
 
     def freeze(model: Classifier | Store, measured: Evaluated | None = None) -> live.OfView:
         if isinstance(model, Store):
