@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla
 from flax import linen as nn
 from flax import traverse_util
 from goldens import rule
@@ -46,7 +47,6 @@ DEEP = {
     "mobilenetv4_hybrid_medium_075": 5e-5,  # likewise 1e-5
     "mobilenetv4_hybrid_large_075": 1e-4,  # likewise 4e-5
 }
-QUICK = {"xla_backend_optimization_level": 0}
 # Parameters that have no part in the result, by architecture. Attention's softmax does not see the
 # bias of the keys.
 IDLE = {
@@ -114,8 +114,8 @@ def compiled(family, architecture):
         return model.forward(variables, x, train=False, rngs=None, freeze_stats=False)[0]
 
     x = rule.images(model.input.size[0])
-    # The first of a family runs hundreds of times: optimised.
-    options = {} if architecture == first_of(family) else QUICK
+    # The first of a family runs hundreds of times.
+    options = xla.OPTIMIZED if architecture == first_of(family) else None
     run = jax.jit(forward).lower(model.variables, x).compile(compiler_options=options)
     return lambda variables: jax.device_get(run(variables, x))
 
@@ -206,7 +206,7 @@ def test_a_step_of_training_is_timms(family):
     architecture = first_of(family)
     model, golden = classifier(family, architecture), goldens(family)[architecture]
     lowered, x = lower_training(family, False)
-    run = lowered.compile(compiler_options=QUICK)
+    run = lowered.compile()
     (loss, stats), gradient = jax.tree.map(lambda a: a[0], run(model.variables["params"], x))
     np.testing.assert_allclose(loss, golden["train/loss"], rtol=1e-4)
     trees = {"gradient": {"params": gradient}, "stats": {"batch_stats": stats} if stats else {}}

@@ -17,7 +17,6 @@ from ktjax.models.checkpoints import hf, weights
 
 GOLDENS = Path(__file__).parent / "goldens" / "transformers"
 CASES = sorted(folder.name for folder in GOLDENS.iterdir())
-QUICK = {"xla_backend_optimization_level": 0}
 each_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -50,7 +49,7 @@ def logits(model):
         return model.forward(variables, x, train=False, rngs=None, freeze_stats=False)[0].logits
 
     x = rule.images(model.input.size[0])
-    run = jax.jit(forward).lower(model.variables, x).compile(compiler_options=QUICK)
+    run = jax.jit(forward).lower(model.variables, x).compile()
     return np.asarray(run(model.variables, x))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 import small_models
+import xla
 
 from ktjax import loop, models, objectives, optim, parallel, train
 from ktjax.data import pipeline
@@ -143,7 +144,7 @@ def there(tmp_path_factory):
     """there("CASES") or there("OTHERS"): what eight devices compute."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
+        "XLA_FLAGS": xla.flags(DEVICES),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": root,
     }

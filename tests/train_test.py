@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 import small_models
+import xla
 
 from ktjax import loop as loop_lib
 from ktjax import objectives, parallel, train
@@ -141,9 +142,12 @@ def save_all(path):
 @pytest.fixture(scope="module")
 def on_eight_devices(tmp_path_factory):
     path = tmp_path_factory.mktemp("eight") / "steps.npz"
-    flags = f"--xla_force_host_platform_device_count={SLICES}"
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+    environment = os.environ | {
+        "XLA_FLAGS": xla.flags(SLICES),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": root,
+    }
     subprocess.run([sys.executable, __file__, path], env=environment, check=True, timeout=120)
     return np.load(path)
 

@@ -123,9 +123,10 @@ def draw_crop(
     those of `ratio`; what does not fit is drawn again, up to ten times. Then it is the largest
     centered part whose ratio is within the bounds.
     """
+    low, high = (math.log(bound) for bound in ratio)
     for _ in range(10):
         area = height * width * generator.uniform(*scale)
-        aspect = math.exp(generator.uniform(*(math.log(bound) for bound in ratio)))
+        aspect = math.exp(generator.uniform(low, high))
         rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < rows <= height and 0 < columns <= width:
             top = int(generator.integers(height - rows + 1))

@@ -215,7 +215,7 @@ def _folder(where: str, *files: str) -> Path:
     revision = revision or _REVISIONS.get(name)
     try:
         return Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files)
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(files))
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
