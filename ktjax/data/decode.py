@@ -35,6 +35,16 @@ def decode(encoded: bytes) -> np.ndarray:
     return _decode(encoded, shrink=1)
 
 
+def of_pillow(image: Image.Image) -> np.ndarray:
+    """The pixels of a Pillow image: uint8 [H, W, 3]. Of 16 bits the higher byte is kept."""
+    if image.mode.startswith("I;16"):
+        # Pillow would cut off what is above 255. Of 16-bit colors it keeps the higher byte itself.
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
+
+
 def eval_crop(
     image_HxWx3: np.ndarray, *, size: tuple[int, int], crop_pct: float, interpolation: str
 ) -> np.ndarray:
@@ -172,9 +182,4 @@ def _decode(encoded: bytes, *, shrink: int) -> np.ndarray:
     # The parsers of damaged files raise whatever they stumble over.
     except Exception as error:
         raise DecodeError(str(error).rstrip(".") or type(error).__name__) from error
-    if image.mode.startswith("I;16"):
-        # Pillow would cut off what is above 255. Of 16-bit colors it keeps the higher byte itself.
-        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+    return of_pillow(image)
