@@ -76,7 +76,7 @@ def test_fields_that_are_none_may_be(path):
     [  # jobs_test.py has transfer.py on small images, and quickstart.py is of the same job
         pytest.param(
             path,
-            marks=[pytest.mark.full] * (path.stem in ("showcase", "transfer")),
+            marks=[pytest.mark.full] * (path.stem in ("scarce", "showcase", "transfer")),
             id=path.name,
         )
         for path in FILES
