@@ -31,12 +31,22 @@ def write_whole(path: Path, content: bytes | str) -> None:
     os.replace(part, path)
 
 
+def last_part(name: str) -> str:
+    """The last part of a path, fit for a file's name; ValueError if it has none: `.`, `..`, `/`."""
+    last = Path(os.path.normpath(name)).name
+    if not last.strip("."):
+        raise ValueError(f"'{name}' has no name that files could be called by: give the folder's.")
+    return last
+
+
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """The last part of each path; more parts where that does not tell them apart.
 
-    Fit for a file's name, and different for different names.
+    Fit for a file's name, and different for different names; ValueError as `last_part`.
     """
-    parts = {name: Path(name).parts for name in names}
+    for name in names:
+        last_part(name)
+    parts = {name: Path(os.path.normpath(name)).parts for name in names}
     for length in range(1, max(map(len, parts.values())) + 1):
         short = {name: ".".join(parts[name][-length:]) for name in names}
         short = {name: text.strip(".").replace("/", "") for name, text in short.items()}

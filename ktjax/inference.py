@@ -9,7 +9,6 @@ import functools
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from PIL import Image
 
 from ktjax import models
 from ktjax.classifier import Classifier, Forward, InputSpec
-from ktjax.data import decode
+from ktjax.data import decode, sources
 
 ImageLike = str | os.PathLike | np.ndarray | Image.Image
 
@@ -99,13 +98,12 @@ def _pixels(image: Any) -> np.ndarray:
     if isinstance(image, Image.Image):
         return decode.of_pillow(image)
     if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        if not path.is_file():
-            raise ValueError(f"There is no image file '{path}'.")
+        if not os.path.exists(image):
+            raise ValueError(f"There is no image '{image}'.")
         try:
-            return decode.decode(path.read_bytes())
+            return decode.decode(sources.read_file(image))
         except decode.DecodeError as error:
-            raise ValueError(f"'{path}' does not decode: {error}.") from error
+            raise ValueError(f"'{image}' does not decode: {error}.") from error
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(

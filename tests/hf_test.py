@@ -121,6 +121,22 @@ def test_configs_of_something_else_are_refused(resnet, field, value, message):
         models.load(str(resnet))
 
 
+@pytest.mark.parametrize("kind", ["resnet", "unknown"])
+def test_code_of_a_folder_is_never_run(resnet, kind, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks"))
+    mark = resnet / "it_ran"
+    (resnet / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass EvilConfig: pass\n")
+    path = resnet / "config.json"
+    evil = {"model_type": kind, "auto_map": {"AutoConfig": "evil.EvilConfig"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | evil))
+    if kind == "resnet":  # transformers' own class reads it
+        models.load(str(resnet))
+    else:
+        with pytest.raises(ValueError, match="transformers cannot read .*config.json: "):
+            models.load(str(resnet))
+    assert not mark.exists()
+
+
 def test_without_a_preprocessor_config_nothing_is_loaded(resnet):
     (resnet / hf.PREPROCESSOR).unlink()
     with pytest.raises(ValueError, match="There is no .*preprocessor_config.json, which says how"):

@@ -72,7 +72,7 @@ def test_all_classes_add_up(model, photo):
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
-        ("nowhere.png", {}, r"There is no image file 'nowhere\.png'\."),
+        ("nowhere.png", {}, r"There is no image 'nowhere\.png'\."),
         (__file__, {}, r"inference_test\.py' does not decode: of no known format\."),
         (np.zeros((8, 8, 3), np.float32), {}, r"uint8 \[H, W, 3\], .*not float32 \[8, 8, 3\]\."),
         (np.zeros((8, 8), np.uint8), {}, r"not uint8 \[8, 8\]\."),
@@ -102,7 +102,7 @@ def test_command_line(model, photo, tmp_path, monkeypatch, capsys):
 
 
 def test_a_wrong_name_is_a_sentence(monkeypatch, capsys):
-    with pytest.raises(SystemExit, match=r"^ktjax: There is no image file 'nowhere\.png'\.$"):
+    with pytest.raises(SystemExit, match=r"^ktjax: There is no image 'nowhere\.png'\.$"):
         said(monkeypatch, capsys, "predict", NAME, "nowhere.png")
 
 

@@ -5,6 +5,7 @@ simplejpeg refuses (CMYK, damaged files), and other formats. Resizing has Pillow
 models were trained and are scored with them. An orientation in EXIF is not applied, as in timm.
 """
 
+import functools
 import io
 import math
 
@@ -18,6 +19,8 @@ from ktjax.data import resize
 # A file that claims to be larger is an attack, or damaged. It is refused before that much memory is
 # allocated for it.
 _MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+# Of a file of any name Pillow looks at the content, and hands some kinds to external programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 class DecodeError(ValueError):
@@ -25,7 +28,7 @@ class DecodeError(ValueError):
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """A JPEG, PNG or whatever Pillow reads as uint8 [H, W, 3]; alpha is dropped, as timm does.
+    """A JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF as uint8 [H, W, 3]; alpha is dropped, as by timm.
 
     16-bit images keep their higher byte.
 
@@ -175,7 +178,7 @@ def _decode(encoded: bytes, *, shrink: int) -> np.ndarray:
     if not encoded:
         raise DecodeError("it is empty")
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image = Image.open(io.BytesIO(encoded), formats=_formats())
         image.load()
     except PIL.UnidentifiedImageError as error:
         raise DecodeError("of no known format") from error
@@ -183,3 +186,10 @@ def _decode(encoded: bytes, *, shrink: int) -> np.ndarray:
     except Exception as error:
         raise DecodeError(str(error).rstrip(".") or type(error).__name__) from error
     return of_pillow(image)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of _FORMATS that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)

@@ -140,7 +140,10 @@ def load(where: str) -> TextModel:
         # transformers would go on without words.
         raise ValueError(f"'{where}' has no tokenizer: tokenizer.json, or vocab.json, merges.txt.")
     variables = _fill(tower, folder / weights.WEIGHTS)
-    return TextModel(tower, variables, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    return TextModel(tower, variables, tokenizer)
 
 
 def tokenize(model: TextModel, texts: Sequence[str]) -> np.ndarray:
