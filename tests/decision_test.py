@@ -48,7 +48,9 @@ def test_as_often_as_promised(points, least, most):
     generator = np.random.default_rng(0)
     moved = generator.binomial(size, churn / 100, 4000)
     gained = generator.binomial(moved, (1 + gain / churn) / 2)
-    taken = [decision.p_value(g, m - g) <= decision.LEVEL for g, m in zip(gained, moved)]
+    taken = [
+        decision.p_value(g, m - g) <= decision.LEVEL for g, m in zip(gained, moved, strict=True)
+    ]
     assert least <= np.mean(taken) <= most
 
 
