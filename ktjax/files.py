@@ -10,6 +10,7 @@ RESULTS = "results.json"  # written last: the job is finished
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
 CLASS_FLIPS = "class_flips.safetensors"
+RIGHT = "right.safetensors"  # which validation images are answered right after each run
 # Folders.
 FIGURES = "figures"
 STUDENTS = "students"

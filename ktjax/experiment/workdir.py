@@ -25,7 +25,8 @@ from ktjax.settings.record import Record
 
 # What jobs write beside the config.
 _WRITTEN = (
-    *(files.RESULTS, files.DATA, files.REPORT, files.METRICS, files.CLASS_FLIPS, files.FIGURES),
+    *(files.RESULTS, files.DATA, files.REPORT, files.METRICS, files.CLASS_FLIPS, files.RIGHT),
+    files.FIGURES,
     *(files.STUDENTS, files.MODELS, files.PREDICTIONS, files.CHECKPOINTS, files.TENSORBOARD),
     *(files.LOGS, files.RUNS),
 )
@@ -36,8 +37,12 @@ _PACKAGES = (
 )
 
 
-def finished(workdir: Path, settings: Record, *, overwrite: bool) -> Results | None:
-    """The results, printed, if this experiment has been run here; else None. Writes nothing.
+def finished(
+    workdir: Path, settings: Record, *, overwrite: bool, report: bool = True
+) -> Results | None:
+    """The results if this experiment has been run here, and else None. Writes nothing.
+
+    With `report` they are printed.
 
     Raises:
       ValueError: the folder belongs to another experiment, and that is not to be overwritten; or it
@@ -69,7 +74,7 @@ def finished(workdir: Path, settings: Record, *, overwrite: bool) -> Results | N
         ) from error
     except OSError as error:
         raise _unusable(workdir, error) from error
-    if parallel.is_first():
+    if report and parallel.is_first():
         print(f"Finished before.\n\n{tables.as_text(results)}\nReport: {workdir / files.REPORT}")
     return results
 
@@ -88,9 +93,9 @@ def claim(workdir: Path, settings: Record, dataset: data.Dataset) -> None:
         if parallel.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
             _clear(workdir, settings)
-            _write_json(workdir / files.CONFIG, settings.to_json())
+            write_json(workdir / files.CONFIG, settings.to_json())
             if not (workdir / files.DATA).exists():
-                _write_json(workdir / files.DATA, _seen(dataset))
+                write_json(workdir / files.DATA, _seen(dataset))
         parallel.wait_for_all("claim")
         if not (workdir / files.CONFIG).exists():
             raise ValueError(
@@ -153,6 +158,7 @@ def finish(
     models: Mapping[str, Any],
     pairs: Sequence[Mapping[str, Any]] = (),
     examples: Sequence[Mapping[str, Any]] = (),
+    report: bool = True,
     **found: Any,
 ) -> Results:
     """Writes report and results.json, prints the table, and returns what results.json holds.
@@ -166,6 +172,7 @@ def finish(
       models: name -> accuracy in percent, parameters, origin.
       pairs: complementary knowledge of teachers and student.
       examples: images for the report.
+      report: else results.json is all that is written, and nothing is printed.
       **found: what else the job found.
     """
     record = {
@@ -189,10 +196,11 @@ def finish(
     }
     results = rows.read(record)
     if parallel.is_first():
-        path = page.write(workdir, results, examples)
+        path = page.write(workdir, results, examples) if report else None
         # Last: it says that the job is finished.
-        _write_json(workdir / files.RESULTS, rows.to_json(results))
-        print(f"{tables.as_text(results)}\nReport: {path}")
+        write_json(workdir / files.RESULTS, rows.to_json(results))
+        if report:
+            print(f"{tables.as_text(results)}\nReport: {path}")
     logs.stop()
     return results
 
@@ -221,6 +229,7 @@ def _unusable(workdir: Path, error: OSError) -> ValueError:
     return ValueError(f"The workdir '{workdir}' cannot be used: {error.strerror}.")
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     files.write_whole(path, f"{text}\n")

@@ -17,7 +17,7 @@ class Transfer(Training):
 
     job: Literal["transfer"]
     student: Name
-    teachers: Annotated[tuple[Name, ...], Field(min_length=1)]
+    teachers: tuple[Name, ...]
     strategy: Literal["single", "parallel", "sequential", "soup", "mutual"]
     order: Literal["ascending", "descending", "given", "random"]
     soup_batch_norm: Literal["average", "estimate"]
