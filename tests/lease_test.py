@@ -16,7 +16,7 @@ HOLD = (
     "import sys, time, pathlib\n"
     "from ktjax.experiment import lease\n"
     "with lease.take(pathlib.Path(sys.argv[1]), expiry=60) as held:\n"
-    "    (held.place / 'work').write_text('half')\n"
+    "    (lease.enter(held) / 'work').write_text('half')\n"
     "    print(held.number, flush=True)\n"
     "    time.sleep(60)\n"
 )
@@ -41,7 +41,7 @@ def holder(path):
 
 def test_one_holder(path):
     with lease.take(path, expiry=60) as held:
-        assert held.held() and held.place.is_dir() and lease.is_taken(path, expiry=60)
+        assert held.held() and lease.is_taken(path, expiry=60)
         with lease.take(path, expiry=60) as second:
             assert second is None
         other = path.with_name("kl_dp-11")
@@ -67,10 +67,10 @@ def test_of_many_one_has_it(path):
 
 def test_what_was_left_is_gone_on_with(path):
     with lease.take(path, expiry=60) as first:
-        (first.place / "work").write_text("half")
+        (lease.enter(first) / "work").write_text("half")
     with lease.take(path, expiry=60) as second:
         assert (second.number, second.place == first.place) == (1, False)
-        assert (second.place / "work").read_text() == "half" and not first.place.exists()
+        assert (lease.enter(second) / "work").read_text() == "half" and not first.place.exists()
         os.rename(second.place, path)
     assert [entry.name for entry in path.parent.iterdir()] == ["kl_dp-1"]
 
@@ -82,7 +82,7 @@ def test_death_is_seen_at_once(path, holder):
     holder.wait()
     assert not lease.is_taken(path, expiry=60)
     with lease.take(path, expiry=60) as held:
-        assert held.number == 1 and (held.place / "work").read_text() == "half"
+        assert held.number == 1 and (lease.enter(held) / "work").read_text() == "half"
 
 
 def test_on_another_machine_a_lease_expires(path, holder, monkeypatch):
@@ -97,15 +97,17 @@ def test_on_another_machine_a_lease_expires(path, holder, monkeypatch):
 
 def test_a_sleeper_has_lost(path):
     with lease.take(path, expiry=60) as sleeper:
+        lease.enter(sleeper)
         os.utime(sleeper.file, (0, 0))
         with lease.take(path, expiry=60) as living:
+            lease.enter(living)
             assert living.held() and not sleeper.held()
             with pytest.raises(FileNotFoundError):
                 os.rename(sleeper.place, path)
             sleeper.place.mkdir()  # whoever writes makes its folder again
             (sleeper.place / "results.json").write_text("of a sleeper")
     with lease.take(path, expiry=60) as third:
-        assert not list(third.place.iterdir()) and not sleeper.place.exists()
+        assert not list(lease.enter(third).iterdir()) and not sleeper.place.exists()
 
 
 def test_the_heart_beats(path):

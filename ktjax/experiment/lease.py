@@ -27,10 +27,12 @@ import re
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+_POLL = 0.2  # seconds between two tries
 _BEATS = 6  # signs of life until a lease expires
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux: differs from machine to machine
 
@@ -49,7 +51,7 @@ class Lease(NamedTuple):
 
     @property
     def place(self) -> Path:
-        """The folder that its holder works in; it holds what the last holder left."""
+        """The folder that its holder works in; `enter` makes it."""
         return self.path.with_name(f"{self.path.name}@{self.number}-{self.nonce}")
 
     def held(self) -> bool:
@@ -74,13 +76,38 @@ def take(path: Path, *, expiry: float) -> Iterator[Lease | None]:
         beat = threading.Thread(target=_beat, args=(lease, expiry / _BEATS, over), daemon=True)
         beat.start()
         try:
-            _inherit(lease)
             yield lease
         finally:
             over.set()
             beat.join()
             if lease.held():
                 lease.file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def wait(path: Path, *, expiry: float) -> Iterator[Lease]:
+    """As `take`, but waits while another has it."""
+    while True:
+        with take(path, expiry=expiry) as lease:
+            if lease is not None:
+                yield lease
+                return
+        time.sleep(_POLL)
+
+
+def enter(lease: Lease) -> Path:
+    """The holder's place, in which it finds what the last holder left in its own.
+
+    Of losers, who wrote on, everything goes.
+    """
+    places = sorted(_places(lease.path))
+    for _, place in places[:-1]:
+        shutil.rmtree(place, ignore_errors=True)
+    for _, place in places[-1:]:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(place, lease.place)
+    lease.place.mkdir(exist_ok=True)
+    return lease.place
 
 
 def is_taken(path: Path, *, expiry: float) -> bool:
@@ -106,17 +133,6 @@ def _make(path: Path, expiry: float, stack: contextlib.ExitStack) -> Lease | Non
     for old in numbers:
         _file(path, old).unlink(missing_ok=True)
     return lease
-
-
-def _inherit(lease: Lease) -> None:
-    """The last holder's place becomes this one's. Of losers, who wrote on, everything goes."""
-    places = sorted(_places(lease.path))
-    for _, place in places[:-1]:
-        shutil.rmtree(place, ignore_errors=True)
-    for _, place in places[-1:]:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(place, lease.place)
-    lease.place.mkdir(exist_ok=True)
 
 
 def _beat(lease: Lease, seconds: float, over: threading.Event) -> None:

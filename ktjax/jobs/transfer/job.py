@@ -106,7 +106,7 @@ def execute(
     once = shared.of(settings, but=_OWN)
     classifiers = _load(settings, once)
     loaded = once("data", lambda: inputs.load(settings))
-    _check_labels(settings, loaded.dataset)
+    check_labels(settings, loaded.dataset)
     dataset, splits = inputs.prepare(settings, loaded, classifiers.values(), workdir, once)
 
     # What is said of images depends on how these are read, and that may depend on the models.
@@ -205,7 +205,14 @@ def _set_up(
     return Setup(settings, workdir, splits, evaluated, student, predict(student), once, report)
 
 
-def _check_labels(settings: Transfer, dataset: data.Dataset) -> None:
+def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:
+    """The data that all transfers with these settings share, whoever their models are."""
+    once = shared.of(settings, but=_OWN)
+    loaded = once("data", lambda: inputs.load(settings))
+    return once("good images", lambda: inputs.without_bad(settings, loaded))
+
+
+def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
     """Raises ValueError, with what to take instead, where labels are asked for and lack."""
     if not dataset.train.labeled:
         need = {

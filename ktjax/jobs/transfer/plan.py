@@ -8,7 +8,7 @@ import numpy as np
 from ktjax import files, objectives
 from ktjax.classifier import Classifier, average
 from ktjax.settings.objective import Entry, SlowWeights
-from ktjax.settings.transfer import Transfer
+from ktjax.settings.transfer import Methods, Transfer
 
 Teachers = tuple[str, ...]
 
@@ -106,7 +106,7 @@ class Control(NamedTuple):
     slow: SlowWeights | None
 
 
-def controls(settings: Transfer, *, labeled: bool = True, moves: bool = True) -> dict[str, Control]:
+def controls(settings: Methods, *, labeled: bool = True, moves: bool = True) -> dict[str, Control]:
     """The controls of a student, each at every learning rate of the methods, by name.
 
     Methods are the objectives that ask teachers, or train them too. What config.mcl says of a
