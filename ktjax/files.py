@@ -7,9 +7,11 @@ from pathlib import Path
 CONFIG = "config.json"  # whose workdir it is
 DATA = "data.json"  # what the images were when the run began
 RESULTS = "results.json"  # written last: the job is finished
+PAIRS = "pairs.csv"  # a line for each run of a study
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
 CLASS_FLIPS = "class_flips.safetensors"
+RIGHT = "right.safetensors"  # which validation images are answered right after each run
 # Folders.
 FIGURES = "figures"
 STUDENTS = "students"
@@ -46,8 +48,8 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     """
     for name in names:
         last_part(name)
-    parts = {name: Path(os.path.normpath(name)).parts for name in names}
-    for length in range(1, max(map(len, parts.values())) + 1):
+    parts, short = {name: Path(os.path.normpath(name)).parts for name in names}, {}
+    for length in range(1, max(map(len, parts.values()), default=0) + 1):
         short = {name: ".".join(parts[name][-length:]) for name in names}
         short = {name: text.strip(".").replace("/", "") for name, text in short.items()}
         if len(set(short.values())) == len(names):

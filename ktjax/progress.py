@@ -7,9 +7,9 @@ from typing import Any
 import tqdm
 
 
-def bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm.tqdm:
+def bar(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm.tqdm:
     """As `tqdm.tqdm`, but silent where another process of the same job shows the same bar."""
-    return tqdm.tqdm(iterable, disable=_another_shows_it(), **options)
+    return tqdm.tqdm(iterable, disable=not shown or _another_shows_it(), **options)
 
 
 def _another_shows_it() -> bool:

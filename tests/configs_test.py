@@ -73,10 +73,10 @@ def test_fields_that_are_none_may_be(path):
 @pytest.mark.usefixtures("compile_once")
 @pytest.mark.parametrize(
     "path",
-    [  # jobs_test.py has transfer.py on small images, and quickstart.py is of the same job
+    [  # jobs_test.py and study_test.py have small images, and quickstart.py is a transfer, too
         pytest.param(
             path,
-            marks=[pytest.mark.full] * (path.stem in ("scarce", "showcase", "transfer")),
+            marks=[pytest.mark.full] * (path.stem in ("scarce", "showcase", "study", "transfer")),
             id=path.name,
         )
         for path in FILES

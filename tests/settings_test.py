@@ -15,6 +15,7 @@ from ktjax.settings import data, objective
 from ktjax.settings.complementarity import Complementarity
 from ktjax.settings.convergence import Convergence
 from ktjax.settings.pretrain import Pretrain
+from ktjax.settings.study import Study
 from ktjax.settings.run import Run
 from ktjax.settings.transfer import Transfer
 
@@ -24,6 +25,7 @@ RECORDS = {
     "pretrain": Pretrain,
     "complementarity": Complementarity,
     "convergence": Convergence,
+    "study": Study,
 }
 ENTRIES = {
     get_args(entry.model_fields["objective"].annotation)[0]: entry

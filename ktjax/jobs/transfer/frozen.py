@@ -36,7 +36,7 @@ def runs(start: Setup) -> Iterator[Done]:
     alone, controls = plan_controls(start)
     combines = STRATEGIES[settings.strategy].combine is not None
     total = len(planned) + len(controls)
-    with progress.bar(total=total, desc="transfers", unit="run") as bar:
+    with progress.bar(total=total, desc="transfers", unit="run", shown=start.report) as bar:
         for seed in settings.seeds:
             shared = _share(start, seed)
             for label in settings.objectives:
@@ -102,20 +102,22 @@ def _share(start: Setup, seed: int) -> _Shared:
         )
 
     def frozen(name: str) -> Any:
-        return freeze(start.models[name].model)
+        model = start.models[name].model
+        # Weights are placed anew for every run: those of all teachers might not fit on a device.
+        return (
+            start.once(("targets", name, seed), lambda: freeze(model)) if stored else freeze(model)
+        )
 
-    # Weights are placed anew for every run: those of all teachers might not fit on a device.
-    return _Shared(functools.cache(frozen) if stored else frozen, freeze, _recipes(start, seed))
+    return _Shared(frozen, freeze, _recipes(start, seed))
 
 
 def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Recipe]:
     """The step is one per objective, and per set of teachers where these are asked in each step."""
-    student = start.models[start.student].model
+    settings, student = start.settings, start.models[start.student].model
+    stored = settings.targets == "stored"
 
-    @functools.cache
-    def recipe(label: str, asked: Teachers) -> training.Recipe:
+    def make(label: str, asked: Teachers) -> training.Recipe:
         teachers = [start.models[name].model for name in asked]
-        stored = start.settings.targets == "stored"
         return setup.make_recipe(
             start,
             label,
@@ -124,6 +126,14 @@ def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Reci
             teach=live.replay if stored else live.make_ask(student, teachers),
             seed=seed,
         )
+
+    @functools.cache
+    def recipe(label: str, asked: Teachers) -> training.Recipe:
+        if asked:  # no other transfer has these teachers
+            return make(label, asked)
+        entry, slow = settings.objectives[label], settings.mcl.get(label)
+        key = ("recipe", start.student, type(entry), entry, slow, seed)
+        return start.once(key, lambda: make(label, asked))
 
     return recipe
 
