@@ -30,6 +30,7 @@ _WRITTEN = (
     *(files.STUDENTS, files.MODELS, files.PREDICTIONS, files.CHECKPOINTS, files.TENSORBOARD),
     *(files.LOGS, files.RUNS),
 )
+_READABLE = 80  # characters of the two values of a field, in a sentence
 # The last four draw, decode and resize: pixels depend on them.
 _PACKAGES = (
     *("jax", "flax", "optax", "orbax-checkpoint", "numpy"),
@@ -46,29 +47,22 @@ def finished(
 
     Raises:
       ValueError: the folder belongs to another experiment, and that is not to be overwritten; or it
-        is none.
+        is none, or another program's.
     """
-    path = workdir / files.CONFIG
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        resolved = settings.identity()
-        if not isinstance(found, dict):
-            raise ValueError(
-                f"{files.CONFIG} of '{workdir}' is no config: it was not written by ktjax."
-            )
+        found, resolved = config_of(workdir), settings.identity()
+        if found is None:
+            return None
         if found != resolved:
             if overwrite:
                 return None
-            raise of_another(
-                workdir, [k for k in found | resolved if found.get(k) != resolved.get(k)]
-            )
+            fields = [k for k in found | resolved if found.get(k) != resolved.get(k)]
+            raise of_another(workdir, found, resolved, fields)
         results = rows.read(json.loads((workdir / files.RESULTS).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{files.CONFIG} or {files.RESULTS} of '{workdir}' is no JSON: {error}."
-        ) from error
+        raise ValueError(f"{files.RESULTS} of '{workdir}' is no JSON: {error}.") from error
     except OSError as error:
         raise unusable(workdir, error) from error
     if report and parallel.is_first():
@@ -76,12 +70,56 @@ def finished(
     return results
 
 
-def of_another(workdir: Path, fields: Iterable[str]) -> ValueError:
-    """The workdir's config differs in these fields."""
+def config_of(workdir: Path) -> dict[str, Any] | None:
+    """The resolved config of the experiment in a folder; None: there is none yet.
+
+    Whoever deletes or replaces anything in a workdir has to know that ktjax wrote it.
+
+    Raises:
+      ValueError: the folder is another program's, as its config.json tells, or holds what a job
+        would write although no config says which.
+    """
+    path = workdir / files.CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        there = [name for name in _WRITTEN if (workdir / name).exists()]
+        if not there:
+            return None
+        raise ValueError(
+            f"'{workdir}' holds {', '.join(there)}, and no {files.CONFIG} says that ktjax wrote "
+            "this: take another --workdir."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{files.CONFIG} of '{workdir}' is no JSON: {error}.") from error
+    except OSError as error:
+        raise unusable(workdir, error) from error
+    if not isinstance(found, dict) or found.get("job") not in rows.RESULTS:
+        raise ValueError(
+            f"{files.CONFIG} of '{workdir}' is no config of a job: ktjax did not write it. Take "
+            "another --workdir."
+        )
+    return found
+
+
+def of_another(
+    workdir: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Iterable[str]
+) -> ValueError:
+    """The config that was found in a workdir differs from the wanted one in these fields."""
+    if found["job"] != wanted["job"]:
+        what = f"it is of the job {found['job']}, not {wanted['job']}"
+    else:
+        differ = (_difference(name, found.get(name), wanted.get(name)) for name in sorted(fields))
+        what = f"its config differs in {', '.join(differ)}"
     return ValueError(
-        f"'{workdir}' belongs to another experiment: its config differs in "
-        f"{', '.join(sorted(fields))}. Take another --workdir, or --overwrite that one."
+        f"'{workdir}' belongs to another experiment: {what}. Take another --workdir, or "
+        "--overwrite that one."
     )
+
+
+def _difference(name: str, found: Any, wanted: Any) -> str:
+    values = f" ({json.dumps(found)} there, {json.dumps(wanted)} here)"
+    return name + (values if len(values) <= _READABLE else "")
 
 
 def claim(workdir: Path, settings: Record, dataset: data.Dataset) -> None:
@@ -144,8 +182,7 @@ def check_data(workdir: Path, dataset: data.Dataset) -> None:
 
 def _clear(workdir: Path, settings: Record) -> None:
     """Deletes what another experiment has written."""
-    path = workdir / files.CONFIG
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings.identity():
+    if config_of(workdir) not in (None, settings.identity()):
         clear(workdir)
 
 

@@ -1,6 +1,5 @@
 """Students x teachers x objectives x seeds: how often a transfer helps, and by how much."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,13 +137,12 @@ def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: b
 
 
 def _with_earlier(workdir: Path, settings: Study, *, overwrite: bool) -> Study:
-    path = workdir / files.CONFIG
-    if not path.exists():
+    before, now = workdir_lib.config_of(workdir), settings.identity()
+    if before is None:
         return settings
-    before, now = json.loads(path.read_text(encoding="utf-8")), settings.identity()
     changed = [name for name in before | now if _changed(name, before, now)]
     if changed and not overwrite:
-        raise workdir_lib.of_another(workdir, changed)
+        raise workdir_lib.of_another(workdir, before, now, changed)
     if changed:
         workdir_lib.clear(workdir)
         return settings
