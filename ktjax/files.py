@@ -51,7 +51,9 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     parts, short = {name: Path(os.path.normpath(name)).parts for name in names}, {}
     for length in range(1, max(map(len, parts.values()), default=0) + 1):
         short = {name: ".".join(parts[name][-length:]) for name in names}
-        short = {name: text.strip(".").replace("/", "") for name, text in short.items()}
+        short = {
+            name: text.strip(".").replace("/", "").replace(":", ".") for name, text in short.items()
+        }
         if len(set(short.values())) == len(names):
             return short
     return {name: f"{text}.{i}" for i, (name, text) in enumerate(short.items(), 1)}

@@ -3,6 +3,7 @@
 Whoever runs it handles them: logs, evaluates, saves. It knows no data and no files.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ class Pace(NamedTuple):
     log_every: int
     eval_every: int
     per_dispatch: int = 1  # the host hears from so many steps at a time
+    frozen_every: int | None = None  # after so many steps `frozen` may change; None: it does not
 
 
 class Log(NamedTuple):
@@ -50,15 +52,38 @@ class Stop(NamedTuple):
 Event = Log | Evaluation | Stop
 
 
-def dispatches(first: int, total: int, *, eval_every: int, size: int) -> Iterator[int]:
+def dispatches(
+    first: int, total: int, *, eval_every: int, size: int, frozen_every: int | None = None
+) -> Iterator[int]:
     """How many steps each dispatch makes: `size`, and fewer before an evaluation and at the end.
 
-    Their ends do not depend on where a run begins, so that a resumed one makes the same programs.
+    And before what is frozen changes. Their ends do not depend on where a run begins, so that a
+    resumed one makes the same programs.
     """
+    ends = [n for n in (size, eval_every, frozen_every) if n is not None]
     while first < total:
-        end = min(total, *((first // n + 1) * n for n in (size, eval_every)))
+        end = min(total, *((first // n + 1) * n for n in ends))
         yield end - first
         first = end
+
+
+def of_steps(
+    frozen: Callable[[int], Any], *, every: int | None, views: int | None
+) -> Callable[[int], Any]:
+    """What `run` takes as frozen, of what `frozen(view)` gives: it is asked once for each view.
+
+    Args:
+      frozen: what steps take while they see a view.
+      every: steps after which the view changes; None: what is frozen is of all views.
+      views: how many there are; None: as many as epochs.
+    """
+    of_view = functools.lru_cache(maxsize=1)(frozen)
+
+    def of_step(step: int) -> Any:
+        epoch = 0 if every is None else step // every
+        return of_view(epoch if views is None else epoch % views)
+
+    return of_step
 
 
 def run(
@@ -66,7 +91,7 @@ def run(
     state: State,
     batches: Iterator[Mapping[str, jax.Array]],
     *,
-    frozen: Any,
+    frozen: Callable[[int], Any],
     key: jax.Array,
     pace: Pace,
     name: str,
@@ -79,7 +104,7 @@ def run(
       step: a compiled train step; it donates the state.
       state: where to begin.
       batches: device batches, the first of them for step `state.step`; as `dispatches` groups them.
-      frozen: passed to each step.
+      frozen: gives what is passed to the steps after so many; as `Pace.frozen_every` says.
       key: randomness of the run; each step folds its number in.
       pace: when there is something to tell.
       name: what the progress bar is called.
@@ -95,11 +120,16 @@ def run(
       FloatingPointError: a loss was not finite; names the steps. No later state was given away.
     """
     now = int(state.step)
-    sizes = dispatches(now, pace.total, eval_every=pace.eval_every, size=pace.per_dispatch)
+    sizes = dispatches(
+        *(now, pace.total),
+        eval_every=pace.eval_every,
+        size=pace.per_dispatch,
+        frozen_every=pace.frozen_every,
+    )
     with progress.bar(total=pace.total, initial=now, desc=name, unit="step", leave=False) as bar:
         seen = _Seen(now, recent, name=name, log_every=pace.log_every, bar=bar)
         for size, batch in zip(sizes, batches, strict=False):
-            state, metrics = step(state, frozen, batch, key)
+            state, metrics = step(state, frozen(now), batch, key)
             # These steps are under way on the device: what came before them costs no wait.
             yield from seen.logs_due(now)
             seen.pending.append(metrics)

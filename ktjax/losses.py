@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ktjax import topk
+from ktjax.topk import TopK
+
 
 def cross_entropy(logits_BxC: jax.Array, *, label_B: jax.Array, smoothing: float) -> jax.Array:
     """Cross-entropy [B] with integer labels, smoothed by `smoothing` towards uniform."""
@@ -33,6 +36,11 @@ class Softening(NamedTuple):
     top_k: int | None
     standardized: bool
 
+    @property
+    def ways(self) -> tuple[topk.Way, ...]:
+        """What a TopK has to say of the classes that it does not tell apart, to be compared so."""
+        return ((self.temperature, self.standardized),) if self.top_k is None else ()
+
 
 def standardize(logits_BxC: jax.Array) -> jax.Array:
     """Logits of mean 0 and standard deviation 1 in each sample: float32 [B, C].
@@ -53,7 +61,7 @@ def standardize(logits_BxC: jax.Array) -> jax.Array:
 
 def soften(
     student_BxC: jax.Array,
-    target_BxC: jax.Array,
+    target_BxC: jax.Array | TopK,
     softening: Softening,
     *,
     top_of_BxC: jax.Array | None = None,
@@ -62,13 +70,16 @@ def soften(
 
     Args:
       student_BxC: logits that learn.
-      target_BxC: logits that teach.
+      target_BxC: logits that teach. Of a TopK: its classes, and all the others as one.
       softening: how both become softer.
       top_of_BxC: the logits whose top_k classes are compared; None: the target's.
 
     Returns:
-      (log_student, log_target), float32 [B, C], or [B, k].
+      (log_student, log_target), float32 [B, C], or [B, k]; of a TopK [B, its k + 1], or [B, k].
     """
+    if isinstance(target_BxC, TopK):
+        assert top_of_BxC is None  # `objectives.of_top_k` refuses it
+        return _soften_top_k(student_BxC, target_BxC, softening)
     temperature, top_k, standardized = softening
     student_BxC, target_BxC = student_BxC.astype(jnp.float32), target_BxC.astype(jnp.float32)
     if top_k is not None and top_k < target_BxC.shape[-1]:
@@ -86,9 +97,36 @@ def soften(
     )
 
 
+def _soften_top_k(
+    student_BxC: jax.Array, target: TopK, softening: Softening
+) -> tuple[jax.Array, jax.Array]:
+    temperature, top_k, standardized = softening
+    student_BxC = student_BxC.astype(jnp.float32)
+    if top_k is not None and top_k < student_BxC.shape[-1]:  # nothing is said of the others
+        student_BxK = jnp.take_along_axis(student_BxC, target.class_BxK[:, :top_k], axis=-1)
+        return soften(
+            student_BxK, target.logit_BxK[:, :top_k], Softening(temperature, None, standardized)
+        )
+    if standardized:
+        student_BxC = standardize(student_BxC)
+    log_student_BxC = jax.nn.log_softmax(student_BxC / temperature)
+    log_student_BxK = jnp.take_along_axis(log_student_BxC, target.class_BxK, axis=-1)
+    kept_BxC = jax.nn.one_hot(target.class_BxK, student_BxC.shape[-1], dtype=bool).any(axis=-2)
+    student_rest_B = jax.nn.logsumexp(jnp.where(kept_BxC, -jnp.inf, log_student_BxC), axis=-1)
+    way = (temperature, standardized)
+    scale_Bx1 = topk.scale_B(target.variance_B, way, floor=SPREAD_FLOOR)[:, None]
+    target_BxJ = jnp.concatenate(
+        [target.logit_BxK * scale_Bx1, target.rest_B(way)[:, None]], axis=-1
+    )
+    return (
+        jnp.concatenate([log_student_BxK, student_rest_B[:, None]], axis=-1),
+        jax.nn.log_softmax(target_BxJ),
+    )
+
+
 def kl(
     student_BxC: jax.Array,
-    target_BxC: jax.Array,
+    target_BxC: jax.Array | TopK,
     softening: Softening,
     *,
     top_of_BxC: jax.Array | None = None,
@@ -100,7 +138,7 @@ def kl(
 
 
 def soft_cross_entropy(
-    student_BxC: jax.Array, target_BxC: jax.Array, softening: Softening
+    student_BxC: jax.Array, target_BxC: jax.Array | TopK, softening: Softening
 ) -> jax.Array:
     """T^2 times the cross-entropy with softmax(target / T), [B]."""
     log_student, log_target = soften(student_BxC, target_BxC, softening)

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ktjax import contrastive, losses, partition
+from ktjax import compress, contrastive, losses, partition
 from ktjax.losses import Softening
 from ktjax.objective import Objective, Outputs, label_loss, mean, stateless
 from ktjax.parallel import AXIS
 
 FLIPS = ("positive", "negative", "neutral")
 NEUTRAL = ("retain", "teach", "average", "average_student")
+AVERAGES = NEUTRAL[2:]
 MEAN_OVER = ("all", "distilled")
 TOP_K_OF = ("target", "teacher")
 
@@ -155,7 +156,7 @@ def make_adaptconf(*, sharpness: float, softening: Softening) -> Objective:
         student_BxC = outputs.student.logits
 
         def answer_loss(logits_BxC):
-            answer_B = logits_BxC.argmax(axis=-1)
+            answer_B = partition.answer(logits_BxC)
             return losses.cross_entropy(student_BxC, label_B=answer_B, smoothing=0.0)
 
         own_B = answer_loss(student_BxC)
@@ -176,9 +177,11 @@ def make_adaptconf(*, sharpness: float, softening: Softening) -> Objective:
 # By partition: who is the surest about a sample.
 
 
-def _surest(outputs: Outputs, label_B: jax.Array | None) -> jax.Array:
+def _surest(
+    teachers: Sequence[partition.Said], outputs: Outputs, label_B: jax.Array | None
+) -> partition.Said:
     """What the teacher says [B, C] that is the surest of each sample."""
-    teachers_KxBxC = jnp.stack([teacher.logits for teacher in outputs.teachers])
+    teachers_KxBxC = partition.stack(teachers)
     calibration = outputs.temperatures_S
     best_B = partition.most_confident(
         teachers_KxBxC,
@@ -188,12 +191,19 @@ def _surest(outputs: Outputs, label_B: jax.Array | None) -> jax.Array:
     return partition.take(teachers_KxBxC, best_B)
 
 
+def _candidates(outputs: Outputs, batch: Mapping, softening: Softening) -> list[partition.Said]:
+    """What the initial student and the teachers say, all in one form."""
+    said = [candidate.logits for candidate in (outputs.initial, *outputs.teachers)]
+    return compress.alike(said, label_B=batch["label"], ways=softening.ways)
+
+
 def _make_kl_dp(*, softening: Softening, top_k_of: str, supervised: bool) -> Objective:
     kl = functools.partial(losses.kl, softening=softening)
+    of_teacher = softening.top_k is not None and top_k_of == "teacher"
 
     def loss(outputs, batch):
-        candidates = (outputs.initial, *outputs.teachers)
-        logits_SxBxC = jnp.stack([candidate.logits for candidate in candidates])
+        candidates = _candidates(outputs, batch, softening)
+        logits_SxBxC = partition.stack(candidates)
         label_B = batch["label"] if supervised else None
         source_B = partition.most_confident(
             logits_SxBxC, label_B=label_B, temperatures_S=outputs.temperatures_S
@@ -201,7 +211,7 @@ def _make_kl_dp(*, softening: Softening, top_k_of: str, supervised: bool) -> Obj
         loss_B = kl(
             outputs.student.logits,
             partition.take(logits_SxBxC, source_B),
-            top_of_BxC=_surest(outputs, label_B) if top_k_of == "teacher" else None,
+            top_of_BxC=_surest(candidates[1:], outputs, label_B) if of_teacher else None,
         )
         aux = {f"taught_{i}": source_B == i for i in range(1, len(candidates))}
         return loss_B, {"taught": source_B > 0} | aux
@@ -246,21 +256,24 @@ def make_kl_dp_flip(*, neutral: str, softening: Softening, top_k_of: str) -> Obj
       top_k_of: as in `make_kl_dp`.
     """
     kl = functools.partial(losses.kl, softening=softening)
+    of_teacher = softening.top_k is not None and top_k_of == "teacher"
 
     def loss(outputs, batch):
         label_B, student_BxC = batch["label"], outputs.student.logits
-        initial_BxC, teacher_BxC = outputs.initial.logits, _surest(outputs, label_B)
+        initial_BxC, *teachers = _candidates(outputs, batch, softening)
+        teacher_BxC = _surest(teachers, outputs, label_B)
         kinds = partition.flips(student_BxC, teacher_BxC, label_B=label_B)
-        partner_BxC = student_BxC if neutral == "average_student" else initial_BxC
-        mean_BxC = partner_BxC / 2 + teacher_BxC / 2
+        targets = [initial_BxC, teacher_BxC]  # as NEUTRAL has them
+        if neutral in AVERAGES:
+            partner_BxC = student_BxC if neutral == "average_student" else initial_BxC
+            targets.append(partner_BxC / 2 + teacher_BxC / 2)
         source_B = jnp.select(
             [kinds["positive"], kinds["negative"]], [1, 0], default=min(NEUTRAL.index(neutral), 2)
         )
-        targets_SxBxC = jnp.stack([initial_BxC, teacher_BxC, mean_BxC])  # as NEUTRAL has them
         loss_B = kl(
             student_BxC,
-            partition.take(targets_SxBxC, source_B),
-            top_of_BxC=teacher_BxC if top_k_of == "teacher" else None,
+            partition.take(partition.stack(targets), source_B),
+            top_of_BxC=teacher_BxC if of_teacher else None,
         )
         return loss_B, {"taught": jnp.asarray([0.0, 1.0, 0.5])[source_B]}
 
@@ -315,6 +328,11 @@ def make_mutual(
     return stateless(loss)
 
 
+# How the k largest logits (topk.py) serve an objective. EXACT: as all do, to float16's precision.
+# APPROXIMATE: who teaches is the same, all other classes count as one. NOT: it needs more.
+EXACT, APPROXIMATE, NOT = "exact", "approximate", "not"
+
+
 class Entry(NamedTuple):
     """A row of OBJECTIVES: the builder, and what it needs to be there."""
 
@@ -326,10 +344,11 @@ class Entry(NamedTuple):
     joint: bool = False  # the student is several models
     supervised: bool | None = None  # who a partition asks; None: it makes none that stays
     without_labels: str = "kl_dp_unsupervised"  # what to take instead where there are none
+    top_k: str = APPROXIMATE  # how it is served by these; `of_top_k` knows what options change
 
 
 OBJECTIVES = {
-    "xe": Entry(make_xe, labels=True, initial=False, teachers=False),
+    "xe": Entry(make_xe, labels=True, initial=False, teachers=False, top_k=EXACT),
     "self": Entry(make_self, labels=False, initial=True, teachers=False),
     "xe_self": Entry(
         make_xe_self, labels=True, initial=True, teachers=False, without_labels="self"
@@ -343,9 +362,13 @@ OBJECTIVES = {
         make_kl_dp_unsupervised, labels=False, initial=True, teachers=True, supervised=False
     ),
     "kl_dp_flip": Entry(make_kl_dp_flip, labels=True, initial=True, teachers=True),
-    "cd": Entry(contrastive.make_cd, labels=True, initial=False, teachers=True, features=True),
-    "crd": Entry(contrastive.make_crd, labels=True, initial=False, teachers=True, features=True),
-    "mutual": Entry(make_mutual, labels=True, initial=False, teachers=False, joint=True),
+    "cd": Entry(
+        contrastive.make_cd, labels=True, initial=False, teachers=True, features=True, top_k=NOT
+    ),
+    "crd": Entry(
+        contrastive.make_crd, labels=True, initial=False, teachers=True, features=True, top_k=NOT
+    ),
+    "mutual": Entry(make_mutual, labels=True, initial=False, teachers=False, joint=True, top_k=NOT),
 }
 
 

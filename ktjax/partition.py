@@ -4,11 +4,31 @@ The candidates are stacked with the frozen initial student first, so that one pa
 teacher and many, and a tie goes to the initial student.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from ktjax.topk import TopK
 
-def confidence(logits_SxBxC: jax.Array, *, label_B: jax.Array | None) -> jax.Array:
+# What a model says of each sample; of S models all are of one kind, see `compress.alike`.
+Said = jax.Array | TopK
+
+
+def stack(said: Sequence[Said]) -> Any:
+    """What S models say, along a new first axis."""
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *said)
+
+
+def answer(said_BxC: Said) -> jax.Array:
+    """The most probable class of each sample: int32 [B]."""
+    if isinstance(said_BxC, TopK):
+        return said_BxC.class_BxK[..., 0]
+    return said_BxC.argmax(axis=-1)
+
+
+def confidence(logits_SxBxC: Said, *, label_B: jax.Array | None) -> jax.Array:
     """How sure each model is of each sample.
 
     Args:
@@ -21,6 +41,8 @@ def confidence(logits_SxBxC: jax.Array, *, label_B: jax.Array | None) -> jax.Arr
       two sure models' probabilities are both 1 in float32.
       `analysis.flips.confidence` is the same in NumPy, for the measures.
     """
+    if isinstance(logits_SxBxC, TopK):  # it was asked before the other classes were forgotten
+        return logits_SxBxC.largest_odds_B if label_B is None else logits_SxBxC.label_odds_B
     logits_SxBxC = logits_SxBxC.astype(jnp.float32)
     label_1xB = logits_SxBxC.argmax(axis=-1) if label_B is None else label_B[None]
     is_label_SxBxC = jax.nn.one_hot(label_1xB, logits_SxBxC.shape[-1], dtype=bool)
@@ -30,7 +52,7 @@ def confidence(logits_SxBxC: jax.Array, *, label_B: jax.Array | None) -> jax.Arr
 
 
 def most_confident(
-    logits_SxBxC: jax.Array,
+    logits_SxBxC: Said,
     *,
     label_B: jax.Array | None,
     temperatures_S: jax.Array | None = None,
@@ -41,28 +63,32 @@ def most_confident(
       logits_SxBxC: logits of the initial student and its teachers.
       label_B: the labels; None when unsupervised.
       temperatures_S: what each model's logits are divided by before they are compared, see
-        `analysis.calibration`; None: 1.
+        `analysis.calibration`; None: 1. A TopK knows no other.
     """
     if temperatures_S is not None:
+        assert not isinstance(logits_SxBxC, TopK)  # jobs.transfer refuses it
         logits_SxBxC = logits_SxBxC / temperatures_S[:, None, None]
     return confidence(logits_SxBxC, label_B=label_B).argmax(axis=0)
 
 
-def take(logits_SxBxC: jax.Array, source_B: jax.Array) -> jax.Array:
-    """The logits [B, C] of the model that teaches each sample."""
-    return jnp.take_along_axis(logits_SxBxC, source_B[None, :, None], axis=0)[0]
+def take(logits_SxBxC: Said, source_B: jax.Array) -> Any:
+    """What the model says that teaches each sample: logits [B, C], or a TopK."""
+
+    def leaf(x_SxB: jax.Array) -> jax.Array:
+        at = source_B.reshape(1, -1, *[1] * (x_SxB.ndim - 2))
+        return jnp.take_along_axis(x_SxB, at, axis=0)[0]
+
+    return jax.tree.map(leaf, logits_SxBxC)
 
 
-def flips(
-    student_BxC: jax.Array, teacher_BxC: jax.Array, *, label_B: jax.Array
-) -> dict[str, jax.Array]:
+def flips(student_BxC: jax.Array, teacher_BxC: Said, *, label_B: jax.Array) -> dict[str, jax.Array]:
     """What student and teacher make of each sample (paper section 3): three bool [B].
 
     `positive`: the teacher is right and the student wrong; `negative`: the reverse; `neutral`: the
     others.
     """
     student_B = student_BxC.argmax(axis=-1) == label_B
-    teacher_B = teacher_BxC.argmax(axis=-1) == label_B
+    teacher_B = answer(teacher_BxC) == label_B
     return {
         "positive": teacher_B & ~student_B,
         "negative": student_B & ~teacher_B,

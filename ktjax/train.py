@@ -143,6 +143,7 @@ def make_train_step(
     steps_per_epoch: int,
     dtype: jnp.dtype,
     freeze_stats: bool,
+    views: int | None = None,
     microbatches: int = 1,
     remat: bool = False,
 ) -> Step:
@@ -158,6 +159,7 @@ def make_train_step(
       steps_per_epoch: after so many steps the view changes.
       dtype: what the student computes in; parameters stay float32.
       freeze_stats: BatchNorm keeps its running statistics.
+      views: how many there are, which epochs then see in turn; None: one for each epoch.
       microbatches: parts of the batch, one after another, whose gradients are added up. Each is a
         batch of its own for whatever looks at several samples: BatchNorm's statistics, which every
         part then updates; the similarities of `cd`; the memory of `crd`; means over those samples
@@ -181,7 +183,8 @@ def make_train_step(
     def step(state: State, frozen: Any, batch: Mapping[str, jax.Array], key: jax.Array):
         key = jax.random.fold_in(key, state.step)
         device_key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-        view = state.step // steps_per_epoch
+        epoch = state.step // steps_per_epoch
+        view = epoch if views is None else epoch % views
         count = jax.lax.psum(batch["mask"].astype(jnp.float32).sum(), AXIS)
         trainable = (state.params, state.objective_params)
         shared = _Shared(trainable, frozen, view, count, key)

@@ -26,7 +26,7 @@ STORIES = [
     {"objectives", "contrastive", "models", "data", "analysis"},
     {"objective", "batches"},  # what the rooms above have in common: a contract each
     {"partition", "losses", "optim", "parallel", "augment", "classifier", "joint"}
-    | {"config", "files", "interruption", "progress"},
+    | {"config", "files", "interruption", "progress", "topk", "compress"},
 ]
 APART = {"objectives", "models", "data", "analysis"}
 CORE = {

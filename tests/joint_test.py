@@ -222,7 +222,7 @@ def test_the_loop_and_the_predictions_are_those_of_one_student():
         step,
         begin(),
         parallel.to_devices(iter([batch()] * 20)),
-        frozen=(),
+        frozen=lambda step: (),
         key=jax.random.key(0),
         pace=loop.Pace(total=20, log_every=5, eval_every=10),
         name="together",

@@ -273,7 +273,7 @@ def loop(*, first, total, log_every, eval_every, losses=None, step=count):
         step,
         types.SimpleNamespace(step=first),
         iter([losses or {}] * 100),
-        frozen=(),
+        frozen=lambda step: (),
         key=None,
         pace=loop_lib.Pace(total, log_every, eval_every),
         name="some run",
@@ -301,6 +301,28 @@ def test_events_where_nothing_divides():
     assert evals == [(4, 2.5), (8, 6.5), (10, 9.5)]
 
 
+def test_what_is_frozen_changes_with_the_view():
+    """Between dispatches, also where a run is resumed; where all views are there it never does."""
+    asked = []
+
+    def of_view(view):
+        asked.append(view)
+        return view
+
+    for first in (0, 5):
+        sizes = loop_lib.dispatches(first, 12, eval_every=6, size=3, frozen_every=5)
+        frozen = loop_lib.of_steps(of_view, every=5, views=2)
+        seen, now = [], first
+        for size in sizes:
+            seen += size * [frozen(now)]
+            now += size
+        assert seen == [step // 5 % 2 for step in range(first, 12)]
+    assert asked == [0, 1, 0, 1, 0]
+    assert list(loop_lib.dispatches(0, 12, eval_every=6, size=4)) == [4, 2, 2, 4]
+    frozen = loop_lib.of_steps(of_view, every=None, views=2)
+    assert [frozen(step) for step in range(12)] == 12 * [0] and len(asked) == 6
+
+
 def test_events_after_resuming_are_those_of_an_undisturbed_run():
     logs, evals = loop(first=0, total=10, log_every=3, eval_every=4)
     assert loop(first=4, total=10, log_every=3, eval_every=4) == (logs[2:], evals[1:])
@@ -315,7 +337,7 @@ def test_asked_to_stop_between_two_evaluations_and_at_one(first):
             count,
             types.SimpleNamespace(step=first),
             iter([{}] * 100),
-            frozen=(),
+            frozen=lambda step: (),
             key=None,
             pace=loop_lib.Pace(total=12, log_every=100, eval_every=4),
             name="some run",
@@ -382,7 +404,7 @@ def test_planted_infinity_in_a_compiled_step():
         parallel.data_parallel(step),
         start(planted),
         parallel.to_devices(iter([batch()] * 12)),
-        frozen=(),
+        frozen=lambda step: (),
         key=jax.random.key(0),
         pace=loop_lib.Pace(total=12, log_every=100, eval_every=2),
         name="planted",

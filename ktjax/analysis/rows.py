@@ -48,7 +48,9 @@ class Run:
     loss: float
     class_gain: tuple[int, ...]
     class_loss: tuple[int, ...]
-    rho_pos: float | None  # None, as all up to `ensemble_accuracy`, where there is no teacher
+    # None, as all up to `ensemble_accuracy`, where there is no teacher, or one that is only a store
+    # and does not say what it makes of the validation images.
+    rho_pos: float | None
     rho_neg: float | None
     rho_pos_after: float | None
     rho_neg_after: float | None
@@ -98,8 +100,10 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransferModel(Model):
-    """A model before a transfer."""
+    """A model before a transfer; what a teacher that is only a store does not say is None."""
 
+    accuracy: float | None
+    parameters: int | None
     temperature: float | None
     robustness: Mapping[str, float]
 
@@ -188,6 +192,8 @@ class TransferResults(Results):
     pairs: tuple[Pair, ...]
     controls: tuple[Run, ...] = ()  # without a teacher, at each learning rate of the objectives
     outcomes: tuple[Outcome, ...] = ()
+    # objective -> how stored answers serve it, see `objectives.EXACT`; empty: all logits are there.
+    served: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -224,6 +224,7 @@ def train_batches(
     seed: int,
     first_step: int,
     rows: np.ndarray | slice = slice(None),
+    views: int | None = None,
 ) -> Iterator[Batch]:
     """Endless shuffled batches from `first_step` on; every image at most once per epoch.
 
@@ -231,7 +232,8 @@ def train_batches(
     order.
 
     An epoch has `len(images) // batch_size` steps: images that do not fill a batch wait for an
-    epoch in which they stand elsewhere. The view of an image is the number of the epoch.
+    epoch in which they stand elsewhere. The view of an image is the number of the epoch; of
+    `views` epochs see one after another, and then the first again.
     """
     steps = len(images) // batch_size
 
@@ -239,7 +241,8 @@ def train_batches(
         epoch, at = divmod(step, steps)
         order_N = _order(len(images), seed, epoch)
         index = order_N[at * batch_size : (at + 1) * batch_size][rows]
-        image = images.views(index, seed=seed, view=epoch)
+        view = epoch if views is None else epoch % views
+        image = images.views(index, seed=seed, view=view)
         return batches.batch_of(images, image, index, np.ones(len(index), bool))
 
     numbers = range(first_step, np.iinfo(np.int32).max)

@@ -29,11 +29,14 @@ class Answers(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """A model at some time, and what it says."""
+    """A model at some time, and what it says.
 
-    model: Classifier
-    tune_NxC: np.ndarray  # logits
-    validation_NxC: np.ndarray  # logits
+    Of a teacher that is only a store the model is this, and its logits are None where it has none.
+    """
+
+    model: Any
+    tune_NxC: Any  # logits
+    validation_NxC: Any  # logits
     temperature: float | None  # that calibrates it; None: it is taken as it is
     robustness: Mapping[str, float]  # accuracy in percent on each set of config.robustness
 
@@ -42,6 +45,12 @@ def temperatures(models: Sequence[Evaluated]) -> list[float] | None:
     """The temperatures of a student and its teachers; None where they are taken as they are."""
     found = [model.temperature for model in models]
     return None if None in found else [float(t) for t in found if t is not None]
+
+
+def known(logits: Sequence[np.ndarray | None]) -> np.ndarray:
+    """What K models say, float32 [K, N, C]; as of no model where one of them is not known."""
+    found = [logits_NxC for logits_NxC in logits if logits_NxC is not None]
+    return np.asarray(found if len(found) == len(logits) else [])
 
 
 def ask(

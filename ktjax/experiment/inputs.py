@@ -113,7 +113,7 @@ def check_labels(loaded: Loaded) -> None:
             raise ValueError(f"'{loaded.dataset.name}' has {name} images without labels.")
 
 
-def check_models(loaded: Loaded, classifiers: Iterable[Classifier]) -> None:
+def check_models(loaded: Loaded, classifiers: Iterable[models.HasClasses]) -> None:
     """Raises ValueError unless all have the classes of the data set."""
     for classifier in classifiers:
         models.check_classes(classifier, loaded.dataset.classes, loaded.dataset.name)
@@ -181,10 +181,13 @@ def prepare(
     classifiers: Collection[Classifier],
     folder: Path,
     once: shared.Once = shared.anew,
+    *,
+    refuse: Callable[[Splits], None] = lambda splits: None,
 ) -> tuple[data.Dataset, Splits]:
     """What can be refused is refused, then the workdir is claimed: before any work of training.
 
-    With `once` images are tried, and splits opened, once for all jobs that share them.
+    With `once` images are tried, and splits opened, once for all jobs that share them. `refuse`
+    raises ValueError where the splits are not what the job takes.
 
     Raises:
       ValueError: models of other classes, images that do not decode, too few of them, or a workdir
@@ -195,6 +198,7 @@ def prepare(
     settings.durations(len(good.dataset.train))
     how = reading(settings, classifiers)
     splits = once(("splits", how), lambda: open_splits(settings, good, how))
+    refuse(splits)
     workdir.claim(folder, settings, good.dataset)
     return good.dataset, splits
 

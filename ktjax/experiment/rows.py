@@ -8,6 +8,7 @@ import numpy as np
 from ktjax import evaluate
 from ktjax.analysis import measures
 from ktjax.analysis.rows import Run, TransferModel, from_json
+from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation
 from ktjax.experiment.evaluation import Evaluated
 
@@ -51,7 +52,7 @@ def of_run(
     """
     of_models = {
         "before_NxC": before.validation_NxC,
-        "teachers_KxNxC": np.asarray([teacher.validation_NxC for teacher in teachers.values()]),
+        "teachers_KxNxC": evaluation.known([model.validation_NxC for model in teachers.values()]),
         "label_N": label_N,
     }
     temperatures_of_all = evaluation.temperatures((before, *teachers.values()))
@@ -84,9 +85,10 @@ def of_run(
 
 def of_model(model: Evaluated, label_N: np.ndarray) -> TransferModel:
     """A model as it was before any run."""
+    has_weights, answers_NxC = isinstance(model.model, Classifier), model.validation_NxC
     return TransferModel(
-        accuracy=evaluate.accuracy(model.validation_NxC, label_N),
-        parameters=model.model.num_parameters(),
+        accuracy=None if answers_NxC is None else evaluate.accuracy(answers_NxC, label_N),
+        parameters=model.model.num_parameters() if has_weights else None,
         origin=model.model.origin,
         temperature=model.temperature,
         robustness=dict(model.robustness),

@@ -53,7 +53,7 @@ def fit(
     return training.fit(
         recipe,
         student=student,
-        frozen=tuple,
+        frozen=lambda view: (),
         images=splits.train,
         tune=splits.tune,
         predict=predict,

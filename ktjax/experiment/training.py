@@ -41,6 +41,8 @@ class Recipe(NamedTuple):
     steps_per_epoch: int
     total_steps: int
     eval_every: int
+    views: int | None  # that epochs see in turn; None: each its own
+    frozen_every: int | None  # steps after which what is frozen changes with the view, or None
 
 
 def check(settings: Run) -> None:
@@ -60,6 +62,8 @@ def make_recipe(
     augment: str,
     label_N: np.ndarray,
     seed: int,
+    views: int | None = None,
+    one_view: bool = False,
     wrap: Callable[[Optimizer], Optimizer] | None = None,
 ) -> Recipe:
     """Builds and wraps the train step.
@@ -75,6 +79,8 @@ def make_recipe(
       augment: names the views, in ktjax.augment.RECIPES.
       label_N: of the training split, -1 where unlabeled.
       seed: of order, views and the step's randomness.
+      views: how many epochs see in turn; None: each its own.
+      one_view: what the steps take as frozen is of one view, and changes with it.
       wrap: what becomes of the optimizer where not all parameters are one student's, or trained.
     """
     durations = settings.durations(len(label_N))
@@ -92,6 +98,7 @@ def make_recipe(
         steps_per_epoch=durations.epoch,
         dtype=jnp.dtype(settings.dtype),
         freeze_stats=settings.batch_norm == "frozen",
+        views=views,
         microbatches=settings.microbatches,
         remat=settings.remat,
     )
@@ -125,6 +132,8 @@ def make_recipe(
         steps_per_epoch=durations.epoch,
         total_steps=durations.total,
         eval_every=durations.eval_every,
+        views=views,
+        frozen_every=durations.epoch if one_view else None,
     )
 
 
@@ -171,7 +180,7 @@ def fit(
     recipe: Recipe,
     *,
     student: train.Student,
-    frozen: Callable[[], Any],
+    frozen: Callable[[int], Any],
     images: pipeline.Split,
     tune: pipeline.Split,
     predict: evaluate.Predict,
@@ -183,7 +192,8 @@ def fit(
 
     Asked to end, it saves after the step that is under way, and raises `interruption.Interrupted`.
 
-    `frozen` gives what the steps take as such; it is not called where no step is left. From the
+    `frozen` gives what the steps take as such while they see a view, by its number; it is not
+    called where no step is left, and only once unless the recipe has a `frozen_every`. From the
     logits on the tune split `measure` makes the `accuracy` in percent, and what else is worth
     keeping.
 
@@ -198,7 +208,6 @@ def fit(
     state, record = _begin(recipe, student, checkpoints, key)
     first_step = int(state.step)
     _LOG.info("%s: from step %d of %d.", run, first_step, recipe.total_steps)
-    asked = frozen() if first_step < recipe.total_steps else None
     writer = Writer(workdir, run=run, first_step=first_step) if parallel.is_first() else None
     journal = _Journal(run, recipe, checkpoints, writer, record, labeled=images.label_N.max() >= 0)
     batches, groups = _batches(recipe, images, first_step)
@@ -207,7 +216,7 @@ def fit(
         recipe.step,
         state,
         waited,
-        frozen=asked,
+        frozen=loop.of_steps(frozen, every=recipe.frozen_every, views=recipe.views),
         key=key,
         pace=_pace(recipe),
         name=run,
@@ -256,6 +265,7 @@ def _pace(recipe: Recipe) -> loop.Pace:
         log_every=recipe.log_every,
         eval_every=recipe.eval_every,
         per_dispatch=recipe.steps_per_dispatch,
+        frozen_every=recipe.frozen_every,
     )
 
 
@@ -269,6 +279,7 @@ def _batches(
         seed=recipe.seed,
         first_step=first_step,
         rows=parallel.local_rows(recipe.batch_size),
+        views=recipe.views,
     )
     several = recipe.steps_per_dispatch > 1
     if several:
@@ -277,6 +288,7 @@ def _batches(
             recipe.total_steps,
             eval_every=recipe.eval_every,
             size=recipe.steps_per_dispatch,
+            frozen_every=recipe.frozen_every,
         )
         groups = pipeline.grouped(batches, sizes)
     return batches, parallel.to_devices(groups, several=several)

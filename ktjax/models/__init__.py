@@ -1,6 +1,6 @@
 """name -> Classifier: architectures, pretrained models, the embedded zoo, exported folders."""
 
-from ktjax.models.classes import check_classes, has_classes
+from ktjax.models.classes import HasClasses, check_classes, has_classes
 from ktjax.models.loading import HEADS, ZOO, blank, head_of, load, locate, replace_head, zoo
 from ktjax.models.registry import (
     FAMILIES,
@@ -18,6 +18,7 @@ __all__ = [
     "MODELS",
     "TESTING",
     "ZOO",
+    "HasClasses",
     "blank",
     "check_architecture",
     "check_classes",

@@ -3,9 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
-
-from ktjax.classifier import Classifier
+from typing import Any, Protocol
 
 # Some of ImageNet-1k's classes in words, by which transformers' configs call them all.
 _IN_WORDS = {
@@ -44,13 +42,25 @@ def is_imagenet(classes: Sequence[str]) -> bool:
     return in_words or nameless or tuple(classes) == imagenet()
 
 
-def has_classes(classifier: Classifier, classes: Sequence[str]) -> bool:
+class HasClasses(Protocol):
+    """What answers with classes: a Classifier, or a store of answers."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the logits."""
+
+
+def has_classes(classifier: HasClasses, classes: Sequence[str]) -> bool:
     """Whether the classifier answers with these classes; those of ImageNet have several names."""
     same = classifier.classes == tuple(classes)
     return same or (is_imagenet(classifier.classes) and is_imagenet(classes))
 
 
-def check_classes(classifier: Classifier, classes: Sequence[str], data: str) -> None:
+def check_classes(classifier: HasClasses, classes: Sequence[str], data: str) -> None:
     """Raises ValueError unless the classifier answers with the classes of the data set."""
     if has_classes(classifier, classes):
         return

@@ -56,7 +56,7 @@ def groups(results: Results) -> list[Group]:
     runs, models = results.runs, results.models
     students = list(dict.fromkeys(run.student for run in runs))
     objectives = list(styles_of(results))
-    accuracy_of = {name: model.accuracy for name, model in models.items()}
+    accuracy_of = {name: m.accuracy for name, m in models.items() if m.accuracy is not None}
 
     def heading(teachers: Sequence[str]) -> str:
         with_accuracy = (

@@ -48,10 +48,14 @@ def validation_images(results: Results) -> str:
 
 def models_table(heading: str, results: Results) -> Table:
     """The accuracy of every model, and where the model comes from."""
-    models = sorted(results.models.items(), key=lambda item: -item[1].accuracy)
-    rows = [[n, f"{m.accuracy:.2f}", f"{m.parameters:,}", m.origin] for n, m in models]
+    models = sorted(results.models.items(), key=lambda item: -(item[1].accuracy or 0))
+    rows = [[n, _told(m.accuracy, ".2f"), _told(m.parameters, ","), m.origin] for n, m in models]
     header = ["model", "accuracy %", "parameters", "origin"]
     return Table(heading, header, [rows], words=("model", "origin"))
+
+
+def _told(number: float | None, form: str) -> str:
+    return "-" if number is None else format(number, form)
 
 
 def robustness_tables(results: Results) -> list[Table]:

@@ -51,6 +51,16 @@ DRAWINGS = (
 )
 
 
+def _served(results: TransferResults) -> list[Table]:
+    """Which objectives saw less than all logits of a frozen model."""
+    if not results.served:
+        return []
+    rows = [[name, served] for name, served in results.served.items()]
+    note = "exact: as with all logits. approximate: the divergence counts all other classes as one."
+    header = ["objective", "served"]
+    return [Table("How the largest logits serve", header, [rows], ("objective", "served"), note)]
+
+
 def title(results: TransferResults) -> str:
     """The heading of the page."""
     students = dict.fromkeys(run.student for run in results.runs)
@@ -72,7 +82,7 @@ def tables(results: TransferResults) -> list[Table]:
 
 def sections(results: TransferResults) -> list[Table]:
     """The models, and what each teacher knows that the student does not."""
-    found = [parts.models_table("Models", results)]
+    found = [parts.models_table("Models", results), *_served(results)]
     return [*found, _pairs_table(results)] if results.pairs else found
 
 

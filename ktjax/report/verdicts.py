@@ -83,9 +83,10 @@ def _teacher_kind(outcome: Outcome, before: float, results: TransferResults) -> 
     if len(outcome.teachers) != 1:
         return KINDS[4 if outcome.teachers else 5]
     (teacher,) = outcome.teachers
-    if teacher not in results.models:
+    accuracy = results.models[teacher].accuracy if teacher in results.models else None
+    if accuracy is None:
         return KINDS[3]
-    difference = results.models[teacher].accuracy - before
+    difference = accuracy - before
     return KINDS[1 + (difference > 0) - (difference < 0)]
 
 

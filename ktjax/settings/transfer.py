@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from ktjax.settings import objective
-from ktjax.settings.record import FROZEN, BelowOne, Name, Seed
+from ktjax.settings.record import FROZEN, BelowOne, Count, Name, Seed
 from ktjax.settings.training import Training
 
 
@@ -22,6 +22,9 @@ class Methods(Training):
     calibrate: bool
     drop_path_rate: BelowOne | None
     targets: Literal["live", "stored"]
+    store: Name | None
+    store_top_k: Annotated[int, Field(ge=2)] | None
+    views: Count | None
 
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -32,7 +35,7 @@ class Methods(Training):
         return {**raw, "mcl": objective.every_resolved(raw["mcl"], raw.get("batch_size"))}
 
     @pydantic.model_validator(mode="after")
-    def _names(self) -> Self:
+    def _fields_that_go_together(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"config.seeds={self.seeds}: seeds have to be different.")
         for field in ("objectives", "controls"):
@@ -41,6 +44,10 @@ class Methods(Training):
                     raise ValueError(
                         f"config.{field}: '{label}' names files; take letters and digits."
                     )
+        for field in ("store", "store_top_k"):
+            value = getattr(self, field)
+            if value is not None and self.targets == "live":
+                raise ValueError(f"config.{field}={value}: only where config.targets='stored'.")
         if unknown := objective.unknown_labels(self.mcl, self.objectives):
             raise ValueError(
                 f"config.mcl='{unknown[0]}' is not known. Known: {', '.join(self.objectives)}."

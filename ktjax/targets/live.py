@@ -1,25 +1,35 @@
 """What frozen models say about a training split: asked in every step, or once for all runs.
 
 Both are a `teach` of train.py and what it takes as `frozen`, so that a step knows neither.
+
+Answers that were kept join a batch by index, on the devices: there lie all views, or those of a
+store that is too large for that one at a time, which is read and copied when the view changes
+(`one_at_a_time`; a gigabyte takes about as many seconds as the disk needs for it, once an epoch).
+Nothing is added to a batch, and a step waits for no host.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
-from ktjax import batches, evaluate, interruption, parallel
+from ktjax import batches, evaluate, interruption, parallel, progress
 from ktjax.augment import Augment
-from ktjax.classifier import Classifier, Output, cast
+from ktjax.classifier import Classifier, cast
 from ktjax.objective import Outputs
+from ktjax.targets import rows
+from ktjax.targets.rows import Form
 from ktjax.train import Teach
+
+# of(view) -> what steps take of a model while training sees this view
+OfView = Callable[[int], Any]
 
 
 class Frozen(NamedTuple):
-    """What a step takes as `frozen`: each model's variables, or its stored logits.
+    """What a step takes as `frozen`: each model's variables, or what was kept of its answers.
 
     Which entries are set depends on the objective: `initial` may be None, `teachers` empty.
     """
@@ -29,14 +39,17 @@ class Frozen(NamedTuple):
     temperatures_S: Any = None  # these calibrate initial and teachers; None: taken as they are
 
 
-def make_ask(initial: Classifier, teachers: Sequence[Classifier]) -> Teach:
-    """The `teach` that asks the models themselves in every step; `frozen` holds their variables."""
+def make_ask(initial: Classifier, teachers: Sequence[Classifier | None]) -> Teach:
+    """The `teach` that asks the models themselves in every step; `frozen` holds their variables.
+
+    And of teachers that are None, what was kept of their answers.
+    """
 
     def teach(frozen, image, index_B, view):
-        del index_B, view
-
-        def ask(model, variables):
-            return model.apply(variables, image)[0]
+        def ask(model, of_model):
+            if model is None:
+                return rows.look_up(of_model, view, index_B)
+            return model.apply(of_model, image)[0]
 
         first = None if frozen.initial is None else ask(initial, frozen.initial)
         others = tuple(map(ask, teachers, frozen.teachers))
@@ -55,14 +68,54 @@ def frozen_variables(model: Classifier, *, dtype: jnp.dtype, layout: str = "pmap
 
 
 def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Outputs:
-    """The `teach` of stored logits: `frozen` holds float32 [views, N, C] arrays."""
+    """The `teach` of kept answers: `frozen` holds `rows.arrays` of [views, N]."""
     del image
 
-    def look_up(logits):
-        return Output(logits=logits[view, index_B], features=None)
+    def look_up(kept):
+        return rows.look_up(kept, view, index_B)
 
     first = None if frozen.initial is None else look_up(frozen.initial)
     return Outputs(None, first, tuple(map(look_up, frozen.teachers)), frozen.temperatures_S)
+
+
+def make_answers(
+    model: Classifier,
+    images: batches.Split,
+    *,
+    augment: Augment,
+    seed: int,
+    batch_size: int,
+    dtype: jnp.dtype,
+    layout: str,
+    form: Form,
+) -> Callable[[int], np.ndarray]:
+    """`answers(view)`: what a model says of a split as training with `seed` sees it, as rows."""
+    predict = evaluate.make_predict(model, batch_size=batch_size, augment=augment, seed=seed)
+
+    @functools.cache
+    def variables() -> Any:  # where nothing is asked, nothing is placed
+        return frozen_variables(model, dtype=dtype, layout=layout)
+
+    def answers(view: int) -> np.ndarray:
+        return rows.to_rows(predict(variables(), images, view), images.label_N, form)
+
+    return answers
+
+
+def all_at_once(rows_VxN: np.ndarray, form: Form, layout: str) -> OfView:
+    """All views of a model, on the devices."""
+    kept = parallel.place(rows.arrays(rows_VxN, form), layout)
+    return lambda view: kept
+
+
+def one_at_a_time(read: Callable[[int], np.ndarray], form: Form, layout: str) -> OfView:
+    """The view that training sees, on the devices; `read(view)` gives its rows [N]."""
+
+    @functools.lru_cache(maxsize=1)
+    def kept(view: int) -> Any:
+        return parallel.place(rows.arrays(read(view)[None], form), layout)
+
+    return kept
 
 
 def store(
@@ -75,15 +128,26 @@ def store(
     batch_size: int,
     dtype: jnp.dtype,
     layout: str = "pmap",
-) -> jax.Array:
-    """A model's logits for each of the first `views` views of a seed: float32 [views, N, C].
+    form: Form | None = None,
+) -> Any:
+    """A model's answers to each of the first `views` views of a seed, on the devices.
 
+    All logits are float32 [views, N, C]; with a `form` they are what that keeps, `rows.arrays`.
     Cheaper than asking in every step as soon as two runs see the same views.
     """
-    predict = evaluate.make_predict(model, batch_size=batch_size, augment=augment, seed=seed)
-    variables = frozen_variables(model, dtype=dtype, layout=layout)
-    logits = np.empty((views, len(images), len(model.classes)), np.float32)
-    for view in tqdm.trange(views, desc=f"targets of {model.name}", unit="view", leave=False):
+    form = Form(len(model.classes)) if form is None else form
+    answers = make_answers(
+        *(model, images),
+        augment=augment,
+        seed=seed,
+        batch_size=batch_size,
+        dtype=dtype,
+        layout=layout,
+        form=form,
+    )
+    rows_VxN = np.empty((views, len(images)), form.dtype)
+    told = f"targets of {model.name}"
+    for view in progress.bar(range(views), desc=told, unit="view", leave=False):
         interruption.stop_if_asked()
-        logits[view] = predict(variables, images, view)
-    return parallel.place(logits, layout)
+        rows_VxN[view] = answers(view)
+    return parallel.place(rows.arrays(rows_VxN, form), layout)

@@ -11,12 +11,13 @@ import tqdm
 
 from ktjax import augment, objectives, parallel, progress
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, rows, statistics, training
+from ktjax.experiment import evaluation, rows, statistics, stores, training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.jobs.transfer import plan, setup
 from ktjax.jobs.transfer.plan import STRATEGIES, Run, Teachers
 from ktjax.jobs.transfer.setup import Done, Setup
 from ktjax.targets import live
+from ktjax.targets.store import Store
 
 History = list[dict[str, Any]]
 
@@ -24,8 +25,8 @@ History = list[dict[str, Any]]
 class _Shared(NamedTuple):
     """What the runs with one seed share; what takes long to make is made once."""
 
-    frozen: Callable[[str], Any]  # name -> what the steps take of a model
-    refreshed: Callable[[Classifier], Any]  # the same of a student between two teachers
+    frozen: Callable[[str], live.OfView]  # name -> what the steps take of a model
+    refreshed: Callable[[Classifier], live.OfView]  # the same of a student between two teachers
     recipe: Callable[[str, Teachers], training.Recipe]
 
 
@@ -83,30 +84,36 @@ def _controls(
 def _share(start: Setup, seed: int) -> _Shared:
     settings, splits = start.settings, start.splits
     stored = settings.targets == "stored"
-    durations = settings.durations(len(splits.train))
+    alone = setup.one_view(start)
 
-    def freeze(model: Classifier) -> Any:
-        if not stored:
-            return live.frozen_variables(
-                model, dtype=jnp.dtype(settings.dtype), layout=settings.parallel
+    @functools.cache
+    def images() -> Any:
+        return stores.images_of(settings, splits, setup.classifiers(start), seed)
+
+    def freeze(model: Classifier | Store, measured: Evaluated | None = None) -> live.OfView:
+        if isinstance(model, Store):
+            return stores.replayed(settings, splits, model, alone=alone)
+        if stored:
+            # A student between two teachers is of this run: nobody asks for its answers again.
+            on_disk = settings.store is not None and measured is not None
+            return stores.stored(
+                *(settings, splits, model),
+                seed=seed,
+                images=images() if on_disk else None,
+                measured=measured,
+                alone=alone,
             )
-        return live.store(
-            model,
-            splits.train,
-            augment=augment.make_augment(settings.augment, seed=seed),
-            seed=seed,
-            views=-(-durations.total // durations.epoch),
-            batch_size=settings.eval_batch_size,
-            dtype=jnp.dtype(settings.dtype),
-            layout=settings.parallel,
+        variables = live.frozen_variables(
+            model, dtype=jnp.dtype(settings.dtype), layout=settings.parallel
         )
+        return lambda view: variables
 
-    def frozen(name: str) -> Any:
-        model = start.models[name].model
-        # Weights are placed anew for every run: those of all teachers might not fit on a device.
-        return (
-            start.once(("targets", name, seed), lambda: freeze(model)) if stored else freeze(model)
-        )
+    def frozen(name: str) -> live.OfView:
+        measured = start.models[name]
+        model = measured.model
+        if not stored:  # weights are placed anew for every run: a device might not hold all
+            return freeze(model, measured)
+        return start.once(("targets", name, seed, alone), lambda: freeze(model, measured))
 
     return _Shared(frozen, freeze, _recipes(start, seed))
 
@@ -122,8 +129,8 @@ def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Reci
             start,
             label,
             student=student,
-            teachers=teachers,
-            teach=live.replay if stored else live.make_ask(student, teachers),
+            teachers=[model for model in teachers if isinstance(model, Classifier)],
+            teach=live.replay if stored else live.make_ask(student, list(map(_asked, teachers))),
             seed=seed,
         )
 
@@ -136,6 +143,10 @@ def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Reci
         return start.once(key, lambda: make(label, asked))
 
     return recipe
+
+
+def _asked(model: Classifier | Store) -> Classifier | None:
+    return None if isinstance(model, Store) else model
 
 
 def _transfer(start: Setup, shared: _Shared, run: Run) -> tuple[rows.Run, Evaluated]:
@@ -163,11 +174,11 @@ def _stage(
     """The history of one training, and the student after it."""
     settings, splits = start.settings, start.splits
     first = start.models[start.student]
-    teachers_KxNxC = np.asarray([start.models[teacher].tune_NxC for teacher in teachers])
+    teachers_KxNxC = evaluation.known([start.models[teacher].tune_NxC for teacher in teachers])
     fitted = training.fit(
         shared.recipe(run.objective, teachers if settings.targets == "live" else ()),
         student=before.model,
-        frozen=lambda: _frozen(start, shared, run, teachers, before),
+        frozen=_frozen(start, shared, run, teachers, before),
         images=splits.train,
         tune=splits.tune,
         predict=start.predict,
@@ -199,22 +210,27 @@ def _stage(
 
 def _frozen(
     start: Setup, shared: _Shared, run: Run, teachers: Teachers, before: Evaluated
-) -> live.Frozen:
-    """What the steps of a stage take."""
-    settings = start.settings
-    entry = objectives.OBJECTIVES[settings.objectives[run.objective].objective]
-    initial = None
-    if entry.initial:
-        fresh = before.model is start.models[start.student].model
-        initial = shared.frozen(start.student) if fresh else shared.refreshed(before.model)
-    temperatures = _temperatures(start, teachers, before)
-    if temperatures is not None:
-        temperatures = parallel.replicate(np.asarray(temperatures, np.float32))
-    return live.Frozen(
-        initial=initial,
-        teachers=tuple(shared.frozen(teacher) for teacher in teachers),
-        temperatures_S=temperatures,
-    )
+) -> Callable[[int], live.Frozen]:
+    """What the steps of a stage take while they see a view; made when the first is asked for."""
+    entry = objectives.OBJECTIVES[start.settings.objectives[run.objective].objective]
+
+    @functools.cache
+    def models() -> tuple[live.OfView | None, tuple[live.OfView, ...], Any]:
+        initial = None
+        if entry.initial:
+            fresh = before.model is start.models[start.student].model
+            initial = shared.frozen(start.student) if fresh else shared.refreshed(before.model)
+        temperatures = _temperatures(start, teachers, before)
+        if temperatures is not None:
+            temperatures = parallel.replicate(np.asarray(temperatures, np.float32))
+        return initial, tuple(shared.frozen(teacher) for teacher in teachers), temperatures
+
+    def of_view(view: int) -> live.Frozen:
+        initial, others, temperatures = models()
+        first = None if initial is None else initial(view)
+        return live.Frozen(first, tuple(other(view) for other in others), temperatures)
+
+    return of_view
 
 
 def _temperatures(start: Setup, teachers: Sequence[str], before: Evaluated) -> list[float] | None:

@@ -12,7 +12,7 @@ from ktjax import data, evaluate, files, models, objectives, parallel, progress
 from ktjax.analysis import controls, flips, measures
 from ktjax.analysis.rows import Results, Run, to_json
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, inputs, rows, training
+from ktjax.experiment import evaluation, inputs, rows, stores, training
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
@@ -20,6 +20,7 @@ from ktjax.jobs.transfer import frozen, mutual, plan
 from ktjax.jobs.transfer.setup import Setup
 from ktjax.models import registry
 from ktjax.settings.transfer import Transfer
+from ktjax.targets import store
 
 _EXAMPLES = 12  # pictures in the report
 # In which transfers may differ that share data, models and what these say.
@@ -49,13 +50,14 @@ def check(settings: Transfer) -> None:
                 f"Strategy '{settings.strategy}' does not go with objective '{entry.objective}': "
                 f"it takes {', '.join(fitting)}."
             )
-        if known.features and settings.targets == "stored":
+        of_logits = [name for name in settings.teachers if name.startswith(store.PREFIX)]
+        if known.features and (settings.targets == "stored" or of_logits):
             raise ValueError(
                 f"Objective '{entry.objective}' compares features, and stored targets are logits: "
-                "set config.targets to live."
+                "set config.targets to live, with teachers that can be asked."
             )
     names = (settings.student, *settings.teachers)
-    if len({models.locate(name).path.resolve() for name in names}) < len(names):
+    if len({_folder(name).resolve() for name in names}) < len(names):
         raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
     if settings.drop_path_rate:
         for name in _trained(settings):
@@ -65,11 +67,20 @@ def check(settings: Transfer) -> None:
                     f"{models.locate(name).config['architecture']}, which has no stochastic depth."
                 )
     plan.plan(settings, dict.fromkeys(settings.teachers, 0.0))
-    if strategy.joint and (settings.calibrate or settings.targets == "stored"):
+    found = stores.teachers(settings)
+    if strategy.joint and (settings.calibrate or settings.targets == "stored" or found):
         raise ValueError(
-            f"Strategy '{settings.strategy}' has no frozen models, which config.calibrate and "
-            "stored config.targets are about."
+            f"Strategy '{settings.strategy}' has no frozen models, which config.calibrate, stored "
+            "config.targets and teachers that are a store are about."
         )
+    stores.check(settings)
+
+
+def _folder(name: str) -> Path:
+    """Where a model, or a teacher that is only a store, lies."""
+    if name.startswith(store.PREFIX):
+        return store.open_store(name).folder
+    return models.locate(name).path
 
 
 def execute(
@@ -107,12 +118,23 @@ def execute(
     classifiers = _load(settings, once)
     loaded = once("data", lambda: inputs.load(settings))
     check_labels(settings, loaded.dataset)
-    dataset, splits = inputs.prepare(settings, loaded, classifiers.values(), workdir, once)
+    only_stores = stores.teachers(settings)
+    inputs.check_models(loaded, only_stores.values())
+    dataset, splits = inputs.prepare(
+        settings,
+        loaded,
+        classifiers.values(),
+        workdir,
+        once,
+        refuse=lambda splits: stores.refuse_others(
+            settings, splits, list(classifiers.values()), only_stores
+        ),
+    )
 
     # What is said of images depends on how these are read, and that may depend on the models.
     how = inputs.reading(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
-    start = _set_up(settings, workdir, splits, classifiers, asked, report)
+    start = _set_up(settings, workdir, splits, classifiers, only_stores, asked, report)
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen
     found, alone, answers = [], [], {}
     for done in engine.runs(start):
@@ -133,8 +155,13 @@ def execute(
         runs=found,
         controls=alone,
         outcomes=controls.outcomes(found),
+        served=stores.serve(settings, len(dataset.classes)),
         models={name: rows.of_model(model, label_N) for name, model in start.models.items()},
-        pairs=[_pair(start, teacher, dataset) for teacher in settings.teachers],
+        pairs=[
+            _pair(start, teacher, dataset)
+            for teacher in settings.teachers
+            if start.models[teacher].validation_NxC is not None
+        ],
         examples=_examples(start, dataset, found, answers) if report else (),
         report=report,
     )
@@ -159,6 +186,7 @@ def _load(settings: Transfer, once: Once) -> dict[str, Classifier]:
     return {
         name: once(("model", name, name in options), lambda name=name: load(name))
         for name in (settings.student, *settings.teachers)
+        if not name.startswith(store.PREFIX)
     }
 
 
@@ -177,10 +205,11 @@ def _set_up(
     workdir: Path,
     splits: inputs.Splits,
     classifiers: Mapping[str, Classifier],
+    only_stores: Mapping[str, store.Store],
     once: Once,
     report: bool,
 ) -> Setup:
-    """Asks every model what it knows."""
+    """Asks every model what it knows; what a store knows is read."""
 
     def predict(name: str) -> evaluate.Predict:
         make = evaluate.make_predict
@@ -201,6 +230,10 @@ def _set_up(
     for name in progress.bar(classifiers, desc="models", unit="model", leave=False, shown=report):
         key = ("asked", name, classifiers[name].options.get("drop_path_rate"))
         evaluated[name] = once(key, lambda name=name: ask(name))
+    evaluated |= {
+        name: stores.evaluated(found, splits, calibrate=settings.calibrate)
+        for name, found in only_stores.items()
+    }
     student = settings.student
     return Setup(settings, workdir, splits, evaluated, student, predict(student), once, report)
 
@@ -253,7 +286,7 @@ def _examples(
     answers: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
     """Positive flips of the run that improved most, first those that the student has learned."""
-    taught = [row for row in found if row.teachers]
+    taught = [row for row in found if row.ensemble_accuracy is not None]
     if not taught:
         return []
     best = max(taught, key=lambda row: row.delta)

@@ -59,7 +59,7 @@ def _run(
             wrap=functools.partial(optim.per_member, members=joint.keys),
         ),
         student=joint,
-        frozen=tuple,
+        frozen=lambda view: (),
         images=splits.train,
         tune=splits.tune,
         predict=predict,

@@ -10,7 +10,7 @@ import tqdm
 from ktjax import evaluate, files, objectives, optim, parallel, train
 from ktjax.analysis.rows import Run
 from ktjax.classifier import Classifier
-from ktjax.experiment import training
+from ktjax.experiment import stores, training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
@@ -41,8 +41,26 @@ class Setup(NamedTuple):
     report: bool  # says what becomes of each run; else whoever runs many transfers does
 
     def accuracy(self, name: str) -> float:
-        """A model's accuracy on tune: what decides (an order, say) may not look at validation."""
-        return evaluate.accuracy(self.models[name].tune_NxC, self.splits.tune.label_N)
+        """A model's accuracy on tune: what decides (an order, say) may not look at validation.
+
+        NaN: a teacher that is only a store does not say; `stores.check` has seen that none asks.
+        """
+        tune_NxC = self.models[name].tune_NxC
+        if tune_NxC is None:
+            return float("nan")
+        return evaluate.accuracy(tune_NxC, self.splits.tune.label_N)
+
+
+def classifiers(setup: Setup) -> list[Classifier]:
+    """The models that have weights here."""
+    models = [evaluated.model for evaluated in setup.models.values()]
+    return [model for model in models if isinstance(model, Classifier)]
+
+
+def one_view(setup: Setup) -> bool:
+    """Whether what the steps take is of one view at a time: all stored views would be too large."""
+    models = [evaluated.model for evaluated in setup.models.values()]
+    return stores.one_view(setup.settings, setup.splits, models)
 
 
 def of_controls(setup: Setup) -> Setup:
@@ -85,6 +103,8 @@ def make_recipe(
         augment=settings.augment,
         label_N=setup.splits.train.label_N,
         seed=seed,
+        views=settings.views,
+        one_view=one_view(setup),
         wrap=wrap,
     )
 

@@ -1,0 +1,302 @@
+"""Stored answers of a transfer: its models' own, and those of teachers that are only a store."""
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from ktjax import augment, interruption, parallel, progress
+from ktjax.analysis import calibration
+from ktjax.classifier import Classifier
+from ktjax.data import pipeline
+from ktjax.experiment import inputs
+from ktjax.experiment.evaluation import Evaluated
+from ktjax.experiment.inputs import Splits
+from ktjax.settings.transfer import Transfer
+from ktjax.targets import describe, live, rows, served
+from ktjax.targets import store as store_lib
+from ktjax.targets.rows import Form
+from ktjax.targets.store import Store, view_name
+from ktjax.topk import told
+
+_LOG = logging.getLogger(__name__)
+
+
+def teachers(settings: Transfer) -> dict[str, Store]:
+    """The teachers that are only a store, by name; ValueError: one cannot be read."""
+    names = [name for name in settings.teachers if name.startswith(store_lib.PREFIX)]
+    return {name: store_lib.open_store(name) for name in names}
+
+
+def check(settings: Transfer) -> None:
+    """Raises ValueError unless stored answers serve what the settings ask for; loads nothing."""
+    asked = {**settings.objectives, **settings.controls}
+    stores = teachers(settings)
+    kept = [] if settings.store_top_k is None else [settings.store_top_k]
+    kept += [store.form.k for store in stores.values() if store.form.k is not None]
+    for entry in asked.values():
+        for k in kept:
+            served.of_top_k(entry.objective, entry.options(), k)
+    if kept and settings.calibrate:
+        raise ValueError(
+            f"config.calibrate compares models at other temperatures, and the {kept[0]} largest "
+            "logits do not say how sure a model is there: keep all (config.store_top_k=None)."
+        )
+    for name, store in stores.items():
+        _check_teacher(settings, name, store)
+
+
+def _check_teacher(settings: Transfer, name: str, store: Store) -> None:
+    wanted = ways(settings)
+    if store.form.k is not None and (lacking := [w for w in wanted if w not in store.form.ways]):
+        raise ValueError(
+            f"'{name}' keeps what the other classes sum up to at {told(store.form.ways)}, and "
+            f"config.objectives ask for {told(lacking)}."
+        )
+    seed = store.description["images"]["seed"]
+    if not store.plain and any(other != seed for other in settings.seeds):
+        raise ValueError(
+            f"'{name}' has the views of seed {seed}: set config.seeds to ({seed},), not "
+            f"{settings.seeds}."
+        )
+    need = {
+        "config.calibrate": settings.calibrate,
+        f"config.order={settings.order}": settings.strategy == "sequential"
+        and settings.order in ("ascending", "descending"),
+    }
+    asking = [field for field, needed in need.items() if needed]
+    if asking and not store.has("tune"):
+        raise ValueError(
+            f"{' and '.join(asking)} need what a model says of the tune images, and '{name}' does "
+            "not have it."
+        )
+
+
+def serve(settings: Transfer, classes: int) -> dict[str, str]:
+    """How answers that are not whole serve each objective, `objectives.EXACT` or not quite."""
+    kept = [store.form.k for store in teachers(settings).values()]
+    if settings.targets == "stored":
+        kept.append(form_of(settings, classes).k)
+    largest = [k for k in kept if k is not None]
+    return {
+        label: served.of_top_k(entry.objective, entry.options(), min(largest))
+        for label, entry in settings.objectives.items()
+        if largest
+    }
+
+
+def ways(settings: Transfer) -> tuple[rows.Way, ...]:
+    """The softenings that the objectives compare over all classes; temperature 1 always."""
+    found = {(1.0, False)}
+    for entry in (*settings.objectives.values(), *settings.controls.values()):
+        options = entry.options()
+        if "temperature" in options and options.get("top_k") is None:
+            found.add((options["temperature"], options["standardized"]))
+    return tuple(sorted(found))
+
+
+def form_of(settings: Transfer, classes: int) -> Form:
+    """What is kept of the answers of the transfer's own models."""
+    return rows.form(classes, settings.store_top_k, ways(settings))
+
+
+def passes(settings: Transfer, splits: Splits) -> int:
+    """How many views training sees."""
+    durations = settings.durations(len(splits.train))
+    count = -(-durations.total // durations.epoch)
+    return count if settings.views is None else min(count, settings.views)
+
+
+def one_view(settings: Transfer, splits: Splits, models: Sequence[Classifier | Store]) -> bool:
+    """Whether the answers of a model are too large for all views to be on the devices."""
+    views = passes(settings, splits)
+    forms = [
+        model.form if isinstance(model, Store) else form_of(settings, len(model.classes))
+        for model in models
+        if isinstance(model, Store) or settings.targets == "stored"
+    ]
+    largest = max((form.dtype.itemsize for form in forms), default=0)
+    return largest * views * len(splits.train) > settings.cache_gb * 2**30
+
+
+def images_of(
+    settings: Transfer, splits: Splits, classifiers: Sequence[Classifier], seed: int
+) -> dict[str, Any]:
+    """What store.json says of the views that training sees with a seed."""
+    how = inputs.reading(settings, classifiers)
+    return describe.views(
+        splits.train,
+        data=settings.data,
+        size=how.size,
+        crop_pct=how.crop_pct,
+        interpolation=how.interpolation,
+        crop_scale=settings.crop_scale,
+        augment=settings.augment,
+        seed=seed,
+    )
+
+
+def refuse_others(
+    settings: Transfer,
+    splits: Splits,
+    classifiers: Sequence[Classifier],
+    stores: Mapping[str, Store],
+) -> None:
+    """Raises ValueError unless teachers that are only a store were asked about what is trained on.
+
+    And about the images that the transfer is measured on, where they say something of these.
+    """
+    for name, store in stores.items():
+        here = images_of(settings, splits, classifiers, settings.seeds[0])
+        if store.plain:
+            here = {**here, **dict.fromkeys(("crop_scale", "seed")), "augment": store_lib.PLAIN}
+            here["pixels"] = describe.split(splits.train)["pixels"]
+        there = dict(store.description["images"])
+        for images in (here, there):
+            del images["data"]  # how it is called
+        different = store_lib.differences(
+            {"images": there, "versions": store.description["versions"]},
+            {"images": here, "versions": describe.versions()},
+        )
+        for split in filter(store.has, store_lib.MEASURED):
+            images = {split: describe.split(getattr(splits, split))}
+            different += store_lib.differences({split: store.description[split]}, images)
+        store_lib.refuse(store, different)
+        lacking = [v for v in range(passes(settings, splits)) if not store.has(view_name(v))]
+        if lacking and not store.plain:
+            raise ValueError(
+                f"'{name}' lacks view {lacking[0]}: training sees {passes(settings, splits)}, and "
+                f"it has {len(store.complete())} (config.views)."
+            )
+
+
+def evaluated(store: Store, splits: Splits, *, calibrate: bool) -> Evaluated:
+    """A teacher that is only a store, with what it says of tune and validation, if it does."""
+    form = Form(len(store.classes))
+    found = {
+        split: np.asarray(store_lib.read_rows(store, split, form)) if store.has(split) else None
+        for split in store_lib.MEASURED
+    }
+    for split, logits in found.items():
+        if logits is None and parallel.is_first():
+            _LOG.warning("%s says nothing of %s: what needs it is left blank.", store.name, split)
+    temperature = None
+    if calibrate:
+        temperature = calibration.temperature(found["tune"], splits.tune.label_N)
+    return Evaluated(store, found["tune"], found["validation"], temperature, {})
+
+
+def replayed(settings: Transfer, splits: Splits, store: Store, *, alone: bool) -> live.OfView:
+    """What steps take of a teacher that is only a store; `alone`: a view at a time."""
+    if store.plain:
+        rows_N = store_lib.read_rows(store, view_name(0), store.form)
+        return live.all_at_once(rows_N[None], store.form, settings.parallel)
+    return _read(settings, store, passes(settings, splits), alone=alone)
+
+
+def stored(
+    settings: Transfer,
+    splits: Splits,
+    model: Classifier,
+    *,
+    seed: int,
+    images: Mapping[str, Any] | None,
+    measured: Evaluated | None,
+    alone: bool,
+) -> live.OfView:
+    """What steps take of a model whose answers are stored.
+
+    Args:
+      settings: of the transfer.
+      splits: of the transfer.
+      model: who is asked.
+      seed: of the views.
+      images: `images_of` the seed; None: the answers are kept in memory, until the run ends.
+      measured: its answers about tune and validation, which are stored too.
+      alone: a view at a time is on the devices.
+    """
+    form, views = form_of(settings, len(model.classes)), passes(settings, splits)
+    asked = dict(
+        augment=augment.make_augment(settings.augment, seed=seed),
+        seed=seed,
+        batch_size=settings.eval_batch_size,
+        dtype=jnp.dtype(settings.dtype),
+        layout=settings.parallel,
+        form=form,
+    )
+    if images is None and not alone:
+        kept = live.store(model, splits.train, views=views, **asked)
+        return lambda view: kept
+    answers = live.make_answers(model, splits.train, **asked)
+    if images is None:
+        in_memory = {view: answers(view) for view in range(views)}
+        return live.one_at_a_time(in_memory.__getitem__, form, settings.parallel)
+    assert settings.store is not None
+    description = describe.answers(
+        describe.model(model),
+        images,
+        classes=model.classes,
+        form=form,
+        dtype=settings.dtype,
+        tune=describe.split(splits.tune),
+        validation=describe.split(splits.validation),
+    )
+    if parallel.is_first():
+        store_lib.create(Path(settings.store), description)
+    parallel.wait_for_all("store")
+    store = store_lib.create(Path(settings.store), description)
+    _fill(store, answers, views, splits.train)
+    if measured is not None and parallel.is_first():
+        _add_measured(store, description, measured)
+    return _read(settings, store, views, alone=alone)
+
+
+def _fill(store: Store, answers: Any, views: int, images: pipeline.Split) -> None:
+    """Writes the views that are not there.
+
+    Runs that fill one store at once begin at different views, and skip what others have written.
+    """
+    missing = [view for view in range(views) if not store.has(view_name(view))]
+    if missing and parallel.is_first():
+        name = store.description["model"]["name"]
+        size = store.form.told(len(images), len(missing))
+        tqdm.tqdm.write(f"store {store.folder}: {size}")
+        needed = len(missing) * len(images) * store.form.dtype.itemsize
+        store_lib.check_space(store.folder, needed)
+        _LOG.info("Answers of %s to %d views: %s.", name, len(missing), size)
+    begin = secrets.randbelow(views) if jax.process_count() == 1 else 0
+    order = [(begin + i) % views for i in range(views)]
+    for view in progress.bar(order, desc=f"store {store.folder.name}", unit="view", leave=False):
+        interruption.stop_if_asked()
+        if parallel.as_first_sees(store.has(view_name(view))):
+            continue
+        rows_N = answers(view)
+        if parallel.is_first():
+            store_lib.write_rows(store, view_name(view), rows_N)
+    parallel.wait_for_all("stored")
+
+
+def _add_measured(store: Store, description: Mapping[str, Any], measured: Evaluated) -> None:
+    """So that the store can teach where the model is not."""
+    answers = {"tune": measured.tune_NxC, "validation": measured.validation_NxC}
+    for split, logits_NxC in answers.items():
+        if logits_NxC is None or store.has(split):
+            continue
+        if store.description[split] == description[split]:  # else it is told of other images
+            store_lib.write_rows(store, split, np.asarray(logits_NxC, np.float32))
+
+
+def _read(settings: Transfer, store: Store, views: int, *, alone: bool) -> live.OfView:
+    def read(view: int) -> np.ndarray:
+        return store_lib.read_rows(store, view_name(view), store.form)
+
+    if alone:
+        return live.one_at_a_time(read, store.form, settings.parallel)
+    rows_VxN = np.stack([read(view) for view in range(views)])
+    return live.all_at_once(rows_VxN, store.form, settings.parallel)

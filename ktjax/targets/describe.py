@@ -1,0 +1,140 @@
+"""What answers depend on: what store.json holds, see targets/__init__.py."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+import ktjax
+from ktjax.batches import Split
+from ktjax.classifier import Classifier
+from ktjax.targets.rows import Form
+from ktjax.targets.store import FORMAT, PLAIN
+
+# They decode, draw, resize and change images, and compute answers.
+_PACKAGES = ("jax", "dm-pix", "numpy", "pillow", "simplejpeg", "numba", "matplotlib")
+_PROBES = 512  # images whose pixels are looked at
+
+
+def views(
+    images: Split,
+    *,
+    data: str,
+    size: int,
+    crop_pct: float,
+    interpolation: str,
+    crop_scale: tuple[float, float] | None,
+    augment: str,
+    seed: int,
+) -> dict[str, Any]:
+    """The views of a training split.
+
+    The images are told apart by their number, their labels, and the pixels of some hundreds of them
+    before they are augmented; where the files lie, and what `data` is called, does not count.
+
+    Args:
+      images: the split.
+      data: what it is called.
+      size: side in pixels.
+      crop_pct, interpolation, crop_scale: how images are read, as in configs.
+      augment: of ktjax.augment.RECIPES; or PLAIN: there is one view, images as they are evaluated.
+      seed: of the views.
+    """
+    plain = augment == PLAIN
+    return {
+        "data": data,
+        "examples": len(images),
+        "labels": hashlib.sha256(images.label_N.tobytes()).hexdigest(),
+        "pixels": _pixels(images, None if plain else seed),
+        "size": size,
+        "crop_pct": crop_pct,
+        "interpolation": interpolation,
+        "crop_scale": None if plain or crop_scale is None else list(crop_scale),
+        "augment": augment,
+        "seed": None if plain else seed,
+    }
+
+
+def split(images: Split) -> dict[str, Any]:
+    """A split as it is evaluated."""
+    return {
+        "examples": len(images),
+        "labels": hashlib.sha256(images.label_N.tobytes()).hexdigest(),
+        "pixels": _pixels(images, None),
+    }
+
+
+def model(classifier: Classifier) -> dict[str, Any]:
+    """A model: what its weights are, and how it takes images."""
+    spec = classifier.input
+    return {
+        "name": classifier.name,
+        "origin": classifier.origin,
+        "weights": weights(classifier.variables),
+        "architecture": classifier.architecture,
+        "options": json.dumps(dict(classifier.options), sort_keys=True, default=str),
+        "input": f"{spec.size} {spec.mean} {spec.std} {spec.interpolation}",
+    }
+
+
+def weights(variables: Any) -> str:
+    """The SHA-256 of all weights, with their names and shapes."""
+    found = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(variables))
+    for name, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def answers(
+    of_model: Mapping[str, Any],
+    of_images: Mapping[str, Any],
+    *,
+    classes: tuple[str, ...],
+    form: Form,
+    dtype: str,
+    tune: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What store.json says of a model's answers.
+
+    Args:
+      of_model: `model`, or what is known of another framework's.
+      of_images: `views`.
+      classes: in the order of the logits.
+      form: what is kept.
+      dtype: what the model computed in.
+      tune, validation: `split`; None: nothing is known of it.
+    """
+    description = {
+        "format": FORMAT,
+        "model": dict(of_model),
+        "images": dict(of_images),
+        "classes": classes,
+        "k": form.k,
+        "ways": form.ways,
+        "dtype": dtype,
+        "versions": versions(),
+        "tune": tune,
+        "validation": validation,
+    }
+    return json.loads(json.dumps(description))  # as it is read: lists, no tuples
+
+
+def versions() -> dict[str, str]:
+    """What answers and views may change with."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"ktjax": ktjax.__version__, **found}
+
+
+def _pixels(images: Split, seed: int | None) -> str:
+    """The SHA-256 of some images, spread evenly; at their first view where there is a seed."""
+    probes = np.unique(np.linspace(0, len(images) - 1, _PROBES).astype(int))
+    taken = images.take(probes) if seed is None else images.views(probes, seed=seed, view=0)
+    return hashlib.sha256(np.ascontiguousarray(taken).tobytes()).hexdigest()

@@ -1,0 +1,239 @@
+"""A store of answers on disk: made once, read by all runs that see the same images.
+
+The folder's format is in targets/__init__.py. Files are written whole or not at all, by any number
+of processes and runs at once: what two of them write is the same. Whoever reads compares what the
+store is of with what is wanted, and refuses it in one sentence that names the difference.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ktjax.targets.rows import Form
+
+FORMAT = 1
+DESCRIPTION = "store.json"
+PREFIX = "store:"  # of a teacher that is only a store
+PLAIN = "plain"
+# What is known beside the views: the splits that transfers are measured on, as they are evaluated.
+MEASURED = ("tune", "validation")
+# Fields of the description that say nothing about the answers to the views.
+_TOLD = ("model.name", "model.origin", "images.data", *MEASURED)
+_ABANDONED = 3600.0  # seconds after which a part of a file is taken for one that nobody writes
+
+
+class Store(NamedTuple):
+    """A folder, and what its store.json holds."""
+
+    folder: Path
+    description: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """As configs call a teacher that is only this."""
+        return f"{PREFIX}{self.folder}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the logits."""
+        return tuple(self.description["classes"])
+
+    @property
+    def origin(self) -> str:
+        """Whose answers these are, in words."""
+        model = self.description["model"]
+        return f"answers of {model['name']} ({model['origin']})"
+
+    @property
+    def examples(self) -> int:
+        """How many images a view has."""
+        return self.description["images"]["examples"]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it holds one view, the images as they are evaluated."""
+        return self.description["images"]["augment"] == PLAIN
+
+    @property
+    def form(self) -> Form:
+        """What is kept of each answer."""
+        ways = tuple((float(t), bool(standardized)) for t, standardized in self.description["ways"])
+        return Form(len(self.classes), self.description["k"], ways)
+
+    def complete(self) -> list[int]:
+        """The views that are there."""
+        numbers = (path.stem.removeprefix("view-") for path in self.folder.glob("view-*.npy"))
+        return sorted(int(number) for number in numbers if number.isdigit())
+
+    def has(self, name: str) -> bool:
+        """Whether the file of a view, or of a split of MEASURED, is there."""
+        return (self.folder / f"{name}.npy").is_file()
+
+
+def view_name(view: int) -> str:
+    """What the file of a view is called, without its ending."""
+    return f"view-{view:05}"
+
+
+def digest(description: Mapping[str, Any]) -> str:
+    """What tells stores of different answers apart."""
+    text = json.dumps(_identity(description), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def create(root: Path, description: Mapping[str, Any]) -> Store:
+    """The store of these answers below a folder that runs share; made if it is not there.
+
+    ValueError: what lies there is another one, or cannot be read.
+    """
+    folder = root / f"{Path(description['model']['name']).name}-{digest(description)}"
+    if not (folder / DESCRIPTION).exists():
+        write(folder, description)
+    store = open_store(folder)
+    refuse(store, differences(_identity(store.description), _identity(description)))
+    for part in folder.glob("*.part"):
+        if time.time() - part.stat().st_mtime > _ABANDONED:
+            part.unlink(missing_ok=True)
+    return store
+
+
+def write(folder: Path, description: Mapping[str, Any]) -> Store:
+    """A new store without answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(description, indent=1, ensure_ascii=False)
+    _write(folder / DESCRIPTION, f"{text}\n".encode())
+    return Store(folder, description)
+
+
+def open_store(folder: str | Path) -> Store:
+    """The store in a folder; ValueError, in one sentence, if there is none."""
+    folder = Path(str(folder).removeprefix(PREFIX))
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except OSError:
+        raise ValueError(f"'{folder}' is no store of answers: it has no {DESCRIPTION}.") from None
+    except ValueError as error:
+        raise ValueError(f"{DESCRIPTION} of '{folder}' is no JSON: {error}.") from None
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != FORMAT:
+        raise ValueError(
+            f"'{folder}' is a store of format {found}, and this version of ktjax reads {FORMAT}."
+        )
+    needed = {"model", "images", "classes", "k", "ways", "dtype", "versions", *MEASURED}
+    if missing := sorted(needed - set(description)):
+        raise ValueError(f"{DESCRIPTION} of '{folder}' lacks {', '.join(missing)}.")
+    return Store(folder, description)
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What tells two descriptions apart, in words, field by field; fields of both count."""
+    found, other = _flat(there), _flat(here)
+    return [
+        _difference(name, found.get(name), other.get(name))
+        for name in sorted(found | other)
+        if found.get(name) != other.get(name)
+    ]
+
+
+def refuse(store: Store, different: Sequence[str]) -> None:
+    """Raises ValueError with what is different, if anything is."""
+    if different:
+        told = "; ".join(different)
+        raise ValueError(f"The store '{store.folder}' is of something else: {told}.")
+
+
+def write_rows(store: Store, name: str, rows_N: np.ndarray) -> None:
+    """Writes the file of a view or a split, and before it the file with its digest."""
+    path = store.folder / f"{name}.npy"
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    with part.open("wb") as file:
+        np.save(file, rows_N, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    _write(path.with_suffix(".sha256"), f"{_sha256(part)}\n".encode())
+    os.replace(part, path)
+
+
+def read_rows(store: Store, name: str, form: Form) -> np.ndarray:
+    """The rows of a view or a split, mapped into memory.
+
+    ValueError: they are not there, not whole, or not what store.json says.
+    """
+    path = store.folder / f"{name}.npy"
+    examples = store.examples if name.startswith("view-") else store.description[name]["examples"]
+    try:
+        rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
+        told = path.with_suffix(".sha256").read_text(encoding="utf-8").split()
+    except FileNotFoundError as error:
+        raise ValueError(f"'{error.filename}' is not there: make the store again.") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"'{path}' is not whole ({error}): delete it.") from None
+    shape, dtype = (examples, *form.dtype.shape), form.dtype.base
+    if rows_N.shape != shape or rows_N.dtype != dtype:
+        raise ValueError(
+            f"'{path}' holds {rows_N.dtype} {list(rows_N.shape)}, and {DESCRIPTION} beside it says "
+            f"{dtype} {list(shape)}."
+        )
+    if told != [_sha256(path)]:
+        raise ValueError(f"'{path}' is damaged: it has not the digest beside it. Delete it.")
+    return rows_N
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raises ValueError where the disk has no room for so many bytes."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise ValueError(
+            f"The store '{folder}' would take {needed / 1e9:.2f} GB more, and {free / 1e9:.2f} GB "
+            "are free there."
+        )
+
+
+def _identity(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What the answers depend on: the description, flat, without what only tells."""
+    flat = _flat(description)
+    return {k: v for k, v in flat.items() if not any(_below(k, name) for name in _TOLD)}
+
+
+def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found = {}
+    for name, value in node.items():
+        place = f"{above}{name}"
+        found |= _flat(value, f"{place}.") if isinstance(value, Mapping) else {place: value}
+    return found
+
+
+def _below(name: str, other: str) -> bool:
+    return name == other or name.startswith(f"{other}.")
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    if name == "classes" and there and here:
+        if len(there) != len(here):
+            return f"it has {len(there)} classes, not {len(here)}"
+        at = next(i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
+        return f"class {at} is '{there[at]}' there and '{here[at]}' here"
+    if any(len(str(value)) > 40 for value in (there, here)):
+        return f"{name} is another"
+    return f"{name} is {there!r} there and {here!r} here"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all, whoever else writes the same file."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,360 @@
+"""Answers stored on disk: replayed bit for bit, resumed, refused where anything differs."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import small_jobs
+from safetensors import numpy as safetensors_numpy
+from small_jobs import KilledError, kill_at, transferring
+
+from ktjax.jobs import transfer
+from ktjax.models.checkpoints import weights
+from ktjax.targets import rows
+from ktjax.targets import store as store_lib
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+VIEWS = 2  # of three passes: the third sees the first view again
+
+
+def config_of(noisy, quartet, **fields):
+    arg = fields.pop("arg", "objectives=kl_dp")
+    given = dict(total_steps=10, eval_every_steps=10, views=VIEWS) | fields
+    teachers = given.pop("teachers", quartet[2:3])
+    return transferring(noisy, quartet[0], teachers, arg=arg, **given)
+
+
+def run(config, workdir):
+    (row,) = transfer.run(config, workdir)["runs"]
+    return row, safetensors_numpy.load_file(workdir / "students" / row["run"] / weights.WEIGHTS)
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def of_model(root, name):
+    """The store of one model below a folder."""
+    (folder,) = root.glob(f"{name}-*")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def live(noisy, quartet, tmp_path_factory):
+    return run(config_of(noisy, quartet), tmp_path_factory.mktemp("live"))
+
+
+@pytest.fixture(scope="module")
+def stored(noisy, quartet, tmp_path_factory):
+    """A folder of stores, and the run that has filled it."""
+    root = tmp_path_factory.mktemp("stores")
+    config = config_of(noisy, quartet, targets="stored", store=str(root / "shared"))
+    return root / "shared", *run(config, root / "workdir")
+
+
+@pytest.fixture(scope="module")
+def short(noisy, quartet, tmp_path_factory):
+    """The same of the two largest of four logits."""
+    root = tmp_path_factory.mktemp("short")
+    fields = dict(targets="stored", store=str(root / "shared"), store_top_k=2)
+    return root / "shared", *run(config_of(noisy, quartet, **fields), root / "workdir")
+
+
+def test_stored_answers_are_those_of_asking(live, stored):
+    """Of other compiled programs, so not to the bit; no sample is a near-tie here."""
+    root, row, exported = stored
+    assert sorted(path.name for path in of_model(root, "weak").glob("view*.npy")) == [
+        store_lib.view_name(view) + ".npy" for view in range(VIEWS)
+    ]
+    assert row["taught"] == live[0]["taught"] and 0 < row["taught"] < 100
+    for name, array in live[1].items():
+        np.testing.assert_allclose(exported[name], array, atol=1e-5, err_msg=name)
+
+
+def test_on_disk_in_memory_and_a_view_at_a_time_are_the_same_bits(stored, noisy, quartet, tmp_path):
+    root, row, exported = stored
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*.npy")}
+    again = config_of(noisy, quartet, targets="stored", store=str(root), cache_gb=0.0)
+    alone, found = run(again, tmp_path / "alone")
+    same(found, exported)
+    assert alone["history"][-1]["loss"] == row["history"][-1]["loss"]
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*.npy")} == before  # nobody asked
+    same(run(config_of(noisy, quartet, targets="stored"), tmp_path / "memory")[1], exported)
+
+
+@pytest.mark.full  # train_test.py has how dispatches are cut
+def test_dispatches_end_with_the_view(stored, noisy, quartet, tmp_path):
+    root, _, exported = stored
+    fields = dict(store=str(root), cache_gb=0.0, steps_per_dispatch=3)
+    _, found = run(config_of(noisy, quartet, targets="stored", **fields), tmp_path)
+    for name, array in exported.items():
+        np.testing.assert_allclose(found[name], array, atol=1e-6, err_msg=name)
+
+
+def test_the_largest_logits_decide_as_all(short, live):
+    _, row, exported = short
+    assert row["taught"] == live[0]["taught"]
+    student = [np.concatenate([a.ravel() for a in of.values()]) for of in (exported, live[1])]
+    assert 0 < np.abs(student[0] - student[1]).max() < 0.02  # the rest as one, float16
+
+
+def test_results_name_what_is_approximate(short, stored):
+    for root, expected in ((short[0], {"kl_dp": "approximate"}), (stored[0], {})):
+        assert small_jobs.read(root.parent / "workdir")["served"] == expected
+    page = (short[0].parent / "workdir" / "report.html").read_text()
+    assert "How the largest logits serve" in page
+
+
+def test_a_store_alone_teaches_as_its_model(stored, short, noisy, quartet, tmp_path):
+    for root, row, exported, kept in ((*stored, {}), (*short, dict(store_top_k=2))):
+        teacher = f"store:{of_model(root, 'weak')}"
+        fields = dict(teachers=[teacher], targets="stored", **kept)
+        taught, found = run(config_of(noisy, quartet, **fields), tmp_path / root.parent.name)
+        same(found, exported)
+        known = ("accuracy_before", "accuracy_after", "rho_pos", "ensemble_accuracy", "taught")
+        assert [taught[k] for k in known] == [row[k] for k in known]
+
+
+@pytest.mark.parametrize(
+    "calls", [1, pytest.param(3, marks=pytest.mark.full, id="in the other model")]
+)
+def test_a_resumed_store_is_an_undisturbed_one(
+    calls, stored, noisy, quartet, tmp_path, monkeypatch
+):
+    root, _, exported = stored
+    fields = dict(targets="stored", store=str(tmp_path / "shared"))
+    with monkeypatch.context() as patch:
+        kill_at(patch, store_lib, "write_rows", calls=calls)
+        with pytest.raises(KilledError):
+            run(config_of(noisy, quartet, **fields), tmp_path / "workdir")
+    assert len(list((tmp_path / "shared").rglob("view*.npy"))) == min(calls, VIEWS)
+    same(run(config_of(noisy, quartet, **fields), tmp_path / "workdir")[1], exported)
+    assert small_jobs.tree(tmp_path / "shared") == small_jobs.tree(root)
+
+
+@pytest.mark.full
+def test_killed_while_it_fills_a_store(noisy, quartet, cached, tmp_path):
+    """By SIGKILL, again and again; two others fill the same store meanwhile."""
+    arg = f"student={quartet[0]},teachers={quartet[2]},data=folder:{noisy},objectives=kl_dp"
+    command = [
+        *(sys.executable, "-m", "ktjax.main", f"--config=configs/transfer.py:{arg},controls="),
+        *("--config.image_size=12", "--config.total_epochs=40.0", "--config.targets=stored"),
+        *("--config.eval_batch_size=16", "--config.batch_size=16"),
+    ]
+    environment = dict(JAX_PLATFORMS="cpu", **cached)
+
+    def start(root, name):
+        folders = [f"--config.store={tmp_path / root}", f"--workdir={tmp_path / name}"]
+        env = small_jobs.os.environ | environment
+        return subprocess.Popen([*command, *folders], cwd=small_jobs.ROOT, env=env)
+
+    assert start("undisturbed", "alone").wait(300) == 0
+    expected = small_jobs.tree(tmp_path / "undisturbed")
+    for kill in range(5):
+        job = start("killed", f"killed-{kill}")
+        begin, done = time.monotonic(), len(list((tmp_path / "killed").rglob("view*.npy")))
+        while job.poll() is None and time.monotonic() - begin < 300:
+            if len(list((tmp_path / "killed").rglob("view*.npy"))) > done + 7 * (kill + 1) % 11:
+                break
+            time.sleep(0.01)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+    jobs = [start("killed", f"last-{i}") for i in range(2)]
+    assert [job.wait(300) for job in jobs] == [0, 0]
+    found = small_jobs.tree(tmp_path / "killed")
+    assert {k: v for k, v in found.items() if not k.endswith(".part")} == expected
+
+
+REFUSED = {
+    "seed": (dict(seeds=(2,)), r"has the views of seed 1: set config.seeds to \(1,\)"),
+    "augment": (
+        dict(augment="minimal"),
+        r"of something else: images.augment is 'shift_colour' there and 'minimal' here",
+    ),
+    "size": (dict(image_size=16), "images.size is 12 there and 16 here"),
+    "crop": (dict(crop_pct=0.9), "images.crop_pct is 1.0 there and 0.9 here"),
+    "fewer images": (dict(max_examples=40), "images.examples is 68 there and 40 here"),
+    "views": (dict(views=None, total_steps=12), r"lacks view 2: training sees 3, and it has 2"),
+    "features": (dict(arg="objectives=cd"), "compares features, and stored targets are logits"),
+    "mutual": (
+        dict(arg="objectives=mutual,strategy=mutual"),
+        "has no frozen models, which .* teachers that are a store are about",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_before_any_work(name, stored, noisy, quartet, refused):
+    fields, message = REFUSED[name]
+    teacher = f"store:{of_model(stored[0], 'weak')}"
+    config = config_of(noisy, quartet, teachers=[teacher], **fields)
+    refused(transfer.run, config, message)
+
+
+def test_other_images_of_the_same_labels_are_refused(stored, images, quartet, refused):
+    teacher = f"store:{of_model(stored[0], 'weak')}"
+    config = config_of(images, quartet, teachers=[teacher])
+    told = refused(transfer.run, config, "images.pixels is another; tune.pixels is another")
+    assert len(told.splitlines()) == 1
+
+
+def changed(folder, where, **fields):
+    """A copy of a store whose store.json says something else."""
+    shutil.copytree(folder, where)
+    path = where / store_lib.DESCRIPTION
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return where
+
+
+def test_other_classes_or_versions_are_refused(stored, noisy, quartet, refused, tmp_path):
+    folder = of_model(stored[0], "weak")
+    description = store_lib.open_store(folder).description
+    for name, fields, message in (
+        (
+            "order",
+            dict(classes=description["classes"][::-1]),
+            r"class 0 is 'rows' there and 'checks' here",
+        ),
+        (
+            "version",
+            dict(versions=description["versions"] | dict(jax="0.1")),
+            "versions.jax is '0.1' there and",
+        ),
+        ("format", dict(format=2), "is a store of format 2, and this version of ktjax reads 1"),
+    ):
+        other = changed(folder, tmp_path / name, **fields)
+        refused(transfer.run, config_of(noisy, quartet, teachers=[f"store:{other}"]), message)
+
+
+def test_what_a_run_would_fill_belongs_to_one_model(stored, tmp_path):
+    """A folder of that name that says it is of something else is never taken."""
+    folder = of_model(stored[0], "weak")
+    description = store_lib.open_store(folder).description
+    wanted = description | {"model": description["model"] | dict(weights="0" * 64)}
+    assert store_lib.digest(wanted) != store_lib.digest(description)
+    renamed = tmp_path / f"weak-{store_lib.digest(wanted)}"
+    shutil.copytree(folder, renamed)
+    with pytest.raises(ValueError, match=r"is of something else: model.weights is another\."):
+        store_lib.create(tmp_path, wanted)
+    told = description | {"model": description["model"] | dict(origin="elsewhere")}
+    assert store_lib.create(stored[0], told).folder == folder  # the same answers
+
+
+def test_each_thing_that_answers_depend_on_has_a_store_of_its_own(stored):
+    description = store_lib.open_store(of_model(stored[0], "weak")).description
+    images = description["images"]
+    others = [
+        description | {"dtype": "bfloat16"},
+        description | {"k": 2},
+        description | {"classes": description["classes"][::-1]},
+        *(description | {"images": images | {k: 7}} for k in images if k != "data"),
+    ]
+    digests = {store_lib.digest(other) for other in (description, *others)}
+    assert len(digests) == len(others) + 1
+
+
+def damage_truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def damage_foreign(path):
+    np.save(path, np.zeros((3, 4), np.float32))
+
+
+def damage_pickle(path):
+    np.save(path, np.array([None]), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_truncated, r"view-00001.npy' is not whole \(.*\): delete it\."),
+        (damage_bit, "is damaged: it has not the digest beside it"),
+        (
+            damage_foreign,
+            r"holds float32 \[3, 4\], and store.json beside it says float32 \[68, 4\]",
+        ),
+        (damage_pickle, r"is not whole \(.*Python objects.*\): delete it"),
+    ],
+)
+def test_a_view_that_is_not_what_was_written_is_told(damage, message, stored, tmp_path):
+    shutil.copytree(of_model(stored[0], "weak"), tmp_path / "store")
+    store = store_lib.open_store(tmp_path / "store")
+    name = store_lib.view_name(1)
+    expected = np.load(tmp_path / "store" / f"{name}.npy")
+    np.testing.assert_array_equal(store_lib.read_rows(store, name, store.form), expected)
+    damage(tmp_path / "store" / f"{name}.npy")
+    with pytest.raises(ValueError, match=message) as error:
+        store_lib.read_rows(store, name, store.form)
+    assert "\n" not in str(error.value)
+    (tmp_path / "store" / f"{name}.npy").unlink()
+    with pytest.raises(ValueError, match="is not there: make the store again"):
+        store_lib.read_rows(store, name, store.form)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is no store of answers: it has no store.json"),
+        ("[1", "store.json of .* is no JSON"),
+        ("[1]", "is a store of format None, and this version of ktjax reads 1"),
+        ('{"format": 1, "k": null}', "store.json of .* lacks classes, dtype, images, model"),
+    ],
+)
+def test_a_folder_that_is_no_store_is_told(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "store.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        store_lib.open_store(f"store:{tmp_path}")
+
+
+def test_settings_that_do_not_go_together(noisy, quartet, refused):
+    for fields, message in (
+        (dict(store="/tmp/x"), "config.store=/tmp/x: only where config.targets='stored'"),
+        (dict(store_top_k=2), "config.store_top_k=2: only where config.targets='stored'"),
+        (
+            dict(store_top_k=2, targets="stored", calibrate=True),
+            "config.calibrate compares models at other temperatures, and the 2 largest",
+        ),
+        (
+            dict(store_top_k=2, targets="stored", arg="objectives=kl_dp_average"),
+            "needs an average of two models",
+        ),
+    ):
+        refused(transfer.run, config_of(noisy, quartet, **fields), message)
+
+
+def test_no_room_on_the_disk(tmp_path):
+    store_lib.check_space(tmp_path / "new", 1)
+    with pytest.raises(ValueError, match=r"would take 1000000000.00 GB more, and .* GB are free"):
+        store_lib.check_space(tmp_path / "new", 10**18)
+
+
+def test_parts_that_nobody_writes_any_more_go(stored, tmp_path):
+    shutil.copytree(stored[0], tmp_path / "stores")
+    folder = of_model(tmp_path / "stores", "weak")
+    old, new = folder / "view-00001.npy.1.part", folder / "view-00001.npy.2.part"
+    for path in (old, new):
+        path.touch()
+    small_jobs.os.utime(old, (0, 0))
+    store_lib.create(tmp_path / "stores", store_lib.open_store(folder).description)
+    assert new.exists() and not old.exists()
+
+
+def test_rows_of_many_classes():
+    assert rows.form(32_767, 4, ()).dtype["class"].base == np.int16
+    assert rows.form(32_768, 4, ()).dtype["class"].base == np.int32
