@@ -101,13 +101,23 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.interpolation = config_dict.placeholder(str)
     # Least and most share of the area that a view shows, cropped at random; None: as above.
     config.crop_scale = config_dict.placeholder(tuple)
-    config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
+    # Splits up to this size, decoded, stay in memory, unless cropped; and what is stored of a model
+    # on the devices: of more than that one view at a time.
+    config.cache_gb = 2.0
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
     # ktjax.augment.RECIPES. None: shift_colour for glyphs and folders, else default.
     config.augment = config_dict.placeholder(str)
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "stored"
+    # Where stored answers are kept, for this run and all others; None: in memory, until it ends.
+    config.store = config_dict.placeholder(str)
+    # How many of the largest logits are kept, with what ktjax.targets says of the others; None: all
+    # of them. ktjax.objectives.OBJECTIVES has which objectives that serves.
+    config.store_top_k = config_dict.placeholder(int)
+    # How many views of an image there are, which passes over train see in turn; None: each pass has
+    # its own. Fewer are cheaper to store.
+    config.views = config_dict.placeholder(int)
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices

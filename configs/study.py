@@ -82,6 +82,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "kl_dp_unsupervised": dict(
             objective="kl_dp_unsupervised", learning_rate=0.03, **dp, **kl()
         ),
+        "kl_dp_corrected": dict(
+            objective="kl_dp_corrected", learning_rate=0.1, lead=0.2, **dp, **kl()
+        ),
+        "kl_pool": dict(objective="kl_pool", learning_rate=0.1, **kl()),
+        "kl_pool_corrected": dict(
+            objective="kl_pool_corrected", learning_rate=0.1, lead=0.2, **kl()
+        ),
     }
     for name in arg.objectives:
         config_lib.check_choice("objectives", name, tuple(objectives))
@@ -93,6 +100,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "xe": dict(objective="xe", **xe),  # labels only
         "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: of the student
         "self": dict(objective="self", **kl()),  # nobody teaches; only where batch_norm=train
+        # The initial student, as sure as it should be; and with the label in the lead.
+        "self_pool": dict(objective="self_pool", **kl()),
+        "self_corrected": dict(objective="self_corrected", lead=0.2, **kl()),
     }
     for name in arg.controls:
         config_lib.check_choice("controls", name, tuple(controls))
@@ -128,13 +138,23 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.interpolation = interpolation
     # Least and most share of the area that a view shows, cropped at random; None: as above.
     config.crop_scale = config_dict.placeholder(tuple)
-    config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
+    # Splits up to this size, decoded, stay in memory, unless cropped; and what is stored of a model
+    # on the devices: of more than that one view at a time.
+    config.cache_gb = 2.0
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
     # ktjax.augment.RECIPES. None: shift_colour for glyphs and folders, else default.
     config.augment = config_dict.placeholder(str)
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "stored"
+    # Where stored answers are kept, for this study and others; None: below the workdir.
+    config.store = config_dict.placeholder(str)
+    # How many of the largest logits are kept, with what ktjax.targets says of the others; None: all
+    # of them. ktjax.objectives.OBJECTIVES has which objectives that serves.
+    config.store_top_k = config_dict.placeholder(int)
+    # How many views of an image there are, which passes over train see in turn; None: each pass has
+    # its own. Fewer are cheaper to store.
+    config.views = config_dict.placeholder(int)
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices

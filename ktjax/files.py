@@ -21,6 +21,7 @@ CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 LOGS = "logs"
 RUNS = "runs"
+STORE = "store"
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -61,6 +61,7 @@ class Run:
     taught_positive_flips: float | None = None
     taught_negative_flips: float | None = None
     temperatures: tuple[float, ...] | None = None  # at which the partition compares models
+    weights: tuple[float, ...] | None = None  # of student and teachers, where a pool taught
     robustness: Mapping[str, Mapping[str, float]]  # before, after, delta on each set
     taught: float | None
     seconds: float

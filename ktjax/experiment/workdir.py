@@ -28,7 +28,7 @@ _WRITTEN = (
     *(files.RESULTS, files.DATA, files.REPORT, files.METRICS, files.CLASS_FLIPS, files.RIGHT),
     *(files.PAIRS, files.FIGURES),
     *(files.STUDENTS, files.MODELS, files.PREDICTIONS, files.CHECKPOINTS, files.TENSORBOARD),
-    *(files.LOGS, files.RUNS),
+    *(files.LOGS, files.RUNS, files.STORE),
 )
 _READABLE = 80  # characters of the two values of a field, in a sentence
 # The last four draw, decode and resize: pixels depend on them.

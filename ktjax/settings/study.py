@@ -13,7 +13,7 @@ from ktjax.settings.record import Amount, Count, Name, NotNegative, Positive, Re
 from ktjax.settings.transfer import Methods, Transfer
 
 # How a study is started, which is no part of what it finds.
-STARTED = ("keep", "engine", "shard", "only_failed", "lease_expiry", "ray")
+STARTED = ("keep", "engine", "shard", "only_failed", "lease_expiry", "ray", "store")
 # What may differ from the last start, as it only says which runs are asked for.
 ASKED = ("students", "teachers", "seeds", "objectives", "controls", "mcl", "pairs", "pairs_seed")
 

@@ -26,6 +26,10 @@ class Methods(Training):
     store_top_k: Annotated[int, Field(ge=2)] | None
     views: Count | None
 
+    def identity(self) -> dict[str, Any]:
+        """All but where stored answers are kept: they are the same everywhere."""
+        return {name: value for name, value in self.to_json().items() if name != "store"}
+
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
         """With what follows from the data set, and from the batch size."""

@@ -37,6 +37,7 @@ class Frozen(NamedTuple):
     initial: Any
     teachers: tuple[Any, ...]
     temperatures_S: Any = None  # these calibrate initial and teachers; None: taken as they are
+    weights_S: Any = None  # of initial and teachers in a pool; None: there is none
 
 
 def make_ask(initial: Classifier, teachers: Sequence[Classifier | None]) -> Teach:
@@ -53,7 +54,7 @@ def make_ask(initial: Classifier, teachers: Sequence[Classifier | None]) -> Teac
 
         first = None if frozen.initial is None else ask(initial, frozen.initial)
         others = tuple(map(ask, teachers, frozen.teachers))
-        return Outputs(None, first, others, frozen.temperatures_S)
+        return Outputs(None, first, others, frozen.temperatures_S, frozen.weights_S)
 
     return teach
 
@@ -75,7 +76,8 @@ def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array
         return rows.look_up(kept, view, index_B)
 
     first = None if frozen.initial is None else look_up(frozen.initial)
-    return Outputs(None, first, tuple(map(look_up, frozen.teachers)), frozen.temperatures_S)
+    others = tuple(map(look_up, frozen.teachers))
+    return Outputs(None, first, others, frozen.temperatures_S, frozen.weights_S)
 
 
 def make_answers(

@@ -70,6 +70,8 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     """
     workdir, settings = Path(workdir), plan.named(settings)
     check(settings)
+    if settings.targets == "stored" and settings.store is None:
+        settings = settings.model_copy(update={"store": str(workdir / files.STORE)})
     shared = Shared()
     whole = settings.transfer(
         settings.students[0], (), settings.objectives, seeds=settings.seeds, mcl=settings.mcl

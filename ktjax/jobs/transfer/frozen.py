@@ -10,6 +10,7 @@ import numpy as np
 import tqdm
 
 from ktjax import augment, objectives, parallel, progress
+from ktjax.analysis import pool
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, rows, statistics, stores, training
 from ktjax.experiment.evaluation import Evaluated
@@ -215,22 +216,36 @@ def _frozen(
     entry = objectives.OBJECTIVES[start.settings.objectives[run.objective].objective]
 
     @functools.cache
-    def models() -> tuple[live.OfView | None, tuple[live.OfView, ...], Any]:
+    def models() -> tuple[live.OfView | None, tuple[live.OfView, ...], Any, Any]:
         initial = None
         if entry.initial:
             fresh = before.model is start.models[start.student].model
             initial = shared.frozen(start.student) if fresh else shared.refreshed(before.model)
-        temperatures = _temperatures(start, teachers, before)
-        if temperatures is not None:
-            temperatures = parallel.replicate(np.asarray(temperatures, np.float32))
-        return initial, tuple(shared.frozen(teacher) for teacher in teachers), temperatures
+        numbers = [
+            None if of_models is None else parallel.replicate(np.asarray(of_models, np.float32))
+            for of_models in (
+                _temperatures(start, teachers, before),
+                _weights(start, run, teachers, before),
+            )
+        ]
+        return initial, tuple(shared.frozen(teacher) for teacher in teachers), *numbers
 
     def of_view(view: int) -> live.Frozen:
-        initial, others, temperatures = models()
+        initial, others, temperatures, weights = models()
         first = None if initial is None else initial(view)
-        return live.Frozen(first, tuple(other(view) for other in others), temperatures)
+        return live.Frozen(first, tuple(other(view) for other in others), temperatures, weights)
 
     return of_view
+
+
+def _weights(
+    start: Setup, run: Run, teachers: Sequence[str], before: Evaluated
+) -> list[float] | None:
+    """The weights of the student before it and its teachers in a pool, fitted on tune."""
+    if not objectives.OBJECTIVES[start.settings.objectives[run.objective].objective].pool:
+        return None
+    answers = [before.tune_NxC, *(start.models[name].tune_NxC for name in teachers)]
+    return pool.weights(answers, start.splits.tune.label_N).tolist()
 
 
 def _temperatures(start: Setup, teachers: Sequence[str], before: Evaluated) -> list[float] | None:
@@ -277,6 +292,7 @@ def _row(
         taught=training.mean_taught(history),
         supervised=entry.supervised if partitions else None,
         temperatures_S=_temperatures(start, teachers, before) if partitions else None,
+        weights_S=None if stages else _weights(start, run, teachers, before),
         stages=stages,
         learning_rate=settings.objectives[run.objective].learning_rate,
     )
