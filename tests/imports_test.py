@@ -106,6 +106,8 @@ def below(name, roots):
 
 
 def room(name):
+    if name == "ktjax.targets.__main__":  # a program, which reads configs and data
+        return "__main__"
     return name.split(".")[1] if "." in name else name
 
 

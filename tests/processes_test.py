@@ -103,6 +103,9 @@ def counted(results):
     return json.dumps([rows, tune, results["models"], results["pairs"]])
 
 
+ON_DISK = ("--config.targets=stored", "--config.store=STORES", "--config.steps_per_dispatch=2")
+
+
 def weights_of(workdir):
     (path,) = (workdir / "students").rglob("model.safetensors")
     return safetensors_numpy.load_file(path)
@@ -113,11 +116,20 @@ def weights_of(workdir):
     [
         pytest.param(1, 4, [], marks=pytest.mark.full),
         pytest.param(2, 2, ["--config.targets=stored"], marks=pytest.mark.full),
+        pytest.param(
+            *(2, 2, [*ON_DISK, "--config.cache_gb=0.0", "--config.parallel=fsdp"]),
+            marks=pytest.mark.full,
+        ),
         (2, 2, ["--config.parallel=fsdp", "--config.remat", "--config.steps_per_dispatch=2"]),
     ],
-    ids=["four devices", "two processes with stored targets", "two processes with fsdp"],
+    ids=[
+        *("four devices", "two processes with stored targets"),
+        "two processes with a view at a time of a store on disk",
+        "two processes with fsdp",
+    ],
 )
 def test_as_on_one_device(processes, devices, others, run, transfer, on_one_device, tmp_path):
+    others = [word.replace("STORES", str(tmp_path / "stores")) for word in others]
     told = run([*transfer, *others], tmp_path, processes=processes, devices=devices)
     expected, found = weights_of(on_one_device), weights_of(tmp_path)
     assert found.keys() == expected.keys()

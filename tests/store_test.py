@@ -13,8 +13,10 @@ import small_jobs
 from safetensors import numpy as safetensors_numpy
 from small_jobs import KilledError, kill_at, transferring
 
+from ktjax.experiment import stores
 from ktjax.jobs import transfer
 from ktjax.models.checkpoints import weights
+from ktjax.settings.transfer import Transfer
 from ktjax.targets import rows
 from ktjax.targets import store as store_lib
 
@@ -358,3 +360,18 @@ def test_parts_that_nobody_writes_any_more_go(stored, tmp_path):
 def test_rows_of_many_classes():
     assert rows.form(32_767, 4, ()).dtype["class"].base == np.int16
     assert rows.form(32_768, 4, ()).dtype["class"].base == np.int32
+
+
+def test_what_the_rest_is_summed_up_for(noisy, quartet):
+    """Temperature 1, and what objectives and controls compare over all classes."""
+    config = config_of(noisy, quartet, arg="objectives=kl_dp+hinton+xe,controls=xe+self")
+    config.objectives.kl_dp.update(temperature=4.0, standardized=True)
+    config.objectives.hinton.update(temperature=3.0, top_k=2)
+    config.controls.self.temperature = 2.0
+    settings = Transfer.read(config)
+    assert stores.ways(settings) == ((1.0, False), (2.0, False), (4.0, True))
+    config.update(targets="stored", store_top_k=2)
+    stores.check(Transfer.read(config))
+    config.controls.self.top_k = 3
+    with pytest.raises(ValueError, match="'self' compares top_k=3 classes, and only the 2 largest"):
+        stores.check(Transfer.read(config))

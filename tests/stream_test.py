@@ -73,6 +73,29 @@ each = pytest.mark.parametrize("images", SPLITS.values(), ids=SPLITS)
 
 
 @each
+def test_epochs_see_views_in_turn(images):
+    """Of two views the third epoch sees the first, in an order of its own."""
+
+    def pixels(batches):
+        return {
+            int(index): image
+            for batch in batches
+            for index, image in zip(batch["index"], batch["image"], strict=True)
+        }
+
+    steps = COUNT // 10
+    found = train(images, steps=3 * steps, views=2)
+    first, second, third = (found[i * steps : (i + 1) * steps] for i in range(3))
+    assert not np.array_equal(first[0]["index"], third[0]["index"])
+    a, b, c = map(pixels, (first, second, third))
+    for index in a.keys() & c.keys():
+        np.testing.assert_array_equal(a[index], c[index])
+    cropped = images is SPLITS["cropped"]
+    assert all(np.array_equal(a[i], b[i]) != cropped for i in a.keys() & b.keys())
+    check_same(found[: 2 * steps], train(images, steps=2 * steps))
+
+
+@each
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [12, 18])
 def test_processes_make_the_rows_of_one_batch(images, processes, batch_size):

@@ -62,7 +62,7 @@ def batch(*, size=BATCH, masked=0, seed=0):
     }
 
 
-def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=2):
+def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=2, views=None):
     return train.make_train_step(
         student=student(),
         teach=teach or live.make_ask(student(), (teacher(),)),
@@ -73,6 +73,7 @@ def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=
         steps_per_epoch=steps_per_epoch,
         dtype=jnp.dtype("float32"),
         freeze_stats=freeze_stats,
+        views=views,
     )
 
 
@@ -299,6 +300,19 @@ def test_events_where_nothing_divides():
     logs, evals = loop(first=0, total=10, log_every=3, eval_every=4)
     assert logs == [(3, 2.0), (4, 4.0), (6, 5.5), (8, 7.5), (9, 9.0), (10, 10.0)]
     assert evals == [(4, 2.5), (8, 6.5), (10, 9.5)]
+
+
+def test_the_third_epoch_sees_the_first_of_two_views():
+    def losses(step):
+        states = (start().replace(step=jnp.asarray(2 * epoch)) for epoch in range(3))
+        arrays, key = sliced(batch(), SLICES), jax.random.key(0)
+        return [float(step(state, frozen(), arrays, key)[1]["loss"]) for state in states]
+
+    of_two = make_step(freeze_stats=True, views=2)
+    of_two = jax.jit(jax.vmap(of_two, (None, None, 0, None), (None, None), parallel.AXIS))
+    found, expected = losses(of_two), losses(vmapped(freeze_stats=True))
+    assert len(set(expected)) == 3
+    assert found == pytest.approx([*expected[:2], expected[0]])
 
 
 def test_what_is_frozen_changes_with_the_view():

@@ -18,6 +18,7 @@ from ktjax.data import pipeline
 from ktjax.experiment import inputs
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
+from ktjax.settings.objective import Entry
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import describe, live, rows, served
 from ktjax.targets import store as store_lib
@@ -36,11 +37,10 @@ def teachers(settings: Transfer) -> dict[str, Store]:
 
 def check(settings: Transfer) -> None:
     """Raises ValueError unless stored answers serve what the settings ask for; loads nothing."""
-    asked = {**settings.objectives, **settings.controls}
     stores = teachers(settings)
     kept = [] if settings.store_top_k is None else [settings.store_top_k]
     kept += [store.form.k for store in stores.values() if store.form.k is not None]
-    for entry in asked.values():
+    for entry in _entries(settings):
         for k in kept:
             served.of_top_k(entry.objective, entry.options(), k)
     if kept and settings.calibrate:
@@ -98,11 +98,16 @@ def serve(settings: Transfer, classes: int) -> dict[str, str]:
 def ways(settings: Transfer) -> tuple[rows.Way, ...]:
     """The softenings that the objectives compare over all classes; temperature 1 always."""
     found = {(1.0, False)}
-    for entry in (*settings.objectives.values(), *settings.controls.values()):
+    for entry in _entries(settings):
         options = entry.options()
         if "temperature" in options and options.get("top_k") is None:
             found.add((options["temperature"], options["standardized"]))
     return tuple(sorted(found))
+
+
+def _entries(settings: Transfer) -> list[Entry]:
+    """The objectives and the controls; what the rate of these is does not count here."""
+    return [*settings.objectives.values(), *(c.at(1.0) for c in settings.controls.values())]
 
 
 def form_of(settings: Transfer, classes: int) -> Form:
@@ -130,9 +135,14 @@ def one_view(settings: Transfer, splits: Splits, models: Sequence[Classifier | S
 
 
 def images_of(
-    settings: Transfer, splits: Splits, classifiers: Sequence[Classifier], seed: int
+    settings: Transfer,
+    splits: Splits,
+    classifiers: Sequence[Classifier],
+    seed: int,
+    *,
+    plain: bool = False,
 ) -> dict[str, Any]:
-    """What store.json says of the views that training sees with a seed."""
+    """What store.json says of the views that training sees with a seed, or of the plain images."""
     how = inputs.reading(settings, classifiers)
     return describe.views(
         splits.train,
@@ -141,7 +151,7 @@ def images_of(
         crop_pct=how.crop_pct,
         interpolation=how.interpolation,
         crop_scale=settings.crop_scale,
-        augment=settings.augment,
+        augment=store_lib.PLAIN if plain else settings.augment,
         seed=seed,
     )
 
@@ -157,10 +167,7 @@ def refuse_others(
     And about the images that the transfer is measured on, where they say something of these.
     """
     for name, store in stores.items():
-        here = images_of(settings, splits, classifiers, settings.seeds[0])
-        if store.plain:
-            here = {**here, **dict.fromkeys(("crop_scale", "seed")), "augment": store_lib.PLAIN}
-            here["pixels"] = describe.split(splits.train)["pixels"]
+        here = images_of(settings, splits, classifiers, settings.seeds[0], plain=store.plain)
         there = dict(store.description["images"])
         for images in (here, there):
             del images["data"]  # how it is called
@@ -187,9 +194,12 @@ def evaluated(store: Store, splits: Splits, *, calibrate: bool) -> Evaluated:
         split: np.asarray(store_lib.read_rows(store, split, form)) if store.has(split) else None
         for split in store_lib.MEASURED
     }
-    for split, logits in found.items():
-        if logits is None and parallel.is_first():
-            _LOG.warning("%s says nothing of %s: what needs it is left blank.", store.name, split)
+    lacking = [f"{split} images" for split, logits in found.items() if logits is None]
+    if lacking and parallel.is_first():
+        _LOG.warning(
+            "%s says nothing of the %s: what needs that is left blank.",
+            *(store.name, " and ".join(lacking)),
+        )
     temperature = None
     if calibrate:
         temperature = calibration.temperature(found["tune"], splits.tune.label_N)

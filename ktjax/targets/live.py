@@ -99,7 +99,10 @@ def make_answers(
         return frozen_variables(model, dtype=dtype, layout=layout)
 
     def answers(view: int) -> np.ndarray:
-        return rows.to_rows(predict(variables(), images, view), images.label_N, form)
+        logits_NxC = predict(variables(), images, view)
+        if not np.isfinite(logits_NxC).all():
+            raise ValueError(f"{model.name} gives logits of view {view} that are not finite.")
+        return rows.to_rows(logits_NxC, images.label_N, form)
 
     return answers
 

@@ -48,9 +48,13 @@ class Store(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Whose answers these are, in words."""
+        """Whose answers these are, in words, and what was not asked."""
         model = self.description["model"]
-        return f"answers of {model['name']} ({model['origin']})"
+        told = [f"answers of {model['name']} ({model['origin']})"]
+        told += ["asked about the plain images"] * self.plain
+        lacking = [split for split in MEASURED if not self.has(split)]
+        told += [f"says nothing of the {' and '.join(lacking)} images"] * bool(lacking)
+        return ", ".join(told)
 
     @property
     def examples(self) -> int:

@@ -85,7 +85,6 @@ def _controls(
 def _share(start: Setup, seed: int) -> _Shared:
     settings, splits = start.settings, start.splits
     stored = settings.targets == "stored"
-    alone = setup.one_view(start)
 
     @functools.cache
     def images() -> Any:
@@ -93,7 +92,7 @@ def _share(start: Setup, seed: int) -> _Shared:
 
     def freeze(model: Classifier | Store, measured: Evaluated | None = None) -> live.OfView:
         if isinstance(model, Store):
-            return stores.replayed(settings, splits, model, alone=alone)
+            return stores.replayed(settings, splits, model, alone=start.one_view)
         if stored:
             # A student between two teachers is of this run: nobody asks for its answers again.
             on_disk = settings.store is not None and measured is not None
@@ -102,7 +101,7 @@ def _share(start: Setup, seed: int) -> _Shared:
                 seed=seed,
                 images=images() if on_disk else None,
                 measured=measured,
-                alone=alone,
+                alone=start.one_view,
             )
         variables = live.frozen_variables(
             model, dtype=jnp.dtype(settings.dtype), layout=settings.parallel
@@ -114,7 +113,7 @@ def _share(start: Setup, seed: int) -> _Shared:
         model = measured.model
         if not stored:  # weights are placed anew for every run: a device might not hold all
             return freeze(model, measured)
-        return start.once(("targets", name, seed, alone), lambda: freeze(model, measured))
+        return start.once(("targets", name, seed, start.one_view), lambda: freeze(model, measured))
 
     return _Shared(frozen, freeze, _recipes(start, seed))
 

@@ -234,8 +234,13 @@ def _set_up(
         name: stores.evaluated(found, splits, calibrate=settings.calibrate)
         for name, found in only_stores.items()
     }
-    student = settings.student
-    return Setup(settings, workdir, splits, evaluated, student, predict(student), once, report)
+    student, models_of = settings.student, [known.model for known in evaluated.values()]
+    return Setup(
+        *(settings, workdir, splits, evaluated, student, predict(student)),
+        one_view=stores.one_view(settings, splits, models_of),
+        once=once,
+        report=report,
+    )
 
 
 def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:

@@ -10,7 +10,7 @@ import tqdm
 from ktjax import evaluate, files, objectives, optim, parallel, train
 from ktjax.analysis.rows import Run
 from ktjax.classifier import Classifier
-from ktjax.experiment import stores, training
+from ktjax.experiment import training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
@@ -37,6 +37,7 @@ class Setup(NamedTuple):
     models: Mapping[str, Evaluated]  # student and teachers, by name
     student: str  # who learns
     predict: evaluate.Predict  # of the student
+    one_view: bool  # what the steps take as frozen is of one view at a time: all would be too large
     once: Once  # what other transfers of this process have made already
     report: bool  # says what becomes of each run; else whoever runs many transfers does
 
@@ -55,12 +56,6 @@ def classifiers(setup: Setup) -> list[Classifier]:
     """The models that have weights here."""
     models = [evaluated.model for evaluated in setup.models.values()]
     return [model for model in models if isinstance(model, Classifier)]
-
-
-def one_view(setup: Setup) -> bool:
-    """Whether what the steps take is of one view at a time: all stored views would be too large."""
-    models = [evaluated.model for evaluated in setup.models.values()]
-    return stores.one_view(setup.settings, setup.splits, models)
 
 
 def of_controls(setup: Setup) -> Setup:
@@ -104,7 +99,7 @@ def make_recipe(
         label_N=setup.splits.train.label_N,
         seed=seed,
         views=settings.views,
-        one_view=one_view(setup),
+        one_view=setup.one_view,
         wrap=wrap,
     )
 

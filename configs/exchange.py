@@ -1,0 +1,146 @@
+"""Parties that share neither weights nor data: they exchange answers on a pool without labels.
+
+Each party has a model, which it shows nobody, nor the images that it was trained on. All see a
+common pool of images without labels, and say what they make of it. Each then learns from what the
+others said, by data partitioning without labels: of each image the surest is the target, among the
+others and its own model as it was before.
+
+1. Someone writes the pool, once, exactly as runs see it (images of one size, and three views):
+
+  python -m ktjax.targets views --config=configs/exchange.py --workdir=POOL
+
+2. Each party asks its model about POOL, in whatever framework, and sends logits: arrays called as
+those of the images, and classes.txt. These are checked, and become a store:
+
+  python -m ktjax.targets pack POOL ANSWERS STORE_A --name=A --k=16
+
+3. Each party trains its own model, whose own answers are stored here:
+
+  python -m ktjax.main --workdir=/tmp/exchange \
+      --config=configs/exchange.py:student=MODEL,teachers=store:STORE_A+store:STORE_B
+
+Without arguments two models of the embedded zoo stand for the other parties, and are asked here. No
+model of the zoo has seen an image of glyphs_unlabeled.
+"""
+
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from ktjax import config as config_lib
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Arguments: student, teachers, data, runlocal."""
+    arg = config_lib.parse_arg(
+        arg,
+        student="glyphs/tiny_mlp",
+        teachers=("glyphs/tiny_mlp_narrow", "glyphs/tiny_mixer"),
+        data="glyphs_unlabeled",
+        runlocal=False,
+    )
+    config = ml_collections.ConfigDict()
+    config.job = "transfer"  # ktjax.jobs.JOBS
+
+    # Names or folders, as ktjax.load_model takes them; store:FOLDER is a party's answers.
+    config.student = arg.student
+    config.teachers = tuple(arg.teachers)
+    # ktjax.jobs.transfer.plan.STRATEGIES: how several teachers are used. parallel: all at once.
+    config.strategy = "parallel"
+    config.order = "given"  # ktjax.jobs.transfer.plan.ORDERS: of the teachers, if it is sequential
+    config.soup_batch_norm = "average"  # of a soup's students: as the authors; or estimate
+    # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
+    config.seeds = (1,)
+
+    def kl() -> dict[str, Any]:
+        return dict(temperature=1.0, top_k=config_dict.placeholder(int), standardized=False)
+
+    # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
+    # docstrings explain the options), and the learning rate per 256 samples.
+    config.objectives = {
+        "kl_dp_unsupervised": dict(
+            objective="kl_dp_unsupervised", learning_rate=0.01, top_k_of="target", **kl()
+        ),
+    }
+    # What a transfer is compared with: the same training without a teacher. Without labels that is
+    # the initial student alone, and only where batch_norm=train moves it.
+    config.controls = {"self": dict(objective="self", **kl())}
+    # Slow weights, by name of an objective: {"kl": dict(tau=0.999, every=1)}.
+    config.mcl = {}
+    # Who is surer is asked at the temperature that suits each model, fitted on tune: by partitions
+    # and by ensembles.
+    config.calibrate = False
+
+    config.data = arg.data  # the pool: glyphs_unlabeled, or folder:PATH of images without labels
+    config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
+    # The data set that tune and validation come from, where data is a pool without labels.
+    config.eval_data = config_dict.placeholder(str)
+    # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
+    config.robustness = ()
+    # Share of each class of train held out as tune, where there is none. None: 0.01 of ImageNet,
+    # else 0.1.
+    config.minival = config_dict.placeholder(float)
+    # Share of each class of train that is used. None: a tenth of ImageNet, as in the paper, else 1.
+    config.train_fraction = config_dict.placeholder(float)
+    config.subset_seed = 1234  # of that subset
+    config.max_examples = config_dict.placeholder(int)  # of each split; None: all
+    config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+
+    # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
+    # centre that it shows, and the filter. Fixed, so that no party's model changes what is seen.
+    config.image_size = config_dict.placeholder(int)
+    config.crop_pct = 1.0
+    config.interpolation = "bicubic"
+    # Least and most share of the area that a view shows, cropped at random; None: as above.
+    config.crop_scale = config_dict.placeholder(tuple)
+    # Splits up to this size, decoded, stay in memory, unless cropped; and what is stored of a model
+    # on the devices: of more than that one view at a time.
+    config.cache_gb = 2.0
+    config.decode_threads = 16  # of each process that decodes
+    config.decode_processes = 0  # that decode for training; 0: the job's own does
+    # ktjax.augment.RECIPES. None: shift_colour for glyphs and folders, else default.
+    config.augment = config_dict.placeholder(str)
+    # What frozen models say: live: asked in every step; stored: computed once for all runs.
+    config.targets = "stored"
+    # Where stored answers are kept, for this run and all others; None: in memory, until it ends.
+    config.store = config_dict.placeholder(str)
+    # How many of the largest logits are kept, with what ktjax.targets says of the others; None: all
+    # of them. ktjax.objectives.OBJECTIVES has which objectives that serves.
+    config.store_top_k = 16
+    # How many views of an image there are, which passes over train see in turn; None: each pass has
+    # its own. Fewer are cheaper to store.
+    config.views = 3
+
+    config.batch_size = 64  # over all devices
+    config.eval_batch_size = 512  # over all devices
+    config.total_epochs = 6.0  # passes over train; each sees other views
+    config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
+    config.eval_every_epochs = 3.0  # evaluate on tune and save a checkpoint
+    config.eval_every_steps = config_dict.placeholder(int)  # instead of eval_every_epochs
+    config.log_every = 250  # steps
+
+    config.optimizer = "sgd"  # ktjax.optim.OPTIMIZERS
+    config.schedule = "cosine"  # to zero; or constant
+    config.warmup = 0.05  # share of all steps
+    config.weight_decay = 0.0  # as ktjax.optim says, for each optimizer
+    config.clip_norm = 1.0  # of the gradient; None: not clipped
+
+    config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models that fit on no device
+    config.microbatches = 1  # parts of a batch, one after another: less memory, more time
+    config.remat = False  # compute activations again rather than keep them: likewise
+    config.steps_per_dispatch = 10  # more for small models, which wait for the host
+    config.dtype = "float32"  # of training; bfloat16 suits TPU and GPU. Evaluation is in float32
+    config.batch_norm = "frozen"  # train: the batch's statistics; frozen: the running ones
+    # Stochastic depth of the student: the rate of its last block. None: as its checkpoint was
+    # trained, where the model_args of its config.json say so, else 0.
+    config.drop_path_rate = config_dict.placeholder(float)
+
+    if arg.runlocal:
+        config.max_examples = 128
+        config.batch_size = 16
+        config.eval_batch_size = 64
+        config.total_epochs = 2.0
+        config.eval_every_epochs = 1.0
+        config.log_every = 2
+    return config.lock()

@@ -1,0 +1,102 @@
+"""The exact images that a transfer sees, for who answers with something else: targets/pack.py."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from numpy.lib import format as npy
+
+from ktjax import augment, batches, files, models, parallel, progress
+from ktjax.experiment import inputs, stores
+from ktjax.settings.transfer import Transfer
+from ktjax.targets import describe, pack
+from ktjax.targets.store import MEASURED, PLAIN, PREFIX, differences, view_name
+
+
+def write(settings: Transfer, folder: str | Path) -> Path:
+    """Writes the views of a transfer, and the plain images of all splits; goes on where it was.
+
+    How images are read follows from the settings and, where these leave it open, from the models
+    that are no store: fix `image_size`, `crop_pct` and `interpolation`, and no model counts.
+
+    Raises:
+      ValueError: the settings have several seeds, or the folder holds other images.
+    """
+    folder = Path(folder)
+    inputs.check(settings)
+    if len(settings.seeds) > 1:
+        raise ValueError(
+            f"config.seeds={settings.seeds}: views are of one seed; write others elsewhere."
+        )
+    names = (settings.student, *settings.teachers)
+    classifiers = [models.load(name) for name in names if not name.startswith(PREFIX)]
+    loaded = inputs.without_bad(settings, inputs.load(settings))
+    splits = inputs.open_splits(settings, loaded, classifiers)
+    (seed,) = settings.seeds
+    of_views = stores.images_of(settings, splits, classifiers, seed)
+    of_plain = stores.images_of(settings, splits, classifiers, seed, plain=True)
+    description = {
+        "views": stores.passes(settings, splits),
+        "classes": list(loaded.dataset.classes),
+        "images": of_views,
+        PLAIN: of_plain,
+        "versions": describe.versions(),
+        **{split: describe.split(getattr(splits, split)) for split in MEASURED},
+    }
+    _claim(folder, description)
+    how = augment.make_augment(settings.augment, seed=seed)
+
+    def augmented(view: int) -> Iterator[np.ndarray]:
+        size = settings.eval_batch_size
+        forward = parallel.compile_forward(lambda at, b: how(b["image"], b["index"], at))
+        rows = parallel.local_rows(size)
+        on_host = batches.eval_batches(
+            splits.train, batch_size=size, rows=rows, view=view, seed=seed
+        )
+        for batch in parallel.to_devices(on_host):
+            yield jax.device_get(forward(view, batch)).reshape(-1, *batch["image"].shape[2:])
+
+    def as_they_are(images: batches.Split) -> Iterator[np.ndarray]:
+        for start in range(0, len(images), settings.eval_batch_size):
+            stop = min(start + settings.eval_batch_size, len(images))
+            yield images.take(np.arange(start, stop))
+
+    shape = (len(splits.train), of_views["size"], of_views["size"], 3)
+    for view in progress.bar(range(description["views"]), desc="views", unit="view", leave=False):
+        _write(folder / f"{view_name(view)}.npy", shape, augmented(view))
+    _write(folder / f"{PLAIN}.npy", shape, as_they_are(splits.train))
+    for split in MEASURED:
+        images = getattr(splits, split)
+        _write(folder / f"{split}.npy", (len(images), *shape[1:]), as_they_are(images))
+    np.save(folder / f"{pack.LABELS}.npy", splits.train.label_N)
+    return folder
+
+
+def _claim(folder: Path, description: dict) -> None:
+    path = folder / pack.POOL
+    if path.exists():
+        found = pack.read_pool(folder)
+        if different := differences(found, json.loads(json.dumps(description))):
+            raise ValueError(f"'{folder}' holds other images: {'; '.join(different)}.")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_whole(path, f"{json.dumps(description, indent=1, ensure_ascii=False)}\n")
+
+
+def _write(path: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> None:
+    """Images one part after another, of which the last may have padding behind it."""
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    images = npy.open_memmap(part, "w+", np.uint8, shape)
+    start = 0
+    for taken in parts:
+        taken = taken[: shape[0] - start]
+        images[start : start + len(taken)] = taken
+        start += len(taken)
+    assert start == shape[0]
+    images.flush()
+    os.replace(part, path)

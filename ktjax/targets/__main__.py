@@ -1,0 +1,79 @@
+"""`python -m ktjax.targets views` and `pack`: teachers that ktjax cannot run.
+
+  python -m ktjax.targets views --config=NAME[:ARGUMENTS] --workdir=POOL
+
+writes the images that a run of this config sees to the folder POOL: see targets/pack.py. Whoever
+teaches answers them with logits, in a folder ANSWERS of arrays called as those of the images, and
+classes.txt, the name of each column a line. Then
+
+  python -m ktjax.targets pack POOL ANSWERS STORE --name=MODEL [--k=16]
+
+makes a store of these, which teaches as teachers=store:STORE.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ktjax.targets import pack
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Does what the arguments say, and prints how to go on."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if argv[:1] == ["views"]:
+            _views(argv)
+        else:
+            _pack(argv)
+    except (ValueError, OSError) as error:
+        sys.exit(f"ktjax: {error}")
+
+
+def _views(argv: list[str]) -> None:
+    # It reads data and models, which who packs has no need of.
+    from ktjax import flags
+    from ktjax.experiment import views
+    from ktjax.settings.transfer import Transfer
+
+    flags.parse(argv)
+    folder = views.write(Transfer.read(flags.CONFIG.value), flags.WORKDIR.value)
+    print(
+        f"Written: {folder}\nAnswers to it, [images, classes] logits in files of the same names, "
+        f"become a teacher by: python -m ktjax.targets pack {folder} ANSWERS STORE --name=MODEL"
+    )
+
+
+def _pack(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m ktjax.targets",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("views", help="writes the images of a config; flags as ktjax.main")
+    of_pack = commands.add_parser("pack", help="makes a store of answers to them")
+    of_pack.add_argument("pool", help="what `views` has written")
+    of_pack.add_argument("answers", help="a folder of .npy and classes.txt")
+    of_pack.add_argument("store", help="the folder that is made")
+    of_pack.add_argument("--name", required=True, help="of the model")
+    of_pack.add_argument("--origin", default="packed", help="whose it is, in words")
+    of_pack.add_argument("--k", type=int, help="how many of the largest logits are kept; all")
+    options = parser.parse_args(argv)
+    answers, classes = pack.read_answers(options.answers)
+    store = pack.pack(
+        *(options.pool, answers, options.store),
+        name=options.name,
+        classes=classes,
+        origin=options.origin,
+        k=options.k,
+    )
+    views = len(store.complete())
+    print(
+        f"Written: {store.folder}: {store.form.told(store.examples, views)}\n"
+        f"To use it: teachers={store.name}"
+    )
+
+
+if __name__ == "__main__":
+    main()

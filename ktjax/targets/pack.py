@@ -1,0 +1,181 @@
+"""Answers that something else gave -> a store: another framework, a proprietary model, an API.
+
+`python -m ktjax.targets views` (experiment/views.py) writes a pool, a folder of the images that are
+to be asked about: pool.json and, as uint8 [N, H, W, 3], `view-00000.npy` and so on, `plain.npy`
+(the training images without augmentation), `tune.npy` and `validation.npy`. Image i of a file has
+the index i. Labels are in `labels.npy`, which `pack` reads and who answers need not see.
+
+Answers are logits, or log-probabilities, as [N, C] arrays called as the images are.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ktjax.targets import rows
+from ktjax.targets import store as store_lib
+from ktjax.targets.store import MEASURED, PLAIN, Store, view_name
+from ktjax.topk import Way
+
+POOL = "pool.json"
+LABELS = "labels"
+CLASSES = "classes.txt"  # beside answers: a name a line, in the order of their columns
+_LARGEST = 1e4  # of a logit: what lies further below the largest one is nothing in float16
+
+
+def pack(
+    pool: str | Path,
+    answers: Mapping[str, np.ndarray],
+    folder: str | Path,
+    *,
+    name: str,
+    classes: Sequence[str],
+    origin: str = "packed",
+    k: int | None = None,
+    ways: Sequence[Way] = ((1.0, False),),
+) -> Store:
+    """Makes a store of answers, checked.
+
+    Args:
+      pool: the folder of images that was asked about.
+      answers: logits [N, C] by the names of the pool's files: `view-00000` and on, or `plain`
+        instead, where the model was asked about the images as they are; `tune` and `validation`
+        where it answered these.
+      folder: of the store.
+      name: of the model.
+      classes: what the columns are, by the pool's names of classes, in any order.
+      origin: whose the model is, in words.
+      k: how many of the largest logits are kept; None: all.
+      ways: the softenings for which the other classes are summed up: (temperature, standardized).
+
+    Raises:
+      ValueError: answers are missing, of another shape, of other classes, not finite, or
+        probabilities; nothing is written.
+    """
+    pool, folder = Path(pool), Path(folder)
+    description = read_pool(pool)
+    images, numbered = _images(description, answers)
+    order_C = _order(description["classes"], classes)
+    examples = {split: description[split]["examples"] for split in MEASURED}
+    checked = {
+        called: _checked(called, array, examples.get(called, images["examples"]), order_C)
+        for called, array in answers.items()
+    }
+    form = rows.form(len(order_C), k, tuple((float(t), bool(s)) for t, s in ways))
+    label_N = _labels(pool, description, wanted=form.k is not None)
+    store = store_lib.write(
+        folder,
+        {
+            "format": store_lib.FORMAT,
+            "model": {"name": name, "origin": origin, "weights": None},
+            "images": images,
+            "classes": description["classes"],
+            "k": form.k,
+            "ways": [list(way) for way in form.ways],
+            "dtype": "float32",
+            "versions": description["versions"],
+            **{split: description[split] for split in MEASURED},
+        },
+    )
+    for called, logits_NxC in checked.items():
+        if called in MEASURED:
+            store_lib.write_rows(store, called, logits_NxC)
+        else:
+            kept_N = rows.to_rows(logits_NxC, label_N, form)
+            store_lib.write_rows(store, numbered[called], kept_N)
+    return store
+
+
+def read_answers(folder: str | Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The answers in a folder by name, and their classes; ValueError: they are not there."""
+    folder = Path(folder)
+    found = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    if not found:
+        raise ValueError(f"'{folder}' has no answers: view-00000.npy and on, or plain.npy.")
+    if not (folder / CLASSES).is_file():
+        raise ValueError(f"'{folder}' lacks {CLASSES}: the class of each column, a line each.")
+    return found, tuple((folder / CLASSES).read_text(encoding="utf-8").splitlines())
+
+
+def read_pool(folder: Path) -> dict[str, Any]:
+    """What pool.json says; ValueError: there is none."""
+    try:
+        return json.loads((folder / POOL).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(
+            f"'{folder}' is no pool of images: `python -m ktjax.targets views` writes one."
+        ) from None
+
+
+def _images(
+    description: Mapping[str, Any], answers: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What was asked about, and what the files of its answers are called in the store."""
+    views = {view_name(view): view_name(view) for view in range(description["views"])}
+    known = [*views, PLAIN, *MEASURED]
+    if unknown := sorted(set(answers) - set(known)):
+        raise ValueError(f"No images are called '{unknown[0]}'. The pool has: {', '.join(known)}.")
+    asked = [called for called in answers if called not in MEASURED]
+    if not asked or (PLAIN in asked and len(asked) > 1):
+        raise ValueError(
+            f"A store is of views or of {PLAIN}, and these answers are to "
+            f"{', '.join(asked) or 'neither'}."
+        )
+    if asked == [PLAIN]:
+        return description[PLAIN], {PLAIN: view_name(0)}
+    return description["images"], views
+
+
+def _order(wanted: Sequence[str], given: Sequence[str]) -> np.ndarray:
+    """Where in the answers each class of the pool stands."""
+    if len(set(given)) < len(given):
+        raise ValueError("The answers have two columns of one class.")
+    lacking = [name for name in wanted if name not in given]
+    unknown = [name for name in given if name not in wanted]
+    if lacking or unknown:
+        told = [f"lack {', '.join(lacking[:5])}"] * bool(lacking)
+        told += [f"have {', '.join(unknown[:5])}, which the images have not"] * bool(unknown)
+        raise ValueError(f"The answers are of other classes: they {' and '.join(told)}.")
+    at = {name: i for i, name in enumerate(given)}
+    return np.array([at[name] for name in wanted])
+
+
+def _checked(called: str, answers: np.ndarray, examples: int, order_C: np.ndarray) -> np.ndarray:
+    """The logits as float32 [N, C], in the order of the pool's classes."""
+    shape = (examples, len(order_C))
+    if np.shape(answers) != shape or not np.issubdtype(answers.dtype, np.floating):
+        raise ValueError(
+            f"The answers to '{called}' are {answers.dtype} {list(np.shape(answers))}, and have to "
+            f"be floating-point numbers {list(shape)}: a row for each image, a column for each "
+            "class."
+        )
+    logits_NxC = np.asarray(answers[:, order_C], np.float32)
+    bad_N = np.flatnonzero(~np.isfinite(logits_NxC).all(axis=1))
+    if len(bad_N):
+        raise ValueError(
+            f"The answers to '{called}' are not finite for {len(bad_N)} images, the first of them "
+            f"{bad_N[0]}."
+        )
+    if np.abs(logits_NxC).max() > _LARGEST:
+        raise ValueError(
+            f"The answers to '{called}' go up to {np.abs(logits_NxC).max():.3g}: logits and "
+            f"log-probabilities lie within {_LARGEST:g} of 0."
+        )
+    if (logits_NxC >= 0).all() and np.abs(logits_NxC.sum(axis=1) - 1).max() < 1e-2:
+        raise ValueError(
+            f"The answers to '{called}' are probabilities: give logits, or log-probabilities."
+        )
+    return logits_NxC
+
+
+def _labels(pool: Path, description: Mapping[str, Any], *, wanted: bool) -> np.ndarray:
+    """The labels, where the largest logits are kept and say nothing of a label that is not one."""
+    path = pool / f"{LABELS}.npy"
+    if wanted and not path.is_file():
+        raise ValueError(f"'{path}' is not there: without labels all logits have to be kept (k).")
+    if not wanted:
+        return np.full(description["images"]["examples"], -1, np.int32)
+    return np.load(path, allow_pickle=False)

@@ -1,0 +1,303 @@
+"""Teachers that ktjax cannot run: their answers to a pool of images become a store."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small_jobs
+from small_jobs import transferring
+
+import ktjax
+from ktjax.data import pipeline
+from ktjax.experiment import views as views_lib
+from ktjax.jobs import transfer
+from ktjax.settings.transfer import Transfer
+from ktjax.targets import __main__ as program
+from ktjax.targets import pack
+from ktjax.targets import store as store_lib
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+VIEWS = 2
+
+
+def config_of(noisy, quartet, teachers, arg="objectives=kl_dp", **fields):
+    given = dict(total_steps=6, eval_every_steps=6, views=VIEWS, crop_pct=1.0) | fields
+    return transferring(noisy, quartet[0], teachers, arg=arg, **given)
+
+
+@pytest.fixture(scope="module")
+def pool(noisy, quartet, tmp_path_factory):
+    config = config_of(noisy, quartet, quartet[2:3])
+    return views_lib.write(Transfer.read(config), tmp_path_factory.mktemp("pool") / "new")
+
+
+@pytest.fixture(scope="module")
+def answers(pool, quartet):
+    """What a model says of the images of the pool: its class order is what it likes."""
+    model = ktjax.load_model(quartet[2])
+    found = {}
+    for path in pool.glob("*.npy"):
+        if path.stem != pack.LABELS:
+            images = np.load(path)
+            split = pipeline.Images(images, np.zeros(len(images), np.int32))
+            found[path.stem] = small_jobs.logits_of(model, split)
+    return found
+
+
+def asked(answers, *names):
+    return {name: answers[name] for name in names}
+
+
+VIEWED = tuple(store_lib.view_name(view) for view in range(VIEWS))
+MEASURED = ("tune", "validation")
+
+
+@pytest.fixture(scope="module")
+def packed(pool, answers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed") / "A"
+    backwards = {k: v[:, ::-1] for k, v in asked(answers, *VIEWED, *MEASURED).items()}
+    classes = small_jobs.CLASSES[::-1]
+    return pack.pack(pool, backwards, folder, name="theirs", classes=classes)
+
+
+def test_the_pool_is_what_training_sees(pool, packed, noisy, quartet, tmp_path):
+    """A model that was asked about the pool said what it says when it is asked by a run."""
+    config = config_of(
+        noisy, quartet, quartet[2:3], targets="stored", store=str(tmp_path / "stores")
+    )
+    (expected,) = transfer.run(config, tmp_path / "own")["runs"]
+    (folder,) = (tmp_path / "stores").glob("weak-*")
+    own = store_lib.open_store(folder)
+    for name in VIEWED:
+        found = store_lib.read_rows(packed, name, packed.form)
+        np.testing.assert_allclose(
+            found, store_lib.read_rows(own, name, own.form), atol=1e-5, err_msg=name
+        )
+    assert not np.array_equal(*(np.load(pool / f"{name}.npy") for name in VIEWED))
+    (row,) = transfer.run(config_of(noisy, quartet, [packed.name]), tmp_path / "packed")["runs"]
+    for key in ("taught", "accuracy_before", "accuracy_after", "rho_pos", "ensemble_accuracy"):
+        assert row[key] == expected[key], key
+    assert row["history"][0]["loss"] == pytest.approx(expected["history"][0]["loss"], abs=1e-5)
+    models = small_jobs.read(tmp_path / "packed")["models"]
+    assert models[packed.name]["origin"] == "answers of theirs (packed)"
+    assert models[packed.name]["parameters"] is None
+
+
+def test_a_pool_is_written_once(pool, noisy, quartet):
+    before, path = small_jobs.tree(pool), pool / f"{VIEWED[1]}.npy"
+    written = path.stat().st_mtime_ns
+    (pool / f"{VIEWED[0]}.npy").unlink()  # it was killed
+    views_lib.write(Transfer.read(config_of(noisy, quartet, quartet[2:3])), pool)
+    assert small_jobs.tree(pool) == before and path.stat().st_mtime_ns == written
+    for fields, message in (
+        (dict(augment="minimal"), r"holds other images: images.augment is 'shift_colour' there"),
+        (dict(seeds=(1, 2)), r"config.seeds=\(1, 2\): views are of one seed"),
+    ):
+        config = config_of(noisy, quartet, quartet[2:3], **fields)
+        with pytest.raises(ValueError, match=message):
+            views_lib.write(Transfer.read(config), pool)
+
+
+def test_what_was_not_answered_is_blank(pool, answers, noisy, quartet, tmp_path, caplog):
+    """Two such teachers at once, of which one was asked about the plain images alone."""
+    given = {"A": asked(answers, *VIEWED), "B": asked(answers, "plain", "tune")}
+    stores = [
+        pack.pack(pool, said, tmp_path / name, name=name, classes=small_jobs.CLASSES, k=k)
+        for (name, said), k in zip(given.items(), (None, 3), strict=True)
+    ]
+    names = [store.name for store in stores]
+    arg = "objectives=kl_dp,strategy=parallel"
+    results = transfer.run(config_of(noisy, quartet, names, arg=arg), tmp_path / "run")
+    (row,) = results["runs"]
+    assert row["ensemble_accuracy"] is row["rho_pos"] is row["taught_by"] is None
+    assert results["pairs"] == [] and 0 < row["taught"] <= 100
+    assert {results["models"][name]["accuracy"] for name in names} == {None}
+    assert row["history"][0]["taught_1"] != row["history"][0]["taught_2"]
+    blank = "what needs that is left blank."
+    assert f"{names[0]} says nothing of the tune images and validation images: {blank}" in (
+        caplog.text
+    )
+    assert f"{names[1]} says nothing of the validation images: {blank}" in caplog.text
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "answers of A (packed), says nothing of the tune and validation images" in page
+    assert "(packed), asked about the plain images, says nothing of the validation images" in page
+    json.dumps(results, allow_nan=False)
+
+
+def test_what_cannot_be_blank_is_refused(pool, answers, noisy, quartet, refused, tmp_path):
+    store = pack.pack(
+        pool, asked(answers, *VIEWED), tmp_path / "A", name="A", classes=small_jobs.CLASSES
+    )
+    for fields, message in (
+        (dict(calibrate=True), "config.calibrate need what a model says of the tune images"),
+        (
+            dict(arg="objectives=kl,strategy=sequential,order=ascending"),
+            "config.order=ascending need what a model says of the tune",
+        ),
+    ):
+        refused(transfer.run, config_of(noisy, quartet, [store.name], **fields), message)
+    short = pack.pack(
+        *(pool, asked(answers, *VIEWED), tmp_path / "B"),
+        name="B",
+        classes=small_jobs.CLASSES,
+        k=2,
+    )
+    config = config_of(noisy, quartet, [short.name])
+    config.objectives.kl_dp.temperature = 2.0
+    refused(
+        transfer.run,
+        config,
+        "keeps what the other classes sum up to at temperature 1.0, and config.objectives ask for "
+        "temperature 2.0",
+    )
+
+
+def wrong(answers):
+    """name -> (answers, classes, message)."""
+    view, rest = VIEWED[0], asked(answers, *VIEWED[1:])
+    right = answers[view]
+    nan = right.copy()
+    nan[[3, 5], 1] = -np.inf
+    e = np.exp(right - right.max(axis=1, keepdims=True))
+    of_view = {
+        "shape": (
+            right[:-1],
+            r"are float32 \[67, 4\], and have to be .* \[68, 4\]: a row for each",
+        ),
+        "integers": (right.astype(int), r"are int64 \[68, 4\]"),
+        "finite": (nan, "are not finite for 2 images, the first of them 3"),
+        "range": (1e5 * right, "logits and log-probabilities lie within 10000 of 0"),
+        "probabilities": (e / e.sum(axis=1, keepdims=True), "are probabilities: give logits"),
+    }
+    found = {k: (rest | {view: v}, small_jobs.CLASSES, m) for k, (v, m) in of_view.items()}
+    names = ("checks", "columns", "corner", "diagonals")
+    return found | {
+        "classes": (
+            rest,
+            names,
+            "other classes: they lack rows and have diagonals, which the images have not",
+        ),
+        "twice": (rest, (*names[:3], "checks"), "two columns of one class"),
+        "unknown": (rest | {"train": right}, names, "No images are called 'train'. The pool has"),
+        "both": (rest | {"plain": right}, names, "are to view-00001, plain"),
+        "neither": (asked(answers, "tune"), names, "are to neither"),
+    }
+
+
+@pytest.mark.parametrize("name", ["shape", "integers", "finite", "range", "probabilities"])
+def test_answers_that_are_none_are_told(name, pool, answers, tmp_path):
+    given, classes, message = wrong(answers)[name]
+    with pytest.raises(ValueError, match=message):
+        pack.pack(pool, given, tmp_path / "store", name="A", classes=classes)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("name", ["classes", "twice", "unknown", "both", "neither"])
+def test_answers_to_something_else_are_told(name, pool, answers, tmp_path):
+    given, classes, message = wrong(answers)[name]
+    with pytest.raises(ValueError, match=message):
+        pack.pack(pool, given, tmp_path / "store", name="A", classes=classes)
+    assert not (tmp_path / "store").exists()
+
+
+def test_as_a_program(pool, answers, packed, tmp_path, capsys):
+    for name, logits in asked(answers, *VIEWED, *MEASURED).items():
+        np.save(tmp_path / f"{name}.npy", logits[:, [2, 0, 1, 3]])
+    arguments = ["pack", str(pool), str(tmp_path), str(tmp_path / "store"), "--name=theirs"]
+    with pytest.raises(SystemExit, match="lacks classes.txt: the class of each column"):
+        program.main(arguments)
+    classes = [small_jobs.CLASSES[i] for i in (2, 0, 1, 3)]
+    (tmp_path / "classes.txt").write_text("\n".join(classes))
+    program.main(arguments)
+    assert f"teachers=store:{tmp_path / 'store'}" in capsys.readouterr().out
+    assert small_jobs.tree(tmp_path / "store") == small_jobs.tree(packed.folder)
+    with pytest.raises(SystemExit, match="has no answers"):
+        program.main(["pack", str(pool), str(pool.parent), str(tmp_path / "s"), "--name=x"])
+    with pytest.raises(SystemExit, match="is no pool of images"):
+        program.main(["pack", str(tmp_path), *arguments[2:]])
+
+
+@pytest.mark.full
+def test_views_as_a_program(pool, noisy, quartet, cached, tmp_path):
+    arg = f"student={quartet[0]},teachers={quartet[2]},data=folder:{noisy},objectives=kl_dp"
+    fields = ("image_size=12", "interpolation=bicubic", "batch_size=16", "eval_batch_size=16")
+    fields += ("crop_pct=1.0", "views=2", "total_epochs=None", "total_steps=6")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ktjax.targets", "views"),
+            f"--config=configs/transfer.py:{arg}",
+            *(f"--config.{field}" for field in fields),
+            f"--workdir={tmp_path / 'pool'}",
+        ],
+        cwd=small_jobs.ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | cached,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "python -m ktjax.targets pack" in done.stdout
+    assert small_jobs.tree(tmp_path / "pool") == small_jobs.tree(pool)
+
+
+@pytest.fixture
+def unlabeled(noisy, tmp_path):
+    """The same images without their labels."""
+    folder = tmp_path / "pool_images"
+    folder.mkdir()
+    for i, path in enumerate(sorted(noisy.glob("*/*.png"))[::3]):
+        shutil.copy(path, folder / f"{i:03}.png")
+    return folder
+
+
+def test_parties_exchange_answers_on_a_pool_without_labels(noisy, quartet, unlabeled, tmp_path):
+    """configs/exchange.py: the run has one party's model, and of the others their answers alone."""
+    student, *others = quartet[0], *quartet[2:]
+    arg = f"student={student},teachers=store:{tmp_path / 'A'}+store:{tmp_path / 'B'}"
+    config = small_jobs.load_config("exchange", f"{arg},data=folder:{unlabeled}")
+    config.update(eval_data=f"folder:{noisy}", total_steps=4, eval_every_steps=4)
+    pool = views_lib.write(Transfer.read(config), tmp_path / "pool")
+    assert (np.load(pool / "labels.npy") == -1).all()
+    names = [path.stem for path in pool.glob("view-*.npy")]
+    assert len(names) == 2  # of 32 images, 16 a step
+    for name, other in zip("AB", others, strict=True):
+        model = ktjax.load_model(other)
+        said = {}
+        for called in names:
+            images = np.load(pool / f"{called}.npy")
+            split = pipeline.Images(images, np.zeros(len(images), np.int32))
+            said[called] = small_jobs.logits_of(model, split)
+        store = pack.pack(pool, said, tmp_path / name, name=name, classes=model.classes, k=2)
+        kinds = {path.suffix for path in store.folder.iterdir()}
+        assert kinds == {".json", ".npy", ".sha256"}  # no weights, no images
+    (row,) = transfer.run(config, tmp_path / "run")["runs"]
+    results = small_jobs.read(tmp_path / "run")
+    assert row["objective"] == "kl_dp_unsupervised" and 0 < row["taught"] <= 100
+    assert row["history"][-1]["taught_1"] > 0 and row["history"][-1]["taught_2"] > 0
+    assert row["ensemble_accuracy"] is None and results["controls"] == []
+    assert results["served"] == {"kl_dp_unsupervised": "approximate"}
+    assert results["data"]["train"] == 32
+
+
+def test_a_teacher_that_pytorch_runs(pool, noisy, quartet, tmp_path):
+    """Its answers are kept in goldens/, where make_torch_answers.py has asked it."""
+    golden = np.load(small_jobs.ROOT / "tests" / "goldens" / "torch_answers.npz")
+    names = (*VIEWED, *MEASURED)
+    for name in names:  # it was asked about these very images
+        digest = hashlib.sha256(np.load(pool / f"{name}.npy").tobytes()).hexdigest()
+        assert digest == golden[f"digest/{name}"], name
+    said = {name: golden[f"logits/{name}"] for name in names}
+    store = pack.pack(pool, said, tmp_path / "store", name="net", classes=small_jobs.CLASSES)
+    config = config_of(noisy, quartet, [store.name], total_steps=24, eval_every_steps=24)
+    (row,) = transfer.run(config, tmp_path / "run")["runs"]
+    split = small_jobs.splits(noisy)
+    right = 100 * np.mean(said["validation"].argmax(axis=1) == split.validation.label_N)
+    model = small_jobs.read(tmp_path / "run")["models"][store.name]
+    assert model["accuracy"] == pytest.approx(right) and right > row["accuracy_before"]
+    assert row["rho_pos"] > 0 and 0 < row["taught"] < 100
+    assert row["delta"] > 0 and row["transfer_rate"] > 0  # what it knew has come over
