@@ -139,7 +139,7 @@ def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Reci
         if asked:  # no other transfer has these teachers
             return make(label, asked)
         entry, slow = settings.objectives[label], settings.mcl.get(label)
-        key = ("recipe", start.student, type(entry), entry, slow, seed)
+        key = ("recipe", start.student, type(entry), entry, slow, seed, start.one_view)
         return start.once(key, lambda: make(label, asked))
 
     return recipe
