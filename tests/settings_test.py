@@ -90,7 +90,8 @@ def test_faults_of_controls():
     (fault,) = faults_of(config, controls={"a": xe | dict(learning_rate=0.1)})
     assert fault == "config.controls.a has no field 'learning_rate'."
     (fault,) = faults_of(config, controls={"a": xe | dict(objective="kl")})
-    assert fault == "config.controls.a.objective='kl' is not known. Known: xe, self, xe_self."
+    known = "xe, self, xe_self, self_pool, self_corrected"
+    assert fault == f"config.controls.a.objective='kl' is not known. Known: {known}."
     (fault,) = faults_of(config, controls={"a/b": xe})
     assert "'a/b' names files" in fault
     with pytest.raises(ValueError, match="config.controls='kl' is not known. Known: xe, xe_self"):
