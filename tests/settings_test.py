@@ -15,8 +15,8 @@ from ktjax.settings import data, objective
 from ktjax.settings.complementarity import Complementarity
 from ktjax.settings.convergence import Convergence
 from ktjax.settings.pretrain import Pretrain
-from ktjax.settings.study import Study
 from ktjax.settings.run import Run
+from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
