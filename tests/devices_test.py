@@ -106,7 +106,7 @@ def run(name, *, freeze_stats, slow=SLOW, steps=STEPS):
             objective=objective,
             optimizer=optimizer,
             slow=slow,
-            augment=lambda image, index, view: image,
+            augment=lambda image, index, view, key: image,
             steps_per_epoch=2,
             dtype=jnp.dtype("float32"),
             freeze_stats=freeze_stats,

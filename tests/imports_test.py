@@ -50,11 +50,12 @@ ONLY_IN = {
     # Grain reads absl's flags, which nobody has parsed in a notebook: pipeline marks them.
     "absl.flags": {"ktjax.flags", "ktjax.data.pipeline"},
     "torch": {"ktjax.models.imported"},
+    "ray": {"ktjax.jobs.study.on_ray"},
     "torchvision": set(),
     "timm": set(),
     "tensorflow": set(),
 }
-SLOW = {"torch", "tensorflow"}  # never at the top of a module; used where they are installed
+SLOW = {"torch", "tensorflow", "ray"}  # never at the top of a module; used where they are installed
 # Parts of a library that have a distribution of their own, of which the library pins the version.
 PARTS = {"pydantic_core": "pydantic"}
 # Required and not imported: tensorflow-datasets needs it and does not say so.

@@ -65,7 +65,7 @@ def make_step(*, freeze_stats, microbatches=1, remat=False):
         objective=objectives.make("kl_dp", KL_DP),
         optimizer=optax.sgd(0.05, momentum=0.9),
         slow=optim.SlowWeights(0.9, 2),
-        augment=lambda image, index, view: image,
+        augment=lambda image, index, view, key: image,
         steps_per_epoch=2,
         dtype=jnp.dtype("float32"),
         freeze_stats=freeze_stats,

@@ -26,6 +26,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -126,7 +127,8 @@ def _make(path: Path, expiry: float, stack: contextlib.ExitStack) -> Lease | Non
     try:
         file = stack.enter_context(lease.file.open("x+", encoding="utf-8"))
         _lock(file, fcntl.LOCK_EX)  # before it is said whose it is, and others look at the lock
-        file.write(json.dumps({"nonce": lease.nonce, "boot": _boot()}))
+        who = {"host": socket.gethostname(), "process": os.getpid()}  # for those who look
+        file.write(json.dumps({"nonce": lease.nonce, "boot": _boot(), **who}))
         file.flush()
     except FileExistsError:
         return None

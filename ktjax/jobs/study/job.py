@@ -13,7 +13,7 @@ from ktjax.experiment import inputs, lease, training
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
-from ktjax.jobs.study import plan, table, work
+from ktjax.jobs.study import on_ray, plan, table, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.study.plan import Run
 from ktjax.jobs.transfer.plan import asks_teachers
@@ -40,6 +40,8 @@ def check(settings: Study) -> None:
             "Each run of a study is of one process: start several with config.shard or "
             "config.engine=ray, and none with --distributed."
         )
+    if settings.engine == "ray":
+        on_ray.check()
     plan.plan(settings, labeled=True)
     pairs = plan.pairs(settings)
     for student in settings.students:
@@ -82,7 +84,8 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     asked = plan.plan(settings, labeled=labeled)
     every = claim(workdir, settings, dataset, overwrite=overwrite)
     runs = Runs(workdir, expiry=settings.lease_expiry)
-    ENGINES[settings.engine](settings, workdir, runs, plan.share(asked, settings.shard), shared)
+    mine = plan.share(asked, settings.shard)
+    ENGINES[settings.engine](settings, workdir, runs, mine, shared, labeled=labeled)
     # All that this or another start may have asked for.
     planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
     for student in dict.fromkeys(one.student for one in planned):
@@ -104,19 +107,25 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
 
 
 def _locally(
-    settings: Study, workdir: Path, runs: Runs, asked: Sequence[Run], shared: Shared
+    settings: Study,
+    workdir: Path,
+    runs: Runs,
+    asked: Sequence[Run],
+    shared: Shared,
+    *,
+    labeled: bool,
 ) -> None:
     """In this process."""
+    del workdir, labeled
     progress = work.Progress(runs, asked)
+    wait = settings.shard is None
     try:
-        work.work(
-            settings, runs, asked, shared=shared, wait=settings.shard is None, told=progress.told
-        )
+        work.work(settings, runs, asked, shared=shared, wait=wait, told=progress.update)
     finally:
         progress.close()
 
 
-ENGINES = {"local": _locally}
+ENGINES = {"local": _locally, "ray": on_ray.run}
 
 
 def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: bool) -> Study:

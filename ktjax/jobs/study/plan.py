@@ -92,12 +92,12 @@ def plan(settings: Study, *, labeled: bool) -> tuple[Run, ...]:
     """
     asks = {k: asks_teachers(entry) for k, entry in settings.objectives.items()}
     asked = pairs(settings) if any(asks.values()) else ()
-    students = settings.students
-    if settings.pairs is not None and asked:
-        students = tuple(dict.fromkeys(student for student, _ in asked))
     found = []
-    for student in students:
-        alone = _alone(settings, student, labeled=labeled)
+    for student in settings.students:
+        teachers = [teacher for learner, teacher in asked if learner == student]
+        if not teachers and asked and settings.pairs is not None:
+            continue  # it was not drawn
+        alone = _alone(settings, student, labeled=labeled, compared=bool(teachers))
         for seed in settings.seeds:
             found += [
                 Run(student, None, name, seed, what, is_control)
@@ -107,8 +107,7 @@ def plan(settings: Study, *, labeled: bool) -> tuple[Run, ...]:
                 Run(student, teacher, name, seed, _method(settings, name), False)
                 for name in settings.objectives
                 if asks[name]
-                for learner, teacher in asked
-                if learner == student
+                for teacher in teachers
             ]
     folders = [run.folder for run in found]
     if len(set(folders)) < len(folders):
@@ -123,22 +122,23 @@ def _method(settings: Study, name: str) -> Control:
     return Control(settings.objectives[name], settings.mcl.get(name))
 
 
-def _alone(settings: Study, student: str, *, labeled: bool) -> dict[str, tuple[Control, bool]]:
+def _alone(
+    settings: Study, student: str, *, labeled: bool, compared: bool
+) -> dict[str, tuple[Control, bool]]:
     """What a student is trained by without a teacher, and whether it is a control, by name."""
-    moves = settings.batch_norm == "train" and bool(
-        models.blank(student).variables.get("batch_stats")
-    )
-    found = {
+    asked = {
         name: _method(settings, name)
         for name, entry in settings.objectives.items()
         if not asks_teachers(entry)
     }
-    asked = list(found.values())
+    if not compared:
+        return {name: (what, False) for name, what in asked.items()}
+    moves = settings.batch_norm == "train"
+    moves = moves and bool(models.blank(student).variables.get("batch_stats"))
     controls = transfer_plan.controls(settings, labeled=labeled, moves=moves)
-    extra = {name: control for name, control in controls.items() if control not in asked}
-    return {
-        name: (control, control in controls.values()) for name, control in (found | extra).items()
-    }
+    known = list(asked.values())
+    more = {name: what for name, what in controls.items() if what not in known}
+    return {name: (what, what in controls.values()) for name, what in (asked | more).items()}
 
 
 def transfer_of(settings: Study, run: Run) -> Transfer:

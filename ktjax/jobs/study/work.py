@@ -21,7 +21,7 @@ def work(
     *,
     shared: Shared,
     wait: bool,
-    told: Callable[[Run], None],
+    told: Callable[[], None] = lambda: None,
 ) -> None:
     """Does the runs that are left.
 
@@ -32,7 +32,7 @@ def work(
       asked: the runs to do, those of a student one after another.
       shared: what the runs of this process have in common.
       wait: where others are at a run, until they have done it, or died; else they are left to it.
-      told: hears of each run when it is done, whoever did it.
+      told: hears when a run is done, whoever did it.
     """
     failures = {run.folder: runs.failure(run) for run in asked}
 
@@ -54,7 +54,7 @@ def work(
                 busy.append(run)
                 continue
             runs.keep(of_student[run.student], settings.keep)
-            told(run)
+            told()
         if not wait:
             return
         if len(busy) == len(left):
@@ -90,32 +90,33 @@ class Progress:
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
 
-    def told(self, run: Run) -> None:
-        """A run is done: says what came of it, and how long the others will take."""
-        taught = "no teacher" if run.teacher is None else run.teacher
-        name = f"{run.student} from {taught}, {run.objective}, seed {run.seed}"
-        error = self._runs.error(run)
-        if error is None:
-            row = self._runs.found(run).row
-            change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
-            self._bar.write(f"{name}: {change}, {row.seconds:.0f} s")
-        else:
-            self._bar.write(f"{name}: failed, {error}")
-        self._look()
-        # Beside training runs compile and evaluate.
+    def update(self) -> None:
+        """Says what has come of the runs that are done since, here or elsewhere."""
+        for run in self._look():
+            taught = "no teacher" if run.teacher is None else run.teacher
+            name = f"{run.student} from {taught}, {run.objective}, seed {run.seed}"
+            error = self._runs.error(run)
+            if error is None:
+                row = self._runs.found(run).row
+                change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
+                self._bar.write(f"{name}: {change}, {row.seconds:.0f} s")
+            else:
+                self._bar.write(f"{name}: failed, {error}")
+        # Beside training runs compile and evaluate; several may be under way.
         trained = sum(seconds for _, seconds in self._taken[self._before :])
-        more = max(1.0, (time.perf_counter() - self._begun) / trained) if trained else 1.0
+        more = (time.perf_counter() - self._begun) / trained if trained else 1.0
         left = more * study.seconds_left(self._taken, [one.student for one in self._left.values()])
         self._bar.n = self._bar.total - len(self._left)
         self._bar.set_postfix_str(f"{datetime.timedelta(seconds=round(left))} left")
 
-    def _look(self) -> None:
-        """Others may work beside this process."""
-        for run in list(self._left.values()):
+    def _look(self) -> list[Run]:
+        """The runs that are done since the last look."""
+        done = [run for run in self._left.values() if self._runs.is_done(run)]
+        for run in done:
+            del self._left[run.folder]
             if self._runs.has_found(run):
                 self._taken.append((run.student, self._runs.found(run).row.seconds))
-            if self._runs.is_done(run):
-                del self._left[run.folder]
+        return done
 
     def close(self) -> None:
         """Takes the bar away."""

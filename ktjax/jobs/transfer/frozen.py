@@ -139,8 +139,8 @@ def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Reci
         if asked:  # no other transfer has these teachers
             return make(label, asked)
         entry, slow = settings.objectives[label], settings.mcl.get(label)
-        key = ("recipe", start.student, type(entry), entry, slow, seed, start.one_view)
-        return start.once(key, lambda: make(label, asked))
+        key = ("recipe", start.student, type(entry), entry, slow, start.one_view)
+        return start.once(key, lambda: make(label, asked))._replace(seed=seed)
 
     return recipe
 
