@@ -67,7 +67,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             objective="xe_self", learning_rate=0.001, alpha=0.5, label_smoothing=0.0, **kl()
         ),
     }
-    config.objectives = few if arg.few else unlabeled
+    config.objectives = few if arg.few else unlabeled  # of those above
     # What a transfer is compared with: the same training without a teacher. Labels there are none,
     # so what is left is a student that nobody teaches; only where batch_norm=train does it move.
     config.controls = {"self": dict(objective="self", **kl())}
