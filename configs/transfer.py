@@ -102,6 +102,18 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "kl_dp_average": dict(
             objective="kl_dp_flip", learning_rate=1e-4, neutral="average", **dp, **kl()
         ),
+        # Targets in which the label leads by `lead` of probability.
+        "kl_dp_corrected": dict(
+            objective="kl_dp_corrected", learning_rate=1e-4, lead=0.2, **dp, **kl()
+        ),
+        # Initial student and teachers together, each with a weight that is fitted on tune.
+        "kl_pool": dict(objective="kl_pool", learning_rate=1e-4, **kl()),
+        "kl_pool_corrected": dict(
+            objective="kl_pool_corrected", learning_rate=1e-4, lead=0.2, **kl()
+        ),
+        # The same without a teacher: the initial student, as sure as it should be.
+        "self_pool": dict(objective="self_pool", learning_rate=1e-4, **kl()),
+        "self_corrected": dict(objective="self_corrected", learning_rate=1e-4, lead=0.2, **kl()),
         # The weight is of a sum over the batch: 640 times the mean of 64 samples.
         "cd": dict(objective="cd", learning_rate=1e-4, weight=10.0, gamma=0.1, **xe),
         "crd": dict(
@@ -132,6 +144,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "xe": dict(objective="xe", **xe),  # labels only
         "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: of the student
         "self": dict(objective="self", **kl()),  # nobody teaches
+        # The initial student, as sure as it should be; and with the label in the lead.
+        "self_pool": dict(objective="self_pool", **kl()),
+        "self_corrected": dict(objective="self_corrected", lead=0.2, **kl()),
     }
     for name in arg.controls:
         config_lib.check_choice("controls", name, tuple(controls))

@@ -1,7 +1,8 @@
 """ktjax: general knowledge transfer between any pretrained image classifiers.
 
 `ktjax.load_model(name)` and `ktjax.jobs.transfer.run(config, workdir)` are what `ktjax.main` runs;
-`ktjax.export_model(classifier, folder, format="timm")` brings a model back to where it came from.
+`ktjax.predict(model, images)` says what a model sees in images, and
+`ktjax.export_model(classifier, folder, format="timm")` brings it back to where it came from.
 Importing ktjax imports nothing else: JAX starts when a name is first used.
 """
 
@@ -15,6 +16,7 @@ __version__ = "0.1.0"  # setup.py reads it here
 _LAZY = {
     "load_model": ("ktjax.models", "load"),
     "export_model": ("ktjax.models.checkpoints.weights", "export"),
+    "predict": ("ktjax.inference", "predict"),
     "jobs": ("ktjax.jobs", None),
 }
 

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 # augment(image_BxHxWx3, index_B, view) -> image_BxHxWx3, all uint8
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# views(image_BxHxWx3, index_B, view, key) -> image_BxHxWx3: the same, of any seed
+Views = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 # What is done to one image: (key, image_HxWx3) -> image_HxWx3, uint8
 Operation = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -173,12 +175,24 @@ RECIPES: dict[str, Operation] = {
 }
 
 
-def make_augment(recipe: str, *, seed: int) -> Augment:
-    """The augmentation named in RECIPES, for one seed."""
+def make_views(recipe: str) -> Views:
+    """The augmentation named in RECIPES, whose key is that of the seed: `jax.random.key(seed)`."""
 
-    def augment(image_BxHxWx3: jax.Array, index_B: jax.Array, view: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed), view)
+    def views(
+        image_BxHxWx3: jax.Array, index_B: jax.Array, view: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        key = jax.random.fold_in(key, view)
         keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(index_B)
         return jax.vmap(RECIPES[recipe])(keys_B, image_BxHxWx3)
+
+    return views
+
+
+def make_augment(recipe: str, *, seed: int) -> Augment:
+    """The same for one seed."""
+    views = make_views(recipe)
+
+    def augment(image_BxHxWx3: jax.Array, index_B: jax.Array, view: jax.Array) -> jax.Array:
+        return views(image_BxHxWx3, index_B, view, jax.random.key(seed))
 
     return augment

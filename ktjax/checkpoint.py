@@ -96,6 +96,7 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
+        self._manager.wait_until_finished()  # what is being saved counts, and makes others go
         failures: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             restored = None

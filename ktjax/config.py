@@ -10,8 +10,8 @@ OPTIONAL = (
     *("augment", "clip_norm", "crop_pct", "crop_scale", "data_dir", "eval_data", "every"),
     "drop_path_rate",
     *("eval_every_epochs", "eval_every_steps", "image_size", "interpolation", "max_examples"),
-    *("minival", "store", "store_top_k", "top_k", "total_epochs", "total_steps"),
-    *("train_fraction", "views"),
+    *("minival", "pairs", "shard", "store", "store_top_k", "top_k", "total_epochs"),
+    *("total_steps", "train_fraction", "views"),
 )
 
 

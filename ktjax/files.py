@@ -7,9 +7,11 @@ from pathlib import Path
 CONFIG = "config.json"  # whose workdir it is
 DATA = "data.json"  # what the images were when the run began
 RESULTS = "results.json"  # written last: the job is finished
+PAIRS = "pairs.csv"  # a line for each run of a study
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
 CLASS_FLIPS = "class_flips.safetensors"
+RIGHT = "right.safetensors"  # which validation images are answered right after each run
 # Folders.
 FIGURES = "figures"
 STUDENTS = "students"
@@ -19,6 +21,7 @@ CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 LOGS = "logs"
 RUNS = "runs"
+STORE = "store"
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -31,13 +34,23 @@ def write_whole(path: Path, content: bytes | str) -> None:
     os.replace(part, path)
 
 
+def last_part(name: str) -> str:
+    """The last part of a path, fit for a file's name; ValueError if it has none: `.`, `..`, `/`."""
+    last = Path(os.path.normpath(name)).name
+    if not last.strip("."):
+        raise ValueError(f"'{name}' has no name that files could be called by: give the folder's.")
+    return last
+
+
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """The last part of each path; more parts where that does not tell them apart.
 
-    Fit for a file's name, and different for different names.
+    Fit for a file's name, and different for different names; ValueError as `last_part`.
     """
-    parts = {name: Path(name).parts for name in names}
-    for length in range(1, max(map(len, parts.values())) + 1):
+    for name in names:
+        last_part(name)
+    parts, short = {name: Path(os.path.normpath(name)).parts for name in names}, {}
+    for length in range(1, max(map(len, parts.values()), default=0) + 1):
         short = {name: ".".join(parts[name][-length:]) for name in names}
         short = {
             name: text.strip(".").replace("/", "").replace(":", ".") for name, text in short.items()

@@ -4,6 +4,7 @@
 after a colon its arguments. `--config.<field>=<value>` sets one field.
 """
 
+import ast
 import difflib
 import os
 import re
@@ -53,14 +54,45 @@ def wants_help(argv: Sequence[str]) -> bool:
     return not argv[1:] or any(word in _HELP for word in argv[1:])
 
 
+_DESCRIPTION = """\
+ktjax --config=NAME[:ARGUMENT=VALUE,...] --workdir=FOLDER [--config.FIELD=VALUE ...]
+  runs a job, or goes on where it was
+ktjax configs
+  lists the configs that come with the package, and their arguments
+ktjax predict MODEL IMAGE... [--top N] [--json]
+  says what a model sees in images
+
+NAME is a Python file with a get_config, or one of: {configs}.
+
+  ktjax --config=quickstart --workdir=/tmp/ktjax
+  ktjax --config=transfer:student=A,teachers=B+C,data=folder:IMAGES --workdir=/tmp/transfer
+  ktjax predict /tmp/transfer/students/kl_dp-B-1 photo.jpg
+
+{flags}
+
+--helpfull lists the flags of libraries, too; --verbosity=1 shows where an error is from."""
+
+
 def describe() -> str:
     """What --help prints."""
-    return (
-        "ktjax --config=NAME[:ARGUMENT=VALUE,...] --workdir=FOLDER [--config.FIELD=VALUE ...]\n\n"
-        f"NAME is a Python file with a get_config, or one of: {', '.join(packaged())}.\n"
-        f"{flags.FLAGS.module_help(__name__)}\n\n"
-        "--helpfull lists the flags of libraries, too; --verbosity=1 shows where an error is from."
+    return _DESCRIPTION.format(
+        configs=", ".join(packaged()), flags=flags.FLAGS.module_help(__name__)
     )
+
+
+def describe_configs() -> str:
+    """The configs of the package, each with its first sentence and its arguments; none is run."""
+    lines = []
+    for name in packaged():
+        module = ast.parse((_PACKAGED / f"{name}.py").read_text(encoding="utf-8"))
+        (get_config,) = (
+            node
+            for node in module.body
+            if isinstance(node, ast.FunctionDef) and node.name == "get_config"
+        )
+        told, arguments = (ast.get_docstring(node) or "" for node in (module, get_config))
+        lines += [name, *(f"  {line}" for line in (told.partition("\n")[0], arguments) if line)]
+    return "\n".join(lines)
 
 
 def packaged() -> list[str]:

@@ -59,6 +59,28 @@ def standardize(logits_BxC: jax.Array) -> jax.Array:
     return centered_BxC * jax.lax.rsqrt(jnp.maximum(variance_Bx1, SPREAD_FLOOR**2))
 
 
+def corrected(logits_BxC: jax.Array, *, label_B: jax.Array, lead: float) -> jax.Array:
+    """The target in which the label leads, as logits: float32 [B, C].
+
+    A distribution p becomes (1 - s) p + s onehot(label), with the smallest s from which on the
+    label's probability exceeds all others' by `lead`; where it does already, p stays. Source:
+    "Minifinetuning", arXiv 2506.15702, section 3.
+
+    Args:
+      logits_BxC: of the target.
+      label_B: the labels.
+      lead: from 0, where label and rival come out even, to below 1.
+    """
+    log_p_BxC = jax.nn.log_softmax(logits_BxC.astype(jnp.float32))
+    p_BxC = jnp.exp(log_p_BxC)
+    is_label_BxC = jax.nn.one_hot(label_B, p_BxC.shape[-1], dtype=bool)
+    rival_B = jnp.where(is_label_BxC, 0, p_BxC).max(axis=-1)
+    ahead_B = jnp.where(is_label_BxC, p_BxC, 0).sum(axis=-1) - rival_B
+    share_Bx1 = jnp.maximum(0, (lead - ahead_B) / jnp.maximum(1 - ahead_B, 1e-6))[:, None]
+    others_BxC = log_p_BxC + jnp.log1p(-share_Bx1)
+    return jnp.where(is_label_BxC, jnp.logaddexp(others_BxC, jnp.log(share_Bx1)), others_BxC)
+
+
 def soften(
     student_BxC: jax.Array,
     target_BxC: jax.Array | TopK,

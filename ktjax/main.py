@@ -1,120 +1,50 @@
-"""Launches a job: `ktjax --config=quickstart --workdir=...`, or `python -m ktjax.main`.
+"""The command line: `ktjax --config=quickstart --workdir=...`, or `python -m ktjax.main`.
 
 `--config.<field>=<value>` sets a field of the config. The same command goes on where a run was.
+Help, lists, and what is wrong with flags and fields are said before anything heavy is imported.
 """
 
-# Kept short on purpose: what there is to do lies in ktjax/jobs, which Colab and tests call as well.
-
 import importlib
-import logging as python_logging
-import os
 import sys
-import threading
-import traceback
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
 
-import jax
-from absl import app, logging
+from absl import app
 
-from ktjax import flags, interruption
-from ktjax.config import check_choice
-from ktjax.experiment import logs
-from ktjax.jobs import JOBS
-
-_LOG = python_logging.getLogger("ktjax")
-
-
-def main(argv: list[str]) -> None:
-    """Runs the job that the config names."""
-    if not flags.verbosity_is_given():
-        # Orbax reports every file that it writes, and an error five times; the log has it.
-        logging.set_verbosity(logging.WARNING)
-        logging.get_absl_handler().setLevel(python_logging.CRITICAL)
-        _log_threads()
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    try:
-        _start_processes()
-        logs.to_terminal()
-        interruption.listen()
-        config = flags.CONFIG.value
-        check_choice("job", config.job, sorted(JOBS))
-        run = importlib.import_module(JOBS[config.job]).run
-        run(config, flags.WORKDIR.value, overwrite=flags.OVERWRITE.value)
-    except interruption.Interrupted:
-        _LOG.warning("Ended as asked. Started again, the job goes on where it was.")
-        sys.exit(interruption.EXIT_CODE)
-    except (ValueError, FloatingPointError, OSError) as error:
-        _fail(error)
-    except jax.errors.JaxRuntimeError as error:
-        if not flags.DISTRIBUTED.value:
-            raise
-        _fail(error)
-
-
-def _log_threads() -> None:
-    """Sends what threads of libraries raise to the log: the main thread hears of it and says so."""
-
-    def hook(arguments: threading.ExceptHookArgs) -> None:
-        _LOG.info("A thread ended with %s: %s", arguments.exc_type.__name__, arguments.exc_value)
-
-    threading.excepthook = hook
-
-
-def _start_processes() -> None:
-    """Joins the other processes, if this is to be one of several."""
-    explicit = {
-        "coordinator_address": flags.COORDINATOR.value,
-        "num_processes": flags.NUM_PROCESSES.value,
-        "process_id": flags.PROCESS_ID.value,
-    }
-    if not flags.DISTRIBUTED.value:
-        given = [f"--{name}" for name, value in explicit.items() if value is not None]
-        if given:
-            raise ValueError(f"{', '.join(given)}: only with --distributed.")
-        return
-    try:
-        jax.distributed.initialize(
-            **explicit,
-            heartbeat_timeout_seconds=flags.HEARTBEAT.value,
-            shutdown_timeout_seconds=flags.HEARTBEAT.value,
-        )
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"--distributed: the processes do not find each other: {str(error).rstrip('.')}. Where "
-            "it is no TPU pod, SLURM or Open MPI job, give --coordinator_address, --num_processes "
-            "and --process_id."
-        ) from error
-
-
-def _fail(error: Exception) -> NoReturn:
-    """Says what went wrong and ends, without waiting for other processes that wait for this one."""
-    if logging.level_debug():
-        traceback.print_exc()
-    logs.to_terminal()
-    _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
-    sys.stdout.flush()
-    os._exit(1)  # libraries would try again to write what cannot be written
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = error.filename or flags.WORKDIR.value
-        return f"'{where}': {error.strerror}. What was complete is kept: started again, it goes on."
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        return (
-            f"The processes cannot go on together, as one has died or failed: {error}. Started "
-            "again, all of them go on from the latest checkpoint."
-        )
-    return str(error)
+from ktjax import flags
 
 
 def cli() -> None:
     """The console script `ktjax`."""
-    if flags.wants_help(sys.argv):
+    word = sys.argv[1] if len(sys.argv) > 1 else None
+    if word in _COMMANDS:
+        try:
+            _COMMANDS[word](sys.argv[2:])
+        except (ValueError, OSError) as error:
+            sys.exit(f"ktjax: {error}")
+    elif flags.wants_help(sys.argv):
         print(flags.describe())
-        return
-    app.run(main, flags_parser=flags.parse)
+    else:
+        app.run(_launch, flags_parser=flags.parse)
+
+
+def _launch(argv: list[str]) -> None:
+    importlib.import_module("ktjax.launch").run(argv)
+
+
+def _predict(words: Sequence[str]) -> None:
+    importlib.import_module("ktjax.inference").main(words)
+
+
+def _configs(words: Sequence[str]) -> None:
+    if words:
+        raise ValueError(f"configs takes no arguments: {' '.join(words)}")
+    print(flags.describe_configs())
+
+
+_COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
+    "configs": _configs,  # what comes with the package
+    "predict": _predict,  # what a model says of images
+}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ class Outputs(NamedTuple):
     initial: Any  # the frozen copy of the student from before the transfer
     teachers: tuple[Any, ...]
     temperatures_S: Any = None  # these calibrate initial and teachers for a partition
+    weights_S: Any = None  # of initial and teachers in a pool
 
 
 class Objective(NamedTuple):

@@ -1,8 +1,9 @@
 """What a transfer minimizes (paper sections 4.1, 4.2), per example and without reduction.
 
 An objective is a pair of functions, as an optax transformation is: see objective.py. Most have no
-parameters and no state. Targets carry no gradients. The losses themselves are in losses.py, and all
-about features is in contrastive.py.
+parameters and no state. Targets carry no gradients. The losses themselves are in losses.py; those
+about features are in contrastive.py, averages of several models in pools.py, several students that
+train at once in mutual.py.
 """
 
 import functools
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ktjax import compress, contrastive, losses, partition
+from ktjax import compress, contrastive, losses, mutual, partition, pools
 from ktjax.losses import Softening
 from ktjax.objective import Objective, Outputs, label_loss, mean, stateless
 from ktjax.parallel import AXIS
@@ -197,7 +198,9 @@ def _candidates(outputs: Outputs, batch: Mapping, softening: Softening) -> list[
     return compress.alike(said, label_B=batch["label"], ways=softening.ways)
 
 
-def _make_kl_dp(*, softening: Softening, top_k_of: str, supervised: bool) -> Objective:
+def _make_kl_dp(
+    *, softening: Softening, top_k_of: str, supervised: bool, lead: float | None = None
+) -> Objective:
     kl = functools.partial(losses.kl, softening=softening)
     of_teacher = softening.top_k is not None and top_k_of == "teacher"
 
@@ -208,9 +211,12 @@ def _make_kl_dp(*, softening: Softening, top_k_of: str, supervised: bool) -> Obj
         source_B = partition.most_confident(
             logits_SxBxC, label_B=label_B, temperatures_S=outputs.temperatures_S
         )
+        target_BxC = partition.take(logits_SxBxC, source_B)
+        if lead is not None:
+            target_BxC = losses.corrected(target_BxC, label_B=batch["label"], lead=lead)
         loss_B = kl(
             outputs.student.logits,
-            partition.take(logits_SxBxC, source_B),
+            target_BxC,
             top_of_BxC=_surest(candidates[1:], outputs, label_B) if of_teacher else None,
         )
         aux = {f"taught_{i}": source_B == i for i in range(1, len(candidates))}
@@ -238,6 +244,14 @@ def make_kl_dp_unsupervised(*, softening: Softening, top_k_of: str) -> Objective
     The arguments are those of `make_kl_dp`.
     """
     return _make_kl_dp(softening=softening, top_k_of=top_k_of, supervised=False)
+
+
+def make_kl_dp_corrected(*, lead: float, softening: Softening, top_k_of: str) -> Objective:
+    """`kl_dp` with targets that are right: `losses.corrected` mends those of which none is.
+
+    The other arguments are those of `make_kl_dp`.
+    """
+    return _make_kl_dp(softening=softening, top_k_of=top_k_of, supervised=True, lead=lead)
 
 
 def make_kl_dp_flip(*, neutral: str, softening: Softening, top_k_of: str) -> Objective:
@@ -280,54 +294,6 @@ def make_kl_dp_flip(*, neutral: str, softening: Softening, top_k_of: str) -> Obj
     return stateless(loss)
 
 
-# Of several students at once.
-
-
-def make_mutual(
-    *,
-    detach_teacher: bool,
-    label_smoothing: float,
-    softening: Softening,
-) -> Objective:
-    """Bi-KD: M models train at once, and the surest about a sample teaches it to the others.
-
-    Each has the cross-entropy with the labels, plus KL(T) to the model with the largest probability
-    of the label where that is larger than its own; the loss of a sample is the sum over models. The
-    student's logits are [B, M, C] (joint.py).
-
-    Args:
-      detach_teacher: no gradient of the KL flows into the model that teaches, which so never
-        becomes less sure for being disagreed with. False: it does, as in the authors' code.
-      label_smoothing: of the cross-entropy.
-      softening: how both become softer.
-
-    Source: "Simplifying Knowledge Transfer in Pretrained Models", TMLR 2025, arXiv 2510.22208.
-    """
-    kl = functools.partial(losses.kl, softening=softening)
-
-    def loss(outputs, batch):
-        logits_MxBxC = jnp.moveaxis(outputs.student.logits, 1, 0)
-        label_B = batch["label"]
-        sure_MxB = partition.confidence(jax.lax.stop_gradient(logits_MxBxC), label_B=label_B)
-        source_B = sure_MxB.argmax(axis=0)
-        target_BxC = partition.take(logits_MxBxC, source_B)
-        if detach_teacher:
-            target_BxC = jax.lax.stop_gradient(target_BxC)
-        label_loss_MxB = jax.vmap(
-            lambda logits_BxC: losses.cross_entropy(
-                logits_BxC, label_B=label_B, smoothing=label_smoothing
-            )
-        )(logits_MxBxC)
-        kl_MxB = jax.vmap(lambda logits_BxC: kl(logits_BxC, target_BxC))(logits_MxBxC)
-        taught_MxB = sure_MxB < sure_MxB.max(axis=0, keepdims=True)
-        loss_B = jnp.sum(label_loss_MxB + jnp.where(taught_MxB, kl_MxB, 0), axis=0)
-        aux = {f"taught_model_{i}": taught_B for i, taught_B in enumerate(taught_MxB)}
-        right_MxB = logits_MxBxC.argmax(axis=-1) == label_B[None]
-        return loss_B, aux | {"accuracy": right_MxB.mean(axis=0)}
-
-    return stateless(loss)
-
-
 # How the k largest logits (topk.py) serve an objective. EXACT: as all do, to float16's precision.
 # APPROXIMATE: who teaches is the same, all other classes count as one. NOT: it needs more.
 EXACT, APPROXIMATE, NOT = "exact", "approximate", "not"
@@ -345,6 +311,7 @@ class Entry(NamedTuple):
     supervised: bool | None = None  # who a partition asks; None: it makes none that stays
     without_labels: str = "kl_dp_unsupervised"  # what to take instead where there are none
     top_k: str = APPROXIMATE  # how it is served by these; `of_top_k` knows what options change
+    pool: bool = False  # the models have weights, fitted on tune: `analysis.pool`
 
 
 OBJECTIVES = {
@@ -362,13 +329,36 @@ OBJECTIVES = {
         make_kl_dp_unsupervised, labels=False, initial=True, teachers=True, supervised=False
     ),
     "kl_dp_flip": Entry(make_kl_dp_flip, labels=True, initial=True, teachers=True),
+    "kl_dp_corrected": Entry(
+        make_kl_dp_corrected, labels=True, initial=True, teachers=True, supervised=True, top_k=NOT
+    ),
+    "kl_pool": Entry(
+        pools.make_kl_pool, labels=False, initial=True, teachers=True, top_k=NOT, pool=True
+    ),
+    "kl_pool_corrected": Entry(
+        *(pools.make_kl_pool_corrected, True, True, True),
+        without_labels="kl_pool",
+        top_k=NOT,
+        pool=True,
+    ),
+    "self_pool": Entry(
+        pools.make_kl_pool, labels=False, initial=True, teachers=False, top_k=NOT, pool=True
+    ),
+    "self_corrected": Entry(
+        *(pools.make_kl_pool_corrected, True, True, False),
+        without_labels="self_pool",
+        top_k=NOT,
+        pool=True,
+    ),
     "cd": Entry(
         contrastive.make_cd, labels=True, initial=False, teachers=True, features=True, top_k=NOT
     ),
     "crd": Entry(
         contrastive.make_crd, labels=True, initial=False, teachers=True, features=True, top_k=NOT
     ),
-    "mutual": Entry(make_mutual, labels=True, initial=False, teachers=False, joint=True, top_k=NOT),
+    "mutual": Entry(
+        mutual.make_mutual, labels=True, initial=False, teachers=False, joint=True, top_k=NOT
+    ),
 }
 
 

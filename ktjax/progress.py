@@ -1,15 +1,54 @@
-"""Progress bars: of several processes only the first one shows them."""
+"""Progress: bars in a terminal and in notebooks, elsewhere a line from time to time.
+
+Of several processes only the first one shows it.
+"""
 
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
 import tqdm
 
+_SECONDS = 30.0  # from line to line, where there is no terminal
+_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {remaining} left"
+_OWN_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s{postfix}"  # of who knows better what is left
 
-def bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm.tqdm:
+
+def bar(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm.tqdm:
     """As `tqdm.tqdm`, but silent where another process of the same job shows the same bar."""
-    return tqdm.tqdm(iterable, disable=_another_shows_it(), **options)
+    silent = not shown or _another_shows_it()
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return tqdm.tqdm(iterable, disable=silent, **options)
+    line = _OWN_LINE if "bar_format" in options else _LINE
+    return _Lines(iterable, disable=silent, **options | {"bar_format": line})
+
+
+class _Lines(tqdm.tqdm):
+    """Lines for logs and pipes, in which a bar would leave all that it ever showed."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        self._due = time.monotonic() + _SECONDS
+        super().__init__(*arguments, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Writes a line if one is due."""
+        del msg, pos
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + _SECONDS
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+        return True
+
+    def clear(self, nolock: bool = False) -> None:
+        """A line stays."""
+
+    def close(self) -> None:
+        """Whoever closes it says what came of it."""
+        if not self.disable:
+            self.disable = True
+            self._decr_instances(self)
 
 
 def _another_shows_it() -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from ktjax import optim
-from ktjax.augment import Augment
+from ktjax.augment import Views
 from ktjax.classifier import Classifier, cast
 from ktjax.objective import Objective, Outputs
 from ktjax.parallel import AXIS
@@ -124,6 +124,7 @@ class _Shared(NamedTuple):
     view: jax.Array
     count: jax.Array  # samples of the whole batch that are no padding
     key: jax.Array  # of this step, the same on all devices
+    run_key: jax.Array  # of all steps
 
 
 # gradient(shared, part, stats, objective_state, dropout_key)
@@ -139,7 +140,7 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     slow: optim.SlowWeights | None,
-    augment: Augment,
+    augment: Views,
     steps_per_epoch: int,
     dtype: jnp.dtype,
     freeze_stats: bool,
@@ -155,7 +156,8 @@ def make_train_step(
       objective: what is minimized.
       optimizer: acts on (student's params, objective's params).
       slow: how a slow copy of the student's variables follows; None: there is none.
-      augment: makes the views; the number of a view is the number of the epoch.
+      augment: makes the views of the seed that `key` was made of, which so is no part of what is
+        compiled; the number of a view is the number of the epoch.
       steps_per_epoch: after so many steps the view changes.
       dtype: what the student computes in; parameters stay float32.
       freeze_stats: BatchNorm keeps its running statistics.
@@ -181,13 +183,13 @@ def make_train_step(
     )
 
     def step(state: State, frozen: Any, batch: Mapping[str, jax.Array], key: jax.Array):
-        key = jax.random.fold_in(key, state.step)
+        run_key, key = key, jax.random.fold_in(key, state.step)
         device_key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
         epoch = state.step // steps_per_epoch
         view = epoch if views is None else epoch % views
         count = jax.lax.psum(batch["mask"].astype(jnp.float32).sum(), AXIS)
         trainable = (state.params, state.objective_params)
-        shared = _Shared(trainable, frozen, view, count, key)
+        shared = _Shared(trainable, frozen, view, count, key, run_key)
         add_up = gradient if microbatches == 1 else _in_parts(gradient, microbatches)
         grads, (stats, objective_state, metrics) = add_up(
             shared, batch, state.batch_stats, state.objective_state, device_key
@@ -227,11 +229,11 @@ def _make_gradient(
     forward: Callable,
     teach: Teach,
     objective: Objective,
-    augment: Augment,
+    augment: Views,
     dtype: jnp.dtype,
 ) -> _Gradient:
     def gradient(shared: _Shared, part, stats, objective_state, dropout_key):
-        image = augment(part["image"], part["index"], shared.view)
+        image = augment(part["image"], part["index"], shared.view, shared.run_key)
         taught = teach(shared.frozen, image, part["index"], shared.view)
         weight_B = part["mask"].astype(jnp.float32)
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla
 
 from ktjax import parallel
 from ktjax.checkpoint import Checkpoints
@@ -81,7 +82,7 @@ def test_restored_is_what_was_saved(folder):
 
 def test_restored_on_more_devices(folder):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": xla.flags(4),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }

@@ -394,6 +394,6 @@ def test_transfers_have_to_be_of_these_models_and_images(refused, tmp_path):
 
 def test_workdir_of_another_experiment_is_refused(done, config):
     before = tree(done[0])
-    with pytest.raises(ValueError, match=r"another experiment: .* seed, transfers\."):
+    with pytest.raises(ValueError, match=r"another experiment: .* seed \(0 there, 1 here\)"):
         complementarity.run(config_of(seed=1), done[0])
     assert tree(done[0]) == before

@@ -15,10 +15,12 @@ from ktjax.settings.transfer import Transfer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.rglob("*.py") if path.stem != "__init__")
+WHOLE = sorted(CONFIGS.glob("[!_]*.py"))  # those of paper/ are others with what they change
 _ASSIGNMENT = re.compile(r"    config\.(\w+) = ")
 _COMMENT = re.compile(r"    # ")
 
 each = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
+each_whole = pytest.mark.parametrize("path", WHOLE, ids=lambda p: p.name)
 
 
 def get_config(path, arg=None):
@@ -47,7 +49,7 @@ def test_unknown_argument_lists_the_known_ones(path):
         get_config(path, "modle=tiny_vit")
 
 
-@each
+@each_whole
 def test_every_field_has_a_comment(path):
     """On its line, or on a line of its own above it and others that have none."""
     headed, seen, bare = False, set(), []
@@ -61,7 +63,7 @@ def test_every_field_has_a_comment(path):
     assert seen >= set(get_config(path))
 
 
-@each
+@each_whole
 def test_fields_that_are_none_may_be(path):
     """And those of which a comment says what None means; of durations either is None."""
     none = {key for key, value in get_config(path).items() if value is None}
@@ -73,21 +75,22 @@ def test_fields_that_are_none_may_be(path):
 @pytest.mark.usefixtures("compile_once")
 @pytest.mark.parametrize(
     "path",
-    [  # jobs_test.py has transfer.py on small images, and quickstart.py is of the same job
+    [  # jobs_test.py and study_test.py have small images, and quickstart.py is a transfer, too
         pytest.param(
             path,
-            marks=[pytest.mark.full] * (path.stem in ("showcase", "transfer")),
+            marks=[pytest.mark.full] * (path.stem in ("scarce", "showcase", "study", "transfer")),
             id=path.name,
         )
-        for path in FILES
+        for path in WHOLE
     ],
 )
 def test_runlocal_runs(path, tmp_path):
     """With one of the objectives and one of the controls where there are several."""
     config = get_config(path, "runlocal")
     if len(config.get("objectives", ())) > 1:
-        config.objectives = {"kl_dp": config.objectives["kl_dp"]}
-        config.controls = {"xe": config.controls["xe"]}
+        for field, name in (("objectives", "kl_dp"), ("controls", "xe")):
+            entries = config[field]
+            config[field] = {name: entries[name]} if name in entries else entries
     results = importlib.import_module(f"ktjax.jobs.{config.job}").run(config, tmp_path)
     assert results["runs"] or results["pairs"] or results["checks"]
     assert (tmp_path / "report.html").exists()
@@ -114,3 +117,26 @@ def test_transfer_to_imagenet_is_the_papers():
     )
     assert (settings.total_epochs, settings.train_fraction) == (20.0, 0.1)
     assert settings.schedule == "constant"
+
+
+@each
+def test_what_a_config_says_is_a_record(path):
+    config = get_config(path)
+    module = importlib.import_module(f"ktjax.settings.{config.job}")
+    getattr(module, config.job.title()).read(config)
+
+
+@pytest.mark.parametrize("name", ["success", "unsupervised", "top_k", "softening"])
+def test_the_paper_says_its_protocol(name):
+    """On ImageNet; on the embedded zoo the learning rates are those that were chosen there."""
+    path = CONFIGS / "paper" / f"{name}.py"
+    arg = "students=timm/resnet50.a1_in1k,teachers=timm/resnet18.a1_in1k,"
+    pool = name == "unsupervised"
+    arg += "data=folder:POOL" if pool else "data=imagenet2012"
+    config, ours = get_config(path, arg), get_config(path)
+    assert pool or (config.schedule, config.batch_norm) == ("constant", "train")
+    rates = {label: entry.learning_rate for label, entry in config.objectives.items()}
+    if not pool:
+        assert rates.pop("xe_kl_mcl", 1e-2) == 1e-2
+        assert set(rates.values()) == {1e-4}
+    assert ours.schedule == "cosine" and ours.objectives.values()[0].learning_rate >= 0.01

@@ -11,6 +11,7 @@ import sys
 import jax
 import pytest
 import small_jobs
+import xla
 from jax.experimental.compilation_cache import compilation_cache
 
 from ktjax import data, evaluate, models, parallel
@@ -19,6 +20,7 @@ from ktjax.data import pipeline
 from ktjax.experiment import training
 from ktjax.jobs import pretrain
 
+xla.be_quick()
 # A [C] that meets a [B, C] is a mistake more often than not.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

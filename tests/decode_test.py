@@ -70,6 +70,12 @@ def test_other_formats_and_modes():
     assert set(np.unique(one_bit)) == {0, 255}
 
 
+def test_formats_that_run_programs_are_refused():
+    for kind in ("EPS", "PPM", "PDF"):
+        with pytest.raises(decode.DecodeError, match="of no known format"):
+            decode.decode(encode(make_image(8, 8), kind))
+
+
 def test_cmyk_is_close_to_the_colours_it_was_made_of():
     image = make_image(40, 56)
     encoded = encode(image.convert("CMYK"), quality=95)

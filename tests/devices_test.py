@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 import small_models
+import xla
 
 from ktjax import evaluate, objectives, optim, parallel, train
 from ktjax.data import pipeline
@@ -105,7 +106,7 @@ def run(name, *, freeze_stats, slow=SLOW, steps=STEPS):
             objective=objective,
             optimizer=optimizer,
             slow=slow,
-            augment=lambda image, index, view: image,
+            augment=lambda image, index, view, key: image,
             steps_per_epoch=2,
             dtype=jnp.dtype("float32"),
             freeze_stats=freeze_stats,
@@ -145,7 +146,7 @@ def on_eight_devices(tmp_path_factory):
     """on_eight_devices(name, freeze_stats): what eight devices compute, all CASES or all OTHERS."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": xla.flags(8),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": root,
     }

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla
 from flax import linen as nn
 from flax import traverse_util
 from goldens import rule
@@ -29,6 +30,7 @@ TOLERANCE = 1e-5
 # Architectures whose rounding errors add up to more, and why.
 DEEP = {
     "resnet50_gn": 3e-5,  # the variances of 50 GroupNorms over all of the image
+    "resnetblur50": 2e-5,  # 1.01e-5 where XLA optimizes all that it can
     "senet154": 5e-5,  # 154 layers
     "gmixer_12_224": 3e-5,  # values gate values: few outgrow all others, and their errors with them
     "efficientnet_x_b3": 3e-5,  # 36 blocks
@@ -46,7 +48,6 @@ DEEP = {
     "mobilenetv4_hybrid_medium_075": 5e-5,  # likewise 1e-5
     "mobilenetv4_hybrid_large_075": 1e-4,  # likewise 4e-5
 }
-QUICK = {"xla_backend_optimization_level": 0}
 # Parameters that have no part in the result, by architecture. Attention's softmax does not see the
 # bias of the keys.
 IDLE = {
@@ -114,8 +115,8 @@ def compiled(family, architecture):
         return model.forward(variables, x, train=False, rngs=None, freeze_stats=False)[0]
 
     x = rule.images(model.input.size[0])
-    # The first of a family runs hundreds of times: optimised.
-    options = {} if architecture == first_of(family) else QUICK
+    # The first of a family runs hundreds of times.
+    options = xla.OPTIMIZED if architecture == first_of(family) else None
     run = jax.jit(forward).lower(model.variables, x).compile(compiler_options=options)
     return lambda variables: jax.device_get(run(variables, x))
 
@@ -206,7 +207,7 @@ def test_a_step_of_training_is_timms(family):
     architecture = first_of(family)
     model, golden = classifier(family, architecture), goldens(family)[architecture]
     lowered, x = lower_training(family, False)
-    run = lowered.compile(compiler_options=QUICK)
+    run = lowered.compile()
     (loss, stats), gradient = jax.tree.map(lambda a: a[0], run(model.variables["params"], x))
     np.testing.assert_allclose(loss, golden["train/loss"], rtol=1e-4)
     trees = {"gradient": {"params": gradient}, "stats": {"batch_stats": stats} if stats else {}}

@@ -40,5 +40,13 @@ def test_short_names_are_different():
     assert files.short_names(["x/a", "y/b"]) == {"x/a": "a", "y/b": "b"}
     same = files.short_names(["/x/a", "/y/a"])
     assert len(set(same.values())) == 2 and not any("/" in name for name in same.values())
+    assert files.short_names(["x/y/..", "z"]) == {"x/y/..": "x", "z": "z"}
     above = files.short_names(["models/a", "../models/a"])
     assert len(set(above.values())) == 2
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "a/../..", "..."])
+def test_what_names_no_file(name):
+    for call in (files.last_part, lambda name: files.short_names([name])):
+        with pytest.raises(ValueError, match="has no name that files could be called by"):
+            call(name)

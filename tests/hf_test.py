@@ -17,7 +17,6 @@ from ktjax.models.checkpoints import hf, weights
 
 GOLDENS = Path(__file__).parent / "goldens" / "transformers"
 CASES = sorted(folder.name for folder in GOLDENS.iterdir())
-QUICK = {"xla_backend_optimization_level": 0}
 each_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -50,7 +49,7 @@ def logits(model):
         return model.forward(variables, x, train=False, rngs=None, freeze_stats=False)[0].logits
 
     x = rule.images(model.input.size[0])
-    run = jax.jit(forward).lower(model.variables, x).compile(compiler_options=QUICK)
+    run = jax.jit(forward).lower(model.variables, x).compile()
     return np.asarray(run(model.variables, x))
 
 
@@ -120,6 +119,22 @@ def test_configs_of_something_else_are_refused(resnet, field, value, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(ValueError, match=message):
         models.load(str(resnet))
+
+
+@pytest.mark.parametrize("kind", ["resnet", "unknown"])
+def test_code_of_a_folder_is_never_run(resnet, kind, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks"))
+    mark = resnet / "it_ran"
+    (resnet / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass EvilConfig: pass\n")
+    path = resnet / "config.json"
+    evil = {"model_type": kind, "auto_map": {"AutoConfig": "evil.EvilConfig"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | evil))
+    if kind == "resnet":  # transformers' own class reads it
+        models.load(str(resnet))
+    else:
+        with pytest.raises(ValueError, match="transformers cannot read .*config.json: "):
+            models.load(str(resnet))
+    assert not mark.exists()
 
 
 def test_without_a_preprocessor_config_nothing_is_loaded(resnet):

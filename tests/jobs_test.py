@@ -283,9 +283,37 @@ def test_workdir_of_another_experiment_is_refused(pretrained, together, images, 
         (transfer.run, transferring(images, zoo[0], zoo[1:], seeds=(7,), warmup=0.5), together),
     ):
         before = tree(workdir)
-        with pytest.raises(ValueError, match=r"another experiment.*seeds?, .*warmup"):
+        with pytest.raises(
+            ValueError, match=r"another experiment.* seeds? \(.*, warmup \(0.* there, 0.5 here\)"
+        ):
             run(config, workdir)
         assert tree(workdir) == before
+
+
+def test_workdir_of_another_job_is_refused(pretrained, images, zoo):
+    with pytest.raises(ValueError, match="it is of the job pretrain, not transfer. Take another"):
+        transfer.run(transferring(images, zoo[0], zoo[1:]), pretrained[0])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"config.json": '{"model_type": "bert"}', "models/m": ""}, "is no config of a job"),
+        ({"config.json": "[]"}, "is no config of a job"),
+        ({"config.json": "{"}, "is no JSON"),
+        ({"results.json": "{}", "logs/l": ""}, "holds results.json, logs, and no config.json says"),
+    ],
+)
+def test_what_ktjax_did_not_write_stays(files, message, overwrite, images, tmp_path):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    before = tree(tmp_path)
+    config = pretraining(images, names=("tiny_mlp",), total_steps=3)
+    with pytest.raises(ValueError, match=message):
+        pretrain.run(config, tmp_path, overwrite=overwrite)
+    assert tree(tmp_path) == before
 
 
 def test_another_experiment_is_overwritten(images, tmp_path):
@@ -293,7 +321,9 @@ def test_another_experiment_is_overwritten(images, tmp_path):
     pretrain.run(pretraining(images, names=("tiny_mlp_narrow",)), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     config = pretraining(images, names=("tiny_mlp",), total_steps=3)
-    with pytest.raises(ValueError, match=r"another experiment.*models, total_steps.*--overwrite"):
+    with pytest.raises(
+        ValueError, match=r"another experiment.* models .*, total_steps.*--overwrite"
+    ):
         pretrain.run(config, tmp_path)
     pretrain.run(config, tmp_path, overwrite=True)
     pretrain.run(config, tmp_path / "fresh")

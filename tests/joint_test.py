@@ -116,7 +116,7 @@ def build(student, objective, optimizer):
         objective=objective,
         optimizer=optimizer,
         slow=None,
-        augment=lambda image, index, view: image,
+        augment=lambda image, index, view, key: image,
         steps_per_epoch=2,
         dtype=jnp.dtype("float32"),
         freeze_stats=True,

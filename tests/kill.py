@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import small_jobs  # noqa: E402
+import xla  # noqa: E402
 
 from ktjax import interruption  # noqa: E402
 from ktjax.jobs import pretrain  # noqa: E402
@@ -30,7 +31,7 @@ LIMIT = 300  # seconds for one start
 
 
 def start(arguments, workdir, *, devices=1, **environment):
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    environment["XLA_FLAGS"] = xla.flags(devices)
     return subprocess.Popen(
         [sys.executable, "-m", "ktjax.main", *arguments, f"--workdir={workdir}"],
         cwd=ROOT,

@@ -162,7 +162,9 @@ BY_HAND = {
         [0.5, 0, 0, 0.5],
     ),
 }
-ELSEWHERE = {"cd", "crd", "mutual"}  # contrastive_test.py, and below
+# In contrastive_test.py, below, and in pools_test.py.
+ELSEWHERE = {"cd", "crd", "mutual", "kl_dp_corrected"}
+ELSEWHERE |= {"kl_pool", "kl_pool_corrected", "self_pool", "self_corrected"}
 OF_TARGETS = ["self", "kl", "kl_dp", "kl_dp_unsupervised", "kl_dp_flip average"]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 import small_models
+import xla
 
 from ktjax import loop, models, objectives, optim, parallel, train
 from ktjax.data import pipeline
@@ -64,7 +65,7 @@ def make_step(*, freeze_stats, microbatches=1, remat=False):
         objective=objectives.make("kl_dp", KL_DP),
         optimizer=optax.sgd(0.05, momentum=0.9),
         slow=optim.SlowWeights(0.9, 2),
-        augment=lambda image, index, view: image,
+        augment=lambda image, index, view, key: image,
         steps_per_epoch=2,
         dtype=jnp.dtype("float32"),
         freeze_stats=freeze_stats,
@@ -143,7 +144,7 @@ def there(tmp_path_factory):
     """there("CASES") or there("OTHERS"): what eight devices compute."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
+        "XLA_FLAGS": xla.flags(DEVICES),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": root,
     }

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import xla
 from safetensors import numpy as safetensors_numpy
 from small_jobs import ROOT, lines, read
 
@@ -25,7 +26,7 @@ def start(arguments, *, processes, devices, environment):
     """The processes of a job, on this machine."""
     common = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla.flags(devices),
     }
     joined = []
     if processes > 1:

@@ -1,5 +1,10 @@
+import io
+import itertools
+import sys
+
 import jax
 import pytest
+import tqdm
 
 from ktjax import progress
 
@@ -13,3 +18,40 @@ def test_one_process_shows_bars(joined, process, silent, monkeypatch):
     with progress.bar(range(3), desc="work", leave=False) as bar:
         assert bar.disable == silent
         assert list(bar) == [0, 1, 2]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(monkeypatch, stream):
+    """What three steps of twenty seconds each leave in a stream, with something said between."""
+    clock = itertools.count(step=20)
+    now = [next(clock)]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress.bar(total=3, desc="work", unit="step", mininterval=0) as bar:
+        for _ in range(3):
+            now[0] = next(clock)
+            bar.update()
+            bar.write("said")
+    return stream.getvalue()
+
+
+def test_without_a_terminal_there_are_lines(monkeypatch, capsys):
+    lines = shown(monkeypatch, io.StringIO()).splitlines()
+    assert len(lines) == 1  # at 40 s, the next would be due at 70
+    assert lines[0].startswith("work: 2 of 3 steps, ") and lines[0].endswith(" left")
+    assert capsys.readouterr().out == "said\n" * 3
+
+
+def test_a_terminal_has_a_bar(monkeypatch):
+    text = shown(monkeypatch, Terminal())
+    assert "\r" in text and "| 2/3 [" in text
+
+
+def test_a_closed_one_is_forgotten():
+    with progress.bar(total=1):
+        pass
+    assert not any(isinstance(one, progress._Lines) for one in tqdm.tqdm._instances)

@@ -16,6 +16,7 @@ from ktjax.settings.complementarity import Complementarity
 from ktjax.settings.convergence import Convergence
 from ktjax.settings.pretrain import Pretrain
 from ktjax.settings.run import Run
+from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -24,6 +25,7 @@ RECORDS = {
     "pretrain": Pretrain,
     "complementarity": Complementarity,
     "convergence": Convergence,
+    "study": Study,
 }
 ENTRIES = {
     get_args(entry.model_fields["objective"].annotation)[0]: entry
@@ -88,7 +90,8 @@ def test_faults_of_controls():
     (fault,) = faults_of(config, controls={"a": xe | dict(learning_rate=0.1)})
     assert fault == "config.controls.a has no field 'learning_rate'."
     (fault,) = faults_of(config, controls={"a": xe | dict(objective="kl")})
-    assert fault == "config.controls.a.objective='kl' is not known. Known: xe, self, xe_self."
+    known = "xe, self, xe_self, self_pool, self_corrected"
+    assert fault == f"config.controls.a.objective='kl' is not known. Known: {known}."
     (fault,) = faults_of(config, controls={"a/b": xe})
     assert "'a/b' names files" in fault
     with pytest.raises(ValueError, match="config.controls='kl' is not known. Known: xe, xe_self"):

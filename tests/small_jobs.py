@@ -70,6 +70,11 @@ def transferring(images, student, teachers, *, arg="objectives=kl_dp", mcl=None,
     return config
 
 
+def studying(images, students, teachers, *, arg="objectives=kl_dp,controls=xe", **fields):
+    given = f"students={'+'.join(students)},teachers={'+'.join(teachers)},data=folder:{images}"
+    return load_config("study", f"{given},{arg}", **{"total_steps": 6} | fields)
+
+
 def tree(folder):
     """Everything below a folder, by name."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())

@@ -1,6 +1,7 @@
 """Image folders: classes, splits and refusals. Data set names."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ktjax import data
-from ktjax.data import sources
+from ktjax.data import decode, sources
 
 
 def encoded(number, suffix):
@@ -203,3 +204,15 @@ def test_an_unknown_data_set_lists_the_known_ones(name):
         match=rf"No data set '{name}'\. Known: .*(glyphs|imagenet2012).*, tfds:NAME, folder:PATH\.",
     ):
         data.load(name)
+
+
+def test_files_that_are_no_images_are_not_waited_for(tmp_path, monkeypatch):
+    pipe, endless, large = (tmp_path / f"{name}.png" for name in ("pipe", "endless", "large"))
+    os.mkfifo(pipe)
+    endless.symlink_to("/dev/zero")
+    large.write_bytes(b"12345")
+    monkeypatch.setattr(sources, "_MAX_BYTES", 4)
+    for path, reason in ((pipe, "no regular"), (endless, "no regular"), (large, "5 bytes, more")):
+        source = sources.of_files(tmp_path, [path.name], np.zeros(1, np.int32))
+        with pytest.raises(decode.DecodeError, match=reason):
+            source.read(0)

@@ -60,7 +60,7 @@ def student(name):
     return Joint((alone, partner)) if objectives.OBJECTIVES[name].joint else alone
 
 
-def augment(image_BxHxWx3, index_B, view):
+def augment(image_BxHxWx3, index_B, view, key=None):
     """In whole numbers: the same bits however it is compiled."""
     shift_B = (31 * view + 7 * index_B).astype(jnp.uint8)
     return image_BxHxWx3 + shift_B[:, None, None, None]

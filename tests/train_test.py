@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 import small_models
+import xla
 
 from ktjax import loop as loop_lib
 from ktjax import objectives, parallel, train
@@ -33,7 +34,7 @@ OBJECTIVE = objectives.make_kl_dp(
 )
 
 
-def augment(image_BxHxWx3, index_B, view):
+def augment(image_BxHxWx3, index_B, view, key=None):
     """In whole numbers: the same bits however it is compiled."""
     shift_B = (31 * view + 7 * index_B).astype(jnp.uint8)
     return image_BxHxWx3 + shift_B[:, None, None, None]
@@ -142,9 +143,12 @@ def save_all(path):
 @pytest.fixture(scope="module")
 def on_eight_devices(tmp_path_factory):
     path = tmp_path_factory.mktemp("eight") / "steps.npz"
-    flags = f"--xla_force_host_platform_device_count={SLICES}"
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+    environment = os.environ | {
+        "XLA_FLAGS": xla.flags(SLICES),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": root,
+    }
     subprocess.run([sys.executable, __file__, path], env=environment, check=True, timeout=120)
     return np.load(path)
 

@@ -5,7 +5,7 @@ import collections
 import jax
 import numpy as np
 import pytest
-from families_test import CLASSES, GOLDENS, QUICK, TOLERANCE, distance, entries
+from families_test import CLASSES, GOLDENS, TOLERANCE, distance, entries
 from goldens import rule
 
 from ktjax import models
@@ -50,7 +50,7 @@ def test_options_are_timms(architecture):
         return model.forward(variables, x, train=False, rngs=None, freeze_stats=False)[0].logits
 
     x = rule.images(size)
-    run = jax.jit(forward).lower(model.variables, x).compile(compiler_options=QUICK)
+    run = jax.jit(forward).lower(model.variables, x).compile()
     assert distance(np.asarray(run(model.variables, x)), golden["logits"]) < TOLERANCE
 
 

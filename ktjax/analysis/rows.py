@@ -61,6 +61,7 @@ class Run:
     taught_positive_flips: float | None = None
     taught_negative_flips: float | None = None
     temperatures: tuple[float, ...] | None = None  # at which the partition compares models
+    weights: tuple[float, ...] | None = None  # of student and teachers, where a pool taught
     robustness: Mapping[str, Mapping[str, float]]  # before, after, delta on each set
     taught: float | None
     seconds: float
@@ -232,9 +233,76 @@ class ConvergenceResults(Results):
     checks: tuple[Check, ...]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyRow:
+    """A run of a study, as pairs.csv has it; in percent and points. A failed one has an error only.
+
+    `net` and `net_se` are those of `Run`, `ensemble` is its `ensemble_accuracy`.
+    """
+
+    student: str
+    teacher: str | None  # None: nobody taught
+    objective: str
+    seed: int
+    status: str  # done, abstained (the student stays as it was) or failed
+    before: float | None = None
+    after: float | None = None
+    delta: float | None = None
+    se: float | None = None  # of delta, over the validation images
+    control: str | None = None
+    net: float | None = None
+    net_se: float | None = None
+    gain: float | None = None
+    loss: float | None = None
+    taught: float | None = None
+    ensemble: float | None = None
+    headroom_share: float | None = None  # of ensemble - before, in percent
+    seconds: float | None = None
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyPair:
+    """A student, a teacher and an objective: the mean over `runs` seeds (`study.pairs`)."""
+
+    student: str
+    teacher: str
+    objective: str
+    runs: int
+    delta: float
+    delta_se: float
+    control: str | None
+    net: float | None
+    net_se: float | None
+    gain: float
+    loss: float
+    before: float
+    ensemble: float | None
+    headroom_share: float | None
+    accuracy_difference: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyResults(Results):
+    """What a study says; analysis/study.py makes it. Its runs have results.json of their own."""
+
+    models: Mapping[str, TransferModel]
+    pairs: tuple[StudyPair, ...]
+    rows: tuple[StudyRow, ...]
+    chosen: Mapping[str, str]  # student -> control, by tune
+    success: Mapping[str, Mapping[str, Any]]  # by objective
+    compared: tuple[Mapping[str, Any], ...]
+
+    @property
+    def transfers(self) -> dict[str, Any]:
+        """The same as ComplementarityResults has it, for the figures of both."""
+        return {"rows": [vars(pair) for pair in self.pairs], "success": self.success}
+
+
 RESULTS = {
     "pretrain": Results,
     "convergence": ConvergenceResults,
+    "study": StudyResults,
     "transfer": TransferResults,
     "complementarity": ComplementarityResults,
 }

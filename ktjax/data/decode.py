@@ -5,6 +5,7 @@ simplejpeg refuses (CMYK, damaged files), and other formats. Resizing has Pillow
 models were trained and are scored with them. An orientation in EXIF is not applied, as in timm.
 """
 
+import functools
 import io
 import math
 
@@ -18,6 +19,8 @@ from ktjax.data import resize
 # A file that claims to be larger is an attack, or damaged. It is refused before that much memory is
 # allocated for it.
 _MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+# Of a file of any name Pillow looks at the content, and hands some kinds to external programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 class DecodeError(ValueError):
@@ -25,7 +28,7 @@ class DecodeError(ValueError):
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """A JPEG, PNG or whatever Pillow reads as uint8 [H, W, 3]; alpha is dropped, as timm does.
+    """A JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF as uint8 [H, W, 3]; alpha is dropped, as by timm.
 
     16-bit images keep their higher byte.
 
@@ -33,6 +36,16 @@ def decode(encoded: bytes) -> np.ndarray:
       DecodeError: with the reason.
     """
     return _decode(encoded, shrink=1)
+
+
+def of_pillow(image: Image.Image) -> np.ndarray:
+    """The pixels of a Pillow image: uint8 [H, W, 3]. Of 16 bits the higher byte is kept."""
+    if image.mode.startswith("I;16"):
+        # Pillow would cut off what is above 255. Of 16-bit colors it keeps the higher byte itself.
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
 
 
 def eval_crop(
@@ -123,9 +136,10 @@ def draw_crop(
     those of `ratio`; what does not fit is drawn again, up to ten times. Then it is the largest
     centered part whose ratio is within the bounds.
     """
+    low, high = (math.log(bound) for bound in ratio)
     for _ in range(10):
         area = height * width * generator.uniform(*scale)
-        aspect = math.exp(generator.uniform(*(math.log(bound) for bound in ratio)))
+        aspect = math.exp(generator.uniform(low, high))
         rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < rows <= height and 0 < columns <= width:
             top = int(generator.integers(height - rows + 1))
@@ -164,16 +178,18 @@ def _decode(encoded: bytes, *, shrink: int) -> np.ndarray:
     if not encoded:
         raise DecodeError("it is empty")
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image = Image.open(io.BytesIO(encoded), formats=_formats())
         image.load()
     except PIL.UnidentifiedImageError as error:
         raise DecodeError("of no known format") from error
     # The parsers of damaged files raise whatever they stumble over.
     except Exception as error:
         raise DecodeError(str(error).rstrip(".") or type(error).__name__) from error
-    if image.mode.startswith("I;16"):
-        # Pillow would cut off what is above 255. Of 16-bit colors it keeps the higher byte itself.
-        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+    return of_pillow(image)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of _FORMATS that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from ktjax import progress
+from ktjax.data import decode
 
 _LOG = logging.getLogger(__name__)
+_MAX_BYTES = 2**30  # of an image file
 _AT_ONCE = 4096  # records whose labels are read together: their images have to fit into memory
 
 
@@ -60,12 +63,25 @@ def drawn(total: int, count: int) -> np.ndarray:
     return np.sort(generator.permutation(total)[:count])
 
 
+def read_file(path: str | os.PathLike) -> bytes:
+    """What a file holds.
+
+    DecodeError for what cannot be an image: a pipe, a device, or more than _MAX_BYTES.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise decode.DecodeError("no regular file")
+    if found.st_size > _MAX_BYTES:
+        raise decode.DecodeError(f"it has {found.st_size:,} bytes, more than {_MAX_BYTES:,}")
+    return Path(path).read_bytes()
+
+
 def of_files(root: Path, files: Sequence[str], label_N: np.ndarray) -> Source:
     """Image files, by their names below `root`."""
     # Not a Path each: a million of them would take a gigabyte.
     return Source(
         label_N,
-        lambda i: Path(root, files[i]).read_bytes(),
+        lambda i: read_file(os.path.join(root, files[i])),
         lambda i: os.path.join(root, files[i]),
     )
 

@@ -11,7 +11,7 @@ from ktjax import data, models, parallel
 from ktjax.classifier import Classifier
 from ktjax.data import imagenet, pipeline, robustness
 from ktjax.data.robustness import RobustnessSet
-from ktjax.experiment import workdir
+from ktjax.experiment import shared, workdir
 from ktjax.settings.data import Data, TrainingData
 from ktjax.settings.training import Training
 
@@ -163,11 +163,8 @@ def reading(settings: Data, classifiers: Iterable[Classifier]) -> pipeline.Readi
     )
 
 
-def open_splits(
-    settings: TrainingData, loaded: Loaded, classifiers: Iterable[Classifier]
-) -> Splits:
+def open_splits(settings: TrainingData, loaded: Loaded, how: pipeline.Reading) -> Splits:
     """The splits of a job that trains; the robustness sets are read as validation is."""
-    how = reading(settings, classifiers)
     of_training = how._replace(crop_scale=settings.crop_scale, processes=settings.decode_processes)
     return Splits(
         *pipeline.read_splits(loaded.dataset, of_training),
@@ -183,24 +180,27 @@ def prepare(
     loaded: Loaded,
     classifiers: Collection[Classifier],
     folder: Path,
+    once: shared.Once = shared.anew,
     *,
     refuse: Callable[[Splits], None] = lambda splits: None,
 ) -> tuple[data.Dataset, Splits]:
     """What can be refused is refused, then the workdir is claimed: before any work of training.
 
-    `refuse` raises ValueError where the splits are not what the job takes.
+    With `once` images are tried, and splits opened, once for all jobs that share them. `refuse`
+    raises ValueError where the splits are not what the job takes.
 
     Raises:
       ValueError: models of other classes, images that do not decode, too few of them, or a workdir
         that cannot be used.
     """
     check_models(loaded, classifiers)
-    loaded = without_bad(settings, loaded)
-    settings.durations(len(loaded.dataset.train))
-    splits = open_splits(settings, loaded, classifiers)
+    good = once("good images", lambda: without_bad(settings, loaded))
+    settings.durations(len(good.dataset.train))
+    how = reading(settings, classifiers)
+    splits = once(("splits", how), lambda: open_splits(settings, good, how))
     refuse(splits)
-    workdir.claim(folder, settings, loaded.dataset)
-    return loaded.dataset, splits
+    workdir.claim(folder, settings, good.dataset)
+    return good.dataset, splits
 
 
 def _first_alone(prepare: Callable[[], _T]) -> _T:

@@ -28,6 +28,7 @@ def of_run(
     taught: float | None = None,
     supervised: bool | None = None,
     temperatures_S: Sequence[float] | None = None,
+    weights_S: Sequence[float] | None = None,
     stages: Sequence[Run] = (),
     learning_rate: float | None = None,
 ) -> Run:
@@ -47,6 +48,7 @@ def of_run(
       taught: the share of samples whose target was a teacher's, in percent; None without a choice.
       supervised: which confidence its partition compared; None: there was none.
       temperatures_S: that the partition divided the logits of student and teachers by.
+      weights_S: of student and teachers in the pool that taught; None: there was none.
       stages: their rows, if there were several.
       learning_rate: that it was trained with, per 256 samples; None: of a soup.
     """
@@ -73,6 +75,7 @@ def of_run(
         ),
         **measures.of_partition(**of_models, supervised=supervised, temperatures_S=temperatures_S),
         "temperatures": temperatures_S,
+        "weights": weights_S,
         "robustness": robustness,
         "taught": taught,
         "seconds": seconds,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ktjax import augment, interruption, parallel, progress
+from ktjax import augment, interruption, objectives, parallel, progress
 from ktjax.analysis import calibration
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
@@ -69,6 +69,10 @@ def _check_teacher(settings: Transfer, name: str, store: Store) -> None:
         "config.calibrate": settings.calibrate,
         f"config.order={settings.order}": settings.strategy == "sequential"
         and settings.order in ("ascending", "descending"),
+    }
+    need |= {
+        f"config.objectives.{label}": objectives.OBJECTIVES[entry.objective].pool
+        for label, entry in settings.objectives.items()
     }
     asking = [field for field, needed in need.items() if needed]
     if asking and not store.has("tune"):

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from ktjax import evaluate, files, interruption, loop, optim, parallel, train
-from ktjax.augment import make_augment
+from ktjax.augment import make_views
 from ktjax.checkpoint import Checkpoints
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
@@ -27,7 +27,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Recipe(NamedTuple):
-    """What all runs with one objective and seed share: the compiled step and its numbers."""
+    """What all runs with one objective share: the compiled step and its numbers.
+
+    Only `seed` is a seed's own: with another one in its place it is that seed's recipe.
+    """
 
     step: train.Step
     init: Callable[[Any, jax.Array], train.State]  # of the student's variables, and a key
@@ -94,7 +97,7 @@ def make_recipe(
         objective=objective,
         optimizer=optimizer,
         slow=slow,
-        augment=make_augment(augment, seed=seed),
+        augment=make_views(augment),
         steps_per_epoch=durations.epoch,
         dtype=jnp.dtype(settings.dtype),
         freeze_stats=settings.batch_norm == "frozen",

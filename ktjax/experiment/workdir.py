@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from ktjax.settings.record import Record
 
 # What jobs write beside the config.
 _WRITTEN = (
-    *(files.RESULTS, files.DATA, files.REPORT, files.METRICS, files.CLASS_FLIPS, files.FIGURES),
+    *(files.RESULTS, files.DATA, files.REPORT, files.METRICS, files.CLASS_FLIPS, files.RIGHT),
+    *(files.PAIRS, files.FIGURES),
     *(files.STUDENTS, files.MODELS, files.PREDICTIONS, files.CHECKPOINTS, files.TENSORBOARD),
-    *(files.LOGS, files.RUNS),
+    *(files.LOGS, files.RUNS, files.STORE),
 )
+_READABLE = 80  # characters of the two values of a field, in a sentence
 # The last four draw, decode and resize: pixels depend on them.
 _PACKAGES = (
     *("jax", "flax", "optax", "orbax-checkpoint", "numpy"),
@@ -36,42 +38,88 @@ _PACKAGES = (
 )
 
 
-def finished(workdir: Path, settings: Record, *, overwrite: bool) -> Results | None:
-    """The results, printed, if this experiment has been run here; else None. Writes nothing.
+def finished(
+    workdir: Path, settings: Record, *, overwrite: bool, report: bool = True
+) -> Results | None:
+    """The results if this experiment has been run here, and else None. Writes nothing.
+
+    With `report` they are printed.
 
     Raises:
       ValueError: the folder belongs to another experiment, and that is not to be overwritten; or it
-        is none.
+        is none, or another program's.
     """
-    path = workdir / files.CONFIG
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        resolved = settings.to_json()
-        if not isinstance(found, dict):
-            raise ValueError(
-                f"{files.CONFIG} of '{workdir}' is no config: it was not written by ktjax."
-            )
+        found, resolved = config_of(workdir), settings.identity()
+        if found is None:
+            return None
         if found != resolved:
             if overwrite:
                 return None
-            fields = sorted(k for k in found | resolved if found.get(k) != resolved.get(k))
-            raise ValueError(
-                f"'{workdir}' belongs to another experiment: its config differs in "
-                f"{', '.join(fields)}. Take another --workdir, or "
-                "--overwrite that one."
-            )
+            fields = [k for k in found | resolved if found.get(k) != resolved.get(k)]
+            raise of_another(workdir, found, resolved, fields)
         results = rows.read(json.loads((workdir / files.RESULTS).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{files.CONFIG} or {files.RESULTS} of '{workdir}' is no JSON: {error}."
-        ) from error
+        raise ValueError(f"{files.RESULTS} of '{workdir}' is no JSON: {error}.") from error
     except OSError as error:
-        raise _unusable(workdir, error) from error
-    if parallel.is_first():
+        raise unusable(workdir, error) from error
+    if report and parallel.is_first():
         print(f"Finished before.\n\n{tables.as_text(results)}\nReport: {workdir / files.REPORT}")
     return results
+
+
+def config_of(workdir: Path) -> dict[str, Any] | None:
+    """The resolved config of the experiment in a folder; None: there is none yet.
+
+    Whoever deletes or replaces anything in a workdir has to know that ktjax wrote it.
+
+    Raises:
+      ValueError: the folder is another program's, as its config.json tells, or holds what a job
+        would write although no config says which.
+    """
+    path = workdir / files.CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        there = [name for name in _WRITTEN if (workdir / name).exists()]
+        if not there:
+            return None
+        raise ValueError(
+            f"'{workdir}' holds {', '.join(there)}, and no {files.CONFIG} says that ktjax wrote "
+            "this: take another --workdir."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{files.CONFIG} of '{workdir}' is no JSON: {error}.") from error
+    except OSError as error:
+        raise unusable(workdir, error) from error
+    if not isinstance(found, dict) or found.get("job") not in rows.RESULTS:
+        raise ValueError(
+            f"{files.CONFIG} of '{workdir}' is no config of a job: ktjax did not write it. Take "
+            "another --workdir."
+        )
+    return found
+
+
+def of_another(
+    workdir: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Iterable[str]
+) -> ValueError:
+    """The config that was found in a workdir differs from the wanted one in these fields."""
+    if found["job"] != wanted["job"]:
+        what = f"it is of the job {found['job']}, not {wanted['job']}"
+    else:
+        differ = (_difference(name, found.get(name), wanted.get(name)) for name in sorted(fields))
+        what = f"its config differs in {', '.join(differ)}"
+    return ValueError(
+        f"'{workdir}' belongs to another experiment: {what}. Take another --workdir, or "
+        "--overwrite that one."
+    )
+
+
+def _difference(name: str, found: Any, wanted: Any) -> str:
+    values = f" ({json.dumps(found)} there, {json.dumps(wanted)} here)"
+    return name + (values if len(values) <= _READABLE else "")
 
 
 def claim(workdir: Path, settings: Record, dataset: data.Dataset) -> None:
@@ -88,19 +136,18 @@ def claim(workdir: Path, settings: Record, dataset: data.Dataset) -> None:
         if parallel.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
             _clear(workdir, settings)
-            _write_json(workdir / files.CONFIG, settings.to_json())
-            if not (workdir / files.DATA).exists():
-                _write_json(workdir / files.DATA, _seen(dataset))
+            write_json(workdir / files.CONFIG, settings.identity())
+            note_data(workdir, dataset)
         parallel.wait_for_all("claim")
         if not (workdir / files.CONFIG).exists():
             raise ValueError(
                 f"Process {jax.process_index()} does not see what process 0 wrote to '{workdir}': "
                 "--workdir has to be a folder that all processes share."
             )
-        _check_data(workdir, dataset)
+        check_data(workdir, dataset)
         logs.start(workdir)
     except OSError as error:
-        raise _unusable(workdir, error) from error
+        raise unusable(workdir, error) from error
 
 
 def _seen(dataset: data.Dataset) -> dict[str, dict[str, Any]]:
@@ -112,7 +159,14 @@ def _seen(dataset: data.Dataset) -> dict[str, dict[str, Any]]:
     }
 
 
-def _check_data(workdir: Path, dataset: data.Dataset) -> None:
+def note_data(workdir: Path, dataset: data.Dataset) -> None:
+    """Writes what `check_data` compares with, where nothing is there."""
+    if not (workdir / files.DATA).exists():
+        write_json(workdir / files.DATA, _seen(dataset))
+
+
+def check_data(workdir: Path, dataset: data.Dataset) -> None:
+    """Raises ValueError unless a run began here on these images, as far as `_seen` tells."""
     began, now = json.loads((workdir / files.DATA).read_text(encoding="utf-8")), _seen(dataset)
     changed = [
         f"{name} had {began[name]['images']} and has {now[name]['images']}"
@@ -127,10 +181,13 @@ def _check_data(workdir: Path, dataset: data.Dataset) -> None:
 
 
 def _clear(workdir: Path, settings: Record) -> None:
-    """Deletes what another experiment has written; its config last, should this be interrupted."""
-    path = workdir / files.CONFIG
-    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) == settings.to_json():
-        return
+    """Deletes what another experiment has written."""
+    if config_of(workdir) not in (None, settings.identity()):
+        clear(workdir)
+
+
+def clear(workdir: Path) -> None:
+    """Deletes what jobs write; the config last, should this be interrupted."""
     for name in (*_WRITTEN, files.CONFIG):
         if (workdir / name).is_dir():
             shutil.rmtree(workdir / name)
@@ -143,16 +200,56 @@ def on_host(classifier: Classifier) -> Classifier:
     return dataclasses.replace(classifier, variables=jax.device_get(dict(classifier.variables)))
 
 
-def finish(
-    workdir: Path,
+def results_of(
     settings: Record,
     *,
     dataset: data.Dataset,
     label_N: np.ndarray,
     runs: Sequence[Run],
     models: Mapping[str, Any],
-    pairs: Sequence[Mapping[str, Any]] = (),
+    pairs: Sequence[Any] = (),
+    **found: Any,
+) -> Results:
+    """What results.json holds.
+
+    Args:
+      settings: of the job.
+      dataset: that the job ran on.
+      label_N: of the validation images.
+      runs: a row for each run, with the measures of `analysis.measures`.
+      models: name -> accuracy in percent, parameters, origin.
+      pairs: what is known about pairs of models.
+      **found: what else the job found.
+    """
+    return rows.read(
+        {
+            "job": settings.job,
+            "runs": runs,
+            "objectives": measures.of_objectives(runs),
+            "models": dict(models),
+            "pairs": pairs,
+            **found,
+            "classes": list(dataset.classes),
+            "class_counts": np.bincount(label_N, minlength=len(dataset.classes)).tolist(),
+            "data": {
+                "name": dataset.name,
+                "measured": dataset.measured,
+                "train": len(dataset.train),
+                "validation": len(label_N),
+                "skipped": {split: len(wrong) for split, wrong in dataset.skipped.items()},
+            },
+            "environment": environment(),
+            "config": settings.identity(),
+        }
+    )
+
+
+def finish(
+    workdir: Path,
+    settings: Record,
+    *,
     examples: Sequence[Mapping[str, Any]] = (),
+    report: bool = True,
     **found: Any,
 ) -> Results:
     """Writes report and results.json, prints the table, and returns what results.json holds.
@@ -160,39 +257,17 @@ def finish(
     Args:
       workdir: of the job.
       settings: of the job.
-      dataset: that the job ran on.
-      label_N: of the validation images.
-      runs: a row for each run, with the measures of `analysis.measures`.
-      models: name -> accuracy in percent, parameters, origin.
-      pairs: complementary knowledge of teachers and student.
       examples: images for the report.
-      **found: what else the job found.
+      report: else results.json is all that is written, and nothing is printed.
+      **found: what `results_of` takes.
     """
-    record = {
-        "job": settings.job,
-        "runs": runs,
-        "objectives": measures.of_objectives(runs),
-        "models": dict(models),
-        "pairs": pairs,
-        **found,
-        "classes": list(dataset.classes),
-        "class_counts": np.bincount(label_N, minlength=len(dataset.classes)).tolist(),
-        "data": {
-            "name": dataset.name,
-            "measured": dataset.measured,
-            "train": len(dataset.train),
-            "validation": len(label_N),
-            "skipped": {split: len(wrong) for split, wrong in dataset.skipped.items()},
-        },
-        "environment": environment(),
-        "config": settings.to_json(),
-    }
-    results = rows.read(record)
+    results = results_of(settings, **found)
     if parallel.is_first():
-        path = page.write(workdir, results, examples)
+        path = page.write(workdir, results, examples) if report else None
         # Last: it says that the job is finished.
-        _write_json(workdir / files.RESULTS, rows.to_json(results))
-        print(f"{tables.as_text(results)}\nReport: {path}")
+        write_json(workdir / files.RESULTS, rows.to_json(results))
+        if report:
+            print(f"{tables.as_text(results)}\nReport: {path}")
     logs.stop()
     return results
 
@@ -217,10 +292,12 @@ def _peak_device_bytes() -> int | None:
     return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
 
 
-def _unusable(workdir: Path, error: OSError) -> ValueError:
+def unusable(workdir: Path, error: OSError) -> ValueError:
+    """The workdir cannot be read or written."""
     return ValueError(f"The workdir '{workdir}' cannot be used: {error.strerror}.")
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     files.write_whole(path, f"{text}\n")

@@ -9,6 +9,7 @@ JOBS = {
     "complementarity": "ktjax.jobs.complementarity",
     "convergence": "ktjax.jobs.convergence",
     "pretrain": "ktjax.jobs.pretrain",
+    "study": "ktjax.jobs.study",
     "transfer": "ktjax.jobs.transfer",
 }
 

@@ -31,7 +31,7 @@ def check(settings: Pretrain) -> None:
     for name in settings.models:
         if name not in models.MODELS:
             models.locate(name)
-    names = [Path(name).name for name in settings.models]
+    names = [files.last_part(name) for name in settings.models]
     if len(set(names)) < len(names):
         raise ValueError(f"config.models has two of the same name: {', '.join(names)}.")
 
@@ -84,7 +84,7 @@ def _train(
 ) -> tuple[Classifier, rows.Run]:
     """The trained classifier, and its row of results.json."""
     predict = evaluate.make_predict(student, batch_size=settings.eval_batch_size)
-    name = Path(student.name).name
+    name = files.last_part(student.name)
     fitted = supervised.fit(
         settings,
         student,

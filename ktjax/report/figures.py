@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -43,6 +44,11 @@ class Group(NamedTuple):
     teachers: tuple[str, ...]
     heading: str  # the teachers with their accuracy
     runs: Sequence[Run]
+
+
+def whole_numbers() -> ticker.Locator:
+    """Ticks of an axis that counts."""
+    return ticker.MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True)
 
 
 def groups(results: Results) -> list[Group]:
@@ -214,7 +220,7 @@ def classes(results: Results) -> Figure:
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(ys, labels, fontsize=7.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(whole_numbers())
     axes.xaxis.set_major_formatter(lambda x, _: f"{abs(x):g}")
     axes.set_xlabel("validation images lost (left) and gained (right)")
     axes.grid(axis="x", alpha=0.3)

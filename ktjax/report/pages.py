@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ktjax.analysis.rows import Results
-from ktjax.report import convergence, pairs, pretrain, transfer, verdicts
+from ktjax.report import convergence, pairs, pretrain, study, transfer, verdicts
 from ktjax.report.parts import Drawing, Table
 
 
@@ -50,6 +50,15 @@ PAGES = {
         tables=convergence.tables,
         note=convergence.NOTE,
         drawings=convergence.DRAWINGS,
+    ),
+    "study": Page(
+        title=study.title,
+        summary=study.conclusion,
+        conclusion=study.conclusion,
+        tables=study.tables,
+        note=study.NOTE,
+        drawings=study.DRAWINGS,
+        sections=study.sections,
     ),
     "complementarity": Page(
         title=pairs.title,

@@ -14,10 +14,8 @@ from ktjax.settings.record import NUMBER, Amount, BelowOne, Count, Positive, Rec
 Flips = Annotated[tuple[Literal["positive", "negative", "neutral"], ...], Field(min_length=1)]
 
 
-class Entry(Record):
-    """An entry of config.objectives."""
-
-    learning_rate: Positive  # per 256 samples
+class _Named(Record):
+    """What names an objective, and says its options."""
 
     def options(self) -> dict[str, Any]:
         """What the entry says to the objective's builder, and not to the optimizer."""
@@ -26,6 +24,12 @@ class Entry(Record):
             for name in type(self).model_fields
             if name not in ("objective", "learning_rate")
         }
+
+
+class Entry(_Named):
+    """An entry of config.objectives."""
+
+    learning_rate: Positive  # per 256 samples
 
 
 class _Softened(Entry):
@@ -111,6 +115,39 @@ class KlDpFlip(_Partitioned):
     neutral: Literal["retain", "teach", "average", "average_student"]
 
 
+class KlDpCorrected(_Partitioned):
+    """Data partitioning, with targets that are right."""
+
+    objective: Literal["kl_dp_corrected"]
+    lead: BelowOne
+
+
+class KlPool(_Softened):
+    """Initial student and teachers, each with a weight."""
+
+    objective: Literal["kl_pool"]
+
+
+class KlPoolCorrected(_Softened):
+    """The same, with targets that are right."""
+
+    objective: Literal["kl_pool_corrected"]
+    lead: BelowOne
+
+
+class SelfPool(_Softened):
+    """The initial student, as sure as it should be."""
+
+    objective: Literal["self_pool"]
+
+
+class SelfCorrected(_Softened):
+    """The same, with targets that are right."""
+
+    objective: Literal["self_corrected"]
+    lead: BelowOne
+
+
 class Cd(_Labels):
     """Similarities of features within a batch."""
 
@@ -150,6 +187,11 @@ Objective = Annotated[
     | KlDp
     | KlDpUnsupervised
     | KlDpFlip
+    | KlDpCorrected
+    | KlPool
+    | KlPoolCorrected
+    | SelfPool
+    | SelfCorrected
     | Cd
     | Crd
     | Mutual,
@@ -157,7 +199,7 @@ Objective = Annotated[
 ]
 
 
-class _Control(Record):
+class _Control(_Named):
     """An entry of config.controls: what is minimized without a teacher, at no rate of its own."""
 
     def at(self, learning_rate: float) -> Entry:
@@ -182,6 +224,25 @@ class SelfControl(_Control):
     standardized: bool
 
 
+class SelfPoolControl(_Control):
+    """The initial student, as sure as it should be."""
+
+    objective: Literal["self_pool"]
+    temperature: Positive
+    top_k: Annotated[int, Field(ge=2)] | None
+    standardized: bool
+
+
+class SelfCorrectedControl(_Control):
+    """The same, with targets that are right."""
+
+    objective: Literal["self_corrected"]
+    lead: BelowOne
+    temperature: Positive
+    top_k: Annotated[int, Field(ge=2)] | None
+    standardized: bool
+
+
 class XeSelfControl(_Control):
     """The initial student and the label."""
 
@@ -193,8 +254,17 @@ class XeSelfControl(_Control):
     standardized: bool
 
 
-Control = Annotated[XeControl | SelfControl | XeSelfControl, Field(discriminator="objective")]
-_ENTRIES: Mapping[str, type[Entry]] = {"xe": Xe, "self": Self_, "xe_self": XeSelf}
+Control = Annotated[
+    XeControl | SelfControl | XeSelfControl | SelfPoolControl | SelfCorrectedControl,
+    Field(discriminator="objective"),
+]
+_ENTRIES: Mapping[str, type[Entry]] = {
+    "xe": Xe,
+    "self": Self_,
+    "xe_self": XeSelf,
+    "self_pool": SelfPool,
+    "self_corrected": SelfCorrected,
+}
 
 
 class SlowWeights(Record):

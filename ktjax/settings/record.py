@@ -71,8 +71,12 @@ class Record(pydantic.BaseModel):
             faults = [_sentence(fault, cls) for fault in error.errors()]
             raise ValueError("\n".join(dict.fromkeys(faults))) from None
 
+    def identity(self) -> dict[str, Any]:
+        """What says whose a workdir is: the fields on which what is found depends."""
+        return self.to_json()
+
     def to_json(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """The record as JSON has it."""
         return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
 
 

@@ -12,15 +12,9 @@ from ktjax.settings.record import FROZEN, BelowOne, Count, Name, Seed
 from ktjax.settings.training import Training
 
 
-class Transfer(Training):
-    """What configs/transfer.py and configs/quickstart.py hold."""
+class Methods(Training):
+    """What transfers minimize, and what they are compared with: the same for all pairs."""
 
-    job: Literal["transfer"]
-    student: Name
-    teachers: Annotated[tuple[Name, ...], Field(min_length=1)]
-    strategy: Literal["single", "parallel", "sequential", "soup", "mutual"]
-    order: Literal["ascending", "descending", "given", "random"]
-    soup_batch_norm: Literal["average", "estimate"]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     objectives: Annotated[Mapping[str, objective.Objective], Field(min_length=1), FROZEN]
     controls: Annotated[Mapping[str, objective.Control], FROZEN]
@@ -31,6 +25,10 @@ class Transfer(Training):
     store: Name | None
     store_top_k: Annotated[int, Field(ge=2)] | None
     views: Count | None
+
+    def identity(self) -> dict[str, Any]:
+        """All but where stored answers are kept: they are the same everywhere."""
+        return {name: value for name, value in self.to_json().items() if name != "store"}
 
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -59,3 +57,14 @@ class Transfer(Training):
                 f"config.mcl='{unknown[0]}' is not known. Known: {', '.join(self.objectives)}."
             )
         return self
+
+
+class Transfer(Methods):
+    """What configs/transfer.py and configs/quickstart.py hold."""
+
+    job: Literal["transfer"]
+    student: Name
+    teachers: tuple[Name, ...]
+    strategy: Literal["single", "parallel", "sequential", "soup", "mutual"]
+    order: Literal["ascending", "descending", "given", "random"]
+    soup_batch_norm: Literal["average", "estimate"]

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
-from ktjax import batches, evaluate, interruption, parallel
+from ktjax import batches, evaluate, interruption, parallel, progress
 from ktjax.augment import Augment
 from ktjax.classifier import Classifier, cast
 from ktjax.objective import Outputs
@@ -38,6 +37,7 @@ class Frozen(NamedTuple):
     initial: Any
     teachers: tuple[Any, ...]
     temperatures_S: Any = None  # these calibrate initial and teachers; None: taken as they are
+    weights_S: Any = None  # of initial and teachers in a pool; None: there is none
 
 
 def make_ask(initial: Classifier, teachers: Sequence[Classifier | None]) -> Teach:
@@ -54,7 +54,7 @@ def make_ask(initial: Classifier, teachers: Sequence[Classifier | None]) -> Teac
 
         first = None if frozen.initial is None else ask(initial, frozen.initial)
         others = tuple(map(ask, teachers, frozen.teachers))
-        return Outputs(None, first, others, frozen.temperatures_S)
+        return Outputs(None, first, others, frozen.temperatures_S, frozen.weights_S)
 
     return teach
 
@@ -76,7 +76,8 @@ def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array
         return rows.look_up(kept, view, index_B)
 
     first = None if frozen.initial is None else look_up(frozen.initial)
-    return Outputs(None, first, tuple(map(look_up, frozen.teachers)), frozen.temperatures_S)
+    others = tuple(map(look_up, frozen.teachers))
+    return Outputs(None, first, others, frozen.temperatures_S, frozen.weights_S)
 
 
 def make_answers(
@@ -150,7 +151,8 @@ def store(
         form=form,
     )
     rows_VxN = np.empty((views, len(images)), form.dtype)
-    for view in tqdm.trange(views, desc=f"targets of {model.name}", unit="view", leave=False):
+    told = f"targets of {model.name}"
+    for view in progress.bar(range(views), desc=told, unit="view", leave=False):
         interruption.stop_if_asked()
         rows_VxN[view] = answers(view)
     return parallel.place(rows.arrays(rows_VxN, form), layout)

@@ -15,7 +15,7 @@ def of_top_k(name: str, options: Mapping[str, Any], k: int) -> str:
     top_k = options.get("top_k")
     averages = options.get("neutral") in objectives.AVERAGES
     if served == objectives.NOT or averages:
-        what = "of features" if objectives.OBJECTIVES[name].features else "an average of two models"
+        what = "features" if objectives.OBJECTIVES[name].features else "all logits"
         raise ValueError(
             f"Objective '{name}' needs {'an average of two models' if averages else what}, and the "
             f"{k} largest logits do not say it: keep all (config.store_top_k=None)."

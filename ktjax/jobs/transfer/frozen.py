@@ -10,6 +10,7 @@ import numpy as np
 import tqdm
 
 from ktjax import augment, objectives, parallel, progress
+from ktjax.analysis import pool
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, rows, statistics, stores, training
 from ktjax.experiment.evaluation import Evaluated
@@ -37,7 +38,7 @@ def runs(start: Setup) -> Iterator[Done]:
     alone, controls = plan_controls(start)
     combines = STRATEGIES[settings.strategy].combine is not None
     total = len(planned) + len(controls)
-    with progress.bar(total=total, desc="transfers", unit="run") as bar:
+    with progress.bar(total=total, desc="transfers", unit="run", shown=start.report) as bar:
         for seed in settings.seeds:
             shared = _share(start, seed)
             for label in settings.objectives:
@@ -108,20 +109,22 @@ def _share(start: Setup, seed: int) -> _Shared:
         return lambda view: variables
 
     def frozen(name: str) -> live.OfView:
-        return freeze(start.models[name].model, start.models[name])
+        measured = start.models[name]
+        model = measured.model
+        if not stored:  # weights are placed anew for every run: a device might not hold all
+            return freeze(model, measured)
+        return start.once(("targets", name, seed, start.one_view), lambda: freeze(model, measured))
 
-    # Weights are placed anew for every run: those of all teachers might not fit on a device.
-    return _Shared(functools.cache(frozen) if stored else frozen, freeze, _recipes(start, seed))
+    return _Shared(frozen, freeze, _recipes(start, seed))
 
 
 def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Recipe]:
     """The step is one per objective, and per set of teachers where these are asked in each step."""
-    student = start.models[start.student].model
+    settings, student = start.settings, start.models[start.student].model
+    stored = settings.targets == "stored"
 
-    @functools.cache
-    def recipe(label: str, asked: Teachers) -> training.Recipe:
+    def make(label: str, asked: Teachers) -> training.Recipe:
         teachers = [start.models[name].model for name in asked]
-        stored = start.settings.targets == "stored"
         return setup.make_recipe(
             start,
             label,
@@ -130,6 +133,14 @@ def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Reci
             teach=live.replay if stored else live.make_ask(student, list(map(_asked, teachers))),
             seed=seed,
         )
+
+    @functools.cache
+    def recipe(label: str, asked: Teachers) -> training.Recipe:
+        if asked:  # no other transfer has these teachers
+            return make(label, asked)
+        entry, slow = settings.objectives[label], settings.mcl.get(label)
+        key = ("recipe", start.student, type(entry), entry, slow, start.one_view)
+        return start.once(key, lambda: make(label, asked))._replace(seed=seed)
 
     return recipe
 
@@ -204,22 +215,36 @@ def _frozen(
     entry = objectives.OBJECTIVES[start.settings.objectives[run.objective].objective]
 
     @functools.cache
-    def models() -> tuple[live.OfView | None, tuple[live.OfView, ...], Any]:
+    def models() -> tuple[live.OfView | None, tuple[live.OfView, ...], Any, Any]:
         initial = None
         if entry.initial:
             fresh = before.model is start.models[start.student].model
             initial = shared.frozen(start.student) if fresh else shared.refreshed(before.model)
-        temperatures = _temperatures(start, teachers, before)
-        if temperatures is not None:
-            temperatures = parallel.replicate(np.asarray(temperatures, np.float32))
-        return initial, tuple(shared.frozen(teacher) for teacher in teachers), temperatures
+        numbers = [
+            None if of_models is None else parallel.replicate(np.asarray(of_models, np.float32))
+            for of_models in (
+                _temperatures(start, teachers, before),
+                _weights(start, run, teachers, before),
+            )
+        ]
+        return initial, tuple(shared.frozen(teacher) for teacher in teachers), *numbers
 
     def of_view(view: int) -> live.Frozen:
-        initial, others, temperatures = models()
+        initial, others, temperatures, weights = models()
         first = None if initial is None else initial(view)
-        return live.Frozen(first, tuple(other(view) for other in others), temperatures)
+        return live.Frozen(first, tuple(other(view) for other in others), temperatures, weights)
 
     return of_view
+
+
+def _weights(
+    start: Setup, run: Run, teachers: Sequence[str], before: Evaluated
+) -> list[float] | None:
+    """The weights of the student before it and its teachers in a pool, fitted on tune."""
+    if not objectives.OBJECTIVES[start.settings.objectives[run.objective].objective].pool:
+        return None
+    answers = [before.tune_NxC, *(start.models[name].tune_NxC for name in teachers)]
+    return pool.weights(answers, start.splits.tune.label_N).tolist()
 
 
 def _temperatures(start: Setup, teachers: Sequence[str], before: Evaluated) -> list[float] | None:
@@ -266,6 +291,7 @@ def _row(
         taught=training.mean_taught(history),
         supervised=entry.supervised if partitions else None,
         temperatures_S=_temperatures(start, teachers, before) if partitions else None,
+        weights_S=None if stages else _weights(start, run, teachers, before),
         stages=stages,
         learning_rate=settings.objectives[run.objective].learning_rate,
     )

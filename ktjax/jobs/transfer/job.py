@@ -6,13 +6,16 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from safetensors import numpy as safetensors_numpy
 
-from ktjax import data, evaluate, models, objectives, progress
+from ktjax import data, evaluate, files, models, objectives, parallel, progress
 from ktjax.analysis import controls, flips, measures
 from ktjax.analysis.rows import Results, Run, to_json
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, rows, stores, training
 from ktjax.experiment import workdir as workdir_lib
+from ktjax.experiment.evaluation import Evaluated
+from ktjax.experiment.shared import Once, Shared
 from ktjax.jobs.transfer import frozen, mutual, plan
 from ktjax.jobs.transfer.setup import Setup
 from ktjax.models import registry
@@ -20,6 +23,9 @@ from ktjax.settings.transfer import Transfer
 from ktjax.targets import store
 
 _EXAMPLES = 12  # pictures in the report
+# In which transfers may differ that share data, models and what these say.
+_OWN = ("student", "teachers", "strategy", "order", "soup_batch_norm", "seeds", "objectives")
+_OWN += ("controls", "mcl")
 
 
 def run(
@@ -34,8 +40,10 @@ def check(settings: Transfer) -> None:
     inputs.check(settings)
     training.check(settings)
     strategy = plan.STRATEGIES[settings.strategy]
-    for entry in settings.objectives.values():
+    for label, entry in settings.objectives.items():
         known = objectives.OBJECTIVES[entry.objective]
+        if plan.asks_teachers(entry) and not settings.teachers:
+            raise ValueError(f"config.teachers has 0 entries, and {label} takes 1 or more.")
         if known.joint != strategy.joint:
             fitting = [k for k, v in objectives.OBJECTIVES.items() if v.joint != known.joint]
             raise ValueError(
@@ -75,10 +83,22 @@ def _folder(name: str) -> Path:
     return models.locate(name).path
 
 
-def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False) -> Results:
+def execute(
+    settings: Transfer,
+    workdir: str | Path,
+    *,
+    overwrite: bool = False,
+    shared: Shared | None = None,
+    report: bool = True,
+) -> Results:
     """Runs every transfer of the settings; resumes what was interrupted.
 
-    With `overwrite` what another experiment has left in the workdir is deleted.
+    Args:
+      settings: of the job.
+      workdir: of the job.
+      overwrite: what another experiment has left in the workdir is deleted.
+      shared: what other transfers of this process have made already, and will find of this one.
+      report: prints the results and writes report.html; else whoever runs many transfers does.
 
     Returns:
       What results.json holds, as a record.
@@ -89,13 +109,15 @@ def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False)
     """
     workdir = Path(workdir)
     check(settings)
-    finished = workdir_lib.finished(workdir, settings, overwrite=overwrite)
+    finished = workdir_lib.finished(workdir, settings, overwrite=overwrite, report=report)
     if finished:
         return finished
 
-    classifiers = _load(settings)
-    loaded = inputs.load(settings)
-    _check_labels(settings, loaded.dataset)
+    shared = shared or Shared()
+    once = shared.of(settings, but=_OWN)
+    classifiers = _load(settings, once)
+    loaded = once("data", lambda: inputs.load(settings))
+    check_labels(settings, loaded.dataset)
     only_stores = stores.teachers(settings)
     inputs.check_models(loaded, only_stores.values())
     dataset, splits = inputs.prepare(
@@ -103,21 +125,28 @@ def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False)
         loaded,
         classifiers.values(),
         workdir,
+        once,
         refuse=lambda splits: stores.refuse_others(
             settings, splits, list(classifiers.values()), only_stores
         ),
     )
 
-    start = _set_up(settings, workdir, splits, classifiers, only_stores)
+    # What is said of images depends on how these are read, and that may depend on the models.
+    how = inputs.reading(settings, classifiers.values())
+    asked = shared.of(settings, but=_OWN, also=how)
+    start = _set_up(settings, workdir, splits, classifiers, only_stores, asked, report)
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen
     found, alone, answers = [], [], {}
     for done in engine.runs(start):
         (alone if done.control else found).append(done.row)
         answers[done.row.run] = done.validation_NxC.argmax(axis=1)
     label_N = splits.validation.label_N
+    correct = {name: answer_N == label_N for name, answer_N in answers.items()}
     if settings.controls:
-        correct = {name: answer_N == label_N for name, answer_N in answers.items()}
         found = controls.with_net(found, alone, correct)
+    if parallel.is_first():
+        bits = {name: np.packbits(correct_N) for name, correct_N in correct.items()}
+        files.write_whole(workdir / files.RIGHT, safetensors_numpy.save(bits))
     return workdir_lib.finish(
         workdir,
         settings,
@@ -133,11 +162,12 @@ def execute(settings: Transfer, workdir: str | Path, *, overwrite: bool = False)
             for teacher in settings.teachers
             if start.models[teacher].validation_NxC is not None
         ],
-        examples=_examples(start, dataset, found, answers),
+        examples=_examples(start, dataset, found, answers) if report else (),
+        report=report,
     )
 
 
-def _load(settings: Transfer) -> dict[str, Classifier]:
+def _load(settings: Transfer, once: Once) -> dict[str, Classifier]:
     """Student and teachers, by name; those that train with the stochastic depth of the settings.
 
     Where the settings leave it open, it is that of the model's own config.json, `model_args`, in
@@ -149,8 +179,12 @@ def _load(settings: Transfer) -> dict[str, Classifier]:
     if settings.drop_path_rate is not None:
         trained = [name for name in _trained(settings) if _drops_paths(name)]
         options = {name: {"drop_path_rate": settings.drop_path_rate} for name in trained}
+
+    def load(name: str) -> Classifier:
+        return workdir_lib.on_host(models.load(name, **options.get(name, {})))
+
     return {
-        name: workdir_lib.on_host(models.load(name, **options.get(name, {})))
+        name: once(("model", name, name in options), lambda name=name: load(name))
         for name in (settings.student, *settings.teachers)
         if not name.startswith(store.PREFIX)
     }
@@ -172,34 +206,51 @@ def _set_up(
     splits: inputs.Splits,
     classifiers: Mapping[str, Classifier],
     only_stores: Mapping[str, store.Store],
+    once: Once,
+    report: bool,
 ) -> Setup:
     """Asks every model what it knows; what a store knows is read."""
-    predicts = {
-        name: evaluate.make_predict(classifier, batch_size=settings.eval_batch_size)
-        for name, classifier in classifiers.items()
-    }
-    evaluated = {
-        name: evaluation.evaluate(
-            classifier,
-            predicts[name],
+
+    def predict(name: str) -> evaluate.Predict:
+        make = evaluate.make_predict
+        model = classifiers[name]
+        return once(("predict", name), lambda: make(model, batch_size=settings.eval_batch_size))
+
+    def ask(name: str) -> Evaluated:
+        return evaluation.evaluate(
+            classifiers[name],
+            predict(name),
             splits,
             layout=settings.parallel,
             calibrate=settings.calibrate,
         )
-        for name, classifier in progress.bar(
-            classifiers.items(), desc="models", unit="model", leave=False
-        )
-    }
+
+    evaluated = {}
+    # Of one model a student that drops paths is another.
+    for name in progress.bar(classifiers, desc="models", unit="model", leave=False, shown=report):
+        key = ("asked", name, classifiers[name].options.get("drop_path_rate"))
+        evaluated[name] = once(key, lambda name=name: ask(name))
     evaluated |= {
         name: stores.evaluated(found, splits, calibrate=settings.calibrate)
         for name, found in only_stores.items()
     }
-    student, asked = settings.student, [known.model for known in evaluated.values()]
-    one_view = stores.one_view(settings, splits, asked)
-    return Setup(settings, workdir, splits, evaluated, student, predicts[student], one_view)
+    student, models_of = settings.student, [known.model for known in evaluated.values()]
+    return Setup(
+        *(settings, workdir, splits, evaluated, student, predict(student)),
+        one_view=stores.one_view(settings, splits, models_of),
+        once=once,
+        report=report,
+    )
 
 
-def _check_labels(settings: Transfer, dataset: data.Dataset) -> None:
+def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:
+    """The data that all transfers with these settings share, whoever their models are."""
+    once = shared.of(settings, but=_OWN)
+    loaded = once("data", lambda: inputs.load(settings))
+    return once("good images", lambda: inputs.without_bad(settings, loaded))
+
+
+def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
     """Raises ValueError, with what to take instead, where labels are asked for and lack."""
     if not dataset.train.labeled:
         need = {

@@ -24,7 +24,7 @@ def runs(start: Setup) -> Iterator[Done]:
     predict = evaluate.make_predict(joint, batch_size=settings.eval_batch_size)
     controls = [_plan_controls(start, name) for name in (settings.student, *settings.teachers)]
     total = len(asked) + sum(len(planned) for _, planned in controls)
-    with progress.bar(total=total, desc="transfers", unit="run") as bar:
+    with progress.bar(total=total, desc="transfers", unit="run", shown=start.report) as bar:
         for seed, label in asked:
             yield from _run(start, joint, predict, label, seed, bar)
         for alone, planned in controls:

@@ -8,7 +8,7 @@ import numpy as np
 from ktjax import files, objectives
 from ktjax.classifier import Classifier, average
 from ktjax.settings.objective import Entry, SlowWeights
-from ktjax.settings.transfer import Transfer
+from ktjax.settings.transfer import Methods, Transfer
 
 Teachers = tuple[str, ...]
 
@@ -106,7 +106,7 @@ class Control(NamedTuple):
     slow: SlowWeights | None
 
 
-def controls(settings: Transfer, *, labeled: bool = True, moves: bool = True) -> dict[str, Control]:
+def controls(settings: Methods, *, labeled: bool = True, moves: bool = True) -> dict[str, Control]:
     """The controls of a student, each at every learning rate of the methods, by name.
 
     Methods are the objectives that ask teachers, or train them too. What config.mcl says of a
@@ -121,7 +121,7 @@ def controls(settings: Transfer, *, labeled: bool = True, moves: bool = True) ->
     grid = dict.fromkeys(
         (entry.learning_rate, settings.mcl.get(label))
         for label, entry in settings.objectives.items()
-        if _is_method(entry)
+        if asks_teachers(entry)
     )
     found = {}
     for label, control in settings.controls.items():
@@ -147,7 +147,8 @@ def plan_controls(settings: Transfer, names: Iterable[str], student: str = "") -
       student: a part of the runs' names, where the controls of several students are run.
     """
     strategy = STRATEGIES[settings.strategy]
-    count = 1 if strategy.joint else len(strategy.stages(tuple(settings.teachers))[0])
+    alone = strategy.joint or not settings.teachers
+    count = 1 if alone else len(strategy.stages(tuple(settings.teachers))[0])
     runs = []
     for seed in settings.seeds:
         for label in names:
@@ -159,7 +160,8 @@ def plan_controls(settings: Transfer, names: Iterable[str], student: str = "") -
     return tuple(runs)
 
 
-def _is_method(entry: Entry) -> bool:
+def asks_teachers(entry: Entry) -> bool:
+    """Whether an objective is a method: it asks teachers, or trains them too."""
     known = objectives.OBJECTIVES[entry.objective]
     return known.teachers or known.joint
 

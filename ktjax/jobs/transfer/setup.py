@@ -13,6 +13,7 @@ from ktjax.classifier import Classifier
 from ktjax.experiment import training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
+from ktjax.experiment.shared import Once
 from ktjax.jobs.transfer import plan
 from ktjax.joint import Joint
 from ktjax.models.checkpoints import weights
@@ -37,6 +38,8 @@ class Setup(NamedTuple):
     student: str  # who learns
     predict: evaluate.Predict  # of the student
     one_view: bool  # what the steps take as frozen is of one view at a time: all would be too large
+    once: Once  # what other transfers of this process have made already
+    report: bool  # says what becomes of each run; else whoever runs many transfers does
 
     def accuracy(self, name: str) -> float:
         """A model's accuracy on tune: what decides (an order, say) may not look at validation.
@@ -107,5 +110,7 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
         return
     folder = setup.workdir / files.STUDENTS / row.run
     weights.export(model, folder, accuracy=row.accuracy_after)
+    if not setup.report:
+        return
     change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
     bar.write(f"{row.run}: {change}, {row.seconds:.0f} s")

@@ -51,7 +51,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     path = folder / "config.json"
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+        # A folder may hold code of its own, which is never run, and nobody is asked about it.
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        ).to_dict()
     except (ValueError, OSError, KeyError) as error:
         raise ValueError(
             f"transformers cannot read {path}: {str(error).splitlines()[0]}"

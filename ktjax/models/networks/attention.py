@@ -116,7 +116,8 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
         width = x.shape[-1]
         qkv = dense(3 * width, use_bias=self.qkv_bias, name="qkv")(x)
-        x = self._attend(*jnp.split(qkv, 3, axis=-1), bias)
+        query, key, value = jnp.split(qkv, 3, axis=-1)
+        x = self._attend(query, key, value, bias)
         x = self.norm_layer(name="norm")(x) if self.scale_norm else x
         return dense(width, use_bias=self.proj_bias, name="proj")(x)
 

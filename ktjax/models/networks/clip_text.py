@@ -140,7 +140,10 @@ def load(where: str) -> TextModel:
         # transformers would go on without words.
         raise ValueError(f"'{where}' has no tokenizer: tokenizer.json, or vocab.json, merges.txt.")
     variables = _fill(tower, folder / weights.WEIGHTS)
-    return TextModel(tower, variables, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    return TextModel(tower, variables, tokenizer)
 
 
 def tokenize(model: TextModel, texts: Sequence[str]) -> np.ndarray:
@@ -215,7 +218,7 @@ def _folder(where: str, *files: str) -> Path:
     revision = revision or _REVISIONS.get(name)
     try:
         return Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files)
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(files))
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())

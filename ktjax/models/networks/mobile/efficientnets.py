@@ -168,12 +168,13 @@ def v2(
     stage is of edge residuals.
     """
     rounded = widened(width)
-    first = er if fused_first else cn
-    begin = (1,) if fused_first else ()  # the widening, which plain convolutions do not have
-    options = {} if fused_first else {"skip": True}
     kinds = ((2, 4), (1, 6), (2, 6), (1, 6))  # stride and widening
     stages = (
-        (first(depths[0], 3, 1, *begin, channels[0], **options),),
+        (
+            er(depths[0], 3, 1, 1, channels[0])
+            if fused_first
+            else cn(depths[0], 3, 1, channels[0], skip=True),
+        ),
         (er(depths[1], 3, 2, 4, channels[1]),),
         (er(depths[2], 3, 2, 4, channels[2]),),
         *(

@@ -1,0 +1,26 @@
+"""Section 5, fine-grained data: CUB-200-2011, Caltech-256 and Stanford Cars.
+
+The paper transfers between models that were first fitted to one of these data sets, by a linear
+head or all weights. The models first, and then the study of what became of them:
+
+  ktjax --config=pretrain:model=timm/resnet50.a1_in1k,data=caltech_birds2011,train=all --workdir=A
+  ktjax --config=paper/fine_grained:students=A,teachers=B+C,data=caltech_birds2011 --workdir=W
+
+The embedded zoo has no such data; ktjax's own images with models of your own stand in for it:
+
+  ktjax --config=paper/fine_grained:students=A,teachers=B,data=folder:PATH --workdir=W
+"""
+
+import ml_collections
+
+from ktjax.configs import paper, study
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Arguments: students, teachers, seeds, controls, data, pairs, runlocal."""
+    given = "objectives=kl+xe_kl+kl_dp+kl_dp_unsupervised,data=caltech_birds2011"
+    config = study.get_config(",".join(filter(None, (given, arg))))
+    with config.unlocked():
+        paper.as_published(config)
+        config.train_fraction = 1.0  # these data sets are small
+    return config

@@ -1,0 +1,212 @@
+"""How often a transfer helps, and by how much: all pairs of a zoo (paper section 5.1).
+
+  ktjax --config=study --workdir=/tmp/study
+
+runs the embedded zoo, students x teachers x objectives x seeds, each with a folder of its own, and
+makes of these folders one table, pairs.csv, with results.json and report.html: the success rate per
+student and its median, the mean change, net of controls without a teacher, and what the intervals
+allow to say of them. Some of it, in a few minutes:
+
+  ktjax --workdir=/tmp/study --config=study:students=glyphs/tiny_mlp_narrow+glyphs/tiny_mlp,\
+teachers=glyphs/tiny_mixer+glyphs/tiny_vit,objectives=kl_dp+xe,runlocal
+
+The same command goes on where it was. Lists may grow: with one more student, teacher, objective or
+seed it runs what is new only, and a finished run keeps its row, but for `net` where a new learning
+rate has brought a better control. Any number of processes may work in one workdir, on one machine
+or on many that share its disk, now or later: each run has a lease (ktjax.experiment.lease, which
+says what holds on NFS and in buckets), and who dies is replaced.
+
+  ktjax --config=study --workdir=W --config.shard=$SLURM_ARRAY_TASK_ID/8    of a SLURM array
+  ktjax --config=study --workdir=W --config.engine=ray                      pip install ktjax[study]
+  ktjax --config=study --workdir=W --config.only_failed                     what has failed, again
+
+A shard does its part and ends; a start without one does what is left, and makes the table whole.
+
+The learning rates, per 256 samples, are those of configs/showcase.py, one for each objective and
+none for a pair; that of xe_kl is kl's.
+
+On ImageNet, 466 students x 466 teachers: TO BE FILLED IN (stores, GPU hours, disk; what stored
+targets and one compiled step per student save of it).
+"""
+
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from ktjax import config as config_lib
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Arguments: students, teachers, objectives, seeds, controls, data, pairs, runlocal."""
+    arg = config_lib.parse_arg(
+        arg,
+        students=(),
+        teachers=(),
+        objectives=("kl", "xe_kl", "kl_dp", "kl_dp_unsupervised"),
+        seeds=("1",),
+        controls=("xe", "xe_self", "self"),
+        data="glyphs",
+        pairs=0,
+        runlocal=False,
+    )
+    config = ml_collections.ConfigDict()
+    config.job = "study"  # ktjax.jobs.JOBS
+
+    # Names or folders, as ktjax.load_model takes them; zoo:glyphs is the whole embedded zoo. A
+    # model does not teach itself.
+    config.students = arg.students or ("zoo:glyphs",)
+    config.teachers = arg.teachers or ("zoo:glyphs",)
+    # So many pairs, drawn from them with pairs_seed (pairs=18). None: all.
+    config.pairs = config_dict.placeholder(int)
+    config.pairs_seed = 0
+    # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
+    config.seeds = tuple(map(int, arg.seeds))
+
+    def kl() -> dict[str, Any]:
+        return dict(temperature=1.0, top_k=config_dict.placeholder(int), standardized=False)
+
+    # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
+    # docstrings explain the options), and the learning rate per 256 samples. One that asks no
+    # teacher has a run for each student and seed.
+    every = dict(flips=("positive", "negative", "neutral"), mean_over="all")
+    dp = dict(top_k_of="target")
+    xe = dict(label_smoothing=0.0)
+    objectives = {
+        "xe": dict(objective="xe", learning_rate=0.1, **xe),
+        "xe_self": dict(objective="xe_self", learning_rate=0.1, alpha=0.5, **xe, **kl()),
+        "kl": dict(objective="kl", learning_rate=0.01, **every, **kl()),
+        "xe_kl": dict(objective="xe_kl", learning_rate=0.01, alpha=0.5, **every, **xe, **kl()),
+        "hinton": dict(objective="hinton", learning_rate=0.01, **every, **kl()),
+        "kl_dp": dict(objective="kl_dp", learning_rate=0.1, **dp, **kl()),
+        "kl_dp_unsupervised": dict(
+            objective="kl_dp_unsupervised", learning_rate=0.03, **dp, **kl()
+        ),
+        "kl_dp_corrected": dict(
+            objective="kl_dp_corrected", learning_rate=0.1, lead=0.2, **dp, **kl()
+        ),
+        "kl_pool": dict(objective="kl_pool", learning_rate=0.1, **kl()),
+        "kl_pool_corrected": dict(
+            objective="kl_pool_corrected", learning_rate=0.1, lead=0.2, **kl()
+        ),
+    }
+    for name in arg.objectives:
+        config_lib.check_choice("objectives", name, tuple(objectives))
+    config.objectives = {name: objectives[name] for name in arg.objectives}  # of those above
+    # What pairs are compared with: the same training without a teacher. Each has a run for every
+    # student, seed and learning rate of the objectives above, which all of its pairs share; the one
+    # that gained most on tune, or none, is subtracted: net. controls=xe+self picks from these.
+    controls = {
+        "xe": dict(objective="xe", **xe),  # labels only
+        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: of the student
+        "self": dict(objective="self", **kl()),  # nobody teaches; only where batch_norm=train
+        # The initial student, as sure as it should be; and with the label in the lead.
+        "self_pool": dict(objective="self_pool", **kl()),
+        "self_corrected": dict(objective="self_corrected", lead=0.2, **kl()),
+    }
+    for name in arg.controls:
+        config_lib.check_choice("controls", name, tuple(controls))
+    config.controls = {name: controls[name] for name in arg.controls}  # of those above
+    # Slow weights, by name of an objective: {"kl": dict(tau=0.999, every=1)}.
+    config.mcl = {}
+    # Who is surer is asked at the temperature that suits each model, fitted on tune: by partitions
+    # and by ensembles.
+    config.calibrate = False
+
+    config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
+    config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
+    # The data set that tune and validation come from, where data is a pool without labels.
+    config.eval_data = config_dict.placeholder(str)
+    # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
+    config.robustness = ()
+    # Share of each class of train held out as tune, where there is none. None: 0.01 of ImageNet,
+    # else 0.1.
+    config.minival = config_dict.placeholder(float)
+    # Share of each class of train that is used. None: a tenth of ImageNet, as in the paper, else 1.
+    config.train_fraction = config_dict.placeholder(float)
+    config.subset_seed = 1234  # of that subset
+    config.max_examples = config_dict.placeholder(int)  # of each split; None: all
+    config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+
+    # One batch for all models of all pairs, so that one more model changes no view: its side in
+    # pixels, the share of the image's centre that it shows, and the filter.
+    size, crop, interpolation = {"glyphs": (24, 1.0, "bilinear")}.get(
+        arg.data, (224, 0.875, "bicubic")
+    )
+    config.image_size = size
+    config.crop_pct = crop
+    config.interpolation = interpolation
+    # Least and most share of the area that a view shows, cropped at random; None: as above.
+    config.crop_scale = config_dict.placeholder(tuple)
+    # Splits up to this size, decoded, stay in memory, unless cropped; and what is stored of a model
+    # on the devices: of more than that one view at a time.
+    config.cache_gb = 2.0
+    config.decode_threads = 16  # of each process that decodes
+    config.decode_processes = 0  # that decode for training; 0: the job's own does
+    # ktjax.augment.RECIPES. None: shift_colour for glyphs and folders, else default.
+    config.augment = config_dict.placeholder(str)
+    # What frozen models say: live: asked in every step; stored: computed once for all runs.
+    config.targets = "stored"
+    # Where stored answers are kept, for this study and others; None: below the workdir.
+    config.store = config_dict.placeholder(str)
+    # How many of the largest logits are kept, with what ktjax.targets says of the others; None: all
+    # of them. ktjax.objectives.OBJECTIVES has which objectives that serves.
+    config.store_top_k = config_dict.placeholder(int)
+    # How many views of an image there are, which passes over train see in turn; None: each pass has
+    # its own. Fewer are cheaper to store.
+    config.views = config_dict.placeholder(int)
+
+    config.batch_size = 64  # over all devices
+    config.eval_batch_size = 512  # over all devices
+    config.total_epochs = 10.0  # passes over train; each sees other views
+    config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
+    config.eval_every_epochs = 5.0  # evaluate on tune and save a checkpoint
+    config.eval_every_steps = config_dict.placeholder(int)  # instead of eval_every_epochs
+    config.log_every = 500  # steps
+
+    config.optimizer = "sgd"  # ktjax.optim.OPTIMIZERS
+    config.schedule = "cosine"  # to zero; or constant
+    config.warmup = 0.05  # share of all steps
+    config.weight_decay = 0.0  # as ktjax.optim says, for each optimizer
+    config.clip_norm = 1.0  # of the gradient; None: not clipped
+
+    config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models that fit on no device
+    config.microbatches = 1  # parts of a batch, one after another: less memory, more time
+    config.remat = False  # compute activations again rather than keep them: likewise
+    # More for students without convolutions, which wait for the host: on a CPU 10 doubles the speed
+    # of an MLP, and makes convolutions four times as slow.
+    config.steps_per_dispatch = 1
+    config.dtype = "float32"  # of training; bfloat16 suits TPU and GPU. Evaluation is in float32
+    config.batch_norm = "frozen"  # train: the batch's statistics; frozen: the running ones
+    # Stochastic depth of the student: the rate of its last block. None: as its checkpoint was
+    # trained, where the model_args of its config.json say so, else 0.
+    config.drop_path_rate = config_dict.placeholder(float)
+
+    # How it is started. None of the following says what is found, and each may change.
+    # Exported students: all; best: of each student the one that gained most on tune; none.
+    config.keep = "best"
+    config.engine = "local"  # this process; or ray
+    # i/n: this process does the i-th of n parts, from 0 on, of runs that others do not. None: all.
+    config.shard = config_dict.placeholder(str)
+    config.only_failed = False  # runs those that failed once more, and nothing else
+    # Seconds without a sign of life after which the process that is at a run is taken for dead. On
+    # its own machine that is seen at once.
+    config.lease_expiry = 120.0
+    # What a task, which does the runs of one student, asks Ray for, and how often it is started
+    # again where a worker dies. RAY_ADDRESS names a cluster; without it one is made here.
+    config.ray = dict(cpus=1.0, gpus=0.0, retries=3)
+
+    if arg.pairs:
+        config.pairs = arg.pairs
+    if arg.runlocal:
+        if not arg.students:
+            config.students = ("glyphs/tiny_mlp_narrow", "glyphs/tiny_mlp")
+        if not arg.teachers:
+            config.teachers = ("glyphs/tiny_mlp_narrow", "glyphs/tiny_mixer")
+        config.max_examples = 128
+        config.batch_size = 16
+        config.eval_batch_size = 64
+        config.total_epochs = 2.0
+        config.eval_every_epochs = 1.0
+        config.log_every = 2
+    return config.lock()

@@ -1,0 +1,77 @@
+"""How much each model of a pool counts, from labeled predictions.
+
+A log-linear pool answers with softmax(sum_s w_s z_s) of its models' logits z_s: a product of their
+distributions, each to a power. Unlike a choice of the most confident model it keeps a part of all.
+With one model it is temperature scaling, w = 1 / T (analysis/calibration.py). Source: Genest and
+Zidek, "Combining Probability Distributions", Statistical Science 1986, section 4.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special
+
+_STEPS = 100
+_AT_ONCE = 4096  # samples whose float64 logits are in memory together
+_RIDGE = 1e-9  # of the Hessian, which is singular where two models say the same
+
+
+def weights(logits_SxNxC: Sequence[np.ndarray], label_N: np.ndarray) -> np.ndarray:
+    """The weights, float64 [S], that minimize the cross-entropy of the pool with the labels.
+
+    It is convex in the weights, and the minimum is found by Newton's method with steps that are
+    halved until they help. Weights may be negative: of a model that is wrong where another is sure.
+
+    Args:
+      logits_SxNxC: of S models, float [N, C] each.
+      label_N: the labels.
+
+    Raises:
+      ValueError: there is no model or no sample, or a logit is not finite.
+    """
+    if not len(logits_SxNxC) or not len(label_N):
+        raise ValueError("The weights of a pool are fitted on predictions: there are none.")
+    if not all(np.isfinite(logits_NxC).all() for logits_NxC in logits_SxNxC):
+        raise ValueError("The weights of a pool are fitted on finite logits.")
+    weight_S = np.zeros(len(logits_SxNxC))  # where no model is too sure for a first step
+    loss, gradient_S, hessian_SxS = _expansion(weight_S, logits_SxNxC, label_N)
+    for _ in range(_STEPS):
+        ridge_SxS = _RIDGE * (1 + np.trace(hessian_SxS)) * np.eye(len(weight_S))
+        step_S = -np.linalg.solve(hessian_SxS + ridge_SxS, gradient_S)
+        size = 1.0
+        while True:
+            tried_S = weight_S + size * step_S
+            found = _expansion(tried_S, logits_SxNxC, label_N)
+            if found[0] <= loss or size < 1e-6:
+                break
+            size /= 2
+        gained = loss - found[0]
+        if gained < 0:
+            break
+        weight_S, (loss, gradient_S, hessian_SxS) = tried_S, found
+        if gained < 1e-10:
+            break
+    return weight_S
+
+
+def _expansion(
+    weight_S: np.ndarray, logits_SxNxC: Sequence[np.ndarray], label_N: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The mean cross-entropy, its gradient [S] and Hessian [S, S] at these weights."""
+    count, models = len(label_N), len(weight_S)
+    loss, gradient_S, hessian_SxS = 0.0, np.zeros(models), np.zeros((models, models))
+    for start in range(0, count, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        z_SxBxC = np.stack([np.asarray(logits[part], np.float64) for logits in logits_SxNxC])
+        label_B = label_N[part]
+        pool_BxC = np.tensordot(weight_S, z_SxBxC, axes=1)
+        log_p_BxC = special.log_softmax(pool_BxC, axis=1)
+        p_BxC = np.exp(log_p_BxC)
+        rows = np.arange(len(label_B))
+        loss -= log_p_BxC[rows, label_B].sum()
+        mean_SxB = np.einsum("sbc,bc->sb", z_SxBxC, p_BxC)
+        gradient_S += (mean_SxB - z_SxBxC[:, rows, label_B]).sum(axis=1)
+        centered_SxBxC = z_SxBxC - mean_SxB[..., None]
+        weighted_SxM = (centered_SxBxC * np.sqrt(p_BxC)).reshape(models, -1)
+        hessian_SxS += weighted_SxM @ weighted_SxM.T
+    return loss / count, gradient_S / count, hessian_SxS / count

@@ -1,0 +1,196 @@
+"""A table over many pairs of models: how often transfers help, and by how much.
+
+A row of `pairs.csv` is a run; a pair under one objective, the unit of success, is the mean over its
+seeds. Runs without a teacher are rows of their own, and what `net` refers to (`controls.py`).
+"""
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ktjax.analysis import chance, controls, transfers
+from ktjax.analysis.rows import Run, StudyPair, StudyRow, TransferModel
+
+_DRAWS = 2000  # of the bootstrap
+DONE, ABSTAINED, FAILED = "done", "abstained", "failed"
+
+
+def row(run: Run) -> StudyRow:
+    """The row of a finished run."""
+    return StudyRow(
+        student=run.student,
+        teacher=run.teachers[0] if run.teachers else None,
+        objective=run.objective,
+        seed=run.seed,
+        status=DONE,
+        before=run.accuracy_before,
+        after=run.accuracy_after,
+        delta=run.delta,
+        se=run.delta_se,
+        control=run.control,
+        net=run.net,
+        net_se=run.net_se,
+        gain=run.gain,
+        loss=run.loss,
+        taught=run.taught,
+        ensemble=run.ensemble_accuracy,
+        headroom_share=headroom_share(run.delta, run.accuracy_before, run.ensemble_accuracy),
+        seconds=run.seconds,
+    )
+
+
+def failed(*, student: str, teacher: str | None, objective: str, seed: int, error: str) -> StudyRow:
+    """The row of a run that has failed."""
+    return StudyRow(
+        student=student,
+        teacher=teacher,
+        objective=objective,
+        seed=seed,
+        status=FAILED,
+        error=error,
+    )
+
+
+def headroom_share(delta: float, before: float, ensemble: float | None) -> float | None:
+    """How much of what the ensemble gains over the student the transfer did, in percent.
+
+    None where the ensemble gains nothing, or nobody taught.
+    """
+    if ensemble is None or ensemble <= before:
+        return None
+    return 100 * delta / (ensemble - before)
+
+
+def pairs(runs: Sequence[Run], models: Mapping[str, TransferModel]) -> list[StudyPair]:
+    """The mean over seeds of each pair under each objective, in order of appearance.
+
+    Args:
+      runs: those with one teacher; with `net` where there are controls.
+      models: student and teacher of each, as they were before.
+    """
+    taught = [run for run in runs if len(run.teachers) == 1]
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in taught:
+        groups.setdefault((run.student, run.teachers[0], run.objective), []).append(run)
+    outcomes = {(o.student, *o.teachers, o.objective): o for o in controls.outcomes(taught)}
+    found = []
+    for (student, teacher, objective), same in groups.items():
+        outcome = outcomes[student, teacher, objective]
+        before, ensemble = same[0].accuracy_before, same[0].ensemble_accuracy
+        found.append(
+            StudyPair(
+                student=student,
+                teacher=teacher,
+                objective=objective,
+                runs=outcome.runs,
+                delta=outcome.delta,
+                delta_se=outcome.delta_se,
+                control=outcome.control,
+                net=outcome.net,
+                net_se=outcome.net_se,
+                gain=statistics.fmean(run.gain for run in same),
+                loss=statistics.fmean(run.loss for run in same),
+                before=before,
+                ensemble=ensemble,
+                headroom_share=headroom_share(outcome.delta, before, ensemble),
+                accuracy_difference=models[teacher].accuracy - models[student].accuracy,
+            )
+        )
+    return found
+
+
+def success(found: Sequence[StudyPair]) -> dict[str, dict[str, Any]]:
+    """How often each objective improved a student, and by how much: what a table's lines say.
+
+    To what `transfers.success` says it adds, per objective: `pairs`, `improved` of them, `best` and
+    `worst` (pairs, by delta), mean `gain` and `loss`, `headroom_share`, the ratio of the mean delta
+    and the mean that ensembles gain over students, in percent (None where they gain nothing); and
+    `bootstrap`, 95 % intervals of the `median`, `mean` and `mean_delta`, from drawing students and
+    teachers again.
+    """
+    by_objective: dict[str, list[StudyPair]] = {}
+    for pair in found:
+        by_objective.setdefault(pair.objective, []).append(pair)
+    rates = transfers.success([vars(pair) for pair in found])
+    return {objective: rates[objective] | _more(same) for objective, same in by_objective.items()}
+
+
+def _more(same: Sequence[StudyPair]) -> dict[str, Any]:
+    headroom = statistics.fmean((pair.ensemble or pair.before) - pair.before for pair in same)
+    delta = statistics.fmean(pair.delta for pair in same)
+    best, worst = (pick(same, key=lambda pair: pair.delta) for pick in (max, min))
+    return {
+        "pairs": len(same),
+        "improved": sum(pair.delta > 0 for pair in same),
+        "best": {"student": best.student, "teacher": best.teacher, "delta": best.delta},
+        "worst": {"student": worst.student, "teacher": worst.teacher, "delta": worst.delta},
+        "gain": statistics.fmean(pair.gain for pair in same),
+        "loss": statistics.fmean(pair.loss for pair in same),
+        "headroom_share": 100 * delta / headroom if headroom > 0 else None,
+        "bootstrap": _bootstrap(same),
+    }
+
+
+def _bootstrap(same: Sequence[StudyPair]) -> dict[str, tuple[float, float]] | None:
+    """None where neither side has two models."""
+    students, teachers = ([getattr(p, side) for p in same] for side in ("student", "teacher"))
+    if len(set(students)) == len(set(teachers)) == 1:
+        return None
+    delta_P = np.asarray([pair.delta for pair in same])
+    numbers = {student: number for number, student in enumerate(dict.fromkeys(students))}
+    student_P = np.asarray([numbers[student] for student in students])
+    drawn = []
+    for of_student_P, of_teacher_P in chance.resampled(students, teachers, draws=_DRAWS):
+        pairs_S = np.bincount(student_P, weights=of_teacher_P * (of_student_P > 0))
+        better_S = np.bincount(student_P, weights=of_teacher_P * (delta_P > 0))
+        times_S = np.zeros(len(numbers), int)
+        times_S[student_P] = of_student_P
+        there_S = pairs_S > 0
+        rates = np.repeat(100 * better_S[there_S] / pairs_S[there_S], times_S[there_S])
+        mean_delta = np.average(delta_P, weights=of_student_P * of_teacher_P)
+        drawn.append((np.median(rates), rates.mean(), mean_delta))
+    low_3, high_3 = np.percentile(drawn, [2.5, 97.5], axis=0).tolist()
+    return dict(zip(("median", "mean", "mean_delta"), zip(low_3, high_3, strict=True), strict=True))
+
+
+def compared(found: Sequence[StudyPair]) -> list[dict[str, Any]]:
+    """Every two objectives, over the pairs that both have: which changed students more.
+
+    A row has `one`, `other`, `pairs`, the mean `difference` of their deltas in points, and its
+    `interval`, 95 %, clustered by student and by teacher; None where a side has too few models.
+    """
+    deltas: dict[str, dict[tuple[str, str], float]] = {}
+    for pair in found:
+        deltas.setdefault(pair.objective, {})[pair.student, pair.teacher] = pair.delta
+    rows = []
+    for one, other in itertools.combinations(deltas, 2):
+        common = [key for key in deltas[one] if key in deltas[other]]
+        if not common:
+            continue
+        values = [deltas[one][key] - deltas[other][key] for key in common]
+        students, teachers = zip(*common, strict=True)
+        interval = chance.clustered_interval(values, students=students, teachers=teachers)
+        rows.append(
+            {"one": one, "other": other, "pairs": len(common)}
+            | {"difference": statistics.fmean(values), "interval": interval}
+        )
+    return rows
+
+
+def seconds_left(done: Sequence[tuple[str, float]], left: Sequence[str]) -> float:
+    """How long the runs that are left will take: each as the mean of its student's, or of all.
+
+    Args:
+      done: student and seconds of each finished run.
+      left: the student of each that is left.
+    """
+    if not done:
+        return 0.0
+    of_all = statistics.fmean(seconds for _, seconds in done)
+    taken: dict[str, list[float]] = {}
+    for student, seconds in done:
+        taken.setdefault(student, []).append(seconds)
+    return sum(statistics.fmean(taken.get(student, [of_all])) for student in left)

@@ -1,0 +1,209 @@
+"""Who works on something: at most one of all processes and machines that share a disk.
+
+A lease is a file beside what it is for, `NAME@N.lease`. It is made exclusively (O_EXCL), so that of
+several who try one alone has it, and it says by a nonce whose it is. Its holder touches it, the
+heartbeat; it has expired when nobody has for a while. Who takes up what a dead one left makes the
+lease of the next number: nothing is renamed that another could hold meanwhile. The lease of the
+largest number counts, so that who was only asleep sees that it has lost.
+
+That alone would not keep a sleeper from writing when it wakes. So a holder works in a folder of its
+own, `Lease.place`, which the next holder takes over by renaming it, and it gives its work away by
+renaming it, too: a sleeper has nothing left to rename.
+
+On a local disk all of this is exact, and the death of a process of the same machine is seen at
+once: it had locked the file (flock). On NFS (version 3 and later) O_EXCL and renaming are atomic on
+the server, whose clock alone tells the ages of files; signs of life may be seen late, as clients
+cache attributes, so `expiry` should be a minute or more. Buckets (gs://, s3://), also where they
+are mounted as folders, have neither exclusive creation nor renaming of folders: there one launcher
+has to start everything, or the lease has to be made by the bucket's own client, on the condition
+that there is none (If-None-Match: *, or generation 0).
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+_POLL = 0.2  # seconds between two tries
+_BEATS = 6  # signs of life until a lease expires
+_BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux: differs from machine to machine
+
+
+class Lease(NamedTuple):
+    """A lease that was taken; whether it still counts, `held` says."""
+
+    path: Path  # what it is for
+    number: int
+    nonce: str
+
+    @property
+    def file(self) -> Path:
+        """The lease's own file."""
+        return _file(self.path, self.number)
+
+    @property
+    def place(self) -> Path:
+        """The folder that its holder works in; `enter` makes it."""
+        return self.path.with_name(f"{self.path.name}@{self.number}-{self.nonce}")
+
+    def held(self) -> bool:
+        """Whether nobody has taken over."""
+        return _numbers(self.path)[-1:] == [self.number] and _read(self.file)["nonce"] == self.nonce
+
+
+@contextlib.contextmanager
+def take(path: Path, *, expiry: float) -> Iterator[Lease | None]:
+    """Holds the lease of `path` as long as the context; None if another has it.
+
+    Args:
+      path: what the lease is for; its folder exists, itself it need not.
+      expiry: seconds without a sign of life after which a holder is taken for dead.
+    """
+    with contextlib.ExitStack() as stack:
+        lease = _make(path, expiry, stack)
+        if lease is None:
+            yield None
+            return
+        over = threading.Event()
+        beat = threading.Thread(target=_beat, args=(lease, expiry / _BEATS, over), daemon=True)
+        beat.start()
+        try:
+            yield lease
+        finally:
+            over.set()
+            beat.join()
+            if lease.held():
+                lease.file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def wait(path: Path, *, expiry: float) -> Iterator[Lease]:
+    """As `take`, but waits while another has it."""
+    while True:
+        with take(path, expiry=expiry) as lease:
+            if lease is not None:
+                yield lease
+                return
+        time.sleep(_POLL)
+
+
+def enter(lease: Lease) -> Path:
+    """The holder's place, in which it finds what the last holder left in its own.
+
+    Of losers, who wrote on, everything goes.
+    """
+    places = sorted(_places(lease.path))
+    for _, place in places[:-1]:
+        shutil.rmtree(place, ignore_errors=True)
+    for _, place in places[-1:]:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(place, lease.place)
+    lease.place.mkdir(exist_ok=True)
+    return lease.place
+
+
+def is_taken(path: Path, *, expiry: float) -> bool:
+    """Whether somebody alive has the lease of `path`."""
+    numbers = _numbers(path)
+    return bool(numbers) and not _is_dead(_file(path, numbers[-1]), expiry)
+
+
+def _make(path: Path, expiry: float, stack: contextlib.ExitStack) -> Lease | None:
+    """The lease, whose file stays open and locked until the stack is unwound."""
+    numbers = _numbers(path)
+    if numbers and not _is_dead(_file(path, numbers[-1]), expiry):
+        return None
+    number = 1 + max([-1, *numbers, *(number for number, _ in _places(path))])
+    lease = Lease(path, number, secrets.token_hex(4))
+    try:
+        file = stack.enter_context(lease.file.open("x+", encoding="utf-8"))
+        _lock(file, fcntl.LOCK_EX)  # before it is said whose it is, and others look at the lock
+        who = {"host": socket.gethostname(), "process": os.getpid()}  # for those who look
+        file.write(json.dumps({"nonce": lease.nonce, "boot": _boot(), **who}))
+        file.flush()
+    except FileExistsError:
+        return None
+    for old in numbers:
+        _file(path, old).unlink(missing_ok=True)
+    return lease
+
+
+def _beat(lease: Lease, seconds: float, over: threading.Event) -> None:
+    while not over.wait(seconds):
+        with contextlib.suppress(OSError):
+            if lease.held():
+                os.utime(lease.file)  # by the clock of the disk's server
+
+
+def _is_dead(file: Path, expiry: float) -> bool:
+    """Whether the holder of a lease has died: its lock is gone, or it has long given no sign."""
+    try:
+        with file.open("rb") as opened:
+            boot = _read(file)["boot"]
+            if boot is not None and boot == _boot() and _lock(opened, fcntl.LOCK_SH):
+                return True
+            return _now(file.parent) - os.fstat(opened.fileno()).st_mtime > expiry
+    except FileNotFoundError:
+        return False  # given back at this moment: it is free the next time
+
+
+def _lock(file: IO[Any], kind: int) -> bool:
+    """Whether the lock was free; where a disk has no locks, nobody can tell."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _now(folder: Path) -> float:
+    """The time of the server that has the folder, which is not this machine's on NFS."""
+    probe = folder / f".now-{secrets.token_hex(4)}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
+
+
+def _boot() -> str | None:
+    return _BOOT.read_text().strip() if _BOOT.exists() else None
+
+
+def _file(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}@{number}.lease")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Whose a lease is: nobody's, where it is gone or not yet written."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {"nonce": None, "boot": None}
+
+
+def _numbers(path: Path) -> list[int]:
+    """The numbers of the leases that there are, the largest last."""
+    return sorted(int(n) for n in _matching(path, r"(\d+)\.lease"))
+
+
+def _places(path: Path) -> list[tuple[int, Path]]:
+    """The places of all holders, by number."""
+    found = _matching(path, r"(\d+-\w+)")
+    return [(int(n.partition("-")[0]), path.with_name(f"{path.name}@{n}")) for n in found]
+
+
+def _matching(path: Path, tail: str) -> list[str]:
+    """What matches the group of `tail`, of the files beside `path` that are called NAME@tail."""
+    pattern = re.compile(rf"{re.escape(path.name)}@{tail}")
+    matches = (pattern.fullmatch(name) for name in os.listdir(path.parent))
+    return [match[1] for match in matches if match]

@@ -1,0 +1,131 @@
+"""What a model says of images: `ktjax.predict` and `ktjax predict`, for people who use a student.
+
+Images go through the model's own transform, timm's evaluation transform to the bit: resized and
+cropped as its checkpoint says, and normalized on the device. As in timm, EXIF does not turn them.
+"""
+
+import argparse
+import functools
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from ktjax import models
+from ktjax.classifier import Classifier, Forward, InputSpec
+from ktjax.data import decode, sources
+
+ImageLike = str | os.PathLike | np.ndarray | Image.Image
+
+
+class Prediction(NamedTuple):
+    """A class that an image may show."""
+
+    label: str
+    probability: float
+
+
+def predict(
+    model: Classifier | str,
+    images: np.ndarray | ImageLike | Sequence[ImageLike],
+    *,
+    top: int = 5,
+    batch_size: int = 64,
+) -> list[list[Prediction]]:
+    """The most probable classes of each image.
+
+    Args:
+      model: a Classifier, or its name or folder as `ktjax.load_model` takes it.
+      images: paths, Pillow images, or uint8 arrays [H, W, 3], of any sizes; an array [B, H, W, 3];
+        or one of the first three alone.
+      top: how many classes; all, if there are no more.
+      batch_size: how many images the device sees at a time.
+
+    Returns:
+      For each image its classes, the most probable first.
+
+    Raises:
+      ValueError: a file that is missing or no image, an array of another kind, no such model, or
+        `top` or `batch_size` below 1.
+    """
+    for name, count in (("top", top), ("batch_size", batch_size)):
+        if count < 1:
+            raise ValueError(f"{name}={count} has to be 1 or more.")
+    if isinstance(model, str):
+        model = models.load(model)
+    listed = _listed(images)
+    found: list[list[Prediction]] = []
+    for start in range(0, len(listed), batch_size):
+        image_BxHxWx3 = np.stack([_prepared(i, model.input) for i in listed[start:][:batch_size]])
+        missing = min(batch_size, len(listed)) - len(image_BxHxWx3)  # one size is compiled once
+        padded = np.pad(image_BxHxWx3, [(0, missing), (0, 0), (0, 0), (0, 0)])
+        probability_BxC = _probabilities(model.forward, model.input, model.variables, padded)
+        for probability_C in np.asarray(probability_BxC)[: len(image_BxHxWx3)]:
+            best = np.argsort(-probability_C, kind="stable")[:top]
+            found.append([Prediction(model.classes[c], float(probability_C[c])) for c in best])
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _probabilities(
+    forward: Forward, spec: InputSpec, variables: Any, image_BxHxWx3: jax.Array
+) -> jax.Array:
+    x = spec.prepare(image_BxHxWx3)
+    output, _ = forward(variables, x, train=False, rngs=None, freeze_stats=False)
+    return jax.nn.softmax(output.logits.astype(np.float32))
+
+
+def _listed(images: Any) -> list[Any]:
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]
+    alone = isinstance(images, str | os.PathLike | Image.Image)
+    return [images] if alone else list(images)
+
+
+def _prepared(image: Any, spec: InputSpec) -> np.ndarray:
+    """As the model evaluates it: uint8 [h, w, 3]."""
+    return decode.eval_crop(
+        _pixels(image), size=spec.size, crop_pct=spec.crop_pct, interpolation=spec.interpolation
+    )
+
+
+def _pixels(image: Any) -> np.ndarray:
+    """As it is: uint8 [H, W, 3]."""
+    if isinstance(image, Image.Image):
+        return decode.of_pillow(image)
+    if isinstance(image, str | os.PathLike):
+        if not os.path.exists(image):
+            raise ValueError(f"There is no image '{image}'.")
+        try:
+            return decode.decode(sources.read_file(image))
+        except decode.DecodeError as error:
+            raise ValueError(f"'{image}' does not decode: {error}.") from error
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"An image is uint8 [H, W, 3], red first, not {image.dtype} {list(image.shape)}."
+        )
+    return image
+
+
+def main(words: Sequence[str]) -> None:
+    """`ktjax predict MODEL IMAGE... [--top N] [--json]`; ValueError as `predict`."""
+    parser = argparse.ArgumentParser("ktjax predict", description="What a model says of images.")
+    parser.add_argument("model", help="a name or folder, as ktjax.load_model takes it")
+    parser.add_argument("image", nargs="+", help="PNG, JPEG and what else Pillow reads")
+    parser.add_argument("--top", type=int, default=5, help="classes of each image (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON object, by image")
+    asked = parser.parse_args(words)
+    found = predict(asked.model, asked.image, top=asked.top)
+    if asked.json:
+        listed = [[tuple_._asdict() for tuple_ in classes] for classes in found]
+        print(json.dumps(dict(zip(asked.image, listed, strict=True)), ensure_ascii=False, indent=1))
+        return
+    for image, classes in zip(asked.image, found, strict=True):
+        print(image)
+        for label, probability in classes:
+            print(f"  {100 * probability:5.1f} %  {label}")

@@ -1,0 +1,135 @@
+"""The folders of a study's runs: what is there, and how it comes there, whole or not at all."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from ktjax import files
+from ktjax.analysis import controls, rows
+from ktjax.analysis.rows import TransferResults
+from ktjax.experiment import lease as lease_lib
+from ktjax.experiment import logs
+from ktjax.experiment.lease import Lease
+from ktjax.experiment.shared import Shared
+from ktjax.experiment.workdir import write_json
+from ktjax.jobs import transfer
+from ktjax.jobs.study.plan import Run
+from ktjax.settings.transfer import Transfer
+
+_ERROR = "error.json"  # why a run failed
+# What a run fails by, and the next may not: its models, its numbers, its memory.
+_FAILURES = (ValueError, FloatingPointError, jax.errors.JaxRuntimeError)
+
+
+class Found(NamedTuple):
+    """What a run has found."""
+
+    results: TransferResults
+    right_N: np.ndarray  # whether each validation image is answered right after it, bool
+
+    @property
+    def row(self) -> rows.Run:
+        """Its one row."""
+        return self.results.runs[0]
+
+
+class Runs:
+    """The runs of a workdir as they are on disk; what has been read of finished ones is kept."""
+
+    def __init__(self, workdir: Path, *, expiry: float):
+        self.workdir, self._expiry = workdir, expiry
+        self._found: dict[Path, Found] = {}
+
+    def is_done(self, run: Run) -> bool:
+        """Whether it is finished, or has failed."""
+        return self.has_found(run) or self.error(run) is not None
+
+    def has_found(self, run: Run) -> bool:
+        """Whether it is finished."""
+        return (self.workdir / run.folder / files.RESULTS).exists()
+
+    def error(self, run: Run) -> str | None:
+        """Why it failed; None if it did not."""
+        try:
+            text = (self.workdir / run.folder / _ERROR).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return json.loads(text)["error"]
+
+    def failure(self, run: Run) -> int | None:
+        """When it failed last, in nanoseconds; None if it did not."""
+        try:
+            return (self.workdir / run.folder / _ERROR).stat().st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def found(self, run: Run) -> Found:
+        """What it has found; it is finished."""
+        if run.folder not in self._found:
+            self._found[run.folder] = _read(self.workdir / run.folder)
+        return self._found[run.folder]
+
+    def take(self, run: Run) -> contextlib.AbstractContextManager[Lease | None]:
+        """The lease of a run, whose work nobody else then gives away."""
+        path = self.workdir / run.folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return lease_lib.take(path, expiry=self._expiry)
+
+    def do(self, run: Run, settings: Transfer, lease: Lease, shared: Shared) -> bool:
+        """Does a run, or goes on with it, and puts it where it belongs; False if the lease is lost.
+
+        What it fails by is kept in its place.
+        """
+        place = lease_lib.enter(lease)
+        try:
+            transfer.execute(settings, place, shared=shared, report=False)
+        except _FAILURES as error:
+            logs.stop()
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(exist_ok=True)
+            said = {"error": f"{type(error).__name__}: {error}"}
+            write_json(place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()})
+        shutil.rmtree(place / files.CHECKPOINTS, ignore_errors=True)
+        path = self.workdir / run.folder
+        if not lease.held():
+            shutil.rmtree(place, ignore_errors=True)
+            return False
+        shutil.rmtree(path, ignore_errors=True)  # it had failed before
+        os.rename(place, path)
+        return True
+
+    def keep(self, runs: Sequence[Run], keep: str) -> None:
+        """Deletes the exported students that config.keep does not want, of one student's runs."""
+        done = [run for run in runs if self.has_found(run)]
+        taught = [run for run in done if run.teacher is not None]
+        stay = {"all": done, "none": [], "best": []}[keep]
+        if keep == "best" and taught:
+            stay = [max(taught, key=lambda run: controls.tune_delta(self.found(run).row))]
+        for run in done:
+            if run not in stay:
+                shutil.rmtree(self.workdir / run.folder / files.STUDENTS, ignore_errors=True)
+
+
+def _read(folder: Path) -> Found:
+    try:
+        results = rows.read(json.loads((folder / files.RESULTS).read_text(encoding="utf-8")))
+        bits = safetensors_numpy.load_file(folder / files.RIGHT)[results.runs[0].run]
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise ValueError(
+            f"'{folder}' is damaged ({error}): delete it, and it is run again."
+        ) from error
+    assert isinstance(results, TransferResults)
+    row = dataclasses.replace(results.runs[0], run=str(folder))
+    right_N = np.unpackbits(bits, count=results.data.validation).astype(bool)
+    return Found(dataclasses.replace(results, runs=(row,)), right_N)

@@ -1,0 +1,178 @@
+"""Students x teachers x objectives x seeds: how often a transfer helps, and by how much."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from ktjax import data, files
+from ktjax.analysis.rows import Results, to_json
+from ktjax.experiment import inputs, lease, training
+from ktjax.experiment import workdir as workdir_lib
+from ktjax.experiment.shared import Shared
+from ktjax.jobs import transfer
+from ktjax.jobs.study import on_ray, plan, table, work
+from ktjax.jobs.study.folders import Runs
+from ktjax.jobs.study.plan import Run
+from ktjax.jobs.transfer.plan import asks_teachers
+from ktjax.report import tables
+from ktjax.settings.study import ASKED, Study
+
+_TABLE = "table"  # the lease of what is one for all runs
+
+
+def run(
+    config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Runs the study of the config, as `execute` does; returns what results.json holds."""
+    return to_json(execute(Study.read(config), workdir, overwrite=overwrite))
+
+
+def check(settings: Study) -> None:
+    """Raises ValueError unless the settings go together; nothing is loaded, compiled or written."""
+    settings = plan.named(settings)
+    inputs.check(settings)
+    training.check(settings)
+    if jax.process_count() > 1:
+        raise ValueError(
+            "Each run of a study is of one process: start several with config.shard or "
+            "config.engine=ray, and none with --distributed."
+        )
+    if settings.engine == "ray":
+        on_ray.check()
+    plan.plan(settings, labeled=True)
+    pairs = plan.pairs(settings)
+    for student in settings.students:
+        teachers = [teacher for learner, teacher in pairs if learner == student]
+        asked = {
+            name: entry
+            for name, entry in settings.objectives.items()
+            if teachers or not asks_teachers(entry)
+        }
+        if asked:
+            transfer.check(
+                settings.transfer(student, teachers, asked, seeds=settings.seeds, mcl={})
+            )
+
+
+def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) -> Results:
+    """Does what is not done of a study, and makes its table of all that is.
+
+    Another process may work in the same workdir, now or before, however it was started; and the
+    lists of students, teachers, objectives, controls and seeds may be others than before.
+
+    Returns:
+      What results.json holds, as a record. The file is there when all runs that were asked for are
+      done, or have failed.
+
+    Raises:
+      ValueError: a model, the data set or the workdir is not usable; before any work.
+    """
+    workdir, settings = Path(workdir), plan.named(settings)
+    check(settings)
+    if settings.targets == "stored" and settings.store is None:
+        settings = settings.model_copy(update={"store": str(workdir / files.STORE)})
+    shared = Shared()
+    whole = settings.transfer(
+        settings.students[0], (), settings.objectives, seeds=settings.seeds, mcl=settings.mcl
+    )
+    dataset = transfer.load_data(whole, shared).dataset
+    transfer.check_labels(whole, dataset)
+    labeled = dataset.train.labeled
+    asked = plan.plan(settings, labeled=labeled)
+    every = claim(workdir, settings, dataset, overwrite=overwrite)
+    runs = Runs(workdir, expiry=settings.lease_expiry)
+    mine = plan.share(asked, settings.shard)
+    ENGINES[settings.engine](settings, workdir, runs, mine, shared, labeled=labeled)
+    # All that this or another start may have asked for.
+    planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
+    for student in dict.fromkeys(one.student for one in planned):
+        runs.keep([one for one in planned if one.student == student], settings.keep)
+    found = {
+        "dataset": dataset,
+        "label_N": dataset.validation.label_N,
+        "runs": (),
+        **table.found(runs, planned),
+    }
+    with lease.wait(workdir / _TABLE, expiry=settings.lease_expiry):
+        table.write(workdir, found["rows"])
+        if all(map(runs.is_done, asked)):
+            return workdir_lib.finish(workdir, every, **found)
+    results = workdir_lib.results_of(every, **found)
+    left = sum(not runs.is_done(one) for one in asked)
+    print(f"{tables.as_text(results)}\n{left} of {len(asked)} runs are left; started again, ...")
+    return results
+
+
+def _locally(
+    settings: Study,
+    workdir: Path,
+    runs: Runs,
+    asked: Sequence[Run],
+    shared: Shared,
+    *,
+    labeled: bool,
+) -> None:
+    """In this process."""
+    del workdir, labeled
+    progress = work.Progress(runs, asked)
+    wait = settings.shard is None
+    try:
+        work.work(settings, runs, asked, shared=shared, wait=wait, told=progress.update)
+    finally:
+        progress.close()
+
+
+ENGINES = {"local": _locally, "ray": on_ray.run}
+
+
+def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: bool) -> Study:
+    """Makes the workdir this study's, and gives its settings with all that it was ever asked for.
+
+    Raises:
+      ValueError: it belongs to another experiment, and that is not to be overwritten; or it cannot
+        be written; or it was begun on other images.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with lease.wait(workdir / _TABLE, expiry=settings.lease_expiry):
+            every = _with_earlier(workdir, settings, overwrite=overwrite)
+            workdir_lib.write_json(workdir / files.CONFIG, every.identity())
+            workdir_lib.note_data(workdir, dataset)
+    except OSError as error:
+        raise workdir_lib.unusable(workdir, error) from error
+    workdir_lib.check_data(workdir, dataset)
+    return every
+
+
+def _with_earlier(workdir: Path, settings: Study, *, overwrite: bool) -> Study:
+    before, now = workdir_lib.config_of(workdir), settings.identity()
+    if before is None:
+        return settings
+    changed = [name for name in before | now if _changed(name, before, now)]
+    if changed and not overwrite:
+        raise workdir_lib.of_another(workdir, before, now, changed)
+    if changed:
+        workdir_lib.clear(workdir)
+        return settings
+    lists = {
+        name: list(dict.fromkeys([*before[name], *now[name]]))
+        for name in ("students", "teachers", "seeds")
+    }
+    named = {name: before[name] | now[name] for name in ("objectives", "controls", "mcl")}
+    return Study.read(settings.to_json() | lists | named)
+
+
+def _changed(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a field says of a run that was asked for before what it did not say then."""
+    if name not in ASKED or name not in before:
+        return before.get(name) != now.get(name)
+    old, new = before[name], now[name]
+    if name == "mcl":  # that an objective has none says something, too
+        both = set(before["objectives"]) & set(now["objectives"])
+        return any(old.get(label) != new.get(label) for label in both)
+    if name in ("objectives", "controls"):
+        return any(old[label] != new[label] for label in set(old) & set(new))
+    return False

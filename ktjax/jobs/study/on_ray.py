@@ -1,0 +1,87 @@
+"""Studies on Ray: a task for the runs of each student, on one machine or on a cluster.
+
+Ray (the extra `study`) is imported here only. RAY_ADDRESS names a cluster, whose machines all have
+to see the workdir; without it one is made of this machine's processors. What two tasks may not do
+at once, and what becomes of the runs of a worker that dies, is settled by leases as everywhere: a
+task that Ray starts again goes on from the last checkpoint.
+"""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ktjax import interruption
+from ktjax.experiment.shared import Shared
+from ktjax.jobs.study import plan, work
+from ktjax.jobs.study.folders import Runs
+from ktjax.jobs.study.plan import Run
+from ktjax.settings.study import Study
+
+_LOG = logging.getLogger(__name__)
+_POLL = 2.0  # seconds between two looks at what tasks have done
+
+
+def check() -> None:
+    """Raises ValueError unless Ray is installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("config.engine=ray needs Ray: pip install 'ktjax[study]'.")
+
+
+def run(
+    settings: Study,
+    workdir: Path,
+    runs: Runs,
+    asked: Sequence[Run],
+    shared: Shared,
+    *,
+    labeled: bool,
+) -> None:
+    """Does the runs in tasks of Ray, and returns when all tasks have ended."""
+    del shared  # of this process; each task makes its own
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False)
+    progress = work.Progress(runs, asked)
+    try:
+        # A process for each: what a task has compiled and placed goes with it.
+        task = ray.remote(
+            num_cpus=settings.ray.cpus,
+            num_gpus=settings.ray.gpus,
+            max_retries=settings.ray.retries,
+            max_calls=1,
+        )(_student)
+        pending = [
+            task.remote(settings.to_json(), str(workdir.absolute()), student, labeled)
+            for student in dict.fromkeys(one.student for one in asked)
+        ]
+        while pending:
+            interruption.stop_if_asked()
+            ended, pending = ray.wait(pending, timeout=_POLL)
+            progress.update()
+            for one in ended:
+                try:
+                    ray.get(one)
+                except (
+                    ray.exceptions.WorkerCrashedError,
+                    ray.exceptions.OutOfMemoryError,
+                ) as error:
+                    _LOG.warning("A task of Ray has died for good: %s", error)
+        progress.update()
+    finally:
+        progress.close()
+        if started:
+            ray.shutdown()
+
+
+def _student(fields: Mapping[str, Any], workdir: str, student: str, labeled: bool) -> None:
+    """What a task does: the runs of a student that are left."""
+    settings = Study.read(fields)
+    asked = [one for one in plan.plan(settings, labeled=labeled) if one.student == student]
+    runs = Runs(Path(workdir), expiry=settings.lease_expiry)
+    work.work(settings, runs, asked, shared=Shared(), wait=True)

@@ -1,0 +1,169 @@
+"""Which runs a study has: students x teachers x objectives x seeds, and the controls."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ktjax import files, models
+from ktjax.jobs.transfer import plan as transfer_plan
+from ktjax.jobs.transfer.plan import Control, asks_teachers
+from ktjax.settings.study import Study
+from ktjax.settings.transfer import Transfer
+
+_ZOO = {"zoo:glyphs": models.zoo}
+_NOBODY = "no_teacher"  # the folder of runs that no teacher teaches
+
+
+class Run(NamedTuple):
+    """One run of a study: a transfer with a folder of its own."""
+
+    student: str
+    teacher: str | None  # None: labels and the student itself are all
+    objective: str  # its name in config.objectives, or the control's
+    seed: int
+    what: Control  # what it minimizes, and its slow weights
+    is_control: bool  # pairs may be compared with it
+
+    @property
+    def folder(self) -> Path:
+        """Below the workdir. It stays the same whatever else the study grows by."""
+        teacher = _NOBODY if self.teacher is None else _part(self.teacher)
+        name = f"{self.objective}-{self.seed}"
+        return Path(files.RUNS) / _part(self.student) / teacher / name
+
+
+def named(settings: Study) -> Study:
+    """The same, with the models of a zoo by their names."""
+
+    def models_of(names: Sequence[str]) -> tuple[str, ...]:
+        found = (name for one in names for name in (_ZOO[one]() if one in _ZOO else (one,)))
+        return tuple(dict.fromkeys(found))
+
+    return settings.model_copy(
+        update={k: models_of(getattr(settings, k)) for k in ("students", "teachers")}
+    )
+
+
+def pairs(settings: Study) -> tuple[tuple[str, str], ...]:
+    """The (student, teacher) that are asked for, by student; a model does not teach itself.
+
+    With config.pairs so many of them are drawn: those with the smallest hashes of their names and
+    config.pairs_seed. Which pair is drawn before which so does not change when lists grow.
+
+    Raises:
+      ValueError: there are not so many pairs.
+    """
+    paths = {
+        name: models.locate(name).path.resolve()
+        for name in (*settings.students, *settings.teachers)
+    }
+    found = [
+        (student, teacher)
+        for student in settings.students
+        for teacher in settings.teachers
+        if paths[student] != paths[teacher]
+    ]
+    if settings.pairs is None:
+        return tuple(found)
+    if settings.pairs > len(found):
+        raise ValueError(f"config.pairs={settings.pairs}: there are only {len(found)} pairs.")
+
+    def drawn(pair: tuple[str, str]) -> bytes:
+        text = "\n".join((str(settings.pairs_seed), *pair))
+        return hashlib.sha256(text.encode()).digest()
+
+    chosen = set(sorted(found, key=drawn)[: settings.pairs])
+    return tuple(pair for pair in found if pair in chosen)
+
+
+def plan(settings: Study, *, labeled: bool) -> tuple[Run, ...]:
+    """The runs, in the order in which they share most: all of a student, seed after seed.
+
+    A run without a teacher is there once, whoever asks for it: as an objective that needs none, as
+    a control of several methods, or as both.
+
+    Args:
+      settings: of the study; no zoo among its names.
+      labeled: there are labels to train on; else what needs them is no control.
+
+    Raises:
+      ValueError: two runs would have the same folder, or there is nothing to run.
+    """
+    asks = {k: asks_teachers(entry) for k, entry in settings.objectives.items()}
+    asked = pairs(settings) if any(asks.values()) else ()
+    found = []
+    for student in settings.students:
+        teachers = [teacher for learner, teacher in asked if learner == student]
+        if not teachers and asked and settings.pairs is not None:
+            continue  # it was not drawn
+        alone = _alone(settings, student, labeled=labeled, compared=bool(teachers))
+        for seed in settings.seeds:
+            found += [
+                Run(student, None, name, seed, what, is_control)
+                for name, (what, is_control) in alone.items()
+            ]
+            found += [
+                Run(student, teacher, name, seed, _method(settings, name), False)
+                for name in settings.objectives
+                if asks[name]
+                for teacher in teachers
+            ]
+    folders = [run.folder for run in found]
+    if len(set(folders)) < len(folders):
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        raise ValueError(f"Two runs would be called '{twice}': rename models or objectives.")
+    if not found:
+        raise ValueError("There is nothing to run: no student has another model as teacher.")
+    return tuple(found)
+
+
+def _method(settings: Study, name: str) -> Control:
+    return Control(settings.objectives[name], settings.mcl.get(name))
+
+
+def _alone(
+    settings: Study, student: str, *, labeled: bool, compared: bool
+) -> dict[str, tuple[Control, bool]]:
+    """What a student is trained by without a teacher, and whether it is a control, by name."""
+    asked = {
+        name: _method(settings, name)
+        for name, entry in settings.objectives.items()
+        if not asks_teachers(entry)
+    }
+    if not compared:
+        return {name: (what, False) for name, what in asked.items()}
+    moves = settings.batch_norm == "train"
+    moves = moves and bool(models.blank(student).variables.get("batch_stats"))
+    controls = transfer_plan.controls(settings, labeled=labeled, moves=moves)
+    known = list(asked.values())
+    more = {name: what for name, what in controls.items() if what not in known}
+    return {name: (what, what in controls.values()) for name, what in (asked | more).items()}
+
+
+def transfer_of(settings: Study, run: Run) -> Transfer:
+    """The settings of a run."""
+    return settings.transfer(
+        run.student,
+        () if run.teacher is None else (run.teacher,),
+        {run.objective: run.what.entry},
+        seeds=(run.seed,),
+        mcl={run.objective: run.what.slow} if run.what.slow else {},
+    )
+
+
+def _part(name: str) -> str:
+    """A model's name as that of a folder; paths are cut short, and told apart by a hash."""
+    path = Path(name)
+    short = ".".join(path.parts[-2:]).strip("./").replace(":", ".")
+    if len(path.parts) < 3:
+        return short
+    return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def share(runs: Sequence[Run], shard: str | None) -> tuple[Run, ...]:
+    """The i-th of n parts of the runs, about as long, each with few students; None: all."""
+    if shard is None:
+        return tuple(runs)
+    i, n = map(int, shard.split("/"))
+    return tuple(run for at, run in enumerate(runs) if at * n // len(runs) == i)

@@ -1,0 +1,74 @@
+"""A study's table, made of its runs' folders: whatever wrote these, and whenever."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ktjax import files
+from ktjax.analysis import controls, rows, study
+from ktjax.analysis.rows import StudyRow
+from ktjax.jobs.study.folders import Runs
+from ktjax.jobs.study.plan import Run
+
+
+def found(runs: Runs, planned: Sequence[Run]) -> dict[str, Any]:
+    """What the results of a study hold beside what all jobs say.
+
+    Args:
+      runs: of the workdir.
+      planned: all runs that the study may have, in the order of the table; what has not been done
+        has no row.
+    """
+    done = [run for run in planned if runs.has_found(run)]
+    ended = {run.folder: runs.found(run).row for run in done}
+    models = {name: model for run in done for name, model in runs.found(run).results.models.items()}
+    ready = _ready(runs, planned)
+    alone = [ended[run.folder] for run in done if run.is_control and run.student in ready]
+    taught = [run for run in done if run.teacher is not None]
+    compared = [ended[run.folder] for run in taught if run.student in ready]
+    correct = {runs.found(run).row.run: runs.found(run).right_N for run in done}
+    with_net = {row.run: row for row in controls.with_net(compared, alone, correct)}
+    final = {folder: with_net.get(row.run, row) for folder, row in ended.items()}
+    pairs = study.pairs([final[run.folder] for run in taught], models)
+    return {
+        "models": models,
+        "pairs": pairs,
+        "rows": [_row(runs, run, final) for run in planned if runs.is_done(run)],
+        "chosen": controls.choose(alone),
+        "success": study.success(pairs),
+        "compared": study.compared(pairs),
+    }
+
+
+def _ready(runs: Runs, planned: Sequence[Run]) -> set[str]:
+    """The students whose controls are all done: which one counts is not known before.
+
+    Of those that failed nothing is known; some has to be finished.
+    """
+    alone = [run for run in planned if run.is_control]
+    waits = {run.student for run in alone if not runs.is_done(run)}
+    return {run.student for run in alone if runs.has_found(run)} - waits
+
+
+def _row(runs: Runs, run: Run, final: Mapping[Path, rows.Run]) -> StudyRow:
+    if run.folder in final:
+        return study.row(final[run.folder])
+    return study.failed(
+        student=run.student,
+        teacher=run.teacher,
+        objective=run.objective,
+        seed=run.seed,
+        error=runs.error(run) or "",
+    )
+
+
+def write(workdir: Path, table: Sequence[StudyRow]) -> None:
+    """Writes pairs.csv; what is not known is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(StudyRow)])
+    writer.writeheader()
+    writer.writerows(vars(row) for row in table)
+    files.write_whole(workdir / files.PAIRS, text.getvalue())

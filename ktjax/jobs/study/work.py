@@ -1,0 +1,123 @@
+"""Runs of a study, one after another: what nobody else has done, or is at."""
+
+import datetime
+import time
+from collections.abc import Callable, Sequence
+
+from ktjax import interruption, progress
+from ktjax.analysis import study
+from ktjax.experiment.shared import Shared
+from ktjax.jobs.study.folders import Runs
+from ktjax.jobs.study.plan import Run, transfer_of
+from ktjax.settings.study import Study
+
+_POLL = 2.0  # seconds between two looks at what others are at
+
+
+def work(
+    settings: Study,
+    runs: Runs,
+    asked: Sequence[Run],
+    *,
+    shared: Shared,
+    wait: bool,
+    told: Callable[[], None] = lambda: None,
+) -> None:
+    """Does the runs that are left.
+
+    Args:
+      settings: of the study. With `only_failed` the runs that have failed are all that is done,
+        once more; else those that have neither failed nor finished.
+      runs: of the workdir.
+      asked: the runs to do, those of a student one after another.
+      shared: what the runs of this process have in common.
+      wait: where others are at a run, until they have done it, or died; else they are left to it.
+      told: hears when a run is done, whoever did it.
+    """
+    failures = {run.folder: runs.failure(run) for run in asked}
+
+    def is_left(run: Run) -> bool:
+        if settings.only_failed:
+            failure = failures[run.folder]
+            return failure is not None and runs.failure(run) == failure
+        return not runs.is_done(run)
+
+    of_student: dict[str, list[Run]] = {}
+    for run in asked:
+        of_student.setdefault(run.student, []).append(run)
+    left = [run for run in asked if is_left(run)]
+    while left:
+        busy = []
+        for run in left:
+            interruption.stop_if_asked()
+            if is_left(run) and not _do(settings, runs, run, shared, is_left):
+                busy.append(run)
+                continue
+            runs.keep(of_student[run.student], settings.keep)
+            told()
+        if not wait:
+            return
+        if len(busy) == len(left):
+            time.sleep(_POLL)
+        left = busy
+
+
+def _do(
+    settings: Study, runs: Runs, run: Run, shared: Shared, is_left: Callable[[Run], bool]
+) -> bool:
+    """Whether it is done now; False: another is at it."""
+    with runs.take(run) as lease:
+        if lease is None:
+            return False
+        # The last holder may have done it since.
+        return not is_left(run) or runs.do(run, transfer_of(settings, run), lease, shared)
+
+
+class Progress:
+    """A bar over runs, with the time that is left by what runs have taken so far."""
+
+    def __init__(self, runs: Runs, asked: Sequence[Run]):
+        self._runs, self._begun = runs, time.perf_counter()
+        self._left = {run.folder: run for run in asked}
+        self._taken: list[tuple[str, float]] = []  # student and seconds of those that are finished
+        self._look()
+        self._before = len(self._taken)  # by other processes, and those of earlier starts
+        self._bar = progress.bar(
+            total=len(asked),
+            initial=len(asked) - len(self._left),
+            desc="study",
+            unit="run",
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+        )
+
+    def update(self) -> None:
+        """Says what has come of the runs that are done since, here or elsewhere."""
+        for run in self._look():
+            taught = "no teacher" if run.teacher is None else run.teacher
+            name = f"{run.student} from {taught}, {run.objective}, seed {run.seed}"
+            error = self._runs.error(run)
+            if error is None:
+                row = self._runs.found(run).row
+                change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
+                self._bar.write(f"{name}: {change}, {row.seconds:.0f} s")
+            else:
+                self._bar.write(f"{name}: failed, {error}")
+        # Beside training runs compile and evaluate; several may be under way.
+        trained = sum(seconds for _, seconds in self._taken[self._before :])
+        more = (time.perf_counter() - self._begun) / trained if trained else 1.0
+        left = more * study.seconds_left(self._taken, [one.student for one in self._left.values()])
+        self._bar.n = self._bar.total - len(self._left)
+        self._bar.set_postfix_str(f"{datetime.timedelta(seconds=round(left))} left")
+
+    def _look(self) -> list[Run]:
+        """The runs that are done since the last look."""
+        done = [run for run in self._left.values() if self._runs.is_done(run)]
+        for run in done:
+            del self._left[run.folder]
+            if self._runs.has_found(run):
+                self._taken.append((run.student, self._runs.found(run).row.seconds))
+        return done
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        self._bar.close()

@@ -1,0 +1,42 @@
+"""What a transfer minimizes where the initial student and its teachers teach together.
+
+Their target is a log-linear pool, softmax(sum_s w_s z_s), whose weights are fitted on labeled tune
+images (analysis/pool.py). It keeps a part of everyone where a partition chooses one of them, and
+needs no label of the images that are trained on. Without a teacher it is the initial student's own
+answer at the temperature that suits it: the control of the same target.
+"""
+
+import functools
+
+import jax.numpy as jnp
+
+from ktjax import losses
+from ktjax.losses import Softening
+from ktjax.objective import Objective, stateless
+
+
+def make_kl_pool(*, softening: Softening) -> Objective:
+    """KL(T) to the pool of the initial student and its teachers, `Outputs.weights_S`."""
+    return _make(softening, None)
+
+
+def make_kl_pool_corrected(*, lead: float, softening: Softening) -> Objective:
+    """KL(T) to the same pool, corrected so that the label leads: `losses.corrected`."""
+    return _make(softening, lead)
+
+
+def _make(softening: Softening, lead: float | None) -> Objective:
+    kl = functools.partial(losses.kl, softening=softening)
+
+    def loss(outputs, batch):
+        said = [model.logits.astype(jnp.float32) for model in (outputs.initial, *outputs.teachers)]
+        weight_S = outputs.weights_S
+        target_BxC = jnp.tensordot(weight_S, jnp.stack(said), axes=1)
+        if lead is not None:
+            target_BxC = losses.corrected(target_BxC, label_B=batch["label"], lead=lead)
+        loss_B = kl(outputs.student.logits, target_BxC)
+        size_S = jnp.abs(weight_S)
+        of_teachers = size_S[1:].sum() / jnp.maximum(size_S.sum(), jnp.finfo(jnp.float32).tiny)
+        return loss_B, {"taught": jnp.full(loss_B.shape, of_teachers)}
+
+    return stateless(loss)

@@ -1,0 +1,235 @@
+"""The page of a study: how often transfers help, and by how much."""
+
+from typing import Any
+
+from ktjax.analysis import study
+from ktjax.analysis.rows import StudyResults
+from ktjax.report import figures_study, figures_transfers, parts
+from ktjax.report.parts import Drawing, Table
+
+NOTE = (
+    "A pair is a student and a teacher, the mean over seeds. success: share of its teachers that "
+    "improved a student, the median and the mean over students. delta: accuracy after minus "
+    "before, in percentage points, the mean over pairs. net: delta minus that of the student's "
+    "control, the same training without a teacher that gained most on tune. of headroom: the mean "
+    "delta over the mean that the confidence ensemble of student and teacher gains over the "
+    "student. In brackets: 95 % intervals over models; those of delta and net are clustered by "
+    "student and by teacher, those of success are from drawing students and teachers again."
+)
+DRAWINGS = (
+    Drawing(
+        "success",
+        figures_transfers.success_rows,
+        figures_transfers.success,
+        "A point per student: the share of its teachers that improved it, in the mean over seeds.",
+    ),
+    Drawing(
+        "pairs",
+        figures_study.heat_rows,
+        figures_study.heat,
+        "Gains and losses have a scale of colors each; white is no change, grey no such pair.",
+    ),
+    Drawing(
+        "delta",
+        figures_transfers.rows,
+        figures_transfers.delta,
+        "A point per pair: what a transfer changed, by how much better the teacher was (the "
+        "paper's figure 4).",
+    ),
+)
+
+
+def title(results: StudyResults) -> str:
+    """The heading of the page."""
+    students, teachers = (
+        len({getattr(pair, side) for pair in results.pairs}) for side in ("student", "teacher")
+    )
+    return f"Knowledge transfer to {students} students from {teachers} teachers"
+
+
+def conclusion(results: StudyResults) -> str:
+    """The success rates, the objective that did best, and whether that can be told apart."""
+    if not results.success:
+        return f"No pair of student and teacher is done.{_failures(results)}"
+    students = len({pair.student for pair in results.pairs})
+    rates = ", ".join(f"{name} {of['median']:.1f} %" for name, of in results.success.items())
+    over = f"median over {students} students" if students > 1 else "of one student"
+    text = f"Success rate ({over}): {rates}. {_best(results)}"
+    return f"{text}{_failures(results)}"
+
+
+def _best(results: StudyResults) -> str:
+    best = max(results.success, key=lambda name: results.success[name]["mean_delta"])
+    of = results.success[best]
+    text = (
+        f"{best} did best: {of['mean_delta']:+.2f} points in the mean over {of['pairs']} pairs"
+        f"{_said(of['interval'])}"
+    )
+    if of["net"]:
+        text += f"; net of the controls {of['net']['mean_net']:+.2f}{_said(of['net']['interval'])}"
+    alike = [
+        row["other"] if row["one"] == best else row["one"]
+        for row in results.compared
+        if best in (row["one"], row["other"]) and _alike(row)
+    ]
+    if alike:
+        text += f"; it is not distinguishable from {' and '.join(alike)}"
+    return f"{text}."
+
+
+def _said(interval: Any) -> str:
+    """What an interval allows to say."""
+    if interval is None:
+        return ""
+    low, high = interval
+    shown = f" [{low:+.2f}, {high:+.2f}]"
+    return f"{shown}, not distinguishable from none" if low <= 0 <= high else shown
+
+
+def _alike(row: Any) -> bool:
+    """Whether two objectives cannot be told apart over the pairs that both have."""
+    return row["interval"] is None or row["interval"][0] <= 0 <= row["interval"][1]
+
+
+def _failures(results: StudyResults) -> str:
+    failed = sum(row.status == study.FAILED for row in results.rows)
+    return f" {failed} of {len(results.rows)} runs failed." if failed else ""
+
+
+def tables(results: StudyResults) -> list[Table]:
+    """The objectives; the students; the runs that failed."""
+    found = []
+    if results.success:
+        found += [_objectives_table(results), _students_table(results)]
+    return [*found, *_alone_tables(results), *_failed_tables(results)]
+
+
+def _objectives_table(results: StudyResults) -> Table:
+    header = ["objective", "improved", "success, median %", "mean %", "delta points"]
+    header += ["net points", "best", "worst", "gain %", "loss %", "of headroom %"]
+    rows = []
+    for name, of in results.success.items():
+        boot = of["bootstrap"] or {"median": None, "mean": None}
+        net = of["net"]
+        rows.append(
+            [
+                name,
+                f"{of['improved']} of {of['pairs']}",
+                f"{of['median']:.1f}{_in_brackets(boot['median'], '.0f')}",
+                f"{of['mean']:.1f}{_in_brackets(boot['mean'], '.0f')}",
+                f"{of['mean_delta']:+.2f}{_in_brackets(of['interval'], '+.2f')}",
+                f"{net['mean_net']:+.2f}{_in_brackets(net['interval'], '+.2f')}" if net else "-",
+                f"{of['best']['delta']:+.2f}",
+                f"{of['worst']['delta']:+.2f}",
+                f"{of['gain']:.2f}",
+                f"{of['loss']:.2f}",
+                "-" if of["headroom_share"] is None else f"{of['headroom_share']:.0f}",
+            ]
+        )
+    heading = f"Pairs, on {parts.validation_images(results)}"
+    return Table(heading, header, [rows], words=("objective",))
+
+
+def _in_brackets(interval: Any, digits: str) -> str:
+    if interval is None:
+        return ""
+    return f" [{format(interval[0], digits)}, {format(interval[1], digits)}]"
+
+
+def _students_table(results: StudyResults) -> Table:
+    """Success rate and mean delta of each student, and its control."""
+    header = ["student", "accuracy %", "control", *results.success]
+    students = dict.fromkeys(pair.student for pair in results.pairs)
+    rows = []
+    for student in sorted(students, key=lambda name: results.models[name].accuracy):
+        cells = []
+        for objective, of in results.success.items():
+            own = [
+                pair.delta
+                for pair in results.pairs
+                if (pair.student, pair.objective) == (student, objective)
+            ]
+            rate = of["per_student"].get(student)
+            cells.append("-" if rate is None else f"{rate:.0f} % {sum(own) / len(own):+.2f}")
+        accuracy = f"{results.models[student].accuracy:.2f}"
+        rows.append([student, accuracy, results.chosen.get(student, "-"), *cells])
+    heading = "Teachers that improved each student, and its mean delta"
+    return Table(heading, header, [rows], words=("student", "control"))
+
+
+def _alone_tables(results: StudyResults) -> list[Table]:
+    """What students learned without a teacher."""
+    rows = [
+        [
+            row.student,
+            row.objective,
+            str(row.seed),
+            f"{row.before:.2f} -> {row.after:.2f}",
+            f"{row.delta:+.2f} ± {row.se:.2f}",
+            f"{row.gain:.2f}",
+            f"{row.loss:.2f}",
+        ]
+        for row in results.rows
+        if row.teacher is None and row.status == study.DONE
+    ]
+    header = ["student", "objective", "seed", "before -> after %", "delta ± se points"]
+    header += ["gain %", "loss %"]
+    words = ("student", "objective")
+    return [Table("Runs without a teacher", header, [rows], words=words)] if rows else []
+
+
+def _failed_tables(results: StudyResults) -> list[Table]:
+    rows = [
+        [row.student, row.teacher or "-", row.objective, str(row.seed), row.error or ""]
+        for row in results.rows
+        if row.status == study.FAILED
+    ]
+    header = ["student", "teacher", "objective", "seed", "error"]
+    words = ("student", "teacher", "objective", "error")
+    return [Table("Runs that failed", header, [rows], words=words)] if rows else []
+
+
+def sections(results: StudyResults) -> list[Table]:
+    """The models, every pair, and objectives beside each other."""
+    found = [parts.models_table("Models", results)]
+    if results.compared:
+        found.append(_compared_table(results))
+    return [*found, _pairs_table(results)] if results.pairs else found
+
+
+def _compared_table(results: StudyResults) -> Table:
+    rows = [
+        [
+            row["one"],
+            row["other"],
+            str(row["pairs"]),
+            f"{row['difference']:+.2f}",
+            _in_brackets(row["interval"], "+.2f").strip() or "-",
+            "no" if _alike(row) else "yes",
+        ]
+        for row in results.compared
+    ]
+    header = ["objective", "minus", "pairs", "difference of delta", "95 %", "distinguishable"]
+    words = ("objective", "minus", "distinguishable")
+    return Table("Objectives beside each other, over the pairs of both", header, [rows], words)
+
+
+def _pairs_table(results: StudyResults) -> Table:
+    header = ["student", "teacher", "objective", "seeds", "delta ± se points", "net ± se points"]
+    header += ["gain %", "loss %", "ensemble %", "of headroom %"]
+    rows = [
+        [
+            pair.student,
+            pair.teacher,
+            pair.objective,
+            str(pair.runs),
+            f"{pair.delta:+.2f} ± {pair.delta_se:.2f}",
+            "-" if pair.net is None else f"{pair.net:+.2f} ± {pair.net_se:.2f}",
+            f"{pair.gain:.2f}",
+            f"{pair.loss:.2f}",
+            "-" if pair.ensemble is None else f"{pair.ensemble:.2f}",
+            "-" if pair.headroom_share is None else f"{pair.headroom_share:.0f}",
+        ]
+        for pair in results.pairs
+    ]
+    return Table("Pairs", header, [rows], words=("student", "teacher", "objective"))

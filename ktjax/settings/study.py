@@ -1,0 +1,92 @@
+"""The settings of a study."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from ktjax.settings.data import Interpolation
+from ktjax.settings.objective import Entry, SlowWeights
+from ktjax.settings.record import Amount, Count, Name, NotNegative, Positive, Record, Seed, Share
+from ktjax.settings.transfer import Methods, Transfer
+
+# How a study is started, which is no part of what it finds.
+STARTED = ("keep", "engine", "shard", "only_failed", "lease_expiry", "ray", "store")
+# What may differ from the last start, as it only says which runs are asked for.
+ASKED = ("students", "teachers", "seeds", "objectives", "controls", "mcl", "pairs", "pairs_seed")
+
+
+_SHARED = frozenset(Methods.model_fields)
+
+
+class Ray(Record):
+    """What a task of Ray, which does the runs of one student, asks for."""
+
+    cpus: Amount
+    gpus: Amount
+    retries: NotNegative
+
+
+class Study(Methods):
+    """What configs/study.py holds."""
+
+    job: Literal["study"]
+    students: Annotated[tuple[Name, ...], Field(min_length=1)]
+    teachers: tuple[Name, ...]
+    pairs: Count | None
+    pairs_seed: Seed
+
+    # One batch for all pairs: one more model must not change what the others see.
+    image_size: Count
+    crop_pct: Share
+    interpolation: Interpolation
+
+    keep: Literal["all", "best", "none"]
+    engine: Literal["local", "ray"]
+    shard: Name | None
+    only_failed: bool
+    lease_expiry: Positive
+    ray: Ray
+
+    @pydantic.model_validator(mode="after")
+    def _shard(self) -> Self:
+        for name in ("students", "teachers"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"config.{name}={values} names one twice.")
+        if self.shard is None:
+            return self
+        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
+        if not match or int(match[1]) >= int(match[2]):
+            raise ValueError(
+                f"config.shard='{self.shard}' has to be i/n, where i is from 0 to n - 1: 0/4."
+            )
+        if self.engine != "local":
+            raise ValueError("config.shard: only with config.engine=local.")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What config.json holds: all but how it is started."""
+        return {name: value for name, value in self.to_json().items() if name not in STARTED}
+
+    def transfer(
+        self,
+        student: str,
+        teachers: Sequence[str],
+        objectives: Mapping[str, Entry],
+        *,
+        seeds: Sequence[int],
+        mcl: Mapping[str, SlowWeights],
+    ) -> Transfer:
+        """The settings of a transfer of this study, from each of the teachers alone."""
+        fields = {name: value for name, value in self.to_json().items() if name in _SHARED}
+        return Transfer.read(
+            fields
+            | {"job": "transfer", "student": student, "teachers": tuple(teachers)}
+            | {"strategy": "single", "order": "given", "soup_batch_norm": "average"}
+            | {"seeds": tuple(seeds), "controls": {}}
+            | {"objectives": {name: entry.to_json() for name, entry in objectives.items()}}
+            | {"mcl": {name: slow.to_json() for name, slow in mcl.items()}}
+        )

@@ -1,0 +1,114 @@
+"""What a model says of images, from Python and from the command line."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import ktjax
+from ktjax import main, models
+from ktjax.data import decode
+
+NAME = "glyphs/tiny_resnet_narrow"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.load(NAME)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """Larger than the model's input, and not square."""
+    return np.random.default_rng(0).integers(0, 256, (40, 61, 3), dtype=np.uint8)
+
+
+def test_probabilities_are_the_models(model, validation):
+    images = validation.image_NxHxWx3[:5]
+    found = ktjax.predict(model, images, top=3)
+    expected = np.asarray(jax.nn.softmax(model.apply(model.variables, images)[0].logits))
+    for classes, probability_C in zip(found, expected, strict=True):
+        order = np.argsort(-probability_C)[:3]
+        assert [one.label for one in classes] == [model.classes[c] for c in order]
+        np.testing.assert_allclose([p for _, p in classes], probability_C[order], rtol=1e-5)
+
+
+def check_same(found, expected):
+    """Batches of another size are rounded otherwise."""
+    for a, b in zip(found, expected, strict=True):
+        assert [one.label for one in a] == [one.label for one in b]
+        np.testing.assert_allclose([p for _, p in a], [p for _, p in b], rtol=1e-5)
+
+
+def test_batches_do_not_show(model, validation):
+    images = validation.image_NxHxWx3[:5]
+    at_once, by_two = (ktjax.predict(model, images, batch_size=b) for b in (64, 2))
+    check_same(at_once, by_two)
+
+
+def test_any_image_goes_through_the_models_transform(model, photo, tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    spec = model.input
+    crop = decode.eval_crop(
+        photo, size=spec.size, crop_pct=spec.crop_pct, interpolation=spec.interpolation
+    )
+    (expected,) = ktjax.predict(model, crop)
+    for given in (photo, Image.fromarray(photo), path, str(path)):
+        assert ktjax.predict(model, given) == [expected]
+    check_same(ktjax.predict(model, [path, photo]), [expected, expected])
+    assert ktjax.predict(model, []) == []
+
+
+def test_all_classes_add_up(model, photo):
+    (classes,) = ktjax.predict(NAME, photo, top=1000)
+    assert len(classes) == len(model.classes) == 100
+    assert sum(one.probability for one in classes) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        ("nowhere.png", {}, r"There is no image 'nowhere\.png'\."),
+        (__file__, {}, r"inference_test\.py' does not decode: of no known format\."),
+        (np.zeros((8, 8, 3), np.float32), {}, r"uint8 \[H, W, 3\], .*not float32 \[8, 8, 3\]\."),
+        (np.zeros((8, 8), np.uint8), {}, r"not uint8 \[8, 8\]\."),
+        (np.zeros((8, 8, 3), np.uint8), {"top": 0}, r"top=0 has to be 1 or more\."),
+    ],
+)
+def test_what_is_refused(model, image, options, message):
+    with pytest.raises(ValueError, match=message):
+        ktjax.predict(model, image, **options)
+
+
+def said(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["ktjax", *words])
+    main.cli()
+    return capsys.readouterr().out
+
+
+def test_command_line(model, photo, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    (expected,) = ktjax.predict(model, path, top=2)
+    told = said(monkeypatch, capsys, "predict", NAME, str(path), "--top", "2", "--json")
+    assert json.loads(told) == {str(path): [one._asdict() for one in expected]}
+    first, best, _ = said(monkeypatch, capsys, "predict", NAME, str(path), "--top=2").splitlines()
+    assert first == str(path)
+    assert best.split(" %  ") == [f"  {100 * expected[0].probability:5.1f}", expected[0].label]
+
+
+def test_a_wrong_name_is_a_sentence(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match=r"^ktjax: There is no image 'nowhere\.png'\.$"):
+        said(monkeypatch, capsys, "predict", NAME, "nowhere.png")
+
+
+def test_configs_are_listed(monkeypatch, capsys):
+    told = said(monkeypatch, capsys, "configs")
+    assert "transfer\n  Transfers knowledge from one or more teachers" in told
+    assert "Arguments: student, teachers, " in told
+    with pytest.raises(SystemExit, match="takes no arguments: all"):
+        said(monkeypatch, capsys, "configs", "all")

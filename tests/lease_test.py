@@ -1,0 +1,122 @@
+"""Leases: one holder at a time, who may die, and who may only have been asleep."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent import futures
+
+import pytest
+from small_jobs import ROOT
+
+from ktjax.experiment import lease
+
+HOLD = (
+    "import sys, time, pathlib\n"
+    "from ktjax.experiment import lease\n"
+    "with lease.take(pathlib.Path(sys.argv[1]), expiry=60) as held:\n"
+    "    (lease.enter(held) / 'work').write_text('half')\n"
+    "    print(held.number, flush=True)\n"
+    "    time.sleep(60)\n"
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "kl_dp-1"
+
+
+@pytest.fixture
+def holder(path):
+    """Another process that has the lease."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert started.stdout.readline() == "0\n"
+    yield started
+    started.kill()
+    started.communicate()
+
+
+def test_one_holder(path):
+    with lease.take(path, expiry=60) as held:
+        assert held.held() and lease.is_taken(path, expiry=60)
+        with lease.take(path, expiry=60) as second:
+            assert second is None
+        other = path.with_name("kl_dp-11")
+        with lease.take(other, expiry=60) as of_another:
+            assert of_another.held()
+    assert not held.held() and not lease.is_taken(path, expiry=60)
+    assert not list(path.parent.glob("*.lease"))
+
+
+def test_of_many_one_has_it(path):
+    """Again and again, each beginning with a lease that has expired."""
+
+    def attempt(_):
+        with lease.take(path, expiry=60) as held:
+            if held is not None:
+                os.mkdir(path)  # fails where another is inside
+                os.rmdir(path)
+            return held is not None
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        assert any(pool.map(attempt, range(200)))
+
+
+def test_what_was_left_is_gone_on_with(path):
+    with lease.take(path, expiry=60) as first:
+        (lease.enter(first) / "work").write_text("half")
+    with lease.take(path, expiry=60) as second:
+        assert (second.number, second.place == first.place) == (1, False)
+        assert (lease.enter(second) / "work").read_text() == "half" and not first.place.exists()
+        os.rename(second.place, path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["kl_dp-1"]
+
+
+def test_death_is_seen_at_once(path, holder):
+    with lease.take(path, expiry=60) as held:
+        assert held is None
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert not lease.is_taken(path, expiry=60)
+    with lease.take(path, expiry=60) as held:
+        assert held.number == 1 and (lease.enter(held) / "work").read_text() == "half"
+
+
+def test_on_another_machine_a_lease_expires(path, holder, monkeypatch):
+    """There nobody sees locks: only the signs of life tell."""
+    monkeypatch.setattr(lease, "_boot", lambda: "another")
+    holder.send_signal(signal.SIGSTOP)
+    (file,) = path.parent.glob("*.lease")
+    assert lease.is_taken(path, expiry=60)
+    os.utime(file, (0, os.stat(file).st_mtime - 61))
+    assert not lease.is_taken(path, expiry=60)
+
+
+def test_a_sleeper_has_lost(path):
+    with lease.take(path, expiry=60) as sleeper:
+        lease.enter(sleeper)
+        os.utime(sleeper.file, (0, 0))
+        with lease.take(path, expiry=60) as living:
+            lease.enter(living)
+            assert living.held() and not sleeper.held()
+            with pytest.raises(FileNotFoundError):
+                os.rename(sleeper.place, path)
+            sleeper.place.mkdir()  # whoever writes makes its folder again
+            (sleeper.place / "results.json").write_text("of a sleeper")
+    with lease.take(path, expiry=60) as third:
+        assert not list(lease.enter(third).iterdir()) and not sleeper.place.exists()
+
+
+def test_the_heart_beats(path):
+    with lease.take(path, expiry=0.3) as held:
+        before = held.file.stat().st_mtime_ns
+        os.utime(held.file, (0, 0))
+        for _ in range(100):
+            if held.file.stat().st_mtime_ns >= before:
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("no sign of life")

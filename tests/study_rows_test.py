@@ -1,0 +1,162 @@
+"""What a study says of its runs, by hand."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from controls_test import make_run
+
+from ktjax.analysis import chance, controls, rows, study
+from ktjax.analysis.rows import TransferModel
+from ktjax.report import study as report
+
+ACCURACY = {"s": 60.0, "u": 70.0, "w": 50.0, "t1": 50.0, "t2": 80.0}
+MODELS = {
+    name: TransferModel(accuracy=a, parameters=1, origin="", temperature=None, robustness={})
+    for name, a in ACCURACY.items()
+}
+
+
+def run_of(student, teacher, delta, *, objective="kl", ensemble=None, **fields):
+    before = ACCURACY[student]
+    known = dict(gain=3.0 + delta, loss=3.0, accuracy_before=before, ensemble_accuracy=ensemble)
+    known |= dict(accuracy_after=before + delta, seconds=2.0)
+    return make_run(objective, delta, student=student, teachers=(teacher,), **known | fields)
+
+
+# Success of kl: s 1 of 2 (by the mean over seeds), u 2 of 2, w 0 of 1.
+RUNS = [
+    run_of("s", "t1", -2.0, seed=1, ensemble=62.0),
+    run_of("s", "t1", 1.0, seed=2, ensemble=62.0),
+    run_of("s", "t2", 2.0, ensemble=64.0),
+    run_of("u", "t1", 1.0, ensemble=70.0),
+    run_of("u", "t2", 4.0, ensemble=80.0),
+    run_of("w", "t1", 0.0, ensemble=52.0),
+    run_of("s", "t2", 3.0, objective="kl_dp", ensemble=64.0),
+    run_of("u", "t2", 4.5, objective="kl_dp", ensemble=80.0),
+]
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return study.pairs(RUNS, MODELS)
+
+
+def test_a_pair_is_the_mean_of_its_seeds(pairs):
+    first, second, _, last, *_ = pairs
+    assert (first.student, first.teacher, first.runs, first.delta) == ("s", "t1", 2, -0.5)
+    assert (first.gain, first.loss, first.accuracy_difference) == (2.5, 3.0, -10.0)
+    assert first.headroom_share == pytest.approx(100 * -0.5 / 2)
+    assert second.headroom_share == pytest.approx(50) and last.headroom_share == 40
+    assert pairs[2].headroom_share is None  # the ensemble is no better than u
+
+
+def test_success_is_the_median_over_students(pairs):
+    kl, kl_dp = study.success(pairs).values()
+    assert kl["per_student"] == {"s": 50.0, "u": 100.0, "w": 0.0}
+    assert (kl["median"], kl["mean"], kl["improved"], kl["pairs"]) == (50.0, 50.0, 3, 5)
+    assert kl["mean_delta"] == pytest.approx((-0.5 + 2 + 1 + 4 + 0) / 5)
+    assert kl["best"] == {"student": "u", "teacher": "t2", "delta": 4.0}
+    assert kl["worst"] == {"student": "s", "teacher": "t1", "delta": -0.5}
+    assert (kl["gain"], kl["loss"]) == (pytest.approx(4.3), 3.0)
+    # Of sums, as a pair with little headroom would rule a mean of shares.
+    assert kl["headroom_share"] == pytest.approx(100 * 6.5 / (2 + 4 + 0 + 10 + 2))
+    assert kl["net"] is None
+    assert kl_dp["per_student"] == {"s": 100.0, "u": 100.0}
+
+
+def test_bootstrap_intervals(pairs):
+    kl, kl_dp = (of["bootstrap"] for of in study.success(pairs).values())
+    for name in ("median", "mean"):
+        low, high = kl[name]
+        assert 0 <= low <= 50 <= high <= 100
+    assert kl["mean_delta"][0] < 1.3 < kl["mean_delta"][1]
+    # Of two students and one teacher: all of the one, half each, or all of the other.
+    assert kl_dp == {
+        "median": (100.0, 100.0),
+        "mean": (100.0, 100.0),
+        "mean_delta": (pytest.approx(3.0), pytest.approx(4.5)),
+    }
+    assert study.success(pairs[:1])["kl"]["bootstrap"] is None  # one student, one teacher
+
+
+def test_models_are_drawn_and_not_pairs():
+    students, teachers = zip(*itertools.product("ab", "xyz"), strict=True)
+    seen = set()
+    for of_student_P, of_teacher_P in chance.resampled(students, teachers, draws=300):
+        a, b = of_student_P[0], of_student_P[3]
+        assert of_student_P.tolist() == [a] * 3 + [b] * 3 and a + b == 2
+        assert of_teacher_P[:3].tolist() == of_teacher_P[3:].tolist() and sum(of_teacher_P) == 6
+        seen.add((a, *of_teacher_P[:3].tolist()))
+    assert len(seen) == 3 * 10
+    twice = [list(chance.resampled("ab", "xy", draws=5)) for _ in range(2)]
+    np.testing.assert_array_equal(*twice)
+
+
+def test_objectives_are_compared_over_common_pairs(pairs):
+    (row,) = study.compared(pairs)
+    assert (row["one"], row["other"], row["pairs"]) == ("kl", "kl_dp", 2)
+    assert row["difference"] == pytest.approx((2 - 3 + 4 - 4.5) / 2)
+    low, high = row["interval"]
+    assert low < -0.75 < high
+
+
+def test_net_refers_to_a_control_that_ran_once():
+    correct = {"kl-s-t1-1": [1, 1, 0, 1], "kl_dp-s-t2-1": [1, 1, 1, 1], "xe-0.1-s--1": [1, 0, 1, 1]}
+    correct = {name: np.asarray(answers, bool) for name, answers in correct.items()}
+    alone = make_run("xe-0.1", 1.5, tune=0.5)
+    taught = [run_of("s", "t1", 2.0), run_of("s", "t2", 3.0, objective="kl_dp")]
+    found = controls.with_net(taught, [alone], correct)
+    assert [(run.control, run.net) for run in found] == [("xe-0.1", 0.5), ("xe-0.1", 1.5)]
+    assert found[0].net_se == pytest.approx(100 * np.std([0, 1, -1, 0]) / 2)
+    nets = study.pairs(found, MODELS)
+    assert [pair.net for pair in nets] == [0.5, 1.5]
+    of_kl = study.success(nets)["kl"]
+    assert of_kl["net"]["mean_net"] == 0.5
+    line = study.row(found[0])
+    assert (line.teacher, line.net, line.control, line.status) == ("t1", 0.5, "xe-0.1", "done")
+    line = study.row(alone)
+    assert (line.teacher, line.net, line.headroom_share) == (None, None, None)
+
+
+def test_time_that_is_left():
+    done = [("s", 2.0), ("s", 4.0), ("u", 9.0)]
+    assert study.seconds_left(done, ["s", "u", "w"]) == 3 + 9 + 5
+    assert study.seconds_left([], ["s"]) == 0
+
+
+def results_of(pairs, failed=()):
+    """As much of the results as sentences are made of."""
+    given = dict(pairs=tuple(pairs), rows=tuple(failed), success=study.success(pairs))
+    given |= dict(compared=tuple(study.compared(pairs)), models=MODELS, chosen={})
+    fields = {field.name: None for field in dataclasses.fields(rows.StudyResults)}
+    return rows.StudyResults(**fields | given)
+
+
+def test_what_cannot_be_told_apart_is_said(pairs):
+    text = report.conclusion(results_of(pairs))
+    assert text.startswith("Success rate (median over 3 students): kl 50.0 %, kl_dp 100.0 %. ")
+    assert "kl_dp did best: +3.75 points in the mean over 2 pairs" in text
+    assert "it is not distinguishable from kl." in text
+    # The same twenty times over, with all but the same differences.
+    many = [
+        dataclasses.replace(
+            pairs[0], student=f"s{i}", objective=objective, delta=base + 0.01 * (i % 3)
+        )
+        for objective, base in (("kl", 0.01), ("kl_dp", 1.0))
+        for i in range(20)
+    ]
+    text = report.conclusion(results_of(many))
+    assert "distinguishable" not in text and "kl_dp did best: +1.01" in text
+    centered = [dataclasses.replace(p, delta=p.delta - 1.01) for p in many if p.delta > 0.5]
+    assert "not distinguishable from none" in report.conclusion(results_of(centered))
+
+
+def test_nothing_but_failures():
+    failed = study.failed(student="s", teacher="t1", objective="kl", seed=1, error="no memory")
+    results = results_of([], [failed])
+    assert report.conclusion(results).endswith("is done. 1 of 1 runs failed.")
+    (table,) = report.tables(results)
+    assert table.groups[0] == [["s", "t1", "kl", "1", "no memory"]]
+    assert failed.delta is None

@@ -1,0 +1,281 @@
+"""Studies through the front door: what is run, once; what of it stays; and the table."""
+
+import collections
+import csv
+import shutil
+
+import pytest
+import small_jobs
+from safetensors import numpy as safetensors_numpy
+from small_jobs import KilledError, kill_at, read, studying, without_seconds
+
+from ktjax.checkpoint import Checkpoints
+from ktjax.experiment import lease, training
+from ktjax.jobs import study, transfer
+from ktjax.jobs.study import plan
+from ktjax.jobs.study.folders import Runs
+from ktjax.jobs.transfer import setup
+from ktjax.models.checkpoints import weights
+from ktjax.report import tables
+from ktjax.settings.study import Study
+from ktjax.targets import live
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+ARG = "objectives=kl_dp+xe,controls=xe"
+
+
+@pytest.fixture(scope="module")
+def config(noisy, quartet):
+    """Two students, two teachers; xe is an objective, and the only control."""
+    student, narrow, weak, wide = quartet
+    return studying(noisy, (student, narrow), (weak, wide), arg=ARG, keep="all")
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """(workdir, results, how often what takes long was made)."""
+    workdir, made = tmp_path_factory.mktemp("whole"), collections.Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((training, "fit"), (setup, "make_recipe"), (live, "store")):
+            count(patch, owner, name, made)
+        return workdir, study.run(config, workdir), made
+
+
+def count(patch, owner, name, made):
+    work = getattr(owner, name)
+
+    def counted(*arguments, **options):
+        made[name] += 1
+        return work(*arguments, **options)
+
+    patch.setattr(owner, name, counted)
+
+
+def trained_by(monkeypatch, config, workdir, **options):
+    """How many runs a start trains, and what it finds."""
+    made = collections.Counter()
+    with monkeypatch.context() as patch:
+        count(patch, training, "fit", made)
+        results = study.run(config, workdir, **options)
+    return made["fit"], results
+
+
+def table(workdir):
+    with (workdir / "pairs.csv").open() as lines:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(lines)]
+
+
+def students(workdir):
+    """The bits of every student below a workdir."""
+    return {str(p.relative_to(workdir)): p.read_bytes() for p in workdir.rglob(weights.WEIGHTS)}
+
+
+def changed(config, **fields):
+    config = config.copy_and_resolve_references()
+    config.unlock()
+    config.update(fields)
+    return config
+
+
+def check_same(found, expected):
+    assert table(found) == table(expected)
+    assert students(found) == students(expected)
+    assert without_seconds(read(found)["rows"]) == without_seconds(read(expected)["rows"])
+    left = [p.name for p in (found / "runs").rglob("*") if "@" in p.name or p.name == "checkpoints"]
+    assert not left
+
+
+def test_a_row_for_every_run(whole, quartet):
+    workdir, results, _ = whole
+    student, narrow, weak, wide = quartet
+    asked = [
+        (learner, teacher, objective)
+        for learner in (student, narrow)
+        for teacher, objective in (("", "xe"), (weak, "kl_dp"), (wide, "kl_dp"))
+    ]
+    found = table(workdir)
+    assert [(row["student"], row["teacher"], row["objective"]) for row in found] == asked
+    assert {(row["seed"], row["status"], row["error"]) for row in found} == {("1", "done", "")}
+    for row, kept in zip(found, results["rows"], strict=True):
+        for name, text in row.items():
+            assert text == ("" if kept[name] is None else str(kept[name]))
+    assert results == read(workdir)
+    assert set(results["success"]) == {"kl_dp"}
+    assert "Success rate (median over 2 students): kl_dp" in tables.as_text(results)
+    assert (workdir / "report.html").exists() and (workdir / "figures" / "pairs.png").exists()
+
+
+def test_each_thing_is_made_once(whole):
+    """A step for each student and objective, the targets of four models, six trainings."""
+    assert whole[2] == {"fit": 6, "make_recipe": 4, "store": 4}
+
+
+def test_pairs_refer_to_the_control_that_tune_chose(whole):
+    _, results, _ = whole
+    for student in {row["student"] for row in results["rows"]}:
+        own = [row for row in results["rows"] if row["student"] == student]
+        (alone,) = (row for row in own if row["teacher"] is None)
+        chosen = results["chosen"][student]
+        assert chosen in ("none", "xe")
+        expected = alone["delta"] if chosen == "xe" else 0.0
+        for row in own:
+            if row["teacher"] is None:
+                assert row["control"] is row["net"] is None
+            else:
+                assert row["control"] == chosen
+                assert row["net"] == pytest.approx(row["delta"] - expected)
+
+
+def test_a_run_is_the_transfer_by_itself(whole, config, tmp_path):
+    workdir, _, _ = whole
+    settings = Study.read(config)
+    run = plan.plan(settings, labeled=True)[1]
+    transfer.execute(plan.transfer_of(settings, run), tmp_path)
+    assert (tmp_path / "report.html").exists()
+    assert students(tmp_path) == students(workdir / run.folder)
+    assert without_seconds(read(tmp_path)["runs"]) == without_seconds(
+        read(workdir / run.folder)["runs"]
+    )
+
+
+def test_finished_before(whole, config, monkeypatch, capsys):
+    trained, results = trained_by(monkeypatch, config, whole[0])
+    assert trained == 0 and results["rows"] == whole[1]["rows"]
+    assert "Success rate" in capsys.readouterr().out
+
+
+def test_lists_may_grow(whole, config, monkeypatch, tmp_path):
+    workdir = shutil.copytree(whole[0], tmp_path / "workdir")
+    before = table(workdir)
+    more = changed(config, seeds=(1, 2), students=config.students[:1])
+    trained, results = trained_by(monkeypatch, more, workdir)
+    assert trained == 3
+    found = table(workdir)
+    assert len(found) == 9
+    # The other student is still there; net is of the mean over the seeds of its control.
+    kept = [row for row in found if row["seed"] == "1"]
+    for row, old in zip(kept, before, strict=True):
+        refers = ("control", "net", "net_se")
+        assert {k: v for k, v in row.items() if k not in refers} == {
+            k: v for k, v in old.items() if k not in refers
+        }
+    assert results["config"]["students"] == list(config.students)
+    assert {pair["runs"] for pair in results["pairs"]} == {1, 2}
+    trained, _ = trained_by(monkeypatch, config, workdir)
+    assert trained == 0 and table(workdir) == found
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"weight_decay": 0.5}, "weight_decay"),
+        ({"objectives": {"kl_dp": {"learning_rate": 0.2}}}, "objectives"),
+        ({"mcl": {"kl_dp": {"tau": 0.5, "every": 1}}}, "mcl"),
+    ],
+)
+def test_other_changes_are_refused(fields, named, whole, config):
+    before = small_jobs.tree(whole[0])
+    with pytest.raises(ValueError, match=f"another experiment: its config differs in {named}"):
+        study.run(changed(config, **fields), whole[0])
+    assert small_jobs.tree(whole[0]) == before
+
+
+def test_how_it_is_started_is_no_part_of_it(whole, config, monkeypatch):
+    fields = dict(shard="1/2", only_failed=True, lease_expiry=7.0)
+    assert trained_by(monkeypatch, changed(config, **fields), whole[0])[0] == 0
+
+
+@pytest.mark.parametrize("calls", [0, 3])
+def test_interrupted(calls, whole, config, tmp_path, monkeypatch):
+    """At the first checkpoint of a run, and at its second one."""
+    with monkeypatch.context() as patch:
+        kill_at(patch, Checkpoints, "save", calls=calls)
+        with pytest.raises(KilledError):
+            study.run(config, tmp_path)
+    assert [p.name for p in (tmp_path / "runs").rglob("results.json")] == ["results.json"] * (
+        calls // 2
+    )
+    study.run(config, tmp_path)
+    check_same(tmp_path, whole[0])
+
+
+def test_shards(whole, config, tmp_path, monkeypatch, capsys):
+    counts = [trained_by(monkeypatch, changed(config, shard=f"{i}/2"), tmp_path)[0] for i in (0, 0)]
+    assert counts == [3, 0] and not (tmp_path / "results.json").exists()
+    assert "3 of 6 runs are left" in capsys.readouterr().out
+    assert table(tmp_path) == table(whole[0])[:3]
+    run = plan.plan(Study.read(config), labeled=True)[-1]
+    (tmp_path / run.folder).parent.mkdir(parents=True)
+    with lease.take(tmp_path / run.folder, expiry=60):  # another process is at this one
+        assert trained_by(monkeypatch, changed(config, shard="1/2"), tmp_path)[0] == 2
+    assert trained_by(monkeypatch, config, tmp_path)[0] == 1
+    check_same(tmp_path, whole[0])
+
+
+def test_a_failed_run_stops_no_other(whole, config, quartet, tmp_path, monkeypatch):
+    """And runs again when it is asked for."""
+    broken = shutil.copytree(quartet[3], tmp_path / "wide")
+    entries = safetensors_numpy.load_file(broken / weights.WEIGHTS)
+    good = (broken / weights.WEIGHTS).read_bytes()
+    spoiled = {name: array * float("nan") for name, array in entries.items()}
+    safetensors_numpy.save_file(spoiled, broken / weights.WEIGHTS)
+    mended = changed(config, teachers=(quartet[2], str(broken)))
+    workdir = tmp_path / "workdir"
+    results = study.run(mended, workdir)
+    failed = [row for row in results["rows"] if row["status"] == "failed"]
+    assert [(row["teacher"], row["delta"]) for row in failed] == [(str(broken), None)] * 2
+    assert "logits that are not finite" in failed[0]["error"]
+    assert "2 of 6 runs failed" in tables.as_text(results)
+    (broken / weights.WEIGHTS).write_bytes(good)
+    assert trained_by(monkeypatch, mended, workdir)[0] == 0
+    trained, results = trained_by(monkeypatch, changed(mended, only_failed=True), workdir)
+    assert trained == 2
+    for row, expected in zip(results["rows"], whole[1]["rows"], strict=True):
+        assert row["after"] == expected["after"] and row["status"] == "done"
+
+
+@pytest.mark.parametrize(("keep", "count"), [("best", 2), ("none", 0)])
+def test_students_are_kept_as_asked(keep, count, whole, config, tmp_path, monkeypatch):
+    workdir = shutil.copytree(whole[0], tmp_path / "workdir")
+    assert len(students(workdir)) == 6
+    trained_by(monkeypatch, changed(config, keep=keep), workdir)
+    assert len(students(workdir)) == count
+    runs = Runs(workdir, expiry=60)
+    for student in config.students if keep == "best" else ():
+        taught = [
+            run
+            for run in plan.plan(Study.read(config), labeled=True)
+            if run.student == student and run.teacher
+        ]
+        deltas = [runs.found(run).row.history[-1].tune["delta"] for run in taught]
+        best = taught[deltas.index(max(deltas))]
+        assert list((workdir / best.folder).rglob(weights.WEIGHTS))
+
+
+def test_refused(refused, config, quartet, noisy):
+    refused(study.run, changed(config, shard="2/2"), r"shard='2/2' has to be i/n")
+    refused(study.run, changed(config, pairs=5), "only 4 pairs")
+    refused(study.run, changed(config, teachers=("glyphs/tiny_vitt",)), "No model 'glyphs/tiny_vi")
+    alone = studying(noisy, quartet[:1], quartet[:1])
+    refused(study.run, alone, "nothing to run")
+
+
+def test_pairs_are_drawn_by_their_names(config, quartet):
+    """A drawn pair stays drawn when more of them are, whatever the order of the lists."""
+
+    def drawn(number, names=quartet):
+        settings = Study.read(changed(config, students=names, teachers=names, pairs=number))
+        return set(plan.pairs(settings))
+
+    assert len(drawn(3)) == 3 and len(drawn(None)) == 12
+    assert drawn(3) < drawn(5) < drawn(None)
+    assert drawn(3, names=tuple(reversed(quartet))) == drawn(3)
+
+
+def test_folders_of_models():
+    """Short, different, and the same whatever else there is."""
+    names = ("glyphs/tiny_mlp", "timm/resnet50.a1_in1k", "hf:google/vit", "/a/b/c", "/d/b/c")
+    folders = [plan.Run(name, None, "kl", 1, None, False).folder.parts[1] for name in names]
+    assert folders[:3] == ["glyphs.tiny_mlp", "timm.resnet50.a1_in1k", "hf.google.vit"]
+    assert len(set(folders)) == 5 and all(name.startswith("b.c-") for name in folders[3:])
