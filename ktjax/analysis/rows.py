@@ -286,7 +286,7 @@ class StudyPair:
     before: float
     ensemble: float | None
     headroom_share: float | None
-    accuracy_difference: float
+    accuracy_difference: float | None  # teacher minus student; None: the teacher does not say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -303,7 +303,8 @@ class StudyResults(Results):
     @property
     def transfers(self) -> dict[str, Any]:
         """The same as ComplementarityResults has it, for the figures of both."""
-        return {"rows": [vars(pair) for pair in self.pairs], "success": self.success}
+        known = (pair for pair in self.pairs if pair.accuracy_difference is not None)
+        return {"rows": list(map(vars, known)), "success": self.success}
 
 
 RESULTS = {

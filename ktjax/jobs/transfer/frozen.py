@@ -110,13 +110,17 @@ def _share(start: Setup, seed: int) -> _Shared:
         return lambda view: variables
 
     def frozen(name: str) -> live.OfView:
-        measured = start.models[name]
-        model = measured.model
-        if not stored:  # weights are placed anew for every run: a device might not hold all
-            return freeze(model, measured)
-        return start.once(("targets", name, seed, start.one_view), lambda: freeze(model, measured))
+        return freeze(start.models[name].model, start.models[name])
 
-    return _Shared(frozen, freeze, _recipes(start, seed))
+    def once(name: str) -> live.OfView:
+        form = stores.form_of(settings, len(start.models[start.student].model.classes))
+        return start.once(("targets", name, seed, form, start.one_view), lambda: frozen(name))
+
+    if not stored:  # weights are placed anew for every run: a device might not hold those of all
+        return _Shared(frozen, freeze, _recipes(start, seed))
+    # Nor might memory hold what all models of many transfers say: from disk each reads its own.
+    kept = once if settings.store is None else functools.cache(frozen)
+    return _Shared(kept, freeze, _recipes(start, seed))
 
 
 def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Recipe]:

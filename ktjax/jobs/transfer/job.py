@@ -57,7 +57,7 @@ def check(settings: Transfer) -> None:
                 "set config.targets to live, with teachers that can be asked."
             )
     names = (settings.student, *settings.teachers)
-    if len({_folder(name).resolve() for name in names}) < len(names):
+    if len({folder(name).resolve() for name in names}) < len(names):
         raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
     if settings.drop_path_rate:
         for name in _trained(settings):
@@ -81,7 +81,7 @@ def check(settings: Transfer) -> None:
     stores.check(settings)
 
 
-def _folder(name: str) -> Path:
+def folder(name: str) -> Path:
     """Where a model, or a teacher that is only a store, lies."""
     if name.startswith(store.PREFIX):
         return store.open_store(name).folder
