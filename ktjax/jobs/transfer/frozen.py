@@ -113,7 +113,9 @@ def _share(start: Setup, seed: int) -> _Shared:
         model = measured.model
         if not stored:  # weights are placed anew for every run: a device might not hold all
             return freeze(model, measured)
-        return start.once(("targets", name, seed, start.one_view), lambda: freeze(model, measured))
+        kept = stores.form_of(settings, len(measured.model.classes))
+        key = ("targets", name, seed, start.one_view, kept)
+        return start.once(key, lambda: freeze(model, measured))
 
     return _Shared(frozen, freeze, _recipes(start, seed))
 
