@@ -38,6 +38,11 @@ OPTIONS = {
     "kl_dp": DP | dict(standardized=True),
     "kl_dp_unsupervised": DP,
     "kl_dp_flip": DP | dict(neutral="average"),
+    "kl_dp_corrected": DP | dict(lead=0.2),
+    "kl_pool": SOFT,
+    "kl_pool_corrected": SOFT | dict(lead=0.2),
+    "self_pool": SOFT,
+    "self_corrected": SOFT | dict(lead=0.2),
     "cd": XE | dict(weight=10.0, gamma=0.1),
     "crd": XE
     | dict(
@@ -54,8 +59,11 @@ OPTIONS = {
 SLOW = optim.SlowWeights(tau=0.9, every=2)
 # (objective, whether BatchNorm's statistics are frozen). A frozen one is a part of the same step:
 # one objective with a memory and one without stand for the rest, which .ci/full runs.
-CASES = [*((name, False) for name in OPTIONS), ("kl_dp", True), ("crd", True)]
-OTHERS = [(name, True) for name in OPTIONS if (name, True) not in CASES]
+# kl_pool_corrected computes what four others do.
+LIKE = ("kl_dp_corrected", "kl_pool", "self_pool", "self_corrected")
+CASES = [*((name, False) for name in OPTIONS if name not in LIKE), ("kl_dp", True), ("crd", True)]
+OTHERS = [(name, frozen) for name in OPTIONS for frozen in (False, True)]
+OTHERS = [case for case in OTHERS if case not in CASES]
 
 
 @functools.cache
@@ -89,6 +97,7 @@ def run(name, *, freeze_stats, slow=SLOW, steps=STEPS):
         teach = live.make_ask(student, teachers)
         asked = [live.frozen_variables(m, dtype=jnp.float32) for m in (student, *teachers)]
         frozen = live.Frozen(asked[0], tuple(asked[1:]), jnp.asarray([1.0, 0.7, 1.5]))
+        frozen = small_models.weighted(name, frozen)
     state = train.init_state(
         student.variables,
         objective=objective,

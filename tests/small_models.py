@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from ktjax import objectives
 from ktjax.classifier import Classifier, InputSpec, Output, linen_forward
 from ktjax.models.networks.layers import BatchNorm
 
@@ -50,3 +51,13 @@ def make(name, *, width=8, size=6, batch_norm=True, dropout=0.0):
 
 def images(number, *, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (number, 6, 6, 3), dtype=np.uint8)
+
+
+def weighted(objective, frozen):
+    """What a step takes of an initial student and two teachers, with the weights of a pool."""
+    entry = objectives.OBJECTIVES[objective]
+    if not entry.pool:
+        return frozen
+    teachers = frozen.teachers if entry.teachers else ()
+    weight_S = jnp.asarray([0.6, 0.3, -0.1])[: 1 + len(teachers)]
+    return frozen._replace(teachers=teachers, weights_S=weight_S)

@@ -37,6 +37,11 @@ OPTIONS = {
     "kl_dp": DP,
     "kl_dp_unsupervised": DP,
     "kl_dp_flip": DP | dict(neutral="average"),
+    "kl_dp_corrected": DP | dict(lead=0.2),
+    "kl_pool": KL,
+    "kl_pool_corrected": KL | dict(lead=0.2),
+    "self_pool": KL,
+    "self_corrected": KL | dict(lead=0.2),
     "cd": XE | dict(weight=0.8, gamma=0.5),
     "crd": XE | CRD | dict(weight=0.8, gamma=0.5),
     "mutual": KL | XE | dict(detach_teacher=False),
@@ -109,9 +114,10 @@ def start(name, *, seed=0):
 
 
 @functools.cache
-def asked():
+def asked(name="kl"):
     initial, *teachers = (live.frozen_variables(m, dtype=jnp.float32) for m in models())
-    return live.Frozen(initial, tuple(teachers), parallel.replicate(jnp.ones(3)))
+    frozen = live.Frozen(initial, tuple(teachers), parallel.replicate(jnp.ones(3)))
+    return small_models.weighted(name, frozen)
 
 
 @functools.cache
@@ -144,7 +150,9 @@ def test_state_and_metrics_are_the_same_on_all_devices(name, freeze_stats):
     step = make_step(name, freeze_stats=freeze_stats)
     step = jax.vmap(step, (None, None, 0, None), (None, None), parallel.AXIS)
     before = start(name)
-    after, metrics = jax.eval_shape(step, before, asked(), sliced(batch(), 8), jax.random.key(0))
+    after, metrics = jax.eval_shape(
+        step, before, asked(name), sliced(batch(), 8), jax.random.key(0)
+    )
     assert jax.tree.structure(after) == jax.tree.structure(before)
     shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (before, after)]
     assert shapes[0] == shapes[1]  # nothing is compiled again for the second step
