@@ -104,7 +104,8 @@ def test_a_sleeper_has_lost(path):
             assert living.held() and not sleeper.held()
             with pytest.raises(FileNotFoundError):
                 os.rename(sleeper.place, path)
-            sleeper.place.mkdir()  # whoever writes makes its folder again
+            lease.enter(sleeper)  # whoever writes makes its folder again
+            assert living.place.is_dir()
             (sleeper.place / "results.json").write_text("of a sleeper")
     with lease.take(path, expiry=60) as third:
         assert not list(lease.enter(third).iterdir()) and not sleeper.place.exists()
