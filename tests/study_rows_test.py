@@ -81,6 +81,16 @@ def test_bootstrap_intervals(pairs):
     assert study.success(pairs[:1])["kl"]["bootstrap"] is None  # one student, one teacher
 
 
+def test_a_student_counts_as_often_as_it_is_drawn():
+    """One of four improved: three times of four or more with probability 0.051, always 0.004."""
+    runs = [run_of("s", "t1", 1.0)] + [
+        dataclasses.replace(run_of("s", "t1", -1.0), student=f"s{i}") for i in range(3)
+    ]
+    models = MODELS | {f"s{i}": MODELS["s"] for i in range(3)}
+    (found,) = study.success(study.pairs(runs, models)).values()
+    assert found["bootstrap"]["mean"] == (0.0, 75.0)
+
+
 def test_models_are_drawn_and_not_pairs():
     students, teachers = zip(*itertools.product("ab", "xyz"), strict=True)
     seen = set()
