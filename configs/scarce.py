@@ -22,7 +22,17 @@ and from the stronger (standard error 0.1, of kl from the weaker 0.2); without a
   xe                       -1.28          -3.48          -8.63         -14.84
   xe_self                  -0.45          -1.35          -2.81          -3.69
 
-NUMBERS
+It gave on validation, with --config.seeds="(1,2,3)", in points (the control: none, as nothing is
+trained without labels or a teacher; 2 CPU cores, jax 0.10.2, half a minute a run):
+
+                     weaker teacher     stronger teacher
+  kl                 -3.40 +- 0.28      +0.57 +- 0.17
+  kl_dp_unsupervised +0.05 +- 0.15      +0.43 +- 0.16
+
+and without a teacher, on the few labels, xe -1.23 +- 0.21 and xe_self -0.52 +- 0.17: 1,000 labels,
+seen 640 times, cost a student that has seen 64,000, whichever rate is taken. Unlabeled images and
+one stronger teacher give what no label here does; data partitioning makes the weaker harmless, and
+from the stronger gives no more than distillation.
 """
 
 from typing import Any
@@ -142,6 +152,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Stochastic depth of the student: the rate of its last block. None: as its checkpoint was
     # trained, where the model_args of its config.json say so, else 0.
     config.drop_path_rate = config_dict.placeholder(float)
+    # What is exported: last: the weights at the end; no_regret: the best on tune of these and of
+    # others on the way to them, if it is better than before on images of its own (split accept, or
+    # else half of tune), and else the student as it was: the run has abstained.
+    config.export = "last"
 
     if arg.runlocal:
         config.max_examples = 128

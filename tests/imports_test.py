@@ -23,7 +23,7 @@ STORIES = [
     {"experiment"},
     {"settings"},
     {"targets", "loop", "train", "evaluate", "report", "checkpoint", "writer"},
-    {"objectives", "contrastive", "models", "data", "analysis"},
+    {"objectives", "contrastive", "mutual", "pools", "models", "data", "analysis"},
     {"objective", "batches"},  # what the rooms above have in common: a contract each
     {"partition", "losses", "optim", "parallel", "augment", "classifier", "joint"}
     | {"config", "files", "interruption", "progress", "topk", "compress"},
@@ -33,6 +33,8 @@ CORE = {
     "train",
     "objectives",
     "contrastive",
+    "mutual",
+    "pools",
     "targets",
     "evaluate",
     "objective",

@@ -18,6 +18,7 @@ from small_jobs import KilledError, kill_at, transferring
 import ktjax
 from ktjax import augment
 from ktjax.experiment import stores
+from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
 from ktjax.models.checkpoints import weights
 from ktjax.settings.transfer import Transfer
@@ -385,6 +386,18 @@ def test_settings_that_do_not_go_together(noisy, quartet, refused):
         ),
     ):
         refused(transfer.run, config_of(noisy, quartet, **fields), message)
+
+
+def test_transfers_that_share_answers_may_compare_at_other_temperatures(noisy, quartet, tmp_path):
+    """Each finds the other classes summed up as its objective compares them."""
+    shared = Shared()
+    for temperature in (1.0, 4.0):
+        fields = dict(targets="stored", store_top_k=2, total_steps=1, eval_every_steps=1)
+        config = config_of(noisy, quartet, arg="objectives=kl", **fields)
+        config.objectives.kl.temperature = temperature
+        settings, workdir = Transfer.read(config), tmp_path / str(temperature)
+        transfer.execute(settings, workdir, shared=shared, report=False)
+        assert small_jobs.read(workdir)["served"] == {"kl": "approximate"}
 
 
 def test_no_room_on_the_disk(tmp_path):

@@ -25,7 +25,7 @@ def row(run: Run) -> StudyRow:
         teacher=run.teachers[0] if run.teachers else None,
         objective=run.objective,
         seed=run.seed,
-        status=DONE,
+        status=ABSTAINED if run.abstained else DONE,
         before=run.accuracy_before,
         after=run.accuracy_after,
         delta=run.delta,
