@@ -163,6 +163,17 @@ def test_what_cannot_be_told_apart_is_said(pairs):
     assert "not distinguishable from none" in report.conclusion(results_of(centered))
 
 
+def test_who_abstains_is_told():
+    same = dict(accuracy_before=60.0, accuracy_after=60.0, gain=0.0, loss=0.0)
+    row = study.row(make_run("xe", 0.0, abstained=True, **same))
+    assert row.status == "abstained"
+    results = results_of([], [row])
+    text = "1 of 1 runs abstained, and left their student as it was."
+    assert report.conclusion(results).endswith(text)
+    (table,) = report.tables(results)
+    assert table.groups[0][0][:4] == ["s", "xe", "1", "60.00 -> 60.00"]
+
+
 def test_nothing_but_failures():
     failed = study.failed(student="s", teacher="t1", objective="kl", seed=1, error="no memory")
     results = results_of([], [failed])
