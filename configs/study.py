@@ -44,7 +44,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         students=(),
         teachers=(),
         objectives=("kl", "xe_kl", "kl_dp", "kl_dp_unsupervised"),
-        seeds=("1",),
+        seeds=(1,),
         controls=("xe", "xe_self", "self"),
         data="glyphs",
         pairs=0,
@@ -61,7 +61,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.pairs = config_dict.placeholder(int)
     config.pairs_seed = 0
     # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
-    config.seeds = tuple(map(int, arg.seeds))
+    config.seeds = tuple(arg.seeds)
 
     def kl() -> dict[str, Any]:
         return dict(temperature=1.0, top_k=config_dict.placeholder(int), standardized=False)

@@ -21,7 +21,8 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     Args:
       arg: `name=value` pairs between commas; a bare `name` sets a bool. Values of a sequence stand
         between plus signs: `teachers=a+b`.
-      **spec: the known names with their defaults, whose types the values take.
+      **spec: the known names with their defaults, whose types the values take; those of a sequence
+        that of the default's first.
 
     Returns:
       A ConfigDict with a value for each name of the spec.
@@ -42,12 +43,13 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
 
 def _parse(name: str, text: str, default: Any) -> Any:
     kind = type(default)
+    if kind is tuple:
+        texts = filter(None, text.split("+"))
+        return tuple(_parse(name, one, default[0]) if default else one for one in texts)
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"Config argument '{name}' is true or false, not '{text}'.")
         return text.lower() == "true"
-    if kind is tuple:
-        return tuple(filter(None, text.split("+")))
     try:
         return kind(text)
     except ValueError:

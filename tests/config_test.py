@@ -4,7 +4,7 @@ import pytest
 
 from ktjax import config
 
-SPEC = dict(model="tiny", size=24, rate=0.5, fast=False, teachers=("a",))
+SPEC = dict(model="tiny", size=24, rate=0.5, fast=False, teachers=("a",), seeds=(1,))
 
 
 @pytest.mark.smoke
@@ -21,6 +21,7 @@ SPEC = dict(model="tiny", size=24, rate=0.5, fast=False, teachers=("a",))
         ("teachers=a", "teachers", ("a",)),
         ("teachers=a+b+c", "teachers", ("a", "b", "c")),
         ("teachers=", "teachers", ()),
+        ("seeds=2+3", "seeds", (2, 3)),
         ("model=a=b", "model", "a=b"),
         ("size=1,size=2", "size", 2),
     ],
@@ -45,7 +46,9 @@ def test_parse_arg_of_several():
 
 
 def test_an_unknown_argument_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'modle'\. Known: fast, model, rate, size, teachers\.$"):
+    with pytest.raises(
+        ValueError, match=r"'modle'\. Known: fast, model, rate, seeds, size, teachers\.$"
+    ):
         config.parse_arg("modle=tiny", **SPEC)
 
 
@@ -57,6 +60,7 @@ def test_an_unknown_argument_lists_the_known_ones():
         ("size", "'size' needs a value"),
         ("rate=fast", "'rate' is of type float: 'fast' is not"),
         ("fast=1", "'fast' is true or false, not '1'"),
+        ("seeds=1+b", "'seeds' is of type int: 'b' is not"),
     ],
 )
 def test_a_value_of_another_type_is_refused(arg, message):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent import futures
 
@@ -44,6 +45,10 @@ def test_one_holder(path):
         assert held.held() and lease.is_taken(path, expiry=60)
         with lease.take(path, expiry=60) as second:
             assert second is None
+        file = path.with_name("kl_dp-1@7.lease")  # of one who is just taking over
+        file.touch()
+        assert not held.held()
+        file.unlink()
         other = path.with_name("kl_dp-11")
         with lease.take(other, expiry=60) as of_another:
             assert of_another.held()
@@ -51,18 +56,24 @@ def test_one_holder(path):
     assert not list(path.parent.glob("*.lease"))
 
 
-def test_of_many_one_has_it(path):
-    """Again and again, each beginning with a lease that has expired."""
+def test_of_many_one_has_it(path, monkeypatch):
+    """All of them have seen that nobody has it."""
+    together, places = threading.Barrier(8), lease._places
+
+    def seen_by_all(of):
+        together.wait()
+        return places(of)
+
+    monkeypatch.setattr(lease, "_places", seen_by_all)
+    ended = threading.Barrier(8)
 
     def attempt(_):
         with lease.take(path, expiry=60) as held:
-            if held is not None:
-                os.mkdir(path)  # fails where another is inside
-                os.rmdir(path)
+            ended.wait()
             return held is not None
 
     with futures.ThreadPoolExecutor(8) as pool:
-        assert any(pool.map(attempt, range(200)))
+        assert sum(pool.map(attempt, range(8))) == 1
 
 
 def test_what_was_left_is_gone_on_with(path):
@@ -104,7 +115,8 @@ def test_a_sleeper_has_lost(path):
             assert living.held() and not sleeper.held()
             with pytest.raises(FileNotFoundError):
                 os.rename(sleeper.place, path)
-            sleeper.place.mkdir()  # whoever writes makes its folder again
+            lease.enter(sleeper)  # whoever writes makes its folder again
+            assert living.place.is_dir()
             (sleeper.place / "results.json").write_text("of a sleeper")
     with lease.take(path, expiry=60) as third:
         assert not list(lease.enter(third).iterdir()) and not sleeper.place.exists()

@@ -81,6 +81,16 @@ def test_bootstrap_intervals(pairs):
     assert study.success(pairs[:1])["kl"]["bootstrap"] is None  # one student, one teacher
 
 
+def test_a_student_counts_as_often_as_it_is_drawn():
+    """One of four improved: three times of four or more with probability 0.051, always 0.004."""
+    runs = [run_of("s", "t1", 1.0)] + [
+        dataclasses.replace(run_of("s", "t1", -1.0), student=f"s{i}") for i in range(3)
+    ]
+    models = MODELS | {f"s{i}": MODELS["s"] for i in range(3)}
+    (found,) = study.success(study.pairs(runs, models)).values()
+    assert found["bootstrap"]["mean"] == (0.0, 75.0)
+
+
 def test_models_are_drawn_and_not_pairs():
     students, teachers = zip(*itertools.product("ab", "xyz"), strict=True)
     seen = set()
@@ -151,6 +161,17 @@ def test_what_cannot_be_told_apart_is_said(pairs):
     assert "distinguishable" not in text and "kl_dp did best: +1.01" in text
     centered = [dataclasses.replace(p, delta=p.delta - 1.01) for p in many if p.delta > 0.5]
     assert "not distinguishable from none" in report.conclusion(results_of(centered))
+
+
+def test_who_abstains_is_told():
+    same = dict(accuracy_before=60.0, accuracy_after=60.0, gain=0.0, loss=0.0)
+    row = study.row(make_run("xe", 0.0, abstained=True, **same))
+    assert row.status == "abstained"
+    results = results_of([], [row])
+    text = "1 of 1 runs abstained, and left their student as it was."
+    assert report.conclusion(results).endswith(text)
+    (table,) = report.tables(results)
+    assert table.groups[0][0][:4] == ["s", "xe", "1", "60.00 -> 60.00"]
 
 
 def test_nothing_but_failures():

@@ -101,10 +101,11 @@ def enter(lease: Lease) -> Path:
 
     Of losers, who wrote on, everything goes.
     """
-    places = sorted(_places(lease.path))
-    for _, place in places[:-1]:
+    # A larger number is of who has taken over meanwhile.
+    earlier = [place for number, place in sorted(_places(lease.path)) if number < lease.number]
+    for place in earlier[:-1]:
         shutil.rmtree(place, ignore_errors=True)
-    for _, place in places[-1:]:
+    for place in earlier[-1:]:
         with contextlib.suppress(FileNotFoundError):
             os.rename(place, lease.place)
     lease.place.mkdir(exist_ok=True)

@@ -50,12 +50,12 @@ def title(results: StudyResults) -> str:
 def conclusion(results: StudyResults) -> str:
     """The success rates, the objective that did best, and whether that can be told apart."""
     if not results.success:
-        return f"No pair of student and teacher is done.{_failures(results)}"
+        return f"No pair of student and teacher is done.{_others(results)}"
     students = len({pair.student for pair in results.pairs})
     rates = ", ".join(f"{name} {of['median']:.1f} %" for name, of in results.success.items())
     over = f"median over {students} students" if students > 1 else "of one student"
     text = f"Success rate ({over}): {rates}. {_best(results)}"
-    return f"{text}{_failures(results)}"
+    return f"{text}{_others(results)}"
 
 
 def _best(results: StudyResults) -> str:
@@ -91,9 +91,16 @@ def _alike(row: Any) -> bool:
     return row["interval"] is None or row["interval"][0] <= 0 <= row["interval"][1]
 
 
-def _failures(results: StudyResults) -> str:
-    failed = sum(row.status == study.FAILED for row in results.rows)
-    return f" {failed} of {len(results.rows)} runs failed." if failed else ""
+def _others(results: StudyResults) -> str:
+    """How many runs did not change their student."""
+    statuses = [row.status for row in results.rows]
+    counts = {
+        "abstained, and left their student as it was": statuses.count(study.ABSTAINED),
+        "failed": statuses.count(study.FAILED),
+    }
+    return "".join(
+        f" {count} of {len(statuses)} runs {what}." for what, count in counts.items() if count
+    )
 
 
 def tables(results: StudyResults) -> list[Table]:
@@ -170,7 +177,7 @@ def _alone_tables(results: StudyResults) -> list[Table]:
             f"{row.loss:.2f}",
         ]
         for row in results.rows
-        if row.teacher is None and row.status == study.DONE
+        if row.teacher is None and row.status != study.FAILED
     ]
     header = ["student", "objective", "seed", "before -> after %", "delta ± se points"]
     header += ["gain %", "loss %"]

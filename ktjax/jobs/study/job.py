@@ -90,19 +90,22 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
     for student in dict.fromkeys(one.student for one in planned):
         runs.keep([one for one in planned if one.student == student], settings.keep)
-    found = {
-        "dataset": dataset,
-        "label_N": dataset.validation.label_N,
-        "runs": (),
-        **table.found(runs, planned),
-    }
     with lease.wait(workdir / _TABLE, expiry=settings.lease_expiry):
+        found = {
+            "dataset": dataset,
+            "label_N": dataset.validation.label_N,
+            "runs": (),
+            **table.found(runs, planned, asked),
+        }
         table.write(workdir, found["rows"])
-        if all(map(runs.is_done, asked)):
+        left = sum(not runs.is_done(one) for one in asked)
+        if not left:
             return workdir_lib.finish(workdir, every, **found)
     results = workdir_lib.results_of(every, **found)
-    left = sum(not runs.is_done(one) for one in asked)
-    print(f"{tables.as_text(results)}\n{left} of {len(asked)} runs are left; started again, ...")
+    print(
+        f"{tables.as_text(results)}\n{left} of {len(asked)} runs are left: another start goes on "
+        "with them, and the one that ends with none writes the report."
+    )
     return results
 
 

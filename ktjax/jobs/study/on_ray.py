@@ -70,10 +70,9 @@ def run(
             for one in ended:
                 try:
                     ray.get(one)
-                except (
-                    ray.exceptions.WorkerCrashedError,
-                    ray.exceptions.OutOfMemoryError,
-                ) as error:
+                except ray.exceptions.RayTaskError:
+                    raise  # what it says is of the study: no space is left, say
+                except ray.exceptions.RayError as error:
                     _LOG.warning("A task of Ray has died for good: %s", error)
         progress.update()
     finally:

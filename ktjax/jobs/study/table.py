@@ -14,18 +14,19 @@ from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.study.plan import Run
 
 
-def found(runs: Runs, planned: Sequence[Run]) -> dict[str, Any]:
+def found(runs: Runs, planned: Sequence[Run], asked: Sequence[Run]) -> dict[str, Any]:
     """What the results of a study hold beside what all jobs say.
 
     Args:
       runs: of the workdir.
       planned: all runs that the study may have, in the order of the table; what has not been done
         has no row.
+      asked: those that this start asks for.
     """
     done = [run for run in planned if runs.has_found(run)]
     ended = {run.folder: runs.found(run).row for run in done}
     models = {name: model for run in done for name, model in runs.found(run).results.models.items()}
-    ready = _ready(runs, planned)
+    ready = _ready(runs, done, asked)
     alone = [ended[run.folder] for run in done if run.is_control and run.student in ready]
     taught = [run for run in done if run.teacher is not None]
     compared = [ended[run.folder] for run in taught if run.student in ready]
@@ -43,14 +44,13 @@ def found(runs: Runs, planned: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _ready(runs: Runs, planned: Sequence[Run]) -> set[str]:
-    """The students whose controls are all done: which one counts is not known before.
+def _ready(runs: Runs, done: Sequence[Run], asked: Sequence[Run]) -> set[str]:
+    """The students with controls, none of which is still to be run: it might be the chosen one.
 
-    Of those that failed nothing is known; some has to be finished.
+    Where this start asks for none of a student, what earlier ones have found stands.
     """
-    alone = [run for run in planned if run.is_control]
-    waits = {run.student for run in alone if not runs.is_done(run)}
-    return {run.student for run in alone if runs.has_found(run)} - waits
+    waiting = {run.student for run in asked if run.is_control and not runs.is_done(run)}
+    return {run.student for run in done if run.is_control} - waiting
 
 
 def _row(runs: Runs, run: Run, final: Mapping[Path, rows.Run]) -> StudyRow:
