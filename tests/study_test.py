@@ -9,6 +9,7 @@ import small_jobs
 from safetensors import numpy as safetensors_numpy
 from small_jobs import KilledError, kill_at, read, studying, without_seconds
 
+from ktjax import files
 from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import lease, training
 from ktjax.jobs import study, transfer
@@ -18,11 +19,12 @@ from ktjax.jobs.transfer import setup
 from ktjax.models.checkpoints import weights
 from ktjax.report import tables
 from ktjax.settings.study import Study
-from ktjax.targets import live
+from ktjax.targets import store
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 ARG = "objectives=kl_dp+xe,controls=xe"
+LONG = ((training, "fit"), (setup, "make_recipe"), (store, "write_rows"))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def whole(config, tmp_path_factory):
     """(workdir, results, how often what takes long was made)."""
     workdir, made = tmp_path_factory.mktemp("whole"), collections.Counter()
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((training, "fit"), (setup, "make_recipe"), (live, "store")):
+        for owner, name in LONG:
             count(patch, owner, name, made)
         return workdir, study.run(config, workdir), made
 
@@ -107,8 +109,10 @@ def test_a_row_for_every_run(whole, quartet):
 
 
 def test_each_thing_is_made_once(whole):
-    """A step for each student and objective, the targets of four models, six trainings."""
-    assert whole[2] == {"fit": 6, "make_recipe": 4, "store": 4}
+    """A step for each student and objective, six trainings; and what four models say: of two views,
+    of tune and of validation.
+    """
+    assert whole[2] == {"fit": 6, "make_recipe": 4, "write_rows": 4 * 4}
 
 
 def test_pairs_refer_to_the_control_that_tune_chose(whole):
@@ -137,6 +141,18 @@ def test_a_run_is_the_transfer_by_itself(whole, config, tmp_path):
     assert without_seconds(read(tmp_path)["runs"]) == without_seconds(
         read(workdir / run.folder)["runs"]
     )
+
+
+def test_a_store_may_teach(whole, noisy, quartet, tmp_path):
+    """The one that the study made: the student learns the same of it as of the model."""
+    workdir, results, _ = whole
+    (folder,) = (workdir / files.STORE).glob("wide-*")
+    config = studying(noisy, quartet[:1], (f"store:{folder}",), keep="all")
+    (_, taught) = study.run(config, tmp_path)["rows"]
+    assert taught["teacher"] == f"store:{folder}"
+    assert taught["after"] == results["rows"][2]["after"]
+    (found,) = (bits for path, bits in students(tmp_path).items() if "no_teacher" not in path)
+    assert found in students(workdir).values()
 
 
 def test_finished_before(whole, config, monkeypatch, capsys):

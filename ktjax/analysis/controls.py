@@ -18,6 +18,8 @@ NONE = "none"  # the control that is not trained: its delta is 0
 
 def tune_delta(run: Run) -> float:
     """The change of accuracy on tune, in points: over all stages, whose changes add up."""
+    if run.tune_delta is not None:
+        return run.tune_delta
     return sum(one.history[-1].tune["delta"] for one in run.stages or (run,))
 
 

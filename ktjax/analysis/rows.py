@@ -62,6 +62,13 @@ class Run:
     taught_negative_flips: float | None = None
     temperatures: tuple[float, ...] | None = None  # at which the partition compares models
     weights: tuple[float, ...] | None = None  # of student and teachers, where a pool taught
+    # What config.export says, with the next three: the change on tune of what is exported; whether
+    # that is the student as it was; the share of the way that training has gone; and the least gain
+    # that its decision would have seen. In points.
+    tune_delta: float | None = None
+    abstained: bool = False
+    share: float | None = None
+    least_gain: float | None = None
     robustness: Mapping[str, Mapping[str, float]]  # before, after, delta on each set
     taught: float | None
     seconds: float
@@ -279,7 +286,7 @@ class StudyPair:
     before: float
     ensemble: float | None
     headroom_share: float | None
-    accuracy_difference: float
+    accuracy_difference: float | None  # teacher minus student; None: the teacher does not say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -296,7 +303,8 @@ class StudyResults(Results):
     @property
     def transfers(self) -> dict[str, Any]:
         """The same as ComplementarityResults has it, for the figures of both."""
-        return {"rows": [vars(pair) for pair in self.pairs], "success": self.success}
+        known = (pair for pair in self.pairs if pair.accuracy_difference is not None)
+        return {"rows": list(map(vars, known)), "success": self.success}
 
 
 RESULTS = {

@@ -25,7 +25,7 @@ def row(run: Run) -> StudyRow:
         teacher=run.teachers[0] if run.teachers else None,
         objective=run.objective,
         seed=run.seed,
-        status=DONE,
+        status=ABSTAINED if run.abstained else DONE,
         before=run.accuracy_before,
         after=run.accuracy_after,
         delta=run.delta,
@@ -96,10 +96,16 @@ def pairs(runs: Sequence[Run], models: Mapping[str, TransferModel]) -> list[Stud
                 before=before,
                 ensemble=ensemble,
                 headroom_share=headroom_share(outcome.delta, before, ensemble),
-                accuracy_difference=models[teacher].accuracy - models[student].accuracy,
+                accuracy_difference=_difference(models[teacher], models[student]),
             )
         )
     return found
+
+
+def _difference(teacher: TransferModel, student: TransferModel) -> float | None:
+    if teacher.accuracy is None or student.accuracy is None:
+        return None
+    return teacher.accuracy - student.accuracy
 
 
 def success(found: Sequence[StudyPair]) -> dict[str, dict[str, Any]]:

@@ -9,14 +9,16 @@ import numpy as np
 
 from ktjax import data, models, parallel
 from ktjax.classifier import Classifier
-from ktjax.data import imagenet, pipeline, robustness
+from ktjax.data import imagenet, pipeline, robustness, sources
 from ktjax.data.robustness import RobustnessSet
+from ktjax.data.sources import Source
 from ktjax.experiment import shared, workdir
 from ktjax.settings.data import Data, TrainingData
 from ktjax.settings.training import Training
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_ACCEPT = "accept"
 
 
 class Loaded(NamedTuple):
@@ -24,6 +26,7 @@ class Loaded(NamedTuple):
 
     dataset: data.Dataset
     robustness: Mapping[str, RobustnessSet] = {}
+    accept: Source | None = None  # where a job makes a decision about each run
 
 
 class Robust(NamedTuple):
@@ -44,6 +47,7 @@ class Splits(NamedTuple):
     tune: pipeline.Split
     validation: pipeline.Split
     robustness: Mapping[str, Robust] = {}
+    accept: pipeline.Split | None = None  # where one decision about each run is made
 
 
 def check(settings: Data) -> None:
@@ -83,6 +87,24 @@ def load(settings: TrainingData) -> Loaded:
     if settings.max_examples is not None:
         sets = {name: chosen.take(settings.max_examples) for name, chosen in sets.items()}
     return Loaded(_at_most(settings.max_examples, dataset), sets)
+
+
+def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
+    """With images for a decision about each run: the data set's own, or else half of tune."""
+    dataset = loaded.dataset
+    if dataset.accept is not None:
+        count = settings.max_examples
+        return loaded._replace(
+            accept=dataset.accept if count is None else dataset.accept.take(count)
+        )
+    kept, held = sources.stratified(dataset.tune.label_N, fraction=0.5, seed=settings.subset_seed)
+    if parallel.is_first():
+        _LOG.warning(
+            "%s has no accept split: half of tune, %d images, is taken for it.",
+            *(dataset.name, len(held)),
+        )
+    accept = dataset.tune.select(held)
+    return loaded._replace(dataset=dataset._replace(tune=dataset.tune.select(kept)), accept=accept)
 
 
 def load_validation(settings: Data, *, minival: float | None = None) -> Loaded:
@@ -126,10 +148,11 @@ def without_bad(settings: Data, loaded: Loaded, *, names: Sequence[str] = data.S
     """
     if settings.on_bad_image != "skip":
         return loaded
-    dataset, sets = loaded
-    sources = {name: getattr(dataset, name) for name in names}
+    dataset, sets, accept = loaded
+    encoded = {name: getattr(dataset, name) for name in names}
+    encoded |= {} if accept is None else {_ACCEPT: accept}
     good, skipped = {}, {}
-    for name, source in {**sources, **{k: chosen.source for k, chosen in sets.items()}}.items():
+    for name, source in {**encoded, **{k: chosen.source for k, chosen in sets.items()}}.items():
         good[name], skipped[name] = pipeline.decodable(
             source, threads=settings.decode_threads, name=f"{dataset.name} {name}"
         )
@@ -137,10 +160,12 @@ def without_bad(settings: Data, loaded: Loaded, *, names: Sequence[str] = data.S
             _LOG.warning("%s Skipped.", sentence)
         if not len(good[name]):
             raise ValueError(f"'{dataset.name}': no image of {name} decodes.")
-    kept = {name: source.select(good[name]) for name, source in sources.items()}
+    kept = {name: source.select(good[name]) for name, source in encoded.items()}
+    accept = kept.pop(_ACCEPT, None)
     return Loaded(
         dataset._replace(skipped=skipped, **kept),
         {name: chosen.select(good[name]) for name, chosen in sets.items()},
+        accept,
     )
 
 
@@ -172,6 +197,9 @@ def open_splits(settings: TrainingData, loaded: Loaded, how: pipeline.Reading) -
             name: Robust(chosen, pipeline.open_split(chosen.source, how, name=name))
             for name, chosen in loaded.robustness.items()
         },
+        accept=None
+        if loaded.accept is None
+        else pipeline.open_split(loaded.accept, how, name=f"{loaded.dataset.name} {_ACCEPT}"),
     )
 
 

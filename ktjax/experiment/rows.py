@@ -29,6 +29,10 @@ def of_run(
     supervised: bool | None = None,
     temperatures_S: Sequence[float] | None = None,
     weights_S: Sequence[float] | None = None,
+    tune_delta: float | None = None,
+    abstained: bool = False,
+    share: float | None = None,
+    least_gain: float | None = None,
     stages: Sequence[Run] = (),
     learning_rate: float | None = None,
 ) -> Run:
@@ -49,6 +53,10 @@ def of_run(
       supervised: which confidence its partition compared; None: there was none.
       temperatures_S: that the partition divided the logits of student and teachers by.
       weights_S: of student and teachers in the pool that taught; None: there was none.
+      tune_delta: change of accuracy on tune, in points.
+      abstained: nothing better was found, and the student is as it was.
+      share: of the way from the weights before to those after training; None: of several stages.
+      least_gain: that the decision between the two would have seen, in points; None: none was made.
       stages: their rows, if there were several.
       learning_rate: that it was trained with, per 256 samples; None: of a soup.
     """
@@ -76,6 +84,10 @@ def of_run(
         **measures.of_partition(**of_models, supervised=supervised, temperatures_S=temperatures_S),
         "temperatures": temperatures_S,
         "weights": weights_S,
+        "tune_delta": tune_delta,
+        "abstained": abstained,
+        "share": share,
+        "least_gain": least_gain,
         "robustness": robustness,
         "taught": taught,
         "seconds": seconds,

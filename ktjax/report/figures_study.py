@@ -76,10 +76,10 @@ def _panel(figure: Figure, axes: Axes, results: StudyResults, pairs: Sequence[St
 
 
 def _labels(results: StudyResults, names: Sequence[str]) -> list[str]:
-    tails = (name.rstrip("/").rpartition("/")[2] for name in names)
-    accuracies = (results.models[name].accuracy for name in names)
-    return [f"{figures.clip(t, 24, 1)} {a:.1f}" for t, a in zip(tails, accuracies, strict=True)]
+    tails = {name: figures.clip(name.rstrip("/").rpartition("/")[2], 24, 1) for name in names}
+    accuracies = {name: results.models[name].accuracy for name in names}
+    return [tails[n] if a is None else f"{tails[n]} {a:.1f}" for n, a in accuracies.items()]
 
 
 def _by_accuracy(results: StudyResults) -> list[str]:
-    return sorted(results.models, key=lambda name: results.models[name].accuracy)
+    return sorted(results.models, key=lambda name: results.models[name].accuracy or 0.0)

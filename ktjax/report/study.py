@@ -141,7 +141,8 @@ def _students_table(results: StudyResults) -> Table:
     header = ["student", "accuracy %", "control", *results.success]
     students = dict.fromkeys(pair.student for pair in results.pairs)
     rows = []
-    for student in sorted(students, key=lambda name: results.models[name].accuracy):
+    before = {pair.student: pair.before for pair in results.pairs}
+    for student in sorted(students, key=lambda name: before[name]):
         cells = []
         for objective, of in results.success.items():
             own = [
@@ -151,8 +152,7 @@ def _students_table(results: StudyResults) -> Table:
             ]
             rate = of["per_student"].get(student)
             cells.append("-" if rate is None else f"{rate:.0f} % {sum(own) / len(own):+.2f}")
-        accuracy = f"{results.models[student].accuracy:.2f}"
-        rows.append([student, accuracy, results.chosen.get(student, "-"), *cells])
+        rows.append([student, f"{before[student]:.2f}", results.chosen.get(student, "-"), *cells])
     heading = "Teachers that improved each student, and its mean delta"
     return Table(heading, header, [rows], words=("student", "control"))
 

@@ -44,7 +44,22 @@ def summary(results: TransferResults) -> str:
         f"two standard errors; {surely_worse} made it worse by more than two. The mean change is "
         f"{mean:+.2f} percentage points."
     )
-    return " ".join(filter(None, (text, _net_summary(found), conclusion(results))))
+    sentences = (text, _net_summary(found), abstentions(results), conclusion(results))
+    return " ".join(filter(None, sentences))
+
+
+def abstentions(results: TransferResults) -> str:
+    """Which transfers left the student as it was, and what would have been seen; or nothing."""
+    decided = [run for run in results.runs if run.least_gain is not None and run.teachers]
+    if not decided:
+        return ""
+    abstained = sum(run.abstained for run in decided)
+    least = statistics.median(run.least_gain for run in decided if run.least_gain is not None)
+    return (
+        f"{abstained} of {len(decided)} transfers abstained: nothing that was surely better than "
+        f"before was found, and the student is as it was. A gain of {least:.2f} points would have "
+        "been seen in nine of ten cases (median)."
+    )
 
 
 def _net_summary(found: list[Outcome]) -> str:

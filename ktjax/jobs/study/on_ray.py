@@ -44,6 +44,9 @@ def run(
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers
+    fields = settings.to_json()
+    if settings.store is not None:
+        fields["store"] = str(Path(settings.store).absolute())  # tasks have another working folder
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False)
@@ -57,7 +60,7 @@ def run(
             max_calls=1,
         )(_student)
         pending = [
-            task.remote(settings.to_json(), str(workdir.absolute()), student, labeled)
+            task.remote(fields, str(workdir.absolute()), student, labeled)
             for student in dict.fromkeys(one.student for one in asked)
         ]
         while pending:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ktjax import files, models
+from ktjax.jobs import transfer
 from ktjax.jobs.transfer import plan as transfer_plan
 from ktjax.jobs.transfer.plan import Control, asks_teachers
 from ktjax.settings.study import Study
@@ -54,10 +55,8 @@ def pairs(settings: Study) -> tuple[tuple[str, str], ...]:
     Raises:
       ValueError: there are not so many pairs.
     """
-    paths = {
-        name: models.locate(name).path.resolve()
-        for name in (*settings.students, *settings.teachers)
-    }
+    every = (*settings.students, *settings.teachers)
+    paths = {name: transfer.folder(name).resolve() for name in every}
     found = [
         (student, teacher)
         for student in settings.students

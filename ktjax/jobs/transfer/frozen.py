@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ktjax import augment, objectives, parallel, progress
+from ktjax import augment, evaluate, objectives, parallel, progress
 from ktjax.analysis import pool
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, rows, statistics, stores, training
 from ktjax.experiment.evaluation import Evaluated
-from ktjax.jobs.transfer import plan, setup
+from ktjax.jobs.transfer import export, plan, setup
+from ktjax.jobs.transfer.export import Exported
 from ktjax.jobs.transfer.plan import STRATEGIES, Run, Teachers
 from ktjax.jobs.transfer.setup import Done, Setup
 from ktjax.targets import live
@@ -109,15 +110,17 @@ def _share(start: Setup, seed: int) -> _Shared:
         return lambda view: variables
 
     def frozen(name: str) -> live.OfView:
-        measured = start.models[name]
-        model = measured.model
-        if not stored:  # weights are placed anew for every run: a device might not hold all
-            return freeze(model, measured)
-        kept = stores.form_of(settings, len(measured.model.classes))
-        key = ("targets", name, seed, start.one_view, kept)
-        return start.once(key, lambda: freeze(model, measured))
+        return freeze(start.models[name].model, start.models[name])
 
-    return _Shared(frozen, freeze, _recipes(start, seed))
+    def once(name: str) -> live.OfView:
+        form = stores.form_of(settings, len(start.models[start.student].model.classes))
+        return start.once(("targets", name, seed, form, start.one_view), lambda: frozen(name))
+
+    if not stored:  # weights are placed anew for every run: a device might not hold those of all
+        return _Shared(frozen, freeze, _recipes(start, seed))
+    # Nor might memory hold what all models of many transfers say: from disk each reads its own.
+    kept = once if settings.store is None else functools.cache(frozen)
+    return _Shared(kept, freeze, _recipes(start, seed))
 
 
 def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Recipe]:
@@ -156,8 +159,8 @@ def _transfer(start: Setup, shared: _Shared, run: Run) -> tuple[rows.Run, Evalua
     before = at = start.models[start.student]
     stages, histories = [], []
     for name, teachers in zip(run.stage_names, run.stages, strict=True):
-        history, after = _stage(start, shared, run, name, teachers, at)
-        stages.append(_row(start, run, name, teachers, at, after, history))
+        history, after, exported = _stage(start, shared, run, name, teachers, at)
+        stages.append(_row(start, run, name, teachers, at, after, history, exported=exported))
         histories.append(history)
         at = after
     if len(stages) == 1:
@@ -172,8 +175,8 @@ def _transfer(start: Setup, shared: _Shared, run: Run) -> tuple[rows.Run, Evalua
 
 def _stage(
     start: Setup, shared: _Shared, run: Run, name: str, teachers: Teachers, before: Evaluated
-) -> tuple[History, Evaluated]:
-    """The history of one training, and the student after it."""
+) -> tuple[History, Evaluated, Exported]:
+    """The history of one training, the student after it, and which weights these are."""
     settings, splits = start.settings, start.splits
     first = start.models[start.student]
     teachers_KxNxC = evaluation.known([start.models[teacher].tune_NxC for teacher in teachers])
@@ -199,15 +202,21 @@ def _stage(
         f"{run.objective} from {' + '.join(teachers) or 'no teacher'}, seed {run.seed}"
     )
     after = dataclasses.replace(before.model, variables=fitted.variables, origin=origin)
-    return fitted.history, evaluation.evaluate(
-        after,
+    exported = export.last(after, fitted)
+    if settings.export == "no_regret":
+        exported = export.no_regret(start, before, after, fitted, stages=len(run.stages))
+        if not exported.share:
+            return fitted.history, before, exported
+    evaluated = evaluation.evaluate(
+        exported.model,
         start.predict,
         splits,
         layout=settings.parallel,
         calibrate=settings.calibrate,
-        placed=fitted.placed,
-        tune=fitted.tune_NxC,
+        placed=exported.placed,
+        tune=exported.tune_NxC,
     )
+    return fitted.history, evaluated, exported
 
 
 def _frozen(
@@ -276,8 +285,12 @@ def _row(
     *,
     stages: Sequence[rows.Run] = (),
     partitions: bool = True,
+    exported: Exported | None = None,
 ) -> rows.Run:
-    settings = start.settings
+    settings, label_N = start.settings, start.splits.tune.label_N
+    tune_delta = evaluate.accuracy(after.tune_NxC, label_N) - evaluate.accuracy(
+        before.tune_NxC, label_N
+    )
     entry = objectives.OBJECTIVES[settings.objectives[run.objective].objective]
     return rows.of_run(
         run=name,
@@ -294,6 +307,10 @@ def _row(
         supervised=entry.supervised if partitions else None,
         temperatures_S=_temperatures(start, teachers, before) if partitions else None,
         weights_S=None if stages else _weights(start, run, teachers, before),
+        tune_delta=tune_delta,
+        abstained=all(s.abstained for s in stages) if exported is None else not exported.share,
+        share=None if exported is None else exported.share,
+        least_gain=None if exported is None else exported.least_gain,
         stages=stages,
         learning_rate=settings.objectives[run.objective].learning_rate,
     )

@@ -57,7 +57,7 @@ def check(settings: Transfer) -> None:
                 "set config.targets to live, with teachers that can be asked."
             )
     names = (settings.student, *settings.teachers)
-    if len({_folder(name).resolve() for name in names}) < len(names):
+    if len({folder(name).resolve() for name in names}) < len(names):
         raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
     if settings.drop_path_rate:
         for name in _trained(settings):
@@ -73,10 +73,15 @@ def check(settings: Transfer) -> None:
             f"Strategy '{settings.strategy}' has no frozen models, which config.calibrate, stored "
             "config.targets and teachers that are a store are about."
         )
+    if strategy.joint and settings.export != "last":
+        raise ValueError(
+            f"Strategy '{settings.strategy}' trains several models at once, and no decision about "
+            "one of them is made: set config.export to last."
+        )
     stores.check(settings)
 
 
-def _folder(name: str) -> Path:
+def folder(name: str) -> Path:
     """Where a model, or a teacher that is only a store, lies."""
     if name.startswith(store.PREFIX):
         return store.open_store(name).folder
@@ -116,7 +121,7 @@ def execute(
     shared = shared or Shared()
     once = shared.of(settings, but=_OWN)
     classifiers = _load(settings, once)
-    loaded = once("data", lambda: inputs.load(settings))
+    loaded = once("data", lambda: _data(settings))
     check_labels(settings, loaded.dataset)
     only_stores = stores.teachers(settings)
     inputs.check_models(loaded, only_stores.values())
@@ -243,10 +248,15 @@ def _set_up(
     )
 
 
+def _data(settings: Transfer) -> inputs.Loaded:
+    loaded = inputs.load(settings)
+    return inputs.with_accept(settings, loaded) if settings.export == "no_regret" else loaded
+
+
 def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:
     """The data that all transfers with these settings share, whoever their models are."""
     once = shared.of(settings, but=_OWN)
-    loaded = once("data", lambda: inputs.load(settings))
+    loaded = once("data", lambda: _data(settings))
     return once("good images", lambda: inputs.without_bad(settings, loaded))
 
 

@@ -113,4 +113,5 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
     if not setup.report:
         return
     change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
+    change = f"abstains, stays at {row.accuracy_after:.2f} %" if row.abstained else change
     bar.write(f"{row.run}: {change}, {row.seconds:.0f} s")

@@ -1,0 +1,90 @@
+"""Which weights a transfer hands on: the last, or none that are not better than before.
+
+`no_regret`: between the weights before and after training lie others, and the best of all on tune
+is the candidate. One decision about it is made on the accept split, which nothing else has seen
+(analysis/decision.py): where it is not better than the student before, that is what is exported,
+and the run has abstained.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ktjax import evaluate, parallel
+from ktjax.analysis import decision
+from ktjax.classifier import Classifier
+from ktjax.experiment import training
+from ktjax.experiment.evaluation import Evaluated
+from ktjax.jobs.transfer.setup import Setup
+
+SHARES = (0.25, 0.5, 0.75)  # of the way from the weights before to those after training
+
+
+class Exported(NamedTuple):
+    """What is handed on of a training."""
+
+    model: Classifier
+    placed: Any  # its variables on the devices
+    tune_NxC: np.ndarray
+    share: float = 1.0  # of the way; 0: the student before
+    least_gain: float | None = None  # that the decision would see, in points
+
+
+def last(after: Classifier, fitted: training.Fitted) -> Exported:
+    """The weights at the end of training."""
+    return Exported(after, fitted.placed, fitted.tune_NxC)
+
+
+def no_regret(
+    start: Setup, before: Evaluated, after: Classifier, fitted: training.Fitted, *, stages: int
+) -> Exported:
+    """What is better than before on the accept split, or the student before.
+
+    Args:
+      start: of the transfer; its splits have an accept split.
+      before: the student at the beginning of this training.
+      after: the student at its end.
+      fitted: the training.
+      stages: how many trainings with such a decision follow each other in the run.
+    """
+    splits, label_N = start.splits, start.splits.tune.label_N
+    layout = start.settings.parallel
+
+    def at(share: float) -> Exported:
+        variables = between(before.model.variables, after.variables, share)
+        placed = parallel.place(variables, layout)
+        model = dataclasses.replace(
+            after, variables=variables, origin=f"{after.origin}, {share:.0%} of the way"
+        )
+        return Exported(model, placed, start.predict(placed, splits.tune), share)
+
+    candidates = [last(after, fitted), *map(at, SHARES)]
+    best = max(candidates, key=lambda one: _accuracy(one, label_N))
+    placed = parallel.place(dict(before.model.variables), layout)
+    assert splits.accept is not None
+    was_N, is_N = (
+        start.predict(variables, splits.accept).argmax(axis=1)
+        for variables in (placed, best.placed)
+    )
+    accept_N = splits.accept.label_N
+    churn = 100 * float(np.mean((was_N == accept_N) != (is_N == accept_N)))
+    least = decision.least_gain(churn, len(accept_N), stages=stages)
+    if decision.is_better(was_N, is_N, accept_N, stages=stages):
+        return best._replace(least_gain=least)
+    return Exported(before.model, placed, before.tune_NxC, 0.0, least)
+
+
+def _accuracy(exported: Exported, label_N: np.ndarray) -> float:
+    return evaluate.accuracy(exported.tune_NxC, label_N)
+
+
+def between(before: Any, after: Any, share: float) -> Any:
+    """The weights so far on the straight way from one to the other, statistics included."""
+
+    def leaf(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a, b = np.asarray(a), np.asarray(b)
+        return (a + share * (b - a)).astype(b.dtype)
+
+    return jax.tree.map(leaf, dict(before), dict(after))

@@ -1,0 +1,83 @@
+"""What a transfer hands on: the last weights, or none that are not better than before."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+from small_jobs import transferring
+
+from ktjax.analysis import decision, rows
+from ktjax.jobs import transfer
+from ktjax.jobs.transfer import export
+from ktjax.report import verdicts
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def asked(images, names, controls="xe"):
+    """8 images of tune, of which half decide: too few for any certainty."""
+    arg = f"objectives=kl,controls={controls}"
+    return transferring(images, names[0], names[1:2], arg=arg, export="no_regret")
+
+
+def weights_of(folder):
+    return safetensors_numpy.load_file(folder / "model.safetensors")
+
+
+def test_between_by_hand():
+    before = {"params": {"a": np.zeros(2, np.float32)}, "batch_stats": np.float32([4])}
+    after = {"params": {"a": np.float32([2, -4])}, "batch_stats": np.float32([8])}
+    found = export.between(before, after, 0.25)
+    np.testing.assert_array_equal(found["params"]["a"], [0.5, -1])
+    np.testing.assert_array_equal(found["batch_stats"], [5])
+    assert found["params"]["a"].dtype == np.float32
+
+
+def test_a_run_that_finds_nothing_better_abstains(noisy, quartet, tmp_path, capsys):
+    results = rows.read(transfer.run(asked(noisy, quartet), tmp_path))
+    (run,) = results.runs
+    assert run.abstained and run.share == 0 and run.tune_delta == 0
+    assert (run.delta, run.gain, run.loss) == (0, 0, 0)
+    assert run.accuracy_after == run.accuracy_before
+    assert run.least_gain is not None and run.history  # it was trained
+    assert run.net == -next((c.delta for c in results.controls if c.run == run.control), 0)
+    before, after = weights_of(Path(quartet[0])), weights_of(tmp_path / "students" / run.run)
+    for name, array in before.items():
+        np.testing.assert_array_equal(array, after[name])
+    assert all(control.abstained for control in results.controls)
+    assert "abstains, stays at" in capsys.readouterr().out
+    assert verdicts.abstentions(results).startswith("1 of 1 transfers abstained: ")
+
+
+def test_the_best_on_tune_is_handed_on_if_it_is_better(noisy, quartet, tmp_path, monkeypatch):
+    seen = []
+
+    def is_better(before_N, after_N, label_N, *, stages):
+        seen.append((len(label_N), stages))
+        return True
+
+    monkeypatch.setattr(decision, "is_better", is_better)
+    monkeypatch.setattr(export, "_accuracy", lambda one, label_N: -abs(one.share - 0.3))
+    (run,) = rows.read(transfer.run(asked(noisy, quartet, controls=""), tmp_path)).runs
+    assert seen == [(4, 1)]
+    assert not run.abstained and run.share == export.SHARES[0]
+    last = rows.read(
+        transfer.run(
+            transferring(noisy, quartet[0], quartet[1:2], arg="objectives=kl"), tmp_path / "last"
+        )
+    ).runs[0]
+    assert last.share == 1 and last.least_gain is None and not last.abstained
+    ends = [weights_of(Path(quartet[0])), weights_of(tmp_path / "last/students" / last.run)]
+    found = weights_of(tmp_path / "students" / run.run)
+    for name, array in found.items():
+        a, b = (end[name] for end in ends)
+        np.testing.assert_allclose(array, a + (b - a) / 4, rtol=1e-4, atol=1e-6)
+
+
+def test_models_that_train_at_once_have_no_such_export(noisy, quartet, tmp_path):
+    config = transferring(
+        *(noisy, quartet[0], quartet[1:2]), arg="strategy=mutual", export="no_regret"
+    )
+    with pytest.raises(ValueError, match="set config.export to last"):
+        transfer.run(config, tmp_path)
