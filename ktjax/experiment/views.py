@@ -34,7 +34,8 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     names = (settings.student, *settings.teachers)
     classifiers = [models.load(name) for name in names if not name.startswith(PREFIX)]
     loaded = inputs.without_bad(settings, inputs.load(settings))
-    splits = inputs.open_splits(settings, loaded, classifiers)
+    how = inputs.reading(settings, classifiers)
+    splits = inputs.open_splits(settings, loaded, how)
     (seed,) = settings.seeds
     of_views = stores.images_of(settings, splits, classifiers, seed)
     of_plain = stores.images_of(settings, splits, classifiers, seed, plain=True)
@@ -47,11 +48,11 @@ def write(settings: Transfer, folder: str | Path) -> Path:
         **{split: describe.split(getattr(splits, split)) for split in MEASURED},
     }
     _claim(folder, description)
-    how = augment.make_augment(settings.augment, seed=seed)
+    change = augment.make_augment(settings.augment, seed=seed)
 
     def augmented(view: int) -> Iterator[np.ndarray]:
         size = settings.eval_batch_size
-        forward = parallel.compile_forward(lambda at, b: how(b["image"], b["index"], at))
+        forward = parallel.compile_forward(lambda at, b: change(b["image"], b["index"], at))
         rows = parallel.local_rows(size)
         on_host = batches.eval_batches(
             splits.train, batch_size=size, rows=rows, view=view, seed=seed

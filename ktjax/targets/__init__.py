@@ -54,4 +54,18 @@ ones, and several may write one store at a time.
 
 For ImageNet's subset (128,117 images, 20 views, 1,000 classes) a row of the 16 largest takes 88
 bytes and a store 0.23 GB, against 10.25 GB for all logits.
+
+Measured on the embedded zoo (tiny_mlp from tiny_mixer as in configs/quickstart.py: 64,000 images,
+5 epochs, one seed; change of accuracy on validation in points, standard error 0.12 to 0.16):
+
+                                                        kl  kl_dp  for each model
+  each pass has its own view, all 100 logits         +0.14  +0.39          128 MB
+  the same, the 16 largest                           +0.16  +0.33           28 MB
+  one view for all passes (config.views=1)           +0.03  -0.06           26 MB
+  a teacher that was asked about the plain images    -0.14  +0.06           26 MB
+
+Views that teacher and student share matter ("consistent teaching", Beyer et al., arXiv 2106.05237),
+and that there are several. Stored and asked in batches of another size, logits of up to 27 differ
+by 2e-5 at most, and none of the 64,000 decisions of a partition does, with labels or without; nor
+by the 16 largest.
 """
