@@ -4,15 +4,17 @@ import collections
 import csv
 import os
 import shutil
+import types
 
 import pytest
 import small_jobs
+from controls_test import make_run
 from safetensors import numpy as safetensors_numpy
 from small_jobs import KilledError, kill_at, read, studying, without_seconds
 
 from ktjax import files
 from ktjax.checkpoint import Checkpoints
-from ktjax.experiment import lease, training
+from ktjax.experiment import evaluation, lease, training
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import study, transfer
 from ktjax.jobs.study import plan
@@ -220,8 +222,11 @@ def test_shards(whole, config, tmp_path, monkeypatch, capsys):
     assert table(tmp_path) == table(whole[0])[:3]
     run = plan.plan(Study.read(config), labeled=True)[-1]
     (tmp_path / run.folder).parent.mkdir(parents=True)
-    with lease.take(tmp_path / run.folder, expiry=60):  # another process is at this one
+    made = collections.Counter()
+    with lease.take(tmp_path / run.folder, expiry=60), monkeypatch.context() as patch:
+        count(patch, evaluation, "ask", made)  # while another process is at a run
         assert trained_by(monkeypatch, changed(config, shard="1/2"), tmp_path)[0] == 2
+    assert made["ask"] == 2 + 1  # the second student before it; the store has what teachers say
     assert trained_by(monkeypatch, config, tmp_path)[0] == 1
     check_same(tmp_path, whole[0])
 
@@ -263,22 +268,30 @@ def test_who_was_only_asleep_gives_nothing_away(whole, config, tmp_path):
     assert small_jobs.tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(("keep", "count"), [("best", 2), ("none", 0)])
-def test_students_are_kept_as_asked(keep, count, whole, config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("keep", "kept"), [("all", 6), ("best", 2), ("none", 0)])
+def test_students_are_kept_as_asked(keep, kept, whole, config, tmp_path, monkeypatch):
     workdir = shutil.copytree(whole[0], tmp_path / "workdir")
-    assert len(students(workdir)) == 6
     trained_by(monkeypatch, changed(config, keep=keep), workdir)
-    assert len(students(workdir)) == count
-    runs = Runs(workdir, expiry=60)
-    for student in config.students if keep == "best" else ():
-        taught = [
-            run
-            for run in plan.plan(Study.read(config), labeled=True)
-            if run.student == student and run.teacher
-        ]
-        deltas = [runs.found(run).row.history[-1].tune["delta"] for run in taught]
-        best = taught[deltas.index(max(deltas))]
-        assert list((workdir / best.folder).rglob(weights.WEIGHTS))
+    assert len(students(workdir)) == kept
+
+
+def test_the_best_is_that_of_tune(tmp_path, monkeypatch):
+    teachers = {None: 0.9, "t1": 0.1, "t2": 0.5, "t3": 0.3}
+    runs = [plan.Run("s", teacher, "kl", 1, None, False) for teacher in teachers]
+    for run in runs:
+        (tmp_path / run.folder / files.STUDENTS).mkdir(parents=True)
+        (tmp_path / run.folder / files.RESULTS).touch()
+    on_disk = Runs(tmp_path, expiry=60)
+
+    def found(run):
+        tune = teachers[run.teacher]
+        row = make_run("kl", -tune, tune=tune, tune_delta=tune)
+        return types.SimpleNamespace(row=row)
+
+    monkeypatch.setattr(on_disk, "found", found)
+    on_disk.keep(runs, "best")
+    kept = [run.teacher for run in runs if (tmp_path / run.folder / files.STUDENTS).exists()]
+    assert kept == ["t2"]
 
 
 def test_refused(refused, config, quartet, noisy):

@@ -15,7 +15,7 @@ from ktjax import augment, interruption, objectives, parallel, progress
 from ktjax.analysis import calibration
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
-from ktjax.experiment import inputs
+from ktjax.experiment import evaluation, inputs
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
 from ktjax.settings.objective import Entry
@@ -263,13 +263,7 @@ def stored(
             in_memory.append(answers(view))
         return live.one_at_a_time(in_memory.__getitem__, form, settings.parallel)
     assert settings.store is not None
-    description = describe.answers(
-        describe.model(model),
-        classes=model.classes,
-        form=form,
-        dtype=settings.dtype,
-        **images,
-    )
+    description = _description(settings, model, images)
     if parallel.is_first():
         store_lib.create(Path(settings.store), description)
     parallel.wait_for_all("store")
@@ -278,6 +272,39 @@ def stored(
     if measured is not None and parallel.is_first():
         _add_measured(store, description, measured)
     return _read(settings, store, views, alone=alone)
+
+
+def _description(
+    settings: Transfer, model: Classifier, images: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What store.json of a model's answers says; `images` are what `described` gives."""
+    return describe.answers(
+        describe.model(model),
+        classes=model.classes,
+        form=form_of(settings, len(model.classes)),
+        dtype=settings.dtype,
+        **images,
+    )
+
+
+def known(
+    settings: Transfer, splits: Splits, model: Classifier, images: Mapping[str, Any]
+) -> Evaluated | None:
+    """A model with what it says of tune and validation, where an earlier run has stored that."""
+    assert settings.store is not None
+    description = _description(settings, model, images)
+    store = store_lib.find(Path(settings.store), description)
+    if store is None:
+        return None
+    for split in store_lib.MEASURED:
+        if not store.has(split) or store.description[split] != description[split]:
+            return None
+    form = Form(len(model.classes))
+    tune_NxC, validation_NxC = (
+        np.asarray(store_lib.read_rows(store, split, form)) for split in store_lib.MEASURED
+    )
+    answers = evaluation.Answers(tune_NxC, validation_NxC, robustness={})
+    return evaluation.judge(model, answers, splits, calibrate=settings.calibrate)
 
 
 def _fill(store: Store, answers: Any, views: int, images: pipeline.Split) -> None:

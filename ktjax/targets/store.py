@@ -93,20 +93,30 @@ def digest(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def create(root: Path, description: Mapping[str, Any]) -> Store:
-    """The store of these answers below a folder that runs share; made if it is not there.
+def find(root: Path, description: Mapping[str, Any]) -> Store | None:
+    """The store of these answers below a folder that runs share, if it is there.
 
     ValueError: what lies there is another one, or cannot be read.
     """
-    folder = root / f"{Path(description['model']['name']).name}-{digest(description)}"
+    folder = _folder(root, description)
     if not (folder / DESCRIPTION).exists():
-        write(folder, description)
+        return None
     store = open_store(folder)
     refuse(store, differences(_identity(store.description), _identity(description)))
-    for part in folder.glob("*.part"):
+    return store
+
+
+def create(root: Path, description: Mapping[str, Any]) -> Store:
+    """The same, made if it is not there."""
+    store = find(root, description) or write(_folder(root, description), description)
+    for part in store.folder.glob("*.part"):
         if time.time() - part.stat().st_mtime > _ABANDONED:
             part.unlink(missing_ok=True)
     return store
+
+
+def _folder(root: Path, description: Mapping[str, Any]) -> Path:
+    return root / f"{Path(description['model']['name']).name}-{digest(description)}"
 
 
 def write(folder: Path, description: Mapping[str, Any]) -> Store:

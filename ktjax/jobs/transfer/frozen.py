@@ -87,9 +87,10 @@ def _share(start: Setup, seed: int) -> _Shared:
     settings, splits = start.settings, start.splits
     stored = settings.targets == "stored"
 
-    @functools.cache
     def images() -> Any:
-        return stores.described(settings, splits, setup.classifiers(start), seed)
+        models = setup.classifiers(start)
+        key = ("described", seed)
+        return start.once(key, lambda: stores.described(settings, splits, models, seed))
 
     def freeze(model: Classifier | Store, measured: Evaluated | None = None) -> live.OfView:
         if isinstance(model, Store):

@@ -221,9 +221,17 @@ def _set_up(
         model = classifiers[name]
         return once(("predict", name), lambda: make(model, batch_size=settings.eval_batch_size))
 
+    def described() -> Mapping[str, Any]:
+        return stores.described(settings, splits, list(classifiers.values()), settings.seeds[0])
+
     def ask(name: str) -> Evaluated:
+        model = classifiers[name]
+        if settings.store is not None and not settings.robustness:
+            images = once(("described", settings.seeds[0]), described)
+            if known := stores.known(settings, splits, model, images):
+                return known
         return evaluation.evaluate(
-            classifiers[name],
+            model,
             predict(name),
             splits,
             layout=settings.parallel,
