@@ -119,13 +119,6 @@ def test_transfer_to_imagenet_is_the_papers():
     assert settings.schedule == "constant"
 
 
-@each
-def test_what_a_config_says_is_a_record(path):
-    config = get_config(path)
-    module = importlib.import_module(f"ktjax.settings.{config.job}")
-    getattr(module, config.job.title()).read(config)
-
-
 @pytest.mark.parametrize("name", ["success", "unsupervised", "top_k", "softening"])
 def test_the_paper_says_its_protocol(name):
     """On ImageNet; on the embedded zoo the learning rates are those that were chosen there."""
