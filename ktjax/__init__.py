@@ -9,7 +9,7 @@ Importing ktjax imports nothing else: JAX starts when a name is first used.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"  # setup.py reads it here
+__version__ = "0.2.0"  # setup.py reads it here
 
 
 # name -> (module, what it is called there; None: the module itself)
