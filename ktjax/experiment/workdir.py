@@ -83,7 +83,9 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        there = [name for name in _WRITTEN if (workdir / name).exists()]
+        # Runs and stores say themselves whose they are, and may be brought together from elsewhere.
+        own = set(_WRITTEN) - {files.RUNS, files.STORE}
+        there = [name for name in _WRITTEN if name in own and (workdir / name).exists()]
         if not there:
             return None
         raise ValueError(
