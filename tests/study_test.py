@@ -17,7 +17,7 @@ from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import evaluation, lease, training
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import study, transfer
-from ktjax.jobs.study import plan
+from ktjax.jobs.study import plan, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.transfer import setup
 from ktjax.models.checkpoints import weights
@@ -251,6 +251,27 @@ def test_a_failed_run_stops_no_other(whole, config, quartet, tmp_path, monkeypat
     assert trained == 2
     for row, expected in zip(results["rows"], whole[1]["rows"], strict=True):
         assert row["after"] == expected["after"] and row["status"] == "done"
+
+
+@pytest.mark.parametrize("only_failed", [False, True])
+def test_what_another_has_done_meanwhile_is_left(only_failed, whole, config, tmp_path, monkeypatch):
+    """Between the look at a run and its lease."""
+    settings = Study.read(changed(config, only_failed=only_failed))
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, expiry=60)
+    if only_failed:
+        (tmp_path / run.folder).mkdir(parents=True)
+        (tmp_path / run.folder / "error.json").write_text('{"error": "no memory"}')
+    take = runs.take
+
+    def take_late(run):
+        shutil.rmtree(tmp_path / run.folder, ignore_errors=True)
+        shutil.copytree(whole[0] / run.folder, tmp_path / run.folder)
+        return take(run)
+
+    monkeypatch.setattr(runs, "take", take_late)
+    monkeypatch.setattr(runs, "do", lambda *_: pytest.fail("it is done again"))
+    work.work(settings, runs, [run], shared=Shared(), wait=True)
+    assert runs.has_found(run)
 
 
 def test_who_was_only_asleep_gives_nothing_away(whole, config, tmp_path):
