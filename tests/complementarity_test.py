@@ -19,6 +19,7 @@ from ktjax.jobs import complementarity
 from ktjax.models.checkpoints import weights
 from ktjax.models.networks import clip_text
 from ktjax.report import page as page_lib
+from ktjax.settings.complementarity import Complementarity
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -231,7 +232,9 @@ def test_classes_of_imagenet_are_embedded_in_words(tmp_path, monkeypatch):
 def test_similarity_of_prototypes(done, tmp_path):
     workdir = tmp_path / "workdir"
     shutil.copytree(done[0] / "predictions", workdir / "predictions")
-    results = complementarity.run(config_of(similarity="prototypes"), workdir)
+    config = config_of(similarity="prototypes")
+    (workdir / "config.json").write_text(json.dumps(Complementarity.read(config).identity()))
+    results = complementarity.run(config, workdir)
     assert -1 < results["similarity_of_all"] < 1
     # Of groups it is a share of pairs: 0 or 1 for two classes.
     found = [row["top_classes_similarity"]["50"] for row in results["pairs"]]

@@ -78,7 +78,8 @@ def test_fields_that_are_none_may_be(path):
     [  # jobs_test.py and study_test.py have small images, and quickstart.py is a transfer, too
         pytest.param(
             path,
-            marks=[pytest.mark.full] * (path.stem in ("scarce", "showcase", "study", "transfer")),
+            marks=[pytest.mark.full]
+            * (path.stem in ("exchange", "scarce", "showcase", "study", "transfer")),
             id=path.name,
         )
         for path in WHOLE

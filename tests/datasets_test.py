@@ -12,7 +12,7 @@ from scipy import io as scipy_io
 from small_jobs import ROOT, load_config
 from sources_test import COUNTS, encoded, files, fill
 
-from ktjax import data, models
+from ktjax import data, models, progress
 from ktjax.data import __main__ as command
 from ktjax.data import convert, imagenet, pipeline, robustness, sources
 from ktjax.jobs import complementarity, pretrain, transfer
@@ -299,6 +299,7 @@ def test_conversion_refuses(out, message, tmp_path):
 
 
 def test_labels_are_read_once_and_not_believed_of_other_records(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SECONDS", 0.0)
     folder = fill(tmp_path / "images", {"a": 10, "b": 10})
     path = convert.convert(folder, tmp_path / "animals")
     first = data.load("tfds:animals", data_dir=str(tmp_path))
