@@ -41,7 +41,7 @@ def run(
 ) -> None:
     """Does the runs in tasks of Ray, and returns when all tasks have ended."""
     del shared  # of this process; each task makes its own
-    import ray
+    import ray  # pyright: ignore[reportMissingImports] of the extra `study`
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers
     fields = settings.to_json()
