@@ -53,10 +53,7 @@ def of_run(
       supervised: which confidence its partition compared; None: there was none.
       temperatures_S: that the partition divided the logits of student and teachers by.
       weights_S: of student and teachers in the pool that taught; None: there was none.
-      tune_delta: change of accuracy on tune, in points.
-      abstained: nothing better was found, and the student is as it was.
-      share: of the way from the weights before to those after training; None: of several stages.
-      least_gain: that the decision between the two would have seen, in points; None: none was made.
+      tune_delta, abstained, share, least_gain: what is exported, as `analysis.rows.Run` has it.
       stages: their rows, if there were several.
       learning_rate: that it was trained with, per 256 samples; None: of a soup.
     """

@@ -1,5 +1,6 @@
 """One training run inside a job: build the step once, resume, fit, evaluate, checkpoint."""
 
+import functools
 import json
 import logging
 import time
@@ -33,7 +34,7 @@ class Recipe(NamedTuple):
     """
 
     step: train.Step
-    init: Callable[[Any, jax.Array], train.State]  # of the student's variables, and a key
+    init: Callable[..., train.State]  # init(variables, key=key), of the student's variables
     state: Any  # what `init` gives, in shapes and shardings
     layout: str
     seed: int  # of order, views and the step's randomness
@@ -81,7 +82,7 @@ def make_recipe(
       slow: how a slow copy of the weights follows; None: there is none.
       augment: names the views, in ktjax.augment.RECIPES.
       label_N: of the training split, -1 where unlabeled.
-      seed: of order, views and the step's randomness.
+      seed: of order, views and randomness.
       views: how many epochs see in turn; None: each its own.
       one_view: what the steps take as frozen is of one view, and changes with it.
       wrap: what becomes of the optimizer where not all parameters are one student's, or trained.
@@ -89,8 +90,7 @@ def make_recipe(
     durations = settings.durations(len(label_N))
     schedule = _schedule(settings, learning_rate, durations)
     optimizer = _optimizer(settings, schedule)
-    if wrap is not None:
-        optimizer = wrap(optimizer)
+    optimizer = optimizer if wrap is None else wrap(optimizer)
     step = train.make_train_step(
         student=student,
         teach=teach,
@@ -105,25 +105,19 @@ def make_recipe(
         microbatches=settings.microbatches,
         remat=settings.remat,
     )
-    # The size does not matter: each model resizes for itself.
-    outputs = train.output_shapes(student, teachers, size=32)
-
-    def init(variables: Any, key: jax.Array) -> train.State:
-        return train.init_state(
-            variables,
-            objective=objective,
-            optimizer=optimizer,
-            outputs=outputs,
-            label_N=label_N,
-            slow=slow is not None,
-            key=key,
-        )
-
-    shapes = jax.eval_shape(init, dict(student.variables), jax.random.key(seed))
+    init = functools.partial(
+        train.init_state,
+        objective=objective,
+        optimizer=optimizer,
+        outputs=train.output_shapes(student, teachers, size=32),  # each resizes for itself
+        label_N=label_N,
+        slow=slow is not None,
+    )
+    shapes = jax.eval_shape(init, dict(student.variables), key=jax.random.key(seed))
     shardings = parallel.shardings(shapes, settings.parallel)
-    layout = parallel.LAYOUTS[settings.parallel]
+    compiled = parallel.LAYOUTS[settings.parallel].compile
     return Recipe(
-        step=layout.compile(step, several=settings.steps_per_dispatch > 1),
+        step=compiled(step, several=settings.steps_per_dispatch > 1),
         init=jax.jit(init, out_shardings=shardings),
         state=jax.tree.map(_placed, shapes, shardings),
         layout=settings.parallel,
@@ -259,7 +253,7 @@ def _begin(
     if checkpoints.latest() is not None:
         return checkpoints.restore(recipe.state)
     variables = parallel.place(dict(student.variables), recipe.layout)
-    return recipe.init(variables, key), {"history": [], "recent": [], "seconds": 0.0}
+    return recipe.init(variables, key=key), {"history": [], "recent": [], "seconds": 0.0}
 
 
 def _pace(recipe: Recipe) -> loop.Pace:

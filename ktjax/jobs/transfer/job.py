@@ -149,9 +149,7 @@ def execute(
     correct = {name: answer_N == label_N for name, answer_N in answers.items()}
     if settings.controls:
         found = controls.with_net(found, alone, correct)
-    if parallel.is_first():
-        bits = {name: np.packbits(correct_N) for name, correct_N in correct.items()}
-        files.write_whole(workdir / files.RIGHT, safetensors_numpy.save(bits))
+    _write_right(workdir, correct)
     return workdir_lib.finish(
         workdir,
         settings,
@@ -170,6 +168,13 @@ def execute(
         examples=_examples(start, dataset, found, answers) if report else (),
         report=report,
     )
+
+
+def _write_right(workdir: Path, correct: Mapping[str, np.ndarray]) -> None:
+    """Keeps which validation images are answered right after each run: net needs it later."""
+    if parallel.is_first():
+        bits = {name: np.packbits(correct_N) for name, correct_N in correct.items()}
+        files.write_whole(workdir / files.RIGHT, safetensors_numpy.save(bits))
 
 
 def _load(settings: Transfer, once: Once) -> dict[str, Classifier]:
