@@ -17,7 +17,7 @@ and on the embedded zoo, with the learning rates and the controls of configs/stu
 
   ktjax --config=paper/success --workdir=W
 
-NUMBERS
+It has not been run whole; configs/study.py has one student from all teachers.
 """
 
 import ml_collections
