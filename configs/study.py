@@ -35,8 +35,8 @@ clustered by teacher; the control that tune chose is xe_self at 0.03, -0.04 on v
   kl_dp_unsupervised    6 of 8  +0.19 [+0.06, +0.33]  +0.23 [+0.10, +0.37]  +0.38  -0.06
   kl_pool               6 of 8  +0.21 [-0.01, +0.43]  +0.25 [+0.03, +0.47]  +0.52  -0.19
 
-Seven of the eight teachers are better than this student by 12 to 24 points, and give 0.2 points, 1 %
-of the headroom; kl loses from the eighth, which is weaker, what it gains from them.
+Seven of the eight teachers are better than this student by 12 to 24 points, and give 0.2 points,
+1 % of the headroom; kl loses from the eighth, which is weaker, more than it gains from them.
 
 On paper, 466 students x 466 teachers of ImageNet, one objective, the paper's 128,117 images and 20
 epochs, with a GPU that trains on 1,000 images of a mean model a second and asks it about 3,000 (an
