@@ -23,7 +23,7 @@ def compress(logits_BxC: jax.Array, *, label_B: jax.Array, k: int, ways: Sequenc
     largest_Bx1 = top_BxK[:, :1]
     relative_BxC = logits_BxC - largest_Bx1
     variance_B = logits_BxC.var(axis=-1)
-    others_BxC = jnp.where(is_kept(class_BxK, logits_BxC.shape[-1]), -jnp.inf, relative_BxC)
+    others_BxC = jnp.where(topk.is_kept(class_BxK, logits_BxC.shape[-1]), -jnp.inf, relative_BxC)
 
     def rest(way: Way) -> jax.Array:
         return jax.nn.logsumexp(others_BxC * _scale_Bx1(variance_B, way), axis=-1)
@@ -74,11 +74,6 @@ def alike(
         else compress(target, label_B=label_B, k=min(kept), ways=ways)
         for target in targets
     ]
-
-
-def is_kept(class_BxK: jax.Array, classes: int) -> jax.Array:
-    """Which of all classes are among these: bool [B, C]."""
-    return jax.nn.one_hot(class_BxK, classes, dtype=bool).any(axis=-2)
 
 
 def _columns(columns: Sequence[jax.Array], rows: int) -> jax.Array:

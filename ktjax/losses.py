@@ -64,7 +64,7 @@ def corrected(logits_BxC: jax.Array, *, label_B: jax.Array, lead: float) -> jax.
 
     A distribution p becomes (1 - s) p + s onehot(label), with the smallest s from which on the
     label's probability exceeds all others' by `lead`; where it does already, p stays. Source:
-    "Minifinetuning", arXiv 2506.15702, section 3.
+    "Minifinetuning", arXiv 2506.15702.
 
     Args:
       logits_BxC: of the target.
@@ -133,7 +133,7 @@ def _soften_top_k(
         student_BxC = standardize(student_BxC)
     log_student_BxC = jax.nn.log_softmax(student_BxC / temperature)
     log_student_BxK = jnp.take_along_axis(log_student_BxC, target.class_BxK, axis=-1)
-    kept_BxC = jax.nn.one_hot(target.class_BxK, student_BxC.shape[-1], dtype=bool).any(axis=-2)
+    kept_BxC = topk.is_kept(target.class_BxK, student_BxC.shape[-1])
     student_rest_B = jax.nn.logsumexp(jnp.where(kept_BxC, -jnp.inf, log_student_BxC), axis=-1)
     way = (temperature, standardized)
     scale_Bx1 = topk.scale_B(target.variance_B, way, floor=SPREAD_FLOOR)[:, None]

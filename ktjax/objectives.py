@@ -336,7 +336,10 @@ OBJECTIVES = {
         pools.make_kl_pool, labels=False, initial=True, teachers=True, top_k=NOT, pool=True
     ),
     "kl_pool_corrected": Entry(
-        *(pools.make_kl_pool_corrected, True, True, True),
+        pools.make_kl_pool_corrected,
+        labels=True,
+        initial=True,
+        teachers=True,
         without_labels="kl_pool",
         top_k=NOT,
         pool=True,
@@ -345,7 +348,10 @@ OBJECTIVES = {
         pools.make_kl_pool, labels=False, initial=True, teachers=False, top_k=NOT, pool=True
     ),
     "self_corrected": Entry(
-        *(pools.make_kl_pool_corrected, True, True, False),
+        pools.make_kl_pool_corrected,
+        labels=True,
+        initial=True,
+        teachers=False,
         without_labels="self_pool",
         top_k=NOT,
         pool=True,

@@ -63,6 +63,11 @@ def told(ways) -> str:
     )
 
 
+def is_kept(class_BxK: jax.Array, classes: int) -> jax.Array:
+    """Which of all classes are among these: bool [B, C]."""
+    return jax.nn.one_hot(class_BxK, classes, dtype=bool).any(axis=-2)
+
+
 def scale_B(variance_B: jax.Array, way: Way, *, floor: float) -> jax.Array:
     """What differences of logits are multiplied by where they are softened this way.
 

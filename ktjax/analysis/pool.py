@@ -3,7 +3,7 @@
 A log-linear pool answers with softmax(sum_s w_s z_s) of its models' logits z_s: a product of their
 distributions, each to a power. Unlike a choice of the most confident model it keeps a part of all.
 With one model it is temperature scaling, w = 1 / T (analysis/calibration.py). Source: Genest and
-Zidek, "Combining Probability Distributions", Statistical Science 1986, section 4.
+Zidek, "Combining Probability Distributions", Statistical Science 1986.
 """
 
 from collections.abc import Sequence

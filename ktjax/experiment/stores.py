@@ -18,6 +18,7 @@ from ktjax.data import pipeline
 from ktjax.experiment import evaluation, inputs
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
+from ktjax.experiment.shared import Once
 from ktjax.settings.objective import Entry
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import describe, live, rows, served
@@ -157,11 +158,22 @@ def images_of(
 
 
 def described(
-    settings: Transfer, splits: Splits, classifiers: Sequence[Classifier], seed: int
+    settings: Transfer,
+    splits: Splits,
+    classifiers: Sequence[Classifier],
+    seed: int,
+    once: Once,
 ) -> dict[str, Any]:
-    """What store.json says of all images that models are asked about, see `describe.answers`."""
-    measured = {split: describe.split(getattr(splits, split)) for split in store_lib.MEASURED}
-    return {"of_images": images_of(settings, splits, classifiers, seed), **measured}
+    """What store.json says of all images that models are asked about, see `describe.answers`.
+
+    Images are looked at once for all models, and for all transfers that share them.
+    """
+
+    def describe_them() -> dict[str, Any]:
+        measured = {split: describe.split(getattr(splits, split)) for split in store_lib.MEASURED}
+        return {"of_images": images_of(settings, splits, classifiers, seed), **measured}
+
+    return once(("described", seed), describe_them)
 
 
 def refuse_others(

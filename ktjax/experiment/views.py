@@ -1,5 +1,6 @@
 """The exact images that a transfer sees, for who answers with something else: targets/pack.py."""
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -72,7 +73,9 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     for split in MEASURED:
         images = getattr(splits, split)
         _write(folder / f"{split}.npy", (len(images), *shape[1:]), as_they_are(images))
-    np.save(folder / f"{pack.LABELS}.npy", splits.train.label_N)
+    labels = io.BytesIO()
+    np.save(labels, splits.train.label_N)
+    files.write_whole(folder / f"{pack.LABELS}.npy", labels.getvalue())
     return folder
 
 

@@ -28,6 +28,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 DASHES = ("-", "--", ":", "-.")
 
 
+# A map of pairs has numbers in its cells, and names at its sides, up to so many models.
+NUMBERS, NAMES = 14, 60
+
+
 class Style(NamedTuple):
     """How the marks of one objective look."""
 
@@ -304,6 +308,12 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 def clip(text: str, width: int, lines: int) -> str:
     """`text` over at most so many lines; what does not fit ends in an ellipsis."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))
+
+
+def labeled(name: str, accuracy: float | None) -> str:
+    """A model at the side of a map: the last part of its path, and its accuracy if it is known."""
+    tail = clip(name.rstrip("/").rpartition("/")[2], 24, 1)
+    return tail if accuracy is None else f"{tail} {accuracy:.1f}"
 
 
 def box(axes: Axes, at: float, values: Sequence[float], *, color: str, hatch: str = "") -> None:

@@ -16,8 +16,6 @@ from ktjax.report.figures import COLORS, HATCHES
 
 Rows = list[dict[str, Any]]
 
-_NUMBERS = 14  # the heat map shows numbers in its cells up to so many models
-_NAMES = 60  # and names at its sides up to so many
 _BINS = 24  # that the lower envelope is made of
 
 
@@ -55,15 +53,14 @@ def heat(results: ComplementarityResults) -> Figure:
     axes.set_facecolor("white")
     image = axes.imshow(rho_MxM, cmap="cividis", origin="lower")
     figure.colorbar(image, shrink=0.8, label="rho_pos: teacher right, student wrong (% of images)")
-    if len(order) <= _NUMBERS:
+    if len(order) <= figures.NUMBERS:
         for (t, s), value in np.ndenumerate(rho_MxM):
             if t != s:
                 dark = image.norm(value) < 0.5
                 look = {"color": "white" if dark else "black", "fontsize": 8}
                 axes.text(s, t, f"{value:.1f}", ha="center", va="center", **look)
-    if len(order) <= _NAMES:
-        accuracy = {name: results.models[name].accuracy for name in order}
-        labels = [f"{figures.clip(_tail(name), 24, 1)} {accuracy[name]:.1f}" for name in order]
+    if len(order) <= figures.NAMES:
+        labels = [figures.labeled(name, results.models[name].accuracy) for name in order]
         size = 8 if len(order) <= 30 else 5
         axes.set_yticks(range(len(order)), labels, fontsize=size)
         axes.set_xticks(range(len(order)), labels, fontsize=size, rotation=45, ha="right")
@@ -219,8 +216,3 @@ def _by_accuracy(results: ComplementarityResults) -> list[str]:
 
 def _columns(results: ComplementarityResults, *keys: str) -> list[np.ndarray]:
     return [np.array([getattr(pair, key) for pair in results.pairs]) for key in keys]
-
-
-def _tail(name: str) -> str:
-    """The last part of a path, which is mostly what tells models apart."""
-    return name.rstrip("/").rpartition("/")[2]

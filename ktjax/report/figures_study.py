@@ -13,9 +13,6 @@ from ktjax.report import figures
 
 Rows = list[dict[str, Any]]
 
-_NUMBERS = 14  # cells have numbers up to so many models
-_NAMES = 60  # and the sides names
-
 
 def heat_rows(results: StudyResults) -> Rows:
     """Delta and net of each pair under each objective, from the least to the most accurate."""
@@ -60,7 +57,7 @@ def _panel(figure: Figure, axes: Axes, results: StudyResults, pairs: Sequence[St
     axes.set_facecolor("#dddddd")
     image = axes.imshow(delta_TxS, cmap="PuOr_r", norm=norm, origin="lower", aspect="auto")
     figure.colorbar(image, ax=axes, label="delta (points)")
-    if max(delta_TxS.shape) <= _NUMBERS:
+    if max(delta_TxS.shape) <= figures.NUMBERS:
         for (t, s), value in np.ndenumerate(delta_TxS):
             if np.isfinite(value):
                 dark = abs(norm(value) - 0.5) > 0.35
@@ -68,7 +65,7 @@ def _panel(figure: Figure, axes: Axes, results: StudyResults, pairs: Sequence[St
                 axes.text(s, t, f"{value:+.2f}", ha="center", va="center", **look)
     axes.set_xticks([])
     axes.set_yticks([])
-    if max(delta_TxS.shape) <= _NAMES:
+    if max(delta_TxS.shape) <= figures.NAMES:
         axes.set_yticks(range(len(teachers)), _labels(results, teachers), fontsize=7)
         axes.set_xticks(range(len(students)), _labels(results, students), fontsize=7)
         for label in axes.get_xticklabels():
@@ -76,9 +73,7 @@ def _panel(figure: Figure, axes: Axes, results: StudyResults, pairs: Sequence[St
 
 
 def _labels(results: StudyResults, names: Sequence[str]) -> list[str]:
-    tails = {name: figures.clip(name.rstrip("/").rpartition("/")[2], 24, 1) for name in names}
-    accuracies = {name: results.models[name].accuracy for name in names}
-    return [tails[n] if a is None else f"{tails[n]} {a:.1f}" for n, a in accuracies.items()]
+    return [figures.labeled(name, results.models[name].accuracy) for name in names]
 
 
 def _by_accuracy(results: StudyResults) -> list[str]:

@@ -215,43 +215,37 @@ class XeControl(_Control):
     label_smoothing: BelowOne
 
 
-class SelfControl(_Control):
+class _SoftenedControl(_Control):
+    temperature: Positive
+    top_k: Annotated[int, Field(ge=2)] | None
+    standardized: bool
+
+
+class SelfControl(_SoftenedControl):
     """The initial student."""
 
     objective: Literal["self"]
-    temperature: Positive
-    top_k: Annotated[int, Field(ge=2)] | None
-    standardized: bool
 
 
-class SelfPoolControl(_Control):
+class SelfPoolControl(_SoftenedControl):
     """The initial student, as sure as it should be."""
 
     objective: Literal["self_pool"]
-    temperature: Positive
-    top_k: Annotated[int, Field(ge=2)] | None
-    standardized: bool
 
 
-class SelfCorrectedControl(_Control):
+class SelfCorrectedControl(_SoftenedControl):
     """The same, with targets that are right."""
 
     objective: Literal["self_corrected"]
     lead: BelowOne
-    temperature: Positive
-    top_k: Annotated[int, Field(ge=2)] | None
-    standardized: bool
 
 
-class XeSelfControl(_Control):
+class XeSelfControl(_SoftenedControl):
     """The initial student and the label."""
 
     objective: Literal["xe_self"]
     alpha: Annotated[float, NUMBER, Field(ge=0, le=1)]
     label_smoothing: BelowOne
-    temperature: Positive
-    top_k: Annotated[int, Field(ge=2)] | None
-    standardized: bool
 
 
 Control = Annotated[

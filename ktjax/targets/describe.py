@@ -47,9 +47,7 @@ def views(
     plain = augment == PLAIN
     return {
         "data": data,
-        "examples": len(images),
-        "labels": hashlib.sha256(images.label_N.tobytes()).hexdigest(),
-        "pixels": _pixels(images, None if plain else seed),
+        **_seen(images, None if plain else seed),
         "size": size,
         "crop_pct": crop_pct,
         "interpolation": interpolation,
@@ -61,11 +59,7 @@ def views(
 
 def split(images: Split) -> dict[str, Any]:
     """A split as it is evaluated."""
-    return {
-        "examples": len(images),
-        "labels": hashlib.sha256(images.label_N.tobytes()).hexdigest(),
-        "pixels": _pixels(images, None),
-    }
+    return _seen(images, None)
 
 
 def model(classifier: Classifier) -> dict[str, Any]:
@@ -131,6 +125,14 @@ def versions() -> dict[str, str]:
     """What answers and views may change with."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"ktjax": ktjax.__version__, **found}
+
+
+def _seen(images: Split, seed: int | None) -> dict[str, Any]:
+    return {
+        "examples": len(images),
+        "labels": hashlib.sha256(images.label_N.tobytes()).hexdigest(),
+        "pixels": _pixels(images, seed),
+    }
 
 
 def _pixels(images: Split, seed: int | None) -> str:

@@ -153,6 +153,7 @@ def transfer_of(settings: Study, run: Run) -> Transfer:
 
 def _part(name: str) -> str:
     """A model's name as that of a folder; paths are cut short, and told apart by a hash."""
+    files.last_part(name)  # refuses what names no file
     path = Path(name)
     short = ".".join(path.parts[-2:]).strip("./").replace(":", ".")
     if len(path.parts) < 3:

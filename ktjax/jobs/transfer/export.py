@@ -64,11 +64,16 @@ def no_regret(
     best = max(candidates, key=lambda one: _accuracy(one, label_N))
     placed = parallel.place(dict(before.model.variables), layout)
     assert splits.accept is not None
-    was_N, is_N = (
-        start.predict(variables, splits.accept).argmax(axis=1)
-        for variables in (placed, best.placed)
-    )
-    accept_N = splits.accept.label_N
+    accept, accept_N = splits.accept, splits.accept.label_N
+
+    def answers(variables: Any) -> np.ndarray:
+        return start.predict(variables, accept).argmax(axis=1)
+
+    if before.model is start.models[start.student].model:  # as every run begins
+        was_N = start.once(("accept", start.student), lambda: answers(placed))
+    else:
+        was_N = answers(placed)
+    is_N = answers(best.placed)
     churn = 100 * float(np.mean((was_N == accept_N) != (is_N == accept_N)))
     least = decision.least_gain(churn, len(accept_N), stages=stages)
     if decision.is_better(was_N, is_N, accept_N, stages=stages):

@@ -89,8 +89,7 @@ def _share(start: Setup, seed: int) -> _Shared:
 
     def images() -> Any:
         models = setup.classifiers(start)
-        key = ("described", seed)
-        return start.once(key, lambda: stores.described(settings, splits, models, seed))
+        return stores.described(settings, splits, models, seed, start.once)
 
     def freeze(model: Classifier | Store, measured: Evaluated | None = None) -> live.OfView:
         if isinstance(model, Store):
@@ -160,8 +159,10 @@ def _transfer(start: Setup, shared: _Shared, run: Run) -> tuple[rows.Run, Evalua
     before = at = start.models[start.student]
     stages, histories = [], []
     for name, teachers in zip(run.stage_names, run.stages, strict=True):
-        history, after, exported = _stage(start, shared, run, name, teachers, at)
-        stages.append(_row(start, run, name, teachers, at, after, history, exported=exported))
+        weights = _weights(start, run, teachers, at)
+        history, after, exported = _stage(start, shared, run, name, teachers, at, weights)
+        found = {"weights": weights, "exported": exported}
+        stages.append(_row(start, run, name, teachers, at, after, history, **found))
         histories.append(history)
         at = after
     if len(stages) == 1:
@@ -175,7 +176,13 @@ def _transfer(start: Setup, shared: _Shared, run: Run) -> tuple[rows.Run, Evalua
 
 
 def _stage(
-    start: Setup, shared: _Shared, run: Run, name: str, teachers: Teachers, before: Evaluated
+    start: Setup,
+    shared: _Shared,
+    run: Run,
+    name: str,
+    teachers: Teachers,
+    before: Evaluated,
+    weights: Sequence[float] | None,
 ) -> tuple[History, Evaluated, Exported]:
     """The history of one training, the student after it, and which weights these are."""
     settings, splits = start.settings, start.splits
@@ -184,7 +191,7 @@ def _stage(
     fitted = training.fit(
         shared.recipe(run.objective, teachers if settings.targets == "live" else ()),
         student=before.model,
-        frozen=_frozen(start, shared, run, teachers, before),
+        frozen=_frozen(start, shared, run, teachers, before, weights),
         images=splits.train,
         tune=splits.tune,
         predict=start.predict,
@@ -221,7 +228,12 @@ def _stage(
 
 
 def _frozen(
-    start: Setup, shared: _Shared, run: Run, teachers: Teachers, before: Evaluated
+    start: Setup,
+    shared: _Shared,
+    run: Run,
+    teachers: Teachers,
+    before: Evaluated,
+    weights: Sequence[float] | None,
 ) -> Callable[[int], live.Frozen]:
     """What the steps of a stage take while they see a view; made when the first is asked for."""
     entry = objectives.OBJECTIVES[start.settings.objectives[run.objective].objective]
@@ -234,17 +246,14 @@ def _frozen(
             initial = shared.frozen(start.student) if fresh else shared.refreshed(before.model)
         numbers = [
             None if of_models is None else parallel.replicate(np.asarray(of_models, np.float32))
-            for of_models in (
-                _temperatures(start, teachers, before),
-                _weights(start, run, teachers, before),
-            )
+            for of_models in (_temperatures(start, teachers, before), weights)
         ]
         return initial, tuple(shared.frozen(teacher) for teacher in teachers), *numbers
 
     def of_view(view: int) -> live.Frozen:
-        initial, others, temperatures, weights = models()
+        initial, others, temperatures_S, weights_S = models()
         first = None if initial is None else initial(view)
-        return live.Frozen(first, tuple(other(view) for other in others), temperatures, weights)
+        return live.Frozen(first, tuple(other(view) for other in others), temperatures_S, weights_S)
 
     return of_view
 
@@ -286,6 +295,7 @@ def _row(
     *,
     stages: Sequence[rows.Run] = (),
     partitions: bool = True,
+    weights: Sequence[float] | None = None,
     exported: Exported | None = None,
 ) -> rows.Run:
     settings, label_N = start.settings, start.splits.tune.label_N
@@ -307,7 +317,7 @@ def _row(
         taught=training.mean_taught(history),
         supervised=entry.supervised if partitions else None,
         temperatures_S=_temperatures(start, teachers, before) if partitions else None,
-        weights_S=None if stages else _weights(start, run, teachers, before),
+        weights_S=weights,
         tune_delta=tune_delta,
         abstained=all(s.abstained for s in stages) if exported is None else not exported.share,
         share=None if exported is None else exported.share,

@@ -226,13 +226,11 @@ def _set_up(
         model = classifiers[name]
         return once(("predict", name), lambda: make(model, batch_size=settings.eval_batch_size))
 
-    def described() -> Mapping[str, Any]:
-        return stores.described(settings, splits, list(classifiers.values()), settings.seeds[0])
-
     def ask(name: str) -> Evaluated:
         model = classifiers[name]
         if settings.store is not None and not settings.robustness:
-            images = once(("described", settings.seeds[0]), described)
+            models_of, seed = list(classifiers.values()), settings.seeds[0]
+            images = stores.described(settings, splits, models_of, seed, once)
             if known := stores.known(settings, splits, model, images):
                 return known
         return evaluation.evaluate(
