@@ -33,9 +33,13 @@ def heat(results: StudyResults) -> Figure:
         5 * columns + 0.5, 4.6 * lines + 0.4, "What each teacher changed in each student"
     )
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    # Gains and losses each over their half of the colors, as losses may be a hundred times larger:
+    # the same ones in all panels, or the least loss of one would look like the largest of another.
+    deltas = [pair.delta for pair in results.pairs]
+    norm = TwoSlopeNorm(0.0, vmin=min(*deltas, -1e-9), vmax=max(*deltas, 1e-9))
     for axes, objective in zip(grid, objectives, strict=False):
         pairs = [pair for pair in results.pairs if pair.objective == objective]
-        _panel(figure, axes, results, pairs)
+        _panel(figure, axes, results, pairs, norm)
         axes.set_title(figures.clip(objective, 48, 2), fontsize=9)
     for axes in grid[len(objectives) :]:
         axes.remove()
@@ -44,16 +48,19 @@ def heat(results: StudyResults) -> Figure:
     return figures.plain_text(figure)
 
 
-def _panel(figure: Figure, axes: Axes, results: StudyResults, pairs: Sequence[StudyPair]) -> None:
+def _panel(
+    figure: Figure,
+    axes: Axes,
+    results: StudyResults,
+    pairs: Sequence[StudyPair],
+    norm: TwoSlopeNorm,
+) -> None:
     order = _by_accuracy(results)
     teachers = [name for name in order if any(pair.teacher == name for pair in pairs)]
     students = [name for name in order if any(pair.student == name for pair in pairs)]
     delta_TxS = np.full((len(teachers), len(students)), np.nan)
     for pair in pairs:
         delta_TxS[teachers.index(pair.teacher), students.index(pair.student)] = pair.delta
-    # Gains and losses each over their half of the colors: losses may be a hundred times larger.
-    low, high = min(np.nanmin(delta_TxS), -1e-9), max(np.nanmax(delta_TxS), 1e-9)
-    norm = TwoSlopeNorm(0.0, vmin=low, vmax=high)
     axes.set_facecolor("#dddddd")
     image = axes.imshow(delta_TxS, cmap="PuOr_r", norm=norm, origin="lower", aspect="auto")
     figure.colorbar(image, ax=axes, label="delta (points)")

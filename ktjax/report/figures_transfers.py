@@ -66,7 +66,7 @@ def success(results: ComplementarityResults) -> Figure:
 
 
 def _means(of: Mapping[str, Any]) -> str:
-    net = "" if of["net"] is None else f", net {of['net']['mean_net']:+.2f}"
+    net = "" if of["net"] is None else f"\nnet {of['net']['mean_net']:+.2f}"
     return f"mean delta {of['mean_delta']:+.2f}{net}"
 
 

@@ -27,7 +27,8 @@ DRAWINGS = (
         "pairs",
         figures_study.heat_rows,
         figures_study.heat,
-        "Gains and losses have a scale of colors each; white is no change, grey no such pair.",
+        "Gains and losses have a scale of colors each, the same for all objectives; white is no "
+        "change, grey no such pair.",
     ),
     Drawing(
         "delta",
