@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from ktjax.classifier import Output
 from ktjax.models.networks import layers
+from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import Activation, DropPath, LayerNorm
 
 Norm = Callable[..., nn.Module]
@@ -23,7 +24,7 @@ _dense = functools.partial(nn.Dense, kernel_init=_init)
 def _conv(
     features: int, kernel: int, *, stride: int = 1, padding: int = 0, groups: int = 1, name: str
 ) -> nn.Conv:
-    return nn.Conv(
+    return Conv(
         features,
         (kernel, kernel),
         stride,

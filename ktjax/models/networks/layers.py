@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ktjax import parallel
+from ktjax.models.networks.convolution import Conv
 
 Activation = Callable[[jax.Array], jax.Array]
 gelu = functools.partial(nn.gelu, approximate=False)
@@ -31,7 +32,7 @@ def conv(
     name: str,
 ) -> nn.Conv:
     """A square convolution; `padding` is for each side, None: it keeps the size at stride 1."""
-    return nn.Conv(
+    return Conv(
         features,
         (kernel, kernel),
         stride,

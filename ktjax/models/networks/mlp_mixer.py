@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from ktjax.classifier import Output
 from ktjax.models.networks import layers
+from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath, LayerNorm
 
 _xavier = nn.initializers.xavier_uniform()
@@ -161,7 +162,7 @@ class MlpMixer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Output:
         patch = (self.patch_size, self.patch_size)
-        x = nn.Conv(self.embed_dim, patch, patch, padding="VALID", name="stem.proj")(x)
+        x = Conv(self.embed_dim, patch, patch, padding="VALID", name="stem.proj")(x)
         x = x.reshape(x.shape[0], -1, self.embed_dim)
         block = layers.remat(self.block, self.remat)
         for i in range(self.num_blocks):

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from ktjax.classifier import Output
 from ktjax.models.networks import layers
+from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath, LayerNorm
 
 # torch's default.
@@ -56,7 +57,7 @@ class Pooling(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, token_BxTxC: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = nn.Conv(
+        x = Conv(
             self.width,
             (3, 3),
             2,
@@ -93,7 +94,7 @@ class PoolingVisionTransformer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Output:
         widths = [base * heads for base, heads in zip(self.base_dims, self.heads, strict=True)]
-        x = nn.Conv(
+        x = Conv(
             widths[0],
             (self.patch_size, self.patch_size),
             self.stride,

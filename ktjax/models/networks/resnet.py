@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import layers
+from ktjax.models.networks import convolution, layers
 from ktjax.models.networks.layers import BatchNorm, DropPath, SEModule, avg_pool, conv
 
 Norm = Callable[..., nn.Module]
@@ -26,12 +26,12 @@ def blur_pool_reflected(x: jax.Array) -> jax.Array:
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     row = jnp.asarray([0.25, 0.5, 0.25], x.dtype)
     filter_ = jnp.tile((row[:, None] @ row[None, :])[:, :, None, None], (1, 1, 1, x.shape[-1]))
-    return jax.lax.conv_general_dilated(
+    return convolution.convolve(
         x,
         filter_,
         (2, 2),
         "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=convolution.NHWC,
         feature_group_count=x.shape[-1],
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import layers
+from ktjax.models.networks import convolution, layers
 from ktjax.models.networks.layers import Activation, BatchNorm, DropPath, GroupNorm, avg_pool
 
 Norm = Callable[..., nn.Module]
@@ -36,12 +36,12 @@ class StandardizedConv(nn.Module):
         variance = jnp.square(kernel).mean(axis=(0, 1, 2), keepdims=True)
         kernel *= jax.lax.rsqrt(variance + self.epsilon)
         padding = (self.kernel // 2, self.kernel // 2)
-        return jax.lax.conv_general_dilated(
+        return convolution.convolve(
             x,
             kernel.astype(x.dtype),
             (self.stride, self.stride),
             (padding, padding),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            dimension_numbers=convolution.NHWC,
         )
 
 
@@ -187,7 +187,7 @@ class ResNetV2(nn.Module):
         x = self.activation(self.norm(name="norm")(x)).mean(axis=(1, 2))
         y = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         # timm's head is a 1x1 convolution.
-        head = nn.Conv(
+        head = convolution.Conv(
             self.num_classes, (1, 1), kernel_init=nn.initializers.normal(0.01), name="head.fc"
         )
         return Output(logits=head(y[:, None, None])[:, 0, 0], features=x)

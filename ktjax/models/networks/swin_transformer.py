@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from ktjax.classifier import Output
 from ktjax.models.networks import layers
+from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath
 
 Size = tuple[int, int]  # height, width in tokens
@@ -136,7 +137,7 @@ class SwinTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Output:
-        patch = nn.Conv(self.embed_dim, (4, 4), 4, padding="VALID", name="patch_embed.proj")
+        patch = Conv(self.embed_dim, (4, 4), 4, padding="VALID", name="patch_embed.proj")
         x = _layer_norm(name="patch_embed.norm")(patch(x))
         windows = np.broadcast_to(self.window_size, len(self.depths)).tolist()
         rates = iter(np.linspace(0, self.drop_path_rate, sum(self.depths)).tolist())

@@ -9,6 +9,7 @@ import jax
 from flax import linen as nn
 
 from ktjax.classifier import Output
+from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import BatchNorm, Mlp
 
 
@@ -60,7 +61,7 @@ class MlpMixer(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> Output:
         del train
         patch = (self.patch, self.patch)
-        x = nn.Conv(self.width, patch, patch, padding="VALID", name="stem")(x)
+        x = Conv(self.width, patch, patch, padding="VALID", name="stem")(x)
         x = x.reshape(x.shape[0], -1, self.width)
         for i in range(self.depth):
             x = MixerBlock(self.tokens_hidden, self.channels_hidden, name=f"blocks_{i}")(x)
@@ -74,7 +75,7 @@ tiny_mixer = functools.partial(
 
 
 GroupNorm = functools.partial(nn.GroupNorm, num_groups=8, epsilon=1e-5)
-_conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding=1, use_bias=False)
+_conv3x3 = functools.partial(Conv, kernel_size=(3, 3), padding=1, use_bias=False)
 
 
 class BasicBlock(nn.Module):
@@ -90,7 +91,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="bn1")(y))
         y = self.norm(name="bn2")(_conv3x3(self.width, name="conv2")(y))
         if x.shape != y.shape:
-            x = nn.Conv(self.width, (1, 1), self.stride, use_bias=False, name="downsample_0")(x)
+            x = Conv(self.width, (1, 1), self.stride, use_bias=False, name="downsample_0")(x)
             x = self.norm(name="downsample_1")(x)
         return nn.relu(x + y)
 
@@ -132,7 +133,7 @@ class ConvNeXtBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        y = nn.Conv(
+        y = Conv(
             width,
             (self.kernel, self.kernel),
             padding=self.kernel // 2,
@@ -159,11 +160,11 @@ class ConvNeXt(nn.Module):
         for i, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             if i == 0:
                 patch = (self.stem, self.stem)
-                x = nn.Conv(width, patch, patch, padding="VALID", name="stem_0")(x)
+                x = Conv(width, patch, patch, padding="VALID", name="stem_0")(x)
                 x = nn.LayerNorm(epsilon=1e-6, name="stem_1")(x)
             else:
                 x = nn.LayerNorm(epsilon=1e-6, name=f"stages_{i}_downsample_0")(x)
-                x = nn.Conv(width, (2, 2), 2, name=f"stages_{i}_downsample_1")(x)
+                x = Conv(width, (2, 2), 2, name=f"stages_{i}_downsample_1")(x)
             for j in range(depth):
                 x = ConvNeXtBlock(self.kernel, name=f"stages_{i}_blocks_{j}")(x)
         x = nn.LayerNorm(epsilon=1e-6, name="head_norm")(x.mean(axis=(1, 2)))
@@ -220,10 +221,10 @@ class VisionTransformer(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> Output:
         del train
         for i, width in enumerate(self.stem_widths):
-            x = nn.Conv(width, (3, 3), 2, padding=1, name=f"stem_{i}")(x)
+            x = Conv(width, (3, 3), 2, padding=1, name=f"stem_{i}")(x)
             x = nn.relu(nn.LayerNorm(epsilon=1e-6, name=f"stem_norm_{i}")(x))
         patch = (self.patch, self.patch)
-        x = nn.Conv(self.width, patch, patch, padding="VALID", name="patch_embed")(x)
+        x = Conv(self.width, patch, patch, padding="VALID", name="patch_embed")(x)
         x = x.reshape(x.shape[0], -1, self.width)
         shape = (1, *x.shape[1:])
         x = x + self.param("pos_embed", nn.initializers.truncated_normal(0.02), shape)

@@ -20,6 +20,7 @@ from ktjax.models.networks.attention import (
     Norm,
     dense,
 )
+from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import Activation, LayerNorm, Mlp, gelu
 from ktjax.models.networks.vit_blocks import Block
 
@@ -95,7 +96,7 @@ class VisionTransformer(nn.Module):
         return self.global_pool == "avg" if self.use_fc_norm is None else self.use_fc_norm
 
     def _patches(self, x: jax.Array) -> jax.Array:
-        x = nn.Conv(
+        x = Conv(
             self.embed_dim,
             (self.patch_size, self.patch_size),
             self.patch_size,

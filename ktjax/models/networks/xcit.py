@@ -16,13 +16,14 @@ from flax import linen as nn
 
 from ktjax.classifier import Output
 from ktjax.models.networks import layers
+from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import BatchNorm, DropPath, LayerNorm
 
 _small = nn.initializers.normal(0.02)
 # torch's default.
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 Dense = functools.partial(nn.Dense, kernel_init=_small)
-Conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=_uniform)
+Conv3x3 = functools.partial(Conv, kernel_size=(3, 3), padding=1, kernel_init=_uniform)
 
 
 def fourier_features(height: int, width: int, *, frequencies: int = 16) -> np.ndarray:
@@ -197,7 +198,7 @@ class Xcit(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> Output:
         x = PatchEmbed(self.embed_dim, self.patch_size, name="patch_embed")(x)
         at = jnp.asarray(fourier_features(*x.shape[1:3])[None], x.dtype)
-        project = nn.Conv(
+        project = Conv(
             self.embed_dim, (1, 1), kernel_init=_uniform, name="pos_embed.token_projection"
         )
         x = x + jnp.broadcast_to(project(at), x.shape)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import Activation, BatchNorm, DropPath, divisible
 
 Kernel = int | tuple[int, ...]  # several: each convolves a share of the channels
@@ -63,7 +64,7 @@ def convolve(
             for i, ((part, width), size) in enumerate(zip(shares, kernel, strict=True))
         ]
         return jnp.concatenate(parts, axis=-1)
-    return nn.Conv(
+    return Conv(
         features,
         (kernel, kernel),
         stride,

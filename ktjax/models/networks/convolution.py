@@ -1,0 +1,207 @@
+"""Convolutions in the form that suits the backend: what `nn.Conv` takes as conv_general_dilated.
+
+XLA's own are fast on accelerators. On a CPU those of few channels a group are not: a depthwise one
+takes up to 60 times what its arithmetic does, the gradient of a grouped kernel hundreds of times.
+There they are written as sums of shifted products, which XLA turns into plain loops, and those of
+single pixels as products of matrices. All forms agree to float32 accuracy.
+
+What was tried (milliseconds; 2 CPU cores beside other work, jax 0.10.2: ratios count, and not all
+of them to the last digit):
+
+  depthwise 7x7 of 8x56x56x96   forward: library 150, shifts 11; as a part of a ConvNeXt block the
+                                shifts of a whole batch lose half of that to what XLA fuses with
+                                them, so it is an image at a time
+                                gradient of the input: library 148, of the shifts 57, shifts with
+                                the kernel turned round 11
+  the same of 8x56x56x40        gradient of the kernel: a reduction per tap 250, a loop over the
+                                rows of eight images 62, of one image 12
+  32 groups, 3x3, 8x28x28x256   forward: library 53, products per group 76; gradient of the kernel:
+                                library 11,700, products per group 81
+  1x1 of 8x56x56, 64 to 256     gradient of the kernel: library 68, product of matrices 14; every
+                                second pixel, 256 to 512: 133 and 20
+  3x3 of all channels           library 19 to 22 at 1.9 GFLOP; products of shifts or patches 20 to
+                                120: the library's stays
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+# Images [B, H, W, C] and kernels [K, K, I, O].
+NHWC = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+_FEW = 2**17  # numbers in an image batch up to which one reduction per tap is faster than a loop
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def convolve(
+    x_BxHxWxC: jax.Array,
+    kernel_KxKxIxO: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    **options: Any,
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, with its arguments."""
+    form = _form(
+        *(x_BxHxWxC, kernel_KxKxIxO, feature_group_count),
+        plain=dimension_numbers == NHWC
+        and all(n == 1 for n in (*(lhs_dilation or ()), *(rhs_dilation or ()))),
+    )
+    if form is not None:
+        sides, strides = kernel_KxKxIxO.shape[:2], tuple(window_strides)
+        if isinstance(padding, str):
+            padding = jax.lax.padtype_to_pads(x_BxHxWxC.shape[1:3], sides, strides, padding)
+        pads = tuple((int(low), int(high)) for low, high in padding)
+        return form(x_BxHxWxC, kernel_KxKxIxO, strides, pads)
+    return jax.lax.conv_general_dilated(
+        *(x_BxHxWxC, kernel_KxKxIxO, window_strides, padding),
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        **options,
+    )
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
+
+
+def _form(x: jax.Array, kernel: jax.Array, groups: int, *, plain: bool) -> Any:
+    """The form for a convolution; None: the library's."""
+    exact = x.dtype == kernel.dtype == jnp.float32  # sums of products in less lose accuracy
+    if jax.default_backend() != "cpu" or not plain or not exact or x.ndim != 4:
+        return None
+    if groups == 1:
+        return pointwise if kernel.shape[:2] == (1, 1) else None
+    return depthwise if groups == x.shape[-1] == kernel.shape[-1] else grouped
+
+
+def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
+    """A convolution of single pixels: one product of matrices."""
+    ((_, _, x_at),) = _taps(x, kernel.shape[:2], strides, pads)
+    y = x_at.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    return y.reshape(*x_at.shape[:3], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
+    """A convolution of each channel by itself: a sum of the image's shifts, weighted by channel."""
+    return _shifts(x, kernel[:, :, 0], strides, pads)
+
+
+def _shifts(x: jax.Array, kernel_KxKxC: jax.Array, strides: Any, pads: Padding) -> jax.Array:
+    def of_image(x_HxWxC: jax.Array) -> jax.Array:
+        taps = _taps(x_HxWxC[None], kernel_KxKxC.shape[:2], strides, pads)
+        weighted = (x_at * kernel_KxKxC[None, i, j][None, None] for i, j, x_at in taps)
+        return functools.reduce(jnp.add, weighted)[0]
+
+    return jax.lax.map(of_image, x)
+
+
+def _depthwise_forward(x, kernel, strides, pads):
+    return depthwise(x, kernel, strides, pads), (x, kernel)
+
+
+def _depthwise_backward(strides, pads, saved, dy):
+    x, kernel = saved
+    kernel_KxKxC = kernel[:, :, 0]
+    if tuple(strides) == (1, 1):  # a convolution of its own, with the kernel turned round
+        turned = tuple(
+            (side - 1 - low, side - 1 - high)
+            for side, (low, high) in zip(kernel.shape[:2], pads, strict=True)
+        )
+        dx = _shifts(dy, jnp.flip(kernel_KxKxC, (0, 1)), strides, turned)
+    else:
+        dx = jax.vjp(lambda x: _shifts(x, kernel_KxKxC, strides, pads), x)[1](dy)[0]
+    of_kernel = _by_taps if x.size <= _FEW else _by_rows
+    return dx, of_kernel(x, dy, kernel.shape[:2], strides, pads)[:, :, None]
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _by_taps(x: jax.Array, dy: jax.Array, sides: Any, strides: Any, pads: Padding) -> jax.Array:
+    """The gradient of a depthwise kernel [K, K, C]: of each of its taps a sum over all pixels."""
+    found = [(x_at * dy).sum(axis=(0, 1, 2)) for _, _, x_at in _taps(x, sides, strides, pads)]
+    return jnp.stack(found).reshape(*sides, -1)
+
+
+def _by_rows(x: jax.Array, dy: jax.Array, sides: Any, strides: Any, pads: Padding) -> jax.Array:
+    """The same in a loop over rows, in which all taps read what is in the cache."""
+    batch, height, width, channels = dy.shape
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+
+    def add_row(number: jax.Array, sums_TxWxC: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        image, row = number // height, number % height
+        dy_1x1xWxC = jax.lax.dynamic_slice(dy, (image, row, 0, 0), (1, 1, width, channels))
+        at = (image, row * strides[0], 0, 0)
+        rows = jax.lax.dynamic_slice(x, at, (1, sides[0], *x.shape[2:]))
+        taps = _taps(rows, sides, (1, strides[1]), ((0, 0), (0, 0)))
+        return tuple(
+            total_WxC + (x_at * dy_1x1xWxC)[0, 0]
+            for total_WxC, (_, _, x_at) in zip(sums_TxWxC, taps, strict=True)
+        )
+
+    zeros = (jnp.zeros((width, channels), dy.dtype),) * (sides[0] * sides[1])
+    sums_TxWxC = jax.lax.fori_loop(0, batch * height, add_row, zeros)
+    return jnp.stack(sums_TxWxC).sum(axis=1).reshape(*sides, channels)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def grouped(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
+    """A convolution of groups of channels: the library's, whose kernel's gradient is another."""
+    return jax.lax.conv_general_dilated(
+        *(x, kernel, strides, pads),
+        dimension_numbers=NHWC,
+        feature_group_count=x.shape[-1] // kernel.shape[2],
+    )
+
+
+def _grouped_forward(x, kernel, strides, pads):
+    return grouped(x, kernel, strides, pads), (x, kernel)
+
+
+def _grouped_backward(strides, pads, saved, dy):
+    x, kernel = saved
+    groups = x.shape[-1] // kernel.shape[2]
+    dx = jax.vjp(lambda x: grouped.fun(x, kernel, strides, pads), x)[1](dy)[0]
+    dy_NxGxO = dy.reshape(-1, groups, dy.shape[-1] // groups)
+    found = [
+        jnp.einsum("ngi,ngo->igo", x_at.reshape(-1, groups, kernel.shape[2]), dy_NxGxO)
+        for _, _, x_at in _taps(x, kernel.shape[:2], strides, pads)
+    ]
+    return dx, jnp.stack(found).reshape(kernel.shape)
+
+
+grouped.defvjp(_grouped_forward, _grouped_backward)
+
+
+def _once(x: jax.Array) -> jax.Array:
+    """The same; but XLA keeps it, which else computes it anew for each tap that reads it."""
+    return jax.lax.optimization_barrier(x)
+
+
+def _taps(
+    x: jax.Array, sides: Sequence[int], strides: Sequence[int], pads: Padding
+) -> Iterator[tuple[int, int, jax.Array]]:
+    """Of each tap of a kernel: row, column, and the pixels that it meets [B, H, W, C]."""
+    around = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
+    x = _once(jax.lax.pad(x, jnp.zeros((), x.dtype), around))
+    counts = [
+        (size - side) // stride + 1
+        for size, side, stride in zip(x.shape[1:3], sides, strides, strict=True)
+    ]
+    for i in range(sides[0]):
+        for j in range(sides[1]):
+            last = [at + (n - 1) * s + 1 for at, n, s in zip((i, j), counts, strides, strict=True)]
+            start, end = (0, i, j, 0), (x.shape[0], *last, x.shape[3])
+            yield i, j, jax.lax.slice(x, start, end, (1, *strides, 1))
