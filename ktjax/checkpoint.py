@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ class Checkpoints:
                 raise
             raise self._unwritten(error) from error
 
-    def restore(self, like: Any) -> tuple[Any, Any]:
-        """The latest (state, record) that can be read.
+    def restore(self, like: Any, *, steps: Sequence[int] | None = None) -> tuple[Any, Any]:
+        """The latest (state, record) that can be read, of these steps, or of all.
 
         Checkpoints that cannot are put aside, as `unreadable-<step>`, which is logged.
 
@@ -98,7 +98,7 @@ class Checkpoints:
         )
         self._manager.wait_until_finished()  # what is being saved counts, and makes others go
         failures: dict[int, Exception] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted(steps or self._manager.all_steps(), reverse=True):
             restored = None
             try:
                 restored = self._manager.restore(

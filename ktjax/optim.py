@@ -82,3 +82,12 @@ def interpolate(slow: Any, fast: Any, *, step: jax.Array, settings: SlowWeights)
         return jnp.where(step % settings.every == 0, mixed, slow)
 
     return jax.tree.map(leaf, slow, fast)
+
+
+def mean_so_far(mean: Any, values: Any, *, count: jax.Array) -> Any:
+    """The mean of `count` values, of which these are the last; the values where none are before.
+
+    Tail averaging (Jain et al. 2018): what the last steps of SGD have in common.
+    """
+    weight = 1 / jnp.maximum(count, 1).astype(jnp.float32)
+    return jax.tree.map(lambda mean, value: mean + weight * (value - mean), mean, values)

@@ -53,6 +53,7 @@ class State:
     objective_state: Any
     opt_state: Any
     slow: Any  # the student's variables, interpolated; () where there is no such copy
+    tail: Any  # the mean of the student's variables over the last steps; () where it is not kept
 
 
 def init_state(
@@ -63,6 +64,7 @@ def init_state(
     outputs: Outputs,
     label_N: np.ndarray,
     slow: bool,
+    tail: bool = False,
     key: jax.Array,
 ) -> State:
     """The state before the first step. Its arrays are its own: steps donate them.
@@ -74,12 +76,17 @@ def init_state(
       outputs: the shapes of what student and teachers say, as `output_shapes` gives them.
       label_N: the labels of the training split, int32 [N], -1 where unlabeled.
       slow: whether a slow copy of the student's variables is kept.
+      tail: whether their mean over the last steps is.
       key: for what is drawn at random for the objective.
     """
     variables = jax.tree.map(jnp.copy, dict(variables))
     params = cast(variables["params"], jnp.float32)
     objective_params, objective_state = objective.init(key, outputs, label_N)
     fast = _variables(params, variables.get("batch_stats", {}))
+
+    def copy(wanted: bool) -> Any:
+        return jax.tree.map(jnp.copy, fast) if wanted else ()
+
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -87,7 +94,8 @@ def init_state(
         objective_params=objective_params,
         objective_state=objective_state,
         opt_state=optimizer.init((params, objective_params)),
-        slow=jax.tree.map(jnp.copy, fast) if slow else (),
+        slow=copy(slow),
+        tail=copy(tail),
     )
 
 
@@ -145,6 +153,7 @@ def make_train_step(
     dtype: jnp.dtype,
     freeze_stats: bool,
     views: int | None = None,
+    tail_after: int | None = None,
     microbatches: int = 1,
     remat: bool = False,
 ) -> Step:
@@ -162,6 +171,8 @@ def make_train_step(
       dtype: what the student computes in; parameters stay float32.
       freeze_stats: BatchNorm keeps its running statistics.
       views: how many there are, which epochs then see in turn; None: one for each epoch.
+      tail_after: the mean is kept of the variables after each of the steps that follow so many;
+        None: it is not.
       microbatches: parts of the batch, one after another, whose gradients are added up. Each is a
         batch of its own for whatever looks at several samples: BatchNorm's statistics, which every
         part then updates; the similarities of `cd`; the memory of `crd`; means over those samples
@@ -200,6 +211,8 @@ def make_train_step(
         params, objective_params = optax.apply_updates(trainable, updates)
         now = state.step + 1
         fast = _variables(params, stats)
+        slow_now = optim.interpolate(state.slow, fast, step=now, settings=slow) if slow else ()
+        student_now = slow_now or fast
         return State(
             step=now,
             params=params,
@@ -207,7 +220,10 @@ def make_train_step(
             objective_params=objective_params,
             objective_state=objective_state,
             opt_state=opt_state,
-            slow=optim.interpolate(state.slow, fast, step=now, settings=slow) if slow else (),
+            slow=slow_now,
+            tail=()
+            if tail_after is None
+            else optim.mean_so_far(state.tail, student_now, count=now - tail_after),
         ), metrics
 
     return step

@@ -1,5 +1,6 @@
 """What a transfer hands on: the last weights, or none that are not better than before."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from small_jobs import transferring
 
 from ktjax.analysis import decision, rows
 from ktjax.jobs import transfer
-from ktjax.jobs.transfer import export
+from ktjax.jobs.transfer import export, frozen
 from ktjax.report import verdicts
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -37,7 +38,7 @@ def test_between_by_hand():
 def test_a_run_that_finds_nothing_better_abstains(noisy, quartet, tmp_path, capsys):
     results = rows.read(transfer.run(asked(noisy, quartet), tmp_path))
     (run,) = results.runs
-    assert run.abstained and run.share == 0 and run.tune_delta == 0
+    assert run.abstained and run.exported == export.BEFORE and run.tune_delta == 0
     assert (run.delta, run.gain, run.loss) == (0, 0, 0)
     assert run.accuracy_after == run.accuracy_before
     assert run.least_gain is not None and run.history  # it was trained
@@ -58,21 +59,58 @@ def test_the_best_on_tune_is_handed_on_if_it_is_better(noisy, quartet, tmp_path,
         return True
 
     monkeypatch.setattr(decision, "is_better", is_better)
-    monkeypatch.setattr(export, "_accuracy", lambda one, label_N: -abs(one.share - 0.3))
+    monkeypatch.setattr(export, "_accuracy", lambda one, label_N: one.name == "25% of the way")
     (run,) = rows.read(transfer.run(asked(noisy, quartet, controls=""), tmp_path)).runs
     assert seen == [(4, 1)]
-    assert not run.abstained and run.share == export.SHARES[0]
+    assert not run.abstained and run.exported == "25% of the way"
     last = rows.read(
         transfer.run(
             transferring(noisy, quartet[0], quartet[1:2], arg="objectives=kl"), tmp_path / "last"
         )
     ).runs[0]
-    assert last.share == 1 and last.least_gain is None and not last.abstained
+    assert last.exported == export.LAST and last.least_gain is None and not last.abstained
     ends = [weights_of(Path(quartet[0])), weights_of(tmp_path / "last/students" / last.run)]
     found = weights_of(tmp_path / "students" / run.run)
     for name, array in found.items():
         a, b = (end[name] for end in ends)
         np.testing.assert_allclose(array, a + (b - a) / 4, rtol=1e-4, atol=1e-6)
+
+
+def test_the_mean_of_the_last_half(noisy, quartet, tmp_path, monkeypatch):
+    """Against runs of fewer steps: the learning rate is constant, so they are the same steps."""
+    monkeypatch.setattr(decision, "is_better", lambda *args, stages: True)
+    monkeypatch.setattr(export, "_accuracy", lambda one, label_N: one.name == export.TAIL)
+    (run,) = rows.read(transfer.run(asked(noisy, quartet, controls=""), tmp_path)).runs
+    assert run.exported == export.TAIL
+    of_steps = []
+    for steps in (4, 5, 6):
+        short = transferring(
+            noisy, quartet[0], quartet[1:2], arg="objectives=kl", total_steps=steps
+        )
+        transfer.run(short, tmp_path / str(steps))
+        of_steps.append(weights_of(tmp_path / str(steps) / "students" / run.run))
+    for name, array in weights_of(tmp_path / "students" / run.run).items():
+        mean = np.mean([weights[name] for weights in of_steps], axis=0)
+        np.testing.assert_allclose(array, mean, rtol=1e-5, atol=1e-6)
+
+
+def test_the_best_on_tune(noisy, quartet, tmp_path, monkeypatch):
+    """Of six evaluations the third and the fourth are the best, as the test has it."""
+    scores = itertools.cycle([1.0, 2.0, 9.0, 9.0, 5.0, 4.0])
+    on_tune = frozen.rows.on_tune
+    monkeypatch.setattr(
+        frozen.rows, "on_tune", lambda *args: {**on_tune(*args), "accuracy": next(scores)}
+    )
+    config = transferring(
+        *(noisy, quartet[0], quartet[1:2]), arg="objectives=kl", export="best", eval_every_steps=1
+    )
+    (run,) = rows.read(transfer.run(config, tmp_path / "best")).runs
+    assert run.exported == export.BEST and not run.abstained
+    short = transferring(noisy, quartet[0], quartet[1:2], arg="objectives=kl", total_steps=4)
+    transfer.run(short, tmp_path / "short")
+    fourth = weights_of(tmp_path / "short/students" / run.run)
+    for name, array in weights_of(tmp_path / "best/students" / run.run).items():
+        np.testing.assert_array_equal(array, fourth[name])
 
 
 def test_models_that_train_at_once_have_no_such_export(noisy, quartet, tmp_path):

@@ -114,6 +114,15 @@ def test_slow_weights_are_a_recurrence(every):
         np.testing.assert_allclose(slow, expected, rtol=1e-6)
 
 
+def test_the_mean_so_far_is_the_mean_of_what_counts():
+    values = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    mean = np.zeros(4, np.float32)
+    for step, value in enumerate(values, 1):
+        mean = optim.mean_so_far(mean, value, count=jnp.asarray(step - 3))
+        expected = value if step <= 3 else values[3:step].mean(axis=0)
+        np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_members_have_optimisers_of_their_own():
     make = functools.partial(optim.make_optimizer, "sgd", weight_decay=0.0, clip_norm=1.0)
     optimizer = make(schedule=optax.constant_schedule(1.0))

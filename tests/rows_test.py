@@ -21,7 +21,7 @@ def make_run(**fields):
         **{"class_gain": [1, 0], "class_loss": [0, 2], "transfer_rate_top": {"2": 1.0, "5": None}},
         **{"taught_by": [40.0], "taught_positive_flips": None, "taught_negative_flips": 1.0},
         **{"temperatures": [1.0, 2.0], "taught": 40.0, "seconds": 3.0, "weights": [0.5, 0.25]},
-        **{"tune_delta": 1.0, "abstained": False, "share": 0.5, "least_gain": None},
+        **{"tune_delta": 1.0, "abstained": False, "exported": "the last", "least_gain": None},
         "robustness": {"imagenet_a": {"before": 1.0, "after": 2.0, "delta": 1.0}},
         "history": [ENTRY | {"taught_1": 40.0}, ENTRY | {"stage": 2}],
         "stages": [],
@@ -68,7 +68,7 @@ def test_records_are_the_same_json(results):
 def test_what_a_pretrain_row_lacks_is_none(results):
     lacking = ("taught_by", "taught_positive_flips", "taught_negative_flips", "temperatures")
     lacking += ("learning_rate", "control", "net", "net_se")
-    lacking += ("weights", "tune_delta", "share", "least_gain")
+    lacking += ("weights", "tune_delta", "exported", "least_gain")
     runs = [{k: v for k, v in make_run().items() if k not in (*lacking, "stages")}]
     model = {"accuracy": 50.0, "parameters": 7, "origin": "here"}
     others = {"job": "pretrain", "runs": runs, "models": {"a": model}}

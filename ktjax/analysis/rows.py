@@ -63,11 +63,11 @@ class Run:
     temperatures: tuple[float, ...] | None = None  # at which the partition compares models
     weights: tuple[float, ...] | None = None  # of student and teachers, where a pool taught
     # What config.export says, with the next three: the change on tune of what is exported; whether
-    # that is the student as it was; the share of the way that training has gone; and the least gain
-    # that its decision would have seen. In points.
+    # that is the student as it was; which weights these are (jobs/transfer/export.py); and the
+    # least gain that its decision would have seen. In points.
     tune_delta: float | None = None
     abstained: bool = False
-    share: float | None = None
+    exported: str | None = None
     least_gain: float | None = None
     robustness: Mapping[str, Mapping[str, float]]  # before, after, delta on each set
     taught: float | None

@@ -31,7 +31,7 @@ def of_run(
     weights_S: Sequence[float] | None = None,
     tune_delta: float | None = None,
     abstained: bool = False,
-    share: float | None = None,
+    exported: str | None = None,
     least_gain: float | None = None,
     stages: Sequence[Run] = (),
     learning_rate: float | None = None,
@@ -53,7 +53,7 @@ def of_run(
       supervised: which confidence its partition compared; None: there was none.
       temperatures_S: that the partition divided the logits of student and teachers by.
       weights_S: of student and teachers in the pool that taught; None: there was none.
-      tune_delta, abstained, share, least_gain: what is exported, as `analysis.rows.Run` has it.
+      tune_delta, abstained, exported, least_gain: what is exported, as `analysis.rows.Run` has it.
       stages: their rows, if there were several.
       learning_rate: that it was trained with, per 256 samples; None: of a soup.
     """
@@ -83,7 +83,7 @@ def of_run(
         "weights": weights_S,
         "tune_delta": tune_delta,
         "abstained": abstained,
-        "share": share,
+        "exported": exported,
         "least_gain": least_gain,
         "robustness": robustness,
         "taught": taught,

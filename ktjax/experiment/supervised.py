@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ktjax import evaluate, objectives, train
 from ktjax.classifier import Classifier
-from ktjax.experiment import training
+from ktjax.experiment import recipes, training
 from ktjax.experiment.inputs import Splits
 from ktjax.settings.convergence import Convergence
 from ktjax.settings.pretrain import Pretrain
@@ -21,7 +21,7 @@ def fit(
     seed: int,
     run: str,
     workdir: Path,
-    wrap: Callable[[training.Optimizer], training.Optimizer] | None = None,
+    wrap: Callable[[recipes.Optimizer], recipes.Optimizer] | None = None,
 ) -> training.Fitted:
     """Trains a student, as `training.fit` does.
 
@@ -36,7 +36,7 @@ def fit(
       workdir: of the job.
       wrap: what becomes of the optimizer where not all parameters are trained.
     """
-    recipe = training.make_recipe(
+    recipe = recipes.make(
         settings,
         student=student,
         teachers=(),

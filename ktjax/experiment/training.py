@@ -1,6 +1,5 @@
-"""One training run inside a job: build the step once, resume, fit, evaluate, checkpoint."""
+"""One training run inside a job: resume, fit, evaluate, checkpoint."""
 
-import functools
 import json
 import logging
 import time
@@ -9,151 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from ktjax import evaluate, files, interruption, loop, optim, parallel, train
-from ktjax.augment import make_views
+from ktjax import evaluate, files, interruption, loop, parallel, train
 from ktjax.checkpoint import Checkpoints
-from ktjax.classifier import Classifier
 from ktjax.data import pipeline
-from ktjax.joint import Joint
-from ktjax.objective import Objective
-from ktjax.settings.run import Durations, Run
+from ktjax.experiment.recipes import Recipe
 from ktjax.writer import Writer
 
-Optimizer = optax.GradientTransformation
 _LOG = logging.getLogger(__name__)
-
-
-class Recipe(NamedTuple):
-    """What all runs with one objective share: the compiled step and its numbers.
-
-    Only `seed` is a seed's own: with another one in its place it is that seed's recipe.
-    """
-
-    step: train.Step
-    init: Callable[..., train.State]  # init(variables, key=key), of the student's variables
-    state: Any  # what `init` gives, in shapes and shardings
-    layout: str
-    seed: int  # of order, views and the step's randomness
-    batch_size: int
-    steps_per_dispatch: int
-    log_every: int
-    schedule: optax.Schedule
-    steps_per_epoch: int
-    total_steps: int
-    eval_every: int
-    views: int | None  # that epochs see in turn; None: each its own
-    frozen_every: int | None  # steps after which what is frozen changes with the view, or None
-
-
-def check(settings: Run) -> None:
-    """Raises ValueError unless batches divide by the devices that there are."""
-    parallel.check_batch_size(settings.batch_size, "batch_size", microbatches=settings.microbatches)
-
-
-def make_recipe(
-    settings: Run,
-    *,
-    student: Classifier | Joint,
-    teachers: Sequence[Classifier],
-    objective: Objective,
-    teach: train.Teach,
-    learning_rate: float,
-    slow: optim.SlowWeights | None,
-    augment: str,
-    label_N: np.ndarray,
-    seed: int,
-    views: int | None = None,
-    one_view: bool = False,
-    wrap: Callable[[Optimizer], Optimizer] | None = None,
-) -> Recipe:
-    """Builds and wraps the train step.
-
-    Args:
-      settings: of the run.
-      student: who learns.
-      teachers: those whose features the step is to see.
-      objective: what is minimized.
-      teach: what the frozen models say of a batch.
-      learning_rate: per 256 samples.
-      slow: how a slow copy of the weights follows; None: there is none.
-      augment: names the views, in ktjax.augment.RECIPES.
-      label_N: of the training split, -1 where unlabeled.
-      seed: of order, views and randomness.
-      views: how many epochs see in turn; None: each its own.
-      one_view: what the steps take as frozen is of one view, and changes with it.
-      wrap: what becomes of the optimizer where not all parameters are one student's, or trained.
-    """
-    durations = settings.durations(len(label_N))
-    schedule = _schedule(settings, learning_rate, durations)
-    optimizer = _optimizer(settings, schedule)
-    optimizer = optimizer if wrap is None else wrap(optimizer)
-    step = train.make_train_step(
-        student=student,
-        teach=teach,
-        objective=objective,
-        optimizer=optimizer,
-        slow=slow,
-        augment=make_views(augment),
-        steps_per_epoch=durations.epoch,
-        dtype=jnp.dtype(settings.dtype),
-        freeze_stats=settings.batch_norm == "frozen",
-        views=views,
-        microbatches=settings.microbatches,
-        remat=settings.remat,
-    )
-    init = functools.partial(
-        train.init_state,
-        objective=objective,
-        optimizer=optimizer,
-        outputs=train.output_shapes(student, teachers, size=32),  # each resizes for itself
-        label_N=label_N,
-        slow=slow is not None,
-    )
-    shapes = jax.eval_shape(init, dict(student.variables), key=jax.random.key(seed))
-    shardings = parallel.shardings(shapes, settings.parallel)
-    compiled = parallel.LAYOUTS[settings.parallel].compile
-    return Recipe(
-        step=compiled(step, several=settings.steps_per_dispatch > 1),
-        init=jax.jit(init, out_shardings=shardings),
-        state=jax.tree.map(_placed, shapes, shardings),
-        layout=settings.parallel,
-        seed=seed,
-        batch_size=settings.batch_size,
-        steps_per_dispatch=settings.steps_per_dispatch,
-        log_every=settings.log_every,
-        schedule=schedule,
-        steps_per_epoch=durations.epoch,
-        total_steps=durations.total,
-        eval_every=durations.eval_every,
-        views=views,
-        frozen_every=durations.epoch if one_view else None,
-    )
-
-
-def _placed(x: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
-def _schedule(settings: Run, learning_rate: float, durations: Durations) -> optax.Schedule:
-    return optim.make_schedule(
-        settings.schedule,
-        peak=optim.scaled(learning_rate, batch_size=settings.batch_size),
-        warmup_steps=round(settings.warmup * durations.total),
-        total_steps=durations.total,
-    )
-
-
-def _optimizer(settings: Run, schedule: optax.Schedule) -> Optimizer:
-    return optim.make_optimizer(
-        settings.optimizer,
-        schedule=schedule,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
 
 
 class Fitted(NamedTuple):
@@ -163,6 +26,10 @@ class Fitted(NamedTuple):
     placed: Any  # the same where training left them: on the devices, in the recipe's layout
     tune_NxC: np.ndarray  # what they say of the tune split: what `predict` gives
     history: list[dict[str, Any]]  # one entry per evaluation, see `fit`
+    # Others, placed likewise: their mean over the last half of the steps, where the recipe keeps
+    # it; and those of the evaluation that was best on tune, where they are wanted and not the last.
+    tail: Any | None = None
+    best: Any | None = None
 
 
 def mean_taught(history: Sequence[Mapping[str, Any]]) -> float | None:
@@ -184,6 +51,7 @@ def fit(
     measure: Callable[[np.ndarray], Mapping[str, Any]],
     run: str,
     workdir: Path,
+    best: bool = False,
 ) -> Fitted:
     """Trains a student, from its latest checkpoint if there is one.
 
@@ -192,7 +60,7 @@ def fit(
     `frozen` gives what the steps take as such while they see a view, by its number; it is not
     called where no step is left, and only once unless the recipe has a `frozen_every`. From the
     logits on the tune split `measure` makes the `accuracy` in percent, and what else is worth
-    keeping.
+    keeping. `best`: the variables that were best on tune are wanted, too.
 
     Every evaluation writes metrics, saves a checkpoint and adds to the history: `step`, `epoch`,
     `accuracy`, `seconds` since the run began (over all the processes that worked on it, without
@@ -220,7 +88,7 @@ def fit(
         recent=record["recent"],
         stop=interruption.asked,
     )
-    tune_NxC = None
+    tune_NxC = best_state = None
     with interruption.deferred():
         try:
             for event in events:
@@ -234,6 +102,8 @@ def fit(
                     waited.begin()  # neither evaluation nor saving is a wait for input
                 else:
                     journal.save(event.step, state, event.recent)
+            if best:
+                best_state = _best(checkpoints, recipe, journal.history)
         finally:
             events.close()
             batches.close()
@@ -243,7 +113,27 @@ def fit(
     variables = train.student_variables(state)
     if tune_NxC is None:  # no step was left
         tune_NxC = predict(variables, tune)
-    return Fitted(parallel.fetch(variables), variables, tune_NxC, journal.history)
+    return Fitted(
+        parallel.fetch(variables),
+        variables,
+        tune_NxC,
+        journal.history,
+        tail=state.tail or None,
+        best=None if best_state is None else train.student_variables(best_state),
+    )
+
+
+def _best(
+    checkpoints: Checkpoints, recipe: Recipe, history: Sequence[Mapping[str, Any]]
+) -> train.State | None:
+    """The state of the evaluation that was best on tune; None where it is the last one's.
+
+    Of several that were as good it is the latest, which is the one whose checkpoint is kept.
+    """
+    best = max(history, key=lambda entry: (entry["accuracy"], entry["step"]))
+    if best["step"] == history[-1]["step"]:
+        return None
+    return checkpoints.restore(recipe.state, steps=(best["step"],))[0]
 
 
 def _begin(

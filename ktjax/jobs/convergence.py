@@ -15,7 +15,7 @@ from ktjax.analysis import convergence, rows
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier
 from ktjax.data import sources
-from ktjax.experiment import evaluation, inputs, supervised, training
+from ktjax.experiment import evaluation, inputs, recipes, supervised
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.convergence import Convergence
 
@@ -39,7 +39,7 @@ def run(
 def check(settings: Convergence) -> None:
     """Raises ValueError unless the settings go together; nothing is loaded, compiled or written."""
     inputs.check(settings)
-    training.check(settings)
+    recipes.check(settings)
     for name in settings.models:
         models.locate(name)
 

@@ -11,7 +11,7 @@ import ml_collections
 from ktjax import data, evaluate, files, models, optim, parallel, progress
 from ktjax.analysis.rows import Model, Results, to_json
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, inputs, rows, supervised, training
+from ktjax.experiment import evaluation, inputs, recipes, rows, supervised
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.models.checkpoints import weights
 from ktjax.settings.pretrain import Pretrain
@@ -27,7 +27,7 @@ def run(
 def check(settings: Pretrain) -> None:
     """Raises ValueError unless the settings go together; nothing is loaded, compiled or written."""
     inputs.check(settings)
-    training.check(settings)
+    recipes.check(settings)
     for name in settings.models:
         if name not in models.MODELS:
             models.locate(name)
@@ -117,7 +117,7 @@ def _train(
     return trained, row
 
 
-def _only_the_head(student: Classifier) -> Callable[[training.Optimizer], training.Optimizer]:
+def _only_the_head(student: Classifier) -> Callable[[recipes.Optimizer], recipes.Optimizer]:
     return functools.partial(optim.only, chosen=models.head_of(student)["params"])
 
 

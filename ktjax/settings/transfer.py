@@ -21,7 +21,7 @@ class Methods(Training):
     mcl: Annotated[Mapping[str, objective.SlowWeights], FROZEN]
     calibrate: bool
     drop_path_rate: BelowOne | None
-    export: Literal["last", "no_regret"]
+    export: Literal["last", "best", "no_regret"]
     targets: Literal["live", "stored"]
     store: Name | None
     store_top_k: Annotated[int, Field(ge=2)] | None

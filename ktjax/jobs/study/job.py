@@ -9,7 +9,7 @@ import ml_collections
 
 from ktjax import data, files
 from ktjax.analysis.rows import Results, to_json
-from ktjax.experiment import inputs, lease, training
+from ktjax.experiment import inputs, lease, recipes
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
@@ -34,7 +34,7 @@ def check(settings: Study) -> None:
     """Raises ValueError unless the settings go together; nothing is loaded, compiled or written."""
     settings = plan.named(settings)
     inputs.check(settings)
-    training.check(settings)
+    recipes.check(settings)
     if jax.process_count() > 1:
         raise ValueError(
             "Each run of a study is of one process: start several with config.shard or "

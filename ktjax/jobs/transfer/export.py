@@ -1,7 +1,8 @@
-"""Which weights a transfer hands on: the last, or none that are not better than before.
+"""Which weights a transfer hands on: the last, the best on tune, or none that are not better.
 
-`no_regret`: between the weights before and after training lie others, and the best of all on tune
-is the candidate. One decision about it is made on the accept split, which nothing else has seen
+`best`: of those that were evaluated while it trained. `no_regret`: of these, of the mean over the
+last half of training, and of what lies between the weights before and after, the best on tune is
+the candidate. One decision about it is made on the accept split, which nothing else has seen
 (analysis/decision.py): where it is not better than the student before, that is what is exported,
 and the run has abstained.
 """
@@ -20,6 +21,8 @@ from ktjax.experiment.evaluation import Evaluated
 from ktjax.jobs.transfer.setup import Setup
 
 SHARES = (0.25, 0.5, 0.75)  # of the way from the weights before to those after training
+LAST, BEST, TAIL = "the last", "the best on tune", "the mean of the last half"
+BEFORE = "the student before"
 
 
 class Exported(NamedTuple):
@@ -28,13 +31,27 @@ class Exported(NamedTuple):
     model: Classifier
     placed: Any  # its variables on the devices
     tune_NxC: np.ndarray
-    share: float = 1.0  # of the way; 0: the student before
+    name: str  # LAST, BEST, TAIL, how far on the way, or BEFORE
     least_gain: float | None = None  # that the decision would see, in points
 
 
 def last(after: Classifier, fitted: training.Fitted) -> Exported:
     """The weights at the end of training."""
-    return Exported(after, fitted.placed, fitted.tune_NxC)
+    return Exported(after, fitted.placed, fitted.tune_NxC, LAST)
+
+
+def best(start: Setup, after: Classifier, fitted: training.Fitted) -> Exported:
+    """The weights of the evaluation that was best on tune."""
+    if fitted.best is None:
+        return last(after, fitted)
+    return _candidate(start, after, BEST, fitted.best)
+
+
+def _candidate(start: Setup, after: Classifier, name: str, placed: Any) -> Exported:
+    model = dataclasses.replace(
+        after, variables=parallel.fetch(placed), origin=f"{after.origin}, {name}"
+    )
+    return Exported(model, placed, start.predict(placed, start.splits.tune), name)
 
 
 def no_regret(
@@ -51,17 +68,16 @@ def no_regret(
     """
     splits, label_N = start.splits, start.splits.tune.label_N
     layout = start.settings.parallel
-
-    def at(share: float) -> Exported:
+    others = {BEST: fitted.best, TAIL: fitted.tail}
+    for share in SHARES:
         variables = between(before.model.variables, after.variables, share)
-        placed = parallel.place(variables, layout)
-        model = dataclasses.replace(
-            after, variables=variables, origin=f"{after.origin}, {share:.0%} of the way"
-        )
-        return Exported(model, placed, start.predict(placed, splits.tune), share)
-
-    candidates = [last(after, fitted), *map(at, SHARES)]
-    best = max(candidates, key=lambda one: _accuracy(one, label_N))
+        others[f"{share:.0%} of the way"] = parallel.place(variables, layout)
+    candidates = [last(after, fitted)] + [
+        _candidate(start, after, name, placed)
+        for name, placed in others.items()
+        if placed is not None
+    ]
+    chosen = max(candidates, key=lambda one: _accuracy(one, label_N))
     placed = parallel.place(dict(before.model.variables), layout)
     assert splits.accept is not None
     accept, accept_N = splits.accept, splits.accept.label_N
@@ -73,12 +89,12 @@ def no_regret(
         was_N = start.once(("accept", start.student), lambda: answers(placed))
     else:
         was_N = answers(placed)
-    is_N = answers(best.placed)
+    is_N = answers(chosen.placed)
     churn = 100 * float(np.mean((was_N == accept_N) != (is_N == accept_N)))
     least = decision.least_gain(churn, len(accept_N), stages=stages)
     if decision.is_better(was_N, is_N, accept_N, stages=stages):
-        return best._replace(least_gain=least)
-    return Exported(before.model, placed, before.tune_NxC, 0.0, least)
+        return chosen._replace(least_gain=least)
+    return Exported(before.model, placed, before.tune_NxC, BEFORE, least)
 
 
 def _accuracy(exported: Exported, label_N: np.ndarray) -> float:

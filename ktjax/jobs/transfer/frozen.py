@@ -12,7 +12,7 @@ import tqdm
 from ktjax import augment, evaluate, objectives, parallel, progress
 from ktjax.analysis import pool
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, rows, statistics, stores, training
+from ktjax.experiment import evaluation, recipes, rows, statistics, stores, training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.jobs.transfer import export, plan, setup
 from ktjax.jobs.transfer.export import Exported
@@ -29,7 +29,7 @@ class _Shared(NamedTuple):
 
     frozen: Callable[[str], live.OfView]  # name -> what the steps take of a model
     refreshed: Callable[[Classifier], live.OfView]  # the same of a student between two teachers
-    recipe: Callable[[str, Teachers], training.Recipe]
+    recipe: Callable[[str, Teachers], recipes.Recipe]
 
 
 def runs(start: Setup) -> Iterator[Done]:
@@ -123,12 +123,12 @@ def _share(start: Setup, seed: int) -> _Shared:
     return _Shared(kept, freeze, _recipes(start, seed))
 
 
-def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Recipe]:
+def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], recipes.Recipe]:
     """The step is one per objective, and per set of teachers where these are asked in each step."""
     settings, student = start.settings, start.models[start.student].model
     stored = settings.targets == "stored"
 
-    def make(label: str, asked: Teachers) -> training.Recipe:
+    def make(label: str, asked: Teachers) -> recipes.Recipe:
         teachers = [start.models[name].model for name in asked]
         return setup.make_recipe(
             start,
@@ -140,7 +140,7 @@ def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers], training.Reci
         )
 
     @functools.cache
-    def recipe(label: str, asked: Teachers) -> training.Recipe:
+    def recipe(label: str, asked: Teachers) -> recipes.Recipe:
         if asked:  # no other transfer has these teachers
             return make(label, asked)
         entry, slow = settings.objectives[label], settings.mcl.get(label)
@@ -204,17 +204,21 @@ def _stage(
         ),
         run=name,
         workdir=start.workdir,
+        best=settings.export != "last",
     )
     origin = (
         f"{before.model.name if before.model is first.model else before.model.origin} after "
         f"{run.objective} from {' + '.join(teachers) or 'no teacher'}, seed {run.seed}"
     )
     after = dataclasses.replace(before.model, variables=fitted.variables, origin=origin)
-    exported = export.last(after, fitted)
     if settings.export == "no_regret":
         exported = export.no_regret(start, before, after, fitted, stages=len(run.stages))
-        if not exported.share:
+        if exported.name == export.BEFORE:
             return fitted.history, before, exported
+    elif settings.export == "best":
+        exported = export.best(start, after, fitted)
+    else:
+        exported = export.last(after, fitted)
     evaluated = evaluation.evaluate(
         exported.model,
         start.predict,
@@ -319,8 +323,10 @@ def _row(
         temperatures_S=_temperatures(start, teachers, before) if partitions else None,
         weights_S=weights,
         tune_delta=tune_delta,
-        abstained=all(s.abstained for s in stages) if exported is None else not exported.share,
-        share=None if exported is None else exported.share,
+        abstained=all(s.abstained for s in stages)
+        if exported is None
+        else exported.name == export.BEFORE,
+        exported=None if exported is None else exported.name,
         least_gain=None if exported is None else exported.least_gain,
         stages=stages,
         learning_rate=settings.objectives[run.objective].learning_rate,

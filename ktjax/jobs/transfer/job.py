@@ -12,7 +12,7 @@ from ktjax import data, evaluate, files, models, objectives, parallel, progress
 from ktjax.analysis import controls, flips, measures
 from ktjax.analysis.rows import Results, Run, to_json
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, inputs, rows, stores, training
+from ktjax.experiment import evaluation, inputs, recipes, rows, stores
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
@@ -38,7 +38,7 @@ def run(
 def check(settings: Transfer) -> None:
     """Raises ValueError unless the settings go together; nothing is loaded, compiled or written."""
     inputs.check(settings)
-    training.check(settings)
+    recipes.check(settings)
     strategy = plan.STRATEGIES[settings.strategy]
     for label, entry in settings.objectives.items():
         known = objectives.OBJECTIVES[entry.objective]

@@ -10,7 +10,7 @@ import tqdm
 from ktjax import evaluate, files, objectives, optim, parallel, train
 from ktjax.analysis.rows import Run
 from ktjax.classifier import Classifier
-from ktjax.experiment import training
+from ktjax.experiment import recipes
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
@@ -81,13 +81,13 @@ def make_recipe(
     teachers: Sequence[Classifier],
     teach: train.Teach,
     seed: int,
-    wrap: Callable[[training.Optimizer], training.Optimizer] | None = None,
-) -> training.Recipe:
+    wrap: Callable[[recipes.Optimizer], recipes.Optimizer] | None = None,
+) -> recipes.Recipe:
     """The recipe of an entry of config.objectives, with its slow weights if config.mcl has some."""
     settings = setup.settings
     entry = settings.objectives[label]
     slow = settings.mcl.get(label)
-    return training.make_recipe(
+    return recipes.make(
         settings,
         student=student,
         teachers=teachers,
@@ -100,6 +100,7 @@ def make_recipe(
         seed=seed,
         views=settings.views,
         one_view=setup.one_view,
+        tail=settings.export == "no_regret",
         wrap=wrap,
     )
 

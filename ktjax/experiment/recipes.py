@@ -1,0 +1,152 @@
+"""What training runs with one objective share: a compiled step, how it begins, and its numbers."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ktjax import optim, parallel, train
+from ktjax.augment import make_views
+from ktjax.classifier import Classifier
+from ktjax.joint import Joint
+from ktjax.objective import Objective
+from ktjax.settings.run import Durations, Run
+
+Optimizer = optax.GradientTransformation
+
+
+class Recipe(NamedTuple):
+    """What all runs with one objective share: the compiled step and its numbers.
+
+    Only `seed` is a seed's own: with another one in its place it is that seed's recipe.
+    """
+
+    step: train.Step
+    init: Callable[..., train.State]  # init(variables, key=key), of the student's variables
+    state: Any  # what `init` gives, in shapes and shardings
+    layout: str
+    seed: int  # of order, views and the step's randomness
+    batch_size: int
+    steps_per_dispatch: int
+    log_every: int
+    schedule: optax.Schedule
+    steps_per_epoch: int
+    total_steps: int
+    eval_every: int
+    views: int | None  # that epochs see in turn; None: each its own
+    frozen_every: int | None  # steps after which what is frozen changes with the view, or None
+
+
+def check(settings: Run) -> None:
+    """Raises ValueError unless batches divide by the devices that there are."""
+    parallel.check_batch_size(settings.batch_size, "batch_size", microbatches=settings.microbatches)
+
+
+def make(
+    settings: Run,
+    *,
+    student: Classifier | Joint,
+    teachers: Sequence[Classifier],
+    objective: Objective,
+    teach: train.Teach,
+    learning_rate: float,
+    slow: optim.SlowWeights | None,
+    augment: str,
+    label_N: np.ndarray,
+    seed: int,
+    views: int | None = None,
+    one_view: bool = False,
+    tail: bool = False,
+    wrap: Callable[[Optimizer], Optimizer] | None = None,
+) -> Recipe:
+    """Builds and wraps the train step.
+
+    Args:
+      settings: of the run.
+      student: who learns.
+      teachers: those whose features the step is to see.
+      objective: what is minimized.
+      teach: what the frozen models say of a batch.
+      learning_rate: per 256 samples.
+      slow: how a slow copy of the weights follows; None: there is none.
+      augment: names the views, in ktjax.augment.RECIPES.
+      label_N: of the training split, -1 where unlabeled.
+      seed: of order, views and randomness.
+      views: how many epochs see in turn; None: each its own.
+      one_view: what the steps take as frozen is of one view, and changes with it.
+      tail: the mean of the student's variables over the last half of all steps is kept.
+      wrap: what becomes of the optimizer where not all parameters are one student's, or trained.
+    """
+    durations = settings.durations(len(label_N))
+    schedule = _schedule(settings, learning_rate, durations)
+    optimizer = _optimizer(settings, schedule)
+    optimizer = optimizer if wrap is None else wrap(optimizer)
+    step = train.make_train_step(
+        student=student,
+        teach=teach,
+        objective=objective,
+        optimizer=optimizer,
+        slow=slow,
+        augment=make_views(augment),
+        steps_per_epoch=durations.epoch,
+        dtype=jnp.dtype(settings.dtype),
+        freeze_stats=settings.batch_norm == "frozen",
+        views=views,
+        tail_after=durations.total // 2 if tail else None,
+        microbatches=settings.microbatches,
+        remat=settings.remat,
+    )
+    init = functools.partial(
+        train.init_state,
+        objective=objective,
+        optimizer=optimizer,
+        outputs=train.output_shapes(student, teachers, size=32),  # each resizes for itself
+        label_N=label_N,
+        slow=slow is not None,
+        tail=tail,
+    )
+    shapes = jax.eval_shape(init, dict(student.variables), key=jax.random.key(seed))
+    shardings = parallel.shardings(shapes, settings.parallel)
+    compiled = parallel.LAYOUTS[settings.parallel].compile
+    return Recipe(
+        step=compiled(step, several=settings.steps_per_dispatch > 1),
+        init=jax.jit(init, out_shardings=shardings),
+        state=jax.tree.map(_placed, shapes, shardings),
+        layout=settings.parallel,
+        seed=seed,
+        batch_size=settings.batch_size,
+        steps_per_dispatch=settings.steps_per_dispatch,
+        log_every=settings.log_every,
+        schedule=schedule,
+        steps_per_epoch=durations.epoch,
+        total_steps=durations.total,
+        eval_every=durations.eval_every,
+        views=views,
+        frozen_every=durations.epoch if one_view else None,
+    )
+
+
+def _placed(x: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _schedule(settings: Run, learning_rate: float, durations: Durations) -> optax.Schedule:
+    return optim.make_schedule(
+        settings.schedule,
+        peak=optim.scaled(learning_rate, batch_size=settings.batch_size),
+        warmup_steps=round(settings.warmup * durations.total),
+        total_steps=durations.total,
+    )
+
+
+def _optimizer(settings: Run, schedule: optax.Schedule) -> Optimizer:
+    return optim.make_optimizer(
+        settings.optimizer,
+        schedule=schedule,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
