@@ -129,6 +129,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for name in arg.controls:
         config_lib.check_choice("controls", name, tuple(controls))
     config.controls = {name: controls[name] for name in arg.controls}  # of those above
+    # From these the best on tune is taken, for each run, where a learning rate is None: all are
+    # tried with all steps, which takes as many times as long.
+    config.learning_rates = (0.001, 0.01, 0.1, 1.0)
     # Slow weights, by name of an objective: {"kl": dict(tau=0.999, every=1)}.
     config.mcl = {}
     # Who is surer is asked at the temperature that suits each model, fitted on tune: by partitions

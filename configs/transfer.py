@@ -62,7 +62,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         return dict(temperature=1.0, top_k=placeholder, standardized=False)
 
     # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
-    # docstrings explain the options), and the learning rate per 256 samples.
+    # docstrings explain the options), and the learning rate per 256 samples. None: the best on tune
+    # of config.learning_rates; so it is for folders.
     # Which samples are distilled, and whether the loss is the mean over all or (the authors') those
     # that are distilled.
     every = dict(flips=("positive", "negative", "neutral"), mean_over="all")
@@ -131,6 +132,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         # The authors' gradient flows into who teaches, too: detach_teacher=False.
         "mutual": dict(objective="mutual", learning_rate=1e-4, detach_teacher=True, **xe, **kl()),
     }
+    if arg.data.startswith("folder:"):  # nobody knows yet which: each run finds its own
+        for name, entry in objectives.items():
+            if name != "mutual":
+                entry["learning_rate"] = config_dict.placeholder(float)
     chosen = arg.objectives or (("mutual",) if arg.strategy == "mutual" else ("kl", "kl_dp"))
     for name in chosen:
         config_lib.check_choice("objectives", name, tuple(objectives))
@@ -151,6 +156,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for name in arg.controls:
         config_lib.check_choice("controls", name, tuple(controls))
     config.controls = {name: controls[name] for name in arg.controls}  # of those above
+    # From these the best on tune is taken, for each run, where a learning rate is None: all are
+    # tried with all steps, which takes as many times as long.
+    config.learning_rates = (0.001, 0.01, 0.1, 1.0)
     # Slow weights: tau of them stays every so many steps. What is evaluated and exported, then.
     # None: every 512 samples, as in the paper: 2 * 256 / batch_size steps, at least one.
     mcl = {"xe_kl_mcl": dict(tau=0.9999, every=config_dict.placeholder(int))}

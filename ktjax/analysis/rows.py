@@ -75,6 +75,7 @@ class Run:
     history: tuple[Entry, ...]
     stages: tuple["Run", ...] = ()  # one for each teacher, if these come one after another
     learning_rate: float | None = None  # per 256 samples; None where nothing was trained
+    rates: Mapping[str, float] | None = None  # what tune gained at each of those that were tried
     # With the next two `controls.with_net`: the control without a teacher, controls.NONE where
     # none was better, and delta minus that control's. None where there is nothing to compare with.
     control: str | None = None

@@ -29,7 +29,7 @@ class _Named(Record):
 class Entry(_Named):
     """An entry of config.objectives."""
 
-    learning_rate: Positive  # per 256 samples
+    learning_rate: Positive | None  # per 256 samples; None: the best on tune of several
 
 
 class _Softened(Entry):

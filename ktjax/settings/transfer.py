@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from ktjax.settings import objective
-from ktjax.settings.record import FROZEN, BelowOne, Count, Name, Seed
+from ktjax.settings.record import FROZEN, BelowOne, Count, Name, Positive, Seed
 from ktjax.settings.training import Training
 
 
@@ -17,6 +17,7 @@ class Methods(Training):
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     objectives: Annotated[Mapping[str, objective.Objective], Field(min_length=1), FROZEN]
+    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
     controls: Annotated[Mapping[str, objective.Control], FROZEN]
     mcl: Annotated[Mapping[str, objective.SlowWeights], FROZEN]
     calibrate: bool

@@ -66,6 +66,12 @@ def check(settings: Transfer) -> None:
                     f"config.drop_path_rate={settings.drop_path_rate}: {name} is a "
                     f"{models.locate(name).config['architecture']}, which has no stochastic depth."
                 )
+    for label, entry in settings.objectives.items():
+        if strategy.joint and entry.learning_rate is None:
+            raise ValueError(
+                f"Strategy '{settings.strategy}' trains several models at once, at one learning "
+                f"rate: config.objectives.{label}.learning_rate has to be a number."
+            )
     plan.plan(settings, dict.fromkeys(settings.teachers, 0.0))
     found = stores.teachers(settings)
     if strategy.joint and (settings.calibrate or settings.targets == "stored" or found):

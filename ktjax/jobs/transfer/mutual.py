@@ -47,12 +47,14 @@ def _run(
     names = (settings.student, *settings.teachers)
     short = files.short_names(names)
     run = f"{label}-{'+'.join(short.values())}-{seed}"
+    (rate,) = plan.rates(settings, label)
     fitted = training.fit(
         setup.make_recipe(
             start,
             label,
             student=joint,
             teachers=(),
+            learning_rate=rate,
             teach=train.teach_nothing,
             seed=seed,
             # Each has a state and a norm of its own.
@@ -89,7 +91,7 @@ def _run(
             history=history,
             seconds=history[-1]["seconds"],
             taught=training.mean_taught(history),
-            learning_rate=settings.objectives[label].learning_rate,
+            learning_rate=rate,
         )
         setup.export(start, model, row, bar)
         yield Done(row, after.validation_NxC)

@@ -21,6 +21,7 @@ class Run(NamedTuple):
     seed: int
     name: str  # of its files and in its metrics
     stage_names: tuple[str, ...]
+    learning_rate: float | None = None  # per 256 samples; None: what its entry says
 
     @property
     def teachers(self) -> Teachers:
@@ -47,6 +48,22 @@ STRATEGIES = {
     "soup": Strategy(lambda teachers: [((teacher,),) for teacher in teachers], combine=average),
     "mutual": Strategy(lambda teachers: [], joint=True),
 }
+
+
+def rates(settings: Methods, label: str) -> tuple[float, ...]:
+    """The learning rates of an entry of config.objectives: its own, or those to choose from."""
+    rate = settings.objectives[label].learning_rate
+    return settings.learning_rates if rate is None else (rate,)
+
+
+def at_rate(run: Run, rate: float) -> Run:
+    """The same run at one of several learning rates."""
+    tag = f"at-{rate:g}"
+    return run._replace(
+        name=f"{run.name}/{tag}",
+        stage_names=tuple(f"{name}/{tag}" for name in run.stage_names),
+        learning_rate=rate,
+    )
 
 
 def _random(teachers: Sequence[str], accuracy: Mapping[str, float], seed: int) -> list[str]:
@@ -119,9 +136,10 @@ def controls(settings: Methods, *, labeled: bool = True, moves: bool = True) -> 
         batches; else `self` is left out.
     """
     grid = dict.fromkeys(
-        (entry.learning_rate, settings.mcl.get(label))
+        (rate, settings.mcl.get(label))
         for label, entry in settings.objectives.items()
         if asks_teachers(entry)
+        for rate in rates(settings, label)
     )
     found = {}
     for label, control in settings.controls.items():

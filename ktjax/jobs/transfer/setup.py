@@ -79,6 +79,7 @@ def make_recipe(
     *,
     student: Classifier | Joint,
     teachers: Sequence[Classifier],
+    learning_rate: float,
     teach: train.Teach,
     seed: int,
     wrap: Callable[[recipes.Optimizer], recipes.Optimizer] | None = None,
@@ -93,7 +94,7 @@ def make_recipe(
         teachers=teachers,
         objective=objectives.make(entry.objective, entry.options()),
         teach=teach,
-        learning_rate=entry.learning_rate,
+        learning_rate=learning_rate,
         slow=None if slow is None else optim.SlowWeights(slow.tau, slow.every),
         augment=settings.augment,
         label_N=setup.splits.train.label_N,
@@ -115,4 +116,5 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
         return
     change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
     change = f"abstains, stays at {row.accuracy_after:.2f} %" if row.abstained else change
-    bar.write(f"{row.run}: {change}, {row.seconds:.0f} s")
+    rate = f"learning rate {row.learning_rate:g}, " if row.rates else ""
+    bar.write(f"{row.run}: {change}, {rate}{row.seconds:.0f} s")

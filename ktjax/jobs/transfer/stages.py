@@ -1,0 +1,232 @@
+"""One transfer from frozen teachers: its stages, each a training that begins where one ended."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ktjax import evaluate, objectives, parallel
+from ktjax.analysis import pool
+from ktjax.classifier import Classifier
+from ktjax.experiment import evaluation, recipes, rows, training
+from ktjax.experiment.evaluation import Evaluated
+from ktjax.jobs.transfer import export, plan
+from ktjax.jobs.transfer.export import Exported
+from ktjax.jobs.transfer.plan import Run, Teachers
+from ktjax.jobs.transfer.setup import Setup
+from ktjax.targets import live
+
+History = list[dict[str, Any]]
+
+
+class Common(NamedTuple):
+    """What the runs with one seed share; what takes long to make is made once."""
+
+    frozen: Callable[[str], live.OfView]  # name -> what the steps take of a model
+    refreshed: Callable[[Classifier], live.OfView]  # the same of a student between two teachers
+    recipe: Callable[[str, Teachers, float], recipes.Recipe]  # of an objective, at a learning rate
+
+
+def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluated]:
+    """Its row, and the student at its end; of several learning rates at the one that suits it.
+
+    That is the one whose training ends best on tune. The others cost as much.
+    """
+    rates = plan.rates(start.settings, run.objective)
+    if len(rates) == 1:
+        return _at(start, common, run._replace(learning_rate=rates[0]))
+    found, gains, seconds = None, {}, 0.0
+    for rate in rates:
+        tried = _at(start, common, plan.at_rate(run, rate))
+        last = tried[0].history[-1]
+        gains[f"{rate:g}"] = last.tune["delta"]
+        seconds += tried[0].seconds
+        if found is None or last.accuracy > found[0].history[-1].accuracy:
+            found = tried
+    assert found is not None
+    row = dataclasses.replace(found[0], run=run.name, rates=gains, seconds=seconds)
+    return row, found[1]
+
+
+def _at(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluated]:
+    """The same at the run's learning rate. Each stage begins where the one before ended."""
+    before = at = start.models[start.student]
+    stages, histories = [], []
+    for name, teachers in zip(run.stage_names, run.stages, strict=True):
+        weights = _weights(start, run, teachers, at)
+        history, after, exported = _stage(start, common, run, name, teachers, at, weights)
+        found = {"weights": weights, "exported": exported}
+        stages.append(_row(start, run, name, teachers, at, after, history, **found))
+        histories.append(history)
+        at = after
+    if len(stages) == 1:
+        return stages[0], at
+    history = _joined(histories)
+    # No partition was between all teachers at once: each stage has its own.
+    row = _row(
+        start, run, run.name, run.teachers, before, at, history, stages=stages, partitions=False
+    )
+    return row, at
+
+
+def _stage(
+    start: Setup,
+    common: Common,
+    run: Run,
+    name: str,
+    teachers: Teachers,
+    before: Evaluated,
+    weights: Sequence[float] | None,
+) -> tuple[History, Evaluated, Exported]:
+    """The history of one training, the student after it, and which weights these are."""
+    settings, splits = start.settings, start.splits
+    assert run.learning_rate is not None
+    first = start.models[start.student]
+    teachers_KxNxC = evaluation.known([start.models[teacher].tune_NxC for teacher in teachers])
+    fitted = training.fit(
+        common.recipe(
+            run.objective, teachers if settings.targets == "live" else (), run.learning_rate
+        ),
+        student=before.model,
+        frozen=_frozen(start, common, run, teachers, before, weights),
+        images=splits.train,
+        tune=splits.tune,
+        predict=start.predict,
+        measure=lambda logits_NxC: rows.on_tune(
+            before.tune_NxC,
+            logits_NxC,
+            teachers_KxNxC,
+            splits.tune.label_N,
+            _temperatures(start, teachers, before),
+        ),
+        run=name,
+        workdir=start.workdir,
+        best=settings.export != "last",
+    )
+    origin = (
+        f"{before.model.name if before.model is first.model else before.model.origin} after "
+        f"{run.objective} from {' + '.join(teachers) or 'no teacher'}, seed {run.seed}"
+    )
+    after = dataclasses.replace(before.model, variables=fitted.variables, origin=origin)
+    if settings.export == "no_regret":
+        exported = export.no_regret(start, before, after, fitted, stages=len(run.stages))
+        if exported.name == export.BEFORE:
+            return fitted.history, before, exported
+    elif settings.export == "best":
+        exported = export.best(start, after, fitted)
+    else:
+        exported = export.last(after, fitted)
+    evaluated = evaluation.evaluate(
+        exported.model,
+        start.predict,
+        splits,
+        layout=settings.parallel,
+        calibrate=settings.calibrate,
+        placed=exported.placed,
+        tune=exported.tune_NxC,
+    )
+    return fitted.history, evaluated, exported
+
+
+def _frozen(
+    start: Setup,
+    common: Common,
+    run: Run,
+    teachers: Teachers,
+    before: Evaluated,
+    weights: Sequence[float] | None,
+) -> Callable[[int], live.Frozen]:
+    """What the steps of a stage take while they see a view; made when the first is asked for."""
+    entry = objectives.OBJECTIVES[start.settings.objectives[run.objective].objective]
+
+    @functools.cache
+    def models() -> tuple[live.OfView | None, tuple[live.OfView, ...], Any, Any]:
+        initial = None
+        if entry.initial:
+            fresh = before.model is start.models[start.student].model
+            initial = common.frozen(start.student) if fresh else common.refreshed(before.model)
+        numbers = [
+            None if of_models is None else parallel.replicate(np.asarray(of_models, np.float32))
+            for of_models in (_temperatures(start, teachers, before), weights)
+        ]
+        return initial, tuple(common.frozen(teacher) for teacher in teachers), *numbers
+
+    def of_view(view: int) -> live.Frozen:
+        initial, others, temperatures_S, weights_S = models()
+        first = None if initial is None else initial(view)
+        return live.Frozen(first, tuple(other(view) for other in others), temperatures_S, weights_S)
+
+    return of_view
+
+
+def _weights(
+    start: Setup, run: Run, teachers: Sequence[str], before: Evaluated
+) -> list[float] | None:
+    """The weights of the student before it and its teachers in a pool, fitted on tune."""
+    if not objectives.OBJECTIVES[start.settings.objectives[run.objective].objective].pool:
+        return None
+    answers = [before.tune_NxC, *(start.models[name].tune_NxC for name in teachers)]
+    return pool.weights(answers, start.splits.tune.label_N).tolist()
+
+
+def _temperatures(start: Setup, teachers: Sequence[str], before: Evaluated) -> list[float] | None:
+    """The temperatures of student and teachers before it; None where nothing is calibrated."""
+    return evaluation.temperatures((before, *(start.models[name] for name in teachers)))
+
+
+def _joined(histories: Sequence[History]) -> History:
+    """One history of stages that follow each other: what counts up goes on counting."""
+    joined: History = []
+    for stage, history in enumerate(histories, 1):
+        begin = {k: joined[-1][k] if joined else 0 for k in ("step", "epoch", "seconds")}
+        joined += [
+            entry | {k: begin[k] + entry[k] for k in begin} | {"stage": stage} for entry in history
+        ]
+    return joined
+
+
+def _row(
+    start: Setup,
+    run: Run,
+    name: str,
+    teachers: Sequence[str],
+    before: Evaluated,
+    after: Evaluated,
+    history: History,
+    *,
+    stages: Sequence[rows.Run] = (),
+    partitions: bool = True,
+    weights: Sequence[float] | None = None,
+    exported: Exported | None = None,
+) -> rows.Run:
+    settings, label_N = start.settings, start.splits.tune.label_N
+    tune_delta = evaluate.accuracy(after.tune_NxC, label_N) - evaluate.accuracy(
+        before.tune_NxC, label_N
+    )
+    entry = objectives.OBJECTIVES[settings.objectives[run.objective].objective]
+    return rows.of_run(
+        run=name,
+        student=start.student,
+        objective=run.objective,
+        seed=run.seed,
+        before=before,
+        after=after,
+        teachers={teacher: start.models[teacher] for teacher in teachers},
+        label_N=start.splits.validation.label_N,
+        history=history,
+        seconds=history[-1]["seconds"],
+        taught=training.mean_taught(history),
+        supervised=entry.supervised if partitions else None,
+        temperatures_S=_temperatures(start, teachers, before) if partitions else None,
+        weights_S=weights,
+        tune_delta=tune_delta,
+        abstained=all(s.abstained for s in stages)
+        if exported is None
+        else exported.name == export.BEFORE,
+        exported=None if exported is None else exported.name,
+        least_gain=None if exported is None else exported.least_gain,
+        stages=stages,
+        learning_rate=run.learning_rate,
+    )

@@ -1,0 +1,61 @@
+"""A learning rate that is None: each run takes the one that suits it, and so do its controls."""
+
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+from small_jobs import load_config, transferring
+
+from ktjax.analysis import rows
+from ktjax.jobs import transfer
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+RATES = (1e-6, 0.1, 3.0)
+
+
+def choosing(images, names, *, arg="objectives=kl", **fields):
+    config = transferring(
+        images, names[0], names[1:2], arg=arg, learning_rates=RATES, total_steps=3, **fields
+    )
+    with config.unlocked():
+        for entry in config.objectives.values():
+            entry.learning_rate = None
+    return config
+
+
+def test_the_best_on_tune_of_runs_with_all_steps(noisy, quartet, tmp_path):
+    config = choosing(noisy, quartet, arg="objectives=kl,controls=xe_self")
+    results = rows.read(transfer.run(config, tmp_path / "chosen"))
+    (run,) = results.runs
+    assert list(run.rates) == ["1e-06", "0.1", "3"]
+    alone = {}
+    for rate in RATES:
+        fixed = transferring(noisy, quartet[0], quartet[1:2], arg="objectives=kl", total_steps=3)
+        with fixed.unlocked():
+            fixed.objectives.kl.learning_rate = rate
+        (alone[rate],) = rows.read(transfer.run(fixed, tmp_path / str(rate))).runs
+        assert run.rates[f"{rate:g}"] == pytest.approx(alone[rate].history[-1].tune["delta"])
+    assert len(set(run.rates.values())) > 1  # there was something to choose
+    best = max(RATES, key=lambda rate: alone[rate].history[-1].accuracy)
+    assert run.learning_rate == best and run.rates[f"{best:g}"] == max(run.rates.values())
+    assert (run.accuracy_after, run.delta) == (alone[best].accuracy_after, alone[best].delta)
+    ours, theirs = (
+        safetensors_numpy.load_file(folder / "students" / run.run / "model.safetensors")
+        for folder in (tmp_path / "chosen", tmp_path / str(best))
+    )
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name])
+    # The control is tried at all of them, too.
+    assert {c.learning_rate for c in results.controls} == set(RATES)
+
+
+def test_a_folder_of_images_needs_no_learning_rate():
+    given = "student=glyphs/tiny_mlp,teachers=glyphs/tiny_vit"
+    for data, rate in (("folder:images", None), ("imagenet2012", 1e-4)):
+        config = load_config("transfer", f"{given},data={data}")
+        assert {entry.learning_rate for entry in config.objectives.values()} == {rate}
+
+
+def test_models_that_train_at_once_have_one(noisy, quartet, tmp_path):
+    config = choosing(noisy, quartet, arg="strategy=mutual")
+    with pytest.raises(ValueError, match="mutual.learning_rate has to be a number"):
+        transfer.run(config, tmp_path)
