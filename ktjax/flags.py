@@ -42,6 +42,12 @@ PROCESS_ID = flags.DEFINE_integer(
 HEARTBEAT = flags.DEFINE_integer(
     "heartbeat_timeout", 30, "Seconds without a sign after which a process is taken for dead."
 )
+COMPILED = flags.DEFINE_string(
+    "compiled",
+    "~/.cache/ktjax/compiled",
+    "Folder for compiled programs, which later starts find there; empty: none. JAX's own "
+    "JAX_COMPILATION_CACHE_DIR goes before.",
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 _PACKAGED = Path(__file__).parent / "configs"

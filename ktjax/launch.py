@@ -3,12 +3,15 @@
 Kept short on purpose: what there is to do lies in ktjax/jobs, which Colab and tests call as well.
 """
 
+import hashlib
 import importlib
 import logging as python_logging
 import os
+import platform
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import jax
@@ -19,6 +22,8 @@ from ktjax.config import check_choice
 from ktjax.experiment import logs
 from ktjax.jobs import JOBS
 
+CPU_INFO = Path("/proc/cpuinfo")
+_MOST_BYTES = 2 * 2**30  # of compiled programs; those that were not used for longest go
 _LOG = python_logging.getLogger("ktjax")
 
 
@@ -32,6 +37,7 @@ def run(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
+        _keep_compiled()
         _start_processes()
         logs.to_terminal()
         interruption.listen()
@@ -48,6 +54,25 @@ def run(argv: list[str]) -> None:
         if not flags.DISTRIBUTED.value:
             raise
         _fail(error)
+
+
+def _keep_compiled() -> None:
+    """Has JAX keep what it compiles, which is half of what a user waits for at a second start.
+
+    Machines that share a home folder may have different processors, for which a program is another.
+    """
+    if jax.config.jax_compilation_cache_dir is not None or not flags.COMPILED.value:
+        return
+    processor = platform.machine()
+    if CPU_INFO.is_file():
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
+        processor += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    kind = hashlib.sha256(processor.encode()).hexdigest()[:16]
+    folder = Path(flags.COMPILED.value).expanduser() / kind
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+    # By default what takes less than a second is compiled anew: small models are many such things.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _log_threads() -> None:

@@ -1,0 +1,38 @@
+"""What a start asks of JAX before it begins."""
+
+import jax
+from absl import flags as absl_flags
+from absl.testing import flagsaver
+
+from ktjax import launch
+
+
+def asked(monkeypatch, folder, processor, given=None):
+    """What is asked where programs are to be kept in a folder, on such a processor."""
+    found = {}
+    info = folder.parent / "cpuinfo"
+    info.write_text(processor)
+    monkeypatch.setattr(launch, "CPU_INFO", info)
+    absl_flags.FLAGS.mark_as_parsed()
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", given)
+    try:
+        with monkeypatch.context() as patch, flagsaver.flagsaver(compiled=str(folder)):
+            patch.setattr(jax.config, "update", found.__setitem__)
+            launch._keep_compiled()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    return found
+
+
+def test_programs_are_kept_apart_by_processor(monkeypatch, tmp_path):
+    folder = tmp_path / "compiled"
+    one, same, other = (
+        asked(monkeypatch, folder, text)["jax_compilation_cache_dir"]
+        for text in ("flags : avx\nMHz : 1", "flags : avx\nMHz : 2", "flags : avx avx512f")
+    )
+    assert one == same != other and one.startswith(f"{folder}/")
+
+
+def test_who_has_asked_jax_is_not_overruled(monkeypatch, tmp_path):
+    assert not asked(monkeypatch, tmp_path / "compiled", "flags : avx", given="elsewhere")
