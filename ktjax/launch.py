@@ -41,6 +41,7 @@ def run(argv: list[str]) -> None:
         job.run(config, flags.WORKDIR.value, overwrite=flags.OVERWRITE.value)
     except interruption.Interrupted:
         _LOG.warning("Ended as asked. Started again, the job goes on where it was.")
+        logs.stop()
         sys.exit(interruption.EXIT_CODE)
     except (ValueError, FloatingPointError, OSError) as error:
         _fail(error)
@@ -91,6 +92,7 @@ def _fail(error: Exception) -> NoReturn:
         traceback.print_exc()
     logs.to_terminal()
     _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
+    logs.flush()
     sys.stdout.flush()
     os._exit(1)  # libraries would try again to write what cannot be written
 

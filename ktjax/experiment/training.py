@@ -18,6 +18,7 @@ from ktjax.augment import make_views
 from ktjax.checkpoint import Checkpoints
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
+from ktjax.experiment import logs
 from ktjax.joint import Joint
 from ktjax.objective import Objective
 from ktjax.settings.run import Durations, Run
@@ -345,8 +346,11 @@ class _Journal:
         """Saves a checkpoint that the run can go on from."""
         seconds = time.perf_counter() - self._start
         record = {"history": list(self.history), "recent": list(recent), "seconds": seconds}
+        if self._writer is not None:
+            self._writer.flush()
         self._checkpoints.save(step, state, record=record, score=score)
         _LOG.info("%s: saved step %d.", self._run, step)
+        logs.flush()
 
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         _LOG.info("%s: step %d: %s", self._run, step, json.dumps(metrics))
