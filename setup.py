@@ -27,7 +27,9 @@ setuptools.setup(
         "absl-py",
         "array_record",
         "dm-pix>=0.4.3",
+        "etils[epath]>=1.12",  # paths of buckets
         "flax>=0.12",
+        "fsspec",
         "grain>=0.2.18",
         "huggingface_hub>=1",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
@@ -49,6 +51,11 @@ setuptools.setup(
         "transformers>=5",  # configs and image processors of Hugging Face checkpoints
     ],
     extras_require={
+        # Buckets as workdirs.
+        "gcs": ["gcsfs"],
+        "s3": ["s3fs"],
+        # Stand-ins for buckets: .ci/full kills jobs in them.
+        "emulators": ["gcp-storage-emulator", "moto[s3,server]>=5"],
         # Other people's implementations: scripts that make goldens ask them, and .ci/full does.
         "oracle": ["timm", "torch"],
         "study": ["ray>=2.40"],  # config.engine=ray: studies on several processes or machines

@@ -1,10 +1,17 @@
-"""Orbax: save, restore the latest, keep two and the best. Knows pytrees, not models."""
+"""Orbax: save, restore the latest, keep two and the best. Knows pytrees, not models.
+
+Orbax writes to disks and to gs:// itself, from all processes at once; what it calls complete there
+has an object commit_success.txt, written last. Other buckets it cannot write: there a checkpoint is
+made on this machine and put as one object, a tar file, which is there whole or not at all. That
+takes the time of the upload at every save, and is for a single process.
+"""
 
 import errno
 import json
 import logging
 import os
-import shutil
+import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +22,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ktjax import parallel
+from ktjax import parallel, paths
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,7 +48,8 @@ class Checkpoints:
         # `best_fn` with `max_to_keep` would delete the latest ones: resume would go far back.
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
-        self._folder = folder.absolute()
+        self._remote = _Tars(folder) if paths.scheme(folder) not in (None, "gs") else None
+        self._folder = paths.absolute(folder) if self._remote is None else self._remote.local
         if parallel.is_first():
             self._put_aside_damaged_scores()
         parallel.wait_for_all("checkpoints")
@@ -76,6 +84,9 @@ class Checkpoints:
                 metrics=None if score is None else {"score": score},
                 force=True,
             )
+            if self._remote is not None:
+                self._manager.wait_until_finished()
+                self._remote.upload(self._manager.all_steps())
         except Exception as error:  # whatever Orbax and TensorStore call it
             if _another_died(error):
                 raise
@@ -125,17 +136,20 @@ class Checkpoints:
 
     def _put_aside_damaged_scores(self) -> None:
         """Orbax reads the scores of all checkpoints when it starts, and fails on a damaged one."""
-        for path in self._folder.glob("[0-9]*/metrics/metrics"):
+        if not self._folder.exists():
+            return
+        for name in filter(str.isdecimal, paths.names(self._folder)):
+            path = self._folder / name / "metrics" / "metrics"
             try:
-                json.loads(path.read_text(encoding="utf-8"))
+                json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")
             except ValueError as error:
-                self._put_aside(int(path.parents[1].name), error)
+                self._put_aside(int(name), error)
 
     def _put_aside(self, step: int, error: Exception) -> None:
         """Renames what cannot be read: a later checkpoint will have its name."""
         aside = self._folder / f"unreadable-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(self._folder / str(step), aside)
+        paths.delete(aside, ignore_errors=True)
+        paths.move(self._folder / str(step), aside)
         _LOG.warning(
             "The checkpoint of step %d cannot be read (%s): put aside as '%s'. Gone back to the "
             "one before.",
@@ -147,6 +161,8 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             self._manager.close()
+            if self._remote is not None:
+                self._remote.close()
         except Exception as error:
             if _another_died(error):
                 raise
@@ -157,6 +173,48 @@ class Checkpoints:
             f"A checkpoint in '{self._folder}' could not be written: {_reason(error)}. Complete "
             "ones are kept: started again, the run goes on from the latest."
         )
+
+
+class _Tars:
+    """Checkpoints of a bucket, an object each, and the folder here that Orbax has them in."""
+
+    def __init__(self, folder: Path):
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"Several processes cannot write checkpoints to '{folder}': take a shared disk, "
+                "or gs://."
+            )
+        self._folder = folder
+        self._scratch = tempfile.TemporaryDirectory(prefix="ktjax-")
+        self.local = Path(self._scratch.name)
+        for step in self._there():
+            try:
+                with self._path(step).open("rb") as file, tarfile.open(fileobj=file) as tar:
+                    tar.extractall(self.local, filter="data")
+            except tarfile.TarError as error:
+                _LOG.warning("'%s' cannot be read (%s): left out.", self._path(step), error)
+
+    def upload(self, steps: Sequence[int]) -> None:
+        """Brings steps to the bucket that are not there, and deletes there what is none of them."""
+        there = self._there()
+        for step in sorted(set(steps) - there):
+            packed = self.local / f"{step}.tar"
+            with tarfile.open(packed, "w") as tar:
+                tar.add(self.local / str(step), str(step))
+            paths.upload(packed, self._path(step))
+            packed.unlink()
+        for step in there - set(steps):
+            paths.delete(self._path(step))
+
+    def close(self) -> None:
+        self._scratch.cleanup()
+
+    def _there(self) -> set[int]:
+        found = (name.partition(".") for name in paths.names(self._folder))
+        return {int(step) for step, _, kind in found if step.isdecimal() and kind == "tar"}
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"{step}.tar"
 
 
 def _another_died(error: Exception) -> bool:

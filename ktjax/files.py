@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ktjax import paths
+
 CONFIG = "config.json"  # whose workdir it is
 DATA = "data.json"  # what the images were when the run began
 RESULTS = "results.json"  # written last: the job is finished
@@ -27,10 +29,15 @@ STORE = "store"
 def write_whole(path: Path, content: bytes | str) -> None:
     """Writes a file as a whole or not at all: whoever reads finds the old one until then.
 
-    The folder has to exist. What a process leaves that dies meanwhile ends in `.part`.
+    On a disk the folder has to exist, and what a process leaves that dies meanwhile ends in
+    `.part`. In a bucket an object is there whole or not at all by itself.
     """
+    content = content.encode() if isinstance(content, str) else content
+    if paths.is_remote(path):
+        paths.put(path, content)
+        return
     part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    part.write_bytes(content)
     os.replace(part, path)
 
 

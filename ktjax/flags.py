@@ -44,9 +44,9 @@ HEARTBEAT = flags.DEFINE_integer(
 )
 COMPILED = flags.DEFINE_string(
     "compiled",
-    "~/.cache/ktjax/compiled",
-    "Folder for compiled programs, which later starts find there; empty: none. JAX's own "
-    "JAX_COMPILATION_CACHE_DIR goes before.",
+    None,
+    "Folder for compiled programs, which later starts find there; by default ktjax/compiled in the "
+    "user's cache; empty: none. JAX_COMPILATION_CACHE_DIR goes before.",
 )
 flags.mark_flags_as_required(["config", "workdir"])
 

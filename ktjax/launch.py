@@ -17,7 +17,7 @@ from typing import NoReturn
 import jax
 from absl import app, logging
 
-from ktjax import flags, interruption
+from ktjax import flags, interruption, paths
 from ktjax.config import check_choice
 from ktjax.experiment import logs
 from ktjax.jobs import JOBS
@@ -47,6 +47,7 @@ def run(argv: list[str]) -> None:
         job.run(config, flags.WORKDIR.value, overwrite=flags.OVERWRITE.value)
     except interruption.Interrupted:
         _LOG.warning("Ended as asked. Started again, the job goes on where it was.")
+        logs.stop()
         sys.exit(interruption.EXIT_CODE)
     except (ValueError, FloatingPointError, OSError) as error:
         _fail(error)
@@ -61,15 +62,16 @@ def _keep_compiled() -> None:
 
     Machines that share a home folder may have different processors, for which a program is another.
     """
-    if jax.config.jax_compilation_cache_dir is not None or not flags.COMPILED.value:
+    given = flags.COMPILED.value
+    if jax.config.jax_compilation_cache_dir is not None or given == "":
         return
     processor = platform.machine()
     if CPU_INFO.is_file():
         lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
         processor += next((line for line in lines if line.startswith(("flags", "Features"))), "")
     kind = hashlib.sha256(processor.encode()).hexdigest()[:16]
-    folder = Path(flags.COMPILED.value).expanduser() / kind
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    folder = Path(given).expanduser() if given else paths.cache() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder / kind))
     jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
     # By default what takes less than a second is compiled anew: small models are many such things.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -116,6 +118,7 @@ def _fail(error: Exception) -> NoReturn:
         traceback.print_exc()
     logs.to_terminal()
     _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
+    logs.flush()
     sys.stdout.flush()
     os._exit(1)  # libraries would try again to write what cannot be written
 

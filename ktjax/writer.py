@@ -6,18 +6,20 @@ from pathlib import Path
 import tensorboardX
 
 from ktjax import files
+from ktjax.mirror import Mirror
 
 
 class Writer:
     """Appends to `metrics.jsonl` in the workdir, and to the run's TensorBoard events.
 
     A run that resumes takes back what it wrote after its last checkpoint: its stream ends up as an
-    undisturbed run's.
+    undisturbed run's. To a bucket all of it is brought by `flush`.
     """
 
     def __init__(self, workdir: Path, *, run: str, first_step: int):
         self._run = run
-        path = workdir / files.METRICS
+        self._mirror = Mirror(workdir)
+        path = self._mirror.fetch(files.METRICS)
         if path.exists():
             lines = [
                 line
@@ -27,7 +29,7 @@ class Writer:
             files.write_whole(path, "".join(f"{line}\n" for line in lines))
         self._lines = path.open("a", buffering=1, encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(
-            str(workdir / files.TENSORBOARD / run), purge_step=first_step + 1
+            str(self._mirror.local / files.TENSORBOARD / run), purge_step=first_step + 1
         )
 
     def _keep(self, line: str, first_step: int) -> bool:
@@ -43,7 +45,14 @@ class Writer:
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 
+    def flush(self) -> None:
+        """What was written is where it belongs: a checkpoint that follows may rely on it."""
+        self._lines.flush()
+        self._events.flush()
+        self._mirror.upload()
+
     def close(self) -> None:
         """Flushes everything."""
         self._lines.close()
         self._events.close()
+        self._mirror.close()

@@ -26,7 +26,7 @@ STORIES = [
     {"objectives", "contrastive", "mutual", "pools", "models", "data", "analysis"},
     {"objective", "batches"},  # what the rooms above have in common: a contract each
     {"partition", "losses", "optim", "parallel", "augment", "classifier", "joint"}
-    | {"config", "files", "interruption", "progress", "topk", "compress"},
+    | {"config", "files", "mirror", "paths", "interruption", "progress", "topk", "compress"},
 ]
 APART = {"objectives", "models", "data", "analysis"}
 CORE = {
@@ -53,6 +53,8 @@ ONLY_IN = {
     "absl.flags": {"ktjax.flags", "ktjax.data.pipeline"},
     "torch": {"ktjax.models.imported"},
     "ray": {"ktjax.jobs.study.on_ray"},
+    "etils": {"ktjax.paths"},
+    "fsspec": {"ktjax.paths"},
     "torchvision": set(),
     "timm": set(),
     "tensorflow": set(),

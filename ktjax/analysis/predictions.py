@@ -75,7 +75,7 @@ def save(path: Path, predictions: Predictions) -> None:
 def load(path: Path) -> Predictions:
     """Reads what `save` wrote; ValueError if it is no such file."""
     try:
-        found = Predictions(**safetensors_numpy.load_file(path))
+        found = Predictions(**safetensors_numpy.load(path.read_bytes()))
     except (safetensors.SafetensorError, TypeError) as error:
         raise ValueError(f"{path} was not written by ktjax: {error}.") from error
     if found.label_log_odds_N.dtype != np.float32 or found.max_log_odds_N.dtype != np.float32:

@@ -1,13 +1,13 @@
 """name -> Dataset: the splits a job needs, as sources of (bytes, label)."""
 
 import difflib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ktjax import paths
 from ktjax.data import folders, sources
 from ktjax.data.sources import Source
 
@@ -103,7 +103,7 @@ def check(name: str, field: str = "data") -> None:
     """Raises ValueError, with the nearest names, unless `load` knows the data set."""
     if name.startswith(_FOLDER):
         path = name.removeprefix(_FOLDER)
-        if not os.path.isdir(path):
+        if not paths.on_disk(path, field).is_dir():
             raise ValueError(f"No folder '{path}': {field}=folder:PATH wants images.")
     elif not name.startswith(_TFDS) and name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4) or sorted(DATASETS)

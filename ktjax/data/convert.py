@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python import array_record_module
 
-from ktjax import progress
+from ktjax import paths, progress
 from ktjax.data import folders
 
 VERSION = "1.0.0"
@@ -39,7 +39,7 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     """
     import tensorflow_datasets as tfds
 
-    folder, out = Path(folder), Path(out)
+    folder, out = paths.on_disk(folder, "folder"), paths.on_disk(out, "out")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", out.name):
         raise ValueError(
             f"'{out}' has to end with a name of small letters, digits and underscores: it is what "

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ktjax import data, models, parallel
+from ktjax import data, models, parallel, paths
 from ktjax.classifier import Classifier
 from ktjax.data import imagenet, pipeline, robustness, sources
 from ktjax.data.robustness import RobustnessSet
@@ -55,6 +55,8 @@ def check(settings: Data) -> None:
     data.check(settings.data)
     if isinstance(settings, TrainingData) and settings.eval_data is not None:
         data.check(settings.eval_data, "eval_data")
+    if settings.data_dir is not None:
+        paths.on_disk(settings.data_dir, "config.data_dir")
     parallel.check_batch_size(settings.eval_batch_size, "eval_batch_size")
 
 

@@ -13,10 +13,14 @@ renaming it, too: a sleeper has nothing left to rename.
 On a local disk all of this is exact, and the death of a process of the same machine is seen at
 once: it had locked the file (flock). On NFS (version 3 and later) O_EXCL and renaming are atomic on
 the server, whose clock alone tells the ages of files; signs of life may be seen late, as clients
-cache attributes, so `expiry` should be a minute or more. Buckets (gs://, s3://), also where they
-are mounted as folders, have neither exclusive creation nor renaming of folders: there one launcher
-has to start everything, or the lease has to be made by the bucket's own client, on the condition
-that there is none (If-None-Match: *, or generation 0).
+cache attributes, so `expiry` should be a minute or more.
+
+In a bucket (gs://, s3://) a lease is put on the condition that there is none (paths.create), which
+is as exclusive; locks there are none, so that a dead holder is known by its age alone. A folder is
+renamed object by object, results last: of a sleeper that wakes after it has looked whether it has
+lost, what it moves may come over what the next holder moves. Both are of one run, the same but for
+times. A bucket that is mounted as a folder (gcsfuse) has neither: there one launcher has to start
+everything.
 """
 
 import contextlib
@@ -25,13 +29,14 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+from ktjax import files, paths
 
 _POLL = 0.2  # seconds between two tries
 _BEATS = 6  # signs of life until a lease expires
@@ -82,7 +87,7 @@ def take(path: Path, *, expiry: float) -> Iterator[Lease | None]:
             over.set()
             beat.join()
             if lease.held():
-                lease.file.unlink(missing_ok=True)
+                paths.delete(lease.file)
 
 
 @contextlib.contextmanager
@@ -104,11 +109,11 @@ def enter(lease: Lease) -> Path:
     # A larger number is of who has taken over meanwhile.
     earlier = [place for number, place in sorted(_places(lease.path)) if number < lease.number]
     for place in earlier[:-1]:
-        shutil.rmtree(place, ignore_errors=True)
+        paths.delete(place, ignore_errors=True)
     for place in earlier[-1:]:
         with contextlib.suppress(FileNotFoundError):
-            os.rename(place, lease.place)
-    lease.place.mkdir(exist_ok=True)
+            paths.move(place, lease.place, last=files.RESULTS)
+    paths.make_folder(lease.place)
     return lease.place
 
 
@@ -125,16 +130,21 @@ def _make(path: Path, expiry: float, stack: contextlib.ExitStack) -> Lease | Non
         return None
     number = 1 + max([-1, *numbers, *(number for number, _ in _places(path))])
     lease = Lease(path, number, secrets.token_hex(4))
-    try:
-        file = stack.enter_context(lease.file.open("x+", encoding="utf-8"))
-        _lock(file, fcntl.LOCK_EX)  # before it is said whose it is, and others look at the lock
-        who = {"host": socket.gethostname(), "process": os.getpid()}  # for those who look
-        file.write(json.dumps({"nonce": lease.nonce, "boot": _boot(), **who}))
-        file.flush()
-    except FileExistsError:
-        return None
+    who = {"host": socket.gethostname(), "process": os.getpid()}  # for those who look
+    said = json.dumps({"nonce": lease.nonce, "boot": _boot(), **who})
+    if paths.is_remote(path):
+        if not paths.create(lease.file, said.encode()):
+            return None
+    else:
+        try:
+            file = stack.enter_context(lease.file.open("x+", encoding="utf-8"))
+            _lock(file, fcntl.LOCK_EX)  # before it is said whose it is, and others look at the lock
+            file.write(said)
+            file.flush()
+        except FileExistsError:
+            return None
     for old in numbers:
-        _file(path, old).unlink(missing_ok=True)
+        paths.delete(_file(path, old))
     return lease
 
 
@@ -142,12 +152,22 @@ def _beat(lease: Lease, seconds: float, over: threading.Event) -> None:
     while not over.wait(seconds):
         with contextlib.suppress(OSError):
             if lease.held():
-                os.utime(lease.file)  # by the clock of the disk's server
+                _touch(lease.file)
+
+
+def _touch(file: Path) -> None:
+    """Makes a file new, by the clock of the server that has it."""
+    if paths.is_remote(file):
+        paths.put(file, file.read_bytes())
+    else:
+        os.utime(file)
 
 
 def _is_dead(file: Path, expiry: float) -> bool:
     """Whether the holder of a lease has died: its lock is gone, or it has long given no sign."""
     try:
+        if paths.is_remote(file):
+            return _now(file.parent) - paths.modified(file) > expiry
         with file.open("rb") as opened:
             boot = _read(file)["boot"]
             if boot is not None and boot == _boot() and _lock(opened, fcntl.LOCK_SH):
@@ -169,11 +189,11 @@ def _lock(file: IO[Any], kind: int) -> bool:
 def _now(folder: Path) -> float:
     """The time of the server that has the folder, which is not this machine's on NFS."""
     probe = folder / f".now-{secrets.token_hex(4)}"
-    probe.touch()
+    files.write_whole(probe, "")
     try:
-        return probe.stat().st_mtime
+        return paths.modified(probe)
     finally:
-        probe.unlink()
+        paths.delete(probe)
 
 
 def _boot() -> str | None:
@@ -206,5 +226,5 @@ def _places(path: Path) -> list[tuple[int, Path]]:
 def _matching(path: Path, tail: str) -> list[str]:
     """What matches the group of `tail`, of the files beside `path` that are called NAME@tail."""
     pattern = re.compile(rf"{re.escape(path.name)}@{tail}")
-    matches = (pattern.fullmatch(name) for name in os.listdir(path.parent))
+    matches = (pattern.fullmatch(name) for name in paths.names(path.parent))
     return [match[1] for match in matches if match]

@@ -3,18 +3,36 @@
 Warnings and errors of ktjax stand in the terminal too.
 """
 
+import contextlib
 import logging
 from pathlib import Path
 
 import jax
 
 import ktjax
-from ktjax import files, parallel
+from ktjax import files, parallel, paths
+from ktjax.mirror import Mirror
 
 _OURS, _ALL = logging.getLogger("ktjax"), logging.getLogger()
 
 
 class _File(logging.FileHandler):
+    """A file; one of a bucket is written here, and uploaded by `upload` and when it is closed."""
+
+    def __init__(self, folder: Path, name: str):
+        self._mirror = Mirror(folder)
+        super().__init__(self._mirror.fetch(name), encoding="utf-8")
+
+    def upload(self) -> None:
+        with contextlib.suppress(Exception):  # whatever its library says of a bucket
+            self.flush()
+            self._mirror.upload()
+
+    def close(self) -> None:
+        super().close()
+        with contextlib.suppress(Exception):
+            self._mirror.close()
+
     def handleError(self, record: logging.LogRecord) -> None:
         pass  # a full disk is told by those who write results to it
 
@@ -38,11 +56,11 @@ def to_terminal() -> None:
 def start(workdir: Path) -> None:
     """Sends what ktjax says, and the warnings of all others, to this process's file from now on."""
     if parallel.is_first():
-        (workdir / files.LOGS).mkdir(exist_ok=True)
+        paths.make_folder(workdir / files.LOGS)
     parallel.wait_for_all("logs")
     stop()
     to_terminal()
-    handler = _File(workdir / files.LOGS / f"process-{jax.process_index()}.log", encoding="utf-8")
+    handler = _File(workdir / files.LOGS, f"process-{jax.process_index()}.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     _OURS.setLevel(logging.INFO)
     _OURS.addHandler(handler)
@@ -57,6 +75,13 @@ def start(workdir: Path) -> None:
         jax.device_count(),
         jax.local_devices()[0].device_kind,
     )
+
+
+def flush() -> None:
+    """Brings to a bucket what was said so far; a disk has it."""
+    for handler in _OURS.handlers:
+        if isinstance(handler, _File):
+            handler.upload()
 
 
 def stop() -> None:

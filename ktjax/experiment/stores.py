@@ -3,7 +3,6 @@
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ktjax import augment, interruption, objectives, parallel, progress
+from ktjax import augment, interruption, objectives, parallel, paths, progress
 from ktjax.analysis import calibration
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
@@ -38,6 +37,8 @@ def teachers(settings: Transfer) -> dict[str, Store]:
 
 def check(settings: Transfer) -> None:
     """Raises ValueError unless stored answers serve what the settings ask for; loads nothing."""
+    if settings.store is not None:
+        paths.reach(paths.of(settings.store))
     stores = teachers(settings)
     kept = [] if settings.store_top_k is None else [settings.store_top_k]
     kept += [store.form.k for store in stores.values() if store.form.k is not None]
@@ -277,9 +278,9 @@ def stored(
     assert settings.store is not None
     description = _description(settings, model, images)
     if parallel.is_first():
-        store_lib.create(Path(settings.store), description)
+        store_lib.create(paths.of(settings.store), description)
     parallel.wait_for_all("store")
-    store = store_lib.create(Path(settings.store), description)
+    store = store_lib.create(paths.of(settings.store), description)
     _fill(store, answers, views, splits.train)
     if measured is not None and parallel.is_first():
         _add_measured(store, description, measured)
@@ -305,7 +306,7 @@ def known(
     """A model with what it says of tune and validation, where an earlier run has stored that."""
     assert settings.store is not None
     description = _description(settings, model, images)
-    store = store_lib.find(Path(settings.store), description)
+    store = store_lib.find(paths.of(settings.store), description)
     if store is None:
         return None
     for split in store_lib.MEASURED:

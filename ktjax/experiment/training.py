@@ -13,6 +13,7 @@ import numpy as np
 from ktjax import evaluate, files, interruption, loop, parallel, train
 from ktjax.checkpoint import Checkpoints
 from ktjax.data import pipeline
+from ktjax.experiment import logs
 from ktjax.experiment.recipes import Recipe
 from ktjax.writer import Writer
 
@@ -235,8 +236,11 @@ class _Journal:
         """Saves a checkpoint that the run can go on from."""
         seconds = time.perf_counter() - self._start
         record = {"history": list(self.history), "recent": list(recent), "seconds": seconds}
+        if self._writer is not None:
+            self._writer.flush()
         self._checkpoints.save(step, state, record=record, score=score)
         _LOG.info("%s: saved step %d.", self._run, step)
+        logs.flush()
 
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         _LOG.info("%s: step %d: %s", self._run, step, json.dumps(metrics))

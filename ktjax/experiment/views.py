@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from numpy.lib import format as npy
 
-from ktjax import augment, batches, files, models, parallel, progress
+from ktjax import augment, batches, files, models, parallel, paths, progress
 from ktjax.experiment import inputs, stores
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import describe, pack
@@ -26,7 +26,7 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     Raises:
       ValueError: the settings have several seeds, or the folder holds other images.
     """
-    folder = Path(folder)
+    folder = paths.on_disk(folder, "--workdir")
     inputs.check(settings)
     if len(settings.seeds) > 1:
         raise ValueError(

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 
 import ktjax
-from ktjax import data, files, parallel
+from ktjax import data, files, parallel, paths
 from ktjax.analysis import measures, rows
 from ktjax.analysis.rows import Results, Run
 from ktjax.classifier import Classifier
@@ -79,6 +78,7 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
       ValueError: the folder is another program's, as its config.json tells, or holds what a job
         would write although no config says which.
     """
+    paths.reach(workdir)
     path = workdir / files.CONFIG
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -136,7 +136,7 @@ def claim(workdir: Path, settings: Record, dataset: data.Dataset) -> None:
     """
     try:
         if parallel.is_first():
-            workdir.mkdir(parents=True, exist_ok=True)
+            paths.make_folder(workdir)
             _clear(workdir, settings)
             write_json(workdir / files.CONFIG, settings.identity())
             note_data(workdir, dataset)
@@ -191,10 +191,7 @@ def _clear(workdir: Path, settings: Record) -> None:
 def clear(workdir: Path) -> None:
     """Deletes what jobs write; the config last, should this be interrupted."""
     for name in (*_WRITTEN, files.CONFIG):
-        if (workdir / name).is_dir():
-            shutil.rmtree(workdir / name)
-        else:
-            (workdir / name).unlink(missing_ok=True)
+        paths.delete(workdir / name)
 
 
 def on_host(classifier: Classifier) -> Classifier:
@@ -296,7 +293,7 @@ def _peak_device_bytes() -> int | None:
 
 def unusable(workdir: Path, error: OSError) -> ValueError:
     """The workdir cannot be read or written."""
-    return ValueError(f"The workdir '{workdir}' cannot be used: {error.strerror}.")
+    return ValueError(f"The workdir '{workdir}' cannot be used: {error.strerror or error}.")
 
 
 def write_json(path: Path, content: Any) -> None:

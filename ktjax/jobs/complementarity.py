@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import data, evaluate, files, interruption, models, parallel, progress
+from ktjax import data, evaluate, files, interruption, models, parallel, paths, progress
 from ktjax.analysis import calibration, complementarity, expertise, pairs, predictions, transfers
 from ktjax.analysis.predictions import Predictions
 from ktjax.analysis.rows import Results, to_json
@@ -56,7 +56,7 @@ def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool =
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work.
     """
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     check(settings)
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite)
     if finished:
@@ -165,7 +165,7 @@ def _past_runs(settings: Complementarity) -> list[dict[str, Any]]:
     runs = []
     for folder in settings.transfers:
         try:
-            text = (Path(folder) / files.RESULTS).read_text(encoding="utf-8")
+            text = (paths.of(folder) / files.RESULTS).read_text(encoding="utf-8")
             results = json.loads(text)
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(
@@ -207,7 +207,7 @@ def _answers(
     }
     folder = workdir / files.PREDICTIONS
     if parallel.is_first():
-        folder.mkdir(exist_ok=True)
+        paths.make_folder(folder)
 
     @functools.cache
     def images(split: str) -> pipeline.Split:  # not decoded where every model is in the store

@@ -1,7 +1,6 @@
 """Whether models are at the end of their training: what more of it, from labels, still gives."""
 
 import io
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from ktjax import evaluate, files, models, parallel, progress
+from ktjax import evaluate, files, models, parallel, paths, progress
 from ktjax.analysis import convergence, rows
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier
@@ -56,7 +55,7 @@ def execute(settings: Convergence, workdir: str | Path, *, overwrite: bool = Fal
       ValueError: a model, the data set or the workdir is not usable; before any work is done.
       FloatingPointError: a run diverged.
     """
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     check(settings)
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite)
     if finished:
@@ -65,7 +64,7 @@ def execute(settings: Convergence, workdir: str | Path, *, overwrite: bool = Fal
     inputs.check_labels(loaded)
     students = {name: workdir_lib.on_host(models.load(name)) for name in settings.models}
     dataset, splits = inputs.prepare(settings, loaded, students.values(), workdir)
-    (workdir / files.RUNS).mkdir(exist_ok=True)
+    paths.make_folder(workdir / files.RUNS)
     short = files.short_names(settings.models)
     total = len(students) * len(settings.learning_rates) * len(settings.seeds)
     found = []
@@ -109,7 +108,7 @@ def _check(
                 right = _train(settings, student, predict, splits, workdir, name, rate, seed)
                 if parallel.is_first():
                     _write(path, right)
-                    shutil.rmtree(workdir / files.CHECKPOINTS / name, ignore_errors=True)
+                    paths.delete(workdir / files.CHECKPOINTS / name, ignore_errors=True)
                 parallel.wait_for_all(name)
             after.setdefault(rate, []).append(_read(path, splits))
             done()
@@ -178,7 +177,7 @@ def _read(path: Path, splits: inputs.Splits) -> _Right:
     """What `_write` kept. ValueError: the file is damaged, or about other images."""
     counts = _Right(len(splits.tune), len(splits.validation))._asdict()
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             packed = {name: kept[name] for name in counts}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"'{path}' was not written by ktjax, or is damaged: delete it.") from error

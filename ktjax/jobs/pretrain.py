@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from ktjax import data, evaluate, files, models, optim, parallel, progress
+from ktjax import data, evaluate, files, models, optim, parallel, paths, progress
 from ktjax.analysis.rows import Model, Results, to_json
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, recipes, rows, supervised
@@ -47,7 +47,7 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work is done.
     """
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     check(settings)
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite)
     if finished:

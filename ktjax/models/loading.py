@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax import files
+from ktjax import files, paths
 from ktjax.classifier import Classifier, Variables
 from ktjax.models import registry
 from ktjax.models.checkpoints import catalogue, hf, hub, weights
@@ -96,11 +96,12 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
         return hub.repository(name, (weights.CONFIG,))
     if name.startswith("hf:"):
         return hub.repository(name.removeprefix("hf:"), (weights.CONFIG, hf.PREPROCESSOR))
-    path = Path(name)
+    path = paths.of(name)
     if weights.is_export(path):
         return hub.folder(path)
-    written = [(path / kind).rglob(weights.WEIGHTS) for kind in (files.MODELS, files.STUDENTS)]
-    inside = sorted(path.parent for paths in written for path in paths)
+    kinds = (files.MODELS, files.STUDENTS)
+    written = [one for kind in kinds for one in paths.find(path / kind, weights.WEIGHTS)]
+    inside = sorted(one.parent for one in written)
     if len(inside) > 1:
         raise ValueError(f"'{name}' holds several models: name one, {', '.join(map(str, inside))}.")
     if inside:

@@ -16,7 +16,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ktjax import files
+from ktjax import files, paths
 from ktjax.analysis import rows
 from ktjax.analysis.rows import Results
 from ktjax.report import figures
@@ -59,8 +59,8 @@ def write(
     ValueError if `results` is not what results.json of a job holds.
     """
     results = rows.read(results)
-    folder = pathlib.Path(folder)
-    (folder / files.FIGURES).mkdir(parents=True, exist_ok=True)
+    folder = paths.of(folder)
+    paths.make_folder(folder / files.FIGURES)
     page = PAGES[results.job]
     title = page.title(results)
     body = [_tag("h1", title), _tag("p", page.summary(results))]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ktjax import paths
 from ktjax.targets import rows
 from ktjax.targets import store as store_lib
 from ktjax.targets.store import MEASURED, PLAIN, Store, view_name
@@ -56,7 +57,7 @@ def pack(
       ValueError: answers are missing, of another shape, of other classes, not finite, or
         probabilities; nothing is written.
     """
-    pool, folder = Path(pool), Path(folder)
+    pool, folder = paths.on_disk(pool, "pool"), paths.of(folder)
     description = read_pool(pool)
     images, numbered = _images(description, answers)
     order_C = _order(description["classes"], classes)
@@ -92,7 +93,7 @@ def pack(
 
 def read_answers(folder: str | Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The answers in a folder by name, and their classes; ValueError: they are not there."""
-    folder = Path(folder)
+    folder = paths.on_disk(folder, "answers")
     found = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
     if not found:
         raise ValueError(f"'{folder}' has no answers: view-00000.npy and on, or plain.npy.")

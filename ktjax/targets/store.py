@@ -8,6 +8,7 @@ store is of with what is wanted, and refuses it in one sentence that names the d
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ktjax import paths
 from ktjax.targets.rows import Form
 
 FORMAT = 1
@@ -74,8 +76,8 @@ class Store(NamedTuple):
 
     def complete(self) -> list[int]:
         """The views that are there."""
-        numbers = (path.stem.removeprefix("view-") for path in self.folder.glob("view-*.npy"))
-        return sorted(int(number) for number in numbers if number.isdigit())
+        found = (re.fullmatch(r"view-(\d+)\.npy", name) for name in paths.names(self.folder))
+        return sorted(int(match[1]) for match in found if match)
 
     def has(self, name: str) -> bool:
         """Whether the file of a view, or of a split of MEASURED, is there."""
@@ -109,7 +111,8 @@ def find(root: Path, description: Mapping[str, Any]) -> Store | None:
 def create(root: Path, description: Mapping[str, Any]) -> Store:
     """The same, made if it is not there."""
     store = find(root, description) or write(_folder(root, description), description)
-    for part in store.folder.glob("*.part"):
+    parts = [] if paths.is_remote(store.folder) else store.folder.glob("*.part")
+    for part in parts:
         if time.time() - part.stat().st_mtime > _ABANDONED:
             part.unlink(missing_ok=True)
     return store
@@ -121,7 +124,7 @@ def _folder(root: Path, description: Mapping[str, Any]) -> Path:
 
 def write(folder: Path, description: Mapping[str, Any]) -> Store:
     """A new store without answers."""
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder)
     text = json.dumps(description, indent=1, ensure_ascii=False)
     _write(folder / DESCRIPTION, f"{text}\n".encode())
     return Store(folder, description)
@@ -129,7 +132,7 @@ def write(folder: Path, description: Mapping[str, Any]) -> Store:
 
 def open_store(folder: str | Path) -> Store:
     """The store in a folder; ValueError, in one sentence, if there is none."""
-    folder = Path(str(folder).removeprefix(PREFIX))
+    folder = paths.of(str(folder).removeprefix(PREFIX))
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except OSError:
@@ -167,27 +170,35 @@ def refuse(store: Store, different: Sequence[str]) -> None:
 def write_rows(store: Store, name: str, rows_N: np.ndarray) -> None:
     """Writes the file of a view or a split, and before it the file with its digest."""
     path = store.folder / f"{name}.npy"
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    remote = paths.is_remote(path)
+    folder = paths.cache() if remote else store.folder
+    paths.make_folder(folder)
+    part = folder / f"{path.name}.{secrets.token_hex(8)}.part"
     with part.open("wb") as file:
         np.save(file, rows_N, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
     _write(path.with_suffix(".sha256"), f"{_sha256(part)}\n".encode())
-    os.replace(part, path)
+    if remote:
+        paths.upload(part, path, keep=True)
+    else:
+        os.replace(part, path)
 
 
 def read_rows(store: Store, name: str, form: Form) -> np.ndarray:
-    """The rows of a view or a split, mapped into memory.
+    """The rows of a view or a split, mapped into memory; from a copy here, if they are in a bucket.
 
     ValueError: they are not there, not whole, or not what store.json says.
     """
     path = store.folder / f"{name}.npy"
     examples = store.examples if name.startswith("view-") else store.description[name]["examples"]
     try:
-        rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
+        copy = paths.local(path)
+        rows_N = np.load(copy, mmap_mode="r", allow_pickle=False)
         told = path.with_suffix(".sha256").read_text(encoding="utf-8").split()
     except FileNotFoundError as error:
-        raise ValueError(f"'{error.filename}' is not there: make the store again.") from None
+        missing = error.filename or path
+        raise ValueError(f"'{missing}' is not there: make the store again.") from None
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"'{path}' is not whole ({error}): delete it.") from None
     shape, dtype = (examples, *form.dtype.shape), form.dtype.base
@@ -196,13 +207,14 @@ def read_rows(store: Store, name: str, form: Form) -> np.ndarray:
             f"'{path}' holds {rows_N.dtype} {list(rows_N.shape)}, and {DESCRIPTION} beside it says "
             f"{dtype} {list(shape)}."
         )
-    if told != [_sha256(path)]:
+    if told != [_sha256(copy)]:
         raise ValueError(f"'{path}' is damaged: it has not the digest beside it. Delete it.")
     return rows_N
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raises ValueError where the disk has no room for so many bytes."""
+    """Raises ValueError where the disk, of the copy if it is a bucket's, has no room for them."""
+    folder = paths.cache() if paths.is_remote(folder) else folder
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
@@ -243,6 +255,9 @@ def _difference(name: str, there: Any, here: Any) -> str:
 
 def _write(path: Path, content: bytes) -> None:
     """Whole or not at all, whoever else writes the same file."""
+    if paths.is_remote(path):
+        paths.put(path, content)
+        return
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     part.write_bytes(content)
     os.replace(part, path)

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
-import shutil
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import files
+from ktjax import files, paths
 from ktjax.analysis import controls, rows
 from ktjax.analysis.rows import TransferResults
 from ktjax.experiment import lease as lease_lib
@@ -67,10 +65,10 @@ class Runs:
             return None
         return json.loads(text)["error"]
 
-    def failure(self, run: Run) -> int | None:
-        """When it failed last, in nanoseconds; None if it did not."""
+    def failure(self, run: Run) -> float | None:
+        """When it failed last, in seconds; None if it did not."""
         try:
-            return (self.workdir / run.folder / _ERROR).stat().st_mtime_ns
+            return paths.modified(self.workdir / run.folder / _ERROR)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -83,7 +81,7 @@ class Runs:
     def take(self, run: Run) -> contextlib.AbstractContextManager[Lease | None]:
         """The lease of a run, whose work nobody else then gives away."""
         path = self.workdir / run.folder
-        path.parent.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(path.parent)
         return lease_lib.take(path, expiry=self._expiry)
 
     def do(self, run: Run, settings: Transfer, lease: Lease, shared: Shared) -> bool:
@@ -96,17 +94,17 @@ class Runs:
             transfer.execute(settings, place, shared=shared, report=False)
         except _FAILURES as error:
             logs.stop()
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(exist_ok=True)
+            paths.delete(place, ignore_errors=True)
+            paths.make_folder(place)
             said = {"error": f"{type(error).__name__}: {error}"}
             write_json(place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()})
-        shutil.rmtree(place / files.CHECKPOINTS, ignore_errors=True)
+        paths.delete(place / files.CHECKPOINTS, ignore_errors=True)
         path = self.workdir / run.folder
         if not lease.held():
-            shutil.rmtree(place, ignore_errors=True)
+            paths.delete(place, ignore_errors=True)
             return False
-        shutil.rmtree(path, ignore_errors=True)  # it had failed before
-        os.rename(place, path)
+        paths.delete(path, ignore_errors=True)  # it had failed before
+        paths.move(place, path, last=files.RESULTS)
         return True
 
     def keep(self, runs: Sequence[Run], keep: str) -> None:
@@ -118,13 +116,13 @@ class Runs:
             stay = [max(taught, key=lambda run: controls.tune_delta(self.found(run).row))]
         for run in done:
             if run not in stay:
-                shutil.rmtree(self.workdir / run.folder / files.STUDENTS, ignore_errors=True)
+                paths.delete(self.workdir / run.folder / files.STUDENTS, ignore_errors=True)
 
 
 def _read(folder: Path) -> Found:
     try:
         results = rows.read(json.loads((folder / files.RESULTS).read_text(encoding="utf-8")))
-        bits = safetensors_numpy.load_file(folder / files.RIGHT)[results.runs[0].run]
+        bits = safetensors_numpy.load((folder / files.RIGHT).read_bytes())[results.runs[0].run]
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"'{folder}' is damaged ({error}): delete it, and it is run again."

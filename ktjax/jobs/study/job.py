@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from ktjax import data, files
+from ktjax import data, files, paths
 from ktjax.analysis.rows import Results, to_json
 from ktjax.experiment import inputs, lease, recipes
 from ktjax.experiment import workdir as workdir_lib
@@ -70,7 +70,7 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work.
     """
-    workdir, settings = Path(workdir), plan.named(settings)
+    workdir, settings = paths.of(workdir), plan.named(settings)
     check(settings)
     if settings.targets == "stored" and settings.store is None:
         settings = settings.model_copy(update={"store": str(workdir / files.STORE)})
@@ -139,7 +139,7 @@ def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: b
         be written; or it was begun on other images.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(workdir)
         with lease.wait(workdir / _TABLE, expiry=settings.lease_expiry):
             every = _with_earlier(workdir, settings, overwrite=overwrite)
             workdir_lib.write_json(workdir / files.CONFIG, every.identity())

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ktjax import interruption
+from ktjax import interruption, paths
 from ktjax.experiment.shared import Shared
 from ktjax.jobs.study import plan, work
 from ktjax.jobs.study.folders import Runs
@@ -46,7 +46,8 @@ def run(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers
     fields = settings.to_json()
     if settings.store is not None:
-        fields["store"] = str(Path(settings.store).absolute())  # tasks have another working folder
+        store = paths.of(settings.store)  # tasks have another working folder
+        fields["store"] = str(paths.absolute(store))
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False)
@@ -60,7 +61,7 @@ def run(
             max_calls=1,
         )(_student)
         pending = [
-            task.remote(fields, str(workdir.absolute()), student, labeled)
+            task.remote(fields, str(paths.absolute(workdir)), student, labeled)
             for student in dict.fromkeys(one.student for one in asked)
         ]
         while pending:
@@ -85,5 +86,5 @@ def _student(fields: Mapping[str, Any], workdir: str, student: str, labeled: boo
     """What a task does: the runs of a student that are left."""
     settings = Study.read(fields)
     asked = [one for one in plan.plan(settings, labeled=labeled) if one.student == student]
-    runs = Runs(Path(workdir), expiry=settings.lease_expiry)
+    runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)
     work.work(settings, runs, asked, shared=Shared(), wait=True)

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import data, evaluate, files, models, objectives, parallel, progress
+from ktjax import data, evaluate, files, models, objectives, parallel, paths, progress
 from ktjax.analysis import controls, flips, measures
 from ktjax.analysis.rows import Results, Run, to_json
 from ktjax.classifier import Classifier
@@ -118,7 +118,7 @@ def execute(
       ValueError: a model, the data set or the workdir is not usable; before any work.
       FloatingPointError: a run diverged.
     """
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     check(settings)
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite, report=report)
     if finished:

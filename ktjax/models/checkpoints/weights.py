@@ -18,7 +18,7 @@ import safetensors
 from flax import traverse_util
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import files
+from ktjax import files, paths
 from ktjax.classifier import Classifier, InputSpec
 from ktjax.models.checkpoints import hf, layouts
 from ktjax.models.checkpoints.catalogue import TIMM
@@ -105,7 +105,7 @@ def read_entries(path: Path, *, ignored: tuple[str, ...] = ()) -> dict[str, np.n
     ValueError if the file is not whole.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with safetensors.safe_open(paths.local(path), framework="numpy") as file:
             names = [name for name in file.keys() if not name.startswith(ignored)]  # noqa: SIM118
             return {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
@@ -115,7 +115,7 @@ def read_entries(path: Path, *, ignored: tuple[str, ...] = ()) -> dict[str, np.n
 def read_shapes(path: Path) -> dict[str, Shape]:
     """The shapes of a safetensors file's entries, from its header alone; ValueError as above."""
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with safetensors.safe_open(paths.local(path), framework="numpy") as file:
             names = list(file.keys())
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except safetensors.SafetensorError as error:
@@ -216,8 +216,8 @@ def export(
       ValueError: there is no such format, or the architecture has none of it.
     """
     layout = layout_of(format, classifier.architecture, classifier.options)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = paths.of(folder)
+    paths.make_folder(folder)
     # save_file's files can be read by their owner only. transformers asks for the metadata.
     entries = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
     files.write_whole(folder / WEIGHTS, entries)
