@@ -51,6 +51,8 @@ setuptools.setup(
     extras_require={
         # Other people's implementations: scripts that make goldens ask them, and .ci/full does.
         "oracle": ["timm", "torch"],
+        # Importing torch modules as graphs, once each; what is imported needs neither.
+        "torch": ["timm", "torch"],
         "study": ["ray>=2.40"],  # config.engine=ray: studies on several processes or machines
         "test": [
             "basedpyright==1.40.2",

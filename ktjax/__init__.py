@@ -3,6 +3,7 @@
 `ktjax.load_model(name)` and `ktjax.jobs.transfer.run(config, workdir)` are what `ktjax.main` runs;
 `ktjax.predict(model, images)` says what a model sees in images, and
 `ktjax.export_model(classifier, folder, format="timm")` brings it back to where it came from.
+`ktjax.import_torch(module, folder, ...)` makes a Classifier of a torch module.
 Importing ktjax imports nothing else: JAX starts when a name is first used.
 """
 
@@ -15,6 +16,7 @@ __version__ = "0.2.0"  # setup.py reads it here
 # name -> (module, what it is called there; None: the module itself)
 _LAZY = {
     "load_model": ("ktjax.models", "load"),
+    "import_torch": ("ktjax.models.imported", "import_torch"),
     "export_model": ("ktjax.models.checkpoints.weights", "export"),
     "predict": ("ktjax.inference", "predict"),
     "jobs": ("ktjax.jobs", None),

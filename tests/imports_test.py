@@ -54,7 +54,7 @@ ONLY_IN = {
     "torch": {"ktjax.models.imported"},
     "ray": {"ktjax.jobs.study.on_ray"},
     "torchvision": set(),
-    "timm": set(),
+    "timm": {"ktjax.models.imported"},
     "tensorflow": set(),
 }
 SLOW = {"torch", "tensorflow", "ray"}  # never at the top of a module; used where they are installed
