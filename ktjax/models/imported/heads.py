@@ -92,7 +92,7 @@ def with_classes(graph: Graph, count: int) -> Graph:
 
 
 def _replaced(argument: Any, old: int, new: int) -> Any:
-    if isinstance(argument, tuple):
+    if type(argument) is tuple:  # and no reference
         return tuple(_replaced(part, old, new) for part in argument)
     return new if argument == old and isinstance(argument, int) else argument
 

@@ -157,8 +157,9 @@ def write(folder: Path, content: Folder, config: Mapping[str, Any]) -> None:
 def _text(of: Graph) -> str:
     """graph.json, a line for each node."""
     content = graph.to_json(of)
-    nodes = ",\n".join(json.dumps(node, allow_nan=False) for node in content.pop("nodes"))
-    start = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    dump = functools.partial(json.dumps, allow_nan=False, separators=(",", ":"))
+    nodes = ",\n".join(map(dump, content.pop("nodes")))
+    start = dump(content)
     return f'{start[:-1]},"nodes":[\n{nodes}\n]}}\n'
 
 

@@ -40,7 +40,7 @@ def _windowed(
     lead = (1,) * (x.ndim - len(kernel))
     return jax.lax.reduce_window(
         x,
-        jnp.asarray(start, x.dtype),
+        np.asarray(start, x.dtype),  # concrete, or JAX does not know whose gradient it is
         operation,
         (*lead, *kernel),
         (*lead, *stride),
