@@ -19,7 +19,7 @@ setuptools.setup(
     package_data={
         "ktjax": ["py.typed"],
         "ktjax.models": ["glyphs/*/*"],
-        "ktjax.models.checkpoints": ["timm.json"],
+        "ktjax.models.checkpoints": ["timm.json", "timm_imported.json"],
         "ktjax.data": ["*_synsets.txt", "imagenet_words.txt"],
     },
     python_requires=">=3.11",

@@ -31,6 +31,7 @@ FORMATS = ("ktjax", "timm", "hf")
 # architecture from those of its own.
 TORCH = "torch"
 IMPORTED = "torch:"
+OWN = "own"  # the weights of a module that only its owner has (models/own.py)
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
 # adapt(timm's name of an entry, the file's array, the shape that is wanted) -> of that shape
@@ -62,6 +63,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if needed:
         raise ValueError(f"pretrained_cfg in {folder / CONFIG} lacks {', '.join(sorted(needed))}.")
     config = {"format": "timm", "origin": f"pretrained {folder.name}", "model_args": {}} | config
+    if config["format"] == OWN:
+        raise ValueError(
+            f"{folder} holds the weights of a module of somebody's own, {config['architecture']}: "
+            "ktjax.load_weights(CLASSIFIER, FOLDER) gives them to the Classifier that ktjax.from_"
+            f"{str(config['architecture']).partition(':')[0]} makes of that module."
+        )
     if config["format"] == TORCH:
         return config | {"architecture": f"{IMPORTED}{config['architecture']}"}
     if config["format"] not in FORMATS:
