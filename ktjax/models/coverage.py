@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 LIMITS = {"logits": 1e-4, "gradients": 1e-3, "step": 1e-3, "statistics": 1e-4}
 
 
+_KINDS = ("native", "imported", "refused")
+
+
 class Row(NamedTuple):
     """A file of timm's."""
 
@@ -70,11 +73,8 @@ def text(found: list[Row], total: int, versions: Mapping[str, str]) -> str:
         f"{row.file:<{width}} {row.native:>7} {row.imported:>9} {row.refused:>8}  {row.said}"
         for row in found
     ]
-    sums = [sum(row[i] for row in found) for i in (1, 2, 3)]
-    shares = [
-        f"{count:,} {kind} ({100 * count / total:.1f} %)"
-        for count, kind in zip(sums, ("native", "imported", "refused"), strict=True)
-    ]
+    sums = {kind: sum(getattr(row, kind) for row in found) for kind in _KINDS}
+    shares = [f"{n:,} {kind} ({100 * n / total:.1f} %)" for kind, n in sums.items()]
     versioned = ", ".join(f"{name} {version}" for name, version in versions.items())
     return "\n".join(
         [*lines, "", f"Of {total:,} ImageNet-1k checkpoints: {', '.join(shares)}; {versioned}."]

@@ -89,7 +89,8 @@ def run(
         read = _reader(program, call, values, weights, x_BxHxWx3.dtype)
         if call.op == BATCH_NORM and train:
             names = [graph.tied.get(ref.name, ref.name) for ref in call.args[3:5]]
-            value = _train_batch_norm(*map(read, call.args[:3]), *call.args[5:], names, updates)
+            x, weight, bias = map(read, call.args[:3])
+            value = _train_batch_norm(x, weight, bias, call.args[5:], names, updates)
         else:
             function = operations.find(call.op)
             assert function is not None  # `check_operations` has seen to it
@@ -150,12 +151,12 @@ def _train_batch_norm(
     x: jax.Array,
     weight: Any,
     bias: Any,
-    momentum: float,
-    eps: float,
+    momentum_and_eps: tuple[float, float],
     names: list[str],
     updates: dict[str, Any],
 ) -> tuple[jax.Array, None, None]:
     """BatchNorm with the batch's statistics, which `updates` follows as torch's do."""
+    momentum, eps = momentum_and_eps
     mean, var, count = layers.batch_statistics(x, (0, *range(2, x.ndim)))
     unbiased = var * (count / jnp.maximum(count - 1, 1))
     for name, new in zip(names, (mean, unbiased), strict=True):

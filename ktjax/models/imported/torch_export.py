@@ -5,6 +5,7 @@ the operations of ATen's core. Linear layers and attention stay whole.
 """
 
 import copy
+import importlib
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -51,12 +52,7 @@ def export(module: Any, size: tuple[int, int]) -> Exported:
         for one batch size only, gives something else than logits [B, C], or has operations that
         ktjax has not, all of which are listed.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            "Importing a torch module needs torch: pip install 'ktjax[torch]'."
-        ) from error
+    torch = _torch()
     module = copy.deepcopy(module).cpu().float()
     module.train().eval()  # timm's attention forgets in training mode what it keeps in evaluation
     program = _program(_only_logits(module), size)
@@ -66,9 +62,19 @@ def export(module: Any, size: tuple[int, int]) -> Exported:
     return Exported(graph, weights, constants, {"torch": torch.__version__})
 
 
+def _torch() -> Any:
+    """torch; ValueError with what to install, if it is not there."""
+    try:
+        return importlib.import_module("torch")
+    except ImportError as error:
+        raise ValueError(
+            "Importing a torch module needs torch: pip install 'ktjax[torch]'."
+        ) from error
+
+
 def _only_logits(module: Any) -> Any:
     """The module, with logits for the object that transformers' models give."""
-    import torch
+    torch = _torch()
 
     class OnlyLogits(torch.nn.Module):
         """Calls the module."""
@@ -88,7 +94,7 @@ _PREFIX = "module."  # of the wrapped module's names
 
 
 def _program(module: Any, size: tuple[int, int]) -> Any:
-    import torch
+    torch = _torch()
 
     image = torch.zeros(2, 3, *size)
     try:
@@ -254,7 +260,7 @@ def _dim(dim: Any, where: str) -> Dim:
 
 
 def _argument(value: Any, references: Mapping[str, Any], node: Any) -> Any:
-    import torch
+    torch = _torch()
 
     if isinstance(value, torch.fx.Node):
         if value.name not in references:
