@@ -19,7 +19,7 @@ setuptools.setup(
     package_data={
         "ktjax": ["py.typed"],
         "ktjax.models": ["glyphs/*/*"],
-        "ktjax.models.checkpoints": ["timm.json"],
+        "ktjax.models.checkpoints": ["timm.json", "timm_imported.json"],
         "ktjax.data": ["*_synsets.txt", "imagenet_words.txt"],
     },
     python_requires=">=3.11",
@@ -58,6 +58,8 @@ setuptools.setup(
         "emulators": ["gcp-storage-emulator", "moto[s3,server]>=5"],
         # Other people's implementations: scripts that make goldens ask them, and .ci/full does.
         "oracle": ["timm", "torch"],
+        # Importing torch modules as graphs, once each; what is imported needs neither.
+        "torch": ["timm", "torch"],
         "study": ["ray>=2.40"],  # config.engine=ray: studies on several processes or machines
         "test": [
             "basedpyright==1.40.2",

@@ -6,7 +6,8 @@ differ. A Classifier computes in the dtype of the parameters it is given; its ou
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -59,19 +60,38 @@ class InputSpec:
 Forward = Callable[..., tuple[Output, Any]]
 
 
+class Definition(Protocol):
+    """An architecture that `ktjax.models.MODELS` has not: what a Classifier brings with it."""
+
+    def export(
+        self, classifier: "Classifier", folder: Path, *, format: str, facts: Mapping[str, Any]
+    ) -> None:
+        """Writes the classifier to a folder, with more `facts` in config.json."""
+
+    def replace_head(
+        self, classifier: "Classifier", classes: Sequence[str], *, head: str, seed: int
+    ) -> "Classifier":
+        """The classifier with a new last layer for other classes."""
+
+    def head_of(self, classifier: "Classifier") -> Variables:
+        """Which variables are the last layer's: a tree of bools."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Classifier:
     """An image classifier: its function, its weights, and what its input looks like.
 
     Attributes:
       name: what the user calls it.
-      architecture: its entry in `ktjax.models.MODELS`, which an exported folder is read back with.
+      architecture: its entry in `ktjax.models.MODELS`, which an exported folder is read back with;
+        or what it is called where `definition` says what it is.
       forward: the network, on images that are already resized and normalized.
       variables: `params` and, where the model has BatchNorm, `batch_stats`.
       input: size and normalization.
       classes: the names of the classes, in the order of the logits.
       origin: where the weights come from, in words.
       options: what the architecture was built with, by timm's names.
+      definition: what the architecture is, unless it is in `ktjax.models.MODELS`.
     """
 
     name: str
@@ -82,6 +102,7 @@ class Classifier:
     classes: tuple[str, ...] = dataclasses.field(repr=False)  # there may be thousands
     origin: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    definition: Definition | None = dataclasses.field(default=None, repr=False)
 
     def apply(
         self,

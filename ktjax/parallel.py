@@ -126,6 +126,15 @@ def compile_forward(forward: Callable) -> Callable:
     return jax.jit(jax.vmap(forward, in_axes=(None, 0), axis_name=AXIS), out_shardings=replicated())
 
 
+def is_mapped() -> bool:
+    """Whether what is traced runs along AXIS: in a step or forward pass of this file's."""
+    try:
+        jax.lax.axis_index(AXIS)
+    except NameError:
+        return False
+    return True
+
+
 def replicated() -> NamedSharding:
     """The sharding of what is the same on every device."""
     return NamedSharding(_mesh(), PartitionSpec())

@@ -17,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from ktjax import data, evaluate, models, parallel
 from ktjax.analysis import predictions
 from ktjax.data import pipeline
-from ktjax.experiment import training
+from ktjax.experiment import recipes
 from ktjax.jobs import pretrain
 
 xla.be_quick()
@@ -192,7 +192,7 @@ def quartet(noisy, compiled, shared):
 def refused(tmp_path, monkeypatch):
     """refused(run, config, message): the job says so, and does nothing."""
     workdir = tmp_path / "workdir"
-    for owner, name in ((evaluate, "make_predict"), (training, "make_recipe")):
+    for owner, name in ((evaluate, "make_predict"), (recipes, "make")):
         monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("it works"))
 
     def check(run, config, message):

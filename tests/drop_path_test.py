@@ -61,7 +61,7 @@ def config_of(images, mixers, student, teacher="perceptron", **fields):
 def test_where_the_rate_comes_from(student, rate, expected, images, mixers):
     config = config_of(images, mixers, student, "deep" if student == "plain" else "plain")
     config.drop_path_rate = rate
-    loaded = job._load(Transfer.read(config), shared.anew)
+    loaded = job._load(Transfer.read(config), shared.anew, {})
     assert loaded[config.student].options.get("drop_path_rate") == expected
     teacher = loaded[config.teachers[0]]  # is frozen: what it was built with stays
     assert teacher.options.get("drop_path_rate") == (0.75 if student == "plain" else None)
@@ -70,7 +70,7 @@ def test_where_the_rate_comes_from(student, rate, expected, images, mixers):
 def test_all_that_train_at_once_have_the_rate(images, mixers):
     arg = "strategy=mutual"
     config = config_of(images, mixers, "plain", "deep", arg=arg, drop_path_rate=0.25)
-    loaded = job._load(Transfer.read(config), shared.anew)
+    loaded = job._load(Transfer.read(config), shared.anew, {})
     assert [model.options["drop_path_rate"] for model in loaded.values()] == [0.25, 0.25]
 
 

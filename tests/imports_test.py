@@ -56,7 +56,7 @@ ONLY_IN = {
     "etils": {"ktjax.paths"},
     "fsspec": {"ktjax.paths"},
     "torchvision": set(),
-    "timm": set(),
+    "timm": {"ktjax.models.imported"},
     "tensorflow": set(),
 }
 SLOW = {"torch", "tensorflow", "ray"}  # never at the top of a module; used where they are installed

@@ -1,15 +1,19 @@
 """`python -m ktjax.models`: what can be loaded, and how much of timm's list that is.
 
-With names of families as arguments: their architectures.
+With names of families as arguments: their architectures. `coverage`: the same by timm's files, with
+what is imported. `import NAME FOLDER`: imports timm/NAME, hf:ORGANIZATION/REPOSITORY or a folder
+that one of them wrote, with torch, into a folder that ktjax.load_model reads without.
 """
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ktjax import models
-from ktjax.models.checkpoints import catalogue
+from ktjax.models import coverage, imported
+from ktjax.models.checkpoints import catalogue, weights
 
 
 def covered(timm: Mapping[str, Any], families: Mapping[str, Any]) -> list[tuple[str, int, int]]:
@@ -55,11 +59,40 @@ def architectures(timm: Mapping[str, Any], families: Mapping[str, Any], name: st
     return "\n".join(lines)
 
 
+def import_model(arguments: Sequence[str]) -> None:
+    """`import NAME FOLDER [--size N]`."""
+    parser = argparse.ArgumentParser(prog="python -m ktjax.models import")
+    parser.add_argument("name", help="timm/NAME, hf:ORGANIZATION/REPOSITORY or a folder")
+    parser.add_argument("folder", help="where to; ktjax.load_model reads it without torch")
+    parser.add_argument("--size", type=int, help="of the images, if not the checkpoint's")
+    chosen = parser.parse_args(arguments)
+    size = None if chosen.size is None else (chosen.size, chosen.size)
+    try:
+        model = imported.import_named(chosen.name, chosen.folder, size=size)
+    except ValueError as error:
+        parser.error(str(error))
+    height, width = model.input.size
+    print(
+        f"{chosen.folder}: {model.architecture.removeprefix(weights.IMPORTED)}, "
+        f"{model.num_parameters():,} parameters, images of {height}x{width}, "
+        f"{len(model.classes)} classes."
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table, or the architectures of the families that are named."""
+    """Prints the table, or the architectures of the families that are named; or imports."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["import"]:
+        import_model(arguments[1:])
+        return
     parser = argparse.ArgumentParser(prog="python -m ktjax.models", description=__doc__)
-    parser.add_argument("family", nargs="*", help=f"of {', '.join(models.FAMILIES)}")
+    parser.add_argument("family", nargs="*", help=f"coverage, or {', '.join(models.FAMILIES)}")
     chosen = parser.parse_args(arguments).family
+    if chosen == ["coverage"]:
+        found = coverage.rows(catalogue.TIMM, catalogue.IMPORTED, models.FAMILIES)
+        versions = {k: catalogue.IMPORTED[k] for k in ("timm", "torch", "jax")}
+        print(coverage.text(found, catalogue.TIMM["checkpoints"], versions))
+        return
     for name in chosen:
         if name not in models.FAMILIES:
             parser.error(f"No family '{name}'. Known: {', '.join(models.FAMILIES)}.")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from ktjax import files, paths
 from ktjax.classifier import Classifier, Variables
-from ktjax.models import registry
+from ktjax.models import imported, registry
 from ktjax.models.checkpoints import catalogue, hf, hub, weights
 from ktjax.models.classes import class_names, numbered
 
@@ -43,10 +43,12 @@ def load(
     Args:
       name: one of
         `timm/<architecture>.<tag>`, a repository of timm's on the Hugging Face hub (cached;
-        HF_HUB_OFFLINE is respected);
+        HF_HUB_OFFLINE is respected); what ktjax has no architecture for is imported, once, where
+        torch and timm are installed, and `import:` before the name does so with any;
         `hf:<organization>/<repository>`, a classifier of transformers' on the hub;
         `glyphs/<name>` of the embedded zoo;
         a folder with config.json and model.safetensors, which ktjax, timm or transformers wrote;
+        or the folder of an imported torch module;
         a workdir of ktjax that holds one model (of several, the folder of one);
         a .safetensors file with timm's names.
       architecture: what a .safetensors file is of, as it does not say so itself.
@@ -67,6 +69,12 @@ def load(
     found = locate(name, architecture=architecture)
     known = class_names(found.config)
     classes = numbered(classes) if isinstance(classes, int) else classes
+    if found.config["format"] == weights.TORCH:
+        _check_graph(name, found, size, options)
+        model = imported.load(found.path.parent, found.config, name=name)
+        if head is not None:
+            return replace_head(model, classes or known, head=head, seed=seed)
+        return _called(model, classes or known)
     shapes, module = _described(name, found, known if head else classes or known, size, options)
     entries = weights.read_entries(found.path)
     try:
@@ -91,8 +99,11 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     """The checkpoint that `load(name)` reads; raises as `load` does, but reads no weights."""
     if name in zoo():
         return hub.folder(ZOO / name.removeprefix("glyphs/"))
+    if name.startswith(imported.FORCED):
+        return hub.folder(imported.cached(name))
     if name.startswith("timm/"):
-        registry.check_architecture(name.removeprefix("timm/").partition(".")[0])
+        if name.removeprefix("timm/").partition(".")[0] not in registry.MODELS:
+            return hub.folder(_imported(name))
         return hub.repository(name, (weights.CONFIG,))
     if name.startswith("hf:"):
         return hub.repository(name.removeprefix("hf:"), (weights.CONFIG, hf.PREPROCESSOR))
@@ -135,6 +146,42 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     )
 
 
+def _imported(name: str) -> Path:
+    """The folder of a model of timm's that ktjax has no architecture for, imported if need be."""
+    obstacle = imported.obstacle(name)
+    if obstacle is not None:
+        architecture = name.removeprefix("timm/").partition(".")[0]
+        nearest = registry.nearest(architecture, registry.MODELS)
+        raise ValueError(f"No architecture '{architecture}'. Nearest: {nearest}. {obstacle}")
+    return imported.cached(name)
+
+
+def _check_graph(
+    name: str, found: hub.Checkpoint, size: tuple[int, int] | None, options: Mapping[str, Any]
+) -> None:
+    """Raises ValueError where something is asked of an imported graph that is not in it."""
+    if options:
+        raise ValueError(
+            f"{name} is an imported graph, which has no option {', '.join(sorted(options))}."
+        )
+    own = weights.input_spec(found.config).size
+    if size is not None and tuple(size) != own:
+        raise ValueError(
+            f"{name} is an imported graph for images of {own[0]}x{own[1]}: import it again with "
+            f"size=({size[0]}, {size[1]})."
+        )
+
+
+def _called(model: Classifier, classes: Sequence[str]) -> Classifier:
+    """The classifier with other names for its classes."""
+    if len(classes) != len(model.classes):
+        raise ValueError(
+            f"{model.name} has {len(model.classes)} classes, and {len(classes)} are named: "
+            "head='zero' gives it a new last layer."
+        )
+    return dataclasses.replace(model, classes=tuple(classes))
+
+
 def blank(name: str) -> Classifier:
     """What `load(name)` gives, but for the weights, which it does not read: variables are shapes.
 
@@ -142,6 +189,8 @@ def blank(name: str) -> Classifier:
       ValueError: no such model, with the nearest names.
     """
     found = locate(name)
+    if found.config["format"] == weights.TORCH:
+        return imported.blank(found.path.parent, found.config, name=name)
     return _described(name, found, class_names(found.config), None, {})[0]
 
 
@@ -176,7 +225,7 @@ def replace_head(
     """The classifier with a new last layer for other classes.
 
     Args:
-      classifier: its architecture is in MODELS.
+      classifier: its architecture is in MODELS, or it brings a definition.
       classes: the names of the new classes.
       head: `zero`, or drawn as timm does, `random`.
       seed: what a random head is drawn from.
@@ -185,6 +234,8 @@ def replace_head(
       ValueError: no such kind of head.
     """
     _check_head(head)
+    if classifier.definition is not None:
+        return classifier.definition.replace_head(classifier, classes, head=head, seed=seed)
     shapes, module = registry.skeleton(
         classifier.architecture, classes, classifier.input.size, classifier.options
     )
@@ -210,6 +261,8 @@ def replace_head(
 
 def head_of(classifier: Classifier) -> Variables:
     """Which variables are the head's, the last layer: a tree of bools."""
+    if classifier.definition is not None:
+        return classifier.definition.head_of(classifier)
     classes = (*classifier.classes, "one more")
     more, _ = registry.skeleton(
         classifier.architecture, classes, classifier.input.size, classifier.options

@@ -136,8 +136,12 @@ def create(
 
 
 def family(architecture: str) -> str:
-    """The kind of network: one of FAMILIES, or `mlp` and `beit`, which timm has not."""
-    return MODELS[architecture].family
+    """The kind of network: one of FAMILIES, or `mlp` and `beit`, which timm has not.
+
+    Of what MODELS has not: where it comes from, such as `torch`.
+    """
+    known = MODELS.get(architecture)
+    return architecture.partition(":")[0] if known is None else known.family
 
 
 def check_architecture(name: str) -> None:
@@ -191,7 +195,12 @@ def skeleton(
 
 
 def options_of(architecture: str) -> set[str]:
-    """The options a user may set: attributes of the network, or fields of a config."""
+    """The options a user may set: attributes of the network, or fields of a config.
+
+    None, where MODELS has not the architecture: a graph is as it is.
+    """
+    if architecture not in MODELS:
+        return set()
     if architecture in hf.KINDS:
         return {*hf.KINDS[architecture].options, "drop_rate", "drop_path_rate", "remat"}
     attributes = inspect.signature(MODELS[architecture].build).parameters

@@ -1,5 +1,6 @@
 """One student, one or more teachers: transfers what they know, by each of several objectives."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,17 @@ import ml_collections
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from ktjax import data, evaluate, files, models, objectives, parallel, paths, progress
+from ktjax import (
+    data,
+    evaluate,
+    files,
+    models,
+    objectives,
+    parallel,
+    paths,
+    progress,
+    train,
+)
 from ktjax.analysis import controls, flips, measures
 from ktjax.analysis.rows import Results, Run, to_json
 from ktjax.classifier import Classifier
@@ -29,14 +40,23 @@ _OWN += ("controls", "mcl")
 
 
 def run(
-    config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    *,
+    overwrite: bool = False,
+    models: Mapping[str, Classifier] | None = None,
 ) -> dict[str, Any]:
     """Runs every transfer of the config, as `execute` does; returns what results.json holds."""
-    return to_json(execute(Transfer.read(config), workdir, overwrite=overwrite))
+    settings = Transfer.read(config)
+    return to_json(execute(settings, workdir, overwrite=overwrite, given=models or {}))
 
 
-def check(settings: Transfer) -> None:
-    """Raises ValueError unless the settings go together; nothing is loaded, compiled or written."""
+def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> None:
+    """Raises ValueError unless the settings go together; nothing is loaded, compiled or written.
+
+    `given` are models that come with the settings, by the names that these have for them.
+    """
+    given = given or {}
     inputs.check(settings)
     recipes.check(settings)
     strategy = plan.STRATEGIES[settings.strategy]
@@ -57,14 +77,16 @@ def check(settings: Transfer) -> None:
                 "set config.targets to live, with teachers that can be asked."
             )
     names = (settings.student, *settings.teachers)
-    if len({folder(name).resolve() for name in names}) < len(names):
+    _check_given(settings, given, names)
+    places = [given[n].forward if n in given else folder(n).resolve() for n in names]
+    if len(set(places)) < len(names):
         raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
     if settings.drop_path_rate:
         for name in _trained(settings):
-            if not _drops_paths(name):
+            if name in given or not _drops_paths(name):
                 raise ValueError(
                     f"config.drop_path_rate={settings.drop_path_rate}: {name} is a "
-                    f"{models.locate(name).config['architecture']}, which has no stochastic depth."
+                    f"{_architecture(name, given)}, which has no stochastic depth."
                 )
     for label, entry in settings.objectives.items():
         if strategy.joint and entry.learning_rate is None:
@@ -87,6 +109,30 @@ def check(settings: Transfer) -> None:
     stores.check(settings)
 
 
+def _check_given(
+    settings: Transfer, given: Mapping[str, Classifier], names: tuple[str, ...]
+) -> None:
+    """Raises ValueError unless the given models are asked for, and give what objectives compare."""
+    unknown = sorted(given.keys() - set(names))
+    if unknown:
+        raise ValueError(
+            f"Neither config.student nor config.teachers names the given {', '.join(unknown)}."
+        )
+    for label, entry in settings.objectives.items():
+        if not objectives.OBJECTIVES[entry.objective].features:
+            continue
+        for name, model in given.items():
+            if train.output_shapes(model, (), size=32).student.features is None:
+                raise ValueError(
+                    f"{label} compares features, and {name} gives none: let it return (logits, "
+                    "features)."
+                )
+
+
+def _architecture(name: str, given: Mapping[str, Classifier]) -> str:
+    return given[name].architecture if name in given else models.locate(name).config["architecture"]
+
+
 def folder(name: str) -> Path:
     """Where a model, or a teacher that is only a store, lies."""
     if name.startswith(store.PREFIX):
@@ -101,6 +147,7 @@ def execute(
     overwrite: bool = False,
     shared: Shared | None = None,
     report: bool = True,
+    given: Mapping[str, Classifier] | None = None,
 ) -> Results:
     """Runs every transfer of the settings; resumes what was interrupted.
 
@@ -110,6 +157,8 @@ def execute(
       overwrite: what another experiment has left in the workdir is deleted.
       shared: what other transfers of this process have made already, and will find of this one.
       report: prints the results and writes report.html; else whoever runs many transfers does.
+      given: models that the settings name and that nobody else knows, such as those of
+        ktjax.from_linen. To resume takes the same again.
 
     Returns:
       What results.json holds, as a record.
@@ -119,14 +168,15 @@ def execute(
       FloatingPointError: a run diverged.
     """
     workdir = paths.of(workdir)
-    check(settings)
+    given = given or {}
+    check(settings, given)
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite, report=report)
     if finished:
         return finished
 
     shared = shared or Shared()
     once = shared.of(settings, but=_OWN)
-    classifiers = _load(settings, once)
+    classifiers = _load(settings, once, given)
     loaded = once("data", lambda: _data(settings))
     check_labels(settings, loaded.dataset)
     only_stores = stores.teachers(settings)
@@ -183,7 +233,7 @@ def _write_right(workdir: Path, correct: Mapping[str, np.ndarray]) -> None:
         files.write_whole(workdir / files.RIGHT, safetensors_numpy.save(bits))
 
 
-def _load(settings: Transfer, once: Once) -> dict[str, Classifier]:
+def _load(settings: Transfer, once: Once, given: Mapping[str, Classifier]) -> dict[str, Classifier]:
     """Student and teachers, by name; those that train with the stochastic depth of the settings.
 
     Where the settings leave it open, it is that of the model's own config.json, `model_args`, in
@@ -193,10 +243,13 @@ def _load(settings: Transfer, once: Once) -> dict[str, Classifier]:
     """
     options = {}
     if settings.drop_path_rate is not None:
-        trained = [name for name in _trained(settings) if _drops_paths(name)]
+        own = [name for name in _trained(settings) if name not in given]
+        trained = [name for name in own if _drops_paths(name)]
         options = {name: {"drop_path_rate": settings.drop_path_rate} for name in trained}
 
     def load(name: str) -> Classifier:
+        if name in given:
+            return workdir_lib.on_host(dataclasses.replace(given[name], name=name))
         return workdir_lib.on_host(models.load(name, **options.get(name, {})))
 
     return {

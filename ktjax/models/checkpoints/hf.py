@@ -77,11 +77,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         "model_args": {name: config[name] for name in kind.options},
         "origin": f"pretrained {folder.name}",
         "label_names": [labels[number] for number in range(len(labels))],
-        "pretrained_cfg": _pretrained_cfg(folder / PREPROCESSOR, config.get("image_size")),
+        "pretrained_cfg": pretrained_cfg(folder / PREPROCESSOR, config.get("image_size")),
     }
 
 
-def _pretrained_cfg(path: Path, image_size: int | None) -> dict[str, Any]:
+def pretrained_cfg(path: Path, image_size: int | None) -> dict[str, Any]:
     """The input in timm's terms."""
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))

@@ -27,6 +27,11 @@ from ktjax.models.checkpoints.layouts import Layout
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FORMATS = ("ktjax", "timm", "hf")
+# What a folder of an imported torch module (models/imported) says it is, and how ktjax tells its
+# architecture from those of its own.
+TORCH = "torch"
+IMPORTED = "torch:"
+OWN = "own"  # the weights of a module that only its owner has (models/own.py)
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
 # adapt(timm's name of an entry, the file's array, the shape that is wanted) -> of that shape
@@ -58,10 +63,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     if needed:
         raise ValueError(f"pretrained_cfg in {folder / CONFIG} lacks {', '.join(sorted(needed))}.")
     config = {"format": "timm", "origin": f"pretrained {folder.name}", "model_args": {}} | config
-    if config["format"] not in FORMATS:
+    if config["format"] == OWN:
         raise ValueError(
-            f"{folder / CONFIG} says format '{config['format']}'. Known: {', '.join(FORMATS)}."
+            f"{folder} holds the weights of a module of somebody's own, {config['architecture']}: "
+            "ktjax.load_weights(CLASSIFIER, FOLDER) gives them to the Classifier that ktjax.from_"
+            f"{str(config['architecture']).partition(':')[0]} makes of that module."
         )
+    if config["format"] == TORCH:
+        return config | {"architecture": f"{IMPORTED}{config['architecture']}"}
+    if config["format"] not in FORMATS:
+        known = ", ".join((*FORMATS, TORCH))
+        raise ValueError(f"{folder / CONFIG} says format '{config['format']}'. Known: {known}.")
     return config
 
 
@@ -146,11 +158,15 @@ def layout_of(format_: str, architecture: str, options: Mapping[str, Any]) -> La
     Raises:
       ValueError: there is no such format, or the architecture has none of it.
     """
-    if format_ not in FORMATS:
-        raise ValueError(f"No format '{format_}'. Known: {', '.join(FORMATS)}.")
+    _check_format(format_)
     if format_ == "hf":
         return hf.layout(architecture, options)
     return {"ktjax": layouts.ktjax, "timm": layouts.timm}[format_]
+
+
+def _check_format(format_: str) -> None:
+    if format_ not in FORMATS:
+        raise ValueError(f"No format '{format_}'. Known: {', '.join(FORMATS)}.")
 
 
 def fill(
@@ -209,14 +225,19 @@ def export(
       classifier: what is written.
       folder: where to; it is made if it is not there.
       format: `ktjax`; `timm` for a folder that timm loads too, as `local-dir:FOLDER`; `hf` for one
-        that transformers loads, which then must have loaded the architecture before.
+        that transformers loads, which then must have loaded the architecture before. Imported
+        graphs have torch's names in both of the first.
       **facts: more fields of config.json, except where that is transformers'.
 
     Raises:
       ValueError: there is no such format, or the architecture has none of it.
     """
-    layout = layout_of(format, classifier.architecture, classifier.options)
     folder = paths.of(folder)
+    if classifier.definition is not None:
+        _check_format(format)
+        classifier.definition.export(classifier, folder, format=format, facts=facts)
+        return
+    layout = layout_of(format, classifier.architecture, classifier.options)
     paths.make_folder(folder)
     # save_file's files can be read by their owner only. transformers asks for the metadata.
     entries = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})

@@ -5,6 +5,7 @@ timm's (weights.py). Convolutions pad symmetrically, as torch does, not as "SAME
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -80,7 +81,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         mean, var = running_mean.value, running_var.value
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-            mean, var, count = _batch_statistics(x)
+            mean, var, count = batch_statistics(x, tuple(range(x.ndim - 1)))
             unbiased = var * (count / jnp.maximum(count - 1, 1))
             keep = self.momentum
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
@@ -91,13 +92,18 @@ class BatchNorm(nn.Module):
         return y.astype(x.dtype)
 
 
-def _batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean and variance per channel over all devices, and how many numbers they are of; float32."""
+def batch_statistics(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean and variance over some axes and all devices, and how many numbers they are of; float32.
+
+    Where no step runs on several devices, the batch is all there is.
+    """
     x = x.astype(jnp.float32)
-    axes = tuple(range(x.ndim - 1))
     moments = x.mean(axes), jnp.square(x).mean(axes)
-    mean, mean_of_squares = jax.lax.pmean(moments, parallel.AXIS)
-    count = jax.lax.psum(x.size // x.shape[-1], parallel.AXIS)
+    count = math.prod(x.shape[axis] for axis in axes)
+    if parallel.is_mapped():
+        moments = jax.lax.pmean(moments, parallel.AXIS)
+        count = jax.lax.psum(count, parallel.AXIS)
+    mean, mean_of_squares = moments
     return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0), jnp.float32(count)
 
 

@@ -1,0 +1,241 @@
+"""What is imported, and to where: a module of yours, timm's and transformers' by name or folder."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import constants
+
+import ktjax
+from ktjax.classifier import Classifier, InputSpec
+from ktjax.models.checkpoints import hf, hub, weights
+from ktjax.models.classes import class_names, numbered
+from ktjax.models.imported import model, torch_export
+
+FORCED = "import:"  # before a name: not the architecture that ktjax has itself
+_LOG = logging.getLogger(__name__)
+
+
+def import_torch(
+    module: Any,
+    folder: str | Path,
+    *,
+    size: tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    classes: Sequence[str] | int | None = None,
+    interpolation: str = "bicubic",
+    crop_pct: float = 1.0,
+    name: str | None = None,
+    origin: str | None = None,
+) -> Classifier:
+    """Makes a Classifier of a torch module, and writes it to a folder for `ktjax.load_model`.
+
+    torch is needed here only. What is kept is the graph of the module in evaluation mode: trained
+    in ktjax it has no dropout and no stochastic depth; its BatchNorm layers train.
+
+    Args:
+      module: a torch.nn.Module that takes images [B, 3, height, width] and gives logits [B, C], or
+        an object that has them as `logits`. It stays as it is.
+      folder: where to; it is made if it is not there.
+      size: height and width of the images.
+      mean, std: what the module's images are normalized with, for values from 0 to 1.
+      classes: their names, or how many there are; None: those of ImageNet, or numbers.
+      interpolation, crop_pct: how images are resized and cropped, in timm's terms.
+      name: what the architecture is called; None: as its class.
+      origin: where the weights come from, in words.
+
+    Raises:
+      ValueError: torch is not installed; the module has control flow that depends on data, or is
+        for one size of batch, or gives no logits; ktjax lacks operations that it has, all of which
+        are listed; or it has another number of classes.
+    """
+    called = name or type(module).__name__
+    spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct)
+    source = _Source(module, called, origin or f"imported {called}", spec, classes, {}, {})
+    return _write(source, Path(folder))
+
+
+def import_named(
+    name: str, folder: str | Path, *, size: tuple[int, int] | None = None
+) -> Classifier:
+    """The same for a model of timm's or transformers', with its weights.
+
+    Args:
+      name: `timm/NAME`, `hf:ORGANIZATION/REPOSITORY`, or a folder that one of them wrote.
+      folder: where to.
+      size: height and width of the images, where they are not to be the checkpoint's.
+
+    Raises:
+      ValueError: as `import_torch`; or there is no such model, or timm or transformers lacks.
+    """
+    name = name.removeprefix(FORCED)
+    if name.startswith("hf:"):
+        source = _of_transformers(name.removeprefix("hf:"), f"pretrained {name}")
+    elif name.startswith("timm/"):
+        source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size)
+    elif (Path(name) / weights.CONFIG).is_file():
+        config = weights.read_json(Path(name) / weights.CONFIG)
+        if "pretrained_cfg" in config:
+            source = _of_timm(f"local-dir:{name}", f"pretrained {name}", size)
+        else:
+            source = _of_transformers(name, f"pretrained {name}")
+    else:
+        raise ValueError(
+            f"'{name}' is neither timm/NAME nor hf:ORGANIZATION/REPOSITORY nor a folder with "
+            "config.json: of a module of your own, ktjax.import_torch(module, folder, ...)."
+        )
+    if size is not None:
+        source = source._replace(spec=dataclasses.replace(source.spec, size=tuple(size)))
+    return _write(source, Path(folder))
+
+
+def cached(name: str) -> Path:
+    """The folder of an imported model in the cache of huggingface_hub; imported if it is not there.
+
+    Raises:
+      ValueError: as `import_named`.
+    """
+    plain = name.removeprefix(FORCED)
+    folder = _in_cache(plain)
+    if weights.is_export(folder):
+        _say_versions(folder)
+        return folder
+    _LOG.info("%s is imported by torch, once; kept in %s.", plain, folder)
+    import_named(plain, folder)
+    return folder
+
+
+def _in_cache(name: str) -> Path:
+    return Path(constants.HF_HOME) / "ktjax" / name.replace("/", "--").replace(":", "--")
+
+
+def obstacle(name: str) -> str | None:
+    """Why a model of timm's cannot be imported here, in a sentence; None: nothing is known."""
+    if weights.is_export(_in_cache(name)):
+        return None
+    lacking = [package for package in ("torch", "timm") if not _has(package)]
+    if lacking:
+        return (
+            "What timm has besides is imported where torch and timm are, and "
+            f"{' and '.join(lacking)} cannot be found: pip install 'ktjax[torch]'; or run `python "
+            f"-m ktjax.models import {name} FOLDER` where they are, and load the folder."
+        )
+    architecture = name.removeprefix("timm/").partition(".")[0]
+    known = _import("timm").is_model(architecture)
+    return None if known else "Nor has timm."
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _say_versions(folder: Path) -> None:
+    """Warns where a kept import was made by another torch than is installed."""
+    made = json.loads((folder / weights.CONFIG).read_text(encoding="utf-8")).get("versions", {})
+    for package, version in made.items():
+        if package != "ktjax" and _has(package):
+            here = importlib.metadata.version(package)
+            if here.partition("+")[0] != version.partition("+")[0]:
+                _LOG.warning("%s was made by %s %s; here is %s.", folder, package, version, here)
+
+
+class _Source(NamedTuple):
+    """What is imported."""
+
+    module: Any
+    architecture: str
+    origin: str
+    spec: InputSpec
+    classes: Sequence[str] | int | None
+    pretrained_cfg: Mapping[str, Any]  # timm's
+    versions: Mapping[str, str]
+
+
+def _write(source: _Source, folder: Path) -> Classifier:
+    exported = torch_export.export(source.module, source.spec.size)
+    count = exported.graph.num_classes
+    names = numbered(source.classes) if isinstance(source.classes, int) else source.classes
+    if names is not None and len(names) != count:
+        raise ValueError(f"The module has {count} classes, and {len(names)} are named.")
+    config = {
+        "format": weights.TORCH,
+        "architecture": source.architecture,
+        "num_classes": count,
+        "origin": source.origin,
+        "versions": {**exported.versions, **source.versions, "ktjax": ktjax.__version__},
+        "model_args": {},
+        "pretrained_cfg": {**source.pretrained_cfg, **weights.pretrained_cfg(source.spec)},
+    }
+    if names is None:
+        names = class_names(config)
+    config["label_names"] = list(names)
+    model.write(folder, model.Folder(exported.graph, exported.weights, exported.constants), config)
+    return model.load(folder, weights.read_config(folder), name=str(folder))
+
+
+def _of_timm(name: str, origin: str, size: tuple[int, int] | None) -> _Source:
+    timm = _import("timm")
+    try:
+        module = timm.create_model(name, pretrained=True)
+    except Exception as error:  # of timm, torch and huggingface_hub
+        raise ValueError(f"timm cannot make '{name}': {_first_line(error)}") from error
+    config = dict(module.pretrained_cfg)
+    spec = InputSpec(
+        size=tuple(size or config["input_size"][1:]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+    )
+    own = ("first_conv", "classifier", "fixed_input_size", "tag", "license", "crop_mode")
+    return _Source(
+        module,
+        config["architecture"],
+        origin,
+        spec,
+        config.get("label_names"),
+        {key: config[key] for key in own if config.get(key) is not None},
+        {"timm": timm.__version__},
+    )
+
+
+def _of_transformers(name: str, origin: str) -> _Source:
+    transformers = _import("transformers")
+    try:
+        module = transformers.AutoModelForImageClassification.from_pretrained(
+            name, trust_remote_code=False
+        )
+    except Exception as error:  # of transformers, torch and huggingface_hub
+        raise ValueError(f"transformers cannot load '{name}': {_first_line(error)}") from error
+    config = module.config
+    local = Path(name) / hf.PREPROCESSOR
+    processor = local if local.is_file() else hub.download(name, hf.PREPROCESSOR)
+    spec = hf.pretrained_cfg(processor, getattr(config, "image_size", None))
+    return _Source(
+        module,
+        type(module).__name__,
+        origin,
+        weights.input_spec({"pretrained_cfg": spec}),
+        [config.id2label[i] for i in range(config.num_labels)],
+        {},
+        {"transformers": transformers.__version__},
+    )
+
+
+def _import(package: str) -> Any:
+    """timm or transformers, where torch is."""
+    for needed in ("torch", package):
+        if not _has(needed):
+            raise ValueError(f"Importing needs {needed}: pip install 'ktjax[torch]'.")
+    return importlib.import_module(package)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

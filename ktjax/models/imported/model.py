@@ -1,0 +1,274 @@
+"""Imported models as Classifiers: folders of config.json, graph.json and safetensors."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import numpy as safetensors_numpy
+
+from ktjax import files, paths
+from ktjax.classifier import Classifier, Output, Variables
+from ktjax.models.checkpoints import weights
+from ktjax.models.classes import class_names
+from ktjax.models.imported import evaluate, graph, heads
+from ktjax.models.imported.graph import Graph
+
+GRAPH = "graph.json"
+CONSTANTS = "constants.safetensors"
+_LARGEST_FILE = 2**28  # bytes of a graph.json; those of timm's models have 2**20
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Imported:
+    """A graph with all that its parameters are not: `forward` and `definition` of a Classifier.
+
+    It is the evaluation graph, in training too: without dropout and stochastic depth. BatchNorm
+    trains.
+
+    Attributes:
+      graph: what is computed.
+      fixed: the entries of model.safetensors that nothing trains, whether the graph reads them or
+        not: tables of indices, counters, heads that only torch's training uses.
+      constants: the entries of constants.safetensors.
+      facts: fields of config.json that an export has as well.
+    """
+
+    graph: Graph
+    fixed: Arrays = dataclasses.field(repr=False)
+    constants: Arrays = dataclasses.field(repr=False)
+    facts: Mapping[str, Any]
+
+    @functools.cached_property
+    def _program(self) -> evaluate.Program:
+        return evaluate.program(self.graph, self.fixed, self.constants)
+
+    def __call__(
+        self,
+        variables: Variables,
+        x_BxHxWx3: jax.Array,
+        *,
+        train: bool,
+        rngs: Mapping[str, jax.Array] | None,
+        freeze_stats: bool,
+    ) -> tuple[Output, Any]:
+        """As Classifier.forward: prepared images in, Output and batch_stats out."""
+        del rngs  # nothing is drawn
+        train = train and not freeze_stats
+        return evaluate.run(self._program, variables, x_BxHxWx3, train=train)
+
+    def export(
+        self, classifier: Classifier, folder: Path, *, format: str, facts: Mapping[str, Any]
+    ) -> None:
+        """Writes a folder that `load_model` reads, with weights that torch loads by its names.
+
+        Raises:
+          ValueError: the format is transformers', or the classifier has been given other weights.
+        """
+        if format == "hf":
+            raise ValueError(
+                f"{classifier.name} is an imported graph, which is written with torch's names: "
+                "transformers' model loads model.safetensors by load_state_dict."
+            )
+        variables = jax.device_get(dict(classifier.variables))
+        moving = {**variables["params"], **variables.get("batch_stats", {})}
+        entries = {
+            name: np.asarray(self.fixed[name] if name in self.fixed else moving[name], tensor.dtype)
+            for name, tensor in self.graph.weights.items()
+        }
+        entries |= {name: entries[first] for name, first in self.graph.tied.items()}
+        write(
+            folder,
+            Folder(self.graph, entries, self.constants),
+            {
+                "format": weights.TORCH,
+                "architecture": classifier.architecture.removeprefix(weights.IMPORTED),
+                "num_classes": len(classifier.classes),
+                "origin": classifier.origin,
+                **self.facts,
+                **facts,
+                "pretrained_cfg": self.facts["pretrained_cfg"]
+                | weights.pretrained_cfg(classifier.input),
+                "label_names": classifier.classes,
+            },
+        )
+
+    def replace_head(
+        self, classifier: Classifier, classes: Sequence[str], *, head: str, seed: int
+    ) -> Classifier:
+        """The classifier with a new last layer, as `ktjax.models.replace_head` says."""
+        try:
+            changed = heads.with_classes(self.graph, len(classes))
+        except ValueError as error:
+            raise ValueError(f"{classifier.name} cannot have a new head: {error}.") from error
+        params = dict(classifier.variables["params"]) | heads.fresh(changed, head, seed)
+        definition = dataclasses.replace(self, graph=changed)
+        return dataclasses.replace(
+            classifier,
+            forward=definition,
+            definition=definition,
+            variables={**classifier.variables, "params": params},
+            classes=tuple(classes),
+            origin=f"{classifier.origin}, new head",
+            options={"graph": _digest(changed, self.constants)},
+        )
+
+    def head_of(self, classifier: Classifier) -> Variables:
+        """Which variables are the last layers': a tree of bools."""
+        try:
+            of_head = heads.parameters(self.graph)
+        except ValueError as error:
+            raise ValueError(f"{classifier.name} has no head to train alone: {error}.") from error
+        variables = dict(classifier.variables)
+        return {
+            kind: {name: kind == "params" and name in of_head for name in variables[kind]}
+            for kind in variables
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """What a folder of an imported model holds, beside config.json."""
+
+    graph: Graph
+    entries: Arrays  # of model.safetensors
+    constants: Arrays
+
+
+def write(folder: Path, content: Folder, config: Mapping[str, Any]) -> None:
+    """Writes a folder; config.json last, which says that it is whole."""
+    paths.make_folder(folder)
+    for name, arrays in ((weights.WEIGHTS, content.entries), (CONSTANTS, content.constants)):
+        if arrays:
+            arrays = {key: np.asarray(array, order="C") for key, array in arrays.items()}
+            files.write_whole(folder / name, safetensors_numpy.save(arrays, {"format": "pt"}))
+    files.write_whole(folder / GRAPH, _text(content.graph))
+    text = json.dumps(config, indent=1, ensure_ascii=False)
+    files.write_whole(folder / weights.CONFIG, f"{text}\n")
+
+
+def _text(of: Graph) -> str:
+    """graph.json, a line for each node."""
+    content = graph.to_json(of)
+    dump = functools.partial(json.dumps, allow_nan=False, separators=(",", ":"))
+    nodes = ",\n".join(map(dump, content.pop("nodes")))
+    start = dump(content)
+    return f'{start[:-1]},"nodes":[\n{nodes}\n]}}\n'
+
+
+def read_graph(path: Path) -> Graph:
+    """Reads and checks a graph.json; ValueError if it is none, or makes no sense."""
+    if path.stat().st_size > _LARGEST_FILE:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, which no model needs.")
+    try:
+        return _checked(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} makes no sense: it is nested too deeply.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} makes no sense: {error}.") from error
+
+
+@functools.lru_cache(maxsize=32)
+def _checked(text: str) -> Graph:
+    found = graph.from_json(json.loads(text))
+    evaluate.check(found)
+    return found
+
+
+def blank(folder: Path, config: Mapping[str, Any], *, name: str) -> Classifier:
+    """The Classifier in a folder, its variables shapes; weights are not read."""
+    return _classifier(folder, config, name, read_graph(folder / GRAPH), {}, {})
+
+
+def load(folder: Path, config: Mapping[str, Any], *, name: str) -> Classifier:
+    """The Classifier in a folder, which needs no torch.
+
+    Args:
+      folder: as `write` leaves it.
+      config: what its config.json holds.
+      name: what the user calls it.
+
+    Raises:
+      ValueError: the graph makes no sense, or the weights do not fit it; all that do not are
+        listed. Until then nothing is read but names and shapes.
+    """
+    found = read_graph(folder / GRAPH)
+    arrays = []
+    for file, wanted in (
+        (weights.WEIGHTS, found.weights | {k: found.weights[v] for k, v in found.tied.items()}),
+        (CONSTANTS, found.constants),
+    ):
+        path = folder / file
+        if not wanted and not path.exists():
+            arrays.append({})
+            continue
+        shapes = {key: tensor.shape for key, tensor in wanted.items()}
+        there = weights.read_shapes(path)
+        structs = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in there.items()}
+        weights.check_fit(path, structs, shapes, by=GRAPH)
+        arrays.append(weights.read_entries(path))
+    entries, constants = arrays
+    return _classifier(folder, config, name, found, entries, constants)
+
+
+def _digest(of: Graph, constants: Arrays) -> str:
+    """Tells graphs apart whose parameters are the same."""
+    digest = hashlib.sha256(_text(of).encode())
+    for key, array in sorted(constants.items()):
+        digest.update(key.encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _classifier(
+    folder: Path,
+    config: Mapping[str, Any],
+    name: str,
+    found: Graph,
+    entries: Arrays,
+    constants: Arrays,
+) -> Classifier:
+    if config["num_classes"] != found.num_classes:
+        raise ValueError(
+            f"{folder / weights.CONFIG} says {config['num_classes']} classes, and {GRAPH} has "
+            f"{found.num_classes}."
+        )
+    spec = weights.input_spec(config)
+    if spec.size != found.size:
+        raise ValueError(
+            f"{folder / weights.CONFIG} says images of {spec.size[0]}x{spec.size[1]}, and {GRAPH} "
+            f"is for {found.size[0]}x{found.size[1]}: import the model again with size=."
+        )
+
+    def variables(names: Sequence[str]) -> dict[str, Any]:
+        if not entries:
+            of = {key: found.weights[key].shape for key in names}
+            return {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in of.items()}
+        return {key: jnp.asarray(entries[key], jnp.float32) for key in names}
+
+    moving = {*found.trained, *found.statistics, *found.tied}
+    kept = ("versions", "model_args", "pretrained_cfg")
+    definition = Imported(
+        graph=found,
+        fixed={key: array for key, array in entries.items() if key not in moving},
+        constants=constants,
+        facts={key: config[key] for key in kept if key in config},
+    )
+    stats = variables(found.statistics)
+    return Classifier(
+        name=name,
+        architecture=config["architecture"],
+        forward=definition,
+        variables={"params": variables(found.trained)} | ({"batch_stats": stats} if stats else {}),
+        input=spec,
+        classes=class_names(config),
+        origin=config["origin"],
+        options={"graph": _digest(found, constants)},
+        definition=definition,
+    )

@@ -1,0 +1,284 @@
+"""Models of yours as Classifiers: Linen and NNX modules, and functions of parameters.
+
+They take prepared images [B, height, width, 3], float, and give logits [B, C], or these and the
+features [B, D] that the head reads, which objectives that compare features need. A job takes the
+Classifiers beside names, `transfer.run(config, workdir, models={"mine": classifier})`, and exports
+what it has trained as weights that `load_weights` puts into such a Classifier again.
+"""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax import nnx, traverse_util
+from safetensors import numpy as safetensors_numpy
+
+from ktjax import files, parallel, paths
+from ktjax.classifier import Classifier, Forward, InputSpec, Output, Variables
+from ktjax.models.checkpoints import weights
+from ktjax.models.classes import numbered
+
+_KEPT = ("params", "batch_stats")  # the collections that training knows
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """An architecture that only its owner has: `definition` of a Classifier."""
+
+    def export(
+        self, classifier: Classifier, folder: Path, *, format: str, facts: Mapping[str, Any]
+    ) -> None:
+        """Writes weights, by their paths, and a config.json that says whose they are.
+
+        Raises:
+          ValueError: the format is timm's or transformers'.
+        """
+        if format != "ktjax":
+            raise ValueError(
+                f"{classifier.name} is a module of yours: there is no format {format}."
+            )
+        paths.make_folder(folder)
+        arrays = safetensors_numpy.save(_flat(classifier.variables))
+        files.write_whole(folder / weights.WEIGHTS, arrays)
+        config = {
+            "format": weights.OWN,
+            "architecture": classifier.architecture,
+            "num_classes": len(classifier.classes),
+            "origin": classifier.origin,
+            **facts,
+            "model_args": {},
+            "pretrained_cfg": weights.pretrained_cfg(classifier.input),
+            "label_names": classifier.classes,
+        }
+        text = json.dumps(config, indent=1, ensure_ascii=False)
+        files.write_whole(folder / weights.CONFIG, f"{text}\n")
+
+    def replace_head(
+        self, classifier: Classifier, classes: Sequence[str], *, head: str, seed: int
+    ) -> Classifier:
+        """Nobody but its owner knows where the head is."""
+        del classes, head, seed
+        raise ValueError(f"{classifier.name} is a module of yours: give it the head that you want.")
+
+    def head_of(self, classifier: Classifier) -> Variables:
+        """Likewise."""
+        raise ValueError(
+            f"{classifier.name} is a module of yours, and where its head is is unknown."
+        )
+
+
+def from_linen(
+    module: nn.Module,
+    variables: Variables,
+    *,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str] | int,
+    name: str | None = None,
+) -> Classifier:
+    """A Classifier of a Linen module.
+
+    If `module(x)` takes `train`, or else `deterministic`, it is told whether it trains; dropout
+    draws from the key `dropout`. BatchNorm normalizes with what its own device sees unless it has
+    `axis_name=ktjax.parallel.AXIS`; its running statistics become the mean over all devices. With
+    frozen statistics the module is not told that it trains, and has no dropout either.
+
+    Args:
+      module: takes prepared images [B, height, width, 3].
+      variables: what `module.init` gives, or training has left: `params`, `batch_stats` and any
+        others, which stay as they are.
+      size: height and width of the images.
+      mean, std: what images are normalized with, for values from 0 to 1.
+      classes: their names, or how many there are.
+      name: what it is called; None: as its class.
+
+    Raises:
+      ValueError: it gives something else than logits, of so many classes.
+    """
+    constant = {kind: value for kind, value in variables.items() if kind not in _KEPT}
+    flags = inspect.signature(type(module).__call__).parameters
+
+    def told(train: bool) -> dict[str, bool]:
+        if "train" in flags:
+            return {"train": train}
+        return {"deterministic": not train} if "deterministic" in flags else {}
+
+    def forward(variables, x, *, train, rngs, freeze_stats):
+        stats = variables.get("batch_stats", {})
+        train = train and not (freeze_stats and stats)
+        at = {**constant, **variables}
+        if not (train and stats):
+            return _output(module.apply(at, x, rngs=rngs, **told(train))), stats
+        given, updates = module.apply(at, x, rngs=rngs, mutable=["batch_stats"], **told(True))
+        return _output(given), _over_devices(updates["batch_stats"])
+
+    kept = {kind: variables[kind] for kind in _KEPT if variables.get(kind)}
+    called = type(module).__name__
+    return _checked(
+        f"linen:{called}", forward, kept, _spec(size, mean, std), classes, name or called
+    )
+
+
+def from_nnx(
+    module: nnx.Module,
+    *,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str] | int,
+    name: str | None = None,
+) -> Classifier:
+    """A Classifier of an NNX module, called as `module(x)`; it stays as it is.
+
+    `module.train()` and `module.eval()` say whether it trains; frozen statistics leave dropout on.
+    Else as `from_linen`. In `variables` a parameter is called by its path, `layers.0.kernel`;
+    `update_nnx` brings them back into such a module.
+    """
+    graph, params, stats, others = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    structures = [jax.tree.structure(state) for state in (params, stats)]
+    names = [_names(state) for state in (params, stats)]
+
+    def again(variables: Variables) -> nnx.Module:
+        kinds = zip(_KEPT, structures, names, strict=True)
+        states = [
+            jax.tree.unflatten(structure, [variables.get(kind, {})[n] for n in paths])
+            for kind, structure, paths in kinds
+        ]
+        return nnx.merge(graph, *states, jax.tree.map(lambda x: x, others))
+
+    def forward(variables, x, *, train, rngs, freeze_stats):
+        at = again(variables)
+        if train:
+            at.train()
+            if freeze_stats:
+                at.set_attributes(use_running_average=True, raise_if_not_found=False)
+            if rngs is not None:
+                nnx.reseed(at, **{"default": rngs["dropout"], **rngs})
+        else:
+            at.eval()
+        given = at(x)
+        after = jax.tree.leaves(nnx.state(at, nnx.BatchStat))
+        found = dict(zip(names[1], after, strict=True))
+        moved = train and not freeze_stats
+        return _output(given), _over_devices(found) if moved else variables.get("batch_stats", {})
+
+    leaves = [dict(zip(_names(s), jax.tree.leaves(s), strict=True)) for s in (params, stats)]
+    kept = {kind: values for kind, values in zip(_KEPT, leaves, strict=True) if values}
+    called = type(module).__name__
+    return _checked(f"nnx:{called}", forward, kept, _spec(size, mean, std), classes, name or called)
+
+
+def update_nnx(module: nnx.Module, classifier: Classifier) -> None:
+    """Gives a module like the one that `from_nnx` took the classifier's weights."""
+    for kind, kinds in zip(_KEPT, (nnx.Param, nnx.BatchStat), strict=True):
+        state = nnx.state(module, kinds)
+        found = classifier.variables.get(kind, {})
+        leaves = [found[name] for name in _names(state)]
+        nnx.update(module, jax.tree.unflatten(jax.tree.structure(state), leaves))
+
+
+def from_function(
+    apply: Callable[[Any, jax.Array], Any],
+    params: Any,
+    *,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str] | int,
+    name: str = "function",
+) -> Classifier:
+    """A Classifier of a function `apply(params, x)`, which draws nothing and keeps nothing.
+
+    `params` is a dict of dicts of arrays. Else as `from_linen`.
+    """
+
+    def forward(variables, x, *, train, rngs, freeze_stats):
+        del train, rngs, freeze_stats
+        return _output(apply(variables["params"], x)), {}
+
+    kept = {"params": params}
+    return _checked(f"function:{name}", forward, kept, _spec(size, mean, std), classes, name)
+
+
+def load_weights(classifier: Classifier, folder: str | Path) -> Classifier:
+    """The classifier with the weights that a job has exported of it.
+
+    Raises:
+      ValueError: they do not fit; all that do not are listed.
+    """
+    path = Path(folder) / weights.WEIGHTS
+    found = weights.read_entries(path)
+    flat = _flat(classifier.variables)
+    shapes = {name: array.shape for name, array in flat.items()}
+    weights.check_fit(path, found, shapes, by=classifier.name)
+    nested = traverse_util.unflatten_dict({tuple(n.split("/")): found[n] for n in flat})
+    config = weights.read_json(Path(folder) / weights.CONFIG)
+    return dataclasses.replace(classifier, variables=nested, origin=config["origin"])
+
+
+def _flat(variables: Variables) -> dict[str, np.ndarray]:
+    """Arrays by their paths, joined by "/"."""
+    flat = traverse_util.flatten_dict(jax.device_get(dict(variables)), sep="/")
+    return {name: np.asarray(leaf, order="C") for name, leaf in flat.items()}
+
+
+def _names(state: Any) -> list[str]:
+    """What the leaves of an NNX state are called, in their order."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    return [
+        ".".join(str(getattr(key, "key", getattr(key, "idx", ""))) for key in path).strip(".")
+        for path in paths
+    ]
+
+
+def _output(given: Any) -> Output:
+    """Logits, or these and features."""
+    if isinstance(given, Output):
+        return given
+    return Output(*given) if isinstance(given, tuple) else Output(given, None)
+
+
+def _over_devices(stats: Any) -> Any:
+    """The mean over all devices, where a step runs on several."""
+    return jax.lax.pmean(stats, parallel.AXIS) if parallel.is_mapped() else stats
+
+
+def _spec(size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> InputSpec:
+    return InputSpec(tuple(size), tuple(mean), tuple(std))
+
+
+def _checked(
+    architecture: str,
+    forward: Forward,
+    variables: Variables,
+    spec: InputSpec,
+    classes: Sequence[str] | int,
+    name: str,
+) -> Classifier:
+    """The Classifier, if it gives what Classifiers do."""
+    names = numbered(classes) if isinstance(classes, int) else tuple(classes)
+    model = Classifier(
+        name=name,
+        architecture=architecture,
+        forward=forward,
+        variables=variables,
+        input=spec,
+        classes=names,
+        origin=f"own {name}",
+        definition=Own(),
+    )
+    image = jax.ShapeDtypeStruct((2, *spec.size, 3), np.uint8)
+    given = jax.eval_shape(lambda v, x: model.apply(v, x)[0], dict(variables), image)
+    if given.logits.shape != (2, len(names)):
+        raise ValueError(
+            f"{name} gives logits of the shape {list(given.logits.shape)} for 2 images, and there "
+            f"are {len(names)} classes."
+        )
+    return model

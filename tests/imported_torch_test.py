@@ -1,0 +1,203 @@
+"""What only torch and timm can show of imported models; .ci/full has them.
+
+imported_test.py has the rest, on what torch has said before.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from goldens import rule
+from safetensors import numpy as safetensors_numpy
+
+import ktjax
+from ktjax import models
+from ktjax.models import imported
+from ktjax.models.checkpoints import weights
+
+pytestmark = pytest.mark.full
+NORMAL = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+# An architecture of each family that is small, and the size of its images.
+NATIVE = {
+    "resnet": "test_resnet",
+    "resnetv2": "resnetv2_18",
+    "regnet": "regnety_002",
+    "convnext": "test_convnext",
+    "efficientnet": "test_efficientnet",
+    "mobilenetv3": "mobilenetv3_small_050",
+    "vision_transformer": "test_vit",
+    "vision_transformer_relpos": "vit_relpos_small_patch16_224",
+    "deit": "deit_tiny_distilled_patch16_224",
+    "swin_transformer": "swin_tiny_patch4_window7_224",
+    "xcit": "xcit_nano_12_p16_224",
+    "pit": "pit_ti_224",
+    "mlp_mixer": "mixer_s32_224",
+}
+
+
+def timms(architecture, folder):
+    """A folder as timm's save_for_hf leaves it, with the weights of the rule; and the model."""
+    timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
+    module = timm.create_model(architecture, num_classes=rule.CLASSES).eval()
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(torch.from_numpy(rule.weight(name, tuple(value.shape))))
+    folder.mkdir(parents=True)
+    spec = dict(module.pretrained_cfg)
+    kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "first_conv", "classifier")
+    config = {
+        "architecture": architecture,
+        "num_classes": rule.CLASSES,
+        "pretrained_cfg": {key: spec[key] for key in kept},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    arrays = {name: value.numpy() for name, value in module.state_dict().items()}
+    arrays = {name: np.array(value, order="C") for name, value in arrays.items()}
+    safetensors_numpy.save_file(arrays, folder / weights.WEIGHTS)
+    return module
+
+
+def answers(model, x, size=None):
+    """Logits, and the norm of the gradient to the image."""
+
+    def logits(x):
+        return model.forward(model.variables, x, train=False, rngs=None, freeze_stats=False)[0][0]
+
+    def run(x):
+        gradient = jax.grad(lambda x: jnp.square(logits(x)).mean())(x)
+        return logits(x), gradient
+
+    return jax.jit(run)(x)
+
+
+def test_every_family_is_here():
+    assert NATIVE.keys() == models.FAMILIES.keys()
+
+
+@pytest.mark.parametrize("family", NATIVE)
+def test_native_and_imported_agree(family, tmp_path):
+    timms(NATIVE[family], tmp_path / "timms")
+    native = models.load(str(tmp_path / "timms"))
+    model = imported.import_named(str(tmp_path / "timms"), tmp_path / "graph")
+    assert model.definition is not None and native.definition is None
+    assert model.input == native.input
+    x = jnp.asarray(rule.images(native.input.size[0])[:2])
+    (logits, gradient), (expected, wanted) = (answers(each, x) for each in (model, native))
+    np.testing.assert_allclose(logits, expected, atol=3e-4 * np.std(expected))
+    np.testing.assert_allclose(gradient, wanted, atol=3e-3 * np.abs(wanted).max())
+
+
+def test_an_exported_student_has_torchs_bits(tmp_path):
+    """timm loads it as local-dir, torch by load_state_dict."""
+    import timm
+    import torch
+
+    module = timms("test_byobnet", tmp_path / "timms")
+    model = imported.import_named(str(tmp_path / "timms"), tmp_path / "graph")
+    ktjax.export_model(model, tmp_path / "export", format="timm")
+    again = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
+    x = torch.from_numpy(rule.images(160)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        assert torch.equal(again(x), module(x))
+    entries = safetensors_numpy.load_file(tmp_path / "export" / weights.WEIGHTS)
+    state = {name: torch.from_numpy(array) for name, array in entries.items()}
+    module.load_state_dict(state, strict=True)
+
+
+def test_what_cannot_be_imported_says_why(tmp_path):
+    import torch
+
+    class Data(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+
+    class Two(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)), x.mean((2, 3))
+
+    class OneBatch(torch.nn.Module):
+        def forward(self, x):
+            return x.reshape(2, 3, -1).mean(-1)
+
+    class Inner(torch.nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x) + torch.igamma(x.abs() + 1, x.abs())
+
+    class Unknown(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.odd = Inner()
+
+        def forward(self, x):
+            return torch.lgamma(self.odd(x).mean((2, 3)))
+
+    for kind, message in (
+        (Data, r"torch\.export cannot take this Data"),
+        (Two, r"The module gives 2 tensors .*wrap it in a module that returns the logits"),
+        (OneBatch, r"torch\.export cannot take this OneBatch .*a batch of any size"),
+        (Unknown, r"igamma in odd; lgamma in the model itself; special_bessel_j0 in odd"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ktjax.import_torch(kind(), tmp_path / "out", size=(8, 8), classes=3, **NORMAL)
+    with pytest.raises(ValueError, match="has 3 classes, and 4 are named"):
+        linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+        ktjax.import_torch(linear, tmp_path / "out", size=(8, 8), classes=4, **NORMAL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_module_stays_as_it_was(tmp_path):
+    import torch
+
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.Flatten(),
+        torch.nn.Linear(144, 3),
+    ).half()
+    model = ktjax.import_torch(module, tmp_path, size=(8, 8), classes=("a", "b", "c"), **NORMAL)
+    assert module.training and module[0].weight.dtype == torch.float16
+    assert model.classes == ("a", "b", "c") and model.name == str(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["versions"]["torch"] == torch.__version__
+
+
+def test_the_command(tmp_path):
+    timms("test_byobnet", tmp_path / "timms")
+    run = [sys.executable, "-m", "ktjax.models", "import"]
+    command = [*run, str(tmp_path / "timms"), str(tmp_path / "out"), "--size", "96"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert "test_byobnet, 378,0" in done.stdout or "images of 96x96, 10 classes" in done.stdout
+    assert models.load(str(tmp_path / "out")).input.size == (96, 96)
+    done = subprocess.run([*run, "nothing", "out"], capture_output=True, text=True)
+    assert done.returncode == 2 and "neither timm/NAME nor hf:" in done.stderr
+
+
+def test_a_name_of_timms_is_imported_once(tmp_path, monkeypatch):
+    from ktjax.models.imported import importing
+
+    timms("test_byobnet", tmp_path / "timms")
+    monkeypatch.setattr(importing.constants, "HF_HOME", str(tmp_path / "cache"))
+    asked = []
+
+    def of_timm(name, origin, size):
+        asked.append(name)
+        return importing_of_timm(f"local-dir:{tmp_path / 'timms'}", origin, size)
+
+    importing_of_timm = importing._of_timm
+    monkeypatch.setattr(importing, "_of_timm", of_timm)
+    first = models.load("timm/test_byobnet.r160_in1k")
+    second = models.load("timm/test_byobnet.r160_in1k")
+    assert asked == ["test_byobnet.r160_in1k"]
+    assert first.origin == second.origin == "pretrained timm/test_byobnet.r160_in1k"
+    jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+    with pytest.raises(
+        ValueError, match=r"No architecture 'test_byobnot'\. Nearest: .* Nor has timm"
+    ):
+        models.load("timm/test_byobnot.r160_in1k")

@@ -1,0 +1,198 @@
+"""Modules of one's own as Classifiers: Linen, NNX, functions; alone and in a job."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_jobs
+from flax import linen as nn
+from flax import nnx
+
+import ktjax
+from ktjax import models, parallel
+from ktjax.checkpoint import Checkpoints
+from ktjax.jobs import transfer
+from ktjax.models.checkpoints import weights
+
+SPEC = dict(size=(12, 12), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+SPEC |= dict(classes=small_jobs.CLASSES)
+
+
+class Mine(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(6, (3, 3), 2, name="conv")(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn")(x)
+        x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x)).mean((1, 2))
+        return nn.Dense(4, name="head")(x), x
+
+
+class Yours(nnx.Module):
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(432, 8, rngs=rngs), nnx.Linear(8, 4, rngs=rngs)])
+        self.bn = nnx.BatchNorm(8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        x = jnp.tanh(self.bn(self.layers[0](x.reshape(x.shape[0], -1))))
+        return self.layers[1](self.dropout(x))
+
+
+def of_linen():
+    module = Mine()
+    return module, ktjax.from_linen(
+        module, jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 12, 12, 3))), **SPEC
+    )
+
+
+def of_nnx():
+    module = Yours(nnx.Rngs(0))
+    return module, ktjax.from_nnx(module, **SPEC)
+
+
+def of_function():
+    kernel = jax.random.normal(jax.random.key(0), (432, 4)) / 20
+
+    def apply(params, x):
+        return jnp.dot(x.reshape(x.shape[0], -1), params["dense"]["kernel"])
+
+    return apply, ktjax.from_function(apply, {"dense": {"kernel": kernel}}, **SPEC)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), np.uint8)
+PREPARED = (jnp.asarray(IMAGES, jnp.float32) / 255 - 0.5) / 0.25
+
+
+def test_they_answer_as_the_module():
+    module, model = of_linen()
+    output, stats = jax.jit(model.apply)(model.variables, IMAGES)
+    logits, features = module.apply(model.variables, PREPARED)
+    np.testing.assert_allclose(output.logits, logits, atol=1e-5)
+    np.testing.assert_allclose(output.features, features, atol=1e-5)
+    assert stats is not None and model.architecture == "linen:Mine"
+    module, model = of_nnx()
+    output, _ = jax.jit(model.apply)(model.variables, IMAGES)
+    module.eval()
+    np.testing.assert_allclose(output.logits, module(PREPARED), atol=1e-5)
+    assert output.features is None
+    assert "layers.0.kernel" in model.variables["params"]
+    apply, model = of_function()
+    output, stats = jax.jit(model.apply)(model.variables, IMAGES)
+    np.testing.assert_allclose(output.logits, apply(model.variables["params"], PREPARED), atol=1e-5)
+    assert stats == {}
+
+
+@pytest.mark.parametrize("make", [of_linen, of_nnx])
+def test_training_moves_statistics_and_drops(make):
+    _, model = make()
+
+    @functools.partial(jax.jit, static_argnames="freeze_stats")
+    def run(key, freeze_stats=False):
+        return model.apply(
+            model.variables,
+            IMAGES,
+            train=True,
+            rngs={"dropout": jax.random.key(key)},
+            freeze_stats=freeze_stats,
+        )
+
+    first, stats = run(0)
+    same, _ = run(0)
+    other, _ = run(1)
+    np.testing.assert_array_equal(first.logits, same.logits)
+    assert np.abs(first.logits - other.logits).max() > 1e-3
+    before = model.variables["batch_stats"]
+    assert jax.tree.structure(stats) == jax.tree.structure(before)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), stats, before)
+    assert min(jax.tree.leaves(moved)) > 1e-3
+    _, frozen = run(0, freeze_stats=True)
+    jax.tree.map(np.testing.assert_array_equal, frozen, before)
+
+
+def test_statistics_are_the_mean_over_devices():
+    _, model = of_linen()
+
+    def step(image):
+        return model.apply(model.variables, image, train=True, rngs={"dropout": jax.random.key(0)})
+
+    _, whole = jax.jit(jax.vmap(step, axis_name=parallel.AXIS))(IMAGES.reshape(2, 4, 12, 12, 3))
+    halves = [jax.jit(step)(half)[1] for half in (IMAGES[:4], IMAGES[4:])]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-5), whole, mean)
+
+
+def test_batch_norm_trains_outside_of_pmap():
+    model = models.create("tiny_resnet_narrow", classes=small_jobs.CLASSES, seed=0)
+    step = functools.partial(model.apply, train=True)
+    output, stats = jax.jit(step)(model.variables, IMAGES)
+    mapped = jax.jit(jax.vmap(step, (None, 0), axis_name=parallel.AXIS))
+    expected, same = mapped(model.variables, IMAGES.reshape(2, 4, 12, 12, 3))
+    np.testing.assert_allclose(output.logits, expected.logits.reshape(8, 4), atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-4), stats, same)
+
+
+@pytest.mark.usefixtures("compile_once")
+def test_a_job_takes_them_beside_names(zoo, images, tmp_path, monkeypatch):
+    given = {"mine": of_linen()[1], "yours": of_nnx()[1], "ours": of_function()[1]}
+    config = small_jobs.transferring(
+        images, "mine", ["yours", "ours", zoo[2]], arg="objectives=kl_dp,strategy=parallel"
+    )
+    results = transfer.run(config, tmp_path / "undisturbed", models=given)
+    with monkeypatch.context() as patch:
+        small_jobs.kill_at(patch, Checkpoints, "save", calls=1)
+        with pytest.raises(small_jobs.KilledError):
+            transfer.run(config, tmp_path / "resumed", models=given)
+    transfer.run(config, tmp_path / "resumed", models=given)
+    small_jobs.check_same(tmp_path / "resumed", tmp_path / "undisturbed")
+    (row,) = results["runs"]
+    folder = tmp_path / "undisturbed" / "students" / row["run"]
+    # The student's weights, for its own module.
+    student = ktjax.load_weights(given["mine"], folder)
+    assert small_jobs.accuracy_of(student, images) == row["accuracy_after"]
+    assert "after kl_dp from" in student.origin
+    before = given["mine"].variables
+    assert jax.tree.structure(student.variables) == jax.tree.structure(dict(before))
+    logits, _ = Mine().apply(student.variables, PREPARED)
+    np.testing.assert_allclose(
+        logits, student.apply(student.variables, IMAGES)[0].logits, atol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"a module of somebody's own, linen:Mine: ktjax\.load_w"):
+        models.load(str(folder))
+
+
+def test_a_student_of_nnx_goes_back_into_its_module(tmp_path):
+    _, model = of_nnx()
+    params = {name: value + 1 for name, value in model.variables["params"].items()}
+    changed = dataclasses.replace(model, variables={**model.variables, "params": params})
+    ktjax.export_model(changed, tmp_path)
+    module = Yours(nnx.Rngs(1))
+    ktjax.update_nnx(module, ktjax.load_weights(model, tmp_path))
+    module.eval()
+    output, _ = jax.jit(changed.apply)(changed.variables, IMAGES)
+    np.testing.assert_allclose(module(PREPARED), output.logits, atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused(images, zoo, refused, tmp_path):
+    module, model = of_linen()
+    with pytest.raises(ValueError, match=r"logits of the shape \[2, 4\].* there are 5 classes"):
+        ktjax.from_linen(module, model.variables, **{**SPEC, "classes": 5})
+    with pytest.raises(ValueError, match="is a module of yours: there is no format timm"):
+        ktjax.export_model(model, tmp_path, format="timm")
+    with pytest.raises(ValueError, match="give it the head that you want"):
+        models.replace_head(model, ("a", "b"), head="zero")
+    ktjax.export_model(of_nnx()[1], tmp_path)
+    with pytest.raises(ValueError, match="missing params/head/kernel"):
+        ktjax.load_weights(model, tmp_path)
+    assert weights.is_export(tmp_path)
+    run = functools.partial(transfer.run, models={"mine": model, "other": model})
+    config = small_jobs.transferring(images, "mine", [zoo[0]])
+    refused(run, config, "Neither config.student nor config.teachers names the given other")
+    run = functools.partial(transfer.run, models={"yours": of_nnx()[1]})
+    config = small_jobs.transferring(images, zoo[0], ["yours"], arg="objectives=cd")
+    refused(run, config, r"cd compares features, and yours gives none: let it return \(logits")
+    run = functools.partial(transfer.run, models={"mine": model, "other": model})
+    config = small_jobs.transferring(images, "mine", ["other"])
+    refused(run, config, "Student and teachers have to differ: mine, other")
