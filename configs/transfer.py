@@ -15,7 +15,21 @@ On your own images, one directory per class, with models that configs/pretrain.p
       --config=configs/transfer.py:student=FOLDER,teachers=FOLDER+FOLDER,data=folder:PATH
 
 The defaults follow the paper's protocol: SGD, constant learning rate, 20 epochs, temperature 1, the
-same hyperparameters for every pair. configs/quickstart.py is tuned for the embedded zoo.
+same hyperparameters for every pair. configs/quickstart.py is tuned for the embedded zoo. For your
+own images, where nobody knows a learning rate, each run tries config.learning_rates.
+
+One thing differs: the authors train with the batches' statistics in BatchNorm, here the running
+ones stay (config.batch_norm). Beside each other, tiny_resnet_narrow from tiny_mixer with the
+schedule of configs/study.py, 5 epochs at 0.1, seed 1, change in points on tune and on validation:
+
+            kl_dp         xe_self       self (nobody teaches)
+  frozen    +0.17 +0.13   +0.18 +0.39   +0.01 +0.03
+  train     +0.04 +0.09   +0.08 +0.14    0.00 +0.03
+
+(errors +- 0.12 on tune). And half an epoch of train at a learning rate of 1e-12, where all that
+changes is statistics: +0.05, -0.03, -0.02 on tune, -0.10, -0.07, +0.06 on validation for
+tiny_resnet_narrow, tiny_resnet and tiny_resnet_wide. So frozen is the default: no worse on tune,
+and a batch of any size is the same.
 """
 
 from typing import Any
