@@ -47,7 +47,10 @@ def test_a_run_that_finds_nothing_better_abstains(noisy, quartet, tmp_path, caps
     for name, array in before.items():
         np.testing.assert_array_equal(array, after[name])
     assert all(control.abstained for control in results.controls)
-    assert "abstains, stays at" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "abstains, stays at" in said
+    first = next(line for line in said.splitlines() if line.startswith("2 models"))
+    assert "1 transfers and 1 controls of 6 steps each. So few steps change little" in first
     assert verdicts.abstentions(results).startswith("1 of 1 transfers abstained: ")
 
 

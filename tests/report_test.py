@@ -402,6 +402,15 @@ def test_a_single_run_that_changed_nothing(results, tmp_path):
         page_lib.write(tmp_path, results, [])
 
 
+def test_where_no_answer_changed_it_is_said_what_to_do(results):
+    results = copy.deepcopy(results)
+    said = "No run has changed a single answer: train longer"
+    assert said not in verdicts.conclusion(rows.read(results))
+    for run in results["runs"]:
+        run.update(gain=0.0, loss=0.0, delta=0.0, accuracy_after=run["accuracy_before"])
+    assert said in verdicts.conclusion(rows.read(results))
+
+
 def test_results_are_left_as_they_are(results, examples, tmp_path):
     before = copy.deepcopy(results)
     page_lib.write(tmp_path, json.loads(json.dumps(results)), examples)

@@ -91,7 +91,17 @@ def conclusion(results: TransferResults) -> str:
         for kind in sorted(groups, key=KINDS.index)
     ]
     text = "; ".join(clauses)
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{text[0].upper()}{text[1:]}.{_unmoved(results)}"
+
+
+def _unmoved(results: TransferResults) -> str:
+    """What to do where training has changed no answer; or nothing."""
+    if any(run.gain or run.loss or run.abstained for run in results.runs):
+        return ""
+    return (
+        " No run has changed a single answer: train longer (config.total_epochs), or with larger "
+        "learning rates (config.objectives.<name>.learning_rate; None finds one)."
+    )
 
 
 def _teacher_kind(outcome: Outcome, before: float, results: TransferResults) -> str:

@@ -5,10 +5,11 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import tqdm
 
-from ktjax import augment, progress
+from ktjax import augment, parallel, progress
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, recipes, rows, statistics, stores
 from ktjax.experiment.evaluation import Evaluated
@@ -17,6 +18,8 @@ from ktjax.jobs.transfer.plan import STRATEGIES, Run, Teachers
 from ktjax.jobs.transfer.setup import Done, Setup
 from ktjax.targets import live
 from ktjax.targets.store import Store
+
+_FEW = 100  # steps
 
 
 def runs(start: Setup) -> Iterator[Done]:
@@ -27,6 +30,8 @@ def runs(start: Setup) -> Iterator[Done]:
     combines = STRATEGIES[settings.strategy].combine is not None
     total = len(planned) + len(controls)
     with progress.bar(total=total, desc="transfers", unit="run", shown=start.report) as bar:
+        if start.report and parallel.is_first():
+            bar.write(_announced(start, planned, controls))
         for seed in settings.seeds:
             common = _share(start, seed)
             for label in settings.objectives:
@@ -45,6 +50,22 @@ def runs(start: Setup) -> Iterator[Done]:
                     yield Done(row, after.validation_NxC)
             common = common._replace(recipe=_recipes(alone, seed))
             yield from _controls(alone, common, [r for r in controls if r.seed == seed], bar)
+
+
+def _announced(start: Setup, planned: Sequence[Run], controls: Sequence[Run]) -> str:
+    """What is about to be done, in a line."""
+    settings, count = start.settings, len(start.splits.train)
+    steps = settings.durations(count).total
+    rates = max(len(plan.rates(settings, run.objective)) for run in planned)
+    each = f", at up to {rates} learning rates" if rates > 1 else ""
+    device = jax.devices()[0].device_kind
+    text = (
+        f"{len(start.models)} models, {count:,} images, {jax.device_count()} x {device}: "
+        f"{len(planned)} transfers and {len(controls)} controls of {steps:,} steps each{each}."
+    )
+    if steps < _FEW:
+        text += " So few steps change little: config.total_epochs has more."
+    return text
 
 
 def plan_controls(start: Setup, called: str = "") -> tuple[Setup, tuple[Run, ...]]:
