@@ -2,7 +2,8 @@
 
 `ktjax.load_model(name)` and `ktjax.jobs.transfer.run(config, workdir)` are what `ktjax.main` runs;
 `ktjax.predict(model, images)` says what a model sees in images, and
-`ktjax.export_model(classifier, folder, format="timm")` brings it back to where it came from.
+`ktjax.export_model(classifier, folder, format="timm")` brings it back to where it came from, and
+`ktjax.push_to_hub(folder, "OWNER/NAME")` to the Hugging Face hub.
 Importing ktjax imports nothing else: JAX starts when a name is first used.
 """
 
@@ -16,6 +17,7 @@ __version__ = "0.2.0"  # setup.py reads it here
 _LAZY = {
     "load_model": ("ktjax.models", "load"),
     "export_model": ("ktjax.models.checkpoints.weights", "export"),
+    "push_to_hub": ("ktjax.models.checkpoints.hub", "push"),
     "predict": ("ktjax.inference", "predict"),
     "jobs": ("ktjax.jobs", None),
 }
