@@ -54,6 +54,10 @@ setuptools.setup(
         # Buckets as workdirs.
         "gcs": ["gcsfs"],
         "s3": ["s3fs"],
+        # --tracker
+        "wandb": ["wandb"],
+        "mlflow": ["mlflow-skinny>=2"],
+        "trackio": ["trackio"],
         # Stand-ins for buckets: .ci/full kills jobs in them.
         "emulators": ["gcp-storage-emulator", "moto[s3,server]>=5"],
         # Other people's implementations: scripts that make goldens ask them, and .ci/full does.
