@@ -58,7 +58,8 @@ setuptools.setup(
         "wandb": ["wandb"],
         "mlflow": ["mlflow-skinny>=2"],
         "trackio": ["trackio"],
-        # Stand-ins for buckets: .ci/full kills jobs in them.
+        # What is uploaded, see install_test.py; stand-ins for buckets: .ci/full kills jobs in them.
+        "release": ["build", "twine", "wheel"],
         "emulators": ["gcp-storage-emulator", "moto[s3,server]>=5"],
         # Other people's implementations: scripts that make goldens ask them, and .ci/full does.
         "oracle": ["timm", "torch"],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import kill
 import pytest
-from small_jobs import launch, read
+from small_jobs import ROOT, launch, read
 from writer_test import lines, steps_of, write
 
 from ktjax import trackers, writer
@@ -72,14 +72,19 @@ def leveldb(content):
 
 
 @pytest.mark.full
-def test_wandb_offline(follow, monkeypatch, tmp_path):
+def test_wandb_offline(python, monkeypatch, tmp_path):
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    follow("wandb")
-    write(tmp_path, "one", [2, 4])
-    write(tmp_path, "one", [6], first_step=4)  # killed, and gone on
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    for steps, first in (([2, 4], 0), ([6], 4)):  # killed, and gone on by another process
+        python(
+            "import pathlib; from writer_test import write; from ktjax import trackers\n"
+            "trackers.follow('wandb')\n"
+            f"write(pathlib.Path({str(tmp_path)!r}), 'one', {steps}, first_step={first})\n"
+            "print('written')"
+        )
     found = {}
     files = sorted(tmp_path.rglob("*.wandb"))
     assert len(files) == 2 and len({path.name for path in files}) == 1  # one run
