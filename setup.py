@@ -54,7 +54,12 @@ setuptools.setup(
         # Buckets as workdirs.
         "gcs": ["gcsfs"],
         "s3": ["s3fs"],
-        # Stand-ins for buckets: .ci/full kills jobs in them.
+        # --tracker
+        "wandb": ["wandb"],
+        "mlflow": ["mlflow-skinny>=2"],
+        "trackio": ["trackio"],
+        # What is uploaded, see install_test.py; stand-ins for buckets: .ci/full kills jobs in them.
+        "release": ["build", "twine", "wheel"],
         "emulators": ["gcp-storage-emulator", "moto[s3,server]>=5"],
         # Other people's implementations: scripts that make goldens ask them, and .ci/full does.
         "oracle": ["timm", "torch"],

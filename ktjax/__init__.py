@@ -2,7 +2,8 @@
 
 `ktjax.load_model(name)` and `ktjax.jobs.transfer.run(config, workdir)` are what `ktjax.main` runs;
 `ktjax.predict(model, images)` says what a model sees in images, and
-`ktjax.export_model(classifier, folder, format="timm")` brings it back to where it came from.
+`ktjax.export_model(classifier, folder, format="timm")` brings it back to where it came from, and
+`ktjax.push_to_hub(folder, "OWNER/NAME")` to the Hugging Face hub.
 `ktjax.import_torch(module, folder, ...)` makes a Classifier of a torch module, `ktjax.from_linen`,
 `from_nnx` and `from_function` of what is JAX already; `load_weights` reads these back.
 Importing ktjax imports nothing else: JAX starts when a name is first used.
@@ -24,6 +25,7 @@ _LAZY = {
     "update_nnx": ("ktjax.models.own", "update_nnx"),
     "import_torch": ("ktjax.models.imported", "import_torch"),
     "export_model": ("ktjax.models.checkpoints.weights", "export"),
+    "push_to_hub": ("ktjax.models.checkpoints.hub", "push"),
     "predict": ("ktjax.inference", "predict"),
     "jobs": ("ktjax.jobs", None),
 }

@@ -11,6 +11,7 @@ DATA = "data.json"  # what the images were when the run began
 RESULTS = "results.json"  # written last: the job is finished
 PAIRS = "pairs.csv"  # a line for each run of a study
 METRICS = "metrics.jsonl"
+TRACKED = "tracked.json"  # run -> where a tracker has it
 REPORT = "report.html"
 CLASS_FLIPS = "class_flips.safetensors"
 RIGHT = "right.safetensors"  # which validation images are answered right after each run

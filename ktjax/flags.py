@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
 from ktjax import config as config_lib
+from ktjax import trackers
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file or name, and after a colon its arguments.", lock_config=True
@@ -26,6 +27,9 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; where it resumes, too.")
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Delete what another experiment has left in the workdir."
+)
+TRACKER = flags.DEFINE_enum(
+    "tracker", None, list(trackers.TRACKERS), "Who tracks runs beside TensorBoard."
 )
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One of several processes; TPU pods, SLURM and Open MPI are detected."

@@ -17,7 +17,7 @@ from typing import NoReturn
 import jax
 from absl import app, logging
 
-from ktjax import flags, interruption, paths
+from ktjax import flags, interruption, paths, trackers
 from ktjax.config import check_choice
 from ktjax.experiment import logs
 from ktjax.jobs import JOBS
@@ -43,6 +43,7 @@ def run(argv: list[str]) -> None:
         interruption.listen()
         config = flags.CONFIG.value
         check_choice("job", config.job, sorted(JOBS))
+        trackers.follow(flags.TRACKER.value)
         job = importlib.import_module(JOBS[config.job])
         job.run(config, flags.WORKDIR.value, overwrite=flags.OVERWRITE.value)
     except interruption.Interrupted:

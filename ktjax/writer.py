@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tensorboardX
 
-from ktjax import files
+from ktjax import files, trackers
 from ktjax.mirror import Mirror
 
 
@@ -32,6 +32,11 @@ class Writer:
             str(self._mirror.local / files.TENSORBOARD / run), purge_step=first_step + 1
         )
 
+        self._tracker = trackers.begin(workdir, run, self._mirror.local)
+        if self._tracker is not None:
+            links = tracked(workdir) | {run: self._tracker.link}
+            files.write_whole(workdir / files.TRACKED, json.dumps(links, indent=1))
+
     def _keep(self, line: str, first_step: int) -> bool:
         try:
             record = json.loads(line)
@@ -44,6 +49,8 @@ class Writer:
         self._lines.write(json.dumps({"run": self._run, "step": step} | metrics) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.log(step, metrics)
 
     def flush(self) -> None:
         """What was written is where it belongs: a checkpoint that follows may rely on it."""
@@ -55,4 +62,12 @@ class Writer:
         """Flushes everything."""
         self._lines.close()
         self._events.close()
+        if self._tracker is not None:
+            self._tracker.close()
         self._mirror.close()
+
+
+def tracked(workdir: Path) -> dict[str, str]:
+    """Where a tracker has each run of a workdir; empty: none was asked for."""
+    path = workdir / files.TRACKED
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -26,7 +26,17 @@ STORIES = [
     {"objectives", "contrastive", "mutual", "pools", "models", "data", "analysis"},
     {"objective", "batches"},  # what the rooms above have in common: a contract each
     {"partition", "losses", "optim", "parallel", "augment", "classifier", "joint"}
-    | {"config", "files", "mirror", "paths", "interruption", "progress", "topk", "compress"},
+    | {
+        "config",
+        "files",
+        "mirror",
+        "paths",
+        "trackers",
+        "interruption",
+        "progress",
+        "topk",
+        "compress",
+    },
 ]
 APART = {"objectives", "models", "data", "analysis"}
 CORE = {

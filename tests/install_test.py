@@ -6,9 +6,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from ktjax import models
 
 ROOT = Path(__file__).parents[1]
 PIP = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
@@ -36,7 +39,7 @@ def clone(tmp_path_factory):
     for name in ("ktjax", "configs"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
-    for name in ("setup.py", "README.md"):
+    for name in ("setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
     return folder
 
@@ -157,3 +160,21 @@ def test_own_config_file_in_the_working_directory(tmp_path):
     command = [sys.executable, "-c", code, ROOT, "--config=quickstart.py:x", "--workdir=W"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stderr.startswith("ktjax: mine: x")
+
+
+@pytest.mark.full
+def test_what_would_be_uploaded(clone, tmp_path):
+    """An archive of the sources, a wheel made of it, and a README that PyPI shows."""
+    pytest.importorskip("build")
+    pytest.importorskip("twine")
+    run(sys.executable, "-m", "build", "-n", "-o", tmp_path, clone, cwd=tmp_path)
+    paths = sorted(tmp_path.iterdir())
+    assert [path.suffix for path in paths] == [".whl", ".gz"]
+    told = run(sys.executable, "-m", "twine", "check", "--strict", *paths, cwd=tmp_path).stdout
+    assert told.count("PASSED") == 2
+    names = zipfile.ZipFile(paths[0]).namelist()
+    for name in ("py.typed", "configs/quickstart.py", "configs/paper/__init__.py"):
+        assert f"ktjax/{name}" in names
+    weights = [n for n in names if re.fullmatch(r"ktjax/models/glyphs/\w+/model.safetensors", n)]
+    assert len(weights) == len(models.zoo())
+    assert any(name.endswith("/LICENSE") for name in names)

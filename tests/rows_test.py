@@ -51,6 +51,7 @@ def results():
         "data": {"name": "d", "measured": "d", "train": 5, "validation": 7, "skipped": {}},
         "environment": {"jax": "0.10.2", "devices": ["cpu"]},
         "config": {"seeds": [1], "mcl": {}},
+        "tracked": {"kl-a-1": "https://here"},
     }
 
 

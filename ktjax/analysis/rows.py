@@ -191,6 +191,7 @@ class Results:
     data: Data
     environment: Mapping[str, Any]
     config: Mapping[str, Any]
+    tracked: Mapping[str, str] = dataclasses.field(default_factory=dict)  # run -> link or path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

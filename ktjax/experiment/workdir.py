@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import ktjax
-from ktjax import data, files, parallel, paths
+from ktjax import data, files, parallel, paths, writer
 from ktjax.analysis import measures, rows
 from ktjax.analysis.rows import Results, Run
 from ktjax.classifier import Classifier
@@ -25,7 +25,7 @@ from ktjax.settings.record import Record
 # What jobs write beside the config.
 _WRITTEN = (
     *(files.RESULTS, files.DATA, files.REPORT, files.METRICS, files.CLASS_FLIPS, files.RIGHT),
-    *(files.PAIRS, files.FIGURES),
+    *(files.PAIRS, files.FIGURES, files.TRACKED),
     *(files.STUDENTS, files.MODELS, files.PREDICTIONS, files.CHECKPOINTS, files.TENSORBOARD),
     *(files.LOGS, files.RUNS, files.STORE),
 )
@@ -260,7 +260,7 @@ def finish(
       report: else results.json is all that is written, and nothing is printed.
       **found: what `results_of` takes.
     """
-    results = results_of(settings, **found)
+    results = results_of(settings, tracked=writer.tracked(workdir), **found)
     if parallel.is_first():
         path = page.write(workdir, results, examples) if report else None
         # Last: it says that the job is finished.

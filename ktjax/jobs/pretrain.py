@@ -13,7 +13,7 @@ from ktjax.analysis.rows import Model, Results, to_json
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, recipes, rows, supervised
 from ktjax.experiment import workdir as workdir_lib
-from ktjax.models.checkpoints import weights
+from ktjax.models.checkpoints import card, weights
 from ktjax.settings.pretrain import Pretrain
 
 
@@ -62,7 +62,22 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
         trained, row = _train(settings, student, splits, workdir)
         folder = workdir / files.MODELS / row.run
         if parallel.is_first():
-            weights.export(trained, folder, accuracy=row.accuracy_after)
+            training = card.Training(
+                student=student.name,
+                teachers=(),
+                data=settings.data,
+                images=len(splits.validation),
+                before=row.accuracy_before,
+                after=row.accuracy_after,
+                delta_se=row.delta_se,
+                command=card.command(
+                    "pretrain",
+                    model=card.told(student.name),
+                    data=card.told(settings.data),
+                    train=settings.train,
+                ),
+            )
+            weights.export(trained, folder, training=training, accuracy=row.accuracy_after)
         found.append(row)
         facts[row.run] = Model(
             accuracy=row.accuracy_after,

@@ -16,7 +16,7 @@ from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
 from ktjax.jobs.transfer import plan
 from ktjax.joint import Joint
-from ktjax.models.checkpoints import weights
+from ktjax.models.checkpoints import card, weights
 from ktjax.settings.transfer import Transfer
 
 
@@ -110,8 +110,24 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
     """Writes the student of a finished run, and says what became of it."""
     if not parallel.is_first():
         return
-    folder = setup.workdir / files.STUDENTS / row.run
-    weights.export(model, folder, accuracy=row.accuracy_after)
+    folder, settings = setup.workdir / files.STUDENTS / row.run, setup.settings
+    training = card.Training(
+        student=row.student,
+        teachers=row.teachers,
+        data=settings.data,
+        images=len(setup.splits.validation),
+        before=row.accuracy_before,
+        after=row.accuracy_after,
+        delta_se=row.delta_se,
+        command=card.command(
+            "transfer",
+            student=card.told(settings.student),
+            teachers="+".join(map(card.told, settings.teachers)),
+            data=card.told(settings.data),
+            objectives=row.objective if row.teachers else "",
+        ),
+    )
+    weights.export(model, folder, training=training, accuracy=row.accuracy_after)
     if not setup.report:
         return
     change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"

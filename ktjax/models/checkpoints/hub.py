@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import huggingface_hub
 from huggingface_hub import errors
 
+from ktjax import paths
 from ktjax.classifier import InputSpec
-from ktjax.models.checkpoints import weights
+from ktjax.models.checkpoints import card, hf, weights
 
 PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 # The biases of timm's classifiers tell how many classes there are.
@@ -68,14 +69,57 @@ def repository(name: str, configs: Sequence[str]) -> Checkpoint:
 
     Args:
       name: what the repository is called.
-      configs: the files beside the weights that are needed.
+      configs: the files beside the weights that are needed where transformers has written them.
 
     Raises:
       ValueError: as `download`; or ktjax has no model like the one in the config.
     """
-    paths = [download(name, file) for file in configs]
-    config = folder(paths[0].parent).config  # the cache keeps them side by side
+    path = download(name, weights.CONFIG)
+    if hf.is_config(weights.read_json(path)):  # else ktjax has written it, or timm
+        for file in configs:
+            download(name, file)
+    config = folder(path.parent).config  # the cache keeps them side by side
     return Checkpoint(download(name, weights.WEIGHTS), {**config, "origin": f"pretrained {name}"})
+
+
+def push(
+    folder: str | Path, repository: str, *, private: bool = False, token: str | None = None
+) -> str:
+    """Uploads an exported model, which `ktjax.load_model("hf:OWNER/NAME")` loads then.
+
+    All files go in one commit, into a repository that is made if it is not there.
+
+    Args:
+      folder: as `export_model`, or a job, wrote it.
+      repository: OWNER/NAME.
+      private: whether a new repository is.
+      token: that may write there; None: the one that `hf auth login` keeps, or HF_TOKEN.
+
+    Returns:
+      The address of the repository.
+
+    Raises:
+      ValueError: there is no model in the folder, or the hub does not take it.
+    """
+    path = paths.of(folder)
+    if not weights.is_export(path):
+        raise ValueError(f"'{folder}' holds no {weights.CONFIG} and {weights.WEIGHTS}.")
+    names = (card.README, weights.CONFIG, hf.PREPROCESSOR, weights.WEIGHTS)
+    content = {name: (path / name).read_bytes() for name in names if (path / name).exists()}
+    if card.README in content:
+        content[card.README] = content[card.README].replace(b"FOLDER", f"hf:{repository}".encode())
+    api = huggingface_hub.HfApi(token=token)
+    try:
+        url = api.create_repo(repository, private=private, exist_ok=True)
+        api.create_commit(
+            repository,
+            [huggingface_hub.CommitOperationAdd(*file) for file in content.items()],
+            commit_message="Upload with ktjax",
+        )
+    except Exception as error:  # of the hub, of its library, or of what is between
+        reason = str(error).strip().splitlines()[-1].rstrip(".")
+        raise ValueError(f"The hub does not take '{repository}': {reason}.") from error
+    return str(url)
 
 
 def download(repository: str, file: str) -> Path:

@@ -20,7 +20,7 @@ from safetensors import numpy as safetensors_numpy
 
 from ktjax import files, paths
 from ktjax.classifier import Classifier, InputSpec
-from ktjax.models.checkpoints import hf, layouts
+from ktjax.models.checkpoints import card, hf, layouts
 from ktjax.models.checkpoints.catalogue import TIMM
 from ktjax.models.checkpoints.layouts import Layout
 
@@ -217,9 +217,16 @@ def to_arrays(classifier: Classifier, *, layout: Layout) -> dict[str, np.ndarray
 
 
 def export(
-    classifier: Classifier, folder: str | Path, *, format: str = "ktjax", **facts: Any
+    classifier: Classifier,
+    folder: str | Path,
+    *,
+    format: str = "ktjax",
+    training: card.Training | None = None,
+    **facts: Any,
 ) -> None:
     """Writes config.json and model.safetensors, which `ktjax.load_model(folder)` reads back.
+
+    And README.md, a model card, unless there is one that somebody else wrote.
 
     Args:
       classifier: what is written.
@@ -227,6 +234,7 @@ def export(
       format: `ktjax`; `timm` for a folder that timm loads too, as `local-dir:FOLDER`; `hf` for one
         that transformers loads, which then must have loaded the architecture before. Imported
         graphs have torch's names in both of the first.
+      training: what made the model, for the card; None: it is told as it is.
       **facts: more fields of config.json, except where that is transformers'.
 
     Raises:
@@ -236,12 +244,14 @@ def export(
     if classifier.definition is not None:
         _check_format(format)
         classifier.definition.export(classifier, folder, format=format, facts=facts)
+        card.write(folder, classifier, format=format, training=training)
         return
     layout = layout_of(format, classifier.architecture, classifier.options)
     paths.make_folder(folder)
     # save_file's files can be read by their owner only. transformers asks for the metadata.
     entries = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
     files.write_whole(folder / WEIGHTS, entries)
+    card.write(folder, classifier, format=format, training=training)
     if format == "hf":
         hf.write_config(
             folder,

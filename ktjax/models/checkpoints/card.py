@@ -1,0 +1,170 @@
+"""README.md of an exported model: a model card, as the Hugging Face hub reads it.
+
+Names come from users and files: what stands in YAML is written by its library, what stands in the
+text is escaped, and of a path that is no name on the hub the last part alone is told.
+"""
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import huggingface_hub
+
+from ktjax import files, paths
+from ktjax.classifier import Classifier
+
+README = "README.md"
+_MARK = "<!-- written by ktjax: delete this line, and the file is yours -->"
+_LIBRARIES = {"ktjax": "ktjax", "timm": "timm", "hf": "transformers"}
+_DATASETS = {"imagenet2012": "ILSVRC/imagenet-1k"}  # what the hub calls them
+_ZOO = "glyphs/"
+
+
+class Training(NamedTuple):
+    """What made a model of another one, and how good both are; accuracies in percent."""
+
+    student: str  # whom it began as
+    teachers: tuple[str, ...]
+    data: str
+    images: int  # that it was validated on
+    before: float
+    after: float
+    delta_se: float
+    command: str
+
+
+def command(config: str, **arguments: str) -> str:
+    """The command line of a job; paths are cut to their last part."""
+    given = ",".join(f"{name}={value}" for name, value in arguments.items())
+    words = ["ktjax", f"--config={config}:{' '.join(given.split())}", "--workdir=FOLDER"]
+    return shlex.join(words)
+
+
+def told(name: str) -> str:
+    """A model or data set as the public may read it: a name, or the last part of a path."""
+    kind, colon, path = name.partition(":")
+    if kind in ("folder", "store") and colon:
+        return f"{kind}:{files.last_part(path)}"
+    known = name.startswith(("timm/", "hf:", _ZOO)) or "/" not in name
+    return name if known else files.last_part(name)
+
+
+def write(folder: Path, classifier: Classifier, *, format: str, training: Training | None) -> None:
+    """Writes the card, unless somebody else has written the README.md that is there."""
+    path = folder / README
+    if path.exists() and _MARK not in path.read_text(encoding="utf-8"):
+        return
+    files.write_whole(path, text(classifier, format=format, training=training))
+
+
+def text(classifier: Classifier, *, format: str, training: Training | None) -> str:
+    """The card of a model that is exported in a format, trained or as it was."""
+    name = told(classifier.name) if training is None else told(training.student)
+    base = _repository(classifier.name if training is None else training.student)
+    header = huggingface_hub.ModelCardData(
+        base_model=base,
+        library_name=_LIBRARIES[format],
+        license=_license(classifier.name if training is None else training.student),
+        pipeline_tag="image-classification",
+        tags=["image-classification", "ktjax"],
+        **_measured(f"{classifier.architecture}, from {name}", training),
+    )
+    lines = ["---", header.to_yaml(), "---", "", _MARK, ""]
+    lines += [f"# {_escaped(classifier.architecture)}, from {_escaped(name)}", ""]
+    if training is not None:
+        lines += _story(training)
+    size = " x ".join(map(str, classifier.input.size))
+    lines += [
+        f"{classifier.num_parameters():,} parameters, {len(classifier.classes):,} classes, images "
+        f"of {size} pixels. It reads and normalizes images itself:",
+        "",
+        "```python",
+        "import ktjax",
+        "",
+        'ktjax.predict("FOLDER", ["photo.jpg"], top=5)  # [[(label, probability), ...]]',
+        "```",
+    ]
+    if format == "timm":
+        lines += ["", '`timm.create_model("local-dir:FOLDER", pretrained=True)` loads it, too.']
+    return "\n".join(lines) + "\n"
+
+
+def _story(training: Training) -> list[str]:
+    teachers = " and ".join(_escaped(told(name)) for name in training.teachers)
+    taught = f"was taught by {teachers}" if teachers else "was trained without a teacher"
+    change = training.after - training.before
+    return [
+        f"{_escaped(told(training.student))} {taught}, on {_escaped(told(training.data))}.",
+        "",
+        f"| {training.images:,} validation images | accuracy |",
+        "|---|---|",
+        f"| before | {training.before:.2f} % |",
+        f"| after | {training.after:.2f} % |",
+        f"| change | {change:+.2f} ± {training.delta_se:.2f} points (standard error) |",
+        "",
+        "Made by [ktjax](https://arxiv.org/abs/2310.17653), with the settings that config.json of",
+        "its workdir holds:",
+        "",
+        f"    {training.command}",
+        "",
+    ]
+
+
+def _measured(name: str, training: Training | None) -> dict:
+    """The fields of the header that tell what was measured, and on what."""
+    if training is None:
+        return {}
+    results = {
+        "Accuracy after": training.after,
+        "Accuracy before": training.before,
+        "Standard error of the change": training.delta_se,
+    }
+    known = _DATASETS.get(training.data)
+    return {
+        "datasets": None if known is None else [known],
+        "model_name": name,
+        "eval_results": [
+            huggingface_hub.EvalResult(
+                task_type="image-classification",
+                dataset_type=known or re.sub(r"\W+", "-", told(training.data)).strip("-"),
+                dataset_name=told(training.data),
+                metric_type="accuracy",
+                metric_name=metric,
+                metric_value=round(value, 4),
+            )
+            for metric, value in results.items()
+        ],
+    }
+
+
+def _repository(name: str) -> str | None:
+    """What the hub calls a model; None: it has not got it from there."""
+    if name.startswith("timm/"):
+        return name
+    return name.removeprefix("hf:") if name.startswith("hf:") else None
+
+
+def _license(name: str) -> str | None:
+    """The license of a model where it is known, without asking the network."""
+    if name.startswith(_ZOO):
+        return "apache-2.0"  # they come with this package
+    repository = _repository(name)
+    if repository is None:
+        folder = paths.of(name)
+        found = folder / README if (folder / "config.json").exists() else None
+    else:
+        found = huggingface_hub.try_to_load_from_cache(repository, README)
+    if not isinstance(found, str | Path):
+        return None
+    try:
+        return huggingface_hub.ModelCard.load(found).data.license
+    except Exception:  # a card that somebody wrote, in whatever way
+        return None
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown and HTML show as it is, in one line."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", text)

@@ -1,0 +1,112 @@
+"""Where metrics go beside metrics.jsonl and TensorBoard: services that track runs.
+
+`follow(name)`, which --tracker calls, chooses one for all runs of this process from then on. How a
+run is tracked is no part of what it is. A run that goes on is the same run there, by a name that
+follows from its workdir; steps that it makes again say the same again. Each package reads its own
+environment (WANDB_MODE=offline, MLFLOW_TRACKING_URI, ...), and is imported where it is asked for.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+PROJECT = "ktjax"
+
+
+class Tracker(Protocol):
+    """One run at a service."""
+
+    link: str  # an address, or a path
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics after so many steps."""
+
+    def close(self) -> None:
+        """Ends the run, or lets it wait for the next start."""
+
+
+class _Wandb:
+    def __init__(self, workdir: Path, run: str, folder: Path):
+        self._run = importlib.import_module("wandb").init(
+            project=PROJECT,
+            name=f"{workdir.name}/{run}",
+            id=_id(workdir, run),
+            resume="allow",
+            dir=os.fspath(folder),
+            reinit="create_new",
+        )
+        self.link = self._run.url or os.fspath(Path(self._run.dir).parent)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _Mlflow:
+    def __init__(self, workdir: Path, run: str, folder: Path):
+        mlflow = importlib.import_module("mlflow")
+        self._client = client = mlflow.MlflowClient()
+        found = client.get_experiment_by_name(PROJECT)
+        experiment = found.experiment_id if found else client.create_experiment(PROJECT)
+        tag = _id(workdir, run)
+        there = client.search_runs([experiment], f"tags.`ktjax.run` = '{tag}'")
+        name = f"{workdir.name}/{run}"
+        self._id = (
+            there[0].info.run_id
+            if there
+            else client.create_run(experiment, run_name=name, tags={"ktjax.run": tag}).info.run_id
+        )
+        self.link = f"{mlflow.get_tracking_uri()}/#/experiments/{experiment}/runs/{self._id}"
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._client.log_metric(self._id, name, value, step=step)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._id)
+
+
+class _Trackio:
+    def __init__(self, workdir: Path, run: str, folder: Path):
+        self._run = importlib.import_module("trackio").init(
+            project=PROJECT, name=f"{workdir.name}-{run}-{_id(workdir, run)}", resume="allow"
+        )
+        self.link = f"trackio show --project {PROJECT}"
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+TRACKERS = {"wandb": _Wandb, "mlflow": _Mlflow, "trackio": _Trackio}
+_followed: list[str] = []  # at most one
+
+
+def follow(name: str | None) -> None:
+    """Tracks the runs of this process from now on; None: no longer.
+
+    Raises:
+      ValueError: no such service is known, or its package is not installed.
+    """
+    if name is not None and name not in TRACKERS:
+        raise ValueError(f"--tracker={name} is not known. Known: {', '.join(TRACKERS)}.")
+    if name is not None and importlib.util.find_spec(name) is None:
+        raise ValueError(f"--tracker={name} needs {name}: pip install 'ktjax[{name}]'.")
+    _followed[:] = [] if name is None else [name]
+
+
+def begin(workdir: Path, run: str, folder: Path) -> Tracker | None:
+    """The run at the chosen service; None: none was chosen. `folder` is one of this machine."""
+    return TRACKERS[_followed[0]](workdir, run, folder) if _followed else None
+
+
+def _id(workdir: Path, run: str) -> str:
+    return hashlib.sha256(f"{workdir}\n{run}".encode()).hexdigest()[:16]

@@ -1,0 +1,192 @@
+"""Model cards of exported folders, and the way to the hub: against a local stand-in of its API."""
+
+import base64
+import dataclasses
+import hashlib
+import http.server
+import json
+import threading
+from typing import ClassVar
+
+import huggingface_hub
+import numpy as np
+import pytest
+
+import ktjax
+from ktjax import models
+from ktjax.models.checkpoints import card, hub, weights
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.load("glyphs/tiny_mlp_narrow")
+
+
+def training(**fields):
+    made = dict(
+        student="timm/a.b", teachers=("x<script>|y", "/home/me/secret/t_1"), data="folder:/me/p"
+    )
+    measured = dict(images=1234, before=60.0, after=61.25, delta_se=0.5, command="ktjax --config=x")
+    return card.Training(**made | measured | fields)
+
+
+def read(text):
+    return huggingface_hub.ModelCard(text)
+
+
+def test_the_header_is_what_the_hub_reads(model):
+    text = card.text(model, format="timm", training=training())
+    data = read(text).data
+    assert (data.base_model, data.library_name) == ("timm/a.b", "timm")
+    found = {one.metric_name: one.metric_value for one in data.eval_results}
+    assert found == {
+        "Accuracy after": 61.25,
+        "Accuracy before": 60.0,
+        "Standard error of the change": 0.5,
+    }
+    assert {one.dataset_name for one in data.eval_results} == {"folder:p"}
+    assert data.datasets is None and data.license is None
+    data = read(card.text(model, format="ktjax", training=training(data="imagenet2012"))).data
+    assert data.datasets == ["ILSVRC/imagenet-1k"]
+
+
+def test_the_text_is_escaped_and_tells_no_paths(model):
+    named = training(student="hf:me/evil", data="tfds:a\n---\nlicense: mit # *b*")
+    text = card.text(model, format="ktjax", training=named)
+    assert read(text).data.license is None
+    body = text.split("---\n", 2)[2] if text.count("---\n") == 2 else text.partition("<!--")[2]
+    assert "<script>" not in text and r"x&lt;script&gt;\|y and t\_1" in body
+    assert "/home" not in text and "secret" not in text
+    assert r"tfds:a --- license: mit \# \*b\*" in body
+    assert "| change | +1.25 ± 0.50 points (standard error) |" in text
+    assert "    ktjax --config=x\n" in text
+
+
+def test_command_of_a_shell():
+    given = card.command("transfer", student="a b", teachers="c+d;rm", data="folder:x\ny")
+    assert given == (
+        "ktjax '--config=transfer:student=a b,teachers=c+d;rm,data=folder:x y' --workdir=FOLDER"
+    )
+
+
+def test_license_is_the_base_models(model, tmp_path):
+    assert read(card.text(model, format="ktjax", training=None)).data.license == "apache-2.0"
+    weights.export(model, tmp_path)
+    known = training(student=str(tmp_path))
+    assert read(card.text(model, format="ktjax", training=known)).data.license == "apache-2.0"
+    (tmp_path / "README.md").write_text("no card at all")
+    assert read(card.text(model, format="ktjax", training=known)).data.license is None
+
+
+def test_a_readme_of_others_stays(model, tmp_path):
+    weights.export(model, tmp_path)
+    first = (tmp_path / "README.md").read_text()
+    weights.export(model, tmp_path, training=training())
+    assert (tmp_path / "README.md").read_text() != first  # it is ours
+    (tmp_path / "README.md").write_text("mine")
+    weights.export(model, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """What create_repo, create_commit and hf_hub_download ask of huggingface.co."""
+
+    repositories: ClassVar = {}
+    commit = "0" * 40
+
+    def answer(self, content, status=200, **headers):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != "Bearer hf_right":
+            self.answer({"error": "Invalid username or password."}, 401)
+        elif self.path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked.get('organization', 'me')}/{asked['name']}"
+            self.repositories.setdefault(name, {})
+            self.answer({"url": f"http://{self.headers['Host']}/{name}"})
+        elif self.path == "/api/validate-yaml":
+            self.answer({"errors": [], "warnings": []})
+        elif self.path.endswith("/preupload/main"):
+            asked = json.loads(body)["files"]
+            told = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked
+            ]
+            self.answer({"files": told})
+        elif self.path.endswith("/commit/main"):
+            name = self.path.removeprefix("/api/models/").removesuffix("/commit/main")
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    self.repositories[name][line["value"]["path"]] = content
+            self.answer(
+                {
+                    "commitUrl": f"http://{self.headers['Host']}/{name}/commit/{self.commit}",
+                    "commitOid": self.commit,
+                }
+            )
+
+    def do_GET(self):
+        name, _, path = self.path[1:].partition("/resolve/main/")
+        content = self.repositories.get(name, {}).get(path)
+        if content is None:
+            self.answer(b"", 404, X_Error_Code="EntryNotFound", X_Repo_Commit=self.commit)
+            return
+        etag = hashlib.sha256(content).hexdigest()
+        self.answer(content, ETag=f'"{etag}"', X_Repo_Commit=self.commit)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def endpoint(monkeypatch, tmp_path):
+    """huggingface.co, here."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    api = huggingface_hub.HfApi
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda token: api(address, token=token))
+    download = huggingface_hub.hf_hub_download
+
+    def from_here(repository, file):
+        return download(repository, file, endpoint=address, cache_dir=tmp_path / "hub")
+
+    monkeypatch.setattr(hub.huggingface_hub, "hf_hub_download", from_here)
+    yield address
+    server.shutdown()
+    server.server_close()
+
+
+def test_to_the_hub_and_back(endpoint, model, tmp_path):
+    named = dataclasses.replace(model, origin="trained here")
+    ktjax.export_model(named, tmp_path / "out", training=training())
+    url = ktjax.push_to_hub(tmp_path / "out", "me/student", token="hf_right")
+    assert url == f"{endpoint}/me/student"
+    there = Hub.repositories["me/student"]
+    assert set(there) == {"README.md", "config.json", "model.safetensors"}
+    assert b'ktjax.predict("hf:me/student", ["photo.jpg"]' in there["README.md"]
+    found = models.load("hf:me/student")
+    assert found.classes == model.classes
+    np.testing.assert_array_equal(
+        found.variables["params"]["head"]["kernel"], model.variables["params"]["head"]["kernel"]
+    )
+
+
+def test_what_the_hub_does_not_take(endpoint, model, tmp_path):
+    with pytest.raises(ValueError, match="holds no config.json and model.safetensors"):
+        ktjax.push_to_hub(tmp_path, "me/student")
+    weights.export(model, tmp_path)
+    with pytest.raises(ValueError, match="The hub does not take 'me/s': .*username or password"):
+        ktjax.push_to_hub(tmp_path, "me/s", token="hf_wrong")
+    with pytest.raises(ValueError, match="The hub does not take 'a/b/c': "):
+        ktjax.push_to_hub(tmp_path, "a/b/c", token="hf_right")
