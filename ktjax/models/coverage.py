@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 LIMITS = {"logits": 1e-4, "gradients": 1e-3, "step": 1e-3, "statistics": 1e-4}
 
 
-_KINDS = ("native", "imported", "refused")
+_KINDS = ("native", "imported", "refused", "untried")
 
 
 class Row(NamedTuple):
@@ -20,8 +20,9 @@ class Row(NamedTuple):
 
     file: str
     native: int  # ImageNet-1k checkpoints of architectures that ktjax has itself
-    imported: int  # the others, where a model of the file is imported
-    refused: int  # or is not
+    imported: int  # the others, where a model of the file has been compared with torch
+    refused: int  # or cannot be imported
+    untried: int  # or neither is known
     said: str  # what is known about importing
 
 
@@ -35,12 +36,10 @@ def rows(
     found = []
     for file, entry in imported["files"].items():
         others = entry["checkpoints"] - own.get(file, 0)
-        if file in families:
-            found.append(Row(file, own.get(file, 0), 0, others, "native"))
-            continue
-        compared = "logits" in entry
-        counts = (others, 0) if compared else (0, others)
-        found.append(Row(file, 0, *counts, _said(entry)))
+        said = "native" if file in families else _said(entry)
+        kinds = ("logits" in entry, "refused" in entry)
+        counts = [others * is_it for is_it in (*kinds, not any(kinds))]
+        found.append(Row(file, own.get(file, 0), *counts, said))
     return found
 
 
@@ -68,9 +67,13 @@ def excesses(entry: Mapping[str, Any]) -> list[str]:
 def text(found: list[Row], total: int, versions: Mapping[str, str]) -> str:
     """The rows as a table, and the shares of all checkpoints."""
     width = max(len(row.file) for row in found)
-    lines = [f"{'file':<{width}} {'native':>7} {'imported':>9} {'refused':>8}  what was compared"]
+    lines = [
+        f"{'file':<{width}} {'native':>7} {'imported':>9} {'refused':>8} {'untried':>8}  "
+        "what was compared"
+    ]
     lines += [
-        f"{row.file:<{width}} {row.native:>7} {row.imported:>9} {row.refused:>8}  {row.said}"
+        f"{row.file:<{width}} {row.native:>7} {row.imported:>9} {row.refused:>8} {row.untried:>8}  "
+        f"{row.said}"
         for row in found
     ]
     sums = {kind: sum(getattr(row, kind) for row in found) for kind in _KINDS}

@@ -61,7 +61,7 @@ def smallest() -> dict[str, dict[str, Any]]:
                     print(f"{name}: {error}")
                     continue
             head = model.get_classifier() if hasattr(model, "get_classifier") else None
-            if isinstance(head, torch.nn.Module):
+            if isinstance(head, torch.nn.Module | tuple):  # several heads
                 sizes[name] = sum(p.numel() for p in model.parameters())
         found[file] = {"checkpoints": checkpoints.get(file, 0)}
         if sizes:

@@ -1,0 +1,67 @@
+"""How much of timm is there, by its files."""
+
+import pytest
+
+from ktjax import models
+from ktjax.models import __main__ as command
+from ktjax.models import coverage
+from ktjax.models.checkpoints import catalogue
+
+NATIVE = {
+    "architectures": {
+        "a1": {"family": "a", "checkpoints": ["x", "y"]},
+        "a2": {"family": "a", "checkpoints": []},
+    }
+}
+FILES = {
+    "a": {"checkpoints": 3},
+    "b": {"checkpoints": 5, "model": "b_s", "logits": 2e-6, "gradients": 1e-5},
+    "c": {"checkpoints": 7, "model": "c_s", "refused": "no operation for foo"},
+    "d": {"checkpoints": 0},
+    "e": {"checkpoints": 1, "model": "e_s"},
+}
+
+
+def test_files_are_counted_once():
+    found = coverage.rows(NATIVE, {"files": FILES}, {"a"})
+    assert [row[:5] for row in found] == [
+        *(("a", 2, 0, 0, 1), ("b", 0, 5, 0, 0), ("c", 0, 0, 7, 0)),
+        *(("d", 0, 0, 0, 0), ("e", 0, 0, 0, 1)),
+    ]
+    said = {row.file: row.said for row in found}
+    assert said["b"] == "b_s: logits 2e-06, gradients 1e-05"
+    assert said["c"] == "no operation for foo"
+    assert said["d"] == "no model with a head"
+    assert said["e"] == "e_s: not compared yet"
+    text = coverage.text(found, 16, {"timm": "1"})
+    assert text.endswith(
+        "Of 16 ImageNet-1k checkpoints: 2 native (12.5 %), 5 imported (31.2 %), 7 refused (43.8 %),"
+        " 2 untried (12.5 %); timm 1."
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "beyond"),
+    [
+        ({"logits": 1e-4, "gradients": 1e-3}, []),
+        ({"logits": 2e-4, "gradients": 1e-3}, ["logits"]),
+        ({"logits": 2e-4, "torch": {"logits": 1e-4}}, []),  # torch is no nearer to its float64
+        ({"logits": 2e-6, "step": 0.5, "torch": {"step": 0.1}}, ["step"]),
+    ],
+)
+def test_what_torch_itself_does_not_reach_is_no_fault(entry, beyond):
+    assert coverage.excesses(entry) == beyond
+
+
+def test_the_table_is_of_all_checkpoints_and_without_faults(capsys):
+    files = catalogue.IMPORTED["files"]
+    total = sum(entry["checkpoints"] for entry in files.values())
+    assert total == catalogue.TIMM["checkpoints"]
+    assert catalogue.IMPORTED["timm"] == catalogue.TIMM["timm"]
+    assert set(models.FAMILIES) <= set(files)
+    assert not any(coverage.excesses(entry) for entry in files.values())
+    command.main(["coverage"])
+    printed = capsys.readouterr().out
+    assert (
+        "imported (" in printed and f"Of {total:,} ImageNet-1k checkpoints: 648 native" in printed
+    )
