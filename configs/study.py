@@ -55,6 +55,12 @@ student gives itself at the same rate and length: net of xe_self it is +0.6 on t
 validation. From the weaker tiny_mlp_narrow, 40 epochs at 1.0: kl_pool -0.11 +0.17, kl_dp -0.09
 +0.13.
 
+Six of the eight teachers in that way, with the same seed, config.export=no_regret (--config.views=4
+--config.total_epochs=40.0 --config.objectives.kl_pool.learning_rate=1.0, objectives=kl_pool,
+controls=xe+xe_self+self_pool; 2 to 4 minutes a run beside other work), change on validation:
+tiny_mixer +1.72, tiny_convnext +1.53, tiny_resnet_narrow +1.41, tiny_resnet_gn +1.33, tiny_resnet
++1.09; from tiny_mlp_narrow it abstained. Controls: xe_self +0.99, xe and self_pool abstained.
+
 A store pays: five objectives from the eight others to tiny_mlp, one epoch, config.keep=none, in one
 go on 2 CPU cores (beside other work, more of it in the second half), evaluation included: 234 s
 with config.targets=stored, which has one view of nine models to make first, and 656 s with live.

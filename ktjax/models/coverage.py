@@ -27,19 +27,27 @@ class Row(NamedTuple):
 
 
 def rows(
-    native: Mapping[str, Any], imported: Mapping[str, Any], families: Collection[str]
+    native: Mapping[str, Any], compared: Mapping[str, Any], families: Collection[str]
 ) -> list[Row]:
     """The files of timm's, from catalogue.TIMM and catalogue.IMPORTED."""
     own: dict[str, int] = {}
     for entry in native["architectures"].values():
         own[entry["family"]] = own.get(entry["family"], 0) + len(entry["checkpoints"])
     found = []
-    for file, entry in imported["files"].items():
+    for file, entry in compared["files"].items():
         others = entry["checkpoints"] - own.get(file, 0)
         said = "native" if file in families else _said(entry)
-        kinds = ("logits" in entry, "refused" in entry)
-        counts = [others * is_it for is_it in (*kinds, not any(kinds))]
-        found.append(Row(file, own.get(file, 0), *counts, said))
+        imported, refused = "logits" in entry, "refused" in entry
+        untried = not imported and not refused
+        found.append(
+            Row(
+                *(file, own.get(file, 0)),
+                imported=others * imported,
+                refused=others * refused,
+                untried=others * untried,
+                said=said,
+            )
+        )
     return found
 
 
