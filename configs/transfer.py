@@ -12,11 +12,12 @@ objectives=kl+kl_dp+xe_kl_mcl
 On your own images, one directory per class, with models that configs/pretrain.py has trained:
 
   python -m ktjax.main --workdir=/tmp/transfer \
-      --config=configs/transfer.py:student=FOLDER,teachers=FOLDER+FOLDER,data=folder:PATH
+      --config=configs/transfer.py:student=FOLDER,teachers=FOLDER+FOLDER,data=folder:PATH,find_rates
 
 The defaults follow the paper's protocol: SGD, constant learning rate, 20 epochs, temperature 1, the
 same hyperparameters for every pair. configs/quickstart.py is tuned for the embedded zoo. For your
-own images, where nobody knows a learning rate, each run tries config.learning_rates.
+own images, where nobody knows a learning rate, add find_rates: each run tries
+config.learning_rates.
 
 One thing differs: the authors train with the batches' statistics in BatchNorm, here the running
 ones stay (config.batch_norm). Beside each other, tiny_resnet_narrow from tiny_mixer with the
@@ -41,7 +42,9 @@ from ktjax import config as config_lib
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Arguments: student, teachers, data, objectives, controls, strategy, order, runlocal."""
+    """Arguments: student, teachers, data, objectives, controls, strategy, order,
+    find_rates, runlocal.
+    """
     arg = config_lib.parse_arg(
         arg,
         student="glyphs/tiny_resnet",
@@ -51,6 +54,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         controls=("xe", "xe_self", "self"),
         strategy="single",
         order="given",
+        find_rates=False,
         runlocal=False,
     )
     config = ml_collections.ConfigDict()
@@ -76,8 +80,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         return dict(temperature=1.0, top_k=placeholder, standardized=False)
 
     # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
-    # docstrings explain the options), and the learning rate per 256 samples. None: the best on tune
-    # of config.learning_rates; so it is for folders.
+    # docstrings explain the options), and the learning rate per 256 samples. None, as
+    # transfer:find_rates has it: the best on tune of config.learning_rates.
     # Which samples are distilled, and whether the loss is the mean over all or (the authors') those
     # that are distilled.
     every = dict(flips=("positive", "negative", "neutral"), mean_over="all")
@@ -146,10 +150,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         # The authors' gradient flows into who teaches, too: detach_teacher=False.
         "mutual": dict(objective="mutual", learning_rate=1e-4, detach_teacher=True, **xe, **kl()),
     }
-    if arg.data.startswith("folder:"):  # nobody knows yet which: each run finds its own
-        for name, entry in objectives.items():
-            if name != "mutual":
-                entry["learning_rate"] = config_dict.placeholder(float)
+    if arg.find_rates:
+        for entry in objectives.values():
+            entry["learning_rate"] = config_dict.placeholder(float)
     chosen = arg.objectives or (("mutual",) if arg.strategy == "mutual" else ("kl", "kl_dp"))
     for name in chosen:
         config_lib.check_choice("objectives", name, tuple(objectives))

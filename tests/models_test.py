@@ -419,7 +419,7 @@ def test_a_config_that_is_not_ours_is_refused(exported, text, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("format", "torch", r"says format 'torch'\. Known: ktjax, timm"),
+        ("format", "jax", r"says format 'jax'\. Known: ktjax, timm"),
         ("architecture", "tiny_vits", r"No architecture 'tiny_vits'\. Nearest: tiny_vit"),
         ("label_names", ["a", "b"], "misshapen params/head/bias: file "),
     ],

@@ -48,10 +48,10 @@ def test_the_best_on_tune_of_runs_with_all_steps(noisy, quartet, tmp_path):
     assert {c.learning_rate for c in results.controls} == set(RATES)
 
 
-def test_a_folder_of_images_needs_no_learning_rate():
+def test_an_argument_asks_for_it():
     given = "student=glyphs/tiny_mlp,teachers=glyphs/tiny_vit"
-    for data, rate in (("folder:images", None), ("imagenet2012", 1e-4)):
-        config = load_config("transfer", f"{given},data={data}")
+    for more, rate in ((",find_rates", None), ("", 1e-4)):
+        config = load_config("transfer", given + more)
         assert {entry.learning_rate for entry in config.objectives.values()} == {rate}
 
 

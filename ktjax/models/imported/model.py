@@ -165,6 +165,8 @@ def _text(of: Graph) -> str:
 
 def read_graph(path: Path) -> Graph:
     """Reads and checks a graph.json; ValueError if it is none, or makes no sense."""
+    if not path.is_file():
+        raise ValueError(f"'{path.parent}' has no {path.name}, which an imported model is made of.")
     if path.stat().st_size > _LARGEST_FILE:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes, which no model needs.")
     try:
