@@ -196,11 +196,9 @@ def lower_training(family, remat):
 
 @each_family
 def test_blocks_forget_their_activations_where_they_are_told_to(family):
-    kept, forgotten = (
-        lower_training(family, remat)[0].as_text().count("optimization_barrier")
-        for remat in (False, True)
-    )
-    assert forgotten > kept
+    for remat in (False, True):
+        lowered, _ = lower_training(family, remat)
+        assert ("optimization_barrier" in lowered.as_text()) == remat
 
 
 @each_family

@@ -185,17 +185,12 @@ def _grouped_backward(strides, pads, saved, dy):
 grouped.defvjp(_grouped_forward, _grouped_backward)
 
 
-def _once(x: jax.Array) -> jax.Array:
-    """The same; but XLA keeps it, which else computes it anew for each tap that reads it."""
-    return jax.lax.optimization_barrier(x)
-
-
 def _taps(
     x: jax.Array, sides: Sequence[int], strides: Sequence[int], pads: Padding
 ) -> Iterator[tuple[int, int, jax.Array]]:
     """Of each tap of a kernel: row, column, and the pixels that it meets [B, H, W, C]."""
     around = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
-    x = _once(jax.lax.pad(x, jnp.zeros((), x.dtype), around))
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), around)
     counts = [
         (size - side) // stride + 1
         for size, side, stride in zip(x.shape[1:3], sides, strides, strict=True)
