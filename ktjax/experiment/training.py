@@ -89,7 +89,7 @@ def fit(
         recent=record["recent"],
         stop=interruption.asked,
     )
-    tune_NxC = best_state = None
+    tune_NxC = best_variables = None
     with interruption.deferred():
         try:
             for event in events:
@@ -104,7 +104,7 @@ def fit(
                 else:
                     journal.save(event.step, state, event.recent)
             if best:
-                best_state = _best(checkpoints, recipe, journal.history)
+                best_variables = _best(checkpoints, recipe, journal.history)
         finally:
             events.close()
             batches.close()
@@ -120,21 +120,22 @@ def fit(
         tune_NxC,
         journal.history,
         tail=state.tail or None,
-        best=None if best_state is None else train.student_variables(best_state),
+        best=best_variables,
     )
 
 
 def _best(
     checkpoints: Checkpoints, recipe: Recipe, history: Sequence[Mapping[str, Any]]
-) -> train.State | None:
-    """The state of the evaluation that was best on tune; None where it is the last one's.
+) -> dict[str, Any] | None:
+    """The student's variables that were best on tune; None where they are the last.
 
     Of several that were as good it is the latest, which is the one whose checkpoint is kept.
     """
     best = max(history, key=lambda entry: (entry["accuracy"], entry["step"]))
     if best["step"] == history[-1]["step"]:
         return None
-    return checkpoints.restore(recipe.state, steps=(best["step"],))[0]
+    state, _ = checkpoints.restore(recipe.state, steps=(best["step"],))
+    return train.student_variables(state)
 
 
 def _begin(

@@ -11,9 +11,9 @@ import ml_collections
 from ktjax import data, evaluate, files, models, optim, parallel, paths, progress
 from ktjax.analysis.rows import Model, Results, to_json
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, inputs, recipes, rows, supervised
+from ktjax.experiment import evaluation, exports, inputs, recipes, rows, supervised
 from ktjax.experiment import workdir as workdir_lib
-from ktjax.models.checkpoints import card, weights
+from ktjax.models.checkpoints import card
 from ktjax.settings.pretrain import Pretrain
 
 
@@ -62,22 +62,20 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
         trained, row = _train(settings, student, splits, workdir)
         folder = workdir / files.MODELS / row.run
         if parallel.is_first():
-            training = card.Training(
-                student=student.name,
-                teachers=(),
-                data=settings.data,
-                images=len(splits.validation),
-                before=row.accuracy_before,
-                after=row.accuracy_after,
-                delta_se=row.delta_se,
-                command=card.command(
-                    "pretrain",
-                    model=card.told(student.name),
-                    data=card.told(settings.data),
-                    train=settings.train,
-                ),
+            command = card.command(
+                "pretrain",
+                model=card.told(student.name),
+                data=card.told(settings.data),
+                train=settings.train,
             )
-            weights.export(trained, folder, training=training, accuracy=row.accuracy_after)
+            exports.write(
+                trained,
+                folder,
+                row,
+                data=settings.data,
+                validation=splits.validation,
+                command=command,
+            )
         found.append(row)
         facts[row.run] = Model(
             accuracy=row.accuracy_after,

@@ -10,13 +10,13 @@ import tqdm
 from ktjax import evaluate, files, objectives, optim, parallel, train
 from ktjax.analysis.rows import Run
 from ktjax.classifier import Classifier
-from ktjax.experiment import recipes
+from ktjax.experiment import exports, recipes
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
 from ktjax.jobs.transfer import plan
 from ktjax.joint import Joint
-from ktjax.models.checkpoints import card, weights
+from ktjax.models.checkpoints import card
 from ktjax.settings.transfer import Transfer
 
 
@@ -111,23 +111,16 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
     if not parallel.is_first():
         return
     folder, settings = setup.workdir / files.STUDENTS / row.run, setup.settings
-    training = card.Training(
-        student=row.student,
-        teachers=row.teachers,
-        data=settings.data,
-        images=len(setup.splits.validation),
-        before=row.accuracy_before,
-        after=row.accuracy_after,
-        delta_se=row.delta_se,
-        command=card.command(
-            "transfer",
-            student=card.told(settings.student),
-            teachers="+".join(map(card.told, settings.teachers)),
-            data=card.told(settings.data),
-            objectives=row.objective if row.teachers else "",
-        ),
+    command = card.command(
+        "transfer",
+        student=card.told(settings.student),
+        teachers="+".join(map(card.told, settings.teachers)),
+        data=card.told(settings.data),
+        objectives=row.objective if row.teachers else "",
     )
-    weights.export(model, folder, training=training, accuracy=row.accuracy_after)
+    exports.write(
+        model, folder, row, data=settings.data, validation=setup.splits.validation, command=command
+    )
     if not setup.report:
         return
     change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
