@@ -38,8 +38,8 @@ def rows(
         others = entry["checkpoints"] - own.get(file, 0)
         said = "native" if file in families else _said(entry)
         kinds = ("logits" in entry, "refused" in entry)
-        counts = [others * is_it for is_it in (*kinds, not any(kinds))]
-        found.append(Row(file, own.get(file, 0), *counts, said))
+        compared, refused, untried = (others * is_it for is_it in (*kinds, not any(kinds)))
+        found.append(Row(file, own.get(file, 0), compared, refused, untried, said))
     return found
 
 
