@@ -76,6 +76,7 @@ class Attentive(nn.Module):
         self.table = nn.Parameter(torch.zeros(31, 2))
         places = torch.arange(16)
         self.register_buffer("index", places[:, None] - places[None] + 15, persistent=False)
+        self.register_buffer("idle", places, persistent=False)  # that nothing reads
         self.register_buffer("scale", torch.tensor([0.5, 2.0]))
         self.head = nn.Linear(16, rule.CLASSES)
         self.head_dist = nn.Linear(16, rule.CLASSES)

@@ -59,6 +59,7 @@ def export(module: Any, size: tuple[int, int]) -> Exported:
     weights, constants = _arrays(module, program)
     graph = _graph(program, size, weights, constants)
     evaluate.check(graph)
+    constants = {name: constants[name] for name in graph.constants}  # that something reads
     return Exported(graph, weights, constants, {"torch": torch.__version__})
 
 
