@@ -10,7 +10,7 @@ Several teachers, one after another (or strategy=parallel, soup, mutual), by sev
 objectives=kl+kl_dp+xe_kl_mcl
 
 What objectives=kl+kl_dp+xe_kl_mcl picks from, each with its options, is spelled out below:
-ktjax.objectives has more about each. The student's target, per image, and whether labels are needed:
+ktjax.objectives has more about each. The target, per image, and whether it needs labels:
 
   kl_dp               who gives the label the largest probability, of the initial          labels
                       student and the teachers (the paper's; one target, KL to it)
@@ -29,9 +29,10 @@ ktjax.objectives has more about each. The student's target, per image, and wheth
                       features; contrastive representation distillation; and the label
   mutual              of several students the one that is surest of the label (Bi-KD)      labels
   self, self_pool     the initial student, plain or at the temperature that suits it       none
+  self_corrected      the same, corrected                                                  labels
   xe, xe_self         the label; half label, half initial student                          labels
 
-The last four are controls: trainings without a teacher, which config.controls runs for each student
+The last five are controls: trainings without a teacher, which config.controls runs for each student
 and seed at every learning rate of the objectives, and of which the best on tune, or none, is
 subtracted: net. Without labels those that need them are left out; self is run only where
 batch_norm=train moves a student that nobody teaches. A sequential run of three teachers is compared
