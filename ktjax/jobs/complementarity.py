@@ -81,6 +81,7 @@ def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool =
     workdir_lib.claim(workdir, settings, dataset)
 
     reading = inputs.reading(settings, blanks.values())
+    inputs.say_crops(reading, blanks.values())
     answers = _answers(settings, workdir, dataset, reading)
     facts = {
         name: {
