@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 Variables = Mapping[str, Any]
+# How timm makes an image's proportions those of the input; data/decode.py does it.
+CROP_MODES = ("center", "squash", "border")
 
 
 class Output(NamedTuple):
@@ -32,6 +34,13 @@ class InputSpec:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
     crop_pct: float = 1.0  # share of the shorter side that is kept; the decoder crops
+    crop_mode: str = "center"  # one of CROP_MODES
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The color of borders, in timm the mean."""
+        red, green, blue = (round(255 * value) for value in self.mean)
+        return red, green, blue
 
     def prepare(self, image_BxHxWx3: jax.Array) -> jax.Array:
         """Resizes (antialiased) and normalizes uint8 images: float32 [B, height, width, 3].

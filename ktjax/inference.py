@@ -89,7 +89,12 @@ def _listed(images: Any) -> list[Any]:
 def _prepared(image: Any, spec: InputSpec) -> np.ndarray:
     """As the model evaluates it: uint8 [h, w, 3]."""
     return decode.eval_crop(
-        _pixels(image), size=spec.size, crop_pct=spec.crop_pct, interpolation=spec.interpolation
+        _pixels(image),
+        size=spec.size,
+        crop_pct=spec.crop_pct,
+        interpolation=spec.interpolation,
+        crop_mode=spec.crop_mode,
+        fill=spec.fill,
     )
 
 

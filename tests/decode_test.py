@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ktjax.classifier import CROP_MODES, InputSpec
 from ktjax.data import decode
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "transforms.npz")
@@ -151,6 +152,28 @@ def test_eval_crop_has_the_bits_of_timm(name):
         interpolation=interpolation,
     )
     np.testing.assert_array_equal(image, GOLDEN[name])
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if name.startswith(("squash", "border"))])
+def test_eval_crop_squashes_and_frames_as_timm_does(name):
+    mode, shape, size = name.split("/")
+    fill = InputSpec((1, 1), mean=(0.1, 0.5, 0.9)).fill
+    image = decode.eval_crop(
+        decode.decode(golden_jpeg(shape)),
+        size=tuple(int(side) for side in size.split("x")),
+        crop_pct=0.9,
+        interpolation="bilinear",
+        crop_mode=mode,
+        fill=fill,
+    )
+    np.testing.assert_array_equal(image, GOLDEN[name])
+
+
+def test_other_crop_modes_are_refused():
+    assert decode.CROP_MODES == CROP_MODES
+    options = {"size": (4, 4), "crop_pct": 1.0, "interpolation": "nearest"}
+    with pytest.raises(ValueError, match="No crop_mode 'middle'. Known: center, squash, border."):
+        decode.eval_crop(np.zeros((9, 9, 3), np.uint8), crop_mode="middle", **options)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])

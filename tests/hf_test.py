@@ -108,10 +108,15 @@ def resnet(folders, tmp_path):
     ("field", "value", "message"),
     [
         ("hidden_act", "gelu", r"hidden_act='gelu'; ktjax has 'relu' only"),
-        ("architectures", ["ResNetModel"], r"is of ResNetModel; ktjax has ResNetForImage"),
+        ("architectures", ["ResNetNoModel"], r"has no head, so that it says nothing of images"),
+        ("architectures", ["ViTNewForImageClassification"], r"is of ViTNew.*; ktjax has ResNetFor"),
         ("architectures", None, "is of no class; ktjax has "),
         ("model_type", "nothing", "transformers cannot read .*config.json: "),
-        ("depths", [1, 2, 2], "does not fit:\n  missing resnet.encoder.stages.2.layers.1.layer.0"),
+        (
+            "depths",
+            [1, 2, 2],
+            r"\(15 missing, all of them in the log\):\n  missing resnet.*, and 2 more of",
+        ),
     ],
 )
 def test_configs_of_something_else_are_refused(resnet, field, value, message):
@@ -137,43 +142,88 @@ def test_code_of_a_folder_is_never_run(resnet, kind, monkeypatch):
     assert not mark.exists()
 
 
-def test_without_a_preprocessor_config_nothing_is_loaded(resnet):
+def test_without_a_preprocessor_config_the_models_class_says_it(resnet, caplog):
     (resnet / hf.PREPROCESSOR).unlink()
-    with pytest.raises(ValueError, match="There is no .*preprocessor_config.json, which says how"):
-        models.load(str(resnet))
+    found = models.blank(str(resnet)).input
+    assert (found.size, found.mean, found.crop_pct) == ((224, 224), (0.5, 0.5, 0.5), 0.875)
+    assert "as ConvNextImageProcessor does by itself" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("spec", "size", "crop_pct"),
-    [
-        (dict(size=24), (24, 24), 1.0),
-        (dict(size={"height": 20, "width": 24}), (20, 24), 1.0),
-        (dict(size={"shortest_edge": 32}, do_center_crop=True, crop_size=28), (28, 28), 0.875),
-        (dict(size={"shortest_edge": 224}, crop_pct=0.875), (224, 224), 0.875),
-        (dict(size={"shortest_edge": 384}, crop_pct=0.875), (384, 384), 1.0),
-    ],
-)
-def test_preprocessor_configs_of_all_ages(resnet, spec, size, crop_pct):
-    constants = dict(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], resample=2)
-    (resnet / hf.PREPROCESSOR).write_text(json.dumps(constants | spec))
-    found = models.load(str(resnet)).input
-    assert (found.size, found.crop_pct) == (size, crop_pct)
-    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert found.interpolation == "bilinear"
+def test_a_file_of_a_vit_squeezes(folders):
+    assert models.blank(str(folders / "vit")).input.crop_mode == "squash"
+    assert models.blank(str(folders / "resnet")).input.crop_mode == "center"
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        (dict(size=24, image_mean=[0.5] * 3), "config.json lacks image_std"),
-        (dict(size=24, do_normalize=False, do_center_crop=True), "config.json lacks crop_size"),
-        (dict(size=24, do_normalize=False, resample=1), "resample=1; ktjax has .*3: 'bicubic'"),
-    ],
-)
-def test_preprocessor_configs_that_do_not_say_it(resnet, spec, message):
-    (resnet / hf.PREPROCESSOR).write_text(json.dumps(spec))
-    with pytest.raises(ValueError, match=message):
-        models.load(str(resnet))
+@pytest.mark.parametrize("first", [1, 5])
+def test_classes_may_be_counted_from_anywhere(resnet, first, caplog):
+    path = resnet / "config.json"
+    count = rule.CLASSES
+    numbers = [first + i + (i > 3) for i in range(count)]  # with a hole
+    named = {str(number): f"thing {i}" for i, number in enumerate(numbers)}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": named}))
+    found = models.load(str(resnet))
+    assert found.classes == tuple(f"thing {i}" for i in range(count))
+    assert f"has the numbers {first} to {first + count} for {count} classes" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jax.numpy.bfloat16])
+def test_half_precision_is_read(resnet, dtype):
+    path, expected = resnet / weights.WEIGHTS, models.load(str(resnet)).variables
+    half = {k: v.astype(dtype) for k, v in safetensors_numpy.load_file(path).items()}
+    path.write_bytes(safetensors_numpy.save(half))
+    found = models.load(str(resnet)).variables
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    rounded = jax.tree.map(lambda a: np.asarray(a).astype(dtype).astype(np.float32), expected)
+    jax.tree.map(np.testing.assert_array_equal, found, rounded)
+
+
+@pytest.mark.parametrize("case", ["vit", "dinov2", "swin", "resnet"])
+def test_an_encoder_gets_a_head(folders, tmp_path, case):
+    """As transformers' save_pretrained leaves one: names without the model's, and a pooler."""
+    config = json.loads((folders / case / "config.json").read_text())
+    whole, start = entries(case), f"{config['model_type']}."
+    alone = {n.removeprefix(start): a for n, a in whole.items() if n.startswith(start)}
+    alone["pooler.dense.weight"] = np.zeros((4, 4), np.float32)
+    config["architectures"] = [
+        config["architectures"][0].replace("ForImageClassification", "Model")
+    ]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / hf.PREPROCESSOR).write_bytes((folders / case / hf.PREPROCESSOR).read_bytes())
+    safetensors_numpy.save_file(alone, tmp_path / weights.WEIGHTS)
+    with pytest.raises(ValueError, match="has no head, so that .* head='zero' or 'random'"):
+        models.load(str(tmp_path))
+    with pytest.raises(ValueError, match="has no head"):
+        models.load(str(tmp_path), classes=3)
+    expected = models.load(str(folders / case))
+    found = models.load(str(tmp_path), classes=("a", "b", "c"), head="zero")
+    assert found.classes == ("a", "b", "c")
+    heads = jax.tree.leaves(models.head_of(expected))
+    pairs = zip(jax.tree.leaves(found.variables), jax.tree.leaves(expected.variables), strict=True)
+    for in_head, (ours, theirs) in zip(heads, pairs, strict=True):
+        np.testing.assert_array_equal(ours, np.zeros_like(ours) if in_head else theirs)
+
+
+def test_weights_in_parts(resnet):
+    whole = models.load(str(resnet)).variables
+    arrays = sorted(safetensors_numpy.load_file(resnet / weights.WEIGHTS).items())
+    (resnet / weights.WEIGHTS).unlink()
+    names = {}
+    for part in range(2):
+        file = f"model-{part + 1:05d}-of-00002.safetensors"
+        safetensors_numpy.save_file(dict(arrays[part::2]), resnet / file)
+        names |= {name: file for name, _ in arrays[part::2]}
+    index = resnet / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    jax.tree.map(np.testing.assert_array_equal, models.load(str(resnet)).variables, whole)
+    for listed, message in (
+        (names | {"extra": "model-00001-of-00002.safetensors"}, "lacks extra, which model.safe"),
+        (names | {"extra": "../model.safetensors"}, "no .safetensors beside it"),
+        (names | {"extra": "model-3.safetensors"}, "There is no .*model-3.safetensors"),
+        ({}, "has no weight_map"),
+    ):
+        index.write_text(json.dumps({"weight_map": listed}))
+        with pytest.raises(ValueError, match=message):
+            models.load(str(resnet))
 
 
 def test_only_transformers_models_go_to_transformers(tmp_path):

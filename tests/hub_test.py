@@ -15,7 +15,8 @@ from huggingface_hub.utils import hf_raise_for_status
 
 from ktjax import models
 from ktjax.classifier import InputSpec
-from ktjax.models.checkpoints import layouts, weights
+from ktjax.models.checkpoints import entries, layouts, weights
+from ktjax.models.imported import importing
 
 NAME = "timm/test_resnet.r160_in1k"
 CLASSES = tuple(f"thing {i}" for i in range(10))
@@ -170,7 +171,132 @@ def test_another_size_leaves_convolutions_as_they_are(classifier, folder):
     assert_same(found.variables, classifier.variables)
 
 
+@pytest.mark.parametrize("mode", ["squash", "border", None])
+def test_the_way_to_crop_is_the_checkpoints(classifier, mode, tmp_path):
+    write(classifier, tmp_path / "before", pretrained_cfg={"crop_mode": mode})
+    found = models.load(str(tmp_path / "before"))
+    assert found.input.crop_mode == (mode or "center")
+    weights.export(found, tmp_path / "after", format="timm")
+    assert models.blank(str(tmp_path / "after")).input == found.input
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("crop_mode", "random", "crop_mode='random'; ktjax has center, squash, border"),
+        ("interpolation", "lanczos", "interpolation='lanczos'; ktjax has nearest, bilinear, bic"),
+        ("input_size", [1, 72, 80], r"other than 3 channels: input_size=\[1, 72, 80\]"),
+        ("mean", [0.5], r"other than 3 channels: .*mean=\[0.5\]"),
+        ("std", [0.5, 0, 0.5], r"std=\[0.5, 0, 0.5\], which images are divided by"),
+    ],
+)
+def test_values_that_ktjax_has_not_are_refused_by_name(classifier, field, value, message, tmp_path):
+    write(classifier, tmp_path, pretrained_cfg={field: value})
+    with pytest.raises(ValueError, match=message):
+        models.load(str(tmp_path))
+
+
+def test_configs_of_older_timms(classifier, folder, tmp_path):
+    """What stands in pretrained_cfg now stood beside it until 2023."""
+    (tmp_path / weights.WEIGHTS).write_bytes((folder / weights.WEIGHTS).read_bytes())
+    config = json.loads((folder / weights.CONFIG).read_text())
+    spec = config.pop("pretrained_cfg")
+    config.pop("model_args")
+    (tmp_path / weights.CONFIG).write_text(json.dumps(spec | config))
+    found = models.load(str(tmp_path))
+    assert found.input == SPEC
+    assert_same(found.variables, classifier.variables)
+
+
+def test_the_wrapper_of_transformers(classifier, folder, tmp_path):
+    """TimmWrapperForImageClassification's own folder, and one of an older version."""
+    config = json.loads((folder / weights.CONFIG).read_text())
+    config |= {"architectures": ["TimmWrapperForImageClassification"]}
+    config |= {"model_type": "timm_wrapper", "label_names": list(CLASSES), "do_pooling": True}
+    config["model_args"] = None
+    (tmp_path / weights.CONFIG).write_text(json.dumps(config))
+    whole = entries.read(folder / weights.WEIGHTS)
+    for start in ("", "timm_model."):
+        renamed = {start + name: array for name, array in whole.items()}
+        (tmp_path / weights.WEIGHTS).write_bytes(weights.safetensors_numpy.save(renamed))
+        found = models.load(str(tmp_path))
+        assert_same(found.variables, classifier.variables)
+        assert (found.classes, found.input) == (CLASSES, SPEC)
+
+
+def test_a_background_class_that_timm_does_not_count(classifier, folder, tmp_path):
+    write(classifier, tmp_path, pretrained_cfg={"label_offset": 1})
+    arrays = entries.read(folder / weights.WEIGHTS)
+    for name in ("fc.weight", "fc.bias"):
+        arrays[name] = np.concatenate([np.ones_like(arrays[name][:1]), arrays[name]])
+    (tmp_path / weights.WEIGHTS).write_bytes(weights.safetensors_numpy.save(arrays))
+    assert_same(models.load(str(tmp_path)).variables, classifier.variables)
+
+
+def test_networks_for_any_size_are_used_at_one(tmp_path):
+    before = drawn("test_vit", size=(64, 64), depth=2)
+    options = {"dynamic_img_size": True, "dynamic_img_pad": False, "depth": 2, "img_size": 64}
+    write(before, tmp_path, root={"model_args": options})
+    found = models.load(str(tmp_path))
+    assert (found.input.size, found.options) == ((64, 64), {"depth": 2})
+    jax.tree.map(
+        np.testing.assert_array_equal, found.variables["params"], before.variables["params"]
+    )
+    assert models.load(str(tmp_path), size=(96, 96)).input.size == (96, 96)
+
+
+def test_an_encoder_of_timms_gets_a_head(classifier, folder, tmp_path):
+    write(classifier, tmp_path, root={"num_classes": 0, "model_args": {"num_classes": 0}})
+    arrays = entries.read(folder / weights.WEIGHTS, ignored=("fc.",))
+    (tmp_path / weights.WEIGHTS).write_bytes(weights.safetensors_numpy.save(arrays))
+    with pytest.raises(ValueError, match="has no head, so that"):
+        models.load(str(tmp_path))
+    found = models.load(str(tmp_path), classes=NEW, head="random")
+    assert (found.classes, changed(classifier.variables, found.variables)) == (NEW, FC)
+    bare = tmp_path / "features.safetensors"
+    bare.write_bytes((tmp_path / weights.WEIGHTS).read_bytes())
+    found = models.load(str(bare), architecture="test_resnet", classes=NEW, head="zero")
+    assert changed(classifier.variables, found.variables) == FC
+
+
 # Files.
+
+
+WRAPPED = {
+    "_orig_mod.": lambda name, array: {f"_orig_mod.{name}": array},
+    "module.": lambda name, array: {f"module.{name}": array},
+    "_orig_mod.module.": lambda name, array: {f"_orig_mod.module.{name}": array},
+    "model.": lambda name, array: {f"model.{name}": array},
+    "state_dict_ema.": lambda name, array: {
+        f"state_dict.{name}": np.zeros_like(array),
+        f"state_dict_ema.module.{name}": array,
+    },
+}
+
+
+@pytest.mark.parametrize("start", WRAPPED)
+def test_what_training_loops_put_before_names_is_left_out(start, folder, tmp_path, caplog):
+    whole = entries.read(folder / weights.WEIGHTS)
+    wrapped = [WRAPPED[start](name, array) for name, array in whole.items()]
+    path = tmp_path / "wrapped.safetensors"
+    path.write_bytes(
+        weights.safetensors_numpy.save({k: v for one in wrapped for k, v in one.items()})
+    )
+    found = models.load(str(path), architecture="test_resnet")
+    assert_same(found.variables, models.load(str(folder)).variables)
+    assert f"names begin with '{start.partition('.')[0]}.', which is left out" in caplog.text
+    assert ("what begins with 'state_dict.' is not read" in caplog.text) == (
+        start == "state_dict_ema."
+    )
+
+
+def test_integers_are_no_weights(folder, tmp_path):
+    arrays = entries.read(folder / weights.WEIGHTS)
+    arrays["fc.weight"] = arrays["fc.weight"].astype(np.int8)
+    path = tmp_path / "quantized.safetensors"
+    path.write_bytes(weights.safetensors_numpy.save(arrays))
+    with pytest.raises(ValueError, match=r"quantized fc\.weight: int8, no weights"):
+        models.load(str(path), architecture="test_resnet")
 
 
 def test_a_bare_file_needs_its_architecture(classifier, folder, tmp_path):
@@ -189,19 +315,21 @@ def test_a_bare_file_needs_its_architecture(classifier, folder, tmp_path):
 
 
 def test_a_file_without_a_classifier_is_refused(folder, tmp_path):
-    entries = weights.read_entries(folder / weights.WEIGHTS, ignored=("fc.",))
+    found = entries.read(folder / weights.WEIGHTS, ignored=("fc.",))
     path = tmp_path / "features.safetensors"
-    path.write_bytes(weights.safetensors_numpy.save(entries))
-    with pytest.raises(ValueError, match=r"has no classifier: none of fc\.bias, head\.bias"):
+    path.write_bytes(weights.safetensors_numpy.save(found))
+    with pytest.raises(ValueError, match="has no head, so that it says nothing"):
         models.load(str(path), architecture="test_resnet")
 
 
-def test_another_architecture_is_told_all_that_does_not_fit(folder):
+def test_another_architecture_is_told_all_that_does_not_fit(folder, caplog):
     with pytest.raises(ValueError, match="does not fit") as refusal:
         models.load(str(folder / weights.WEIGHTS), architecture="resnet18")
     lines = str(refusal.value).splitlines()[1:]
-    assert "  missing layer4.1.conv2.weight (512, 512, 3, 3)" in lines
-    assert "  unexpected conv1.0.weight (16, 3, 3, 3)" in lines
+    same = "and 7 more of layer*.*.conv*.weight"
+    assert f"  missing layer1.1.conv1.weight (64, 64, 3, 3), {same}" in lines
+    assert "missing layer4.1.conv2.weight: (512, 512, 3, 3)" in caplog.text
+    assert any(line.startswith("  unexpected conv1.0.weight (16, 3, 3, 3)") for line in lines)
     assert "  misshapen fc.weight: file (10, 96), resnet18 (10, 512)" in lines
     assert {line.split()[0] for line in lines} == {"missing", "unexpected", "misshapen"}
 
@@ -324,6 +452,60 @@ def test_an_unknown_architecture_is_not_asked_for(monkeypatch):
         models.load("timm/resnet17.a1_in1k")
 
 
+@pytest.mark.parametrize(
+    "name", ["hf-hub:me/mine", "hf:me/mine", "timm/me/mine", "hf://me/mine@v2", "hf_hub:me/mine@v2"]
+)
+def test_repositories_of_any_owner(classifier, folder, name, monkeypatch):
+    asked = []
+
+    def hf_hub_download(repository, file, revision=None):
+        asked.append((repository, revision))
+        return str(folder / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    found = models.load(name)
+    assert_same(found.variables, classifier.variables)
+    assert set(asked) == {("me/mine", "v2" if "@" in name else None)}
+    assert (found.name, found.origin) == (name, f"pretrained {name}")
+
+
+def test_timms_word_for_a_folder(classifier, folder):
+    assert_same(models.load(f"local-dir:{folder}").variables, classifier.variables)
+
+
+def test_a_repository_in_parts(classifier, folder, tmp_path, monkeypatch):
+    (tmp_path / weights.CONFIG).write_bytes((folder / weights.CONFIG).read_bytes())
+    arrays = list(entries.read(folder / weights.WEIGHTS).items())
+    names = {}
+    for file, part in (("a.safetensors", arrays[::2]), ("b.safetensors", arrays[1::2])):
+        (tmp_path / file).write_bytes(weights.safetensors_numpy.save(dict(part)))
+        names |= {name: file for name, _ in part}
+    (tmp_path / entries.INDEX).write_text(json.dumps({"weight_map": names}))
+    asked = []
+
+    def hf_hub_download(repository, file):
+        asked.append(file)
+        if not (tmp_path / file).exists():
+            raise answered(404, {"X-Error-Code": "EntryNotFound"})
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    assert_same(models.load("hf:me/large").variables, classifier.variables)
+    assert {"a.safetensors", "b.safetensors"} < set(asked)
+
+
+def test_a_class_of_the_hub_that_ktjax_lacks_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "_has", lambda package: package != "torch")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, file: str(tmp_path / file))
+    config = {"model_type": "swinv2", "architectures": ["Swinv2ForImageClassification"]}
+    (tmp_path / weights.CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"'Swinv2For.*transformers has besides .*ktjax\[torch\]"):
+        models.load("hf:me/swin")
+    (tmp_path / weights.CONFIG).write_text(json.dumps({"architecture": "starnet_s1"}))
+    with pytest.raises(ValueError, match=r"'starnet_s1'.*What timm has besides .*ktjax\[torch\]"):
+        models.load("hf-hub:me/star")
+
+
 # Heads.
 
 NEW = ("left", "right", "straight on")
@@ -386,7 +568,7 @@ def test_a_random_head_is_drawn_from_its_seed():
 
 
 def test_an_unknown_head_is_refused_before_anything_is_read(folder, monkeypatch):
-    monkeypatch.setattr(weights, "read_entries", lambda *_, **__: pytest.fail("it reads"))
+    monkeypatch.setattr(entries, "read", lambda *_, **__: pytest.fail("it reads"))
     with pytest.raises(ValueError, match=r"No head 'ones'\. Known: zero, random\."):
         models.load(str(folder), classes=NEW, head="ones")
     with pytest.raises(ValueError, match=r"No head 'ones'\. Known: zero, random\."):

@@ -23,7 +23,7 @@ from ktjax import models
 from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import transfer
 from ktjax.models import imported
-from ktjax.models.checkpoints import weights
+from ktjax.models.checkpoints import entries, weights
 from ktjax.models.imported import importing
 
 GOLDENS = Path(__file__).parent / "goldens" / "imported"
@@ -182,8 +182,8 @@ def test_an_export_has_torchs_names_and_shares(folders, tmp_path):
     params = {name: value + 1 for name, value in model.variables["params"].items()}
     changed = dataclasses.replace(model, variables={**model.variables, "params": params})
     ktjax.export_model(changed, tmp_path)
-    before = weights.read_entries(folders / "attentive" / weights.WEIGHTS)
-    after = weights.read_entries(tmp_path / weights.WEIGHTS)
+    before = entries.read(folders / "attentive" / weights.WEIGHTS)
+    after = entries.read(tmp_path / weights.WEIGHTS)
     assert before.keys() == after.keys()
     # What the graph does not read, or nothing trains, is as it was; one array has two names.
     kept = {"unused.weight", "unused.bias", "scale"}
@@ -247,7 +247,7 @@ def test_imported_models_teach_and_learn(folders, zoo, images, tmp_path, monkeyp
     for row in results["runs"]:
         folder = tmp_path / "undisturbed" / "students" / row["run"]
         assert (folder / imported.GRAPH).read_bytes() == (before / imported.GRAPH).read_bytes()
-        old, new = (weights.read_entries(path / weights.WEIGHTS) for path in (before, folder))
+        old, new = (entries.read(path / weights.WEIGHTS) for path in (before, folder))
         same = {name for name in old if np.array_equal(old[name], new[name])}
         assert old.keys() == new.keys()
         assert same == {name for name in old if name.endswith("num_batches_tracked")}
@@ -352,7 +352,7 @@ def test_an_edited_graph_is_refused(edit, folders, tmp_path, monkeypatch):
     graph = json.loads((folder / imported.GRAPH).read_text())
     change(graph)
     (folder / imported.GRAPH).write_text(json.dumps(graph))
-    monkeypatch.setattr(weights, "read_entries", lambda *_, **__: pytest.fail("it reads"))
+    monkeypatch.setattr(entries, "read", lambda *_, **__: pytest.fail("it reads"))
     with pytest.raises(ValueError, match=message) as refusal:
         models.load(str(folder))
     assert str(refusal.value).startswith(f"{folder / imported.GRAPH} makes no sense: ")
@@ -368,10 +368,10 @@ def test_deep_nesting_is_refused(folders, tmp_path):
 
 def test_weights_that_do_not_fit_are_listed(folders, tmp_path):
     folder = shutil.copytree(folders / "attentive", tmp_path / "misfit")
-    entries = weights.read_entries(folder / weights.WEIGHTS)
-    entries["head.weight"] = entries["head.weight"][:3]
-    entries["extra"] = entries.pop("token")
-    (folder / weights.WEIGHTS).write_bytes(safetensors_numpy.save(entries))
+    found = entries.read(folder / weights.WEIGHTS)
+    found["head.weight"] = found["head.weight"][:3]
+    found["extra"] = found.pop("token")
+    (folder / weights.WEIGHTS).write_bytes(safetensors_numpy.save(found))
     with pytest.raises(ValueError, match="does not fit") as refusal:
         models.load(str(folder))
     for problem in ("missing token (1, 1, 16)", "unexpected extra", "misshapen head.weight"):

@@ -8,6 +8,7 @@ models were trained and are scored with them. An orientation in EXIF is not appl
 import functools
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import PIL
@@ -21,6 +22,7 @@ from ktjax.data import resize
 _MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 # Of a file of any name Pillow looks at the content, and hands some kinds to external programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+CROP_MODES = ("center", "squash", "border")  # classifier.CROP_MODES, which would import JAX
 
 
 class DecodeError(ValueError):
@@ -49,34 +51,58 @@ def of_pillow(image: Image.Image) -> np.ndarray:
 
 
 def eval_crop(
-    image_HxWx3: np.ndarray, *, size: tuple[int, int], crop_pct: float, interpolation: str
+    image_HxWx3: np.ndarray,
+    *,
+    size: tuple[int, int],
+    crop_pct: float,
+    interpolation: str,
+    crop_mode: str = "center",
+    fill: tuple[int, int, int] = (0, 0, 0),
 ) -> np.ndarray:
     """The center of an image as uint8 [h, w, 3], bit for bit as timm's transform for evaluation.
 
-    The image is resized until it just covers `size / crop_pct`, then its center is cut out.
+    The image is resized, then its center is cut out.
 
     Args:
       image_HxWx3: uint8.
       size: height and width of the result.
       crop_pct: above 0, at most 1.
       interpolation: nearest, bilinear or bicubic.
+      crop_mode: `center`: the image is resized until it just covers `size / crop_pct`; `squash`:
+        to just that, whatever becomes of its proportions; `border`: until it just fits in there,
+        and what lacks is filled.
+      fill: the color of borders.
 
     Raises:
-      ValueError: another interpolation, or a crop_pct out of range.
+      ValueError: another interpolation or crop_mode, or a crop_pct out of range.
     """
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct is {crop_pct}: it is a share of the image, above 0, at most 1.")
-    height, width, _ = image_HxWx3.shape
-    covered = [math.floor(side / crop_pct) for side in size]
-    # timm has two ways, which round differently.
-    if covered[0] == covered[1]:
+    grid = _grid(image_HxWx3.shape[:2], [math.floor(side / crop_pct) for side in size], crop_mode)
+    kept = [min(side, crop) for side, crop in zip(grid, size, strict=True)]
+    top, left = (round((side - crop) / 2) for side, crop in zip(grid, kept, strict=True))
+    image = resize.resize(image_HxWx3, grid, crop=(top, left, *kept), interpolation=interpolation)
+    if image.shape[:2] == tuple(size):
+        return image
+    framed = np.full((*size, 3), fill, np.uint8)
+    top, left = ((side - crop) // 2 for side, crop in zip(size, kept, strict=True))
+    framed[top : top + kept[0], left : left + kept[1]] = image
+    return framed
+
+
+def _grid(shape: Sequence[int], covered: Sequence[int], crop_mode: str) -> tuple[int, int]:
+    """The height and width that timm resizes an image to, for `size / crop_pct`."""
+    if crop_mode not in CROP_MODES:
+        raise ValueError(f"No crop_mode '{crop_mode}'. Known: {', '.join(CROP_MODES)}.")
+    height, width = shape
+    if crop_mode == "squash":
+        return covered[0], covered[1]
+    if crop_mode == "center" and covered[0] == covered[1]:  # rounds otherwise than what follows
         longer = int(covered[0] * max(height, width) / min(height, width))
-        grid = (covered[0], longer) if height <= width else (longer, covered[0])
-    else:
-        ratio = min(height / covered[0], width / covered[1])
-        grid = (round(height / ratio), round(width / ratio))
-    top, left = (round((side - crop) / 2) for side, crop in zip(grid, size, strict=True))
-    return resize.resize(image_HxWx3, grid, crop=(top, left, *size), interpolation=interpolation)
+        return (covered[0], longer) if height <= width else (longer, covered[0])
+    fitting = max if crop_mode == "border" else min
+    ratio = fitting(height / covered[0], width / covered[1])
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
 def random_resized_crop(

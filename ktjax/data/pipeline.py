@@ -33,6 +33,8 @@ class Reading(NamedTuple):
     size: int  # side in pixels
     crop_pct: float = 1.0  # share of the shorter side that is kept, in timm's terms
     interpolation: str = "bicubic"
+    crop_mode: str = "center"  # of InputSpec
+    fill: tuple[int, int, int] = (0, 0, 0)  # color of the borders of that name
     # Least and most share of the area that a view for training shows; None: views are the same
     # images as for evaluation.
     crop_scale: tuple[float, float] | None = None
@@ -96,6 +98,8 @@ class Stream:
                 size=(reading.size, reading.size),
                 crop_pct=reading.crop_pct,
                 interpolation=reading.interpolation,
+                crop_mode=reading.crop_mode,
+                fill=reading.fill,
             ),
         )
 

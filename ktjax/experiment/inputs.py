@@ -176,9 +176,11 @@ def without_bad(settings: Data, loaded: Loaded, *, names: Sequence[str] = data.S
 def reading(settings: Data, classifiers: Iterable[Classifier]) -> pipeline.Reading:
     """How images are read: what the settings leave open, as the model of the largest input wants.
 
-    Of several such models it is the first. The others resize what it gets.
+    Of several such models it is the first. The others resize what it gets. A crop_pct of the
+    settings is that of a center crop.
     """
     largest = max((model.input for model in classifiers), key=lambda spec: max(spec.size))
+    crop_mode = largest.crop_mode if settings.crop_pct is None else "center"
 
     def given(value: _T | None, otherwise: _T) -> _T:
         return otherwise if value is None else value
@@ -187,9 +189,21 @@ def reading(settings: Data, classifiers: Iterable[Classifier]) -> pipeline.Readi
         size=given(settings.image_size, max(largest.size)),
         crop_pct=given(settings.crop_pct, largest.crop_pct),
         interpolation=given(settings.interpolation, largest.interpolation),
+        crop_mode=crop_mode,
+        fill=largest.fill if crop_mode == "border" else (0, 0, 0),
         cache_gb=settings.cache_gb,
         threads=settings.decode_threads,
     )
+
+
+def say_crops(how: pipeline.Reading, classifiers: Iterable[Classifier]) -> None:
+    """Warns of models that are for images with other proportions than they are shown."""
+    for model in classifiers if parallel.is_first() else ():
+        if model.input.crop_mode != how.crop_mode:
+            _LOG.warning(
+                "%s is for images of crop_mode %s, and all models see them in crop_mode %s.",
+                *(model.name, model.input.crop_mode, how.crop_mode),
+            )
 
 
 def open_splits(settings: TrainingData, loaded: Loaded, how: pipeline.Reading) -> Splits:
@@ -233,6 +247,7 @@ def prepare(
     good = once("good images", lambda: without_bad(settings, loaded))
     settings.durations(len(good.dataset.train))
     how = reading(settings, classifiers)
+    say_crops(how, classifiers)
     splits = once(("splits", how), lambda: open_splits(settings, good, how))
     refuse(splits)
     weights = {

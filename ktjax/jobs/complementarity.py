@@ -91,6 +91,7 @@ def execute(
     workdir_lib.claim(workdir, settings, dataset, held=held)
 
     reading = inputs.reading(settings, blanks.values())
+    inputs.say_crops(reading, blanks.values())
     answers = _answers(settings, workdir, dataset, reading)
     facts = {
         name: {

@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from ktjax import files, paths
 from ktjax.classifier import Classifier, Variables
 from ktjax.models import imported, registry
-from ktjax.models.checkpoints import catalogue, hf, hub, weights
+from ktjax.models.checkpoints import catalogue, entries, hf, hub, weights
 from ktjax.models.classes import class_names, numbered
 
 # The weights of the embedded zoo, one exported folder each, lie in the package.
@@ -45,16 +46,17 @@ def load(
         `timm/<architecture>.<tag>`, a repository of timm's on the Hugging Face hub (cached;
         HF_HUB_OFFLINE is respected); what ktjax has no architecture for is imported, once, where
         torch and timm are installed, and `import:` before the name does so with any;
-        `hf:<organization>/<repository>`, a classifier of transformers' on the hub;
+        `hf:<owner>/<repository>`, or `hf-hub:`, or `timm/<owner>/<repository>`: any other on the
+        hub that transformers, timm or ktjax has written; `@<revision>` may stand at the end;
         `glyphs/<name>` of the embedded zoo;
         a folder with config.json and model.safetensors, which ktjax, timm or transformers wrote;
         or the folder of an imported torch module;
         a workdir of ktjax that holds one model (of several, the folder of one);
-        a .safetensors file with timm's names.
+        a .safetensors file with timm's names. Weights may lie in several files with an index.
       architecture: what a .safetensors file is of, as it does not say so itself.
       classes: the names of the classes, or how many there are, instead of those in config.json.
       head: the last layer is a new one for `classes`: `zero`, or drawn as timm does, `random`;
-        None: keep the checkpoint's.
+        None: keep the checkpoint's. Encoders without a head need one.
       size: height and width of the input, if not the checkpoint's. Position embeddings of timm's
         families are resized.
       seed: what a random head is drawn from.
@@ -69,23 +71,29 @@ def load(
     found = locate(name, architecture=architecture)
     known = class_names(found.config)
     classes = numbered(classes) if isinstance(classes, int) else classes
+    if not known and (head is None or not classes):
+        raise ValueError(
+            f"'{name}' has no head, so that it says nothing of images: head='zero' or 'random' "
+            "gives it one, for the classes that are given too."
+        )
     if found.config["format"] == weights.TORCH:
         _check_graph(name, found, size, options)
         model = imported.load(found.path.parent, found.config, name=name)
         if head is not None:
             return replace_head(model, classes or known, head=head, seed=seed)
         return _called(model, classes or known)
-    shapes, module = _described(name, found, known if head else classes or known, size, options)
-    entries = weights.read_entries(found.path)
+    classes = classes or None
+    shapes, module = _described(name, found, classes or known, size, options)
     try:
         model = weights.fill(
             shapes,
-            entries,
+            _without_background(entries.read(found.path), found.config),
             layout=weights.layout_of(
                 found.config["format"], shapes.architecture, found.config["model_args"]
             ),
             adapt=getattr(module, "adapt", None),
             where=found.path,
+            head=None if head is None else head_of(shapes),
         )
     except ValueError as error:
         if head is not None or classes is None:
@@ -101,12 +109,10 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
         return hub.folder(ZOO / name.removeprefix("glyphs/"))
     if name.startswith(imported.FORCED):
         return hub.folder(imported.cached(name))
-    if name.startswith("timm/"):
-        if name.removeprefix("timm/").partition(".")[0] not in registry.MODELS:
-            return hub.folder(_imported(name))
-        return hub.repository(name, (weights.CONFIG,))
-    if name.startswith("hf:"):
-        return hub.repository(name.removeprefix("hf:"), (weights.CONFIG, hf.PREPROCESSOR))
+    repository = hub.repository_of(name)
+    if repository is not None:
+        return _of_hub(name, repository)
+    name = name.removeprefix("local-dir:")  # timm's word for it
     path = paths.of(name)
     if weights.is_export(path):
         return hub.folder(path)
@@ -146,14 +152,40 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     )
 
 
-def _imported(name: str) -> Path:
-    """The folder of a model of timm's that ktjax has no architecture for, imported if need be."""
+def _of_hub(name: str, repository: str) -> hub.Checkpoint:
+    """The checkpoint of a repository; imported if need be, where ktjax lacks its architecture."""
+    if name.startswith("timm/") and repository == name:  # what it is is known without asking
+        architecture = name.removeprefix("timm/").partition(".")[0]
+        native = architecture in registry.MODELS
+    else:
+        config = hub.read_config(repository)
+        if hf.is_config(config):
+            architecture = " or ".join(config.get("architectures") or ["no class"])
+            native = hf.is_native(config)
+        else:
+            architecture = config.get("architecture")
+            native = architecture in registry.MODELS or "format" in config
+    if native:
+        return hub.checkpoint(repository, name)
     obstacle = imported.obstacle(name)
     if obstacle is not None:
-        architecture = name.removeprefix("timm/").partition(".")[0]
-        nearest = registry.nearest(architecture, registry.MODELS)
+        nearest = registry.nearest(str(architecture), registry.MODELS)
         raise ValueError(f"No architecture '{architecture}'. Nearest: {nearest}. {obstacle}")
-    return imported.cached(name)
+    return hub.folder(imported.cached(name))
+
+
+def _without_background(
+    found: dict[str, np.ndarray], config: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Without the classes before those that timm counts, `label_offset` of them."""
+    offset, heads = (config["pretrained_cfg"].get(k) for k in ("label_offset", "classifier"))
+    if not offset or not heads:
+        return found
+    for head in [heads] if isinstance(heads, str) else heads:
+        for entry in (f"{head}.weight", f"{head}.bias"):
+            if entry in found and len(found[entry]) == offset + config["num_classes"]:
+                found[entry] = found[entry][offset:]
+    return found
 
 
 def _check_graph(

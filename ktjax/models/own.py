@@ -21,7 +21,7 @@ from safetensors import numpy as safetensors_numpy
 
 from ktjax import files, parallel, paths
 from ktjax.classifier import Classifier, Forward, InputSpec, Output, Variables
-from ktjax.models.checkpoints import weights
+from ktjax.models.checkpoints import entries, weights
 from ktjax.models.classes import numbered
 
 _KEPT = ("params", "batch_stats")  # the collections that training knows
@@ -214,12 +214,12 @@ def load_weights(classifier: Classifier, folder: str | Path) -> Classifier:
       ValueError: they do not fit; all that do not are listed.
     """
     path = Path(folder) / weights.WEIGHTS
-    found = weights.read_entries(path)
+    found = entries.read(path)
     flat = _flat(classifier.variables)
     shapes = {name: array.shape for name, array in flat.items()}
-    weights.check_fit(path, found, shapes, by=classifier.name)
+    entries.check_fit(path, found, shapes, by=classifier.name)
     nested = traverse_util.unflatten_dict({tuple(n.split("/")): found[n] for n in flat})
-    config = weights.read_json(Path(folder) / weights.CONFIG)
+    config = entries.read_json(Path(folder) / weights.CONFIG)
     return dataclasses.replace(classifier, variables=nested, origin=config["origin"])
 
 

@@ -26,6 +26,7 @@ SHAPES = ((61, 97), (113, 75), (90, 90), (40, 300))
 SIZES = ((24, 24), (17, 29), (70, 70))
 CROP_PCTS = (0.875, 0.95, 1.0)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+MEAN = (0.1, 0.5, 0.9)  # the color of borders
 CROP = (7, 11, 33, 47)  # top, left, height, width, in the first image
 DRAWS = 20_000
 
@@ -63,6 +64,13 @@ def main() -> None:
                     )
                     key = f"eval/{name}/{size[0]}x{size[1]}/{crop_pct}/{interpolation}"
                     golden[key] = transform(image).permute(1, 2, 0).numpy()
+        for size in ((24, 24), (29, 17)):
+            for mode in ("squash", "border"):
+                transform = timm.data.create_transform(
+                    (3, *size), crop_pct=0.9, crop_mode=mode, mean=MEAN, normalize=False
+                )
+                key = f"{mode}/{name}/{size[0]}x{size[1]}"
+                golden[key] = transform(image).permute(1, 2, 0).numpy()
         if shape == SHAPES[0]:
             for interpolation in INTERPOLATIONS:
                 mode = transforms.InterpolationMode(interpolation)

@@ -4,18 +4,20 @@ Each of its classifiers in hf_kinds.py is an architecture of `ktjax.models.MODEL
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ktjax import files
 from ktjax.classifier import InputSpec
+from ktjax.models.checkpoints import processors
 from ktjax.models.checkpoints.hf_kinds import KINDS
 from ktjax.models.checkpoints.layouts import Layout, Renamed, transformers
+from ktjax.models.checkpoints.processors import PREPROCESSOR
 
-PREPROCESSOR = "preprocessor_config.json"
-# Pillow's numbers for filters, which transformers uses.
-_FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+_LOG = logging.getLogger(__name__)
+_TIMMS = "timm_wrapper"  # transformers' class around timm's networks: the config is timm's
 
 
 def layout(architecture: str, options: Mapping[str, Any]) -> Layout:
@@ -37,8 +39,8 @@ def layout(architecture: str, options: Mapping[str, Any]) -> Layout:
 
 
 def is_config(config: Mapping[str, Any]) -> bool:
-    """Whether transformers wrote this config.json."""
-    return "model_type" in config
+    """Whether this config.json is transformers' own, and not timm's."""
+    return "model_type" in config and config["model_type"] != _TIMMS
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -59,66 +61,63 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"transformers cannot read {path}: {str(error).splitlines()[0]}"
         ) from error
-    known = [name for name in config["architectures"] or () if name in KINDS]
-    if not known:
-        raise ValueError(
-            f"{path} is of {' or '.join(config['architectures'] or ['no class'])}; ktjax has "
-            f"{', '.join(KINDS)}."
-        )
-    kind = KINDS[known[0]]
+    architecture, headless = _architecture(path, config)
+    kind = KINDS[architecture]
     for field, value in kind.fixed.items():
         if config[field] != value:
             raise ValueError(f"{path} has {field}={config[field]!r}; ktjax has {value!r} only.")
-    labels = {int(number): name for number, name in config["id2label"].items()}
+    names = () if headless else class_names(config["id2label"])
     return {
         "format": "hf",
-        "architecture": known[0],
-        "num_classes": len(labels),
+        "architecture": architecture,
+        "num_classes": len(names),
         "model_args": {name: config[name] for name in kind.options},
         "origin": f"pretrained {folder.name}",
-        "label_names": [labels[number] for number in range(len(labels))],
-        "pretrained_cfg": pretrained_cfg(folder / PREPROCESSOR, config.get("image_size")),
+        "label_names": list(names),
+        "pretrained_cfg": processors.read(folder / PREPROCESSOR, config),
     }
 
 
-def pretrained_cfg(path: Path, image_size: int | None) -> dict[str, Any]:
-    """The input in timm's terms."""
-    try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no {path}, which says how images are normalized.") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
-    normalized, resample = spec.get("do_normalize", True), spec.get("resample", 2)
-    needed = {"image_mean", "image_std"} if normalized else set()
-    needed |= {"crop_size"} if spec.get("do_center_crop") else set()
-    if lacking := sorted(needed - set(spec)):
-        raise ValueError(f"{path} lacks {', '.join(lacking)}.")
-    if resample not in _FILTERS:
-        raise ValueError(f"{path} has resample={resample}; ktjax has {_FILTERS}.")
-    size = _edges(spec.get("size", image_size or 224))
-    crop_pct = 1.0
-    if spec.get("do_center_crop"):
-        crop = _edges(spec["crop_size"])
-        size, crop_pct = crop, crop[0] / size[0]
-    elif "crop_pct" in spec and size[0] < 384:  # as ConvNextImageProcessor does
-        crop_pct = spec["crop_pct"] or 224 / 256
-    return {
-        "input_size": [3, *size],
-        "mean": spec["image_mean"] if normalized else [0.0] * 3,
-        "std": spec["image_std"] if normalized else [1.0] * 3,
-        "interpolation": _FILTERS[resample],
-        "crop_pct": crop_pct,
-    }
+def is_native(config: Mapping[str, Any]) -> bool:
+    """Whether ktjax has the network of transformers' config.json."""
+    return _network(config.get("architectures") or (), config["model_type"]) is not None
 
 
-def _edges(size: int | Mapping[str, int]) -> tuple[int, int]:
-    """Height and width; older files have a number, or the shorter edge."""
-    if isinstance(size, int):
-        return size, size
-    if "shortest_edge" in size:
-        return (size["shortest_edge"],) * 2
-    return size["height"], size["width"]
+def _architecture(path: Path, config: Mapping[str, Any]) -> tuple[str, bool]:
+    """The entry of KINDS that a config is of, and whether it is of an encoder without a head."""
+    given = config["architectures"] or ()
+    found = _network(given, config["model_type"])
+    if found is None:
+        raise ValueError(
+            f"{path} is of {' or '.join(given or ['no class'])}; ktjax has {', '.join(KINDS)}. "
+            "Others are imported where torch and transformers are: `python -m ktjax.models import`."
+        )
+    return found, found not in given
+
+
+def _network(given: Sequence[str], model_type: str) -> str | None:
+    """The entry of KINDS for a class of transformers, or for the encoder that it is."""
+    for name in given:
+        if name in KINDS:
+            return name
+    if not given or any("ImageClassification" in name for name in given):
+        return None
+    return next((name for name, kind in KINDS.items() if kind.model_type == model_type), None)
+
+
+def class_names(id2label: Mapping[Any, str]) -> tuple[str, ...]:
+    """The classes in the order of the logits.
+
+    People's configs begin to count at 1, or leave numbers out. transformers' heads have as many
+    outputs as there are names, so names are taken in the order of their numbers.
+    """
+    named = {int(number): str(name) for number, name in id2label.items()}
+    if sorted(named) != list(range(len(named))):
+        _LOG.warning(
+            "id2label has the numbers %d to %d for %d classes: taken in this order.",
+            *(min(named), max(named), len(named)),
+        )
+    return tuple(named[number] for number in sorted(named))
 
 
 def write_config(
@@ -141,37 +140,7 @@ def write_config(
         "label2id": {name: number for number, name in enumerate(classes)},
         "dtype": "float32",
     }
-    filters = {name: number for number, name in _FILTERS.items()}
-    preprocessor = {
-        **_resizing(spec),
-        "do_resize": True,
-        "resample": filters[spec.interpolation],
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": spec.mean,
-        "image_std": spec.std,
-    }
-    for name, content in (("config.json", config), (PREPROCESSOR, preprocessor)):
+    written = (("config.json", config), (PREPROCESSOR, processors.to_json(spec)))
+    for name, content in written:
         text = json.dumps(content, indent=1, ensure_ascii=False)
         files.write_whole(folder / name, f"{text}\n")
-
-
-def _resizing(spec: InputSpec) -> dict[str, Any]:
-    """The image processor of transformers that crops in the same way, and its sizes."""
-    height, width = spec.size
-    edges = {"height": height, "width": width}
-    if spec.crop_pct == 1:
-        return {"image_processor_type": "ViTImageProcessor", "size": edges}
-    if height == width < 384:
-        return {
-            "image_processor_type": "ConvNextImageProcessor",
-            "size": {"shortest_edge": height},
-            "crop_pct": spec.crop_pct,
-        }
-    return {
-        "image_processor_type": "BitImageProcessor",
-        "size": {"shortest_edge": int(min(spec.size) / spec.crop_pct)},
-        "do_center_crop": True,
-        "crop_size": edges,
-    }

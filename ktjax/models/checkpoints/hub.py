@@ -1,6 +1,6 @@
 """Where a checkpoint's files lie: folders, single files, repositories on the Hugging Face hub."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +9,15 @@ from huggingface_hub import errors
 
 from ktjax import paths
 from ktjax.classifier import InputSpec
-from ktjax.models.checkpoints import card, hf, weights
+from ktjax.models.checkpoints import card, entries, hf, weights
 
 PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 # The biases of timm's classifiers tell how many classes there are.
 _HEADS = ("fc.bias", "head.bias", "head.fc.bias", "classifier.bias", "head.l.bias")
+
+
+class LackingError(ValueError):
+    """A repository has no such file."""
 
 
 class Checkpoint(NamedTuple):
@@ -26,16 +30,19 @@ class Checkpoint(NamedTuple):
 def folder(path: Path) -> Checkpoint:
     """The checkpoint in a folder as weights.read_config takes it; ValueError if there is none."""
     config = weights.read_config(path)
-    return Checkpoint(path / weights.WEIGHTS, {**config, **_without_repetition(config, path)})
+    file = entries.file_of(path) or path / weights.WEIGHTS
+    return Checkpoint(file, {**config, **_without_repetition(config, path)})
 
 
 def _without_repetition(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Fields of a config.json without what `model_args` repeats, as timm's does.
 
-    `img_size` is what the network was built for; `input_size` may still be its origin's.
+    `img_size` is what the network was built for; `input_size` may still be its origin's. Networks
+    that take any size are used at that of their input, at which they are as those that do not.
     """
     options, spec = dict(config["model_args"]), dict(config["pretrained_cfg"])
-    options.pop("num_classes", None)
+    for name in ("num_classes", "dynamic_img_size", "dynamic_img_pad", "strict_img_size"):
+        options.pop(name, None)
     channels = options.pop("in_chans", 3)
     if channels != 3:
         raise ValueError(f"The model in {path} is for images of {channels} channels, not of 3.")
@@ -47,16 +54,13 @@ def _without_repetition(config: Mapping[str, Any], path: Path) -> dict[str, Any]
 
 def bare(path: Path, architecture: str, spec: InputSpec) -> Checkpoint:
     """The checkpoint that a .safetensors file with timm's names is, of a known architecture."""
-    entries = weights.read_shapes(path)
-    heads = [shape[0] for name, shape in entries.items() if name in _HEADS]
-    if not heads:
-        raise ValueError(f"{path} has no classifier: none of {', '.join(_HEADS)}.")
+    heads = [shape[0] for name, shape in entries.read_shapes(path).items() if _is_head(name)]
     return Checkpoint(
         path,
         {
             "format": "timm",
             "architecture": architecture,
-            "num_classes": heads[0],
+            "num_classes": heads[0] if heads else 0,
             "model_args": {},
             "origin": f"pretrained {path.name}",
             "pretrained_cfg": weights.pretrained_cfg(spec),
@@ -64,22 +68,75 @@ def bare(path: Path, architecture: str, spec: InputSpec) -> Checkpoint:
     )
 
 
-def repository(name: str, configs: Sequence[str]) -> Checkpoint:
+def _is_head(name: str) -> bool:
+    """Whether an entry is the bias of a head, whatever stands before its name."""
+    return f".{name}".endswith(tuple(f".{head}" for head in _HEADS))
+
+
+def repository_of(name: str) -> str | None:
+    """The repository on the hub that a name stands for; None: it is of something else.
+
+    It may end in `@` and a revision.
+    """
+    for start in ("hf://", "hf:", "hf-hub:", "hf_hub:"):
+        if name.startswith(start):
+            return name.removeprefix(start)
+    if name.startswith("timm/"):
+        return name.removeprefix("timm/") if name.count("/") == 2 else name
+    return None
+
+
+def read_config(repository: str) -> dict[str, Any]:
+    """What the config.json of a repository on the hub holds; ValueError as `download`."""
+    return entries.read_json(download(repository, weights.CONFIG))
+
+
+def checkpoint(repository: str, name: str) -> Checkpoint:
     """The checkpoint of a repository on the hub, downloaded unless it is in the hub's cache.
 
     Args:
-      name: what the repository is called.
-      configs: the files beside the weights that are needed where transformers has written them.
+      repository: its name.
+      name: what the user calls it.
 
     Raises:
       ValueError: as `download`; or ktjax has no model like the one in the config.
     """
-    path = download(name, weights.CONFIG)
-    if hf.is_config(weights.read_json(path)):  # else ktjax has written it, or timm
-        for file in configs:
-            download(name, file)
+    path = download(repository, weights.CONFIG)
+    if hf.is_config(entries.read_json(path)):  # else ktjax has written it, or timm
+        processor(repository)
     config = folder(path.parent).config  # the cache keeps them side by side
-    return Checkpoint(download(name, weights.WEIGHTS), {**config, "origin": f"pretrained {name}"})
+    return Checkpoint(_weights(repository), {**config, "origin": f"pretrained {name}"})
+
+
+def processor(repository: str) -> Path | None:
+    """The preprocessor_config.json of a repository, if it has one."""
+    given, _, revision = repository.partition("@")
+    known = huggingface_hub.try_to_load_from_cache(
+        given, hf.PREPROCESSOR, revision=revision or None
+    )
+    if known is huggingface_hub.file_download._CACHED_NO_EXIST:  # it was asked for before
+        return None
+    try:
+        return download(repository, hf.PREPROCESSOR)
+    except LackingError:
+        return None
+
+
+def _weights(repository: str) -> Path:
+    """The file of weights, or the index of several, which are there then."""
+    given, _, revision = repository.partition("@")
+    index = huggingface_hub.try_to_load_from_cache(given, entries.INDEX, revision=revision or None)
+    if not isinstance(index, str):
+        try:
+            return download(repository, weights.WEIGHTS)
+        except LackingError as error:
+            try:
+                index = download(repository, entries.INDEX)
+            except LackingError:
+                raise error from None
+    for file in entries.parts(Path(index)):
+        download(repository, file)
+    return Path(index)
 
 
 def push(
@@ -125,14 +182,19 @@ def push(
 def download(repository: str, file: str) -> Path:
     """A file of a repository on huggingface.co, from the cache if it is there.
 
+    `repository` may end in `@` and a revision.
+
     HF_HUB_OFFLINE and HF_HOME are respected.
 
     Raises:
-      ValueError: there is no such repository, it is gated, it lacks the file, or there is neither
-        network nor a cached copy.
+      LackingError: the repository lacks the file.
+      ValueError: there is no such repository, it is gated, or there is neither network nor a cached
+        copy.
     """
+    given, _, revision = repository.partition("@")
+    chosen = {"revision": revision} if revision else {}
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, file))
+        return Path(huggingface_hub.hf_hub_download(given, file, **chosen))
     except errors.GatedRepoError as error:
         raise ValueError(
             f"'{repository}' is gated: accept its terms on huggingface.co, then log in with "
@@ -146,7 +208,7 @@ def download(repository: str, file: str) -> Path:
             "answer (or HF_HUB_OFFLINE is set)."
         ) from error
     except errors.EntryNotFoundError as error:
-        raise ValueError(
+        raise LackingError(
             f"'{repository}' has no {file} on huggingface.co; ktjax reads no other weights."
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:

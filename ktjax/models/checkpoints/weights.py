@@ -14,19 +14,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from flax import traverse_util
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import files, paths
-from ktjax.classifier import Classifier, InputSpec
-from ktjax.models.checkpoints import card, hf, layouts
+from ktjax.classifier import CROP_MODES, Classifier, InputSpec, Variables
+from ktjax.models.checkpoints import card, entries, hf, layouts
 from ktjax.models.checkpoints.catalogue import TIMM
 from ktjax.models.checkpoints.layouts import Layout
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+WEIGHTS = entries.WEIGHTS
 FORMATS = ("ktjax", "timm", "hf")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")  # of data/resize.py
 # What a folder of an imported torch module (models/imported) says it is, and how ktjax tells its
 # architecture from those of its own.
 TORCH = "torch"
@@ -40,7 +40,7 @@ Adapt = Callable[[str, np.ndarray, Shape], np.ndarray]
 
 def is_export(folder: Path) -> bool:
     """Whether the folder holds a model."""
-    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+    return (folder / CONFIG).is_file() and entries.file_of(folder) is not None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -49,9 +49,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
       ValueError: none of them wrote it.
     """
-    config = read_json(folder / CONFIG)
+    config = entries.read_json(folder / CONFIG)
     if hf.is_config(config):
         return hf.read_config(folder)
+    if "pretrained_cfg" not in config and "mean" in config:  # as timm wrote it until 2023
+        config = {**config, "pretrained_cfg": config}
     needed = {"architecture", "num_classes", "pretrained_cfg"} - set(config)
     if needed:
         raise ValueError(
@@ -62,7 +64,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     needed = {"input_size", "mean", "std", "interpolation", "crop_pct"} - set(spec)
     if needed:
         raise ValueError(f"pretrained_cfg in {folder / CONFIG} lacks {', '.join(sorted(needed))}.")
-    config = {"format": "timm", "origin": f"pretrained {folder.name}", "model_args": {}} | config
+    check_cfg(spec, str(folder / CONFIG))
+    config = {"format": "timm", "origin": f"pretrained {folder.name}"} | config
+    config["model_args"] = config.get("model_args") or {}
     if config["format"] == OWN:
         raise ValueError(
             f"{folder} holds the weights of a module of somebody's own, {config['architecture']}: "
@@ -77,15 +81,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds; ValueError if it does not."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object.")
-    return content
+def check_cfg(spec: Mapping[str, Any], path: str) -> None:
+    """Raises ValueError where timm's `pretrained_cfg` has what ktjax does not do, or nobody.
+
+    Fields that it does not name here change nothing: where weights come from, sizes for tests,
+    licenses. `label_offset` and `label_names` are read with the classes.
+    """
+    allowed = {
+        "interpolation": INTERPOLATIONS,
+        "crop_mode": (None, *CROP_MODES),  # None: timm's default
+    }
+    for field, values in allowed.items():
+        if spec.get(field) not in values:
+            known = ", ".join(filter(None, values))
+            raise ValueError(f"{path} has {field}={spec[field]!r}; ktjax has {known}.")
+    channels = {len(spec["mean"]), len(spec["std"]), spec["input_size"][0]}
+    if channels != {3}:
+        raise ValueError(
+            f"{path} is for images of other than 3 channels: input_size={spec['input_size']}, "
+            f"mean={spec['mean']}, std={spec['std']}."
+        )
+    if not all(value > 0 for value in spec["std"]):
+        raise ValueError(f"{path} has std={spec['std']}, which images are divided by.")
 
 
 def input_spec(config: Mapping[str, Any]) -> InputSpec:
@@ -97,6 +114,7 @@ def input_spec(config: Mapping[str, Any]) -> InputSpec:
         std=tuple(spec["std"]),
         interpolation=spec["interpolation"],
         crop_pct=spec["crop_pct"],
+        crop_mode=spec.get("crop_mode") or "center",
     )
 
 
@@ -108,48 +126,8 @@ def pretrained_cfg(spec: InputSpec) -> dict[str, Any]:
         "std": spec.std,
         "interpolation": spec.interpolation,
         "crop_pct": spec.crop_pct,
+        "crop_mode": spec.crop_mode,
     }
-
-
-def read_entries(path: Path, *, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The entries of a safetensors file, except those whose names start with one of `ignored`.
-
-    ValueError if the file is not whole.
-    """
-    try:
-        with safetensors.safe_open(paths.local(path), framework="numpy") as file:
-            names = [name for name in file.keys() if not name.startswith(ignored)]  # noqa: SIM118
-            return {name: file.get_tensor(name) for name in names}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
-
-
-def read_shapes(path: Path) -> dict[str, Shape]:
-    """The shapes of a safetensors file's entries, from its header alone; ValueError as above."""
-    try:
-        with safetensors.safe_open(paths.local(path), framework="numpy") as file:
-            names = list(file.keys())
-            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
-
-
-def check_fit(
-    where: Path, found: Mapping[str, np.ndarray], wanted: Mapping[str, Shape], *, by: str
-) -> None:
-    """Raises ValueError unless the file's entries have the names and shapes that are wanted.
-
-    Entries missing, unexpected or misshapen are listed, all of them; `by` says who wants.
-    """
-    problems = [f"missing {k} {wanted[k]}" for k in sorted(wanted.keys() - found.keys())]
-    problems += [f"unexpected {k} {found[k].shape}" for k in sorted(found.keys() - wanted.keys())]
-    problems += [
-        f"misshapen {k}: file {found[k].shape}, {by} {wanted[k]}"
-        for k in sorted(wanted.keys() & found.keys())
-        if found[k].shape != wanted[k]
-    ]
-    if problems:
-        raise ValueError(f"{where} does not fit:\n  " + "\n  ".join(problems))
 
 
 def layout_of(format_: str, architecture: str, options: Mapping[str, Any]) -> Layout:
@@ -170,7 +148,13 @@ def _check_format(format_: str) -> None:
 
 
 def fill(
-    classifier: Classifier, found: Arrays, *, layout: Layout, adapt: Adapt | None, where: Path
+    classifier: Classifier,
+    found: Arrays,
+    *,
+    layout: Layout,
+    adapt: Adapt | None,
+    where: Path,
+    head: Variables | None = None,
 ) -> Classifier:
     """The classifier with the weights of a file.
 
@@ -181,24 +165,38 @@ def fill(
       adapt: gives entries the shape that is wanted, such as position embeddings for another
         image size; None: they have to fit as they are.
       where: the file, which messages name.
+      head: which variables are not read, but zero, whatever the file has for them or instead of
+        them: a tree of bools; None: all are read.
 
     Raises:
       ValueError: entries missing, unexpected or misshapen; all of them are listed.
     """
     leaves = traverse_util.flatten_dict(classifier.variables)
-    entries = {path: layout(path, leaf.ndim) for path, leaf in leaves.items()}
+    places = {path: layout(path, leaf.ndim) for path, leaf in leaves.items()}
+    fresh = {} if head is None else traverse_util.flatten_dict(head)
+    names = {name for place in places.values() for name in place.names}
+    found = entries.unwrapped(found, names, where=where)
     found = {k: v for k, v in found.items() if not k.endswith(layouts.IGNORED)}
     wanted = {}
-    for path, entry in entries.items():
-        shape = entry.shape(leaves[path].shape)
-        wanted |= dict.fromkeys(entry.names, shape)
-        name = entry.names[0]
+    for path, place in places.items():
+        if fresh.get(path):
+            for name in place.names:
+                found.pop(name, None)
+            continue
+        shape = place.shape(leaves[path].shape)
+        wanted |= dict.fromkeys(place.names, shape)
+        name = place.names[0]
         if adapt is not None and name in found and found[name].shape != shape:
             (timms,), *_ = layouts.timm(path, len(shape))
             found[name] = adapt(timms, found[name], shape)
-    check_fit(where, found, wanted, by=classifier.architecture)
+    if head is not None:  # what else an encoder makes of its features
+        found = {k: v for k, v in found.items() if k in wanted or ".pooler." not in f".{k}"}
+    entries.check_fit(where, found, wanted, by=classifier.architecture)
     filled = {
-        path: jnp.asarray(entry.read(found), leaves[path].dtype) for path, entry in entries.items()
+        path: jnp.zeros(leaves[path].shape, leaves[path].dtype)
+        if fresh.get(path)
+        else jnp.asarray(place.read(found), leaves[path].dtype)
+        for path, place in places.items()
     }
     return dataclasses.replace(classifier, variables=traverse_util.unflatten_dict(filled))
 
@@ -249,8 +247,8 @@ def export(
     layout = layout_of(format, classifier.architecture, classifier.options)
     paths.make_folder(folder)
     # save_file's files can be read by their owner only. transformers asks for the metadata.
-    entries = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
-    files.write_whole(folder / WEIGHTS, entries)
+    arrays = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
+    files.write_whole(folder / WEIGHTS, arrays)
     card.write(folder, classifier, format=format, training=training)
     if format == "hf":
         hf.write_config(

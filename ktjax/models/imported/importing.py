@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 import ktjax
 from ktjax.classifier import Classifier, InputSpec
-from ktjax.models.checkpoints import hf, hub, weights
+from ktjax.models.checkpoints import entries, hf, hub, processors, weights
 from ktjax.models.classes import class_names, numbered
 from ktjax.models.imported import model, torch_export
 
@@ -67,7 +67,7 @@ def import_named(
     """The same for a model of timm's or transformers', with its weights.
 
     Args:
-      name: `timm/NAME`, `hf:ORGANIZATION/REPOSITORY`, or a folder that one of them wrote.
+      name: `timm/NAME`, `hf:OWNER/REPOSITORY`, or a folder that one of them wrote.
       folder: where to.
       size: height and width of the images, where they are not to be the checkpoint's.
 
@@ -75,16 +75,20 @@ def import_named(
       ValueError: as `import_torch`; or there is no such model, or timm or transformers lacks.
     """
     name = name.removeprefix(FORCED)
-    if name.startswith("hf:"):
-        source = _of_transformers(name.removeprefix("hf:"), f"pretrained {name}")
-    elif name.startswith("timm/"):
+    name = name.removeprefix("local-dir:")
+    repository = hub.repository_of(name)
+    if repository is not None and repository == name:
         source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size)
-    elif (Path(name) / weights.CONFIG).is_file():
-        config = weights.read_json(Path(name) / weights.CONFIG)
-        if "pretrained_cfg" in config:
-            source = _of_timm(f"local-dir:{name}", f"pretrained {name}", size)
+    elif repository is not None:
+        if hf.is_config(hub.read_config(repository)):
+            source = _of_transformers(repository, f"pretrained {name}")
         else:
+            source = _of_timm(f"hf-hub:{repository}", f"pretrained {name}", size)
+    elif (Path(name) / weights.CONFIG).is_file():
+        if hf.is_config(entries.read_json(Path(name) / weights.CONFIG)):
             source = _of_transformers(name, f"pretrained {name}")
+        else:
+            source = _of_timm(f"local-dir:{name}", f"pretrained {name}", size)
     else:
         raise ValueError(
             f"'{name}' is neither timm/NAME nor hf:ORGANIZATION/REPOSITORY nor a folder with "
@@ -116,16 +120,22 @@ def _in_cache(name: str) -> Path:
 
 
 def obstacle(name: str) -> str | None:
-    """Why a model of timm's cannot be imported here, in a sentence; None: nothing is known."""
+    """Why a model of the hub cannot be imported here, in a sentence; None: nothing is known."""
     if weights.is_export(_in_cache(name)):
         return None
-    lacking = [package for package in ("torch", "timm") if not _has(package)]
+    repository = hub.repository_of(name)
+    theirs = "timm"
+    if repository != name and hf.is_config(hub.read_config(str(repository))):
+        theirs = "transformers"
+    lacking = [package for package in ("torch", theirs) if not _has(package)]
     if lacking:
         return (
-            "What timm has besides is imported where torch and timm are, and "
+            f"What {theirs} has besides is imported where torch and {theirs} are, and "
             f"{' and '.join(lacking)} cannot be found: pip install 'ktjax[torch]'; or run `python "
             f"-m ktjax.models import {name} FOLDER` where they are, and load the folder."
         )
+    if repository != name:
+        return None
     architecture = name.removeprefix("timm/").partition(".")[0]
     known = _import("timm").is_model(architecture)
     return None if known else "Nor has timm."
@@ -186,14 +196,10 @@ def _of_timm(name: str, origin: str, size: tuple[int, int] | None) -> _Source:
     except Exception as error:  # of timm, torch and huggingface_hub
         raise ValueError(f"timm cannot make '{name}': {_first_line(error)}") from error
     config = dict(module.pretrained_cfg)
-    spec = InputSpec(
-        size=tuple(size or config["input_size"][1:]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config["interpolation"],
-        crop_pct=config["crop_pct"],
-    )
-    own = ("first_conv", "classifier", "fixed_input_size", "tag", "license", "crop_mode")
+    weights.check_cfg(config, name)
+    spec = weights.input_spec({"pretrained_cfg": config})
+    spec = dataclasses.replace(spec, size=tuple(size or spec.size))
+    own = ("first_conv", "classifier", "fixed_input_size", "tag", "license")
     return _Source(
         module,
         config["architecture"],
@@ -214,15 +220,16 @@ def _of_transformers(name: str, origin: str) -> _Source:
     except Exception as error:  # of transformers, torch and huggingface_hub
         raise ValueError(f"transformers cannot load '{name}': {_first_line(error)}") from error
     config = module.config
-    local = Path(name) / hf.PREPROCESSOR
-    processor = local if local.is_file() else hub.download(name, hf.PREPROCESSOR)
-    spec = hf.pretrained_cfg(processor, getattr(config, "image_size", None))
+    file = Path(name) / hf.PREPROCESSOR
+    if not Path(name).is_dir():
+        file = hub.processor(name) or file
+    spec = processors.read(file, config.to_dict())
     return _Source(
         module,
         type(module).__name__,
         origin,
         weights.input_spec({"pretrained_cfg": spec}),
-        [config.id2label[i] for i in range(config.num_labels)],
+        hf.class_names(config.id2label),
         {},
         {"transformers": transformers.__version__},
     )

@@ -15,7 +15,7 @@ from safetensors import numpy as safetensors_numpy
 
 from ktjax import files, paths
 from ktjax.classifier import Classifier, Output, Variables
-from ktjax.models.checkpoints import weights
+from ktjax.models.checkpoints import entries, weights
 from ktjax.models.classes import class_names
 from ktjax.models.imported import evaluate, graph, heads
 from ktjax.models.imported.graph import Graph
@@ -79,14 +79,14 @@ class Imported:
             )
         variables = jax.device_get(dict(classifier.variables))
         moving = {**variables["params"], **variables.get("batch_stats", {})}
-        entries = {
+        arrays = {
             name: np.asarray(self.fixed[name] if name in self.fixed else moving[name], tensor.dtype)
             for name, tensor in self.graph.weights.items()
         }
-        entries |= {name: entries[first] for name, first in self.graph.tied.items()}
+        arrays |= {name: arrays[first] for name, first in self.graph.tied.items()}
         write(
             folder,
-            Folder(self.graph, entries, self.constants),
+            Folder(self.graph, arrays, self.constants),
             {
                 "format": weights.TORCH,
                 "architecture": classifier.architecture.removeprefix(weights.IMPORTED),
@@ -212,12 +212,11 @@ def load(folder: Path, config: Mapping[str, Any], *, name: str) -> Classifier:
             arrays.append({})
             continue
         shapes = {key: tensor.shape for key, tensor in wanted.items()}
-        there = weights.read_shapes(path)
+        there = entries.read_shapes(path)
         structs = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in there.items()}
-        weights.check_fit(path, structs, shapes, by=GRAPH)
-        arrays.append(weights.read_entries(path))
-    entries, constants = arrays
-    return _classifier(folder, config, name, found, entries, constants)
+        entries.check_fit(path, structs, shapes, by=GRAPH)
+        arrays.append(entries.read(path))
+    return _classifier(folder, config, name, found, *arrays)
 
 
 def _digest(of: Graph, constants: Arrays) -> str:
@@ -233,7 +232,7 @@ def _classifier(
     config: Mapping[str, Any],
     name: str,
     found: Graph,
-    entries: Arrays,
+    arrays: Arrays,
     constants: Arrays,
 ) -> Classifier:
     if config["num_classes"] != found.num_classes:
@@ -249,16 +248,16 @@ def _classifier(
         )
 
     def variables(names: Sequence[str]) -> dict[str, Any]:
-        if not entries:
+        if not arrays:
             of = {key: found.weights[key].shape for key in names}
             return {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in of.items()}
-        return {key: jnp.asarray(entries[key], jnp.float32) for key in names}
+        return {key: jnp.asarray(arrays[key], jnp.float32) for key in names}
 
     moving = {*found.trained, *found.statistics, *found.tied}
     kept = ("versions", "model_args", "pretrained_cfg")
     definition = Imported(
         graph=found,
-        fixed={key: array for key, array in entries.items() if key not in moving},
+        fixed={key: array for key, array in arrays.items() if key not in moving},
         constants=constants,
         facts={key: config[key] for key in kept if key in config},
     )

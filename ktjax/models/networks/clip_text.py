@@ -17,7 +17,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from ktjax.classifier import Variables
-from ktjax.models.checkpoints import weights
+from ktjax.models.checkpoints import entries, weights
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
@@ -272,8 +272,8 @@ def _fill(tower: TextTower, path: Path) -> Variables:
         path_of[entry] = flat
         # torch keeps a linear layer's weights as [out, in], Flax as [in, out].
         wanted[entry] = leaf.shape[::-1] if flat[-1] == "kernel" else leaf.shape
-    found = weights.read_entries(path, ignored=_IGNORED)
-    weights.check_fit(path, found, wanted, by="config")
+    found = entries.read(path, ignored=_IGNORED)
+    entries.check_fit(path, found, wanted, by="config")
     flat = {
         path_of[k]: jnp.asarray((v.T if path_of[k][-1] == "kernel" else v).astype(np.float32))
         for k, v in found.items()
