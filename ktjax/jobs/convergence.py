@@ -63,6 +63,7 @@ def execute(settings: Convergence, workdir: str | Path, *, overwrite: bool = Fal
     loaded = inputs.load(settings)
     inputs.check_labels(loaded)
     students = {name: workdir_lib.on_host(models.load(name)) for name in settings.models}
+    students = inputs.fitted(settings, loaded, students, trained=students)
     dataset, splits = inputs.prepare(settings, loaded, students.values(), workdir)
     paths.make_folder(workdir / files.RUNS)
     short = files.short_names(settings.models)

@@ -43,6 +43,7 @@ class Data(Record):
     data_dir: Name | None
     max_examples: Count | None
     on_bad_image: Literal["error", "skip"]
+    classes: Literal["names", "position"]
     image_size: Count | None
     crop_pct: Share | None
     interpolation: Interpolation | None
