@@ -60,6 +60,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
     config.max_examples = config_dict.placeholder(int)  # of the validation split; None: all
     config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+    # Models' classes are found by name. position: those without names are the data's, in order
+    config.classes = "names"
 
     # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
     # centre that it shows, and the filter. None: as the model with the largest input wants it; the

@@ -180,6 +180,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
     config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+    # Models' classes are found by name. position: those without names are the data's, in order
+    config.classes = "names"
 
     # One batch for all models of all pairs, so that one more model changes no view: its side in
     # pixels, the share of the image's centre that it shows, and the filter.

@@ -227,6 +227,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
     config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+    # Models' classes are found by name. position: those without names are the data's, in order;
+    # shared: of the data's those alone that all models have.
+    config.classes = "names"
 
     # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
     # centre that it shows, and the filter. None: as the model with the largest input wants it; the

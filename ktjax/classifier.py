@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 Variables = Mapping[str, Any]
@@ -81,6 +82,11 @@ class Definition(Protocol):
         self, classifier: "Classifier", classes: Sequence[str], *, head: str, seed: int
     ) -> "Classifier":
         """The classifier with a new last layer for other classes."""
+
+    def select(
+        self, classifier: "Classifier", place_C: np.ndarray, classes: Sequence[str]
+    ) -> "Classifier":
+        """The classifier with the classes at these places alone; ValueError where it cannot."""
 
     def head_of(self, classifier: "Classifier") -> Variables:
         """Which variables are the last layer's: a tree of bools."""
@@ -169,6 +175,14 @@ def cast(tree: Any, dtype: jnp.dtype) -> Any:
         return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
     return jax.tree.map(leaf, tree)
+
+
+def take(leaf: Any, place_N: np.ndarray, axis: int) -> Any:
+    """Parts of an array along an axis, or what is known of them where it is a shape alone."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        shape = (*leaf.shape[:axis], len(place_N), *leaf.shape[axis + 1 :])
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+    return leaf.take(place_N, axis=axis)
 
 
 def average(classifiers: Sequence[Classifier]) -> Classifier:

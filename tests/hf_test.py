@@ -235,7 +235,10 @@ def test_only_transformers_models_go_to_transformers(tmp_path):
 
 @pytest.mark.usefixtures("compile_once")
 def test_models_of_timm_and_transformers_teach_each_other(tmp_path):
-    """Through the front door: both as they write them, and the student back to transformers."""
+    """Through the front door: both as they write them, and the student back to transformers.
+
+    The teacher has the classes in another order, and one more.
+    """
     images = small_jobs.make_images(tmp_path / "images")
     names = {"id2label": dict(enumerate(small_jobs.CLASSES)), "label2id": {}}
     config = json.loads((GOLDENS / "vit" / "config.json").read_text()) | names
@@ -248,7 +251,11 @@ def test_models_of_timm_and_transformers_teach_each_other(tmp_path):
     safetensors_numpy.save_file(arrays, student / weights.WEIGHTS)
     architecture, options = models.TESTING["mlp_mixer"]
     teacher = models.create(
-        architecture, classes=small_jobs.CLASSES, seed=0, size=(32, 32), **options
+        architecture,
+        classes=("moon", *reversed(small_jobs.CLASSES)),
+        seed=0,
+        size=(32, 32),
+        **options,
     )
     weights.export(teacher, tmp_path / "mixer", format="timm")
     job = small_jobs.transferring(images, student, [tmp_path / "mixer"], total_steps=2)

@@ -1,6 +1,7 @@
 """What a job reads: from the settings about data to splits. Written once, for every job."""
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -143,6 +144,82 @@ def check_models(loaded: Loaded, classifiers: Iterable[models.HasClasses]) -> No
     """Raises ValueError unless all have the classes of the data set."""
     for classifier in classifiers:
         models.check_classes(classifier, loaded.dataset.classes, loaded.dataset.name)
+
+
+def fitted(
+    settings: Data,
+    loaded: Loaded,
+    classifiers: Mapping[str, Classifier],
+    *,
+    trained: Collection[str] = (),
+    once: shared.Once = shared.anew,
+) -> dict[str, Classifier]:
+    """The models with the classes of the data set, which they have by other names or among others.
+
+    With `once` each is made once. What models lack that is trained, and what else cannot be, says
+    models.fitted.
+    """
+    classes, name_of_data = loaded.dataset.classes, loaded.dataset.name
+
+    def fit(name: str) -> Classifier:
+        return models.fitted(
+            classifiers[name],
+            classes,
+            name_of_data,
+            trained=name in trained,
+            by_position=settings.classes == "position",
+        )
+
+    return {
+        name: once(("fitted", name, name in trained, classes), lambda name=name: fit(name))
+        for name in classifiers
+    }
+
+
+def with_shared_classes(
+    loaded: Loaded, classifiers: Mapping[str, Classifier], *, trained: Collection[str]
+) -> tuple[Loaded, dict[str, Classifier]]:
+    """The data set with those of its classes alone that all models have, and such models.
+
+    Images without labels stay.
+
+    Raises:
+      ValueError: there are fewer than two such classes, or robustness sets, which have all.
+    """
+    dataset = loaded.dataset
+    at = {n: models.places(model.classes, dataset.classes) for n, model in classifiers.items()}
+    common = np.flatnonzero(np.all([place_C >= 0 for place_C in at.values()], axis=0))
+    if len(common) < 2:
+        raise ValueError(f"config.classes=shared: the models and {dataset.name} share no classes.")
+    if loaded.robustness:
+        raise ValueError("config.classes=shared and config.robustness do not go together.")
+    classes = tuple(dataset.classes[i] for i in common)
+    if parallel.is_first():
+        _LOG.warning(
+            "%s: %d of its %d classes are those of all models, and only these take part.",
+            *(dataset.name, len(common), len(dataset.classes)),
+        )
+    number_C = np.full(len(dataset.classes) + 1, -2, np.int32)  # the last is for no label
+    number_C[common], number_C[-1] = np.arange(len(common)), -1
+
+    def kept(source: Source | None) -> Source | None:
+        if source is None:
+            return None
+        label_N = number_C[source.label_N]
+        found = np.flatnonzero(label_N > -2)
+        return dataclasses.replace(source.select(found), label_N=label_N[found])
+
+    names = (*data.SPLITS, _ACCEPT)
+    dataset = dataset._replace(
+        **{name: kept(getattr(dataset, name)) for name in names},
+        classes=classes,
+        groups=tuple(dataset.groups[i] for i in common),
+    )
+    loaded = loaded._replace(dataset=dataset, accept=kept(loaded.accept))
+    return loaded, {
+        name: models.select(model, at[name][common], classes, trained=name in trained)
+        for name, model in classifiers.items()
+    }
 
 
 def without_bad(settings: Data, loaded: Loaded, *, names: Sequence[str] = data.SPLITS) -> Loaded:

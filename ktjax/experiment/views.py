@@ -28,6 +28,8 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     """
     folder = paths.on_disk(folder, "--workdir")
     inputs.check(settings)
+    if settings.classes == "shared":
+        raise ValueError("config.classes=shared: views are of all classes of the data.")
     if len(settings.seeds) > 1:
         raise ValueError(
             f"config.seeds={settings.seeds}: views are of one seed; write others elsewhere."

@@ -78,7 +78,7 @@ def execute(
         settings, minival=settings.minival if settings.calibrate else None
     )
     blanks = {name: models.blank(name) for name in settings.models}
-    inputs.check_models(loaded, blanks.values())
+    blanks = inputs.fitted(settings, loaded, blanks)
     dataset = loaded.dataset
     if not dataset.validation.labeled:
         raise ValueError(
@@ -231,7 +231,12 @@ def _answers(
         interruption.stop_if_asked()
         path = folder / f"{i:03}-{Path(name).name}.safetensors"
         if not parallel.as_first_sees(path.exists()):
-            classifier = load()
+            classifier = models.fitted(
+                load(),
+                dataset.classes,
+                dataset.name,
+                by_position=settings.classes == "position",
+            )
             predict = evaluate.make_predict(classifier, batch_size=settings.eval_batch_size)
             variables = parallel.replicate(dict(classifier.variables))
             temperature = None

@@ -72,6 +72,7 @@ def execute(
     loaded = inputs.load(settings)
     inputs.check_labels(loaded)
     students = {name: workdir_lib.on_host(models.load(name)) for name in settings.models}
+    students = inputs.fitted(settings, loaded, students, trained=students)
     dataset, splits = inputs.prepare(
         settings,
         loaded,

@@ -149,7 +149,14 @@ def _start(name: str, dataset: data.Dataset, settings: Pretrain) -> Classifier:
     """A fresh model of the table, or a pretrained one; with a new head if it has other classes."""
     if name in models.MODELS:
         return models.create(name, classes=dataset.classes, seed=settings.seed)
+    if settings.head != "keep" and not models.locate(name).config["num_classes"]:
+        return models.load(name, classes=dataset.classes, head=settings.head, seed=settings.seed)
     student = models.load(name)
-    if settings.head == "keep" or models.has_classes(student, dataset.classes):
-        return student
+    known_C = models.places(student.classes, dataset.classes)
+    same = len(student.classes) == len(dataset.classes) and bool((known_C >= 0).all())
+    if settings.head == "keep" or same or models.has_classes(student, dataset.classes):
+        position = settings.classes == "position"
+        return models.fitted(
+            student, dataset.classes, dataset.name, trained=True, by_position=position
+        )
     return models.replace_head(student, dataset.classes, head=settings.head, seed=settings.seed)

@@ -1,6 +1,7 @@
 """name -> Classifier: architectures, pretrained models, the embedded zoo, exported folders."""
 
 from ktjax.models.classes import HasClasses, check_classes, has_classes
+from ktjax.models.labels import fitted, places, select
 from ktjax.models.loading import HEADS, ZOO, blank, head_of, load, locate, replace_head, zoo
 from ktjax.models.registry import (
     FAMILIES,
@@ -24,11 +25,14 @@ __all__ = [
     "check_classes",
     "create",
     "family",
+    "fitted",
     "has_classes",
     "head_of",
     "load",
     "locate",
+    "places",
     "replace_head",
+    "select",
     "skeleton",
     "zoo",
 ]

@@ -1,6 +1,7 @@
 """What a model's classes are called, and whether they are those of a data set."""
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, Protocol
@@ -18,12 +19,36 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
         if place.get("label_names"):
             return tuple(place["label_names"])
     count = config["num_classes"]
-    return imagenet() if count == len(imagenet()) else numbered(count)
+    if count == len(imagenet()):
+        return imagenet()
+    if count == len(imagenet()) + 1:  # as TensorFlow's models count
+        return ("background", *imagenet())
+    names = list(numbered(count))
+    for synset, place in zip(imagenet(), _larger().get(str(count), ()), strict=False):
+        if place >= 0:
+            names[place] = synset
+    return tuple(names)
 
 
 def numbered(count: int) -> tuple[str, ...]:
     """Names for classes that have none."""
     return tuple(f"class {i}" for i in range(count))
+
+
+def is_nameless(names: Sequence[str]) -> bool:
+    """Whether the classes have numbers for names, ours or those of transformers."""
+    starts = ("class ", "LABEL_")
+    return any(all(name == f"{s}{i}" for i, name in enumerate(names)) for s in starts)
+
+
+@functools.cache
+def _larger() -> Mapping[str, Sequence[int]]:
+    """Where ImageNet-1k's classes are in larger sets, by how many classes these have; -1: not.
+
+    Google's 21,843, timm's 12k, and the two of MIIL; tests/goldens/make_imagenet_lists.py wrote it.
+    """
+    file = resources.files("ktjax") / "models" / "imagenet_larger.json"
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 @functools.cache

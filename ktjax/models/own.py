@@ -66,6 +66,16 @@ class Own:
         del classes, head, seed
         raise ValueError(f"{classifier.name} is a module of yours: give it the head that you want.")
 
+    def select(
+        self, classifier: Classifier, place_C: np.ndarray, classes: Sequence[str]
+    ) -> Classifier:
+        """Likewise."""
+        del place_C, classes
+        raise ValueError(
+            f"{classifier.name} is a module of yours: give it the classes of the data, in their "
+            "order."
+        )
+
     def head_of(self, classifier: Classifier) -> Variables:
         """Likewise."""
         raise ValueError(

@@ -48,6 +48,7 @@ class Data(Record):
     data_dir: Name | None
     max_examples: Count | None
     on_bad_image: Literal["error", "skip"]
+    classes: Literal["names", "position"]
     image_size: Side | None
     crop_pct: Cropped | None
     interpolation: Interpolation | None

@@ -65,6 +65,7 @@ class Transfer(Methods):
     """What configs/transfer.py and configs/quickstart.py hold."""
 
     job: Literal["transfer"]
+    classes: Literal["names", "position", "shared"]
     student: Name
     teachers: tuple[Name, ...]
     strategy: Literal["single", "parallel", "sequential", "soup", "mutual"]

@@ -183,6 +183,10 @@ def execute(
     once = shared.of(settings, but=_OWN)
     classifiers = _load(settings, once, given)
     loaded = once("data", lambda: _data(settings))
+    trained = _trained(settings)
+    if settings.classes == "shared":
+        loaded, classifiers = inputs.with_shared_classes(loaded, classifiers, trained=trained)
+    classifiers = inputs.fitted(settings, loaded, classifiers, trained=trained, once=once)
     check_labels(settings, loaded.dataset)
     only_stores = stores.teachers(settings)
     inputs.check_models(loaded, only_stores.values())

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import files, paths
-from ktjax.classifier import Classifier, Output, Variables
+from ktjax.classifier import Classifier, Output, Variables, take
 from ktjax.models.checkpoints import entries, weights
 from ktjax.models.classes import class_names
 from ktjax.models.imported import evaluate, graph, heads
@@ -117,6 +117,27 @@ class Imported:
             variables={**classifier.variables, "params": params},
             classes=tuple(classes),
             origin=f"{classifier.origin}, new head",
+            options={"graph": _digest(changed, self.constants)},
+        )
+
+    def select(
+        self, classifier: Classifier, place_C: np.ndarray, classes: Sequence[str]
+    ) -> Classifier:
+        """The classifier with some of the classes, as `ktjax.models.select` says."""
+        try:
+            of_head = heads.parameters(self.graph)
+            changed = heads.with_classes(self.graph, len(classes))
+        except ValueError as error:
+            raise ValueError(f"{classifier.name} cannot lose classes: {error}.") from error
+        params = dict(classifier.variables["params"])
+        params |= {name: take(params[name], place_C, 0) for name in of_head}
+        definition = dataclasses.replace(self, graph=changed)
+        return dataclasses.replace(
+            classifier,
+            forward=definition,
+            definition=definition,
+            variables={**classifier.variables, "params": params},
+            classes=tuple(classes),
             options={"graph": _digest(changed, self.constants)},
         )
 

@@ -1,0 +1,194 @@
+"""Models whose classes are a data set's in another order, by other names, or among others.
+
+Classes are told apart by name and never by place, unless they have no names and that is asked for.
+ImageNet's have several: synset (`n01440764`), number, words (`tench, Tinca tinca`).
+"""
+
+import collections
+import dataclasses
+import functools
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ktjax.classifier import Classifier, Forward, Output, take
+from ktjax.models import loading, registry
+from ktjax.models.classes import check_classes, has_classes, imagenet, is_nameless
+
+_LOG = logging.getLogger(__name__)
+_NAMED = 5  # classes in a message
+
+
+def fitted(
+    classifier: Classifier,
+    classes: Sequence[str],
+    data: str,
+    *,
+    trained: bool = False,
+    by_position: bool = False,
+) -> Classifier:
+    """The classifier with the data set's classes in their order; a line of the log says so once.
+
+    Of more classes it keeps those of the data set: the softmax over their logits is renormalized.
+
+    Args:
+      classifier: its variables may be shapes.
+      classes: the data set's.
+      data: what that is called.
+      trained: it is a student, which keeps all that it has, and whose weights are handed on.
+      by_position: classes without names are the data set's in their order.
+
+    Raises:
+      ValueError: it lacks classes, or what they are cannot be told; or a student has others too.
+    """
+    if has_classes(classifier, classes):
+        return classifier
+    count = len(classifier.classes)
+    if is_nameless(classifier.classes) and count == len(classes):
+        if by_position:
+            return dataclasses.replace(classifier, classes=tuple(classes))
+        raise ValueError(
+            f"{classifier.name} does not say what its {count} classes are: give its config.json "
+            f"label_names, or set config.classes to position if they are those of {data} in their "
+            "order."
+        )
+    found_C = places(classifier.classes, classes)
+    lacking = [name for name, place in zip(classes, found_C, strict=True) if place < 0]
+    if len(lacking) == len(classes):
+        check_classes(classifier, classes, data)
+    if lacking:
+        raise ValueError(
+            f"{classifier.name} lacks {len(lacking):,} of the {len(classes):,} classes of {data}: "
+            f"{_listed(lacking)}. config.classes=shared transfers over those that all have."
+        )
+    if count > len(classes) and trained:
+        raise ValueError(
+            f"{classifier.name} has {count:,} classes, {len(classes):,} of them those of {data}: a "
+            "student has the classes of the data, see config.classes."
+        )
+    if count > len(classes):
+        _LOG.warning(
+            "%s: of its %s classes the %s of %s are kept, and probabilities renormalized.",
+            *(classifier.name, f"{count:,}", f"{len(classes):,}", data),
+        )
+    elif (found_C == np.arange(count)).all():
+        _LOG.warning("%s: its classes are those of %s by other names.", classifier.name, data)
+    else:
+        _LOG.warning("%s: its classes are those of %s in another order.", *(classifier.name, data))
+    return select(classifier, found_C, classes, trained=trained)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(f"'{name}'" for name in names[:_NAMED]) + more
+
+
+def places(theirs: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Where a model has each of these classes, by name: int [C], -1 where it has not."""
+    at: dict[str, int] = {}
+    for place, key in enumerate(_keys(theirs)):
+        at[key] = -1 if key in at else place  # two of a name: nobody knows which
+    return np.asarray([at.get(key, -1) for key in _keys(classes)])
+
+
+def _keys(names: Sequence[str]) -> list[str]:
+    """A name for each class that is the same whatever it is called."""
+    synsets = imagenet()
+    plain = [_plain(name) for name in names]
+    if len(names) == len(synsets) and sorted(plain) == sorted(map(str, range(len(synsets)))):
+        return [synsets[int(name)] for name in plain]
+    aliases, times = _aliases(), collections.Counter(plain)
+    met: dict[str, int] = {}
+    keys = []
+    for name in plain:
+        known = aliases.get(name, ())
+        # Of two classes called `crane` the bird comes first, as in everybody's list.
+        number = met[name] = met.get(name, -1) + 1
+        keys.append(known[number] if times[name] == len(known) else name)
+    return keys
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+@functools.cache
+def _aliases() -> Mapping[str, tuple[str, ...]]:
+    """What ImageNet-1k's classes are called -> the synsets of which that is said."""
+    file = resources.files("ktjax") / "data" / "imagenet_words.txt"
+    words = file.read_text(encoding="utf-8").splitlines()
+    whole: dict[str, tuple[str, ...]] = {}
+    parts: dict[str, tuple[str, ...]] = {}
+    for synset, text in zip(imagenet(), words, strict=True):
+        whole[_plain(text)] = (*whole.get(_plain(text), ()), synset)
+        for part in {_plain(part) for part in text.split(",")}:
+            parts[part] = (*parts.get(part, ()), synset)
+    alone = {name: synsets for name, synsets in parts.items() if len(synsets) == 1}
+    return alone | whole | {synset: (synset,) for synset in imagenet()}
+
+
+def select(
+    classifier: Classifier, place_C: np.ndarray, classes: Sequence[str], *, trained: bool
+) -> Classifier:
+    """The classifier with these of its classes alone, in this order, under other names.
+
+    The last layer loses the others. Where it is not known what that is, the logits do, which
+    suffices for who only teaches.
+
+    Args:
+      classifier: its variables may be shapes.
+      place_C: where it has each class.
+      classes: what they are called.
+      trained: the weights are handed on.
+
+    Raises:
+      ValueError: it is trained, and its last layer is not known.
+    """
+    if len(place_C) == len(classifier.classes) and (place_C == np.arange(len(place_C))).all():
+        return dataclasses.replace(classifier, classes=tuple(classes))
+    if classifier.definition is not None:
+        try:
+            return classifier.definition.select(classifier, place_C, classes)
+        except ValueError:
+            if trained:
+                raise
+        forward = _Selected(classifier.forward, tuple(map(int, place_C)))
+        return dataclasses.replace(classifier, forward=forward, classes=tuple(classes))
+    size, options = classifier.input.size, dict(classifier.options)
+    build = functools.partial(registry.skeleton, classifier.architecture)
+    count = len(classifier.classes)
+    more, _ = build((*classifier.classes, "one more"), size, options)
+    forward = classifier.forward
+    if len(classes) != count:
+        forward = build(classes, size, options)[0].forward
+
+    def chosen(in_head: bool, leaf: Any, larger: Any) -> Any:
+        if not in_head:
+            return leaf
+        axis = next(i for i, n in enumerate(larger.shape) if n != leaf.shape[i])
+        return take(leaf, place_C, axis)
+
+    variables = jax.tree.map(
+        chosen, loading.head_of(classifier), dict(classifier.variables), more.variables
+    )
+    return dataclasses.replace(
+        classifier, variables=variables, forward=forward, classes=tuple(classes)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Selected:
+    """A forward that gives some of the logits."""
+
+    forward: Forward
+    place_C: tuple[int, ...]
+
+    def __call__(self, *args: Any, **options: Any) -> tuple[Output, Any]:
+        output, stats = self.forward(*args, **options)
+        return output._replace(logits=output.logits[:, jnp.asarray(self.place_C)]), stats
