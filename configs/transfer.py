@@ -9,6 +9,35 @@ Several teachers, one after another (or strategy=parallel, soup, mutual), by sev
       --config=configs/transfer.py:teachers=glyphs/tiny_vit+glyphs/tiny_mixer,strategy=sequential,\
 objectives=kl+kl_dp+xe_kl_mcl
 
+What objectives=kl+kl_dp+xe_kl_mcl picks from, each with its options, is spelled out below:
+ktjax.objectives has more about each. The target, per image, and whether it needs labels:
+
+  kl_dp               who gives the label the largest probability, of the initial          labels
+                      student and the teachers (the paper's; one target, KL to it)
+  kl_dp_unsupervised  who has the largest maximum probability                              none
+  kl_dp_flip          where only one is right, teacher or initial student; else as         labels
+                      `neutral` says: retain, teach, average, average_student
+  kl_dp_corrected     as kl_dp; where the label does not lead by `lead`, it is moved       labels
+  kl_pool             initial student and teachers together: a log-linear pool, with       none
+                      weights that are fitted on tune
+  kl_pool_corrected   the same, corrected                                                  labels
+  kl, hinton          the teacher (several: the mean), as a KL or as a cross-entropy       none
+  xe_kl               `alpha` times the teacher, 1 - alpha times the label; xe_kl_mcl:     labels
+                      with slow weights and without negative flips, as the paper has it
+  adaptconf           teacher or own answer, by how sure the student is of each            none
+  cd, crd             how the images of a batch resemble each other in the teacher's       labels
+                      features; contrastive representation distillation; and the label
+  mutual              of several students the one that is surest of the label (Bi-KD)      labels
+  self, self_pool     the initial student, plain or at the temperature that suits it       none
+  self_corrected      the same, corrected                                                  labels
+  xe, xe_self         the label; half label, half initial student                          labels
+
+The last five are controls: trainings without a teacher, which config.controls runs for each student
+and seed at every learning rate of the objectives, and of which the best on tune, or none, is
+subtracted: net. Without labels those that need them are left out; self is run only where
+batch_norm=train moves a student that nobody teaches. A sequential run of three teachers is compared
+with three such trainings, one after another; a soup has no net.
+
 On your own images, one directory per class, with models that configs/pretrain.py has trained:
 
   python -m ktjax.main --workdir=/tmp/transfer \

@@ -1,5 +1,8 @@
 """Orbax: save, restore the latest, keep two and the best. Knows pytrees, not models.
 
+Orbax believes what a disk gives back. So a checkpoint's record says whose it is, and has a checksum
+of every array: what does not match when it is read again is not used, but the one before it.
+
 Orbax writes to disks and to gs:// itself, from all processes at once; what it calls complete there
 has an object commit_success.txt, written last. Other buckets it cannot write: there a checkpoint is
 made on this machine and put as one object, a tar file, which is there whole or not at all. That
@@ -7,6 +10,7 @@ takes the time of the upload at every save, and is for a single process.
 """
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -14,9 +18,10 @@ import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -25,6 +30,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from ktjax import parallel, paths
 
 _LOG = logging.getLogger(__name__)
+_AT_ONCE = 2**15  # words of an array that stay in a processor's cache
+_Words = TypeVar("_Words", np.ndarray, jax.Array)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -42,9 +49,14 @@ class Checkpoints:
 
     The latest two and the one with the best score are kept. Where one cannot be written, an OSError
     says so, from `close` at the latest; what was complete before stays.
+
+    `of` says whose they are, by what each part of it is called: the run's name, and digests of all
+    that it depends on. A checkpoint that was saved of another is not used.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, of: Mapping[str, str]):
+        self._of = dict(of)
+        self.digest = ""  # of the arrays that were saved or restored last
         # `best_fn` with `max_to_keep` would delete the latest ones: resume would go far back.
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
@@ -75,11 +87,14 @@ class Checkpoints:
           record: JSON-able, restored as it is.
           score: larger is better; None: this state was not evaluated.
         """
+        said = {"record": record, "of": self._of, "arrays": checksums(state)}
+        self.digest = _digest(said["arrays"])
+        said["digest"] = _digest(said)
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), record=ocp.args.JsonSave({"record": record})
+                    state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(said)
                 ),
                 metrics=None if score is None else {"score": score},
                 force=True,
@@ -93,46 +108,66 @@ class Checkpoints:
             raise self._unwritten(error) from error
 
     def restore(self, like: Any, *, steps: Sequence[int] | None = None) -> tuple[Any, Any]:
-        """The latest (state, record) that can be read, of these steps, or of all.
+        """The latest (state, record) that is as it was saved, of these steps, or of all.
 
-        Checkpoints that cannot are put aside, as `unreadable-<step>`, which is logged.
+        Checkpoints that are not are put aside, as `unreadable-<step>`, which is logged.
 
         Args:
           like: the state in shapes, or a state, with the shardings that it is to have: it may have
             been saved on other devices, and by another number of processes.
 
         Raises:
-          OSError: none of them can be read.
+          OSError: none of them can be used.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
         self._manager.wait_until_finished()  # what is being saved counts, and makes others go
-        failures: dict[int, Exception] = {}
+        faults: dict[int, Exception] = {}
         for step in sorted(steps or self._manager.all_steps(), reverse=True):
-            restored = None
-            try:
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
-                    ),
-                )
-            except Exception as error:  # damage shows as anything
-                failures[step] = error
-            if _all_processes(restored is not None):
+            restored, fault = self._read(step, abstract)
+            if _all_processes(fault is None):
+                fault = self._mismatch(restored)  # all of them: arrays may be of all processes
+            if _all_processes(fault is None):
                 if parallel.is_first():
-                    for later, error in failures.items():
+                    for later, error in faults.items():
                         self._put_aside(later, error)
                 parallel.wait_for_all("checkpoints put aside")
                 self._manager.reload()
+                self.digest = _digest(restored["record"]["arrays"])
                 return restored["state"], restored["record"]["record"]
-            failures.setdefault(step, OSError("another process cannot read it"))
-        first = next(iter(failures.values()))
+            faults[step] = fault or OSError("another process cannot read it")
+        first = next(iter(faults.values()))
         raise OSError(
-            f"None of the checkpoints in '{self._folder}' can be read, the latest because of: "
+            f"None of the checkpoints in '{self._folder}' can be used, the latest because of: "
             f"{_reason(first)}. To begin this run anew, delete the folder."
         )
+
+    def _read(self, step: int, abstract: Any) -> tuple[Any, Exception | None]:
+        """What a checkpoint holds, and why it cannot be read."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
+        )
+        try:
+            return self._manager.restore(step, args=args), None
+        except Exception as error:  # damage shows as anything
+            return None, error
+
+    def _mismatch(self, restored: Any) -> Exception | None:
+        """Why what was read is not what was saved of this run; None: it is."""
+        said = restored["record"]
+        if not isinstance(said, dict) or said.keys() != {"record", "of", "arrays", "digest"}:
+            return ValueError("it has no checksums, as ktjax writes them")
+        if said.pop("digest") != _digest(said):
+            return ValueError("its record is damaged")
+        others = [name for name, value in self._of.items() if said["of"].get(name) != value]
+        if others:
+            return ValueError(f"it is not of the same {' and '.join(others)}")
+        found = checksums(restored["state"])
+        damaged = [name for name in found if found[name] != said["arrays"].get(name)]
+        if damaged:
+            return ValueError(f"{len(damaged)} of its arrays are damaged, {damaged[0]} for one")
+        return None
 
     def _put_aside_damaged_scores(self) -> None:
         """Orbax reads the scores of all checkpoints when it starts, and fails on a damaged one."""
@@ -151,7 +186,7 @@ class Checkpoints:
         paths.delete(aside, ignore_errors=True)
         paths.move(self._folder / str(step), aside)
         _LOG.warning(
-            "The checkpoint of step %d cannot be read (%s): put aside as '%s'. Gone back to the "
+            "The checkpoint of step %d cannot be used (%s): put aside as '%s'. Gone back to the "
             "one before.",
             *(step, _reason(error), aside),
         )
@@ -173,6 +208,71 @@ class Checkpoints:
             f"A checkpoint in '{self._folder}' could not be written: {_reason(error)}. Complete "
             "ones are kept: started again, the run goes on from the latest."
         )
+
+
+def checksums(tree: Any) -> dict[str, str]:
+    """A checksum of each array over its bits, by its name in the tree, however arrays are sharded.
+
+    They are made where the arrays lie, of whatever processes; each of these gets all of them.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    sums = parallel.fetch([(_on_host if _is_on_host(x) else _on_devices)(x) for _, x in leaves])
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    return {name: f"{a:08x}{b:08x}" for name, (a, b) in zip(names, sums, strict=True)}
+
+
+def _is_on_host(x: Any) -> bool:
+    """Whether this process has all of an array in its memory: there nothing need be compiled."""
+    if not isinstance(x, jax.Array):
+        return True
+    return {device.platform for device in x.devices()} == {"cpu"} and (
+        x.is_fully_addressable or x.is_fully_replicated
+    )
+
+
+@jax.jit
+def _on_devices(x: jax.Array) -> jax.Array:
+    """The sums of an array, uint32 [2]."""
+    x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
+    kind = jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")  # of more bytes: another axis
+    bits = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
+    place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    for axis in reversed(range(bits.ndim)):
+        steps = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        place += np.uint32(stride % 2**32) * steps
+        stride *= bits.shape[axis]
+    return jnp.stack([v.sum(dtype=jnp.uint32) for v in _mixed(bits, place)])
+
+
+def _on_host(x: Any) -> np.ndarray:
+    """The same of an array that NumPy reads as it lies there."""
+    flat = np.ascontiguousarray(x).reshape(-1)
+    bits = flat.view(f"uint{8 * min(flat.dtype.itemsize, 4)}")
+    sums = np.zeros(2, np.uint32)
+    for start in range(0, len(bits), _AT_ONCE):
+        part = bits[start : start + _AT_ONCE].astype(np.uint32)
+        place = np.arange(start, start + len(part)).astype(np.uint32)
+        sums += np.array([v.sum(dtype=np.uint32) for v in _mixed(part, place)])
+    return sums
+
+
+def _mixed(bits: _Words, place: _Words) -> tuple[_Words, _Words]:
+    """Two numbers for each word of an array, uint32, by what it is and where: they are summed up.
+
+    Sums modulo 2^32 do not depend on the order, and so not on where the parts of an array lie. A
+    word that changes alone changes both, as each step is one to one; other damage goes unseen by
+    one chance in 2^64. The first three steps are the end of MurmurHash3 (fmix32).
+    """
+    x = bits ^ (place * np.uint32(0x9E3779B9))
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    x = x ^ (x >> 16)
+    return x, (x ^ (x >> 15)) * np.uint32(0x2C1B3C6D)
+
+
+def _digest(said: Mapping[str, Any]) -> str:
+    """Of what a record says, as JSON has it."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 class _Tars:

@@ -1,13 +1,16 @@
 """Files that are written whole or not at all, and what those of a workdir are called."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ktjax import paths
 
 CONFIG = "config.json"  # whose workdir it is
-DATA = "data.json"  # what the images were when the run began
+DATA = "data.json"  # what images and weights were when the run began
+WRITER = "writer"  # whose lease has who works in the folder
 RESULTS = "results.json"  # written last: the job is finished
 PAIRS = "pairs.csv"  # a line for each run of a study
 METRICS = "metrics.jsonl"
@@ -40,6 +43,25 @@ def write_whole(path: Path, content: bytes | str) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(content)
     os.replace(part, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(path, f"{text}\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      ValueError: it holds no JSON: it is cut off, say, or no UTF-8.
+      OSError: it cannot be read, or there is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' is no JSON, or damaged: {error}.") from error
 
 
 def last_part(name: str) -> str:

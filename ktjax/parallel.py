@@ -240,6 +240,18 @@ def as_first_sees(mine: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(mine)))
 
 
+def told_by_all(mine: str) -> list[str]:
+    """What every process says, in their order."""
+    if jax.process_count() == 1:
+        return [mine]
+    said = np.frombuffer(mine.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.asarray(len(said)))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(said)] = said
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
+
+
 def check_batch_size(batch_size: int, field: str, *, microbatches: int = 1) -> None:
     """Raises ValueError unless the batch divides by the devices, and by the parts of each."""
     parts = jax.device_count() * microbatches

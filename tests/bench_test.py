@@ -1,10 +1,13 @@
 """ktjax.bench on little: it runs, and what it compares with finds what the product does."""
 
+import json
+
 import numpy as np
 import pytest
 
+from ktjax import load_model
 from ktjax.bench import __main__ as bench
-from ktjax.bench import data
+from ktjax.bench import data, guard
 
 
 def test_pairs(capsys):
@@ -55,3 +58,61 @@ def test_other_arguments_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         bench.main(arguments)
     assert "error: " in capsys.readouterr().err
+
+
+PAIR = ["--student=glyphs/tiny_mlp_narrow", "--teachers=glyphs/tiny_mlp+glyphs/tiny_mlp_narrow"]
+
+
+def test_step(tmp_path, capsys):
+    file = tmp_path / "ratios.json"
+    quick = ["--batch_size=8", "--rounds=2", "--seconds=0", f"--json={file}", "--torch=lazy"]
+    found = bench.main(["step", *PAIR, *quick])
+    parts = ("part_student_s", "part_initial_s", "part_teacher_1_s", "part_teacher_2_s")
+    assert all(found[name] > 0 for name in (*parts, "compile_first_s", "compile_again_s", "gflop"))
+    assert found["images_per_s"] == pytest.approx(8 / found["step_s"])
+    # Two passes of the student with a gradient, one without, and the teachers'.
+    narrow, wide = 2 * 60_964 * 8 / 1e9, 2 * 204_772 * 8 / 1e9
+    assert found["gflop"] == pytest.approx(5 * narrow + wide, rel=0.25)
+    assert found["torch_lazy"] == "not measured: 'lazy' is none of eager, channels_last, compile"
+    assert "torch_lazy" in capsys.readouterr().out
+
+    kept = json.loads(file.read_text())
+    assert [numbers["ratio_parts"] for numbers in kept.values()] == [found["ratio_parts"]]
+    assert bench.main(["guard", str(file), f"--kept={file}"])["worse"] == 0
+    for numbers in kept.values():
+        numbers["ratio_parts"] /= 1.2
+    stricter = tmp_path / "stricter.json"
+    stricter.write_text(json.dumps(kept))
+    with pytest.raises(SystemExit, match=r"worse by more than 15%:\n.*batch 8.*ratio_parts"):
+        bench.main(["guard", str(file), f"--kept={stricter}"])
+    stricter.write_text("{}")
+    with pytest.raises(SystemExit, match="no pair in common"):
+        bench.main(["guard", str(file), f"--kept={stricter}"])
+
+
+def test_other_ratios_than_those_kept_are_not_compared():
+    found = {"a": {"ratio_parts": 2.0, "ratio_eager": 1.0, "step_s": 3.0}, "b": {"ratio_parts": 1}}
+    assert guard.compare(found, {"a": {"ratio_parts": 1.0, "step_s": 1.0}}) == {
+        "a: ratio_parts": (2.0, 1.0)
+    }
+
+
+def test_checkpoint(tmp_path):
+    sizes = ["--student=test_resnet", "--rounds=1", f"--folder={tmp_path}"]
+    found = bench.main(["checkpoint", *sizes])
+    assert 0 < found["blocked_s"] < found["written_s"] and found["restored_s"] > 0
+    megabytes = 2 * 4 * found["parameters"] / 1e6  # parameters and momentum, in float32
+    assert 0.9 * megabytes < found["checkpoint_mb"] < 1.3 * megabytes
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.full
+def test_the_same_step_in_torch():
+    from ktjax.bench.in_torch import tiny  # needs torch
+
+    for name, build in tiny.NETWORKS.items():
+        model = load_model(f"glyphs/{name}")
+        network = build(len(model.classes), size=model.input.size[0])
+        assert sum(p.numel() for p in network.parameters()) == model.num_parameters()
+    found = bench.main(["step", *PAIR, "--batch_size=8", "--rounds=1", "--seconds=0"])
+    assert found["ratio_eager"] == pytest.approx(found["step_s"] / found["torch_eager_s"])

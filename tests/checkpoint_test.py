@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import xla
 
-from ktjax import parallel
+from ktjax import checkpoint, parallel
 from ktjax.checkpoint import Checkpoints
 
+OF = {"config": "a1", "images": "b2", "run": "kl-1"}
 RECORD = [{"step": 2, "accuracy": 1 / 3, "taught": None, "names": ["ä", "b"]}, {"step": 4}]
 
 
@@ -30,7 +31,7 @@ def make_state(step):
 
 
 def save_five(folder):
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, of=OF)
     for step, score in enumerate([10.0, 50.0, 20.0, 30.0, 40.0], start=1):
         state = parallel.replicate(make_state(step))
         checkpoints.save(step, state, record=[*RECORD, step], score=score)
@@ -46,7 +47,7 @@ def folder(tmp_path_factory):
 
 
 def check_restored(folder):
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, of=OF)
     assert checkpoints.latest() == 5
     like = parallel.replicate(make_state(6))  # of other numbers
     state, record = checkpoints.restore(like)
@@ -115,18 +116,106 @@ def test_what_cannot_be_read_is_put_aside(case, tmp_path, caplog):
         if path.is_file() and path.stat().st_size:
             damage(path, how)
     with caplog.at_level("WARNING", logger="ktjax"):
-        checkpoints = Checkpoints(folder)
+        checkpoints = Checkpoints(folder, of=OF)
         state, record = checkpoints.restore(parallel.replicate(make_state(6)))
     assert (int(state["step"]), record) == (4, [*RECORD, 4])
-    assert "of step 5 cannot be read" in caplog.text
+    assert "of step 5 cannot be used" in caplog.text
     assert checkpoints.latest() == 4
     # The run goes on, and makes the lost one again.
     checkpoints.save(5, state, record=[], score=0.0)
     checkpoints.close()
     names = {path.name for path in folder.iterdir() if path.is_dir()}
     assert names == {"2", "4", "5", "unreadable-5"}
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, of=OF)
     assert checkpoints.restore(state)[1] == []
+    checkpoints.close()
+
+
+def flips(folder):
+    """(file, byte) at every tenth of all that a checkpoint consists of, and in the middle of each
+    of its files.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+    sizes = [path.stat().st_size for path in paths]
+    ends = np.cumsum(sizes)
+    for place in np.linspace(0, ends[-1] - 1, 11).astype(int):
+        i = int(np.searchsorted(ends, place, side="right"))
+        yield paths[i], int(place - (ends[i] - sizes[i]))
+    for path, size in zip(paths, sizes, strict=True):
+        yield path, size // 2
+
+
+def test_a_flipped_byte_is_told_or_harmless(folder, tmp_path, caplog):
+    """Whatever is wrong with the latest checkpoint: it is as it was saved, or the one before is."""
+    told = 0
+    for path, at in flips(folder / "5"):
+        run = tmp_path / "run"
+        shutil.copytree(folder, run)
+        damaged = run / path.relative_to(folder)
+        content = bytearray(damaged.read_bytes())
+        content[at] ^= 0x10
+        damaged.write_bytes(content)
+        caplog.clear()
+        checkpoints = Checkpoints(run, of=OF)
+        state, record = checkpoints.restore(parallel.replicate(make_state(6)))
+        checkpoints.close()
+        step = record[-1]
+        assert step == 5 or "of step 5 cannot be used" in caplog.text
+        assert record == [*RECORD, step] and step in (4, 5)
+        jax.tree.map(np.testing.assert_array_equal, state, make_state(step))
+        told += step == 4
+        shutil.rmtree(run)
+    assert told > 5
+
+
+def test_a_flipped_bit_of_any_array_is_seen():
+    state = make_state(5)
+    names = checkpoint.checksums(state)
+    assert names.keys() == checkpoint.checksums(make_state(4)).keys()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        bits = np.atleast_1d(np.array(leaf))  # a copy
+        bits.view(np.uint8).reshape(-1)[-1] ^= 1
+        name = jax.tree_util.keystr(path)
+        assert checkpoint.checksums({"x": bits}) != checkpoint.checksums({"x": leaf}), name
+    swapped = np.array(state["params"]["kernel"])
+    swapped[[0, 1]] = swapped[[1, 0]]
+    kernel = state["params"]["kernel"]
+    assert checkpoint.checksums([swapped]) != checkpoint.checksums([kernel])
+    zeros = [np.zeros(n, np.float32) for n in (3, 4)]
+    assert checkpoint.checksums([zeros[0]]) != checkpoint.checksums([zeros[1]])
+    assert checkpoint.checksums([-zeros[0]]) != checkpoint.checksums([zeros[0]])
+
+
+def test_a_checksum_does_not_depend_on_where_the_parts_lie(monkeypatch):
+    tree = {"kernel": jax.random.normal(jax.random.key(0), (64, 3 * jax.device_count()))}
+    tree |= make_state(5) | {"mask": jnp.arange(5) % 2 == 0, "byte": jnp.arange(7, dtype=jnp.uint8)}
+    tree |= {"none": jnp.zeros((0, 3))}
+    on_host = checkpoint.checksums(jax.device_get(tree))
+    assert len(set(on_host.values())) == len(on_host)
+    for layout in parallel.LAYOUTS:
+        placed = parallel.place(tree, layout)
+        assert checkpoint.checksums(placed) == on_host
+        with monkeypatch.context() as patch:  # as on an accelerator, and over several processes
+            patch.setattr(checkpoint, "_is_on_host", lambda x: False)
+            assert checkpoint.checksums(placed) == on_host
+
+
+@pytest.mark.parametrize("what", OF)
+def test_a_checkpoint_of_another_is_not_used(what, folder, tmp_path, caplog):
+    """One of another run, put in the place of the latest: it is complete, and not this run's."""
+    other = Checkpoints(tmp_path / "other", of=OF | {what: "another"})
+    other.save(5, make_state(5), record=[*RECORD, 5], score=1.0)
+    other.close()
+    shutil.copytree(folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "5")
+    shutil.copytree(tmp_path / "other" / "5", tmp_path / "run" / "5")
+    checkpoints = Checkpoints(tmp_path / "run", of=OF)
+    assert checkpoints.restore(parallel.replicate(make_state(6)))[1] == [*RECORD, 4]
+    checkpoints.close()
+    assert f"of step 5 cannot be used (it is not of the same {what})" in caplog.text
+    checkpoints = Checkpoints(folder, of=OF | {what: "another"})
+    with pytest.raises(OSError, match=f"latest because of: it is not of the same {what}"):
+        checkpoints.restore(parallel.replicate(make_state(6)))
     checkpoints.close()
 
 
@@ -136,9 +225,9 @@ def test_none_can_be_read(folder, tmp_path):
     for path in damaged.rglob("*"):
         if path.is_file() and "state" in path.parts:
             damage(path, "cut")
-    checkpoints = Checkpoints(damaged)
+    checkpoints = Checkpoints(damaged, of=OF)
     with pytest.raises(
-        OSError, match=r"None of the checkpoints in .* can be read, the latest because"
+        OSError, match=r"None of the checkpoints in .* can be used, the latest because"
     ):
         checkpoints.restore(parallel.replicate(make_state(6)))
     checkpoints.close()
@@ -146,11 +235,11 @@ def test_none_can_be_read(folder, tmp_path):
 
 
 def test_what_was_not_evaluated_is_not_the_best(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run", of=OF)
     for step, score in enumerate([10.0, None, None, 5.0, None], start=1):
         checkpoints.save(step, make_state(step), record=step, score=score)
     checkpoints.close()
-    checkpoints = Checkpoints(tmp_path / "run")  # as a later process finds them
+    checkpoints = Checkpoints(tmp_path / "run", of=OF)  # as a later process finds them
     checkpoints.save(6, make_state(6), record=6, score=7.0)
     assert checkpoints.restore(parallel.replicate(make_state(0)))[1] == 6
     checkpoints.close()
@@ -159,7 +248,7 @@ def test_what_was_not_evaluated_is_not_the_best(tmp_path):
 
 
 def test_empty_folder_has_no_latest(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "new")
+    checkpoints = Checkpoints(tmp_path / "new", of=OF)
     assert checkpoints.latest() is None
     checkpoints.close()
 

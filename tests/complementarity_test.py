@@ -3,9 +3,10 @@
 import json
 import runpy
 import shutil
-import subprocess
 from pathlib import Path
 
+import browser
+import drawn
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,12 +14,14 @@ from report_test import NASTY, Page
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import data, evaluate, models
-from ktjax.analysis import calibration, flips, predictions
+from ktjax.analysis import calibration, flips, predictions, rows
 from ktjax.data import pipeline
 from ktjax.jobs import complementarity
 from ktjax.models.checkpoints import weights
 from ktjax.models.networks import clip_text
 from ktjax.report import page as page_lib
+from ktjax.report import tables
+from ktjax.report.pages import PAGES
 from ktjax.settings.complementarity import Complementarity
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -299,25 +302,19 @@ def test_page_stands_alone_and_escapes_names(done, tmp_path):
 
 
 @pytest.mark.full
-def test_page_renders(done, tmp_path):
-    """By headless Chromium, which .ci/full installs; the tests beside this one need none."""
-    page, chromium = done[0] / "report.html", shutil.which("chromium")
-    assert page.read_text(encoding="utf-8").count("<figure>") > 3
-    if chromium is None:
-        pytest.skip("there is no chromium")
-    picture = tmp_path / "phone.png"
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
-    subprocess.run(
-        [chromium, *flags, "--window-size=500,9000", f"--screenshot={picture}", page.as_uri()],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    pixels = np.asarray(Image.open(picture).convert("RGB"))
-    inked = (pixels < 200).any(axis=(1, 2))  # rows of pixels with something dark in them
-    assert pixels.shape[1] == 500 and inked.sum() > 1500
-    coloured = (np.ptp(pixels.astype(int), axis=2) > 60).sum(axis=1)
-    assert (coloured > 50).sum() > 200  # figures, not their alternative texts
+def test_page_fits_screens_and_phones(done):
+    browser.check(done[0] / "report.html")
+
+
+def test_page_is_explained(done):
+    """Also on a phone: every table has a legend, and every figure letters that can be read."""
+    results = rows.read(done[1])
+    assert len(drawn.check(results)) == 8
+    page = PAGES["complementarity"]
+    for table in (*page.tables(results), *page.sections(results)):
+        assert table.note.endswith("."), table.heading
+    assert page.title(results).startswith(f"Complementary knowledge of {len(MODELS)} models and ")
+    assert "rho_pos: share of the images" in tables.as_text(results)
 
 
 def test_page_of_the_run_has_every_figure(done):

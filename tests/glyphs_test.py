@@ -148,7 +148,7 @@ def test_classes_and_groups():
     assert len(set(glyphs.CLASSES)) == len(glyphs.CLASSES) == 100
     assert len(set(glyphs.CLASS_GROUPS)) == 6
     assert len(glyphs.CLASS_GROUPS) == 100
-    assert glyphs.CLASSES[10] == "latin capital letter a"
+    assert glyphs.CLASSES[9:11] == ("digit 9", "capital A")
     assert glyphs.CLASS_GROUPS[9:11] == ("digit", "latin capital")
 
 

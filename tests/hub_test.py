@@ -425,7 +425,7 @@ def answered(status, headers=None):
 def test_what_the_server_refuses_is_one_sentence(status, code, message, monkeypatch):
     error = answered(status, {"X-Error-Code": code} if code else None)
 
-    def hf_hub_download(repository, file):
+    def hf_hub_download(repository, file, revision=None):
         raise error
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
@@ -436,7 +436,7 @@ def test_what_the_server_refuses_is_one_sentence(status, code, message, monkeypa
 
 
 def test_a_repository_without_safetensors_says_so(folder, monkeypatch):
-    def hf_hub_download(repository, file):
+    def hf_hub_download(repository, file, revision=None):
         if file == weights.CONFIG:
             return str(folder / file)
         raise answered(404, {"X-Error-Code": "EntryNotFound"})
@@ -483,7 +483,7 @@ def test_a_repository_in_parts(classifier, folder, tmp_path, monkeypatch):
     (tmp_path / entries.INDEX).write_text(json.dumps({"weight_map": names}))
     asked = []
 
-    def hf_hub_download(repository, file):
+    def hf_hub_download(repository, file, revision=None):
         asked.append(file)
         if not (tmp_path / file).exists():
             raise answered(404, {"X-Error-Code": "EntryNotFound"})
@@ -496,7 +496,9 @@ def test_a_repository_in_parts(classifier, folder, tmp_path, monkeypatch):
 
 def test_a_class_of_the_hub_that_ktjax_lacks_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(importing, "_has", lambda package: package != "torch")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, file: str(tmp_path / file))
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda _, file, revision=None: str(tmp_path / file)
+    )
     config = {"model_type": "swinv2", "architectures": ["Swinv2ForImageClassification"]}
     (tmp_path / weights.CONFIG).write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"'Swinv2For.*transformers has besides .*ktjax\[torch\]"):

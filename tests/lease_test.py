@@ -132,3 +132,25 @@ def test_the_heart_beats(path):
             time.sleep(0.02)
         else:
             pytest.fail("no sign of life")
+
+
+def test_who_is_alive_on_another_machine_shows_it_in_time(path, holder, monkeypatch):
+    """There it takes a while to see; here a living one is refused at once."""
+    message = f"Process {holder.pid} on .* works in '{path.parent}' at this moment"
+    with pytest.raises(ValueError, match=message), lease.alone(path, expiry=60):
+        pytest.fail("two of them")
+    monkeypatch.setattr(lease, "_boot", lambda: "another")
+    holder.send_signal(signal.SIGKILL)
+    with lease.alone(path, expiry=0.5) as held:
+        assert held.number == 1
+
+
+def test_the_dead_are_known_where_there_are_no_locks(path, holder, monkeypatch):
+    """As on some disks, and in buckets."""
+    monkeypatch.setattr(lease, "_lock", lambda file, kind: False)
+    assert lease.is_taken(path, expiry=60)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert not lease.is_taken(path, expiry=60)
+    monkeypatch.setattr(lease, "_processes", lambda: "of another container")
+    assert lease.is_taken(path, expiry=60)

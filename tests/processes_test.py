@@ -96,7 +96,7 @@ def on_one_device(run, transfer, tmp_path_factory):
 def counted(results):
     """All that was counted in evaluations, over the whole job."""
     rows = [
-        {k: v for k, v in row.items() if k not in ("seconds", "history", "taught")}
+        {k: v for k, v in row.items() if k not in ("seconds", "history", "taught", "checkpoint")}
         for row in results["runs"]
     ]
     tune = [entry["tune"] for row in results["runs"] for entry in row["history"]]

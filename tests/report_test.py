@@ -7,14 +7,18 @@ import html.parser
 import itertools
 import json
 import re
+import textwrap
 import warnings
 
+import browser
+import drawn
 import numpy as np
 import pytest
 
 from ktjax.analysis import measures, rows
-from ktjax.report import figures, tables, verdicts
+from ktjax.report import figures, figures_change, names, tables, transfer, verdicts
 from ktjax.report import page as page_lib
+from ktjax.report.pages import PAGES
 
 NASTY = '<b>&"$x^$ \\frac{ 鶴'
 
@@ -106,8 +110,16 @@ def examples():
     return [{"image": image, "teacher": "strong", **says}] * 5
 
 
+CHANCE = "naming the most frequent class always: 33.3 %"
+
+
+def legend(note):
+    """How a terminal shows it, below a table."""
+    return f"{textwrap.fill(note, 100)}\n\n"
+
+
 TABLE = """\
-Student mlp: 62.00 % of 15,000 validation images of glyphs right.
+Student mlp: 62.00 ± 0.40 % of 15,000 validation images of glyphs right.
 
 objective  teachers          before -> after %  delta ± se points  gain %  loss %  taught %  ensemble %
 ---------  ----------------  -----------------  -----------------  ------  ------  --------  ----------
@@ -123,18 +135,20 @@ kl_dp      strong (90.12 %)     62.00 -> 63.50       +1.50 ± 0.25    4.50    3.
 
 
 def test_table_is_what_a_person_reads(results):
-    row = tables.as_text(results).splitlines()[-3]
-    assert row.startswith("kl_dp      weak (50.00 %) + strong (90.12 %)     62.00 -> 64.00 ")
+    row = "\nkl_dp      weak (50.00 %) + strong (90.12 %)     62.00 -> 64.00 "
+    assert row in tables.as_text(results)
     del results["runs"][4]
-    assert tables.as_text(results) == TABLE + verdicts.conclusion(rows.read(results)) + "\n"
+    note = f"{transfer.NOTE} For comparison, {CHANCE}."
+    conclusion = verdicts.conclusion(rows.read(results))
+    assert tables.as_text(results) == f"{TABLE}{legend(note)}{conclusion}\n"
 
 
 def test_conclusion_names_the_best_objective_per_kind_of_teacher(results):
     assert verdicts.conclusion(rows.read(results)) == (
-        "From a weaker teacher nothing improved, best was kl_dp (-0.12 points, one run); "
-        "from a stronger teacher kl_dp improved most, by 1.50 ± 0.25 points (one run); "
-        "from several teachers kl_dp improved by 2.00 ± 0.25 points (one run); "
-        "without a teacher nothing improved, best was xe (-0.25 points, one run)."
+        "From a weaker teacher nothing improved, best was kl_dp (-0.12 points, 1 seed); "
+        "from a stronger teacher kl_dp improved most, by 1.50 ± 0.25 points (1 seed); "
+        "from several teachers kl_dp improved by 2.00 ± 0.25 points (1 seed); "
+        "without a teacher nothing improved, best was xe (-0.25 points, 1 seed)."
     )
 
 
@@ -147,8 +161,8 @@ def test_conclusion_takes_the_mean_over_runs(results):
     ]
     # Seeds spread by sqrt((12.5 + 0.5) / 2): the error of a mean of two is sqrt(1/16 + 13/4).
     expected = (
-        "From a stronger teacher kl_dp improved by 1.50 ± 1.82 points (mean of 2 runs), not "
-        "distinguishable from kl."
+        "From a stronger teacher nothing is distinguishable from no change, best was kl_dp by "
+        "1.50 ± 1.82 points (2 seeds)."
     )
     assert verdicts.conclusion(rows.read(results)) == expected
 
@@ -178,8 +192,17 @@ def controlled(results):
     return results
 
 
-NET_TABLES = """\
-Student mlp: 62.00 % of 15,000 validation images of glyphs right.
+NET_MEANS = """\
+Means over seeds, of mlp.
+
+objective  teachers          seeds  delta ± se points  net ± se points
+---------  ----------------  -----  -----------------  ---------------
+kl         strong (90.12 %)      2       +0.50 ± 0.25     +0.00 ± 0.28
+kl_dp      strong (90.12 %)      2       +1.75 ± 0.25     +1.25 ± 0.28
+
+"""
+NET_RUNS = """\
+Student mlp: 62.00 ± 0.40 % of 15,000 validation images of glyphs right.
 
 objective  teachers          seed  before -> after %  delta ± se points  net ± se points  gain %  loss %  taught %  ensemble %
 ---------  ----------------  ----  -----------------  -----------------  ---------------  ------  ------  --------  ----------
@@ -188,13 +211,8 @@ kl         strong (90.12 %)     2     62.00 -> 62.50       +0.50 ± 0.25     -0.
 kl_dp      strong (90.12 %)     1     62.00 -> 63.75       +1.75 ± 0.25     +1.50 ± 0.12    4.75    3.00         -       70.00
 kl_dp      strong (90.12 %)     2     62.00 -> 63.75       +1.75 ± 0.25     +1.00 ± 0.12    4.75    3.00         -       70.00
 
-Means over seeds, of mlp; errors are over images and over seeds, pooled.
-
-objective  teachers          seeds  delta ± se points  net ± se points
----------  ----------------  -----  -----------------  ---------------
-kl         strong (90.12 %)      2       +0.50 ± 0.25     +0.00 ± 0.28
-kl_dp      strong (90.12 %)      2       +1.75 ± 0.25     +1.25 ± 0.28
-
+"""  # noqa: E501
+NET_CONTROLS = """\
 Controls of mlp, which no teacher taught.
 
 control      seed  before -> after %  delta ± se points  gain %  loss %  on tune points  chosen
@@ -205,31 +223,37 @@ xe-0.1          2     62.00 -> 62.75       +0.75 ± 0.25    3.75    3.00        
 xe_self-0.1     1     62.00 -> 64.00       +2.00 ± 0.25    5.00    3.00           -1.00
 xe_self-0.1     2     62.00 -> 64.00       +2.00 ± 0.25    5.00    3.00           +1.25
 
-"""  # noqa: E501
+"""
 
 
 def test_tables_with_net(controlled, tmp_path):
     conclusion = verdicts.conclusion(rows.read(controlled))
-    assert tables.as_text(controlled) == NET_TABLES + conclusion + "\n"
+    assert tables.as_text(controlled) == "".join(
+        [
+            *(NET_MEANS, legend(transfer.MEANS_NOTE)),
+            *(NET_RUNS, legend(f"{transfer.NOTE} For comparison, {CHANCE}.")),
+            *(NET_CONTROLS, legend(transfer.CONTROLS_NOTE), conclusion, "\n"),
+        ]
+    )
     page = page_lib.write(tmp_path, controlled, []).read_text("utf-8")
     for cell in ("net ± se points", "+1.50 ± 0.12", "xe_self-0.1", "by tune", "none"):
         assert f">{cell}</t" in page
     assert "net: delta minus that of the control" in page
-    accuracy = read_csv(tmp_path / "figures" / "accuracy.csv")
-    assert [(row["control"], row["net"]) for row in accuracy[:2]] == [
-        ("xe-0.1", "0.25"),
-        ("xe-0.1", "-0.25"),
+    change = read_csv(tmp_path / "figures" / "change.csv")
+    assert [(row["control"], row["net"]) for row in change] == [
+        ("xe-0.1", "0.0"),
+        ("xe-0.1", "1.25"),
     ]
 
 
 def test_verdicts_speak_of_net(controlled):
     assert verdicts.conclusion(rows.read(controlled)) == (
         "From a stronger teacher kl_dp improved most, by 1.75 ± 0.25 points, of which 0.50 without "
-        "a teacher (mean of 2 runs)."
+        "a teacher (2 seeds)."
     )
     assert (
-        "Net of the control without a teacher 1 of 2 gained, 1 by more than two standard errors, "
-        "and 0 lost by more than two; the mean is +0.62. From a stronger"
+        "Net of the control without a teacher 1 of 2 gained and 0 lost by more than two standard "
+        "errors."
     ) in verdicts.summary(rows.read(controlled))
 
 
@@ -247,7 +271,7 @@ def test_what_of_an_improvement_is_the_teachers(results, net, control, expected)
     fields = dict(net=net, net_se=net and 0.25, control=control)
     results["runs"] = [make_run(["weak"], "kl_dp", 1.75, **fields)]
     assert verdicts.conclusion(rows.read(results)) == (
-        f"From a weaker teacher kl_dp improved by 1.75 ± 0.25 points{expected} (one run)."
+        f"From a weaker teacher kl_dp improved by 1.75 ± 0.25 points{expected} (1 seed)."
     )
 
 
@@ -255,8 +279,8 @@ def test_what_of_an_improvement_is_the_teachers(results, net, control, expected)
     ("other", "expected"),
     [
         # Two standard errors of a difference: 2 sqrt(2 / 16) = 0.71.
-        (0.75, "kl_dp improved most, by 1.50 ± 0.25 points (one run)."),
-        (0.80, "kl_dp improved by 1.50 ± 0.25 points (one run), not distinguishable from kl."),
+        (0.75, "kl_dp improved most, by 1.50 ± 0.25 points (1 seed)."),
+        (0.80, "kl_dp improved by 1.50 ± 0.25 points, not distinguishable from kl (1 seed)."),
     ],
 )
 def test_most_is_more_than_the_error_of_the_difference(results, other, expected):
@@ -265,16 +289,31 @@ def test_most_is_more_than_the_error_of_the_difference(results, other, expected)
 
 
 def test_seed_is_a_column_only_if_there_are_several(results):
-    assert "seed" not in tables.as_text(results)
+    assert not re.search(r"^objective +teachers +seed", tables.as_text(results), re.MULTILINE)
     results["runs"].append(make_run([], "xe", 0.0, seed=17))
     assert re.search(r"^xe +- +17 +62.00 -> 62.00", tables.as_text(results), re.MULTILINE)
 
 
 def test_summary_counts_changes_beyond_two_standard_errors(results):
-    assert verdicts.summary(rows.read(results)).startswith(
-        "3 of 5 transfers improved the student, 2 by more than two standard errors; 1 made it "
-        "worse by more than two. The mean change is +0.38 percentage points. From a weaker teacher"
+    conclusion = verdicts.conclusion(rows.read(results))
+    # 0.5 is two standard errors of its own: not more.
+    assert verdicts.summary(rows.read(results)) == (
+        f"{conclusion} Of 5 transfers 2 improved the student and 1 made it worse, by more than two "
+        "standard errors; 2 cannot be told from no change."
     )
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        (0.50, "nothing is distinguishable from no change, best was kl by 0.50 ± 0.25 points"),
+        (0.51, "kl improved by 0.51 ± 0.25 points"),
+    ],
+)
+def test_an_improvement_is_more_than_its_error(results, delta, expected):
+    results["runs"] = [make_run(["weak"], "kl", delta)]
+    expected = f"From a weaker teacher {expected} (1 seed)."
+    assert verdicts.conclusion(rows.read(results)) == expected
 
 
 def test_each_student_has_its_table(results):
@@ -313,9 +352,17 @@ def test_pretrain(results, tmp_path):
         "mlp          62.00     501,000  here",
         "weak         50.00     501,000  here",
         "",
+        *textwrap.wrap(
+            "accuracy: share of the 15,000 validation images of glyphs that a model answers "
+            f"rightly; {CHANCE}. origin: where its weights come from.",
+            100,
+        ),
+        "",
         "3 models, 50.00 to 90.12 % right.",
     ]
-    assert "<td>strong</td>" in page_lib.write(tmp_path, pretrain, []).read_text("utf-8")
+    assert '<td class="word">strong</td>' in page_lib.write(tmp_path, pretrain, []).read_text(
+        "utf-8"
+    )
     assert list((tmp_path / "figures").iterdir()) == []
 
 
@@ -330,15 +377,15 @@ def test_every_figure_comes_with_its_data(results, examples, tmp_path):
         path = page_lib.write(str(tmp_path / "new" / "run"), results, examples)
     assert path == tmp_path / "new" / "run" / "report.html"
     figures = path.parent / "figures"
-    names = ["accuracy", "classes", "examples", "gain_loss", "progress", "taught"]
+    names = ["change", "classes", "examples", "gain_loss", "progress", "taught"]
     assert sorted(p.stem for p in figures.glob("*.png")) == names
     assert sorted(p.stem for p in figures.glob("*.csv")) == names
     for name in names:
         assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    accuracy = read_csv(figures / "accuracy.csv")
-    assert len(accuracy) == len(results["runs"])
-    assert accuracy[-1]["teachers"] == "weak + strong"
-    assert accuracy[-1]["accuracy_after"] == "64.0"
+    change = read_csv(figures / "change.csv")
+    assert len(change) == len(results["runs"])
+    last = change[-1]
+    assert (last["teachers"], last["delta"], last["headroom"]) == ("weak + strong", "2.0", "8.0")
     assert len(read_csv(figures / "progress.csv")) == 6 * 3
     assert len(read_csv(figures / "taught.csv")) == 5 * 3  # xe has no teacher
     net = {row["class"]: row["net"] for row in read_csv(figures / "classes.csv")}
@@ -356,8 +403,8 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.sources += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
+        self.sources += [value for name, value in attrs if name in ("src", "srcset", "href")]
+        if tag not in ("meta", "img", "source"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -378,7 +425,7 @@ def test_page_stands_alone_and_escapes_names(results, examples, tmp_path):
     assert "alert(1)" in page.text
     assert page.text.count(NASTY) >= 5
     assert 'name="viewport"' in text
-    assert page.tags.count("img") == page.tags.count("figcaption") == 6
+    assert page.tags.count("img") == page.tags.count("source") == page.tags.count("figcaption") == 6
     for source in page.sources:
         head, data = source.split(",")
         assert head == "data:image/png;base64"
@@ -391,7 +438,7 @@ def test_figures_without_examples_or_history(results, tmp_path):
         run["history"], run["class_gain"], run["class_loss"] = [], [0, 0, 0], [0, 0, 0]
     page_lib.write(tmp_path, results, [])
     stems = sorted(path.stem for path in (tmp_path / "figures").glob("*.png"))
-    assert stems == ["accuracy", "gain_loss"]
+    assert stems == ["change", "gain_loss"]
 
 
 def test_a_single_run_that_changed_nothing(results, tmp_path):
@@ -443,7 +490,7 @@ def test_objectives_differ_without_color():
 @pytest.mark.parametrize("count", [1, 7, 30])
 def test_labels_do_not_overlap(results, count):
     runs = [make_run(["weak"], f"objective_{i}", i / 10) for i in range(count)]
-    figure = figures.accuracy(rows.read(results | {"runs": runs}))
+    figure = figures_change.change(rows.read(results | {"runs": runs}), figures.WIDE)
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) == count
@@ -464,3 +511,88 @@ def test_stages_of_a_sequential_run(results, tmp_path):
     assert second.startswith(" ") and "strong" in second and "63.00 -> 64.00" in second
     page = page_lib.write(tmp_path, results, ()).read_text(encoding="utf-8")
     assert "Teacher after teacher" in page and NASTY not in page
+
+
+# What people read: names, legends, and letters of a size that a phone shows.
+
+LONG = "timm/vit_base_patch16_clip_quickgelu_224.openai_ft_in12k_in1k_and_more"
+
+
+@pytest.fixture
+def hostile(results):
+    """Of three students and seeds, with paths and long names for models and classes."""
+    text = json.dumps(results)
+    renamed = {"weak": "/data/some/where/models/weak", "strong": LONG, "mlp": "../runs/a/mlp"}
+    for name, other in renamed.items():
+        text = text.replace(json.dumps(name), json.dumps(other))
+    results = json.loads(text)
+    results["classes"] = ["n01440764", f"{'very ' * 20}long", "b"]
+    results["pairs"][0]["top_classes"]["5"] = [*results["classes"], *"cdefghij"]
+    results["runs"] += [run | {"seed": 1} for run in results["runs"]]
+    results["controls"] = [make_run([], "xe-0.1", 0.25, student="../runs/a/mlp")]
+    results["config"] = {"strategy": "mutual"}
+    return results
+
+
+def test_every_table_has_a_legend(hostile):
+    pretrain = of_pretrain(hostile)
+    del pretrain["controls"]
+    for made in map(rows.read, (hostile, pretrain)):
+        page = PAGES[made.job]
+        for table in (*page.tables(made), *page.sections(made)):
+            assert table.note.endswith("."), table.heading
+    text = tables.as_text(hostile)
+    assert "Nobody was frozen" in text and CHANCE in text.replace("\n", " ")
+
+
+def test_a_legend_is_said_once_for_tables_of_a_kind(results):
+    results["runs"].append(make_run(["weak"], "kl_dp soup", 0.0, student="other"))
+    text = tables.as_text(results).replace("\n", " ")
+    assert text.count("delta: accuracy after minus before") == 1
+    assert "soup: the average of the weights" in text
+
+
+def test_names_are_those_that_people_say(hostile, tmp_path):
+    page = Page(page_lib.write(tmp_path, hostile, []).read_text("utf-8"))
+    text = page.text.partition("Environment")[0]  # the config may say all
+    assert "Knowledge transfer to mlp" in text and "Student mlp:" in text
+    assert "weak (50.00\N{NO-BREAK SPACE}%)" in text
+    assert text.count("/data/some/where") == 1  # where the model is from
+    assert "n01440764" not in text and "tench, very very" in text and "… and" not in text
+    assert "very " * 9 not in text and "and 5 more" in text
+
+
+def test_tails_of_paths_differ():
+    found = names.tails(["/a/x/m", "/b/x/m", "/c/other", "timm/m", "glyphs/tiny_vit", "hf:a/b"])
+    assert list(found.values()) == [
+        "a/x/m",
+        "b/x/m",
+        "other",
+        "timm/m",
+        "glyphs/tiny_vit",
+        "hf:a/b",
+    ]
+
+
+def test_figures_can_be_read_on_a_phone(hostile, examples):
+    found = drawn.check(names.readable(rows.read(hostile)))
+    assert found == ["change", "gain_loss", "taught", "progress", "classes"]
+    for width in (figures.WIDE, figures.NARROW):
+        drawn.check_figure(figures.examples(examples, width), width, "examples")
+
+
+def test_a_page_tells_a_phone_what_each_number_is(hostile, tmp_path):
+    text = page_lib.write(tmp_path, hostile, []).read_text("utf-8")
+    cells = re.findall(r"<td.*?</td>", text)
+    without = [cell for cell in cells if "data-name" not in cell]
+    assert len(without) == text.count("<tr>") - text.count("<thead>")  # the first one of each row
+    assert "prefers-color-scheme: dark" in text
+
+
+@pytest.mark.full
+def test_pages_fit_screens_and_phones(hostile, results, examples, tmp_path):
+    browser.check(
+        page_lib.write(tmp_path / "hostile", hostile, examples),
+        page_lib.write(tmp_path / "nasty", results, examples),
+        page_lib.write(tmp_path / "pretrain", of_pretrain(results), examples),
+    )

@@ -172,10 +172,10 @@ def test_the_memory_of_crd_survives_a_checkpoint(tmp_path):
     memory = undisturbed[2].objective_state[0][1]
     assert not np.array_equal(memory.student_NxP, undisturbed[0].objective_state[0][1].student_NxP)
     assert memory.student_z > 0 and memory.teacher_z > 0
-    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run", of={"run": "crd"})
     checkpoints.save(2, undisturbed[2], record=[], score=0.0)
     checkpoints.close()
-    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run", of={"run": "crd"})
     state, _ = checkpoints.restore(start("crd", seed=1))  # into other numbers
     checkpoints.close()
     assert_same(state, undisturbed[2])

@@ -3,12 +3,16 @@
 import dataclasses
 import itertools
 
+import browser
+import drawn
 import numpy as np
 import pytest
 from controls_test import make_run
 
 from ktjax.analysis import chance, controls, rows, study
 from ktjax.analysis.rows import TransferModel
+from ktjax.report import figures_study, tables
+from ktjax.report import page as page_lib
 from ktjax.report import study as report
 
 ACCURACY = {"s": 60.0, "u": 70.0, "w": 50.0, "t1": 50.0, "t2": 80.0}
@@ -140,8 +144,9 @@ def results_of(pairs, failed=()):
     """As much of the results as sentences are made of."""
     given = dict(pairs=tuple(pairs), rows=tuple(failed), success=study.success(pairs))
     given |= dict(compared=tuple(study.compared(pairs)), models=MODELS, chosen={})
-    fields = {field.name: None for field in dataclasses.fields(rows.StudyResults)}
-    return rows.StudyResults(**fields | given)
+    data = rows.Data(name="d", measured="d", train=9, validation=300, skipped={})
+    given |= dict(job="study", runs=(), objectives={}, classes=("a", "b"), class_counts=(200, 100))
+    return rows.StudyResults(**given, data=data, environment={}, config={})
 
 
 def test_what_cannot_be_told_apart_is_said(pairs):
@@ -181,3 +186,29 @@ def test_nothing_but_failures():
     (table,) = report.tables(results)
     assert table.groups[0] == [["s", "t1", "kl", "1", "no memory"]]
     assert failed.delta is None
+
+
+def everything(pairs):
+    """Results that every table and figure of the page is made of."""
+    failed = study.failed(student="s", teacher="t1", objective="kl", seed=1, error="no memory")
+    known = dict(accuracy_before=60.0, accuracy_after=60.5, gain=2.0, loss=1.5)
+    alone = study.row(make_run("xe-0.1", 0.5, **known))
+    return results_of(pairs, [failed, alone])
+
+
+def test_page_is_explained(pairs):
+    results = everything(pairs)
+    assert drawn.check(results) == ["headroom", "success", "pairs", "delta"]
+    found = [*report.tables(results), *report.sections(results)]
+    assert len(found) == 7 and all(table.note.endswith(".") for table in found)
+    assert "naming the most frequent class always: 66.7 %" in tables.as_text(results)
+
+
+def test_headroom_is_what_the_ensemble_gains(pairs):
+    row = figures_study.headroom_rows(results_of(pairs))[0]
+    assert (row["gain"], row["loss"], row["delta"], row["headroom"]) == (2.5, 3.0, -0.5, 2.0)
+
+
+@pytest.mark.full
+def test_page_fits_screens_and_phones(pairs, tmp_path):
+    browser.check(page_lib.write(tmp_path, everything(pairs), []))

@@ -74,6 +74,7 @@ class Run:
     seconds: float
     history: tuple[Entry, ...]
     stages: tuple["Run", ...] = ()  # one for each teacher, if these come one after another
+    checkpoint: Mapping[str, str] | None = None  # of its end, as `training.Fitted` has it
     learning_rate: float | None = None  # per 256 samples; None where nothing was trained
     rates: Mapping[str, float] | None = None  # what tune gained at each of those that were tried
     # With the next two `controls.with_net`: the control without a teacher, controls.NONE where

@@ -1,12 +1,18 @@
-"""`python -m ktjax.bench pairs|data`: measures, and prints a line for each number."""
+"""`python -m ktjax.bench NAME`: measures, and prints a line for each number; see --help."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from ktjax.bench import data, pairs
+from ktjax.bench import checkpoints, data, guard, pairs, step
 
-_RUN = {"pairs": pairs.run, "data": data.run}
+_RUN = {
+    "pairs": pairs.run,
+    "data": data.run,
+    "step": step.run,
+    "checkpoint": checkpoints.run,
+    "guard": guard.run,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, object]:
@@ -27,10 +33,29 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
     )
     of_data.add_argument("--batch_size", type=int, default=64, help="images (%(default)s)")
     of_data.add_argument("--rounds", type=int, default=5, help="that count (%(default)s)")
+    of_step = benchmarks.add_parser("step", help="a step of training, beside PyTorch's")
+    of_step.add_argument("--student", required=True, help="an architecture or a model")
+    of_step.add_argument("--teachers", required=True, help="several with a plus sign")
+    of_step.add_argument("--batch_size", type=int, default=8, help="images (%(default)s)")
+    of_step.add_argument("--rounds", type=int, default=7, help="that count (%(default)s)")
+    of_step.add_argument("--seconds", type=float, default=0.5, help="of a turn (%(default)s)")
+    of_step.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    of_step.add_argument(
+        "--torch", default="eager+channels_last", help=f"{'+'.join(step.VARIANTS)} (%(default)s)"
+    )
+    of_step.add_argument("--json", dest="json_file", help="a file for the numbers of many pairs")
+    of_saving = benchmarks.add_parser("checkpoint", help="saving a student (ktjax/checkpoint.py)")
+    of_saving.add_argument("--student", default="resnet50", help="an architecture (%(default)s)")
+    of_saving.add_argument("--rounds", type=int, default=5, help="that count (%(default)s)")
+    of_saving.add_argument("--folder", help="where to save")
+    of_ratios = benchmarks.add_parser("guard", help="fails where ratios have become worse")
+    of_ratios.add_argument("measured", help="the file that `step --json` has written")
+    of_ratios.add_argument("--kept", default=str(guard.KEPT), help="the one to compare with")
     options = vars(parser.parse_args(argv))
     run = _RUN[options.pop("name")]
     for name, value in options.items():
-        if value < (least := 2 if name == "models" else 1):
+        least = {"models": 2, "seconds": 0}.get(name, 1)
+        if isinstance(value, int | float) and value < least:
             parser.error(f"--{name}={value} must be {least} or more")
     found = run(**options)
     for name, value in found.items():

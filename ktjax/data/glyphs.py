@@ -50,7 +50,22 @@ GROUPS = {
     "mathematics": "+×÷=≠<±∞√∫∂∇∈∀∃≈→",
 }
 CHARACTERS = "".join(GROUPS.values())
-CLASSES = tuple(unicodedata.name(c).lower() for c in CHARACTERS)
+
+
+def _name(character: str) -> str:
+    """A character as people call it: "digit 0", "capital A", "small a", "Greek small gamma"."""
+    if character.isdigit():
+        return f"digit {character}"
+    name = unicodedata.name(character).lower().replace("lamda", "lambda")
+    script, letter, rest = name.partition(" letter ")
+    if not letter:
+        return name.replace("rightwards", "right")
+    if script.startswith("latin"):
+        return f"{script.removeprefix('latin ')} {character}"
+    return f"{script.replace('greek', 'Greek').replace('cyrillic capital', 'Cyrillic')} {rest}"
+
+
+CLASSES = tuple(map(_name, CHARACTERS))
 CLASS_GROUPS = tuple(group for group, chars in GROUPS.items() for _ in chars)
 
 TRAIN_FONTS = (

@@ -1,10 +1,12 @@
 """Random access to encoded images and their labels; stratified parts of them."""
 
 import dataclasses
+import functools
+import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from ktjax.data import decode
 
 _LOG = logging.getLogger(__name__)
 _MAX_BYTES = 2**30  # of an image file
+_SIZES, _CONTENTS = 2**15, 2**9  # images that a fingerprint looks at
 _AT_ONCE = 4096  # records whose labels are read together: their images have to fit into memory
 
 
@@ -27,12 +30,14 @@ class Source:
       read: position -> the encoded image.
       where: position -> the name of the image in error messages.
       draw: positions [B] -> uint8 [B, H, W, 3], the same images decoded; None: they are stored.
+      size: position -> the bytes of the encoded image; None: only who reads it knows.
     """
 
     label_N: np.ndarray
     read: Callable[[int], bytes]
     where: Callable[[int], str]
     draw: Callable[[np.ndarray], np.ndarray] | None = None
+    size: Callable[[int], int] | None = None
 
     def __len__(self) -> int:
         return len(self.label_N)
@@ -44,17 +49,55 @@ class Source:
 
     def select(self, index_N: np.ndarray) -> "Source":
         """The images at these positions."""
-        draw = self.draw
+        draw, size = self.draw, self.size
         return Source(
             label_N=self.label_N[index_N],
             read=lambda i: self.read(index_N[i]),
             where=lambda i: self.where(index_N[i]),
             draw=None if draw is None else lambda index_B: draw(index_N[index_B]),
+            size=None if size is None else lambda i: size(index_N[i]),
         )
+
+    @functools.cached_property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What tells other images: number, labels, names, sizes, and what is in some of the files.
+
+        Sizes are of _SIZES images that are drawn evenly, contents of _CONTENTS: in a data set of
+        no more that is all. What is drawn when it is read has neither.
+        """
+        found: dict[str, Any] = {"images": len(self), "labels": _digest([self.label_N.tobytes()])}
+        found["names"] = _digest(os.fsencode(f"{self.where(i)}\0") for i in range(len(self)))
+        if self.size is not None:
+            sizes = (_size(self.size, i) for i in drawn(len(self), _SIZES))
+            found["sizes"] = _digest(f"{size} ".encode() for size in sizes)
+        if self.draw is None:
+            probes = drawn(len(self), _CONTENTS)
+            found["contents"] = _digest(hashlib.sha256(self._peek(i)).digest() for i in probes)
+        return found
+
+    def _peek(self, i: int) -> bytes:
+        try:
+            return self.read(i)
+        except (OSError, decode.DecodeError) as error:  # told by who needs it
+            return type(error).__name__.encode()
 
     def take(self, count: int) -> "Source":
         """`count` images drawn evenly (all, if there are fewer), in their order."""
         return self.select(drawn(len(self), count))
+
+
+def _size(size: Callable[[int], int], i: int) -> int:
+    try:
+        return size(i)
+    except OSError:  # likewise
+        return -1
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def drawn(total: int, count: int) -> np.ndarray:
@@ -83,6 +126,7 @@ def of_files(root: Path, files: Sequence[str], label_N: np.ndarray) -> Source:
         label_N,
         lambda i: read_file(os.path.join(root, files[i])),
         lambda i: os.path.join(root, files[i]),
+        size=lambda i: os.path.getsize(os.path.join(root, files[i])),
     )
 
 

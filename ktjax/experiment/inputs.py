@@ -1,5 +1,6 @@
 """What a job reads: from the settings about data to splits. Written once, for every job."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from ktjax.data.sources import Source
 from ktjax.experiment import shared, workdir
 from ktjax.settings.data import Data, TrainingData
 from ktjax.settings.training import Training
+from ktjax.targets import describe
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -303,12 +305,16 @@ def prepare(
     folder: Path,
     once: shared.Once = shared.anew,
     *,
+    loaded_weights: Collection[Classifier] = (),
     refuse: Callable[[Splits], None] = lambda splits: None,
+    held: contextlib.ExitStack | None = None,
 ) -> tuple[data.Dataset, Splits]:
     """What can be refused is refused, then the workdir is claimed: before any work of training.
 
-    With `once` images are tried, and splits opened, once for all jobs that share them. `refuse`
-    raises ValueError where the splits are not what the job takes.
+    With `once` images are tried, and splits opened, once for all jobs that share them.
+    `loaded_weights` are those of the models that were not drawn at random: a resumed run has to
+    find the same. `refuse` raises ValueError where the splits are not what the job takes; the
+    workdir is the job's until `held` ends.
 
     Raises:
       ValueError: models of other classes, images that do not decode, too few of them, or a workdir
@@ -321,7 +327,11 @@ def prepare(
     say_crops(how, classifiers)
     splits = once(("splits", how), lambda: open_splits(settings, good, how))
     refuse(splits)
-    workdir.claim(folder, settings, good.dataset)
+    weights = {
+        model.name: once(("weights", model.name), lambda m=model: describe.weights(m.variables))
+        for model in loaded_weights
+    }
+    workdir.claim(folder, settings, good.dataset, weights=weights, held=held)
     return good.dataset, splits
 
 

@@ -32,7 +32,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -40,6 +40,8 @@ from ktjax import files, paths
 
 _POLL = 0.2  # seconds between two tries
 _BEATS = 6  # signs of life until a lease expires
+_NOBODY = {"nonce": None, "boot": None}
+_NAMESPACE = Path("/proc/self/ns/pid")  # of Linux: differs from container to container
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux: differs from machine to machine
 
 
@@ -101,6 +103,31 @@ def wait(path: Path, *, expiry: float) -> Iterator[Lease]:
         time.sleep(_POLL)
 
 
+@contextlib.contextmanager
+def alone(path: Path, *, expiry: float) -> Iterator[Lease]:
+    """As `take`, for work that others are not to wait for.
+
+    Whether a holder on another machine is alive, it takes a while to see.
+
+    Raises:
+      ValueError: another has it, and is alive.
+    """
+    until = time.monotonic() + 1.5 * expiry
+    while True:
+        with take(path, expiry=expiry) as lease:
+            if lease is not None:
+                yield lease
+                return
+        numbers = _numbers(path)
+        holder = _read(_file(path, numbers[-1])) if numbers else _NOBODY
+        if _runs_here(holder) or time.monotonic() > until:
+            raise ValueError(
+                f"Process {holder.get('process')} on {holder.get('host')} works in '{path.parent}' "
+                "at this moment: end it first, or take another --workdir."
+            )
+        time.sleep(_POLL)
+
+
 def enter(lease: Lease) -> Path:
     """The holder's place, in which it finds what the last holder left in its own.
 
@@ -130,8 +157,8 @@ def _make(path: Path, expiry: float, stack: contextlib.ExitStack) -> Lease | Non
         return None
     number = 1 + max([-1, *numbers, *(number for number, _ in _places(path))])
     lease = Lease(path, number, secrets.token_hex(4))
-    who = {"host": socket.gethostname(), "process": os.getpid()}  # for those who look
-    said = json.dumps({"nonce": lease.nonce, "boot": _boot(), **who})
+    who = {"host": socket.gethostname(), "process": os.getpid()}
+    said = json.dumps({"nonce": lease.nonce, "boot": _boot(), "processes": _processes(), **who})
     if paths.is_remote(path):
         if not paths.create(lease.file, said.encode()):
             return None
@@ -166,6 +193,8 @@ def _touch(file: Path) -> None:
 def _is_dead(file: Path, expiry: float) -> bool:
     """Whether the holder of a lease has died: its lock is gone, or it has long given no sign."""
     try:
+        if _runs_here(_read(file)) is False:
+            return True
         if paths.is_remote(file):
             return _now(file.parent) - paths.modified(file) > expiry
         with file.open("rb") as opened:
@@ -175,6 +204,19 @@ def _is_dead(file: Path, expiry: float) -> bool:
             return _now(file.parent) - os.fstat(opened.fileno()).st_mtime > expiry
     except FileNotFoundError:
         return False  # given back at this moment: it is free the next time
+
+
+def _runs_here(holder: Mapping[str, Any]) -> bool | None:
+    """Whether a holder of this machine is alive; None: only its own machine can tell."""
+    if _processes() is None or (holder["boot"], holder.get("processes")) != (_boot(), _processes()):
+        return None
+    try:
+        os.kill(holder["process"], 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _lock(file: IO[Any], kind: int) -> bool:
@@ -196,6 +238,11 @@ def _now(folder: Path) -> float:
         paths.delete(probe)
 
 
+def _processes() -> str | None:
+    """What tells the processes of this container from others of the same number."""
+    return os.readlink(_NAMESPACE) if _NAMESPACE.is_symlink() else None
+
+
 def _boot() -> str | None:
     return _BOOT.read_text().strip() if _BOOT.exists() else None
 
@@ -209,7 +256,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
-        return {"nonce": None, "boot": None}
+        return _NOBODY
 
 
 def _numbers(path: Path) -> list[int]:

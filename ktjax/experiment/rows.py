@@ -34,6 +34,7 @@ def of_run(
     exported: str | None = None,
     least_gain: float | None = None,
     stages: Sequence[Run] = (),
+    checkpoint: Mapping[str, str] | None = None,
     learning_rate: float | None = None,
 ) -> Run:
     """A run, a stage of one, a soup, or a model that trained with others.
@@ -55,6 +56,7 @@ def of_run(
       weights_S: of student and teachers in the pool that taught; None: there was none.
       tune_delta, abstained, exported, least_gain: what is exported, as `analysis.rows.Run` has it.
       stages: their rows, if there were several.
+      checkpoint: of its end, see `training.Fitted`.
       learning_rate: that it was trained with, per 256 samples; None: of a soup.
     """
     of_models = {
@@ -90,6 +92,7 @@ def of_run(
         "seconds": seconds,
         "history": history,
         "stages": stages,
+        "checkpoint": checkpoint,
         "learning_rate": learning_rate,
     }
     return from_json(Run, row)

@@ -13,7 +13,7 @@ import numpy as np
 from ktjax import evaluate, files, interruption, loop, parallel, train
 from ktjax.checkpoint import Checkpoints
 from ktjax.data import pipeline
-from ktjax.experiment import logs
+from ktjax.experiment import beginning, logs
 from ktjax.experiment.recipes import Recipe
 from ktjax.writer import Writer
 
@@ -27,6 +27,7 @@ class Fitted(NamedTuple):
     placed: Any  # the same where training left them: on the devices, in the recipe's layout
     tune_NxC: np.ndarray  # what they say of the tune split: what `predict` gives
     history: list[dict[str, Any]]  # one entry per evaluation, see `fit`
+    checkpoint: Mapping[str, str]  # of its end: `path` below the workdir, `digest` of the arrays
     # Others, placed likewise: their mean over the last half of the steps, where the recipe keeps
     # it; and those of the evaluation that was best on tune, where they are wanted and not the last.
     tail: Any | None = None
@@ -70,7 +71,8 @@ def fit(
     for each teacher), and as `tune` what `measure` made.
     """
     key = parallel.random_key(recipe.seed)
-    checkpoints = Checkpoints(workdir / files.CHECKPOINTS / run)
+    folder = workdir / files.CHECKPOINTS / run
+    checkpoints = Checkpoints(folder, of=beginning.identity(workdir, run))
     state, record = _begin(recipe, student, checkpoints, key)
     first_step = int(state.step)
     _LOG.info("%s: from step %d of %d.", run, first_step, recipe.total_steps)
@@ -90,6 +92,7 @@ def fit(
         stop=interruption.asked,
     )
     tune_NxC = best_variables = None
+    digest = ""
     with interruption.deferred():
         try:
             for event in events:
@@ -103,6 +106,7 @@ def fit(
                     waited.begin()  # neither evaluation nor saving is a wait for input
                 else:
                     journal.save(event.step, state, event.recent)
+            digest = checkpoints.digest
             if best:
                 best_variables = _best(checkpoints, recipe, journal.history)
         finally:
@@ -119,6 +123,7 @@ def fit(
         variables,
         tune_NxC,
         journal.history,
+        {"path": f"{files.CHECKPOINTS}/{run}/{int(state.step)}", "digest": digest},
         tail=state.tail or None,
         best=best_variables,
     )

@@ -1,24 +1,22 @@
 """The folder of one run of an experiment: whose it is, whether it is finished, what it found."""
 
+import contextlib
 import dataclasses
-import hashlib
-import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-import ktjax
 from ktjax import data, files, parallel, paths, writer
 from ktjax.analysis import measures, rows
 from ktjax.analysis.rows import Results, Run
 from ktjax.classifier import Classifier
-from ktjax.experiment import logs
+from ktjax.experiment import beginning, lease, logs
 from ktjax.report import page, tables
 from ktjax.settings.record import Record
 
@@ -29,12 +27,8 @@ _WRITTEN = (
     *(files.STUDENTS, files.MODELS, files.PREDICTIONS, files.CHECKPOINTS, files.TENSORBOARD),
     *(files.LOGS, files.RUNS, files.STORE),
 )
+_EXPIRY = 60.0  # seconds without a sign of life, see lease.py
 _READABLE = 80  # characters of the two values of a field, in a sentence
-# The last four draw, decode and resize: pixels depend on them.
-_PACKAGES = (
-    *("jax", "flax", "optax", "orbax-checkpoint", "numpy"),
-    *("pillow", "simplejpeg", "numba", "matplotlib"),
-)
 
 
 def finished(
@@ -57,16 +51,32 @@ def finished(
                 return None
             fields = [k for k in found | resolved if found.get(k) != resolved.get(k)]
             raise of_another(workdir, found, resolved, fields)
-        results = rows.read(json.loads((workdir / files.RESULTS).read_text(encoding="utf-8")))
+        results = results_in(workdir)
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{files.RESULTS} of '{workdir}' is no JSON: {error}.") from error
     except OSError as error:
         raise unusable(workdir, error) from error
     if report and parallel.is_first():
         print(f"Finished before.\n\n{tables.as_text(results)}\nReport: {workdir / files.REPORT}")
     return results
+
+
+def results_in(workdir: Path) -> Results:
+    """What a finished job has found.
+
+    Raises:
+      ValueError: results.json is not as ktjax writes it.
+      OSError: it cannot be read, or there is none.
+    """
+    path = workdir / files.RESULTS
+    found = files.read_json(path)
+    try:
+        return rows.read(found)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # of another shape
+        raise ValueError(
+            f"'{path}' is not as ktjax writes it ({error}). Delete it: started again, the job "
+            "goes on from its checkpoints."
+        ) from error
 
 
 def config_of(workdir: Path) -> dict[str, Any] | None:
@@ -81,7 +91,7 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
     paths.reach(workdir)
     path = workdir / files.CONFIG
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path)
     except FileNotFoundError:
         # Runs and stores say themselves whose they are, and may be brought together from elsewhere.
         own = set(_WRITTEN) - {files.RUNS, files.STORE}
@@ -92,11 +102,9 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
             f"'{workdir}' holds {', '.join(there)}, and no {files.CONFIG} says that ktjax wrote "
             "this: take another --workdir."
         ) from None
-    except ValueError as error:
-        raise ValueError(f"{files.CONFIG} of '{workdir}' is no JSON: {error}.") from error
     except OSError as error:
         raise unusable(workdir, error) from error
-    if not isinstance(found, dict) or found.get("job") not in rows.RESULTS:
+    if not isinstance(found, dict) or found.get("job") not in tuple(rows.RESULTS):
         raise ValueError(
             f"{files.CONFIG} of '{workdir}' is no config of a job: ktjax did not write it. Take "
             "another --workdir."
@@ -124,62 +132,70 @@ def _difference(name: str, found: Any, wanted: Any) -> str:
     return name + (values if len(values) <= _READABLE else "")
 
 
-def claim(workdir: Path, settings: Record, dataset: data.Dataset) -> None:
+def claim(
+    workdir: Path,
+    settings: Record,
+    dataset: data.Dataset,
+    *,
+    weights: Mapping[str, str] | None = None,
+    held: contextlib.ExitStack | None = None,
+) -> None:
     """Makes the folder this experiment's: writes the resolved config, and logs to it from now on.
 
     Of another experiment, which `finished` would have refused, everything is deleted but what
     ktjax does not write.
 
+    Args:
+      workdir: of the job.
+      settings: of the job.
+      dataset: that it reads.
+      weights: digests of the weights that it begins with, by the models' names.
+      held: nobody else may write to the folder until it ends; None: the caller sees to that.
+
     Raises:
-      ValueError: the folder cannot be written, or the processes do not share it; or the run began
-        on other images, as far as their number and labels tell.
+      ValueError: the folder cannot be written, or the processes do not share it, or another writes
+        to it; or the processes were started otherwise; or the run began on other images or weights.
     """
+    found = beginning.seen(dataset, weights or {})
+    beginning.check_processes(settings, found)
     try:
-        if parallel.is_first():
-            paths.make_folder(workdir)
-            _clear(workdir, settings)
-            write_json(workdir / files.CONFIG, settings.identity())
-            note_data(workdir, dataset)
-        parallel.wait_for_all("claim")
+        _as_first(lambda: _make(workdir, settings, found, held))
         if not (workdir / files.CONFIG).exists():
             raise ValueError(
                 f"Process {jax.process_index()} does not see what process 0 wrote to '{workdir}': "
                 "--workdir has to be a folder that all processes share."
             )
-        check_data(workdir, dataset)
+        beginning.check(workdir, dataset.name, found)
         logs.start(workdir)
     except OSError as error:
         raise unusable(workdir, error) from error
 
 
-def _seen(dataset: data.Dataset) -> dict[str, dict[str, Any]]:
-    """How many images the splits have, and what tells other labels."""
-    splits = {name: getattr(dataset, name).label_N for name in data.SPLITS}
-    return {
-        name: {"images": len(label_N), "labels": hashlib.sha256(label_N.tobytes()).hexdigest()}
-        for name, label_N in splits.items()
-    }
+def _as_first(do: Callable[[], None]) -> None:
+    """Does something in process 0 alone; what that is refused by is raised in all of them."""
+    refused = ""
+    if parallel.is_first():
+        try:
+            do()
+        except ValueError as error:
+            refused = str(error)
+    refused = parallel.told_by_all(refused)[0]
+    if refused:
+        raise ValueError(refused)
 
 
-def note_data(workdir: Path, dataset: data.Dataset) -> None:
-    """Writes what `check_data` compares with, where nothing is there."""
-    if not (workdir / files.DATA).exists():
-        write_json(workdir / files.DATA, _seen(dataset))
-
-
-def check_data(workdir: Path, dataset: data.Dataset) -> None:
-    """Raises ValueError unless a run began here on these images, as far as `_seen` tells."""
-    began, now = json.loads((workdir / files.DATA).read_text(encoding="utf-8")), _seen(dataset)
-    changed = [
-        f"{name} had {began[name]['images']} and has {now[name]['images']}"
-        for name in now
-        if began[name] != now[name]
-    ]
-    if changed:
-        raise ValueError(
-            f"'{workdir}' was begun on other images of '{dataset.name}' ({', '.join(changed)}), "
-            "and a resumed run has to see the same: put them back, or take another --workdir."
-        )
+def _make(
+    workdir: Path,
+    settings: Record,
+    found: Mapping[str, Any],
+    held: contextlib.ExitStack | None,
+) -> None:
+    paths.make_folder(workdir)
+    if held is not None:
+        held.enter_context(lease.alone(workdir / files.WRITER, expiry=_EXPIRY))
+    _clear(workdir, settings)
+    files.write_json(workdir / files.CONFIG, settings.identity())
+    beginning.note(workdir, found)
 
 
 def _clear(workdir: Path, settings: Record) -> None:
@@ -264,7 +280,7 @@ def finish(
     if parallel.is_first():
         path = page.write(workdir, results, examples) if report else None
         # Last: it says that the job is finished.
-        write_json(workdir / files.RESULTS, rows.to_json(results))
+        files.write_json(workdir / files.RESULTS, rows.to_json(results))
         if report:
             print(f"{tables.as_text(results)}\nReport: {path}")
     logs.stop()
@@ -274,9 +290,8 @@ def finish(
 def environment() -> dict[str, Any]:
     """Versions and devices, for results.json. Nothing that names the machine."""
     return {
-        "ktjax": ktjax.__version__,
+        **beginning.versions(),
         "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in _PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_cores": os.cpu_count(),
         "devices": [device.device_kind for device in jax.devices()],
@@ -294,9 +309,3 @@ def _peak_device_bytes() -> int | None:
 def unusable(workdir: Path, error: OSError) -> ValueError:
     """The workdir cannot be read or written."""
     return ValueError(f"The workdir '{workdir}' cannot be used: {error.strerror or error}.")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    files.write_whole(path, f"{text}\n")

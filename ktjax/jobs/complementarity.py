@@ -4,6 +4,7 @@ Every model is run once; what it answers is kept in the workdir, and a killed jo
 next model. All pairs are then measured from what was kept.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -32,7 +33,9 @@ def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """As `execute`, of the models of the config; returns what results.json holds."""
-    return to_json(execute(Complementarity.read(config), workdir, overwrite=overwrite))
+    settings = Complementarity.read(config)
+    with contextlib.ExitStack() as held:
+        return to_json(execute(settings, workdir, overwrite=overwrite, held=held))
 
 
 def check(settings: Complementarity) -> None:
@@ -45,10 +48,17 @@ def check(settings: Complementarity) -> None:
         models.check_architecture(name)
 
 
-def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool = False) -> Results:
+def execute(
+    settings: Complementarity,
+    workdir: str | Path,
+    *,
+    overwrite: bool = False,
+    held: contextlib.ExitStack | None = None,
+) -> Results:
     """Measures every ordered pair of the models; resumes what was interrupted.
 
-    With `overwrite` what another experiment has left in the workdir is deleted.
+    With `overwrite` what another experiment has left in the workdir is deleted. Until `held` ends
+    nobody else may write to it.
 
     Returns:
       What results.json holds, as a record.
@@ -78,7 +88,7 @@ def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool =
     named_CxC = _similarity_of_names(settings, dataset)
     dataset = inputs.without_bad(settings, loaded, names=read).dataset
     source = dataset.validation
-    workdir_lib.claim(workdir, settings, dataset)
+    workdir_lib.claim(workdir, settings, dataset, held=held)
 
     reading = inputs.reading(settings, blanks.values())
     inputs.say_crops(reading, blanks.values())

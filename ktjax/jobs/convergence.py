@@ -1,5 +1,6 @@
 """Whether models are at the end of their training: what more of it, from labels, still gives."""
 
+import contextlib
 import io
 import zipfile
 from collections.abc import Callable
@@ -32,7 +33,9 @@ def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Checks the models of the config, as `execute` does; returns what results.json holds."""
-    return to_json(execute(Convergence.read(config), workdir, overwrite=overwrite))
+    settings = Convergence.read(config)
+    with contextlib.ExitStack() as held:
+        return to_json(execute(settings, workdir, overwrite=overwrite, held=held))
 
 
 def check(settings: Convergence) -> None:
@@ -43,7 +46,13 @@ def check(settings: Convergence) -> None:
         models.locate(name)
 
 
-def execute(settings: Convergence, workdir: str | Path, *, overwrite: bool = False) -> Results:
+def execute(
+    settings: Convergence,
+    workdir: str | Path,
+    *,
+    overwrite: bool = False,
+    held: contextlib.ExitStack | None = None,
+) -> Results:
     """Trains each model on with labels alone, at each learning rate and with each seed.
 
     What a run found is kept in `workdir/runs` as soon as it ends, and not made again.
@@ -64,7 +73,14 @@ def execute(settings: Convergence, workdir: str | Path, *, overwrite: bool = Fal
     inputs.check_labels(loaded)
     students = {name: workdir_lib.on_host(models.load(name)) for name in settings.models}
     students = inputs.fitted(settings, loaded, students, trained=students)
-    dataset, splits = inputs.prepare(settings, loaded, students.values(), workdir)
+    dataset, splits = inputs.prepare(
+        settings,
+        loaded,
+        students.values(),
+        workdir,
+        loaded_weights=students.values(),
+        held=held,
+    )
     paths.make_folder(workdir / files.RUNS)
     short = files.short_names(settings.models)
     total = len(students) * len(settings.learning_rates) * len(settings.seeds)

@@ -1,5 +1,6 @@
 """Trains classifiers from labels: from scratch, or from a checkpoint, of which all or the head."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -21,7 +22,9 @@ def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Trains the models of the config, as `execute` does; returns what results.json holds."""
-    return to_json(execute(Pretrain.read(config), workdir, overwrite=overwrite))
+    settings = Pretrain.read(config)
+    with contextlib.ExitStack() as held:
+        return to_json(execute(settings, workdir, overwrite=overwrite, held=held))
 
 
 def check(settings: Pretrain) -> None:
@@ -36,10 +39,17 @@ def check(settings: Pretrain) -> None:
         raise ValueError(f"config.models has two of the same name: {', '.join(names)}.")
 
 
-def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False) -> Results:
+def execute(
+    settings: Pretrain,
+    workdir: str | Path,
+    *,
+    overwrite: bool = False,
+    held: contextlib.ExitStack | None = None,
+) -> Results:
     """Trains each of the models and exports it to `workdir/models/<name>`.
 
-    With `overwrite` what another experiment has left in the workdir is deleted.
+    With `overwrite` what another experiment has left in the workdir is deleted. Until `held` ends
+    nobody else may write to it.
 
     Returns:
       What results.json holds, as a record.
@@ -56,7 +66,7 @@ def execute(settings: Pretrain, workdir: str | Path, *, overwrite: bool = False)
     loaded = inputs.load(settings)
     inputs.check_labels(loaded)
     students = [_start(name, loaded.dataset, settings) for name in settings.models]
-    dataset, splits = inputs.prepare(settings, loaded, students, workdir)
+    dataset, splits = inputs.prepare(settings, loaded, students, workdir, held=held)
     found, facts = [], {}
     for student in progress.bar(students, desc="models", unit="model"):
         trained, row = _train(settings, student, splits, workdir)
@@ -126,6 +136,7 @@ def _train(
         label_N=splits.validation.label_N,
         history=fitted.history,
         seconds=fitted.history[-1]["seconds"],
+        checkpoint=fitted.checkpoint,
     )
     return trained, row
 

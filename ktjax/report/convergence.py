@@ -7,9 +7,10 @@ from ktjax.report import parts
 from ktjax.report.parts import Table
 
 NOTE = (
-    "Gains are of more training with labels alone, in points, the mean over seeds. The learning "
-    "rate is picked on one half of tune; the gain, its standard error and the upper end of its "
-    "one-sided 95 % interval are of the other half, and validation only confirms."
+    "In points, the mean over seeds, of more training with labels alone. at: the gain at each "
+    "learning rate, on the half of tune that picks one. gain: of the picked one on the other half, "
+    "± one standard error; upper: the upper end of its one-sided 95 % interval. A model is at its "
+    "end where that is less than config.most_gain; validation only confirms."
 )
 DRAWINGS = ()
 
@@ -40,7 +41,7 @@ def tables(results: ConvergenceResults) -> list[Table]:
     ]
     rows = [_row(check, rates) for check in results.checks]
     heading = f"Accuracy on {parts.validation_images(results)}, and what more training gives"
-    return [Table(heading, header, [rows], words=("model", "at its end"))]
+    return [Table(heading, header, [rows], words=("model", "at its end"), note=NOTE)]
 
 
 def _row(check: Any, rates: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 `*_rows` give the data that a figure shows, a dict per bar, point or image; page.py also writes them
 as CSV. No rows: nothing to draw. Figures are made without pyplot: no global state, no display.
 Objectives differ in color and in marker, hatch or dashes, so a print in black and white will do.
+Each is drawn for a screen and for a phone, WIDE and NARROW, with letters of the same size.
 """
 
 import itertools
@@ -16,9 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from ktjax.analysis.rows import Entry, Results, Run
+from ktjax.analysis.rows import Entry, Model, Results, Run
+from ktjax.report import names
 
 Rows = list[dict[str, Any]]
+
+WIDE, NARROW = 8.0, 3.7  # inches; a phone shows 96 pixels per inch, and 358 in its page
 
 # Okabe and Ito's palette for color-blind readers, without its yellow and black. The lists differ
 # in length: the pairs of color and marker repeat only after 63 objectives.
@@ -26,10 +30,6 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#99
 HATCHES = ("", "//", "..", "xx", "||", "\\\\", "++", "oo")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 DASHES = ("-", "--", ":", "-.")
-
-
-# A map of pairs has numbers in its cells, and names at its sides, up to so many models.
-NUMBERS, NAMES = 14, 60
 
 
 class Style(NamedTuple):
@@ -82,8 +82,8 @@ def groups(results: Results) -> list[Group]:
 def styles(objectives: Iterable[str]) -> dict[str, Style]:
     """How each objective is drawn, in the order in which they are named."""
     lists = (COLORS, HATCHES, MARKERS, DASHES)
-    names = enumerate(dict.fromkeys(objectives))
-    return {name: Style(*(kind[i % len(kind)] for kind in lists)) for i, name in names}
+    found = enumerate(dict.fromkeys(objectives))
+    return {name: Style(*(kind[i % len(kind)] for kind in lists)) for i, name in found}
 
 
 def styles_of(results: Results) -> dict[str, Style]:
@@ -114,51 +114,11 @@ def history_rows(results: Results, key: str) -> Rows:
     ]
 
 
-def accuracy(results: Results) -> Figure:
-    """Bars from the student's accuracy before to after, by teacher and objective."""
-    found = groups(results)
-    many_students = len({group.student for group in found}) > 1
-    many_seeds = len({run.seed for group in found for run in group.runs}) > 1
-    headings, bars, y = [], [], 0
-    for group in found:
-        text = f"from {group.heading}" if group.teachers else group.heading
-        text = f"{group.student}, {text}" if many_students else text
-        for line in textwrap.wrap(text, 84, max_lines=4):
-            headings.append((y, line))
-            y += 1
-        for run in group.runs:
-            bars.append((y, run))
-            y += 1
-        y += 0.3
-    figure = new_figure(8, 1.4 + 0.25 * y, "Student accuracy before and after the transfer")
-    axes = figure.add_subplot()
-    text = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
-    for at, run in bars:
-        style, before = styles_of(results)[run.objective], run.accuracy_before
-        bar = {"color": style.color, "hatch": style.hatch, "edgecolor": "black", "linewidth": 0.6}
-        error = {"xerr": run.delta_se, "error_kw": {"capsize": 3, "elinewidth": 1.2}}
-        axes.barh(at, run.accuracy_after - before, 0.72, before, **bar, **error)
-        axes.plot([before, before], [at - 0.5, at + 0.5], color="black", linewidth=1.6)
-        net = "" if run.net is None else f", net {run.net:+.2f}"
-        axes.text(1.01, at, f"{run.delta:+.2f} ± {run.delta_se:.2f}{net}", **text)
-    for at, line in headings:
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-        axes.text(0.005, at, line, fontweight="bold", bbox=box, **text)
-    axes.text(1.01, -0.2, "points ± se", **text)
-    labels = [f"{r.objective}, seed {r.seed}" if many_seeds else r.objective for _, r in bars]
-    axes.set_yticks([at for at, _ in bars], labels, fontsize=8)
-    axes.set_ylim(y - 0.6, -0.7)
-    axes.set_xlabel("accuracy on the validation split (%); black line: before the transfer")
-    axes.ticklabel_format(axis="x", useOffset=False)
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-    return plain_text(figure)
-
-
-def gain_loss(results: Results) -> Figure:
+def gain_loss(results: Results, width: float) -> Figure:
     """Knowledge gained against knowledge lost, a point per run."""
     rows = run_rows(results, ("gain", "loss"))
-    figure = new_figure(6.4, 6.8, "Knowledge gained against knowledge lost, a point per run")
+    side = min(width, 6.4)
+    figure = new_figure(side, side + 0.6, "Knowledge gained against knowledge lost")
     axes = figure.add_subplot(aspect="equal")
     values = [row[key] for row in rows for key in ("gain", "loss")]
     margin = 0.08 * (max(values) - min(values)) or 0.5
@@ -180,16 +140,16 @@ def gain_loss(results: Results) -> Figure:
     return plain_text(figure, axes.get_legend_handles_labels()[0])
 
 
-def taught(results: Results) -> Figure:
+def taught(results: Results, width: float) -> Figure:
     """Share of samples that a teacher, not the initial student, teaches, over steps."""
     title = "Share of samples taught by a teacher during training"
-    return _history(results, "taught", "taught by a teacher (%)", title)
+    return _history(results, width, "taught", "taught by a teacher (%)", title)
 
 
-def progress(results: Results) -> Figure:
+def progress(results: Results, width: float) -> Figure:
     """Accuracy on the tuning split over steps; its level differs from the validation split's."""
-    title = "Student accuracy during training, on the tuning split"
-    return _history(results, "accuracy", "accuracy, tuning split (%)", title)
+    title = "Student accuracy during training, on the tune split"
+    return _history(results, width, "accuracy", "accuracy, tune split (%)", title)
 
 
 def class_rows(results: Results, *, most: int = 10) -> Rows:
@@ -207,13 +167,14 @@ def class_rows(results: Results, *, most: int = 10) -> Rows:
     return up[:most] + down[-most:]
 
 
-def classes(results: Results) -> Figure:
+def classes(results: Results, width: float) -> Figure:
     """Images gained and lost in the classes that changed most, for the best run."""
     run, rows = best_run(results), class_rows(results)
     of = f"from {' + '.join(run.teachers)}" if run.teachers else "without a teacher"
     title = f"Classes that changed most: {run.student}, {run.objective} {of}"
-    labels = [f"{clip(row['class'], 34, 2)} (of {row['images']})" for row in rows]
-    figure = new_figure(8, 1.8 + 0.3 * len(rows), title)
+    letters = 34 if is_wide(width) else 17
+    labels = [f"{clip(row['class'], letters, 2)} (of {row['images']})" for row in rows]
+    figure = new_figure(width, 1.8 + 0.3 * len(rows), title)
     axes, ys = figure.add_subplot(), range(len(rows))
     gained, lost, net = ([row[key] for row in rows] for key in ("gained", "lost", "net"))
     bar = {"height": 0.7, "edgecolor": "black", "linewidth": 0.6}
@@ -236,28 +197,32 @@ def example_rows(examples: Sequence[Mapping[str, Any]], *, most: int = 12) -> Ro
     """The captions of the images that `examples` shows, as many as it shows."""
     keys = ("label", "student_says", "teacher", "teacher_says", "after_says")
     # Where nothing was trained, there is no student after it.
-    return [{k: example[k] for k in keys if k in example} for example in examples[:most]]
+    found = [{k: example[k] for k in keys if k in example} for example in examples[:most]]
+    return [dict(zip(row, names.in_words(list(row.values())), strict=True)) for row in found]
 
 
-def examples(examples: Sequence[Mapping[str, Any]]) -> Figure:
+def examples(examples: Sequence[Mapping[str, Any]], width: float) -> Figure:
     """Images that a teacher got right and the student wrong, with what each of them said."""
     said = {"label": "true", "student_says": "student", "teacher_says": "teacher"}
     said |= {"after_says": "after"}
+    columns = 4 if is_wide(width) else 2
     captions = [
-        "\n".join(clip(f"{name}: {row[key]}", 30, 3) for key, name in said.items() if key in row)
+        "\n".join(clip(f"{name}: {row[key]}", 28, 3) for key, name in said.items() if key in row)
         for row in example_rows(examples)
     ]
     tall = max(caption.count("\n") + 1 for caption in captions)
-    names = " / ".join(dict.fromkeys(row["teacher"] for row in example_rows(examples)))
-    title = f"Positive flips: the student was wrong, the teacher right ({names})"
-    top, cell = 0.45 + 0.18 * min(len(title) // 80, 3), 1.9 + 0.14 * tall  # inches
-    height = top + -(-len(captions) // 4) * cell
-    figure = new_figure(8, height, title)
+    teachers = " / ".join(dict.fromkeys(row["teacher"] for row in example_rows(examples)))
+    title = f"Positive flips: the student was wrong, the teacher right ({teachers})"
+    top, column = 0.45 + 0.18 * min(len(title) // round(10 * width), 3), width / columns  # inches
+    cell = column - 0.1 + 0.14 * tall
+    height = top + -(-len(captions) // columns) * cell
+    figure = new_figure(width, height, title)
     # Constrained layout leaves too little room for captions under images of fixed aspect.
     figure.set_layout_engine("none")
     for i, (example, caption) in enumerate(zip(examples, captions, strict=False)):
-        bottom = height - top - i // 4 * cell - 1.8
-        box = ((i % 4 * 2 + 0.1) / 8, bottom / height, 1.8 / 8, 1.8 / height)
+        side = column - 0.2
+        left, bottom = i % columns * column + 0.1, height - top - i // columns * cell - side
+        box = (left / width, bottom / height, side / width, side / height)
         axes = figure.add_axes(box, anchor="SW")
         axes.set_axis_off()
         axes.imshow(np.asarray(example["image"]), interpolation="nearest")
@@ -265,7 +230,7 @@ def examples(examples: Sequence[Mapping[str, Any]]) -> Figure:
     return plain_text(figure)
 
 
-def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
+def _history(results: Results, width: float, key: str, ylabel: str, title: str) -> Figure:
     """One panel per student and teachers, one line per run."""
 
     def points(run: Run) -> list[Entry]:
@@ -273,8 +238,9 @@ def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
 
     panels = [group for group in groups(results) if any(points(run) for run in group.runs)]
     many_students = len({group.student for group in groups(results)}) > 1
-    num_rows, columns = -(-len(panels) // 2), min(2, len(panels))
-    figure = new_figure(8, 1.3 + 2.5 * num_rows, title)
+    columns = min(2, len(panels)) if is_wide(width) else 1
+    num_rows = -(-len(panels) // columns)
+    figure = new_figure(width, 1.3 + 2.5 * num_rows, title)
     grid = figure.subplots(num_rows, columns, squeeze=False, sharey=True).ravel()
     handles = {}
     for axes, group in zip(grid, panels, strict=False):
@@ -285,7 +251,7 @@ def _history(results: Results, key: str, ylabel: str, title: str) -> Figure:
             steps, values = ([getattr(point, k) for point in points(run)] for k in ("step", key))
             (handles[run.objective],) = axes.plot(steps, values, label=run.objective, **look)
         heading = f"{group.student}, {group.heading}" if many_students else group.heading
-        axes.set_title(clip(heading, 52, 3), fontsize=8.5)
+        axes.set_title(clip(heading, 52 if is_wide(width) else 44, 3), fontsize=8.5)
         axes.set_xlabel("training step", fontsize=8.5)
         axes.grid(alpha=0.3)
     for axes in grid[len(panels) :]:
@@ -305,15 +271,39 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
+def is_wide(width: float) -> bool:
+    """Whether so many inches are more than a phone has."""
+    return width > NARROW
+
+
 def clip(text: str, width: int, lines: int) -> str:
     """`text` over at most so many lines; what does not fit ends in an ellipsis."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))
 
 
-def labeled(name: str, accuracy: float | None) -> str:
-    """A model at the side of a map: the last part of its path, and its accuracy if it is known."""
-    tail = clip(name.rstrip("/").rpartition("/")[2], 24, 1)
-    return tail if accuracy is None else f"{tail} {accuracy:.1f}"
+def cut(text: str, letters: int) -> str:
+    """The beginning of a name that has no spaces to wrap it at."""
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
+
+
+def labels(models: Mapping[str, Model], shown: Sequence[str], width: float) -> list[str]:
+    """Models at the side of a map: the last parts of their paths, and their accuracy if known."""
+    tails = [cut(n.rstrip("/").rpartition("/")[2], 24 if is_wide(width) else 17) for n in shown]
+    found = [models[name].accuracy for name in shown]
+    return [
+        tail if accuracy is None else f"{tail} {accuracy:.1f}"
+        for tail, accuracy in zip(tails, found, strict=True)
+    ]
+
+
+def numbers(width: float) -> int:
+    """Up to how many models a map of pairs has numbers in its cells."""
+    return 14 if is_wide(width) else 9
+
+
+def named(width: float) -> int:
+    """Up to how many models a map of pairs has names at its sides."""
+    return 60 if is_wide(width) else 20
 
 
 def box(axes: Axes, at: float, values: Sequence[float], *, color: str, hatch: str = "") -> None:
@@ -325,9 +315,16 @@ def box(axes: Axes, at: float, values: Sequence[float], *, color: str, hatch: st
 
 
 def plain_text(figure: Figure, handles: Sequence = ()) -> Figure:
-    """Adds the legend under the figure and turns off mathtext: names may contain $."""
+    """Adds the legend under the figure, wraps the labels of axes, and turns off mathtext: names
+    may contain $.
+    """
+    wide = is_wide(figure.get_figwidth())
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8.5)
+        columns = 3 if wide else 1
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5)
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_label_text(clip(axis.get_label_text(), 90 if wide else 32, 3), fontsize=9)
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     return figure

@@ -39,29 +39,34 @@ def heat_rows(results: ComplementarityResults) -> Rows:
     ]
 
 
-def heat(results: ComplementarityResults) -> Figure:
+def heat(results: ComplementarityResults, width: float) -> Figure:
     """rho_pos of every pair: a row for each teacher, a column for each student."""
     order = _by_accuracy(results)
     at = {name: i for i, name in enumerate(order)}
     rho_MxM = np.full((len(order), len(order)), np.nan)
     for row in heat_rows(results):
         rho_MxM[at[row["teacher"]], at[row["student"]]] = row["rho_pos"]
-    figure = figures.new_figure(
-        8, 6.9, "Positive flips: what each teacher could teach each student"
-    )
+    wide = figures.is_wide(width)
+    title = "Positive flips: what each teacher could teach each student"
+    figure = figures.new_figure(width, 6.9 if wide else 5, title)
     axes = figure.add_subplot()
     axes.set_facecolor("white")
     image = axes.imshow(rho_MxM, cmap="cividis", origin="lower")
-    figure.colorbar(image, shrink=0.8, label="rho_pos: teacher right, student wrong (% of images)")
-    if len(order) <= figures.NUMBERS:
+    figure.colorbar(
+        image,
+        shrink=0.8,
+        location="right" if wide else "bottom",
+        label="rho_pos: teacher right, student wrong (% of images)",
+    )
+    if len(order) <= figures.numbers(width):
         for (t, s), value in np.ndenumerate(rho_MxM):
             if t != s:
                 dark = image.norm(value) < 0.5
-                look = {"color": "white" if dark else "black", "fontsize": 8}
+                look = {"color": "white" if dark else "black", "fontsize": 8 if wide else 6.5}
                 axes.text(s, t, f"{value:.1f}", ha="center", va="center", **look)
-    if len(order) <= figures.NAMES:
-        labels = [figures.labeled(name, results.models[name].accuracy) for name in order]
-        size = 8 if len(order) <= 30 else 5
+    if len(order) <= figures.named(width):
+        labels = figures.labels(results.models, order, width)
+        size = (8 if wide else 7) if len(order) <= 30 else 5
         axes.set_yticks(range(len(order)), labels, fontsize=size)
         axes.set_xticks(range(len(order)), labels, fontsize=size, rotation=45, ha="right")
         axes.tick_params(axis="x", rotation=45)
@@ -85,11 +90,11 @@ def envelope(results: ComplementarityResults) -> Rows:
     return [{"accuracy_difference": difference[i], "rho_pos": rho[i]} for i in lowest]
 
 
-def against_accuracy(results: ComplementarityResults) -> Figure:
+def against_accuracy(results: ComplementarityResults, width: float) -> Figure:
     """rho_pos against the accuracy difference, a point per pair (the paper's figure 1)."""
     difference, rho = _columns(results, "accuracy_difference", "rho_pos")
     title = "Even weaker teachers know what a student does not"
-    figure = figures.new_figure(7.4, 6, title)
+    figure = figures.new_figure(width, 6, title)
     axes = figure.add_subplot()
     many = len(rho) > 2000
     for where, marker, color, label in (
@@ -119,10 +124,10 @@ def entropy_rows(results: ComplementarityResults) -> Rows:
     return [{key: getattr(pair, key) for key in keys} for pair in results.pairs]
 
 
-def entropy(results: ComplementarityResults) -> Figure:
+def entropy(results: ComplementarityResults, width: float) -> Figure:
     """How evenly the positive flips are spread over the classes, a histogram over pairs."""
     (values,) = _columns(results, "flip_entropy")
-    figure = figures.new_figure(7.4, 4.2, "How evenly positive flips are spread over the classes")
+    figure = figures.new_figure(width, 4.2, "How evenly positive flips are spread over the classes")
     axes = figure.add_subplot()
     low = min(values.min(), 0.98)
     bins = np.linspace(low - 0.02 * (1 - low), 1, min(40, max(8, len(values) // 4)))
@@ -142,11 +147,11 @@ def area_rows(results: ComplementarityResults) -> Rows:
     return results.expertise["classes"]
 
 
-def areas(results: ComplementarityResults) -> Figure:
+def areas(results: ComplementarityResults, width: float) -> Figure:
     """The teacher's areas of expertise, for the pair that the report shows pictures of."""
     rows, found = area_rows(results), results.expertise
     title = f"Where {found['teacher']} knows what {found['student']} does not"
-    figure = figures.new_figure(8, 1.9 + 0.3 * len(rows), title)
+    figure = figures.new_figure(width, 1.9 + 0.3 * len(rows), title)
     axes = figure.add_subplot()
     for i, percent in enumerate((2, 5, 20, 50)):
         bars = [(y, row["flips"]) for y, row in enumerate(rows) if row["among_top"] == percent]
@@ -157,12 +162,12 @@ def areas(results: ComplementarityResults) -> Figure:
     labels = []
     for y, row in enumerate(rows):
         name = f"{row['class']}, {row['group']}" if row["group"] else row["class"]
-        labels.append(figures.clip(name, 44, 1))
+        labels.append(figures.cut(name, 44 if figures.is_wide(width) else 24))
         text = f" {row['flips']} of {row['images']}"
         axes.text(row["flips"], y, text, va="center", fontsize=7.5)
     axes.set_yticks(range(len(rows)), labels, fontsize=7.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.margins(x=0.12)
+    axes.margins(x=0.12 if figures.is_wide(width) else 0.45)
     axes.xaxis.set_major_locator(figures.whole_numbers())
     axes.set_xlabel("positive flips (images)")
     axes.grid(axis="x", alpha=0.3)
@@ -181,12 +186,11 @@ def similarity_rows(results: ComplementarityResults) -> Rows:
     ]
 
 
-def similarity(results: ComplementarityResults) -> Figure:
+def similarity(results: ComplementarityResults, width: float) -> Figure:
     """How alike the classes of the areas of expertise are, against any two classes."""
     rows, of = similarity_rows(results), results.config["similarity"]
-    figure = figures.new_figure(
-        7.4, 4.6, f"How alike the classes of one area of expertise are ({of})"
-    )
+    title = f"How alike the classes of one area of expertise are ({of})"
+    figure = figures.new_figure(width, 4.6, title)
     axes = figure.add_subplot()
     percents = sorted({row["percent"] for row in rows})
     for i, percent in enumerate(percents):
@@ -195,12 +199,13 @@ def similarity(results: ComplementarityResults) -> Figure:
         plain = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the line stays behind it
         median = float(np.median(values))
         look = {"va": "center", "fontsize": 8, "bbox": plain}
-        axes.text(i + 0.31, median, f"{median:.3f}", **look)
+        if figures.is_wide(width):
+            axes.text(i + 0.31, median, f"{median:.3f}", **look)
     look = {"color": "black", "linewidth": 1.6, "linestyle": "--"}
     (line,) = axes.plot([], [], label=f"any two classes: {rows[0]['all']:.3f}", **look)
     axes.axhline(rows[0]["all"], **look)
     counts = [sum(row["percent"] == percent for row in rows) for percent in percents]
-    ticks = [f"{p} %\n({n} pairs)" for p, n in zip(percents, counts, strict=True)]
+    ticks = [f"{p} %\n{n} pairs" for p, n in zip(percents, counts, strict=True)]
     axes.set_xticks(range(len(percents)), ticks)
     axes.set_xlim(-0.6, len(percents) - 0.3)
     axes.set_xlabel("smallest set of classes with so many of the positive flips")

@@ -10,8 +10,53 @@ from matplotlib.figure import Figure
 
 from ktjax.analysis.rows import StudyPair, StudyResults
 from ktjax.report import figures
+from ktjax.report.figures import COLORS, NARROW
 
 Rows = list[dict[str, Any]]
+
+
+def headroom_rows(results: StudyResults) -> Rows:
+    """What each pair gained and lost, and what the ensemble gains; pairs that have no ensemble
+    are left out.
+    """
+    keys = ("objective", "student", "teacher", "runs", "delta", "gain", "loss")
+    return [
+        {key: getattr(pair, key) for key in keys} | {"headroom": pair.ensemble - pair.before}
+        for pair in results.pairs
+        if pair.ensemble is not None
+    ]
+
+
+def headroom(results: StudyResults, width: float) -> Figure:
+    """Gain and loss of every pair over its headroom, a panel for each objective."""
+    rows = headroom_rows(results)
+    styles = figures.styles(row["objective"] for row in rows)
+    columns = min(2, len(styles)) if figures.is_wide(width) else 1
+    lines = -(-len(styles) // columns)
+    figure = figures.new_figure(width, 1.3 + 2.8 * lines, "Gain and loss against headroom")
+    # A scale of its own for each: one objective's losses can be a hundred times another's gains.
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
+    for axes, (objective, style) in zip(grid, styles.items(), strict=False):
+        own = [row for row in rows if row["objective"] == objective]
+        room, gain, loss, delta = (
+            [row[key] for row in own] for key in ("headroom", "gain", "loss", "delta")
+        )
+        axes.vlines(room, 0, gain, color=COLORS[0], linewidth=2.2, label="gain")
+        axes.vlines(
+            room, [-x for x in loss], 0, color=COLORS[1], linewidth=2.2, ls=":", label="loss"
+        )
+        look = {"color": "white", "markeredgecolor": "black", "markersize": 5}
+        axes.plot(room, delta, style.marker, label="change of accuracy", **look)
+        axes.axhline(0, color="black", linewidth=1)
+        axes.set_title(figures.clip(objective, 48, 2), fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("headroom: ensemble minus student (points)")
+    handles = grid[0].get_legend_handles_labels()[0]
+    for axes in grid[len(styles) :]:
+        axes.remove()
+    figure.supylabel("gain (up) and loss (down), % of images", fontsize=9)
+    return figures.plain_text(figure, handles)
 
 
 def heat_rows(results: StudyResults) -> Rows:
@@ -24,14 +69,13 @@ def heat_rows(results: StudyResults) -> Rows:
     return [{key: getattr(pair, key) for key in keys} for pair in pairs]
 
 
-def heat(results: StudyResults) -> Figure:
+def heat(results: StudyResults, width: float) -> Figure:
     """Transfer delta of every pair, a panel for each objective: a row per teacher."""
     objectives = list(results.success)
-    columns = min(2, len(objectives))
+    columns = min(2, len(objectives)) if figures.is_wide(width) else 1
     lines = -(-len(objectives) // columns)
-    figure = figures.new_figure(
-        5 * columns + 0.5, 4.6 * lines + 0.4, "What each teacher changed in each student"
-    )
+    title = "What each teacher changed in each student"
+    figure = figures.new_figure(width, 4 * lines + 0.4, title)
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     # Gains and losses each over their half of the colors, as losses may be a hundred times larger:
     # the same ones in all panels, or the least loss of one would look like the largest of another.
@@ -39,12 +83,12 @@ def heat(results: StudyResults) -> Figure:
     norm = TwoSlopeNorm(0.0, vmin=min(*deltas, -1e-9), vmax=max(*deltas, 1e-9))
     for axes, objective in zip(grid, objectives, strict=False):
         pairs = [pair for pair in results.pairs if pair.objective == objective]
-        _panel(figure, axes, results, pairs, norm)
+        _panel(figure, axes, results, pairs, norm, width)
         axes.set_title(figures.clip(objective, 48, 2), fontsize=9)
     for axes in grid[len(objectives) :]:
         axes.remove()
-    figure.supxlabel("student, more accurate to the right (accuracy in %)", fontsize=10)
-    figure.supylabel("teacher, more accurate upwards (accuracy in %)", fontsize=10)
+    figure.supxlabel("student, more accurate to the right (%)", fontsize=9)
+    figure.supylabel("teacher, more accurate upwards (%)", fontsize=9)
     return figures.plain_text(figure)
 
 
@@ -54,6 +98,7 @@ def _panel(
     results: StudyResults,
     pairs: Sequence[StudyPair],
     norm: TwoSlopeNorm,
+    width: float,
 ) -> None:
     order = _by_accuracy(results)
     teachers = [name for name in order if any(pair.teacher == name for pair in pairs)]
@@ -63,24 +108,23 @@ def _panel(
         delta_TxS[teachers.index(pair.teacher), students.index(pair.student)] = pair.delta
     axes.set_facecolor("#dddddd")
     image = axes.imshow(delta_TxS, cmap="PuOr_r", norm=norm, origin="lower", aspect="auto")
-    figure.colorbar(image, ax=axes, label="delta (points)")
-    if max(delta_TxS.shape) <= figures.NUMBERS:
+    figure.colorbar(image, ax=axes, label="delta (points)", location="bottom")
+    if max(delta_TxS.shape) <= figures.numbers(NARROW):
         for (t, s), value in np.ndenumerate(delta_TxS):
             if np.isfinite(value):
                 dark = abs(norm(value) - 0.5) > 0.35
-                look = {"color": "white" if dark else "black", "fontsize": 7}
+                look = {"color": "white" if dark else "black", "fontsize": 6.5}
                 axes.text(s, t, f"{value:+.2f}", ha="center", va="center", **look)
     axes.set_xticks([])
     axes.set_yticks([])
-    if max(delta_TxS.shape) <= figures.NAMES:
-        axes.set_yticks(range(len(teachers)), _labels(results, teachers), fontsize=7)
-        axes.set_xticks(range(len(students)), _labels(results, students), fontsize=7)
+    if max(delta_TxS.shape) <= figures.named(width):
+        on_y, on_x = (
+            figures.labels(results.models, names, width) for names in (teachers, students)
+        )
+        axes.set_yticks(range(len(teachers)), on_y, fontsize=7)
+        axes.set_xticks(range(len(students)), on_x, fontsize=7)
         for label in axes.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")
-
-
-def _labels(results: StudyResults, names: Sequence[str]) -> list[str]:
-    return [figures.labeled(name, results.models[name].accuracy) for name in names]
 
 
 def _by_accuracy(results: StudyResults) -> list[str]:

@@ -17,19 +17,18 @@ def rows(results: ComplementarityResults) -> Rows:
     return results.transfers["rows"]
 
 
-def delta(results: ComplementarityResults) -> Figure:
+def delta(results: ComplementarityResults, width: float) -> Figure:
     """Transfer delta against the accuracy difference, per objective (the paper's figure 4)."""
-    styles = figures.styles(row["objective"] for row in rows(results))
     title = "What transfers changed, by how much better the teacher was"
-    return _panels(results, "accuracy_difference", "teacher minus student (points)", title, styles)
+    label = "teacher minus student (points)"
+    return _panels(results, width, "accuracy_difference", label, title)
 
 
-def foresight(results: ComplementarityResults) -> Figure:
+def foresight(results: ComplementarityResults, width: float) -> Figure:
     """Transfer delta against the gain that the partition promised before it, per objective."""
-    styles = figures.styles(row["objective"] for row in rows(results))
     title = "What transfers changed, by what the partitioned targets promised"
     label = "accuracy of the targets minus the student's (points)"
-    return _panels(results, "partition_gain", label, title, styles)
+    return _panels(results, width, "partition_gain", label, title)
 
 
 def success_rows(results: ComplementarityResults) -> Rows:
@@ -41,11 +40,11 @@ def success_rows(results: ComplementarityResults) -> Rows:
     ]
 
 
-def success(results: ComplementarityResults) -> Figure:
+def success(results: ComplementarityResults, width: float) -> Figure:
     """Success rates per objective: a box over students, and a point for each."""
     found = results.transfers["success"]
     styles = figures.styles(row["objective"] for row in rows(results))
-    figure = figures.new_figure(7.4, 4.8, "How often a transfer improves the student")
+    figure = figures.new_figure(width, 4.8, "How often a transfer improves the student")
     axes = figure.add_subplot()
     for i, (objective, of) in enumerate(found.items()):
         rates = list(of["per_student"].values())
@@ -56,7 +55,9 @@ def success(results: ComplementarityResults) -> Figure:
         look = {"marker": style.marker, "color": "white", "markeredgecolor": "black"}
         axes.plot(i + np.asarray(spread), rates, linestyle="", markersize=5, **look)
     ticks = [f"{name}\n{_means(of)}" for name, of in found.items()]
-    tilt = {"rotation": 30, "ha": "right"} if len(ticks) > 4 else {}
+    tilt = (
+        {"rotation": 30, "ha": "right"} if len(ticks) > (4 if figures.is_wide(width) else 1) else {}
+    )
     axes.set_xticks(range(len(ticks)), ticks, fontsize=8, **tilt)
     axes.set_xlim(-0.6, len(ticks) - 0.4)
     axes.set_ylim(-4, 104)
@@ -70,14 +71,18 @@ def _means(of: Mapping[str, Any]) -> str:
     return f"mean delta {of['mean_delta']:+.2f}{net}"
 
 
-def _panels(results, key, xlabel, title, styles):
+def _panels(
+    results: ComplementarityResults, width: float, key: str, xlabel: str, title: str
+) -> Figure:
     """A panel per objective, a point per pair, and a line where nothing changed.
 
     Each has its own scale: one objective's losses can be a hundred times another's gains.
     """
+    styles = figures.styles(row["objective"] for row in rows(results))
     columns = len(styles) if len(styles) <= 3 else 2
+    columns = columns if figures.is_wide(width) else 1
     lines = -(-len(styles) // columns)
-    figure = figures.new_figure(8, 1.2 + 2.7 * lines, title)
+    figure = figures.new_figure(width, 1.2 + 2.7 * lines, title)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
     for axes, (objective, style) in zip(grid, styles.items(), strict=False):
         own = [row for row in rows(results) if row["objective"] == objective]
@@ -94,6 +99,6 @@ def _panels(results, key, xlabel, title, styles):
         axes.tick_params(labelbottom=True)
     for axes in grid[len(styles) :]:
         axes.remove()
-    figure.supxlabel(xlabel, fontsize=10)
-    figure.supylabel("transfer delta (points)", fontsize=10)
+    figure.supxlabel(figures.clip(xlabel, round(11 * width), 2), fontsize=9)
+    figure.supylabel("transfer delta (points)", fontsize=9)
     return figures.plain_text(figure)

@@ -1,7 +1,8 @@
 """report.html: what a run found, with its figures.
 
-The page needs no network: style and figures are inside it. Everything that comes from a run (names
-of models and classes, config values) is escaped. The figures lie beside it as PNG and CSV too.
+The page needs no network: style and figures are inside it, these once for a screen and once for a
+phone. Everything that comes from a run (names of models and classes, config values) is escaped. The
+figures lie beside it as PNG and CSV too.
 """
 
 import base64
@@ -14,33 +15,19 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ktjax import files, paths
 from ktjax.analysis import rows
 from ktjax.analysis.rows import Results
-from ktjax.report import figures
+from ktjax.report import figures, names
 from ktjax.report.pages import PAGES
 from ktjax.report.parts import Drawing, Table
+from ktjax.report.style import STYLE
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 1rem;
-  color: #1a1a1a; background: #fff; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; line-height: 1.25; }
-h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
-.wide { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: 0.88rem; overflow-wrap: normal; }
-th, td { padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid #1a1a1a; vertical-align: bottom; }
-td:not(.number) { min-width: 6rem; }
-tbody { border-bottom: 1px solid #ccc; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
-td.number { white-space: nowrap; }
-figure { margin: 1.5rem 0; }
-img { max-width: 100%; height: auto; }
-figcaption, .note { color: #444; font-size: 0.9rem; }
-pre { white-space: pre-wrap; font-size: 0.8rem; background: #f4f4f4; padding: 0.7rem; }
-"""
 EXAMPLES = Drawing(
     "examples",
     figures.example_rows,
@@ -58,20 +45,21 @@ def write(
 
     ValueError if `results` is not what results.json of a job holds.
     """
-    results = rows.read(results)
+    results = names.readable(rows.read(results))
     folder = paths.of(folder)
     paths.make_folder(folder / files.FIGURES)
     page = PAGES[results.job]
     title = page.title(results)
     body = [_tag("h1", title), _tag("p", page.summary(results))]
-    for table in page.tables(results):
-        body += [_tag("p", f"{table.heading}:"), _html_table(table)]
-    body += _note(page.note)
-    drawn = [line for drawing in page.drawings for line in _figure(folder, drawing, results)]
-    drawn += _figure(folder, EXAMPLES, examples)
-    body += [_tag("h2", "Figures"), *drawn] if drawn else []
-    for table in page.sections(results):
-        body += [_tag("h2", table.heading), *_note(table.note), _html_table(table)]
+    tables = page.tables(results)
+    body += [line for table in tables[:1] for line in _section(table)]
+    # What a reader looks for comes first: in sentences, in numbers, in a picture.
+    drawn = [_figure(folder, drawing, results) for drawing in page.drawings]
+    body += drawn[0] if drawn else []
+    body += [line for table in tables[1:] for line in _section(table)]
+    more = [line for lines in drawn[1:] for line in lines] + _figure(folder, EXAMPLES, examples)
+    body += [_tag("h2", "More figures" if drawn else "Figures"), *more] if more else []
+    body += [line for table in page.sections(results) for line in _section(table)]
     for name in ("environment", "config"):
         text = json.dumps(getattr(results, name), indent=2, ensure_ascii=False, default=str)
         details = _tag("summary", name.capitalize()) + _tag("pre", text)
@@ -91,12 +79,22 @@ def _figure(folder: pathlib.Path, drawing: Drawing, source: Any) -> list[str]:
     drawn = drawing.rows(source)
     if not drawn:
         return []
-    png = _png(drawing.draw(source))
-    files.write_whole(folder / files.FIGURES / f"{drawing.name}.png", png)
+    wide, narrow = (_png(drawing.draw(source, width)) for width in (figures.WIDE, figures.NARROW))
+    files.write_whole(folder / files.FIGURES / f"{drawing.name}.png", wide)
     files.write_whole(folder / files.FIGURES / f"{drawing.name}.csv", _csv(drawn))
-    data = base64.b64encode(png).decode()
-    image = f'<img alt="{html.escape(drawing.caption)}" src="data:image/png;base64,{data}">'
+    image = (
+        f'<picture><source media="(max-width: 640px)" srcset="{_inline(narrow)}">'
+        f'<img alt="{html.escape(drawing.caption)}" src="{_inline(wide)}"></picture>'
+    )
     return [f"<figure>{image}{_tag('figcaption', drawing.caption)}</figure>"]
+
+
+def _inline(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _section(table: Table) -> list[str]:
+    return [_tag("h2", table.heading), _html_table(table), *_note(table.note)]
 
 
 def _note(text: str) -> list[str]:
@@ -108,18 +106,38 @@ def _tag(name: str, text: str) -> str:
 
 
 def _html_table(table: Table) -> str:
-    kinds = ["" if name in table.words else ' class="number"' for name in table.header]
+    """On a phone each row folds to a card, in which every number has its column's name."""
+    kinds = ["word" if name in table.words else "number" for name in table.header]
+    named = [
+        f' data-name="{html.escape(name)}"' if i else "" for i, name in enumerate(table.header)
+    ]
 
-    def row(tag: str, cells: Iterable[str]) -> str:
-        cells = zip(kinds, cells, strict=True)
-        return "".join(f"<{tag}{kind}>{html.escape(text)}</{tag}>" for kind, text in cells)
+    def row(cells: Iterable[str]) -> str:
+        cells = zip(kinds, named, cells, strict=True)
+        return "".join(
+            f'<td class="{kind}{_long(kind, text)}"{name}>{_cell(text)}</td>'
+            for kind, name, text in cells
+        )
 
     body = "".join(
-        "<tbody>" + "".join(f"<tr>{row('td', cells)}</tr>" for cells in group) + "</tbody>"
+        "<tbody>" + "".join(f"<tr>{row(cells)}</tr>" for cells in group) + "</tbody>"
         for group in table.groups
     )
-    head = f"<thead><tr>{row('th', table.header)}</tr></thead>"
-    return f'<div class="wide"><table>{head}{body}</table></div>'
+    head = "".join(
+        f'<th class="{kind}">{html.escape(name)}</th>'
+        for kind, name in zip(kinds, table.header, strict=True)
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead>{body}</table></div>'
+
+
+def _cell(text: str) -> str:
+    return html.escape(text.replace(" %", "\N{NO-BREAK SPACE}%"))
+
+
+def _long(kind: str, text: str) -> str:
+    """Marks words that may be cut anywhere, and numbers that may be, at a space."""
+    longest = max(map(len, text.split() or [text]))
+    return " long" if (longest > 26 if kind == "word" else len(text) > 16) else ""
 
 
 def _csv(drawn: Sequence[Mapping[str, Any]]) -> str:
@@ -135,8 +153,11 @@ def _csv(drawn: Sequence[Mapping[str, Any]]) -> str:
 
 def _png(figure: Figure) -> bytes:
     data = io.BytesIO()
+    figure.set_dpi(130)
+    canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         # The figure's font lacks some scripts; the names stand in full in the CSV beside it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(data, format="png", dpi=130)
+        canvas.draw()  # lays it out, too; savefig would draw it twice
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(data, format="png")
     return data.getvalue()

@@ -22,7 +22,6 @@ class Page:
     conclusion: Callable[[Any], str]  # one sentence, for the terminal
     tables: Callable[[Any], Sequence[Table]]  # for both
     drawings: Sequence[Drawing]  # of the results; examples are drawn on every page
-    note: str = ""  # how to read the tables
     sections: Callable[[Any], Sequence[Table]] = _no_sections  # more tables, for the page
 
 
@@ -32,7 +31,6 @@ PAGES = {
         summary=verdicts.summary,
         conclusion=verdicts.conclusion,
         tables=transfer.tables,
-        note=transfer.NOTE,
         drawings=transfer.DRAWINGS,
         sections=transfer.sections,
     ),
@@ -48,7 +46,6 @@ PAGES = {
         summary=convergence.conclusion,
         conclusion=convergence.conclusion,
         tables=convergence.tables,
-        note=convergence.NOTE,
         drawings=convergence.DRAWINGS,
     ),
     "study": Page(
@@ -56,7 +53,6 @@ PAGES = {
         summary=study.conclusion,
         conclusion=study.conclusion,
         tables=study.tables,
-        note=study.NOTE,
         drawings=study.DRAWINGS,
         sections=study.sections,
     ),

@@ -7,7 +7,7 @@ import numpy as np
 
 from ktjax.analysis import transfers
 from ktjax.analysis.rows import ComplementarityResults, ZooPair
-from ktjax.report import figures_pairs, figures_transfers, parts
+from ktjax.report import figures_pairs, figures_transfers, names, parts
 from ktjax.report.parts import Drawing, Table
 
 BEST = 3  # teachers that the page names for each student
@@ -16,21 +16,23 @@ DRAWINGS = (
         "rho_pos",
         figures_pairs.heat_rows,
         figures_pairs.heat,
-        "Read along a column what each teacher could teach one student, along a row what one "
-        "teacher could teach each.",
+        "rho_pos: share of the images on which the teacher is right and the student wrong. Read "
+        "along a column what each teacher could teach one student, along a row what one teacher "
+        "could teach each.",
     ),
     Drawing(
         "pairs",
         figures_pairs.pair_rows,
         figures_pairs.against_accuracy,
-        "Left of zero the teacher is the weaker model. If it knew nothing of its own, its points "
-        "would lie on the dotted line.",
+        "A point per pair. Left of zero the teacher is the weaker model. If it knew nothing of "
+        "its own, its points would lie on the dotted line.",
     ),
     Drawing(
         "entropy",
         figures_pairs.entropy_rows,
         figures_pairs.entropy,
-        "Further to the left, what a teacher knows is concentrated in fewer classes.",
+        "A count of pairs. Further to the left, what a teacher knows is concentrated in fewer "
+        "classes; at 1 it is the same in every class.",
     ),
     Drawing(
         "areas",
@@ -50,8 +52,8 @@ DRAWINGS = (
         "transfer_delta",
         figures_transfers.rows,
         figures_transfers.delta,
-        "Above zero the student improved; left of the dotted line its teacher was the weaker one. "
-        "Each objective has a scale of its own.",
+        "A point per transfer. Above zero the student improved; left of the dotted line its "
+        "teacher was the weaker one. Each objective has a scale of its own.",
     ),
     Drawing(
         "transfer_success",
@@ -63,15 +65,17 @@ DRAWINGS = (
         "transfer_foresight",
         figures_transfers.rows,
         figures_transfers.foresight,
-        "Where the points rise to the right, the teacher to take was known before any training. "
-        "Each objective has a scale of its own.",
+        "A point per transfer. Where the points rise to the right, the teacher to take was known "
+        "before any training. Each objective has a scale of its own.",
     ),
 )
 
 
 def title(results: ComplementarityResults) -> str:
     """The heading of the page."""
-    return f"Complementary knowledge of {len(results.models)} models"
+    random = len({row["student"] for row in results.controls["random_students"]})
+    controls = f" and {names.counted(random, 'control')} of random weights" if random else ""
+    return f"Complementary knowledge of {names.counted(len(results.models), 'model')}{controls}"
 
 
 def conclusion(results: ComplementarityResults) -> str:
@@ -112,6 +116,13 @@ def summary(results: ComplementarityResults) -> str:
 def tables(results: ComplementarityResults) -> list[Table]:
     """A row per student, the most accurate first, with the teachers to take."""
     heading = f"What could be learned from whom, on {parts.validation_images(results)}"
+    note = (
+        "rho_pos: share of the images on which a teacher is right and the student wrong, from the "
+        "least to the largest over its teachers. partition gain: what a perfect learner of the "
+        "partitioned targets would gain, in points; each image is answered by that of student and "
+        "teacher who gives its label more probability. First teachers: those with the most of it. "
+        f"For comparison, {parts.of_chance(results)}."
+    )
     header = ["student", "accuracy %", "rho_pos %", "first teachers by rho_pos"]
     header += ["partition gain", "first teachers by gain"]
     models = results.models
@@ -130,7 +141,7 @@ def tables(results: ComplementarityResults) -> list[Table]:
             ]
         )
     words = ("student", "first teachers by rho_pos", "first teachers by gain")
-    return [Table(heading, header, [rows], words=words)]
+    return [Table(heading, header, [rows], words=words, note=note)]
 
 
 def sections(results: ComplementarityResults) -> list[Table]:
@@ -143,8 +154,8 @@ def sections(results: ComplementarityResults) -> list[Table]:
 
 def _first(own: Sequence[ZooPair], rank: str) -> str:
     """The first teachers of one student, by name."""
-    names = [pair.teacher for pair in sorted(own, key=lambda pair: getattr(pair, rank))[:BEST]]
-    return ", ".join(name.rstrip("/").rpartition("/")[2] for name in names)
+    first = [pair.teacher for pair in sorted(own, key=lambda pair: getattr(pair, rank))[:BEST]]
+    return ", ".join(name.rstrip("/").rpartition("/")[2] for name in first)
 
 
 def _controls(results: ComplementarityResults) -> Table:
@@ -169,7 +180,9 @@ def _certainty(results: ComplementarityResults) -> Table:
     note = (
         "The ten pairs with the fewest positive flips. Interval: Clopper and Pearson's, exact, "
         "95 %. If errors were independent: what rho_pos would be. p: McNemar's exact test that the "
-        "two models are equally accurate."
+        "two models are equally accurate. agreement: the same answer. errors correlate: 0 if "
+        "independent. either right: what the two know together. surer of the two: accuracy where "
+        "the more confident one answers."
     )
     header = ["teacher", "student", "rho_pos %", "interval", "if independent %", "rho_neg %", "p"]
     header += ["agreement %", "errors correlate", "either right %", "surer of the two %"]
@@ -210,7 +223,10 @@ def _foresight(results: ComplementarityResults) -> Table:
 
 
 def _properties(results: ComplementarityResults) -> Table:
-    note = "Correlation over pairs, Pearson / Spearman, of what a transfer changed with its models."
+    note = (
+        "Correlation over pairs, Pearson / Spearman, of what a transfer changed (delta: accuracy, "
+        "gain, loss: answers that became right, wrong) with a property of its student or teacher."
+    )
     header = ["objective", "of", "property", "pairs", *transfers.OUTCOMES]
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in results.transfers["properties"]:
@@ -228,7 +244,10 @@ def _properties(results: ComplementarityResults) -> Table:
 
 
 def _families(results: ComplementarityResults) -> Table:
-    note = "Mean over pairs, in points and percent of the images."
+    note = (
+        "Mean over the pairs whose student or teacher is of a family: delta, the change of "
+        "accuracy in points; gain and loss, the share of images that became right and wrong."
+    )
     header = ["objective", "of", "family", "pairs", *transfers.OUTCOMES]
     rows: dict[str, list[list[str]]] = {}
     for row in results.transfers["families"]:

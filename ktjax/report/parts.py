@@ -19,7 +19,7 @@ class Table:
     header: Sequence[str]
     groups: Sequence[Sequence[Sequence[str]]]
     words: Collection[str]  # columns that are aligned left; the others hold numbers
-    note: str = ""  # how to read it
+    note: str  # how to read it; empty where the next table says it for both
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Drawing:
 
     name: str  # of its files
     rows: Callable[[Any], list[dict[str, Any]]]
-    draw: Callable[[Any], Figure]
+    draw: Callable[[Any, float], Figure]  # so many inches wide: figures.WIDE or figures.NARROW
     caption: str  # how to read it
 
 
@@ -36,7 +36,8 @@ PROGRESS = Drawing(
     "progress",
     functools.partial(figures.history_rows, key="accuracy"),
     figures.progress,
-    "Compare the shapes of the lines, not their level: this is not the validation split.",
+    "A line per run: accuracy on the tune split while it trained. Compare the shapes of the lines, "
+    "not their level: this is not the validation split.",
 )
 
 
@@ -46,12 +47,22 @@ def validation_images(results: Results) -> str:
     return f"{data.validation:,} validation images of {data.measured}"
 
 
+def of_chance(results: Results) -> str:
+    """How accurate it is to name the most frequent class always: what accuracies start from."""
+    share = 100 * max(results.class_counts) / max(sum(results.class_counts), 1)
+    return f"naming the most frequent class always: {share:.1f} %"
+
+
 def models_table(heading: str, results: Results) -> Table:
     """The accuracy of every model, and where the model comes from."""
     models = sorted(results.models.items(), key=lambda item: -(item[1].accuracy or 0))
     rows = [[n, _told(m.accuracy, ".2f"), _told(m.parameters, ","), m.origin] for n, m in models]
     header = ["model", "accuracy %", "parameters", "origin"]
-    return Table(heading, header, [rows], words=("model", "origin"))
+    note = (
+        f"accuracy: share of the {validation_images(results)} that a model answers rightly; "
+        f"{of_chance(results)}. origin: where its weights come from."
+    )
+    return Table(heading, header, [rows], words=("model", "origin"), note=note)
 
 
 def _told(number: float | None, form: str) -> str:
@@ -69,4 +80,5 @@ def robustness_tables(results: Results) -> list[Table]:
         for name, found in rows
     ]
     heading = "Accuracy on other test sets, before -> after %"
-    return [Table(heading, ["run", *sets], [cells], words=("run",))]
+    note = "The student of each run before and after its transfer, on images nobody trained on."
+    return [Table(heading, ["run", *sets], [cells], words=("run",), note=note)]

@@ -18,6 +18,14 @@ NOTE = (
 )
 DRAWINGS = (
     Drawing(
+        "headroom",
+        figures_study.headroom_rows,
+        figures_study.headroom,
+        "A line per pair, from what it lost to what it gained (percent of the validation "
+        "images), and a point at the difference, the change of accuracy; further to the right "
+        "there was more to gain, by the more confident of student and teacher.",
+    ),
+    Drawing(
         "success",
         figures_transfers.success_rows,
         figures_transfers.success,
@@ -135,7 +143,7 @@ def _objectives_table(results: StudyResults) -> Table:
             ]
         )
     heading = f"Pairs, on {parts.validation_images(results)}"
-    return Table(heading, header, [rows], words=("objective",))
+    return Table(heading, header, [rows], words=("objective",), note=NOTE)
 
 
 def _in_brackets(interval: Any, digits: str) -> str:
@@ -162,7 +170,12 @@ def _students_table(results: StudyResults) -> Table:
             cells.append("-" if rate is None else f"{rate:.0f} % {sum(own) / len(own):+.2f}")
         rows.append([student, f"{before[student]:.2f}", results.chosen.get(student, "-"), *cells])
     heading = "Teachers that improved each student, and its mean delta"
-    return Table(heading, header, [rows], words=("student", "control"))
+    note = (
+        "Of each objective: the share of its teachers that improved a student, and the mean delta "
+        "over its teachers in points. control: the training without a teacher that net subtracts, "
+        f"chosen on tune. accuracy: before any transfer; {parts.of_chance(results)}."
+    )
+    return Table(heading, header, [rows], words=("student", "control"), note=note)
 
 
 def _alone_tables(results: StudyResults) -> list[Table]:
@@ -182,8 +195,13 @@ def _alone_tables(results: StudyResults) -> list[Table]:
     ]
     header = ["student", "objective", "seed", "before -> after %", "delta ± se points"]
     header += ["gain %", "loss %"]
+    note = (
+        "What training alone changed. xe: labels only, xe_self: half label and half initial "
+        "student, self: the initial student only, at the learning rate that follows. gain, loss: "
+        "share of the validation images that became right, wrong."
+    )
     words = ("student", "objective")
-    return [Table("Runs without a teacher", header, [rows], words=words)] if rows else []
+    return [Table("Runs without a teacher", header, [rows], words, note)] if rows else []
 
 
 def _failed_tables(results: StudyResults) -> list[Table]:
@@ -194,7 +212,8 @@ def _failed_tables(results: StudyResults) -> list[Table]:
     ]
     header = ["student", "teacher", "objective", "seed", "error"]
     words = ("student", "teacher", "objective", "error")
-    return [Table("Runs that failed", header, [rows], words=words)] if rows else []
+    note = "They count nowhere above; config.only_failed=True runs them again."
+    return [Table("Runs that failed", header, [rows], words, note)] if rows else []
 
 
 def sections(results: StudyResults) -> list[Table]:
@@ -219,7 +238,12 @@ def _compared_table(results: StudyResults) -> Table:
     ]
     header = ["objective", "minus", "pairs", "difference of delta", "95 %", "distinguishable"]
     words = ("objective", "minus", "distinguishable")
-    return Table("Objectives beside each other, over the pairs of both", header, [rows], words)
+    note = (
+        "The mean difference of their delta in points, its 95 % interval clustered by student and "
+        "by teacher, and whether that interval leaves out zero."
+    )
+    heading = "Objectives beside each other, over the pairs of both"
+    return Table(heading, header, [rows], words, note)
 
 
 def _pairs_table(results: StudyResults) -> Table:
@@ -240,4 +264,10 @@ def _pairs_table(results: StudyResults) -> Table:
         ]
         for pair in results.pairs
     ]
-    return Table("Pairs", header, [rows], words=("student", "teacher", "objective"))
+    note = (
+        "The mean over seeds, ± one standard error. net: delta minus that of the student's "
+        "control. gain, loss: share of the validation images that became right, wrong. ensemble: "
+        "accuracy of the more confident of student and teacher. of headroom: delta over what the "
+        "ensemble gains."
+    )
+    return Table("Pairs", header, [rows], ("student", "teacher", "objective"), note)

@@ -1,23 +1,30 @@
 """What a run found, as plain text for a terminal."""
 
+import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ktjax.analysis import rows
 from ktjax.analysis.rows import Results
+from ktjax.report import names
 from ktjax.report.pages import PAGES
 from ktjax.report.parts import Table
 
 
 def as_text(results: Results | Mapping[str, Any]) -> str:
-    """The tables of a job one after another, and its conclusion.
+    """The tables of a job one after another, each with how to read it, and the conclusion.
 
     ValueError if `results` is not what results.json of a job holds.
     """
-    results = rows.read(results)
+    results = names.readable(rows.read(results))
     page = PAGES[results.job]
-    return "\n\n".join([*map(_text, page.tables(results)), page.conclusion(results)]) + "\n"
+    blocks = []
+    for table in page.tables(results):
+        blocks.append(_text(table))
+        if table.note:
+            blocks.append(textwrap.fill(table.note, 100))
+    return "\n\n".join([*blocks, page.conclusion(results)]) + "\n"
 
 
 def _text(table: Table) -> str:

@@ -4,7 +4,7 @@ import functools
 
 from ktjax.analysis import controls
 from ktjax.analysis.rows import Outcome, Run, TransferResults
-from ktjax.report import figures, parts
+from ktjax.report import figures, figures_change, names, parts
 from ktjax.report.parts import Drawing, Table
 
 NOTE = (
@@ -15,38 +15,66 @@ NOTE = (
     "where each image is answered by the most confident of the student before the transfer and the "
     "teachers."
 )
+SOUP_NOTE = (
+    "soup: the average of the weights of the students that each teacher taught alone, which is not "
+    "trained itself."
+)
+MUTUAL_NOTE = "Nobody was frozen: all models taught each other, and each has a table as a student."
+MEANS_NOTE = (
+    "In percentage points, ± one standard error: of the validation images and of the seeds, pooled "
+    "over the table. net: delta minus that of the control without a teacher."
+)
+CONTROLS_NOTE = (
+    "xe: labels only. xe_self: half label, half initial student. self: the initial student only. "
+    "The number is the learning rate; none is not trained at all. on tune: the change on the tune "
+    "split, by which the control is chosen that net is the difference from."
+)
+STAGES_NOTE = (
+    "A row for each teacher, on the student that the one before left; before and after are those "
+    "of the row."
+)
+PAIRS_NOTE = (
+    "positive flips (rho_pos): share of the validation images on which the teacher is right and "
+    "the student, before the transfer, wrong: what could be learned. negative flips: the reverse. "
+    "entropy: how evenly the positive flips are spread over the classes; 1 is evenly. 5 % of them "
+    "in: the fewest classes that hold so many of the positive flips."
+)
+SERVED_NOTE = (
+    "exact: as with all logits. approximate: the divergence counts all other classes as one."
+)
 DRAWINGS = (
     Drawing(
-        "accuracy",
-        functools.partial(
-            figures.run_rows,
-            keys=(
-                *("accuracy_before", "accuracy_after", "delta", "delta_se"),
-                *("control", "net", "net_se"),
-            ),
-        ),
-        figures.accuracy,
-        "Each bar runs from the student's accuracy before the transfer (black line) to the one "
-        "after; a change well beyond its error bar (one standard error) is unlikely chance.",
+        "change",
+        figures_change.change_rows,
+        figures_change.change,
+        "Means over seeds of the answers that became right (to the right of zero) and wrong (to "
+        "the left), in percent of the validation images. The diamond is their difference, the "
+        "change of accuracy, with two standard errors to each side: where these reach zero, it "
+        "is not distinguishable from no change. The hollow bar, which ends in an arrow where it "
+        "leaves the picture, is the headroom: what the more confident of student and teachers "
+        "would gain.",
     ),
     Drawing(
         "gain_loss",
         functools.partial(figures.run_rows, keys=("gain", "loss")),
         figures.gain_loss,
-        "Above the dashed line a student learned more than it forgot.",
+        "A point per run: share of the validation images that became right, against share that "
+        "became wrong. Above the dashed line a student learned more than it forgot.",
     ),
     Drawing(
         "taught",
         functools.partial(figures.history_rows, key="taught"),
         figures.taught,
-        "How many of the samples a run lets a teacher teach; the others keep what was known.",
+        "A line per run: the share of the training samples whose target is a teacher's; the others "
+        "keep what was known.",
     ),
     parts.PROGRESS,
     Drawing(
         "classes",
         figures.class_rows,
         figures.classes,
-        "Images that became right (right of zero) or wrong (left) in the run that improved most.",
+        "Validation images that became right (right of zero) or wrong (left), in the run with the "
+        "largest change; the diamond is the difference.",
     ),
 )
 
@@ -56,9 +84,10 @@ def _served(results: TransferResults) -> list[Table]:
     if not results.served:
         return []
     rows = [[name, served] for name, served in results.served.items()]
-    note = "exact: as with all logits. approximate: the divergence counts all other classes as one."
     header = ["objective", "served"]
-    return [Table("How the largest logits serve", header, [rows], ("objective", "served"), note)]
+    return [
+        Table("How the largest logits serve", header, [rows], ("objective", "served"), SERVED_NOTE)
+    ]
 
 
 def title(results: TransferResults) -> str:
@@ -68,12 +97,12 @@ def title(results: TransferResults) -> str:
 
 
 def tables(results: TransferResults) -> list[Table]:
-    """The runs of each student, their means over seeds and their controls; the stages of runs that
-    have several; the robustness sets.
+    """The means over seeds and the runs of each student, and their controls; the stages of runs
+    that have several; the robustness sets.
     """
     return [
-        *_student_tables(results),
         *_means_tables(results),
+        *_student_tables(results),
         *_controls_tables(results),
         *_stages_tables(results),
         *parts.robustness_tables(results),
@@ -92,13 +121,28 @@ def _student_tables(results: TransferResults) -> list[Table]:
     header = ["objective", "teachers", *["seed"] * seeds, "before -> after %", "delta ± se points"]
     header += [*["net ± se points"] * net, "gain %", "loss %", "taught %", "ensemble %"]
     data, found = parts.validation_images(results), []
-    for student in dict.fromkeys(group.student for group in groups):
+    students = list(dict.fromkeys(group.student for group in groups))
+    for student in students:
         own = [group for group in groups if group.student == student]
         before = own[0].runs[0].accuracy_before
-        heading = f"Student {student}: {before:.2f} % of {data} right"
+        error = (before * (100 - before) / max(results.data.validation, 1)) ** 0.5
+        heading = f"Student {student}: {before:.2f} ± {error:.2f} % of {data} right"
         rows = [[_run_cells(run, group, seeds, net) for run in group.runs] for group in own]
-        found.append(Table(heading, header, rows, words=("objective", "teachers")))
+        note = _student_note(results) if student == students[-1] else ""
+        found.append(Table(heading, header, rows, words=("objective", "teachers"), note=note))
     return found
+
+
+def _student_note(results: TransferResults) -> str:
+    soup = any(run.objective.endswith(" soup") for run in results.runs)
+    mutual = results.config.get("strategy") == "mutual"
+    return " ".join(
+        [
+            *[MUTUAL_NOTE] * mutual,
+            f"{NOTE} For comparison, {parts.of_chance(results)}.",
+            *[SOUP_NOTE] * soup,
+        ]
+    )
 
 
 def _several_seeds(results: TransferResults) -> bool:
@@ -156,7 +200,8 @@ def _means_tables(results: TransferResults) -> list[Table]:
 
     header = ["objective", "teachers", "seeds", "delta ± se points", *["net ± se points"] * net]
     tables = []
-    for student in dict.fromkeys(group.student for group in groups):
+    students = list(dict.fromkeys(group.student for group in groups))
+    for student in students:
         own = [group for group in groups if group.student == student]
         rows = [
             [
@@ -165,8 +210,9 @@ def _means_tables(results: TransferResults) -> list[Table]:
             ]
             for group in own
         ]
-        heading = f"Means over seeds, of {student}; errors are over images and over seeds, pooled"
-        tables.append(Table(heading, header, rows, words=("objective", "teachers")))
+        note = MEANS_NOTE if student == students[-1] else ""
+        words = ("objective", "teachers")
+        tables.append(Table(f"Means over seeds, of {student}", header, rows, words, note))
     return tables
 
 
@@ -175,17 +221,18 @@ def _controls_tables(results: TransferResults) -> list[Table]:
     seeds = len({run.seed for run in results.controls}) > 1
     header = ["control", *["seed"] * seeds, "before -> after %", "delta ± se points"]
     header += ["gain %", "loss %", "on tune points", "chosen"]
-    tables = []
-    for student, chosen in controls.choose(results.controls).items():
+    tables, of_students = [], controls.choose(results.controls)
+    for student, chosen in of_students.items():
         own = [run for run in results.controls if run.student == student]
-        names = list(dict.fromkeys(run.objective for run in own))
+        order = list(dict.fromkeys(run.objective for run in own))
         before = own[0].accuracy_before
         none = [controls.NONE, *["-"] * seeds, f"{before:.2f} -> {before:.2f}"]
         none += [_with_error(0.0, 0.0), "0.00", "0.00", "+0.00", _mark(chosen == controls.NONE)]
-        own.sort(key=lambda run: names.index(run.objective))  # seeds beside each other
+        own.sort(key=lambda run: order.index(run.objective))  # seeds beside each other
         rows = [none, *(_control_cells(run, run.objective == chosen, seeds) for run in own)]
         heading = f"Controls of {student}, which no teacher taught"
-        tables.append(Table(heading, header, [rows], words=("control", "chosen")))
+        note = CONTROLS_NOTE if student == list(of_students)[-1] else ""
+        tables.append(Table(heading, header, [rows], words=("control", "chosen"), note=note))
     return tables
 
 
@@ -211,12 +258,12 @@ def _stages_tables(results: TransferResults) -> list[Table]:
     ]
     if not groups:
         return []
-    return [Table("Teacher after teacher", header, groups, words=("run", "teacher"))]
+    return [Table("Teacher after teacher", header, groups, ("run", "teacher"), STAGES_NOTE)]
 
 
 def _pairs_table(results: TransferResults) -> Table:
     header = ["teacher", "student", "positive flips %", "negative flips %"]
-    header += ["entropy, share of maximum", "5 % of them in"]
+    header += ["entropy", "5 % of them in"]
     rows = [
         [
             pair.teacher,
@@ -224,9 +271,9 @@ def _pairs_table(results: TransferResults) -> Table:
             f"{pair.rho_pos:.2f}",
             f"{pair.rho_neg:.2f}",
             f"{pair.flip_entropy:.2f}",
-            ", ".join(pair.top_classes["5"]),
+            names.of_classes(pair.top_classes["5"]),
         ]
         for pair in results.pairs
     ]
     words = ("teacher", "student", "5 % of them in")
-    return Table("Complementary knowledge", header, [rows], words=words)
+    return Table("Complementary knowledge", header, [rows], words=words, note=PAIRS_NOTE)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ktjax.analysis import controls
 from ktjax.analysis.rows import Outcome, TransferResults
+from ktjax.report import names
 
 KINDS = (
     "from a weaker teacher",
@@ -28,6 +29,7 @@ class Effect(NamedTuple):
     alone: float | None  # the mean delta of the control; None where nothing is compared with
     trained: bool  # a control gained on tune: else nothing was trained, and `alone` is 0
     runs: int
+    seeds: int
 
 
 def summary(results: TransferResults) -> str:
@@ -35,16 +37,14 @@ def summary(results: TransferResults) -> str:
     found = [outcome for outcome in controls.outcomes(results.runs) if outcome.teachers]
     if not found:
         return conclusion(results)
-    better = sum(outcome.delta > 0 for outcome in found)
-    surely_better = sum(outcome.delta > SURE * outcome.delta_se for outcome in found)
-    surely_worse = sum(outcome.delta < -SURE * outcome.delta_se for outcome in found)
-    mean = statistics.fmean(outcome.delta for outcome in found)
+    better = sum(outcome.delta > SURE * outcome.delta_se for outcome in found)
+    worse = sum(outcome.delta < -SURE * outcome.delta_se for outcome in found)
     text = (
-        f"{better} of {len(found)} transfers improved the student, {surely_better} by more than "
-        f"two standard errors; {surely_worse} made it worse by more than two. The mean change is "
-        f"{mean:+.2f} percentage points."
+        f"Of {names.counted(len(found), 'transfer')} {better} improved the student and {worse} "
+        f"made it worse, by more than two standard errors; {len(found) - better - worse} cannot "
+        "be told from no change."
     )
-    sentences = (text, _net_summary(found), abstentions(results), conclusion(results))
+    sentences = (conclusion(results), text, _net_summary(found), abstentions(results))
     return " ".join(filter(None, sentences))
 
 
@@ -66,20 +66,19 @@ def _net_summary(found: list[Outcome]) -> str:
     nets = [(one.net, one.net_se) for one in found if one.net is not None]
     if not nets:
         return ""
-    better = sum(net > 0 for net, _ in nets)
-    surely_better = sum(net > SURE * se for net, se in nets)
-    surely_worse = sum(net < -SURE * se for net, se in nets)
+    better = sum(net > SURE * se for net, se in nets)
+    worse = sum(net < -SURE * se for net, se in nets)
     return (
-        f"Net of the control without a teacher {better} of {len(nets)} gained, {surely_better} by "
-        f"more than two standard errors, and {surely_worse} lost by more than two; the mean is "
-        f"{statistics.fmean(net for net, _ in nets):+.2f}."
+        f"Net of the control without a teacher {better} of {len(nets)} gained and {worse} lost by "
+        "more than two standard errors."
     )
 
 
 def conclusion(results: TransferResults) -> str:
     """One sentence: the objective with the largest mean delta for each kind of teacher.
 
-    It improved most only where it differs from every other by more than two standard errors.
+    It improved only where the change is more than two standard errors, and most only where it
+    differs from every other by more than two.
     """
     before = {run.student: run.accuracy_before for run in results.runs}
     groups: dict[str, dict[str, list[Outcome]]] = {}
@@ -124,20 +123,30 @@ def _effect(same: list[Outcome]) -> Effect:
         alone=statistics.fmean(one.delta - one.net for one in same) if known else None,
         trained=any(outcome.control != controls.NONE for outcome in same),
         runs=sum(outcome.runs for outcome in same),
+        seeds=max(outcome.runs for outcome in same),
     )
 
 
 def _clause(effects: dict[str, Effect]) -> str:
     best = max(effects, key=lambda name: effects[name].delta)
     effect = effects[best]
-    runs = f"mean of {effect.runs} runs" if effect.runs > 1 else "one run"
+    over = _over(effect)
     if effect.delta <= 0:
-        return f"nothing improved, best was {best} ({effect.delta:+.2f} points, {runs})"
+        return f"nothing improved, best was {best} ({effect.delta:+.2f} points, {over})"
+    size = f"{effect.delta:.2f} ± {effect.se:.2f} points"
+    if effect.delta <= SURE * effect.se:
+        return f"nothing is distinguishable from no change, best was {best} by {size} ({over})"
     alike = [name for name in effects if name != best and _alike(effect, effects[name])]
     most = " most," if len(effects) > 1 and not alike else ""
-    text = f"{best} improved{most} by {effect.delta:.2f} ± {effect.se:.2f} points"
-    text += f"{_of_the_control(effect)} ({runs})"
-    return f"{text}, not distinguishable from {' and '.join(alike)}" if alike else text
+    text = f"{best} improved{most} by {size}{_of_the_control(effect)}"
+    others = f", not distinguishable from {' and '.join(alike)}" if alike else ""
+    return f"{text}{others} ({over})"
+
+
+def _over(effect: Effect) -> str:
+    """What an effect is a mean of."""
+    seeds = names.counted(effect.seeds, "seed")
+    return seeds if effect.runs == effect.seeds else f"mean of {effect.runs} runs, {seeds}"
 
 
 def _alike(one: Effect, other: Effect) -> bool:

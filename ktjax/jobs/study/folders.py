@@ -6,7 +6,7 @@ import json
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,9 +18,9 @@ from ktjax.analysis import controls, rows
 from ktjax.analysis.rows import TransferResults
 from ktjax.experiment import lease as lease_lib
 from ktjax.experiment import logs
+from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.lease import Lease
 from ktjax.experiment.shared import Shared
-from ktjax.experiment.workdir import write_json
 from ktjax.jobs import transfer
 from ktjax.jobs.study.plan import Run
 from ktjax.settings.transfer import Transfer
@@ -96,8 +96,10 @@ class Runs:
             logs.stop()
             paths.delete(place, ignore_errors=True)
             paths.make_folder(place)
-            said = {"error": f"{type(error).__name__}: {error}"}
-            write_json(place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()})
+            said: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
+            files.write_json(
+                place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()}
+            )
         paths.delete(place / files.CHECKPOINTS, ignore_errors=True)
         path = self.workdir / run.folder
         if not lease.held():
@@ -121,7 +123,7 @@ class Runs:
 
 def _read(folder: Path) -> Found:
     try:
-        results = rows.read(json.loads((folder / files.RESULTS).read_text(encoding="utf-8")))
+        results = workdir_lib.results_in(folder)
         bits = safetensors_numpy.load((folder / files.RIGHT).read_bytes())[results.runs[0].run]
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise ValueError(

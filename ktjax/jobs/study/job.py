@@ -9,7 +9,7 @@ import ml_collections
 
 from ktjax import data, files, paths
 from ktjax.analysis.rows import Results, to_json
-from ktjax.experiment import inputs, lease, recipes
+from ktjax.experiment import beginning, inputs, lease, recipes
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
@@ -138,15 +138,16 @@ def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: b
       ValueError: it belongs to another experiment, and that is not to be overwritten; or it cannot
         be written; or it was begun on other images.
     """
+    seen = beginning.seen(dataset, {})
     try:
         paths.make_folder(workdir)
         with lease.wait(workdir / _TABLE, expiry=settings.lease_expiry):
             every = _with_earlier(workdir, settings, overwrite=overwrite)
-            workdir_lib.write_json(workdir / files.CONFIG, every.identity())
-            workdir_lib.note_data(workdir, dataset)
+            files.write_json(workdir / files.CONFIG, every.identity())
+            beginning.note(workdir, seen)
     except OSError as error:
         raise workdir_lib.unusable(workdir, error) from error
-    workdir_lib.check_data(workdir, dataset)
+    beginning.check(workdir, dataset.name, seen)
     return every
 
 

@@ -8,6 +8,7 @@ and the run has abstained.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ class Exported(NamedTuple):
     tune_NxC: np.ndarray
     name: str  # LAST, BEST, TAIL, how far on the way, or BEFORE
     least_gain: float | None = None  # that the decision would see, in points
+    checkpoint: Mapping[str, str] | None = None  # of the end of that training
 
 
 def last(after: Classifier, fitted: training.Fitted) -> Exported:

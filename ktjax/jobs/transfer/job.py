@@ -1,7 +1,8 @@
 """One student, one or more teachers: transfers what they know, by each of several objectives."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,20 @@ from ktjax import (
     progress,
     train,
 )
-from ktjax.analysis import controls, flips, measures
-from ktjax.analysis.rows import Results, Run, to_json
+from ktjax.analysis import controls
+from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, recipes, rows, stores
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
+from ktjax.jobs.transfer import found as found_lib
 from ktjax.jobs.transfer import frozen, mutual, plan
 from ktjax.jobs.transfer.setup import Setup
 from ktjax.models import registry
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import store
 
-_EXAMPLES = 12  # pictures in the report
 # In which transfers may differ that share data, models and what these say.
 _OWN = ("student", "teachers", "strategy", "order", "soup_batch_norm", "seeds", "objectives")
 _OWN += ("controls", "mcl")
@@ -48,7 +49,9 @@ def run(
 ) -> dict[str, Any]:
     """Runs every transfer of the config, as `execute` does; returns what results.json holds."""
     settings = Transfer.read(config)
-    return to_json(execute(settings, workdir, overwrite=overwrite, given=models or {}))
+    with contextlib.ExitStack() as held:
+        given = models or {}
+        return to_json(execute(settings, workdir, overwrite=overwrite, given=given, held=held))
 
 
 def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> None:
@@ -148,6 +151,7 @@ def execute(
     shared: Shared | None = None,
     report: bool = True,
     given: Mapping[str, Classifier] | None = None,
+    held: contextlib.ExitStack | None = None,
 ) -> Results:
     """Runs every transfer of the settings; resumes what was interrupted.
 
@@ -159,6 +163,7 @@ def execute(
       report: prints the results and writes report.html; else whoever runs many transfers does.
       given: models that the settings name and that nobody else knows, such as those of
         ktjax.from_linen. To resume takes the same again.
+      held: nobody else may write to the workdir until it ends; None: the caller sees to that.
 
     Returns:
       What results.json holds, as a record.
@@ -191,6 +196,8 @@ def execute(
         classifiers.values(),
         workdir,
         once,
+        loaded_weights=classifiers.values(),
+        held=held,
         refuse=lambda splits: stores.refuse_others(
             settings, splits, list(classifiers.values()), only_stores
         ),
@@ -221,11 +228,11 @@ def execute(
         served=stores.serve(settings, len(dataset.classes)),
         models={name: rows.of_model(model, label_N) for name, model in start.models.items()},
         pairs=[
-            _pair(start, teacher, dataset)
+            found_lib.pair(start, teacher, dataset)
             for teacher in settings.teachers
             if start.models[teacher].validation_NxC is not None
         ],
-        examples=_examples(start, dataset, found, answers) if report else (),
+        examples=found_lib.examples(start, dataset, found, answers) if report else (),
         report=report,
     )
 
@@ -354,48 +361,3 @@ def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
                 f"'{settings.data}' has {name} images without labels: these measure the transfer, "
                 "and need them whatever the objective."
             )
-
-
-def _pair(start: Setup, teacher: str, dataset: data.Dataset) -> dict[str, Any]:
-    student = start.settings.student
-    return {"teacher": teacher, "student": student} | measures.of_pair(
-        student_NxC=start.models[student].validation_NxC,
-        teacher_NxC=start.models[teacher].validation_NxC,
-        label_N=start.splits.validation.label_N,
-        classes=dataset.classes,
-        groups=dataset.groups,
-        temperatures_S=evaluation.temperatures((start.models[student], start.models[teacher])),
-    )
-
-
-def _examples(
-    start: Setup,
-    dataset: data.Dataset,
-    found: Sequence[Run],
-    answers: Mapping[str, np.ndarray],
-) -> list[dict[str, Any]]:
-    """Positive flips of the run that improved most, first those that the student has learned."""
-    taught = [row for row in found if row.ensemble_accuracy is not None]
-    if not taught:
-        return []
-    best = max(taught, key=lambda row: row.delta)
-    validation = start.splits.validation
-    after_N = answers[best.run]
-    before_N = start.models[best.student].validation_NxC.argmax(axis=1)
-    teachers = [start.models[name] for name in best.teachers]
-    teachers_KxNxC = np.asarray([teacher.validation_NxC for teacher in teachers])
-    teacher_N = flips.confidence_ensemble(teachers_KxNxC, evaluation.temperatures(teachers))
-    label_N = validation.label_N
-    flipped = np.flatnonzero((teacher_N == label_N) & (before_N != label_N))
-    learned_first = np.argsort(after_N[flipped] != label_N[flipped], kind="stable")
-    return [
-        {
-            "image": validation.take(np.array([i]))[0],
-            "label": dataset.classes[label_N[i]],
-            "teacher": " + ".join(best.teachers),
-            "teacher_says": dataset.classes[teacher_N[i]],
-            "student_says": dataset.classes[before_N[i]],
-            "after_says": dataset.classes[after_N[i]],
-        }
-        for i in flipped[learned_first][:_EXAMPLES]
-    ]

@@ -91,6 +91,7 @@ def _run(
             history=history,
             seconds=history[-1]["seconds"],
             taught=training.mean_taught(history),
+            checkpoint=fitted.checkpoint,
             learning_rate=rate,
         )
         setup.export(start, model, row, bar)

@@ -113,7 +113,7 @@ def _stage(
     if settings.export == "no_regret":
         exported = export.no_regret(start, before, after, fitted, stages=len(run.stages))
         if exported.name == export.BEFORE:
-            return fitted.history, before, exported
+            return fitted.history, before, exported._replace(checkpoint=fitted.checkpoint)
     elif settings.export == "best":
         exported = export.best(start, after, fitted)
     else:
@@ -127,7 +127,7 @@ def _stage(
         placed=exported.placed,
         tune=exported.tune_NxC,
     )
-    return fitted.history, evaluated, exported
+    return fitted.history, evaluated, exported._replace(checkpoint=fitted.checkpoint)
 
 
 def _frozen(
@@ -228,5 +228,6 @@ def _row(
         exported=None if exported is None else exported.name,
         least_gain=None if exported is None else exported.least_gain,
         stages=stages,
+        checkpoint=None if exported is None else exported.checkpoint,
         learning_rate=run.learning_rate,
     )

@@ -1,0 +1,91 @@
+"""What saving a student costs: how long it holds a run up, how long it takes, how large it is."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ktjax import losses, objectives, optim, parallel, paths, train
+from ktjax.checkpoint import Checkpoints
+from ktjax.experiment import workdir
+from ktjax.models import registry
+
+_MACHINE = ("platform", "cpu_cores", "python", "jax")
+
+
+def run(*, student: str, rounds: int, folder: str | None) -> dict[str, Any]:
+    """Saves and restores the state of a transfer: parameters, statistics, momentum.
+
+    Args:
+      student: an architecture, of random weights and 1,000 classes.
+      rounds: saves, after one that does not count.
+      folder: where; None: a temporary one.
+
+    Returns:
+      Medians: for how long `save` keeps a run from going on, how long it is until all is on disk,
+      and how long the latest takes to be read, as a job that is resumed does.
+    """
+    classifier = registry.create(student, classes=[str(i) for i in range(1000)], seed=0)
+    softening = losses.Softening(temperature=1.0, top_k=None, standardized=False)
+    began = jax.jit(_filled)(
+        train.init_state(
+            classifier.variables,
+            objective=objectives.make_kl_dp(softening=softening, top_k_of="target"),
+            optimizer=optim.make_optimizer(
+                "sgd",
+                schedule=optim.make_schedule("constant", peak=0.1, warmup_steps=0, total_steps=1),
+                weight_decay=0.0,
+                clip_norm=1.0,
+            ),
+            outputs=train.output_shapes(classifier, (), size=32),
+            label_N=np.zeros(1, np.int32),
+            slow=False,
+            key=jax.random.key(0),
+        )
+    )
+    state = parallel.replicate(began)
+    times: dict[str, list[float]] = {"blocked_s": [], "written_s": [], "restored_s": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        where = Path(temporary) if folder is None else paths.absolute(Path(folder))
+        for number in range(rounds + 1):
+            start = time.perf_counter()
+            checkpoints = Checkpoints(where / "bench", of={"run": "bench"})
+            opened = time.perf_counter()
+            checkpoints.save(number, state, record={}, score=None)
+            blocked = time.perf_counter()
+            checkpoints.close()
+            written = time.perf_counter()
+            checkpoints = Checkpoints(where / "bench", of={"run": "bench"})
+            jax.block_until_ready(checkpoints.restore(state)[0])
+            restored = time.perf_counter()
+            checkpoints.close()
+            if number:
+                times["blocked_s"].append(blocked - opened)
+                times["written_s"].append(written - start)
+                times["restored_s"].append(restored - written)
+        size = sum(file.stat().st_size for file in (where / "bench").rglob("*") if file.is_file())
+        kept = len([name for name in paths.names(where / "bench") if name.isdecimal()])
+        paths.delete(where / "bench")
+    environment = workdir.environment()
+    return {
+        "student": student,
+        "parameters": classifier.num_parameters(),
+        "checkpoint_mb": size / kept / 1e6,
+        **{name: float(np.median(of_rounds)) for name, of_rounds in times.items()},
+        **{name: environment[name] for name in _MACHINE},
+    }
+
+
+def _filled(state: train.State) -> train.State:
+    """With numbers as training leaves them: zeros would be compressed to nothing."""
+
+    def leaf(x: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return jax.random.normal(jax.random.key(x.size), x.shape)
+
+    return jax.tree.map(leaf, state)

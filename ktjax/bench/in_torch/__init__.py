@@ -1,0 +1,1 @@
+"""The same work in PyTorch, to be measured beside: imported only where torch is installed."""

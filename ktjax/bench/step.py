@@ -1,0 +1,289 @@
+"""A step of training by `kl_dp`, the sum of its parts, and the same step in PyTorch.
+
+Everything takes turns, and what counts are ratios: other work on the machine slows all of them. A
+whole step is frozen initial student and teachers, partition, the student's forward and backward
+pass, clipping and SGD with momentum, on uint8 images that lie on the device; its parts are the same
+student with answers that are given, and each frozen model alone, compiled one by one.
+"""
+
+import dataclasses
+import functools
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from ktjax import losses, models, objectives, optim, parallel, train
+from ktjax.augment import make_views
+from ktjax.classifier import Classifier
+from ktjax.experiment import workdir
+from ktjax.models import registry
+from ktjax.objective import Outputs
+from ktjax.targets import live
+
+VARIANTS = ("eager", "channels_last", "compile")
+_MACHINE = ("platform", "cpu_cores", "python", "jax")
+_CLASSES = 1000  # of networks that are drawn at random
+_MATRIX = 2048  # the side of those whose product is taken for the peak
+_RATE = 0.01
+
+
+class Pair(NamedTuple):
+    """Who learns from whom, and what they see."""
+
+    student: Classifier
+    teachers: tuple[Classifier, ...]
+    image_BxHxWx3: np.ndarray  # uint8
+    label_B: np.ndarray
+    dtype: jnp.dtype
+
+
+# one() does the work once, and returns when it is done.
+Work = Callable[[], Any]
+
+
+def run(
+    *,
+    student: str,
+    teachers: str,
+    batch_size: int,
+    rounds: int,
+    seconds: float,
+    dtype: str,
+    torch: str,
+    json_file: str | None,
+) -> dict[str, Any]:
+    """Measures a pair.
+
+    Args:
+      student, teachers: an architecture, with random weights and 1,000 classes, or a model as
+        `ktjax.load_model` takes it; several teachers with a plus sign.
+      batch_size: images a step.
+      rounds: turns of each, after one that does not count.
+      seconds: how long a turn goes on, at least; it is one step at least.
+      dtype: what both compute in: float32, or bfloat16 (in PyTorch: autocast).
+      torch: VARIANTS of PyTorch to measure, with a plus sign; empty: none.
+      json_file: a file for the numbers of this pair, beside those of others that it has; None: no
+        file.
+
+    Returns:
+      Seconds (medians of the rounds) and ratios (medians of the ratios of each round). A variant of
+      PyTorch that cannot be measured has the reason instead.
+    """
+    pair = _pair(student, tuple(teachers.split("+")), batch_size, jnp.dtype(dtype))
+    found: dict[str, Any] = {"student": student, "teachers": teachers}
+    found |= {"batch_size": batch_size, "image_size": pair.image_BxHxWx3.shape[1], "dtype": dtype}
+    works, facts = _ours(pair)
+    found |= facts
+    for name in filter(None, torch.split("+")):
+        try:
+            works[f"torch_{name}"] = _torch(pair, name)
+        except (ImportError, ValueError) as error:
+            found[f"torch_{name}"] = f"not measured: {error}"
+    times = _turns(works, rounds, seconds)
+    found |= {f"{name}_s": float(np.median(times[name])) for name in times}
+    parts_R = sum(times[name] for name in times if name.startswith("part_"))
+    found["parts_s"] = float(np.median(parts_R))
+    found["ratio_parts"] = float(np.median(times["step"] / parts_R))
+    for name in times:
+        if name.startswith("torch_"):
+            found[name.replace("torch", "ratio")] = float(np.median(times["step"] / times[name]))
+    found["images_per_s"] = batch_size / found["step_s"]
+    found |= _peak(found, pair.dtype)
+    environment = workdir.environment()
+    found["device"] = jax.devices()[0].device_kind
+    found |= {name: environment[name] for name in _MACHINE}
+    if json_file is not None:
+        _keep(Path(json_file), found)
+    return found
+
+
+def _pair(student: str, teachers: Sequence[str], batch_size: int, dtype: jnp.dtype) -> Pair:
+    classifiers = [_classifier(name) for name in (student, *teachers)]
+    classes = {len(classifier.classes) for classifier in classifiers}
+    if len(classes) > 1:
+        raise ValueError(f"{student} and {', '.join(teachers)} have different classes: {classes}.")
+    size = max(max(classifier.input.size) for classifier in classifiers)
+    rng = np.random.default_rng(0)
+    return Pair(
+        classifiers[0],
+        tuple(classifiers[1:]),
+        rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
+        rng.integers(0, classes.pop(), batch_size, np.int32),
+        dtype,
+    )
+
+
+def _classifier(name: str) -> Classifier:
+    if name not in registry.MODELS:
+        return models.load(name)
+    drawn = registry.create(name, classes=[str(i) for i in range(_CLASSES)], seed=0)
+    return dataclasses.replace(drawn, name=name)
+
+
+def _ours(pair: Pair) -> tuple[dict[str, Work], dict[str, float]]:
+    """The step and its parts, compiled, and what compiling has shown of the step."""
+    softening = losses.Softening(temperature=1.0, top_k=None, standardized=False)
+    objective = objectives.make_kl_dp(softening=softening, top_k_of="target")
+    optimizer = optim.make_optimizer(
+        "sgd",
+        schedule=optim.make_schedule("constant", peak=_RATE, warmup_steps=0, total_steps=1),
+        weight_decay=0.0,
+        clip_norm=1.0,
+    )
+    answers = live.make_ask(pair.student, pair.teachers)
+    asked = [
+        live.frozen_variables(model, dtype=pair.dtype) for model in (pair.student, *pair.teachers)
+    ]
+    batch = {"image": pair.image_BxHxWx3, "label": pair.label_B}
+    batch |= {"index": np.arange(len(pair.label_B)), "mask": np.ones(len(pair.label_B), bool)}
+    on_devices = next(parallel.to_devices(iter([batch])))
+    logits = jnp.zeros((len(pair.label_B), len(pair.student.classes)))
+
+    def given(frozen, image, index_B, view) -> Outputs:
+        del image, index_B, view
+        said = [_Logits(logits_BxC) for logits_BxC in frozen]
+        return Outputs(None, said[0], tuple(said[1:]))
+
+    def compiled(teach: train.Teach, frozen: Any) -> tuple[Work, Any]:
+        step = train.make_train_step(
+            student=pair.student,
+            teach=teach,
+            objective=objective,
+            optimizer=optimizer,
+            slow=None,
+            augment=make_views("none"),
+            steps_per_epoch=1,
+            dtype=pair.dtype,
+            freeze_stats=True,
+        )
+        state = train.init_state(
+            parallel.replicate(dict(pair.student.variables)),
+            objective=objective,
+            optimizer=optimizer,
+            outputs=train.output_shapes(pair.student, pair.teachers, size=32),
+            label_N=pair.label_B,
+            slow=False,
+            key=jax.random.key(0),
+        )
+        key = parallel.random_key(0)
+        run_step = parallel.LAYOUTS["pmap"].compile(step)
+        program = functools.partial(run_step.lower, state, frozen, on_devices, key)
+        held = [parallel.replicate(state)]
+
+        def one():
+            held[0], metrics = run_step(held[0], frozen, on_devices, key)
+            jax.block_until_ready(metrics)
+
+        return one, program
+
+    step, program = compiled(answers, live.Frozen(asked[0], tuple(asked[1:])))
+    rows = [parallel.replicate(logits)] * len(asked)
+    works = {"step": step, "part_student": compiled(given, rows)[0]}
+    for i, (model, variables) in enumerate(zip((pair.student, *pair.teachers), asked, strict=True)):
+        forward = parallel.compile_forward(lambda v, x, model=model: model.apply(v, x)[0].logits)
+        ask = functools.partial(forward, variables, on_devices["image"])
+        works["part_initial" if i == 0 else f"part_teacher_{i}"] = functools.partial(_done, ask)
+    return works, _compiling(program)
+
+
+class _Logits(NamedTuple):
+    """What an objective takes of a model that has answered already."""
+
+    logits: jax.Array
+
+
+def _done(ask: Callable[[], jax.Array]) -> None:
+    jax.block_until_ready(ask())
+
+
+def _compiling(program: Callable[[], Any]) -> dict[str, float]:
+    """Seconds to compile without and with JAX's cache, arithmetic and memory of the program."""
+    before = {
+        name: getattr(jax.config, name)
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    }
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        try:
+            compilation_cache.reset_cache()
+            for name in ("compile_first_s", "compile_again_s"):
+                jax.clear_caches()
+                start = time.perf_counter()
+                executable = program().compile()
+                found[name] = time.perf_counter() - start
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()  # else it goes on to write to the folder
+    costs, memory = executable.cost_analysis(), executable.memory_analysis()
+    if costs is not None:
+        found["gflop"] = costs["flops"] / 1e9
+    if memory is not None:
+        peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+        found["memory_mb"] = peak / 1e6
+    return found
+
+
+def _peak(found: Mapping[str, Any], dtype: jnp.dtype) -> dict[str, float]:
+    """What the device reaches in a product of large matrices, and how much of it a step does."""
+    a = jnp.ones((_MATRIX, _MATRIX), dtype)
+    product = jax.jit(jnp.matmul)
+    times = _turns({"product": functools.partial(_done, lambda: product(a, a))}, 3, 0.1)
+    peak = 2 * _MATRIX**3 / times["product"].min() / 1e9
+    if "gflop" not in found:
+        return {"peak_gflop_per_s": peak}
+    share = found["gflop"] / found["step_s"] / peak
+    return {"peak_gflop_per_s": peak, "share_of_peak_percent": 100 * share}
+
+
+def _turns(works: Mapping[str, Work], rounds: int, seconds: float) -> dict[str, np.ndarray]:
+    """Seconds of each work once, in each of the rounds that count: float [rounds]."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name, one in works.items():
+            done, start = 0, time.perf_counter()
+            while not done or time.perf_counter() - start < seconds:
+                one()
+                done += 1
+                if number == 0:
+                    break  # the first compiles
+            if number:
+                times[name].append((time.perf_counter() - start) / done)
+    return {name: np.array(of_rounds) for name, of_rounds in times.items()}
+
+
+def _torch(pair: Pair, variant: str) -> Work:
+    """The step in PyTorch."""
+    if variant not in VARIANTS:
+        raise ValueError(f"'{variant}' is none of {', '.join(VARIANTS)}")
+    from ktjax.bench.in_torch import step  # needs torch and timm
+
+    return step.make(
+        [(model.architecture, len(model.classes), model.input) for model in (pair.student,)]
+        + [(model.architecture, len(model.classes), model.input) for model in pair.teachers],
+        image_BxHxWx3=pair.image_BxHxWx3,
+        label_B=pair.label_B,
+        variant=variant,
+        bfloat16=pair.dtype == jnp.bfloat16,
+        learning_rate=_RATE,
+        on_gpu=jax.default_backend() == "gpu",
+    )
+
+
+def _keep(file: Path, found: Mapping[str, Any]) -> None:
+    """Puts the numbers of a pair into a file of several, in place of those it has of that pair."""
+    pairs = json.loads(file.read_text()) if file.exists() else {}
+    key = f"{found['student']} <- {found['teachers']}, batch {found['batch_size']}"
+    pairs[f"{key}, {found['dtype']}, {found['device']}"] = dict(found)
+    file.write_text(json.dumps(pairs, indent=1, sort_keys=True) + "\n")

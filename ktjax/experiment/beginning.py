@@ -1,0 +1,127 @@
+"""What a run begins with: the same has to be there when it goes on, and in every process."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ktjax
+from ktjax import data, files, parallel
+from ktjax.settings.record import Record
+
+# The last four draw, decode and resize: pixels depend on them.
+PACKAGES = (
+    *("jax", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("pillow", "simplejpeg", "numba", "matplotlib"),
+)
+_FOUND = ("images", "models")  # what data.json holds
+_MANY = 5  # differences that a sentence names
+
+
+def seen(dataset: data.Dataset, weights: Mapping[str, str]) -> dict[str, Any]:
+    """What data.json holds: what tells other images of the splits, and other weights of models."""
+    splits = {name: dict(getattr(dataset, name).fingerprint) for name in data.SPLITS}
+    return {"images": splits, "models": dict(weights)}
+
+
+def versions() -> dict[str, str]:
+    """Those of ktjax and of the packages on which results depend."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"ktjax": ktjax.__version__, **found}
+
+
+def check_processes(settings: Record, found: Mapping[str, Any]) -> None:
+    """Raises ValueError, in all processes, unless they have the same settings, packages and files.
+
+    Args:
+      settings: of the job.
+      found: what `seen` gave.
+    """
+    mine = {"config": settings.identity(), "package": versions(), **found}
+    first, *others = map(json.loads, parallel.told_by_all(json.dumps(mine)))
+    for process, theirs in enumerate(others, 1):
+        here, there = dict(_leaves(first)), dict(_leaves(theirs))
+        differ = [name for name in here | there if here.get(name) != there.get(name)]
+        if differ:
+            told = [f"{n} ({here.get(n)} here, {there.get(n)} there)" for n in differ[:_MANY]]
+            more = f" and {len(differ) - _MANY} more" if len(differ) > _MANY else ""
+            raise ValueError(
+                f"Process {process} was started otherwise than process 0: {', '.join(told)}{more}. "
+                "All need the same config, packages and files."
+            )
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
+    """(dotted name, value) of all that is no mapping."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def note(workdir: Path, found: Mapping[str, Any]) -> None:
+    """Writes what `check` compares with, where nothing is there."""
+    if not (workdir / files.DATA).exists():
+        files.write_json(workdir / files.DATA, found)
+
+
+def check(workdir: Path, name: str, found: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a run began here with these images and weights.
+
+    Args:
+      workdir: that `note` wrote to.
+      name: of the data set.
+      found: what `seen` gave.
+    """
+    began = read(workdir)
+    changed = [
+        _change(split, began["images"].get(split, {}), now)
+        for split, now in found["images"].items()
+        if began["images"].get(split) != now
+    ]
+    if changed:
+        raise ValueError(
+            f"'{workdir}' was begun on other images of '{name}' ({', '.join(changed)}), and a "
+            "resumed run has to see the same: put them back, or take another --workdir."
+        )
+    others = [model for model, now in found["models"].items() if began["models"].get(model) != now]
+    if others:
+        raise ValueError(
+            f"'{workdir}' was begun with other weights of {', '.join(others)}, and a resumed run "
+            "has to find the same: put them back, or take another --workdir."
+        )
+
+
+def _change(split: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if before.get("images") != now["images"]:
+        return f"{split} had {before.get('images')} and has {now['images']}"
+    return f"{split} had other {' and '.join(k for k in now if before.get(k) != now[k])}"
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    """What `note` wrote; ValueError if that is damaged."""
+    path = workdir / files.DATA
+    began = files.read_json(path)
+    whole = isinstance(began, dict) and all(isinstance(began.get(k), dict) for k in _FOUND)
+    if not whole or not all(isinstance(split, dict) for split in began["images"].values()):
+        raise ValueError(
+            f"'{path}' is not as ktjax writes it. Delete it: checkpoints know what it said."
+        )
+    return began
+
+
+def identity(workdir: Path, run: str) -> dict[str, str]:
+    """Whose a checkpoint is: the run's name, and digests of all that the run depends on.
+
+    As process 0 reads it: the others may see an older state of a shared disk.
+    """
+    mine = json.dumps({"config": files.read_json(workdir / files.CONFIG), **read(workdir)})
+    found = json.loads(parallel.told_by_all(mine)[0])
+    return {name: _digest(value) for name, value in found.items()} | {"run": run}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

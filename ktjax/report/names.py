@@ -1,0 +1,82 @@
+"""Names as people say them: of models that are paths, of classes that are synsets or paragraphs."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from ktjax.analysis import rows
+from ktjax.analysis.rows import Results
+from ktjax.data import imagenet
+
+LONGEST = 40  # letters of a class in a table
+_AS_THEY_ARE = ("job", "config", "environment", "data")
+
+
+def readable(results: Results) -> Results:
+    """The results with the last parts of paths for models, whose origin says the path, and words
+    for the synsets of ImageNet.
+    """
+    named = {*results.models, *(n for run in results.runs for n in (run.student, *run.teachers))}
+    short = {name: tail for name, tail in tails(named).items() if tail != name}
+    words = in_words(results.classes)
+    renamed = short | {n: word for n, word in zip(results.classes, words, strict=True) if n != word}
+    if not renamed:
+        return results
+    found = {
+        key: value if key in _AS_THEY_ARE else _renamed(value, renamed)
+        for key, value in rows.to_json(results).items()
+    }
+    for name, tail in short.items():
+        if name in results.models:
+            found["models"][tail]["origin"] = f"{results.models[name].origin} ({name})"
+    return rows.from_json(type(results), found)
+
+
+def in_words(classes: Sequence[str]) -> list[str]:
+    """Classes of ImageNet by the first of their words: `tench` for `n01440764`."""
+    return [
+        name if name == words else words.partition(",")[0]
+        for name, words in zip(classes, imagenet.in_words(classes), strict=True)
+    ]
+
+
+def tails(names: Collection[str]) -> dict[str, str]:
+    """The shortest end of each path that no other name has; names of hubs and zoos as they are."""
+    found = {}
+    for name in names:
+        parts = name.rstrip("/").split("/")
+        ends = ["/".join(parts[-i:]) for i in range(1, len(parts))] if _is_path(name) else []
+        others = [other.rstrip("/") for other in names if other != name]
+        alone = (e for e in ends if not any(o == e or o.endswith(f"/{e}") for o in others))
+        found[name] = next(alone, name)
+    return found
+
+
+def of_classes(classes: Iterable[str], *, most: int = 6) -> str:
+    """The first of several classes, and how many there are besides."""
+    classes = list(classes)
+    text = ", ".join(clipped(name) for name in classes[:most])
+    return text + (f" and {len(classes) - most} more" if len(classes) > most else "")
+
+
+def clipped(name: str) -> str:
+    """What fits in a table's cell."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1].rstrip()}…"
+
+
+def counted(number: int, noun: str) -> str:
+    """Such as "1 model", "2 models"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1
+
+
+def _renamed(value: Any, short: dict[str, str]) -> Any:
+    if isinstance(value, str):
+        return short.get(value, value)
+    if isinstance(value, dict):
+        return {short.get(key, key): _renamed(one, short) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_renamed(one, short) for one in value]
+    return value

@@ -1,0 +1,197 @@
+"""What a run begins with has to be there when it goes on, and be the same in all processes."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from small_jobs import KilledError, kill_at, load_config, pretraining, read, transferring, tree
+
+from ktjax import data, files, parallel
+from ktjax.checkpoint import Checkpoints
+from ktjax.experiment import beginning, lease
+from ktjax.jobs import pretrain, transfer
+from ktjax.settings.transfer import Transfer
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+@pytest.fixture
+def folder(images, tmp_path):
+    return shutil.copytree(images, tmp_path / "images")
+
+
+def seen(folder):
+    return beginning.seen(data.load(f"folder:{folder}"), {"student": "ab12"})
+
+
+def rename(folder):
+    (folder / "rows" / "03.png").rename(folder / "rows" / "03a.png")
+
+
+def swap(folder):
+    for name, other in (("rows", "x"), ("columns", "rows"), ("x", "columns")):
+        (folder / name).rename(folder / other)
+
+
+def edit(folder):
+    """One byte of one image, of which the size stays."""
+    path = folder / "rows" / "03.png"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+
+
+def grow(folder):
+    with (folder / "rows" / "03.png").open("ab") as file:
+        file.write(b"\0")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (rename, "other names"),
+        (swap, "other (sizes and )?contents"),
+        (edit, "other contents"),
+        (grow, "other sizes and contents"),
+    ],
+)
+def test_other_images_are_noticed(change, told, folder, tmp_path):
+    beginning.note(tmp_path, seen(folder))
+    beginning.check(tmp_path, "mine", seen(folder))
+    change(folder)
+    with pytest.raises(ValueError, match=rf"was begun on other images of 'mine' \(\w+ had {told}"):
+        beginning.check(tmp_path, "mine", seen(folder))
+
+
+def test_a_fingerprint_follows_a_selection(folder):
+    train = data.load(f"folder:{folder}").train
+    taken = train.select(np.arange(5))
+    assert taken.fingerprint != train.select(np.arange(1, 6)).fingerprint
+    assert taken.fingerprint == train.take(len(train)).select(np.arange(5)).fingerprint
+    assert "sizes" in taken.fingerprint and "contents" in taken.fingerprint
+
+
+def test_other_weights_are_noticed(folder, tmp_path):
+    found = seen(folder)
+    beginning.note(tmp_path, found)
+    with pytest.raises(ValueError, match="with other weights of student, and a resumed run"):
+        beginning.check(tmp_path, "mine", found | {"models": {"student": "cd34"}})
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "{}", '{"images": 5, "models": {}}', '{"images": {"train": 1}}', "{"]
+)
+def test_what_is_not_as_it_was_written_is_told(content, folder, tmp_path):
+    (tmp_path / files.DATA).write_text(content)
+    with pytest.raises(ValueError, match=r"data.json' is (not as ktjax writes it|no JSON)"):
+        beginning.check(tmp_path, "mine", seen(folder))
+
+
+def test_processes_that_differ_are_told(monkeypatch):
+    config = load_config("transfer", "objectives=kl_dp")
+    settings, found = Transfer.read(config), {"images": {"train": {"names": "a1"}}, "models": {}}
+    config.objectives.kl_dp.learning_rate = 0.5
+    other = Transfer.read(config)
+
+    def check(**theirs):
+        def told_by_all(mine):
+            return [mine, json.dumps(json.loads(mine) | theirs)]
+
+        monkeypatch.setattr(parallel, "told_by_all", told_by_all)
+        beginning.check_processes(settings, found)
+
+    check()
+    for theirs, told in (
+        ({"config": other.identity()}, r"config.objectives.kl_dp.learning_rate \(0.0001 here, 0.5"),
+        ({"package": {"jax": "0.1"}}, r"package\.\w"),
+        ({"images": {"train": {"names": "b2"}}}, r"images.train.names \(a1 here, b2 there\)"),
+        ({"models": {"A": "b2"}}, r"models.A \(None here, b2 there\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"Process 1 was started otherwise .*: {told}"):
+            check(**theirs)
+
+
+@pytest.fixture(scope="module")
+def killed(images, tmp_path_factory):
+    """(images, config, workdir) of a run that was killed after its first checkpoint."""
+    tmp_path = tmp_path_factory.mktemp("killed")
+    folder = shutil.copytree(images, tmp_path / "images")
+    config = pretraining(folder, names=("tiny_mlp_narrow",))
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, Checkpoints, "save", calls=1)
+        with pytest.raises(KilledError):
+            pretrain.run(config, tmp_path / "workdir")
+    assert not list((tmp_path / "workdir").glob("writer*"))  # it is given back
+    return folder, config, tmp_path / "workdir"
+
+
+@pytest.fixture
+def unfinished(killed, tmp_path):
+    """The same, with a workdir of one's own."""
+    folder, config, workdir = killed
+    return folder, config.copy_and_resolve_references(), shutil.copytree(workdir, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("lost", "error", "message"),
+    [
+        ("config.json", ValueError, "holds data.json, metrics.jsonl.*and no config.json says that"),
+        ("config.json for another", OSError, "the latest because of: it is not of the same config"),
+        ("data.json", OSError, "None of .* the latest because of: it is not of the same images"),
+    ],
+)
+def test_old_checkpoints_are_not_relabeled(lost, error, message, unfinished):
+    """They know themselves what they are of, whatever becomes of the files that say so."""
+    folder, config, workdir = unfinished
+    if lost == "data.json":
+        (workdir / "data.json").unlink()
+        rename(folder)
+    else:
+        config.learning_rate = 1e-4
+        said = json.loads((workdir / "config.json").read_text())
+        (workdir / "config.json").unlink()
+        if lost != "config.json":
+            (workdir / "config.json").write_text(json.dumps(said | {"learning_rate": 1e-4}))
+    with pytest.raises(error, match=message):
+        pretrain.run(config, workdir)
+    if lost == "data.json":
+        (folder / "rows" / "03a.png").rename(folder / "rows" / "03.png")
+    assert not (workdir / "results.json").exists()
+
+
+def test_one_writer(unfinished):
+    _, config, workdir = unfinished
+    with lease.alone(workdir / files.WRITER, expiry=60):
+        before = tree(workdir)
+        message = f"Process {os.getpid()} on .* works in '{workdir}' at this moment: end it first"
+        with pytest.raises(ValueError, match=message):
+            pretrain.run(config, workdir)
+        assert {k: v for k, v in tree(workdir).items() if "writer" not in k} == {
+            k: v for k, v in before.items() if "writer" not in k
+        }
+
+
+def test_weights_of_models_are_compared(images, quartet, noisy, tmp_path, monkeypatch):
+    """A teacher that was trained on meanwhile."""
+    teacher = shutil.copytree(quartet[1], tmp_path / "teacher")
+    config = transferring(noisy, quartet[0], [teacher])
+    with monkeypatch.context() as patch:
+        kill_at(patch, Checkpoints, "save", calls=1)
+        with pytest.raises(KilledError):
+            transfer.run(config, tmp_path / "workdir")
+    shutil.copy(f"{quartet[0]}/model.safetensors", teacher)
+    with pytest.raises(ValueError, match=rf"begun with other weights of {teacher}, and a resumed"):
+        transfer.run(config, tmp_path / "workdir")
+
+
+def test_results_name_their_checkpoints(pretrained):
+    workdir, _ = pretrained
+    for row in read(workdir)["runs"]:
+        step = row["history"][-1]["step"]
+        assert row["checkpoint"]["path"] == f"checkpoints/{row['run']}/{step}"
+        record = json.loads((workdir / row["checkpoint"]["path"] / "record/metadata").read_text())
+        arrays = json.dumps(record["arrays"], sort_keys=True).encode()
+        assert row["checkpoint"]["digest"] == hashlib.sha256(arrays).hexdigest()
