@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and what those of a workdir are called."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ TENSORBOARD = "tensorboard"
 LOGS = "logs"
 RUNS = "runs"
 STORE = "store"
+
+_LONG = 120  # bytes: a file's name has 255 at most, and others stand beside it
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -70,6 +73,15 @@ def last_part(name: str) -> str:
     if not last.strip("."):
         raise ValueError(f"'{name}' has no name that files could be called by: give the folder's.")
     return last
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names with plus signs between them; cut, and told apart by a digest, where that is long."""
+    text = "+".join(names)
+    if len(text.encode()) <= _LONG:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{text.encode()[:_LONG].decode(errors='ignore')}~{digest}"
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

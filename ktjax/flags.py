@@ -10,6 +10,7 @@ import os
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +56,8 @@ COMPILED = flags.DEFINE_string(
 flags.mark_flags_as_required(["config", "workdir"])
 
 _PACKAGED = Path(__file__).parent / "configs"
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+_READABLE = 300  # characters of what a library says
 _UNSET = re.compile(r"--config\.[\w.]+=None")
 _HELP = ("-h", "-help", "--help", "--helpshort")
 
@@ -121,26 +124,24 @@ def parse(argv: list[str]) -> list[str]:
 
     ml_collections takes a None for a number to be written wrong, and for a string to be "None".
     """
-    argv = _with_files(argv)
+    try:
+        argv = _with_files(flags.FLAGS.read_flags_from_files(argv))
+    except flags.Error as error:
+        sys.exit(f"ktjax: {error}")
     path, arg = _config_of(argv)
+    if path:
+        _check_fields(argv, _read(path, arg))
     unset = [a[len("--config.") : -len("=None")] for a in argv if _UNSET.fullmatch(a)]
     try:
         rest = flags.FLAGS([a for a in argv if not _UNSET.fullmatch(a)])
         for field in unset:
-            config_path.get_value(field, CONFIG.value)  # is there such a field?
             if field.rpartition(".")[2] not in config_lib.OPTIONAL:
                 sys.exit(f"ktjax: config.{field} has to have a value: it cannot be None.")
             config_path.set_value(field, CONFIG.value, None)
         return rest
-    except (AttributeError, KeyError) as error:  # of --config.<field>
-        name = re.search(r"\w+", str(error))[0]
-        fields = runpy.run_path(path)["get_config"](arg)
-        sys.exit(f"ktjax: {_unknown_field(argv, name, fields)}")
     except flags.Error as error:
-        # ml_collections puts the traceback of a config file into the message.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raised = [line for line in lines if line.startswith("ValueError: ")]
-        sys.exit(f"ktjax: {raised[-1].removeprefix('ValueError: ') if raised else lines[0]}")
+        line = next(line.strip() for line in str(error).splitlines() if line.strip())
+        sys.exit(f"ktjax: {line if len(line) <= _READABLE else f'{line[:_READABLE]}...'}")
 
 
 def _with_files(argv: list[str]) -> list[str]:
@@ -157,6 +158,42 @@ def _with_files(argv: list[str]) -> list[str]:
             at, head = (i, f"{flag}=") if equals else (i + 1, "")
             words[at] = f"{head}{_file_of(name)}{colon}{arg}"
     return words
+
+
+def _read(path: str, arg: str | None) -> ml_collections.ConfigDict:
+    """The config of a file; ends with a sentence, which names file and line, if it gives none."""
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+    except (Exception, SystemExit) as error:  # whatever somebody's code raises
+        sys.exit(f"ktjax: {_raised(path, error)}")
+    if not callable(get_config):
+        sys.exit(f"ktjax: config file '{path}' has no function get_config.")
+    try:
+        config = get_config() if arg is None else get_config(arg)
+    except ValueError as error:  # about the arguments after the colon
+        sys.exit(f"ktjax: {error}")
+    except (Exception, SystemExit) as error:
+        sys.exit(f"ktjax: {_raised(path, error)}")
+    if not isinstance(config, ml_collections.ConfigDict):
+        kind = type(config).__name__
+        sys.exit(f"ktjax: get_config of '{path}' returns a {kind}, and has to return a ConfigDict.")
+    if "job" not in config:
+        sys.exit(f"ktjax: the config of '{path}' has no field 'job', which names what it is for.")
+    return config
+
+
+def _raised(path: str, error: BaseException) -> str:
+    """What a config file raised, and in which of its lines."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return f"config file '{path}', line {error.lineno}: {error.msg}."
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == path
+    ]
+    where = f", line {lines[-1]}" if lines else ""
+    said = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"config file '{path}'{where}: {type(error).__name__}{f': {said}' if said else ''}."
 
 
 def _file_of(name: str) -> str:
@@ -185,12 +222,19 @@ def _config_of(argv: list[str]) -> tuple[str, str | None]:
     return path, arg or None
 
 
-def _unknown_field(argv: list[str], name: str, fields: ml_collections.ConfigDict) -> str:
-    override = rf"^--?(?:no)?config\.((?:\w+\.)*){name}\b"
-    above = re.search(override, "\n".join(argv), re.MULTILINE)[1]
-    for key in above.split(".")[:-1]:
-        fields = fields[key]
-    nearest = difflib.get_close_matches(name, fields, n=1)
-    hint = f" Did you mean '{above}{nearest[0]}'?" if nearest else ""
-    owner = f"config.{above}".rstrip(".") if above else "the config"
-    return f"{owner} has no field '{name}'.{hint} It has: {', '.join(sorted(fields))}."
+def _check_fields(argv: list[str], config: ml_collections.ConfigDict) -> None:
+    """Ends with a sentence if a `--config.<field>` is no field of the config."""
+    for name in filter(None, map(_OVERRIDE.match, argv)):
+        *above, last = name[1].split(".")
+        fields, owner = config, "config"
+        for part in [*above, last]:
+            if not isinstance(fields, ml_collections.ConfigDict):
+                sys.exit(f"ktjax: {owner} is a single value, and has no field '{part}'.")
+            if part not in fields:
+                nearest = difflib.get_close_matches(part, fields, n=1)
+                dotted = f"{owner}.{nearest[0]}".removeprefix("config.") if nearest else ""
+                hint = f" Did you mean '{dotted}'?" if nearest else ""
+                known = ", ".join(sorted(fields))
+                who = "the config" if owner == "config" else owner
+                sys.exit(f"ktjax: {who} has no field '{part}'.{hint} It has: {known}.")
+            fields, owner = fields[part], f"{owner}.{part}"

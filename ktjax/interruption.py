@@ -8,6 +8,8 @@ import contextlib
 import itertools
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from jax.experimental import multihost_utils
 
 # How the process ends then: EX_TEMPFAIL in sysexits.h. Started again, it goes on where it was.
 EXIT_CODE = 75
+_AGAIN = 0.05  # seconds
 
 
 class Interrupted(KeyboardInterrupt):
@@ -30,6 +33,7 @@ class _Asked:
 
 def listen() -> None:
     """Takes over SIGINT, and SIGTERM from where nobody else has: before this they kill at once."""
+    sys.unraisablehook = _unraised
     signal.signal(signal.SIGINT, _on_signal)
     if jax.process_count() == 1:
         signal.signal(signal.SIGTERM, _on_signal)
@@ -47,6 +51,14 @@ def _on_signal(number: int, frame: Any) -> None:
     _Asked.ever = True
     if not _Asked.deferred:
         raise Interrupted
+
+
+def _unraised(unraisable: Any) -> None:
+    """Asks once more where Python had to ignore an Interrupted: while it deleted an object, say."""
+    if isinstance(unraisable.exc_value, Interrupted):
+        threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 @contextlib.contextmanager

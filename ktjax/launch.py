@@ -8,6 +8,7 @@ import importlib
 import logging as python_logging
 import os
 import platform
+import socket
 import sys
 import threading
 import traceback
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import jax
-from absl import app, logging
+from absl import logging
 
 from ktjax import flags, interruption, paths, trackers
 from ktjax.config import check_choice
@@ -34,9 +35,9 @@ def run(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setLevel(python_logging.CRITICAL)
         _log_threads()
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
+        if len(argv) > 1:
+            raise ValueError(f"Arguments that nobody asks for: {' '.join(argv[1:])}.")
         _keep_compiled()
         _start_processes()
         logs.to_terminal()
@@ -99,6 +100,11 @@ def _start_processes() -> None:
         if given:
             raise ValueError(f"{', '.join(given)}: only with --distributed.")
         return
+    if flags.HEARTBEAT.value < 1:
+        raise ValueError(f"--heartbeat_timeout={flags.HEARTBEAT.value} has to be 1 or more.")
+    _check_numbers(flags.NUM_PROCESSES.value, flags.PROCESS_ID.value)
+    if flags.COORDINATOR.value is not None:
+        _check_address(flags.COORDINATOR.value, is_first=flags.PROCESS_ID.value == 0)
     try:
         jax.distributed.initialize(
             **explicit,
@@ -111,6 +117,43 @@ def _start_processes() -> None:
             "it is no TPU pod, SLURM or Open MPI job, give --coordinator_address, --num_processes "
             "and --process_id."
         ) from error
+
+
+def _check_numbers(processes: int | None, process: int | None) -> None:
+    if processes is not None and processes < 1:
+        raise ValueError(f"--num_processes={processes} has to be 1 or more.")
+    if process is not None and not 0 <= process < (processes or process + 1):
+        raise ValueError(
+            f"--process_id={process} has to be from 0 to --num_processes - 1, "
+            f"{'any' if processes is None else processes - 1}."
+        )
+
+
+def _check_address(address: str, *, is_first: bool) -> None:
+    """Raises ValueError unless this process can reach the address, or listen there.
+
+    JAX itself crashes where the port is in use, and waits for minutes for a name that nobody has.
+    """
+    host, _, port = address.rpartition(":")
+    if not host.strip("[]") or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"--coordinator_address='{address}' has to be host:port.")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"--coordinator_address='{address}': no such host ({reason}).") from error
+    if not is_first:
+        return
+    family, kind, protocol, _, _ = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", int(port)))  # it will listen on all of this machine's addresses
+        except OSError as error:
+            raise ValueError(
+                f"--coordinator_address='{address}': process 0 cannot listen there "
+                f"({error.strerror}). Take another port, for all processes."
+            ) from error
 
 
 def _fail(error: Exception) -> NoReturn:

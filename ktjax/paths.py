@@ -50,7 +50,7 @@ def of(name: str | os.PathLike) -> Path:
     if kind is None:
         if isinstance(name, Path) and name.parts[:1] in [(f"{known}:",) for known in SCHEMES]:
             raise ValueError(f"pathlib.Path makes '{name}' of a bucket's path: give it as text.")
-        return Path(name)
+        return _at_home(name)
     if kind not in SCHEMES:
         known = ", ".join(f"{known}://" for known in SCHEMES)
         raise ValueError(f"'{name}': paths are of a disk, or begin with {known}.")
@@ -74,7 +74,15 @@ def on_disk(name: str | os.PathLike, field: str) -> Path:
             f"{field}: '{name}' is not on a disk, from which alone images are read (ArrayRecord's "
             "reader, too): copy it, or mount the bucket."
         )
-    return Path(name)
+    return _at_home(name)
+
+
+def _at_home(name: str | os.PathLike) -> Path:
+    """The path, of which no shell has replaced a ~ that stands first: `--workdir=~/run` is such."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(name)
 
 
 def absolute(path: Path) -> Path:

@@ -23,7 +23,7 @@ class Writer:
         if path.exists():
             lines = [
                 line
-                for line in path.read_text(encoding="utf-8").splitlines()
+                for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
                 if self._keep(line, first_step)
             ]
             files.write_whole(path, "".join(f"{line}\n" for line in lines))
@@ -40,9 +40,9 @@ class Writer:
     def _keep(self, line: str, first_step: int) -> bool:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
-            return False  # the process died while it wrote this line
-        return record["run"] != self._run or record["step"] <= first_step
+            return record["run"] != self._run or record["step"] <= first_step
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return False  # the process died while it wrote this line, or a disk damaged it
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One record: metrics after `step` completed updates."""

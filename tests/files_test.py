@@ -50,3 +50,10 @@ def test_what_names_no_file(name):
     for call in (files.last_part, lambda name: files.short_names([name])):
         with pytest.raises(ValueError, match="has no name that files could be called by"):
             call(name)
+
+
+def test_many_long_names_are_one_that_files_can_have():
+    names = [f"vit_large_patch14_reg4_dinov2.lvd142m_{i}_ä" for i in range(6)]
+    first, other = files.joined(names), files.joined([*names[:5], "else"])
+    assert first != other and first.startswith(names[0]) and len(first.encode()) < 140
+    assert files.joined(names[:2]) == "+".join(names[:2])

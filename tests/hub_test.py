@@ -497,7 +497,7 @@ def test_a_repository_in_parts(classifier, folder, tmp_path, monkeypatch):
 def test_a_class_of_the_hub_that_ktjax_lacks_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(importing, "_has", lambda package: package != "torch")
     monkeypatch.setattr(
-        huggingface_hub, "hf_hub_download", lambda _, file, revision=None: str(tmp_path / file)
+        huggingface_hub, "hf_hub_download", lambda _, file, revision: str(tmp_path / file)
     )
     config = {"model_type": "swinv2", "architectures": ["Swinv2ForImageClassification"]}
     (tmp_path / weights.CONFIG).write_text(json.dumps(config))

@@ -93,3 +93,27 @@ def test_second_interrupt_stops_at_once():
     assert job.poll() is None
     job.send_signal(signal.SIGINT)
     assert job.wait(timeout=10) == -signal.SIGINT
+
+
+def test_an_interrupt_that_python_ignores_comes_again():
+    """What is raised while an object is deleted reaches nobody."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from ktjax import interruption\n"
+        "interruption.listen()\n"
+        "class Deleted:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(0.01)\n"
+        "try:\n"
+        "    Deleted()\n"
+        "    for _ in range(1000):\n"
+        "        time.sleep(0.01)\n"
+        "except interruption.Interrupted:\n"
+        "    sys.exit(interruption.EXIT_CODE)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=kill.ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == interruption.EXIT_CODE
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+from pathlib import Path
 
 import buckets
 import pytest
@@ -160,3 +161,10 @@ def test_study_in_a_bucket(bucket, noisy, quartet):
     assert len(found["rows"]) == 2 and all(row["error"] is None for row in found["rows"])
     assert not [name for name in buckets.Bucket.store if name.endswith(".lease") or "@" in name]
     assert study.run(config, str(bucket / "study"))["rows"] == found["rows"]
+
+
+def test_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.of("~/run") == paths.on_disk("~/run", "data") == tmp_path / "run"
+    assert paths.of("~nobody-has-this-name/run") == Path("~nobody-has-this-name/run")
+    assert paths.of("a/~") == Path("a/~")

@@ -31,6 +31,7 @@ def make_run(**fields):
         "robustness": {"imagenet_a": {"before": 1.0, "after": 2.0, "delta": 1.0}},
         "history": [ENTRY | {"taught_1": 40.0}, ENTRY | {"stage": 2}],
         "stages": [],
+        "checkpoint": {"path": "checkpoints/kl-a-1/8", "digest": "ab12"},
         **{"learning_rate": 0.1, "control": "xe-0.1", "net": 0.25, "net_se": 0.5},
     } | fields
 
@@ -75,14 +76,14 @@ def test_records_are_the_same_json(results):
 def test_what_a_pretrain_row_lacks_is_none(results):
     lacking = ("taught_by", "taught_positive_flips", "taught_negative_flips", "temperatures")
     lacking += ("learning_rate", "control", "net", "net_se")
-    lacking += ("weights", "tune_delta", "exported", "least_gain")
+    lacking += ("weights", "tune_delta", "exported", "least_gain", "checkpoint")
     runs = [{k: v for k, v in make_run().items() if k not in (*lacking, "stages")}]
     model = {"accuracy": 50.0, "parameters": 7, "origin": "here"}
     others = {"job": "pretrain", "runs": runs, "models": {"a": model}}
     for name in ("controls", "outcomes", "served"):
         del results[name]
     found = rows.read(results | others)
-    assert [getattr(found.runs[0], name) for name in lacking] == [None] * 12
+    assert [getattr(found.runs[0], name) for name in lacking] == [None] * 13
     assert found.runs[0].stages == ()
 
 

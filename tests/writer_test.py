@@ -73,6 +73,14 @@ def test_half_written_line_is_dropped(tmp_path):
         assert steps_of(tmp_path, "one") == ([2, 4, 6] if cut == 1 else [2, 6])
 
 
+def test_damaged_lines_are_dropped(tmp_path):
+    write(tmp_path, "one", [2, 4])
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b"5\nnull\n[]\n{}\n" + b"\xff\xfe\n" + b"[" * 100_000 + b"\n")
+    write(tmp_path, "one", [6], first_step=4)
+    assert steps_of(tmp_path, "one") == [2, 4, 6]
+
+
 def test_tensorboard(tmp_path):
     write(tmp_path, "one", [2, 4])
     scalars = [

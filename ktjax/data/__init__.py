@@ -219,7 +219,7 @@ def _check_counts(label_N: np.ndarray, classes: Sequence[str], *, least: int) ->
 def _open(name: str, data_dir: str | None) -> Parts:
     check(name)
     if name.startswith(_FOLDER):
-        return _of_folder(Path(name.removeprefix(_FOLDER)))
+        return _of_folder(paths.on_disk(name.removeprefix(_FOLDER), "data"))
     if name.startswith("glyphs"):
         # It imports Matplotlib, and TFDS takes a third of a second: only who asks for them waits.
         from ktjax.data import glyphs

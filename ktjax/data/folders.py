@@ -5,6 +5,7 @@ lists that lie beside their images.
 """
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -49,11 +50,7 @@ def read(folder: Path) -> Folder:
         found = layout(folder)
         if found is not None:
             return found
-    below = {
-        split: next((folder / name for name in names if (folder / name).is_dir()), None)
-        for split, names in SPLIT_NAMES.items()
-    }
-    below = {split: path for split, path in below.items() if path is not None}
+    below = _splits(folder)
     if not below or _is_class(folder, list(below.values())):
         files, classes = _list(folder, folder)
         return Folder({"all": files}, classes)
@@ -72,12 +69,30 @@ def read(folder: Path) -> Folder:
     return Folder(splits, classes)
 
 
+def _splits(folder: Path) -> dict[str, Path]:
+    """The folders of splits, which people write in any case; ValueError if two are of one split."""
+    there: dict[str, list[Path]] = {}
+    for path in sorted(_seen(folder)):
+        if path.is_dir():
+            there.setdefault(path.name.lower(), []).append(path)
+    found = {}
+    for split, names in SPLIT_NAMES.items():
+        paths = next((there[name] for name in names if name in there), [])
+        if len(paths) > 1:
+            raise ValueError(
+                f"'{folder}' holds both {paths[0].name} and {paths[1].name}: keep one."
+            )
+        if paths:
+            found[split] = paths[0]
+    return found
+
+
 def _is_class(folder: Path, splits: list[Path]) -> bool:
     """Whether the one folder with the name of a split is a class, such as trains beside buses."""
     if len(splits) > 1 or not _images(splits[0], folder)[0]:
         return False
     known = {name for names in SPLIT_NAMES.values() for name in names}
-    others = (path for path in _seen(folder) if path.is_dir() and path.name not in known)
+    others = (path for path in _seen(folder) if path.is_dir() and path.name.lower() not in known)
     return any(_images(path, folder)[0] for path in others)
 
 
@@ -89,6 +104,7 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
         images, others = _images(directory, root)
         left_out += others
         if images:
+            _check_name(directory)
             labels += [len(classes)] * len(images)
             classes.append(directory.name)
             files += images
@@ -109,6 +125,17 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
             f"with {', '.join(EXTENSIONS)} files, of two classes or more."
         )
     return Listed(files, np.asarray(labels, np.int32)), tuple(classes)
+
+
+def _check_name(directory: Path) -> None:
+    """Raises ValueError where a class has a name that no results.json could hold."""
+    try:
+        directory.name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"The class {os.fsencode(directory.name)!r} has a name that is not UTF-8: rename the "
+            "folder."
+        ) from None
 
 
 def _images(folder: Path, root: Path) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from ktjax.classifier import Classifier
 from ktjax.data import imagenet, pipeline, robustness, sources
 from ktjax.data.robustness import RobustnessSet
 from ktjax.data.sources import Source
-from ktjax.experiment import shared, workdir
+from ktjax.experiment import estimate, shared, workdir
 from ktjax.settings.data import Data, TrainingData
 from ktjax.settings.training import Training
 from ktjax.targets import describe
@@ -322,8 +322,9 @@ def prepare(
     """
     check_models(loaded, classifiers)
     good = once("good images", lambda: without_bad(settings, loaded))
-    settings.durations(len(good.dataset.train))
     how = reading(settings, classifiers)
+    needs = estimate.of_training(settings, len(good.dataset.train), how, classifiers)
+    estimate.check(needs, how, folder)
     say_crops(how, classifiers)
     splits = once(("splits", how), lambda: open_splits(settings, good, how))
     refuse(splits)

@@ -208,10 +208,13 @@ def _is_dead(file: Path, expiry: float) -> bool:
 
 def _runs_here(holder: Mapping[str, Any]) -> bool | None:
     """Whether a holder of this machine is alive; None: only its own machine can tell."""
-    if _processes() is None or (holder["boot"], holder.get("processes")) != (_boot(), _processes()):
+    if _processes() is None or (holder.get("boot"), holder.get("processes")) != (
+        _boot(),
+        _processes(),
+    ):
         return None
     try:
-        os.kill(holder["process"], 0)
+        os.kill(int(holder["process"]), 0)
     except ProcessLookupError:
         return False
     except OSError:  # it is another user's

@@ -57,7 +57,11 @@ def finished(
     except OSError as error:
         raise unusable(workdir, error) from error
     if report and parallel.is_first():
-        print(f"Finished before.\n\n{tables.as_text(results)}\nReport: {workdir / files.REPORT}")
+        try:
+            text = tables.as_text(results)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:  # as in results_in
+            raise _damaged(workdir / files.RESULTS, error) from error
+        print(f"Finished before.\n\n{text}\nReport: {workdir / files.REPORT}")
     return results
 
 
@@ -72,11 +76,15 @@ def results_in(workdir: Path) -> Results:
     found = files.read_json(path)
     try:
         return rows.read(found)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:  # of another shape
-        raise ValueError(
-            f"'{path}' is not as ktjax writes it ({error}). Delete it: started again, the job "
-            "goes on from its checkpoints."
-        ) from error
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # of another shape
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"'{path}' is not as ktjax writes it ({error}). Delete it: started again, the job goes on "
+        "from its checkpoints."
+    )
 
 
 def config_of(workdir: Path) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from ktjax.analysis.predictions import Predictions
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier, Output
 from ktjax.data import imagenet, pipeline
-from ktjax.experiment import inputs
+from ktjax.experiment import estimate, inputs
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.complementarity import CLIP, Complementarity
 
@@ -88,9 +88,10 @@ def execute(
     named_CxC = _similarity_of_names(settings, dataset)
     dataset = inputs.without_bad(settings, loaded, names=read).dataset
     source = dataset.validation
+    reading = inputs.reading(settings, blanks.values())
+    estimate.check(estimate.of_evaluation(settings, reading), reading, workdir)
     workdir_lib.claim(workdir, settings, dataset, held=held)
 
-    reading = inputs.reading(settings, blanks.values())
     inputs.say_crops(reading, blanks.values())
     answers = _answers(settings, workdir, dataset, reading)
     facts = {

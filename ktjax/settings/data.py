@@ -1,19 +1,24 @@
 """What a config says about data."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
+from pydantic import Field
 
 from ktjax.settings.record import (
-    Amount,
+    NUMBER,
     Count,
+    Cropped,
     Name,
     NotNegative,
+    OtherWorkers,
     Part,
     Positive,
     Record,
     Share,
+    Side,
+    Workers,
 )
 
 # The names of tables that would be slow to import; settings_test.py holds them equal.
@@ -44,11 +49,11 @@ class Data(Record):
     max_examples: Count | None
     on_bad_image: Literal["error", "skip"]
     classes: Literal["names", "position"]
-    image_size: Count | None
-    crop_pct: Share | None
+    image_size: Side | None
+    crop_pct: Cropped | None
     interpolation: Interpolation | None
-    cache_gb: Amount
-    decode_threads: Count
+    cache_gb: Annotated[float, NUMBER, Field(ge=0, le=2**20)]
+    decode_threads: Workers
     eval_batch_size: Count
 
     @classmethod
@@ -67,7 +72,7 @@ class TrainingData(Data):
     train_fraction: Share
     subset_seed: NotNegative
     crop_scale: tuple[Positive, Positive] | None
-    decode_processes: NotNegative
+    decode_processes: OtherWorkers
     augment: Augment
 
     @pydantic.model_validator(mode="after")

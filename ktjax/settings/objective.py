@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ktjax.settings.record import NUMBER, Amount, BelowOne, Count, Positive, Record
+from ktjax.settings.record import NUMBER, Amount, AtLeastTwo, BelowOne, Count, Positive, Record
 
 Flips = Annotated[tuple[Literal["positive", "negative", "neutral"], ...], Field(min_length=1)]
 
@@ -34,7 +34,7 @@ class Entry(_Named):
 
 class _Softened(Entry):
     temperature: Positive
-    top_k: Annotated[int, Field(ge=2)] | None
+    top_k: AtLeastTwo | None
     standardized: bool
 
 
@@ -217,7 +217,7 @@ class XeControl(_Control):
 
 class _SoftenedControl(_Control):
     temperature: Positive
-    top_k: Annotated[int, Field(ge=2)] | None
+    top_k: AtLeastTwo | None
     standardized: bool
 
 

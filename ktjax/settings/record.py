@@ -5,6 +5,7 @@ it takes. Records have no defaults: these stand in the config files. No JAX.
 """
 
 import difflib
+import math
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
@@ -14,26 +15,49 @@ import pydantic
 import pydantic_core
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-_MOST = 2**31 - 1  # of what counts steps, images or bytes of a batch
+MOST = 2**31 - 1  # of what counts steps, images or bytes of a batch
+_READABLE = 80  # characters of a value, in a sentence
+_LONGEST = 255  # bytes of a part of a path
+_SMALLEST, _LARGEST = 1e-30, 1e30  # float32 holds these, and some products
 
 
 def _number(value: Any) -> Any:
-    """To Python True is a number, and to pydantic too."""
+    """To Python True is a number, and to pydantic too; and float32 makes 0 or inf of some."""
     if isinstance(value, bool):
         raise pydantic_core.PydanticKnownError("float_type")
+    finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if finite and value and not _SMALLEST <= abs(value) <= _LARGEST:
+        raise pydantic_core.PydanticCustomError("float32", "such that float32 holds it")
     return value
 
 
 NUMBER = BeforeValidator(_number)
-Count = Annotated[int, Field(ge=1, le=_MOST)]
-NotNegative = Annotated[int, Field(ge=0, le=_MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
+NotNegative = Annotated[int, Field(ge=0, le=MOST)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the 32 bits that JAX takes
 Positive = Annotated[float, NUMBER, Field(gt=0)]
 Amount = Annotated[float, NUMBER, Field(ge=0)]
 Share = Annotated[float, NUMBER, Field(gt=0, le=1)]  # of something, not nothing
 Part = Annotated[float, NUMBER, Field(gt=0, lt=1)]  # likewise, and not all
 BelowOne = Annotated[float, NUMBER, Field(ge=0, lt=1)]
-Name = Annotated[str, StringConstraints(min_length=1)]
+Side = Annotated[int, Field(ge=1, le=2**14)]  # of an image, in pixels
+Workers = Annotated[int, Field(ge=1, le=1024)]  # threads or processes of a machine
+OtherWorkers = Annotated[int, Field(ge=0, le=1024)]  # likewise, or none
+# timm's: the share of the shorter side that a centered crop shows; the smallest in use is 0.8.
+Cropped = Annotated[float, NUMBER, Field(ge=0.1, le=1)]
+
+
+def _name(value: str) -> str:
+    """What names files or models: text that a file system and a terminal take."""
+    if not value.strip() or not value.isprintable():
+        raise pydantic_core.PydanticCustomError("name", "a name, of printable characters")
+    if any(len(part.encode()) > _LONGEST for part in value.split("/")):
+        raise pydantic_core.PydanticCustomError("long", "a name that file systems take: shorter")
+    return value
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_name)]
 
 
 def _unchangeable(mapping: dict[Any, Any]) -> Mapping[Any, Any]:
@@ -108,6 +132,7 @@ _WANTED = {
     "bool_type": "True or False",
     "string_type": "text",
     "string_too_short": "a name",
+    "string_too_long": "a name of {max_length} characters at most",
     "tuple_type": "a tuple",
     "too_short": "{min_length} or more",
     "too_long": "{max_length} at most",
@@ -132,16 +157,22 @@ def _sentence(fault: Mapping[str, Any], record: type[Record]) -> str:
         return f"config lacks the field '{'.'.join(place)}.objective'."
     if kind == "union_tag_invalid":
         known = context["expected_tags"].replace("'", "")
-        return f"{field}.objective='{context['tag']}' is not known. Known: {known}."
-    value = fault["input"]
+        return f"{field}.objective={_shown(context['tag'])} is not known. Known: {known}."
+    value = _shown(fault["input"])
     if kind == "literal_error":
         known = context["expected"].replace("'", "").replace(" or ", ", ")
-        return f"{field}={value!r} is not known. Known: {known}."
-    if kind in ("too_short", "too_long") and not isinstance(value, str):
+        return f"{field}={value} is not known. Known: {known}."
+    if kind in ("too_short", "too_long"):
         wanted = _WANTED[kind].format(**context)
         return f"{field} has {context.get('actual_length', 0)} entries, and takes {wanted}."
     wanted = _WANTED.get(kind, fault["msg"]).format(**context)
-    return f"{field}={value!r} has to be {wanted}."
+    return f"{field}={value} has to be {wanted}."
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence: on one line, and cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _READABLE else f"{text[: _READABLE - 3]}..."
 
 
 def _place(loc: tuple[str | int, ...]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, Self
 
 import pydantic
 
-from ktjax.settings.record import Amount, BelowOne, Count, Positive, Record
+from ktjax.settings.record import MOST, Amount, BelowOne, Count, Positive, Record
 
 
 class Durations(NamedTuple):
@@ -75,4 +75,9 @@ class Run(Record):
         count = steps if epochs is None else epochs * steps_per_epoch
         if count is None or not math.isfinite(count) or round(count) < 1:
             raise ValueError(f"config.{name}_steps or config.{name}_epochs comes to {count} steps.")
+        if round(count) > MOST:
+            raise ValueError(
+                f"config.{name}_steps or config.{name}_epochs comes to {count:.3g} steps, and "
+                f"{MOST:,} are the most."
+            )
         return round(count)

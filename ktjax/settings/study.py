@@ -9,7 +9,17 @@ from pydantic import Field
 
 from ktjax.settings.data import Interpolation
 from ktjax.settings.objective import Entry, SlowWeights
-from ktjax.settings.record import Amount, Count, Name, NotNegative, Positive, Record, Seed, Share
+from ktjax.settings.record import (
+    NUMBER,
+    Amount,
+    Count,
+    Cropped,
+    Name,
+    NotNegative,
+    Record,
+    Seed,
+    Side,
+)
 from ktjax.settings.transfer import Methods, Transfer
 
 # How a study is started, which is no part of what it finds.
@@ -39,15 +49,15 @@ class Study(Methods):
     pairs_seed: Seed
 
     # One batch for all pairs: one more model must not change what the others see.
-    image_size: Count
-    crop_pct: Share
+    image_size: Side
+    crop_pct: Cropped
     interpolation: Interpolation
 
     keep: Literal["all", "best", "none"]
     engine: Literal["local", "ray"]
     shard: Name | None
     only_failed: bool
-    lease_expiry: Positive
+    lease_expiry: Annotated[float, NUMBER, Field(gt=0, le=86400)]  # seconds
     ray: Ray
 
     @pydantic.model_validator(mode="after")

@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from ktjax.settings import objective
-from ktjax.settings.record import FROZEN, BelowOne, Count, Name, Positive, Seed
+from ktjax.settings.record import FROZEN, AtLeastTwo, BelowOne, Count, Name, Positive, Seed
 from ktjax.settings.training import Training
 
 
@@ -25,7 +25,7 @@ class Methods(Training):
     export: Literal["last", "best", "no_regret"]
     targets: Literal["live", "stored"]
     store: Name | None
-    store_top_k: Annotated[int, Field(ge=2)] | None
+    store_top_k: AtLeastTwo | None
     views: Count | None
 
     def identity(self) -> dict[str, Any]:

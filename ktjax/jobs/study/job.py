@@ -80,6 +80,7 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     )
     dataset = transfer.load_data(whole, shared).dataset
     transfer.check_labels(whole, dataset)
+    settings.durations(len(dataset.train))
     labeled = dataset.train.labeled
     asked = plan.plan(settings, labeled=labeled)
     every = claim(workdir, settings, dataset, overwrite=overwrite)

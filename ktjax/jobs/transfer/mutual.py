@@ -46,7 +46,7 @@ def _run(
     settings, splits = start.settings, start.splits
     names = (settings.student, *settings.teachers)
     short = files.short_names(names)
-    run = f"{label}-{'+'.join(short.values())}-{seed}"
+    run = f"{label}-{files.joined(list(short.values()))}-{seed}"
     (rate,) = plan.rates(settings, label)
     fitted = training.fit(
         setup.make_recipe(

@@ -99,7 +99,7 @@ def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
                 teachers = tuple(ORDERS[settings.order](teachers, accuracy, seed))
             asks = objectives.OBJECTIVES[entry.objective].teachers
             for stages in strategy.stages(teachers) if asks else [((),)]:
-                called = "+".join(short[teacher] for stage in stages for teacher in stage)
+                called = files.joined([short[teacher] for stage in stages for teacher in stage])
                 name = "-".join(filter(None, (label, called, str(seed))))
                 stage_names = (name,)
                 if len(stages) > 1:

@@ -19,7 +19,7 @@ from safetensors import numpy as safetensors_numpy
 
 from ktjax import files, paths
 from ktjax.classifier import CROP_MODES, Classifier, InputSpec, Variables
-from ktjax.models.checkpoints import card, entries, hf, layouts
+from ktjax.models.checkpoints import card, entries, fields, hf, layouts
 from ktjax.models.checkpoints.catalogue import TIMM
 from ktjax.models.checkpoints.layouts import Layout
 
@@ -61,9 +61,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"lacks {', '.join(sorted(needed))}."
         )
     spec = config["pretrained_cfg"]
-    needed = {"input_size", "mean", "std", "interpolation", "crop_pct"} - set(spec)
+    wanted = {"input_size", "mean", "std", "interpolation", "crop_pct"}
+    needed = wanted - set(spec) if isinstance(spec, dict) else set()
     if needed:
         raise ValueError(f"pretrained_cfg in {folder / CONFIG} lacks {', '.join(sorted(needed))}.")
+    fields.check(config, str(folder / CONFIG))
     check_cfg(spec, str(folder / CONFIG))
     config = {"format": "timm", "origin": f"pretrained {folder.name}"} | config
     config["model_args"] = config.get("model_args") or {}

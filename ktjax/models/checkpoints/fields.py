@@ -1,0 +1,59 @@
+"""Types of what a model's config.json holds: other programs write it, and people edit it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_LARGEST = 2**14  # side of an image, in pixels
+_MOST = 10**7  # classes
+
+
+def check(config: Mapping[str, Any], path: str) -> None:
+    """Raises ValueError, with the field, unless its fields are of the types that timm writes."""
+    spec = config["pretrained_cfg"]
+    if not isinstance(spec, dict):
+        raise _unlike(path, "pretrained_cfg", spec, "a mapping of names")
+    for name in ("architecture", "format", "origin"):
+        if name in config and not isinstance(config[name], str):
+            raise _unlike(path, name, config[name], "text")
+    count = config["num_classes"]
+    if not _is_whole(count) or not 0 <= count <= _MOST:
+        raise _unlike(path, "num_classes", count, "a whole number")
+    if not isinstance(config.get("model_args") or {}, dict):
+        raise _unlike(path, "model_args", config["model_args"], "a mapping of names")
+    for place in (config, spec):
+        labels = place.get("label_names")
+        if labels and not (
+            isinstance(labels, list) and all(isinstance(one, str) for one in labels)
+        ):
+            raise _unlike(path, "label_names", labels, "a list of names")
+    _check_input(spec, path)
+
+
+def _check_input(spec: Mapping[str, Any], path: str) -> None:
+    for name in ("mean", "std"):
+        numbers = spec.get(name)
+        if not isinstance(numbers, list | tuple) or not all(map(_is_number, numbers)):
+            raise _unlike(path, name, numbers, "a list of numbers")
+    size = spec.get("input_size")
+    whole = isinstance(size, list | tuple) and len(size) == 3 and all(map(_is_whole, size))
+    if not whole or not all(0 < side <= _LARGEST for side in size):
+        raise _unlike(path, "input_size", size, "three whole numbers: channels, height, width")
+    share = spec.get("crop_pct")
+    if not _is_number(share) or not 0 < share <= 1:
+        raise _unlike(path, "crop_pct", share, "above 0, at most 1")
+    if not isinstance(spec.get("interpolation"), str):
+        raise _unlike(path, "interpolation", spec.get("interpolation"), "text")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and abs(value) < 1e30  # no NaN either
+
+
+def _unlike(path: str, name: str, value: Any, wanted: str) -> ValueError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return ValueError(f"{path} has {name}={shown}, which has to be {wanted}.")
