@@ -192,9 +192,8 @@ def download(repository: str, file: str) -> Path:
         copy.
     """
     given, _, revision = repository.partition("@")
-    fetch = huggingface_hub.hf_hub_download
     try:
-        return Path(fetch(given, file, revision=revision) if revision else fetch(given, file))
+        return Path(huggingface_hub.hf_hub_download(given, file, revision=revision or None))
     except errors.GatedRepoError as error:
         raise ValueError(
             f"'{repository}' is gated: accept its terms on huggingface.co, then log in with "
