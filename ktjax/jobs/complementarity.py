@@ -214,7 +214,9 @@ def _answers(
         return pipeline.open_split(getattr(dataset, split), reading, name=f"{dataset.name} {split}")
 
     answers = {}
-    for i, (name, load) in enumerate(progress.bar(loads.items(), desc="models", unit="model")):
+    random = f" and {len(settings.random_students)} controls" if settings.random_students else ""
+    bar = progress.bar(loads.items(), desc=f"{len(settings.models)} models{random}", unit="model")
+    for i, (name, load) in enumerate(bar):
         # The config is this workdir's: its i-th model is always the same.
         interruption.stop_if_asked()
         path = folder / f"{i:03}-{Path(name).name}.safetensors"
