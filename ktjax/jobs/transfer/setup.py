@@ -16,7 +16,6 @@ from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
 from ktjax.jobs.transfer import plan
 from ktjax.joint import Joint
-from ktjax.models.checkpoints import card
 from ktjax.settings.transfer import Transfer
 
 
@@ -111,16 +110,7 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
     if not parallel.is_first():
         return
     folder, settings = setup.workdir / files.STUDENTS / row.run, setup.settings
-    command = card.command(
-        "transfer",
-        student=card.told(settings.student),
-        teachers="+".join(map(card.told, settings.teachers)),
-        data=card.told(settings.data),
-        objectives=row.objective if row.teachers else "",
-    )
-    exports.write(
-        model, folder, row, data=settings.data, validation=setup.splits.validation, command=command
-    )
+    exports.write(model, folder, row, data=settings.data, validation=setup.splits.validation)
     if not setup.report:
         return
     change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
