@@ -21,7 +21,8 @@ from ktjax.analysis.predictions import Predictions
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier, Output
 from ktjax.data import imagenet, pipeline
-from ktjax.experiment import inputs
+from ktjax.data.sources import Source
+from ktjax.experiment import evaluation, inputs
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.complementarity import CLIP, Complementarity
 
@@ -79,6 +80,7 @@ def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool =
     dataset = inputs.without_bad(settings, loaded, names=read).dataset
     source = dataset.validation
     workdir_lib.claim(workdir, settings, dataset)
+    inputs.say_turned(settings, dataset, names=("validation",))
 
     reading = inputs.reading(settings, blanks.values())
     answers = _answers(settings, workdir, dataset, reading)
@@ -89,6 +91,7 @@ def execute(settings: Complementarity, workdir: str | Path, *, overwrite: bool =
             "origin": blank.origin,
             "family": models.family(blank.architecture),
             "temperature": float(answers[name].temperature) if settings.calibrate else None,
+            "own_accuracy": _own(settings, name, source, reading, answers),
         }
         for name, blank in blanks.items()
     }
@@ -240,6 +243,23 @@ def _answers(
         else:
             answers[name] = predictions.load(path)
     return answers
+
+
+def _own(
+    settings: Complementarity,
+    name: str,
+    source: Source,
+    reading: pipeline.Reading,
+    answers: Mapping[str, Predictions],
+) -> float | None:
+    """The model's accuracy by its own transform, if the settings ask for it."""
+    if not settings.own_transform:
+        return None
+    interruption.stop_if_asked()
+    model = models.load(name)
+    predict = evaluate.make_predict(model, batch_size=settings.eval_batch_size)
+    known = 100 * float(np.mean(answers[name].correct_N))
+    return evaluation.own_accuracy(model, predict, source, reading, shared=known)
 
 
 def _random_name(architecture: str) -> str:

@@ -46,6 +46,7 @@ class Data(Record):
     image_size: Count | None
     crop_pct: Share | None
     interpolation: Interpolation | None
+    upright: bool
     cache_gb: Amount
     decode_threads: Count
     eval_batch_size: Count

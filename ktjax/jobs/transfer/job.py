@@ -1,7 +1,7 @@
 """One student, one or more teachers: transfers what they know, by each of several objectives."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,19 @@ from ktjax import (
     progress,
     train,
 )
-from ktjax.analysis import controls, flips, measures
-from ktjax.analysis.rows import Results, Run, to_json
+from ktjax.analysis import controls
+from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, inputs, recipes, rows, stores
+from ktjax.experiment import evaluation, inputs, recipes, stores
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
-from ktjax.jobs.transfer import frozen, mutual, plan
-from ktjax.jobs.transfer.setup import Setup
+from ktjax.jobs.transfer import frozen, mutual, plan, shown
+from ktjax.jobs.transfer.setup import Setup, say_what_chance_decides
 from ktjax.models import registry
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import store
 
-_EXAMPLES = 12  # pictures in the report
 # In which transfers may differ that share data, models and what these say.
 _OWN = ("student", "teachers", "strategy", "order", "soup_batch_norm", "seeds", "objectives")
 _OWN += ("controls", "mcl")
@@ -192,6 +191,7 @@ def execute(
         ),
     )
 
+    say_what_chance_decides(settings, len(splits.tune))
     # What is said of images depends on how these are read, and that may depend on the models.
     how = inputs.reading(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
@@ -215,13 +215,9 @@ def execute(
         controls=alone,
         outcomes=controls.outcomes(found),
         served=stores.serve(settings, len(dataset.classes)),
-        models={name: rows.of_model(model, label_N) for name, model in start.models.items()},
-        pairs=[
-            _pair(start, teacher, dataset)
-            for teacher in settings.teachers
-            if start.models[teacher].validation_NxC is not None
-        ],
-        examples=_examples(start, dataset, found, answers) if report else (),
+        models=shown.models(start, dataset, how),
+        pairs=shown.pairs(start, dataset),
+        examples=shown.examples(start, dataset, found, answers) if report else (),
         report=report,
     )
 
@@ -348,50 +344,6 @@ def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
         if not getattr(dataset, name).labeled:
             raise ValueError(
                 f"'{settings.data}' has {name} images without labels: these measure the transfer, "
-                "and need them whatever the objective."
+                "and need them whatever the objective. Set config.eval_data to a data set that has "
+                "them."
             )
-
-
-def _pair(start: Setup, teacher: str, dataset: data.Dataset) -> dict[str, Any]:
-    student = start.settings.student
-    return {"teacher": teacher, "student": student} | measures.of_pair(
-        student_NxC=start.models[student].validation_NxC,
-        teacher_NxC=start.models[teacher].validation_NxC,
-        label_N=start.splits.validation.label_N,
-        classes=dataset.classes,
-        groups=dataset.groups,
-        temperatures_S=evaluation.temperatures((start.models[student], start.models[teacher])),
-    )
-
-
-def _examples(
-    start: Setup,
-    dataset: data.Dataset,
-    found: Sequence[Run],
-    answers: Mapping[str, np.ndarray],
-) -> list[dict[str, Any]]:
-    """Positive flips of the run that improved most, first those that the student has learned."""
-    taught = [row for row in found if row.ensemble_accuracy is not None]
-    if not taught:
-        return []
-    best = max(taught, key=lambda row: row.delta)
-    validation = start.splits.validation
-    after_N = answers[best.run]
-    before_N = start.models[best.student].validation_NxC.argmax(axis=1)
-    teachers = [start.models[name] for name in best.teachers]
-    teachers_KxNxC = np.asarray([teacher.validation_NxC for teacher in teachers])
-    teacher_N = flips.confidence_ensemble(teachers_KxNxC, evaluation.temperatures(teachers))
-    label_N = validation.label_N
-    flipped = np.flatnonzero((teacher_N == label_N) & (before_N != label_N))
-    learned_first = np.argsort(after_N[flipped] != label_N[flipped], kind="stable")
-    return [
-        {
-            "image": validation.take(np.array([i]))[0],
-            "label": dataset.classes[label_N[i]],
-            "teacher": " + ".join(best.teachers),
-            "teacher_says": dataset.classes[teacher_N[i]],
-            "student_says": dataset.classes[before_N[i]],
-            "after_says": dataset.classes[after_N[i]],
-        }
-        for i in flipped[learned_first][:_EXAMPLES]
-    ]
