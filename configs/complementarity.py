@@ -69,6 +69,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
+    config.upright = False  # turn images as their EXIF says; timm, and so its models, do not
+    # Each model's accuracy by its own transform as well, beside that on the batch of all: another
+    # pass over validation for every model whose transform is another.
+    config.own_transform = False
     config.cache_gb = 2.0  # a split up to this size, decoded, stays in memory
     config.decode_threads = 16  # of each process that decodes
     config.eval_batch_size = 512  # over all devices

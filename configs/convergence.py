@@ -90,6 +90,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
+    config.upright = False  # turn images as their EXIF says; timm, and so its models, do not
     # Least and most share of the area that a view shows, cropped at random; None: as above.
     config.crop_scale = config_dict.placeholder(tuple)
     config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped

@@ -100,6 +100,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
+    config.upright = False  # turn images as their EXIF says; timm, and so its models, do not
+    # Each model's accuracy by its own transform as well, beside that on the batch of all: another
+    # pass over validation for every model whose transform is another.
+    config.own_transform = False
     # Least and most share of the area that a view shows, cropped at random; None: as above.
     config.crop_scale = config_dict.placeholder(tuple)
     # Splits up to this size, decoded, stay in memory, unless cropped; and what is stored of a model

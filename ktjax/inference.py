@@ -1,7 +1,8 @@
 """What a model says of images: `ktjax.predict` and `ktjax predict`, for people who use a student.
 
 Images go through the model's own transform, timm's evaluation transform to the bit: resized and
-cropped as its checkpoint says, and normalized on the device. As in timm, EXIF does not turn them.
+cropped as its checkpoint says, and normalized on the device. As in timm, EXIF turns them only where
+that is asked for.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ktjax import models
 from ktjax.classifier import Classifier, Forward, InputSpec
@@ -35,6 +36,7 @@ def predict(
     *,
     top: int = 5,
     batch_size: int = 64,
+    upright: bool = False,
 ) -> list[list[Prediction]]:
     """The most probable classes of each image.
 
@@ -44,6 +46,8 @@ def predict(
         or one of the first three alone.
       top: how many classes; all, if there are no more.
       batch_size: how many images the device sees at a time.
+      upright: files and Pillow images are turned as their EXIF says, for a model that was trained
+        with config.upright.
 
     Returns:
       For each image its classes, the most probable first.
@@ -57,10 +61,12 @@ def predict(
             raise ValueError(f"{name}={count} has to be 1 or more.")
     if isinstance(model, str):
         model = models.load(model)
-    listed = _listed(images)
+    listed, spec = _listed(images), model.input
     found: list[list[Prediction]] = []
     for start in range(0, len(listed), batch_size):
-        image_BxHxWx3 = np.stack([_prepared(i, model.input) for i in listed[start:][:batch_size]])
+        image_BxHxWx3 = np.stack(
+            [_prepared(image, spec, upright) for image in listed[start : start + batch_size]]
+        )
         missing = min(batch_size, len(listed)) - len(image_BxHxWx3)  # one size is compiled once
         padded = np.pad(image_BxHxWx3, [(0, missing), (0, 0), (0, 0), (0, 0)])
         probability_BxC = _probabilities(model.forward, model.input, model.variables, padded)
@@ -86,10 +92,10 @@ def _listed(images: Any) -> list[Any]:
     return [images] if alone else list(images)
 
 
-def _prepared(image: Any, spec: InputSpec) -> np.ndarray:
+def _prepared(image: Any, spec: InputSpec, upright: bool) -> np.ndarray:
     """As the model evaluates it: uint8 [h, w, 3]."""
     return decode.eval_crop(
-        _pixels(image),
+        _pixels(image, upright),
         size=spec.size,
         crop_pct=spec.crop_pct,
         interpolation=spec.interpolation,
@@ -98,15 +104,15 @@ def _prepared(image: Any, spec: InputSpec) -> np.ndarray:
     )
 
 
-def _pixels(image: Any) -> np.ndarray:
+def _pixels(image: Any, upright: bool) -> np.ndarray:
     """As it is: uint8 [H, W, 3]."""
     if isinstance(image, Image.Image):
-        return decode.of_pillow(image)
+        return decode.of_pillow(ImageOps.exif_transpose(image) if upright else image)
     if isinstance(image, str | os.PathLike):
         if not os.path.exists(image):
             raise ValueError(f"There is no image '{image}'.")
         try:
-            return decode.decode(sources.read_file(image))
+            return decode.decode(sources.read_file(image), upright=upright)
         except decode.DecodeError as error:
             raise ValueError(f"'{image}' does not decode: {error}.") from error
     image = np.asarray(image)
@@ -123,9 +129,10 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("model", help="a name or folder, as ktjax.load_model takes it")
     parser.add_argument("image", nargs="+", help="PNG, JPEG and what else Pillow reads")
     parser.add_argument("--top", type=int, default=5, help="classes of each image (%(default)s)")
+    parser.add_argument("--upright", action="store_true", help="turn images as their EXIF says")
     parser.add_argument("--json", action="store_true", help="one JSON object, by image")
     asked = parser.parse_args(words)
-    found = predict(asked.model, asked.image, top=asked.top)
+    found = predict(asked.model, asked.image, top=asked.top, upright=asked.upright)
     if asked.json:
         listed = [[tuple_._asdict() for tuple_ in classes] for classes in found]
         print(json.dumps(dict(zip(asked.image, listed, strict=True)), ensure_ascii=False, indent=1))

@@ -45,6 +45,7 @@ def run(argv: list[str]) -> None:
         config = flags.CONFIG.value
         check_choice("job", config.job, sorted(JOBS))
         trackers.follow(flags.TRACKER.value)
+        logs.STARTED_BY.set(sys.argv[1:])
         job = importlib.import_module(JOBS[config.job])
         job.run(config, flags.WORKDIR.value, overwrite=flags.OVERWRITE.value)
     except interruption.Interrupted:

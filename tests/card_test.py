@@ -38,11 +38,11 @@ def test_the_header_is_what_the_hub_reads(model):
     text = card.text(model, format="timm", training=training())
     data = read(text).data
     assert (data.base_model, data.library_name) == ("timm/a.b", "timm")
-    found = {one.metric_name: one.metric_value for one in data.eval_results}
+    found = {one.metric_name: (one.metric_type, one.metric_value) for one in data.eval_results}
     assert found == {
-        "Accuracy after": 61.25,
-        "Accuracy before": 60.0,
-        "Standard error of the change": 0.5,
+        "Accuracy after": ("accuracy", 61.25),
+        "Accuracy before": ("accuracy", 60.0),
+        "Standard error of the change": ("standard_error", 0.5),
     }
     assert {one.dataset_name for one in data.eval_results} == {"folder:p"}
     assert data.datasets is None and data.license is None
@@ -62,11 +62,37 @@ def test_the_text_is_escaped_and_tells_no_paths(model):
     assert "    ktjax --config=x\n" in text
 
 
-def test_command_of_a_shell():
-    given = card.command("transfer", student="a b", teachers="c+d;rm", data="folder:x\ny")
-    assert given == (
-        "ktjax '--config=transfer:student=a b,teachers=c+d;rm,data=folder:x y' --workdir=FOLDER"
-    )
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["--config=scarce", "--workdir=/home/me/w", "--config.seeds=(1, 2)"],
+            "ktjax --config=scarce '--config.seeds=(1, 2)' --workdir=FOLDER",
+        ),
+        (
+            ["--config=configs/paper/table1.py:student=/me/a/m,teachers=timm/t+hf:x/y"],
+            "ktjax --config=configs/paper/table1.py:student=m,teachers=timm/t+hf:x/y "
+            "--workdir=FOLDER",
+        ),
+        (
+            ["--config", "/me/my.py:data=folder:/me/p", "--config.shard=1/4", "--workdir", "/w"],
+            "ktjax --config=my.py:data=folder:p --config.shard=1/4 --workdir=FOLDER",
+        ),
+        (["--config=x:a;rm -rf"], "ktjax '--config=x:a;rm -rf' --workdir=FOLDER"),
+        (
+            ["--config=x", "--config.store=gs://me/s"],
+            "ktjax --config=x --config.store=s --workdir=FOLDER",
+        ),
+        (None, None),
+    ],
+)
+def test_command_is_the_one_that_was_given(words, expected):
+    assert card.command(words) == expected
+
+
+def test_a_call_from_python_has_no_command(model):
+    text = card.text(model, format="ktjax", training=training(command=None))
+    assert "its workdir holds.\n\n" in text and "--workdir" not in text
 
 
 def test_license_is_the_base_models(model, tmp_path):

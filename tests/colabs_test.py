@@ -81,3 +81,20 @@ def test_quickstart_runs_from_cell_to_cell(tmp_path, monkeypatch, capsys):
 def test_nothing_that_was_printed_is_kept(path):
     for cell in read_cells(path):
         assert not cell.get("outputs")
+
+
+@pytest.mark.full
+def test_a_model_of_ones_own_learns_from_cell_to_cell(tmp_path, monkeypatch, capsys):
+    path = ROOT / "colabs" / "own_model.ipynb"
+    monkeypatch.chdir(path.parent)
+    monkeypatch.syspath_prepend(ROOT)
+    namespace = {"__name__": "__main__"}
+    for number, cell in enumerate(read_cells(path)):
+        if cell["cell_type"] == "code":
+            code = "".join(cell["source"]).replace("/tmp/ktjax_own", str(tmp_path))
+            exec(compile(code, f"{path.name}, cell {number}", "exec"), namespace)
+    (run,) = namespace["results"]["runs"]
+    assert run["accuracy_before"] < 50 and run["accuracy_after"] > 80
+    printed = capsys.readouterr().out
+    for name in ("bars", "checks", "stripes"):
+        assert f"{name}: {name} (" in printed

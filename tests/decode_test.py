@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from ktjax.classifier import CROP_MODES, InputSpec
 from ktjax.data import decode
@@ -278,3 +278,32 @@ def test_large_jpegs_are_decoded_smaller(monkeypatch):
         whole = Image.fromarray(expected).resize((side, side), Image.Resampling.BICUBIC)
         assert np.abs(small.astype(int) - np.asarray(whole)).mean() < 0.6
         assert decoded_at.pop()[:2] == shape
+
+
+def lying(orientation, height=33, width=50):
+    """A photograph whose EXIF says how it lies."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return encode(make_image(height, width), exif=exif, quality=95)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_images_only_where_that_is_asked_for(orientation):
+    encoded = lying(orientation)
+    image = Image.open(io.BytesIO(encoded))
+    assert decode.orientation(encoded) == orientation
+    np.testing.assert_array_equal(decode.decode(encoded), np.asarray(image))
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(decode.decode(encoded, upright=True), upright)
+    drawn = [
+        decode.random_resized_crop(
+            of, size=(9, 9), generator=np.random.default_rng(3), interpolation="bilinear", **how
+        )
+        for of, how in ((encoded, {"upright": True}), (encode(Image.fromarray(upright), "PNG"), {}))
+    ]
+    np.testing.assert_array_equal(*drawn)
+
+
+@pytest.mark.parametrize("encoded", [b"", b"no image", encode(make_image(5, 5)), lying(9)])
+def test_without_a_known_orientation_it_is_upright(encoded):
+    assert decode.orientation(encoded) == 1

@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import ktjax
 from ktjax import main, models
@@ -112,3 +112,15 @@ def test_configs_are_listed(monkeypatch, capsys):
     assert "Arguments: student, teachers, " in told
     with pytest.raises(SystemExit, match="takes no arguments: all"):
         said(monkeypatch, capsys, "configs", "all")
+
+
+def test_a_photograph_is_turned_where_that_is_asked_for(model, photo, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "a.png"
+    Image.fromarray(photo).save(path, exif=exif)
+    as_it_lies, turned = ktjax.predict(model, [photo, np.rot90(photo, -1)], batch_size=1)
+    assert as_it_lies != turned
+    assert ktjax.predict(model, [path, Image.open(path)], batch_size=1) == [as_it_lies] * 2
+    found = ktjax.predict(model, [path, Image.open(path)], batch_size=1, upright=True)
+    assert found == [turned] * 2

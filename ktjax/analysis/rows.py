@@ -106,6 +106,7 @@ class Model:
     accuracy: float
     parameters: int
     origin: str
+    own_accuracy: float | None = None  # by its own transform, with config.own_transform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ class Reading(NamedTuple):
     # Least and most share of the area that a view for training shows; None: views are the same
     # images as for evaluation.
     crop_scale: tuple[float, float] | None = None
+    upright: bool = False  # images are turned as their EXIF says
     cache_gb: float = 2.0  # a split up to this size, decoded, is kept in memory
     threads: int = 16  # in each process that decodes
     processes: int = 0  # how many decode for training; 0: this one does
@@ -94,7 +95,7 @@ class Stream:
         return self._each(
             index_B,
             lambda encoded, index: decode.eval_crop(
-                decode.decode(encoded),
+                decode.decode(encoded, upright=reading.upright),
                 size=(reading.size, reading.size),
                 crop_pct=reading.crop_pct,
                 interpolation=reading.interpolation,
@@ -116,6 +117,7 @@ class Stream:
                 generator=np.random.default_rng([seed, view, index]),
                 scale=reading.crop_scale,
                 interpolation=reading.interpolation,
+                upright=reading.upright,
             ),
         )
 
@@ -219,6 +221,18 @@ def decodable(source: Source, *, threads: int, name: str) -> tuple[np.ndarray, t
             bar.update(len(wrong) - start)
     good_N = np.flatnonzero([sentence is None for sentence in wrong])
     return good_N, tuple(sentence for sentence in wrong if sentence is not None)
+
+
+def turned(source: Source, *, threads: int, most: int = 2_000) -> tuple[int, int]:
+    """(how many images EXIF says to turn, of how many that were looked at, spread evenly)."""
+    if source.draw is not None:
+        return 0, len(source)
+    looked = np.unique(np.linspace(0, max(len(source) - 1, 0), min(len(source), most)).astype(int))
+
+    def one(index: int) -> bool:
+        return decode.orientation(source.read(index)) != 1
+
+    return sum(_pool(threads).map(one, looked.tolist())), len(looked)
 
 
 def train_batches(

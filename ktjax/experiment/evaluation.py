@@ -9,6 +9,8 @@ from ktjax import evaluate as evaluate_lib
 from ktjax import interruption, parallel
 from ktjax.analysis import calibration
 from ktjax.classifier import Classifier
+from ktjax.data import pipeline
+from ktjax.data.sources import Source
 from ktjax.experiment.inputs import Splits
 
 
@@ -108,3 +110,35 @@ def evaluate(
     variables = model.variables if placed is None else placed
     answers = ask(predict, variables, splits, layout=layout, tune=tune)
     return judge(model, answers, splits, calibrate=calibrate)
+
+
+def own_accuracy(
+    model: Classifier,
+    predict: evaluate_lib.Predict,
+    source: Source,
+    how: pipeline.Reading,
+    *,
+    shared: float | None,
+) -> float | None:
+    """Accuracy in percent on images as the model's own transform reads them, timm's to the bit.
+
+    Args:
+      model: of any input.
+      predict: of this model.
+      source: the encoded images.
+      how: the way in which all models read them.
+      shared: the model's accuracy when they are read so.
+
+    Returns:
+      `shared` where that is the model's own way. None where its input is no square, as what is read
+      is one.
+    """
+    spec = model.input
+    own = how._replace(size=spec.size[0], crop_pct=spec.crop_pct, interpolation=spec.interpolation)
+    if spec.size[0] != spec.size[1]:
+        return None
+    if own == how:
+        return shared
+    # Nobody else reads them so: they are not kept.
+    logits_NxC = predict(parallel.replicate(dict(model.variables)), pipeline.Stream(source, own))
+    return evaluate_lib.accuracy(logits_NxC, source.label_N)

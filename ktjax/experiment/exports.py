@@ -5,12 +5,11 @@ from pathlib import Path
 from ktjax.analysis.rows import Run
 from ktjax.classifier import Classifier
 from ktjax.data.pipeline import Split
+from ktjax.experiment import logs
 from ktjax.models.checkpoints import card, weights
 
 
-def write(
-    model: Classifier, folder: Path, row: Run, *, data: str, validation: Split, command: str
-) -> None:
+def write(model: Classifier, folder: Path, row: Run, *, data: str, validation: Split) -> None:
     """Writes a model that was trained, with a card of what its row says.
 
     Args:
@@ -19,7 +18,6 @@ def write(
       row: of its training.
       data: the name of the images that it was trained on.
       validation: what it was measured on.
-      command: what makes it again.
     """
     training = card.Training(
         student=row.student,
@@ -29,6 +27,6 @@ def write(
         before=row.accuracy_before,
         after=row.accuracy_after,
         delta_se=row.delta_se,
-        command=command,
+        command=card.command(logs.STARTED_BY.get()),
     )
     weights.export(model, folder, training=training, accuracy=row.accuracy_after)

@@ -137,7 +137,11 @@ def check_labels(loaded: Loaded) -> None:
     """Raises ValueError unless every image of train, tune and validation has a label."""
     for name in data.SPLITS:
         if not getattr(loaded.dataset, name).labeled:
-            raise ValueError(f"'{loaded.dataset.name}' has {name} images without labels.")
+            raise ValueError(
+                f"'{loaded.dataset.name}' has {name} images without labels, which training with "
+                "labels alone and its measures need; a transfer by kl_dp_unsupervised does without "
+                "those of train, and config.eval_data says what it is measured on."
+            )
 
 
 def check_models(loaded: Loaded, classifiers: Iterable[models.HasClasses]) -> None:
@@ -250,6 +254,22 @@ def without_bad(settings: Data, loaded: Loaded, *, names: Sequence[str] = data.S
     )
 
 
+def say_turned(settings: Data, dataset: data.Dataset, *, names: Sequence[str]) -> None:
+    """Warns of images that EXIF says to turn, where they are taken as they lie."""
+    if settings.upright or not parallel.is_first():
+        return
+    found = [
+        pipeline.turned(getattr(dataset, name), threads=settings.decode_threads) for name in names
+    ]
+    count, looked = (sum(column) for column in zip(*found, strict=True))
+    if count:
+        _LOG.warning(
+            "%s: EXIF says to turn %s of %s images, which are taken as they lie, as by timm; "
+            "config.upright=True turns them.",
+            *(dataset.name, f"{count:,}", f"{looked:,}"),
+        )
+
+
 def reading(settings: Data, classifiers: Iterable[Classifier]) -> pipeline.Reading:
     """How images are read: what the settings leave open, as the model of the largest input wants.
 
@@ -268,6 +288,7 @@ def reading(settings: Data, classifiers: Iterable[Classifier]) -> pipeline.Readi
         interpolation=given(settings.interpolation, largest.interpolation),
         crop_mode=crop_mode,
         fill=largest.fill if crop_mode == "border" else (0, 0, 0),
+        upright=settings.upright,
         cache_gb=settings.cache_gb,
         threads=settings.decode_threads,
     )
@@ -333,6 +354,7 @@ def prepare(
         for model in loaded_weights
     }
     workdir.claim(folder, settings, good.dataset, weights=weights, held=held)
+    once("turned", lambda: say_turned(settings, good.dataset, names=("train", "validation")))
     return good.dataset, splits
 
 

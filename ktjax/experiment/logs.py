@@ -4,7 +4,9 @@ Warnings and errors of ktjax stand in the terminal too.
 """
 
 import contextlib
+import contextvars
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,6 +15,10 @@ import ktjax
 from ktjax import files, parallel, paths
 from ktjax.mirror import Mirror
 
+# The words of the command line that has started this process; None: a program calls ktjax.
+STARTED_BY: contextvars.ContextVar[Sequence[str] | None] = contextvars.ContextVar(
+    "STARTED_BY", default=None
+)
 _OURS, _ALL = logging.getLogger("ktjax"), logging.getLogger()
 
 

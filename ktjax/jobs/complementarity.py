@@ -22,7 +22,8 @@ from ktjax.analysis.predictions import Predictions
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier, Output
 from ktjax.data import imagenet, pipeline
-from ktjax.experiment import estimate, inputs
+from ktjax.data.sources import Source
+from ktjax.experiment import estimate, evaluation, inputs
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.complementarity import CLIP, Complementarity
 
@@ -93,6 +94,7 @@ def execute(
     workdir_lib.claim(workdir, settings, dataset, held=held)
 
     inputs.say_crops(reading, blanks.values())
+    inputs.say_turned(settings, dataset, names=("validation",))
     answers = _answers(settings, workdir, dataset, reading)
     facts = {
         name: {
@@ -101,6 +103,7 @@ def execute(
             "origin": blank.origin,
             "family": models.family(blank.architecture),
             "temperature": float(answers[name].temperature) if settings.calibrate else None,
+            "own_accuracy": _own(settings, name, source, reading, answers),
         }
         for name, blank in blanks.items()
     }
@@ -226,7 +229,9 @@ def _answers(
         return pipeline.open_split(getattr(dataset, split), reading, name=f"{dataset.name} {split}")
 
     answers = {}
-    for i, (name, load) in enumerate(progress.bar(loads.items(), desc="models", unit="model")):
+    random = f" and {len(settings.random_students)} controls" if settings.random_students else ""
+    bar = progress.bar(loads.items(), desc=f"{len(settings.models)} models{random}", unit="model")
+    for i, (name, load) in enumerate(bar):
         # The config is this workdir's: its i-th model is always the same.
         interruption.stop_if_asked()
         path = folder / f"{i:03}-{Path(name).name}.safetensors"
@@ -255,6 +260,23 @@ def _answers(
         else:
             answers[name] = predictions.load(path)
     return answers
+
+
+def _own(
+    settings: Complementarity,
+    name: str,
+    source: Source,
+    reading: pipeline.Reading,
+    answers: Mapping[str, Predictions],
+) -> float | None:
+    """The model's accuracy by its own transform, if the settings ask for it."""
+    if not settings.own_transform:
+        return None
+    interruption.stop_if_asked()
+    model = models.load(name)
+    predict = evaluate.make_predict(model, batch_size=settings.eval_batch_size)
+    known = 100 * float(np.mean(answers[name].correct_N))
+    return evaluation.own_accuracy(model, predict, source, reading, shared=known)
 
 
 def _random_name(architecture: str) -> str:

@@ -14,7 +14,6 @@ from ktjax.analysis.rows import Model, Results, to_json
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, exports, inputs, recipes, rows, supervised
 from ktjax.experiment import workdir as workdir_lib
-from ktjax.models.checkpoints import card
 from ktjax.settings.pretrain import Pretrain
 
 
@@ -72,20 +71,7 @@ def execute(
         trained, row = _train(settings, student, splits, workdir)
         folder = workdir / files.MODELS / row.run
         if parallel.is_first():
-            command = card.command(
-                "pretrain",
-                model=card.told(student.name),
-                data=card.told(settings.data),
-                train=settings.train,
-            )
-            exports.write(
-                trained,
-                folder,
-                row,
-                data=settings.data,
-                validation=splits.validation,
-                command=command,
-            )
+            exports.write(trained, folder, row, data=settings.data, validation=splits.validation)
         found.append(row)
         facts[row.run] = Model(
             accuracy=row.accuracy_after,

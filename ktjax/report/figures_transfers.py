@@ -54,10 +54,9 @@ def success(results: ComplementarityResults, width: float) -> Figure:
         spread = np.linspace(-0.18, 0.18, len(rates)) if len(rates) > 1 else [0.0]
         look = {"marker": style.marker, "color": "white", "markeredgecolor": "black"}
         axes.plot(i + np.asarray(spread), rates, linestyle="", markersize=5, **look)
-    ticks = [f"{name}\n{_means(of)}" for name, of in found.items()]
-    tilt = (
-        {"rotation": 30, "ha": "right"} if len(ticks) > (4 if figures.is_wide(width) else 1) else {}
-    )
+    wide = figures.is_wide(width)
+    ticks = [f"{name}\n{_means(of)}" if wide else name for name, of in found.items()]
+    tilt = {"rotation": 30, "ha": "right"} if len(ticks) > (4 if wide else 1) else {}
     axes.set_xticks(range(len(ticks)), ticks, fontsize=8, **tilt)
     axes.set_xlim(-0.6, len(ticks) - 0.4)
     axes.set_ylim(-4, 104)

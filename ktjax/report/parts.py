@@ -56,12 +56,24 @@ def of_chance(results: Results) -> str:
 def models_table(heading: str, results: Results) -> Table:
     """The accuracy of every model, and where the model comes from."""
     models = sorted(results.models.items(), key=lambda item: -(item[1].accuracy or 0))
-    rows = [[n, _told(m.accuracy, ".2f"), _told(m.parameters, ","), m.origin] for n, m in models]
-    header = ["model", "accuracy %", "parameters", "origin"]
+    own = any(model.own_accuracy is not None for _, model in models)
+    rows = [
+        [
+            *(name, _told(model.accuracy, ".2f")),
+            *[_told(model.own_accuracy, ".2f")] * own,
+            *(_told(model.parameters, ","), model.origin),
+        ]
+        for name, model in models
+    ]
+    header = ["model", "accuracy %", *["own transform %"] * own, "parameters", "origin"]
     note = (
         f"accuracy: share of the {validation_images(results)} that a model answers rightly; "
-        f"{of_chance(results)}. origin: where its weights come from."
+        f"{of_chance(results)}. "
     )
+    if own:
+        note += "own transform: the same, of images as the model's own transform crops and resizes "
+        note += "them, and not as all models see them here. "
+    note += "origin: where its weights come from."
     return Table(heading, header, [rows], words=("model", "origin"), note=note)
 
 

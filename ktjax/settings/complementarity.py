@@ -22,6 +22,7 @@ class Complementarity(Data):
     similarity: Name
     clip_template: Name
     calibrate: bool
+    own_transform: bool
     minival: Part
     transfers: tuple[Name, ...]
 

@@ -52,6 +52,7 @@ class Data(Record):
     image_size: Side | None
     crop_pct: Cropped | None
     interpolation: Interpolation | None
+    upright: bool
     cache_gb: Annotated[float, NUMBER, Field(ge=0, le=2**20)]
     decode_threads: Workers
     eval_batch_size: Count

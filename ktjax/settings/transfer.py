@@ -21,6 +21,7 @@ class Methods(Training):
     controls: Annotated[Mapping[str, objective.Control], FROZEN]
     mcl: Annotated[Mapping[str, objective.SlowWeights], FROZEN]
     calibrate: bool
+    own_transform: bool
     drop_path_rate: BelowOne | None
     export: Literal["last", "best", "no_regret"]
     targets: Literal["live", "stored"]

@@ -24,13 +24,12 @@ from ktjax import (
 from ktjax.analysis import controls
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, inputs, recipes, rows, stores
+from ktjax.experiment import evaluation, inputs, recipes, stores
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
-from ktjax.jobs.transfer import found as found_lib
-from ktjax.jobs.transfer import frozen, mutual, plan
-from ktjax.jobs.transfer.setup import Setup
+from ktjax.jobs.transfer import frozen, mutual, plan, shown
+from ktjax.jobs.transfer.setup import Setup, say_what_chance_decides
 from ktjax.models import registry
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import store
@@ -203,6 +202,7 @@ def execute(
         ),
     )
 
+    say_what_chance_decides(settings, len(splits.tune))
     # What is said of images depends on how these are read, and that may depend on the models.
     how = inputs.reading(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
@@ -226,13 +226,9 @@ def execute(
         controls=alone,
         outcomes=controls.outcomes(found),
         served=stores.serve(settings, len(dataset.classes)),
-        models={name: rows.of_model(model, label_N) for name, model in start.models.items()},
-        pairs=[
-            found_lib.pair(start, teacher, dataset)
-            for teacher in settings.teachers
-            if start.models[teacher].validation_NxC is not None
-        ],
-        examples=found_lib.examples(start, dataset, found, answers) if report else (),
+        models=shown.models(start, dataset, how),
+        pairs=shown.pairs(start, dataset),
+        examples=shown.examples(start, dataset, found, answers) if report else (),
         report=report,
     )
 
@@ -359,5 +355,6 @@ def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
         if not getattr(dataset, name).labeled:
             raise ValueError(
                 f"'{settings.data}' has {name} images without labels: these measure the transfer, "
-                "and need them whatever the objective."
+                "and need them whatever the objective. Set config.eval_data to a data set that has "
+                "them."
             )

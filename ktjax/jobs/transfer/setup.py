@@ -1,5 +1,6 @@
 """What all runs of a transfer share: data, models, and what these say before it."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +17,10 @@ from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
 from ktjax.jobs.transfer import plan
 from ktjax.joint import Joint
-from ktjax.models.checkpoints import card
 from ktjax.settings.transfer import Transfer
+
+_LOG = logging.getLogger(__name__)
+_FEW = 500  # images of tune: a standard error of up to 2.2 points
 
 
 class Done(NamedTuple):
@@ -50,6 +53,23 @@ class Setup(NamedTuple):
         if tune_NxC is None:
             return float("nan")
         return evaluate.accuracy(tune_NxC, self.splits.tune.label_N)
+
+
+def say_what_chance_decides(settings: Transfer, images: int) -> None:
+    """Warns where tune has so few images that what it decides is drawn by lot."""
+    decided = {
+        "learning rates": any(one.learning_rate is None for one in settings.objectives.values()),
+        "the control": bool(settings.controls),
+        "the weights to export": settings.export != "last",
+    }
+    of_tune = [what for what, is_so in decided.items() if is_so]
+    if images < _FEW and of_tune and parallel.is_first():
+        _LOG.warning(
+            "tune has %d images, on which an accuracy is known to %.1f points (standard error): %s "
+            "chosen by it %s chosen by chance. A larger config.minival, or a tune split, helps.",
+            *(images, 50 / images**0.5, " and ".join(of_tune)),
+            "is" if of_tune == ["the control"] else "are",
+        )
 
 
 def classifiers(setup: Setup) -> list[Classifier]:
@@ -111,16 +131,7 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
     if not parallel.is_first():
         return
     folder, settings = setup.workdir / files.STUDENTS / row.run, setup.settings
-    command = card.command(
-        "transfer",
-        student=card.told(settings.student),
-        teachers="+".join(map(card.told, settings.teachers)),
-        data=card.told(settings.data),
-        objectives=row.objective if row.teachers else "",
-    )
-    exports.write(
-        model, folder, row, data=settings.data, validation=setup.splits.validation, command=command
-    )
+    exports.write(model, folder, row, data=settings.data, validation=setup.splits.validation)
     if not setup.report:
         return
     change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"

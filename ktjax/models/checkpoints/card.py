@@ -6,6 +6,7 @@ text is escaped, and of a path that is no name on the hub the last part alone is
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ _MARK = "<!-- written by ktjax: delete this line, and the file is yours -->"
 _LIBRARIES = {"ktjax": "ktjax", "timm": "timm", "hf": "transformers"}
 _DATASETS = {"imagenet2012": "ILSVRC/imagenet-1k"}  # what the hub calls them
 _ZOO = "glyphs/"
+# A word with a slash in a flag's value, with the `hf:`, `folder:` or `gs:/` before it.
+_WORD = r"[^\s/,+=:'\"()\[\]]"
+_PATH = re.compile(rf"(?:\w+:/?)?{_WORD}*(?:/{_WORD}+)+")
 
 
 class Training(NamedTuple):
@@ -31,14 +35,29 @@ class Training(NamedTuple):
     before: float
     after: float
     delta_se: float
-    command: str
+    command: str | None  # None: it was called from Python
 
 
-def command(config: str, **arguments: str) -> str:
-    """The command line of a job; paths are cut to their last part."""
-    given = ",".join(f"{name}={value}" for name, value in arguments.items())
-    words = ["ktjax", f"--config={config}:{' '.join(given.split())}", "--workdir=FOLDER"]
-    return shlex.join(words)
+def command(words: Sequence[str] | None) -> str | None:
+    """The command line that names the same config and fields; of paths the last part is told.
+
+    Args:
+      words: of the command line, without the program; None: there was none.
+    """
+    if words is None:
+        return None
+    said, rest = [], iter(words)
+    for word in rest:
+        flag, has_value, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and re.fullmatch(r"config(\.[\w.]+)?", flag):
+            value = " ".join((value if has_value else next(rest, "")).split())
+            said.append(f"--{flag}={_PATH.sub(_without_folders, value)}")
+    return shlex.join(["ktjax", *said, "--workdir=FOLDER"])
+
+
+def _without_folders(path: re.Match) -> str:
+    is_config = path.start() == 0 and path[0].startswith("configs/")
+    return path[0] if is_config or path[0].replace("/", "").isdigit() else told(path[0])
 
 
 def told(name: str) -> str:
@@ -104,9 +123,8 @@ def _story(training: Training) -> list[str]:
         f"| change | {change:+.2f} ± {training.delta_se:.2f} points (standard error) |",
         "",
         "Made by [ktjax](https://arxiv.org/abs/2310.17653), with the settings that config.json of",
-        "its workdir holds:",
-        "",
-        f"    {training.command}",
+        "its workdir holds" + (":" if training.command else "."),
+        *(["", f"    {training.command}"] if training.command else []),
         "",
     ]
 
@@ -116,9 +134,9 @@ def _measured(name: str, training: Training | None) -> dict:
     if training is None:
         return {}
     results = {
-        "Accuracy after": training.after,
-        "Accuracy before": training.before,
-        "Standard error of the change": training.delta_se,
+        "Accuracy after": ("accuracy", training.after),
+        "Accuracy before": ("accuracy", training.before),
+        "Standard error of the change": ("standard_error", training.delta_se),
     }
     known = _DATASETS.get(training.data)
     return {
@@ -129,11 +147,11 @@ def _measured(name: str, training: Training | None) -> dict:
                 task_type="image-classification",
                 dataset_type=known or re.sub(r"\W+", "-", told(training.data)).strip("-"),
                 dataset_name=told(training.data),
-                metric_type="accuracy",
+                metric_type=kind,
                 metric_name=metric,
                 metric_value=round(value, 4),
             )
-            for metric, value in results.items()
+            for metric, (kind, value) in results.items()
         ],
     }
 

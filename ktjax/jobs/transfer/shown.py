@@ -1,21 +1,47 @@
-"""What the report of a transfer shows beside its runs: pairs of models, and images."""
+"""What results.json and the report hold of a transfer beside its runs: models, pairs, pictures."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ktjax import data
+from ktjax import data, evaluate
 from ktjax.analysis import flips, measures
-from ktjax.analysis.rows import Run
-from ktjax.experiment import evaluation
+from ktjax.analysis.rows import Run, TransferModel
+from ktjax.classifier import Classifier
+from ktjax.data import pipeline
+from ktjax.experiment import evaluation, rows
 from ktjax.jobs.transfer.setup import Setup
 
 _EXAMPLES = 12  # pictures in the report
 
 
-def pair(start: Setup, teacher: str, dataset: data.Dataset) -> dict[str, Any]:
-    """What a teacher knows beside the student before any run, for results.json."""
+def models(start: Setup, dataset: data.Dataset, how: pipeline.Reading) -> dict[str, TransferModel]:
+    """Student and teachers before any run; `how` is the way in which all read the images."""
+    settings, found = start.settings, {}
+    for name, known in start.models.items():
+        row = rows.of_model(known, start.splits.validation.label_N)
+        own = None
+        if settings.own_transform and isinstance(known.model, Classifier):
+            predict = evaluate.make_predict(known.model, batch_size=settings.eval_batch_size)
+            own = evaluation.own_accuracy(
+                known.model, predict, dataset.validation, how, shared=row.accuracy
+            )
+        found[name] = dataclasses.replace(row, own_accuracy=own)
+    return found
+
+
+def pairs(start: Setup, dataset: data.Dataset) -> list[dict[str, Any]]:
+    """What each teacher knows beside the student; of those that say nothing there is no row."""
+    return [
+        _pair(start, teacher, dataset)
+        for teacher in start.settings.teachers
+        if start.models[teacher].validation_NxC is not None
+    ]
+
+
+def _pair(start: Setup, teacher: str, dataset: data.Dataset) -> dict[str, Any]:
     student = start.settings.student
     return {"teacher": teacher, "student": student} | measures.of_pair(
         student_NxC=start.models[student].validation_NxC,

@@ -1,0 +1,94 @@
+"""What a job warns of before it works, and accuracy by a model's own transform; nothing runs."""
+
+import io
+import types
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from ktjax import data
+from ktjax.classifier import InputSpec
+from ktjax.data import pipeline
+from ktjax.data.sources import Source
+from ktjax.experiment import evaluation, inputs
+from ktjax.jobs.transfer import setup
+
+
+def photograph(orientation, seed=0):
+    exif, encoded = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(encoded, "png", exif=exif)
+    return encoded.getvalue()
+
+
+def source_of(orientations):
+    files = [photograph(one, seed) for seed, one in enumerate(orientations)]
+    return Source(np.zeros(len(files), np.int32), files.__getitem__, str)
+
+
+def settings_of(**fields):
+    return types.SimpleNamespace(**{"upright": False, "decode_threads": 2} | fields)
+
+
+def test_turned_images_are_counted(caplog):
+    splits = [source_of(orientations) for orientations in ((1, 6, 3), (), (8, 1))]
+    dataset = data.Dataset("photos", *splits, classes=("a",), groups=("",), measured="photos")
+    inputs.say_turned(settings_of(upright=True), dataset, names=data.SPLITS)
+    assert not caplog.messages
+    inputs.say_turned(settings_of(), dataset, names=data.SPLITS)
+    assert caplog.messages == [
+        "photos: EXIF says to turn 3 of 5 images, which are taken as they lie, as by timm; "
+        "config.upright=True turns them."
+    ]
+    assert pipeline.turned(source_of([6] * 9), threads=2, most=4) == (4, 4)
+
+
+def test_what_is_read_is_turned():
+    source = source_of([6])
+    lying, upright = (
+        pipeline.Stream(source, pipeline.Reading(8, upright=turn)).take(np.array([0]))[0]
+        for turn in (False, True)
+    )
+    # Of two directions that are resized the other one is rounded first.
+    np.testing.assert_allclose(upright.astype(int), np.rot90(lying, -1), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("images", "fields", "said"),
+    [
+        (499, dict(rate=None), "learning rates chosen by it are chosen by chance"),
+        (100, dict(controls={"xe": 1}), "known to 5.0 points (standard error): the control chosen"),
+        (100, dict(controls={"xe": 1}, export="best"), "the control and the weights to export"),
+        (500, dict(controls={"xe": 1}, export="best", rate=None), None),
+        (100, dict(), None),
+    ],
+)
+def test_a_small_tune_split_chooses_by_chance(images, fields, said, caplog):
+    entry = types.SimpleNamespace(learning_rate=fields.pop("rate", 0.1))
+    given = dict(objectives={"kl": entry}, controls={}, export="last")
+    setup.say_what_chance_decides(types.SimpleNamespace(**given | fields), images)
+    assert said in caplog.text if said else not caplog.messages
+
+
+def own_accuracy(spec, how, seen):
+    def predict(variables, images):
+        seen.append(images.reading)
+        return np.eye(2)[[0, 0, 1]]
+
+    model = types.SimpleNamespace(input=spec, variables={})
+    source = Source(np.array([0, 1, 1], np.int32), lambda i: b"", str)
+    return evaluation.own_accuracy(model, predict, source, how, shared=12.5)
+
+
+def test_own_transform_is_the_models():
+    how, seen = pipeline.Reading(24, crop_pct=0.9, interpolation="bilinear"), []
+    spec = InputSpec((16, 16), interpolation="bicubic", crop_pct=0.5)
+    assert own_accuracy(spec, how, seen) == pytest.approx(200 / 3)
+    assert [(one.size, one.crop_pct, one.interpolation) for one in seen] == [(16, 0.5, "bicubic")]
+    # The same way, and one that is not known: nobody is asked.
+    same = InputSpec((24, 24), interpolation="bilinear", crop_pct=0.9)
+    assert own_accuracy(same, how, seen) == 12.5
+    assert own_accuracy(InputSpec((16, 24)), how, seen) is None
+    assert len(seen) == 1
