@@ -35,8 +35,11 @@ def _check_input(spec: Mapping[str, Any], path: str) -> None:
         if not isinstance(numbers, list | tuple) or not all(map(_is_number, numbers)):
             raise _unlike(path, name, numbers, "a list of numbers")
     size = spec.get("input_size")
-    whole = isinstance(size, list | tuple) and len(size) == 3 and all(map(_is_whole, size))
-    if not whole or not all(0 < side <= _LARGEST for side in size):
+    if not (
+        isinstance(size, list | tuple)
+        and len(size) == 3
+        and all(_is_whole(side) and 0 < side <= _LARGEST for side in size)
+    ):
         raise _unlike(path, "input_size", size, "three whole numbers: channels, height, width")
     share = spec.get("crop_pct")
     if not _is_number(share) or not 0 < share <= 1:
