@@ -94,7 +94,7 @@ def check_results(workdir, results, *, job):
             assert not taught_by or sum(taught_by) == pytest.approx(entry["taught"])
     for facts in results["models"].values():
         calibration = {"temperature", "robustness"} if job == "transfer" else set()
-        assert set(facts) == {"accuracy", "parameters", "origin"} | calibration
+        assert set(facts) == {"accuracy", "own_accuracy", "parameters", "origin"} | calibration
         assert 0 <= facts["accuracy"] <= 100 and facts["parameters"] > 1000
 
 
@@ -474,8 +474,14 @@ def test_batch_has_to_divide_by_the_devices(images, zoo, refused, monkeypatch):
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (CLASSES[:3], r"has 4 classes, .* has 3"),
-        ((*CLASSES[:3], "waves"), r"class 3 is 'rows' there and 'waves' here"),
+        (
+            CLASSES[:3],
+            r"has 4 classes, 3 of them those of .*: a student has the classes of the data",
+        ),
+        (
+            (*CLASSES[:3], "waves"),
+            r"lacks 1 of the 4 classes of .*: .waves.\. config.classes=shared",
+        ),
     ],
     ids=["fewer", "others"],
 )
