@@ -144,6 +144,7 @@ def test_a_model_that_overflows_is_named(overflows):
         evaluation.evaluate(small_models.make("sour"), predict, splits, layout="pmap")
 
 
+@pytest.mark.full  # processes_test.py has two that live
 def test_dead_process(arguments, cached, tmp_path):
     """The other one ends within a minute, and says so."""
     endless = [*arguments, "--config.total_epochs=2000.0", f"--workdir={tmp_path}"]

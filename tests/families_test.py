@@ -82,7 +82,12 @@ CASES = [
 ]
 each_case = pytest.mark.parametrize(("family", "architecture"), CASES)
 each_family = pytest.mark.parametrize("family", models.FAMILIES)
-SLOW = ("mobilenetv3", "regnet", "resnetv2")  # to compile, or of many parameters
+# To compile, or of many parameters.
+SLOW = ("mobilenetv3", "regnet", "resnetv2", "swin_transformer")
+each_quick_family = pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=[pytest.mark.full] * (f in SLOW), id=f) for f in models.FAMILIES],
+)
 
 
 def entries(golden):
@@ -150,10 +155,7 @@ def first_of(family):
     return next(iter(goldens(family)))
 
 
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param(f, marks=[pytest.mark.full] * (f in SLOW), id=f) for f in models.FAMILIES],
-)
+@each_quick_family
 def test_every_parameter_matters(family):
     """Left out, or with its numbers in another order, any of them fails the comparison above."""
     architecture = first_of(family)
@@ -194,7 +196,7 @@ def lower_training(family, remat):
         return jax.jit(step).lower(model.variables["params"], x), x
 
 
-@each_family
+@each_quick_family
 def test_blocks_forget_their_activations_where_they_are_told_to(family):
     for remat in (False, True):
         lowered, _ = lower_training(family, remat)
