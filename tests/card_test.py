@@ -184,7 +184,7 @@ def endpoint(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda token: api(address, token=token))
     download = huggingface_hub.hf_hub_download
 
-    def from_here(repository, file):
+    def from_here(repository, file, revision=None):
         return download(repository, file, endpoint=address, cache_dir=tmp_path / "hub")
 
     monkeypatch.setattr(hub.huggingface_hub, "hf_hub_download", from_here)

@@ -217,7 +217,7 @@ def _leaves(tree):
     [
         (dict(minival=0.0), r"minival=0.0 has to be above 0"),
         (dict(train_fraction=1.5), r"train_fraction=1.5 has to be at most 1"),
-        (dict(crop_pct=0.0), r"crop_pct=0.0 has to be above 0"),
+        (dict(crop_pct=0.0), r"crop_pct=0.0 has to be 0.1 or more"),
         (dict(interpolation="lanczos"), r"interpolation='lanczos'.*bicubic"),
         (dict(crop_scale=(0.5, 0.2)), r"crop_scale=\(0.5, 0.2\) is the least"),
         (dict(on_bad_image="ignore"), r"on_bad_image='ignore'.*error, skip"),

@@ -48,7 +48,10 @@ def results():
         "job": "transfer",
         "runs": [make_run(), make_run(stages=[make_run(run="1"), make_run(run="2")])],
         "objectives": {"kl": {"success_rate": 50.0, "mean_delta": 0.5}},
-        "models": {"s": model | {"temperature": None, "robustness": {"imagenet_a": 1.0}}},
+        "models": {
+            "s": model
+            | {"own_accuracy": None, "temperature": None, "robustness": {"imagenet_a": 1.0}}
+        },
         "pairs": [pair],
         "controls": [make_run(teachers=[], control=None, net=None, net_se=None)],
         "outcomes": [outcome],
