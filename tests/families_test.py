@@ -73,7 +73,11 @@ LARGE = {
     *("resnetv2_50x1_bit", "resnetv2_50d_evos", "resnetv2_50t"),
     *("regnety_040_sgn", "regnetz_040", "regnetv_064", "regnetv_040"),
     *("convnext_small", "convnext_tiny_hnf", "convnextv2_tiny"),
-    *("efficientnet_b1_pruned", "tf_efficientnet_b0", "efficientnet_b0_g8_gn"),
+    *("efficientnet_b1_pruned", "tf_efficientnet_b0", "efficientnet_b0_g8_gn", "efficientnet_x_b3"),
+    *("mobilenetv4_hybrid_large_075", "mobilenetv4_conv_blur_medium", "mobilenetv4_conv_aa_medium"),
+    *("fbnetv3_b", "swin_base_patch4_window12_384", "swin_s3_small_224"),
+    *("swin_small_patch4_window7_224", "xcit_tiny_12_p16_384", "xcit_tiny_24_p8_224"),
+    *("resmlp_36_224", "vit_dpwee_patch16_reg1_gap_256"),
 }
 CASES = [
     pytest.param(family, architecture, marks=[pytest.mark.full] * (architecture in LARGE))
