@@ -87,8 +87,12 @@ def test_own_transform_is_the_models():
     spec = InputSpec((16, 16), interpolation="bicubic", crop_pct=0.5)
     assert own_accuracy(spec, how, seen) == pytest.approx(200 / 3)
     assert [(one.size, one.crop_pct, one.interpolation) for one in seen] == [(16, 0.5, "bicubic")]
+    # And what the shared way of others does not have: borders, and their color.
+    bordered = InputSpec((24, 24), mean=(0.5, 0.5, 0.0), crop_mode="border")
+    own_accuracy(bordered, how, seen)
+    assert (seen[-1].crop_mode, seen[-1].fill) == ("border", (128, 128, 0))
     # The same way, and one that is not known: nobody is asked.
     same = InputSpec((24, 24), interpolation="bilinear", crop_pct=0.9)
     assert own_accuracy(same, how, seen) == 12.5
     assert own_accuracy(InputSpec((16, 24)), how, seen) is None
-    assert len(seen) == 1
+    assert len(seen) == 2

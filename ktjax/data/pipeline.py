@@ -25,6 +25,7 @@ from ktjax.data import Dataset, decode
 from ktjax.data.sources import Source
 
 _AT_ONCE = 256  # images that are decoded together
+NO_FILL = (0, 0, 0)  # where there are no borders
 
 
 class Reading(NamedTuple):
@@ -34,7 +35,7 @@ class Reading(NamedTuple):
     crop_pct: float = 1.0  # share of the shorter side that is kept, in timm's terms
     interpolation: str = "bicubic"
     crop_mode: str = "center"  # of InputSpec
-    fill: tuple[int, int, int] = (0, 0, 0)  # color of the borders of that name
+    fill: tuple[int, int, int] = NO_FILL  # color of the borders of that name
     # Least and most share of the area that a view for training shows; None: views are the same
     # images as for evaluation.
     crop_scale: tuple[float, float] | None = None

@@ -11,6 +11,7 @@ from ktjax.analysis import calibration
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
 from ktjax.data.sources import Source
+from ktjax.experiment import inputs
 from ktjax.experiment.inputs import Splits
 
 
@@ -134,9 +135,9 @@ def own_accuracy(
       is one.
     """
     spec = model.input
-    own = how._replace(size=spec.size[0], crop_pct=spec.crop_pct, interpolation=spec.interpolation)
     if spec.size[0] != spec.size[1]:
         return None
+    own = inputs.as_made_for(spec, how)
     if own == how:
         return shared
     # Nobody else reads them so: they are not kept.

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ktjax import data, models, parallel, paths
-from ktjax.classifier import Classifier
+from ktjax.classifier import Classifier, InputSpec
 from ktjax.data import imagenet, pipeline, robustness, sources
 from ktjax.data.robustness import RobustnessSet
 from ktjax.data.sources import Source
@@ -277,20 +277,31 @@ def reading(settings: Data, classifiers: Iterable[Classifier]) -> pipeline.Readi
     settings is that of a center crop.
     """
     largest = max((model.input for model in classifiers), key=lambda spec: max(spec.size))
-    crop_mode = largest.crop_mode if settings.crop_pct is None else "center"
-
-    def given(value: _T | None, otherwise: _T) -> _T:
-        return otherwise if value is None else value
-
-    return pipeline.Reading(
-        size=given(settings.image_size, max(largest.size)),
-        crop_pct=given(settings.crop_pct, largest.crop_pct),
-        interpolation=given(settings.interpolation, largest.interpolation),
-        crop_mode=crop_mode,
-        fill=largest.fill if crop_mode == "border" else (0, 0, 0),
+    how = pipeline.Reading(
+        size=max(largest.size),
         upright=settings.upright,
         cache_gb=settings.cache_gb,
         threads=settings.decode_threads,
+    )
+    how = as_made_for(largest, how)
+    if settings.crop_pct is not None:
+        crop_pct = settings.crop_pct
+        how = how._replace(crop_pct=crop_pct, crop_mode="center", fill=pipeline.NO_FILL)
+    if settings.image_size is not None:
+        how = how._replace(size=settings.image_size)
+    if settings.interpolation is not None:
+        how = how._replace(interpolation=settings.interpolation)
+    return how
+
+
+def as_made_for(spec: InputSpec, how: pipeline.Reading) -> pipeline.Reading:
+    """The same by a model's own transform; at the longer side of an input that is no square."""
+    return how._replace(
+        size=max(spec.size),
+        crop_pct=spec.crop_pct,
+        interpolation=spec.interpolation,
+        crop_mode=spec.crop_mode,
+        fill=spec.fill if spec.crop_mode == "border" else pipeline.NO_FILL,
     )
 
 

@@ -27,6 +27,9 @@ def views(
     size: int,
     crop_pct: float,
     interpolation: str,
+    crop_mode: str,
+    fill: tuple[int, int, int],
+    upright: bool,
     crop_scale: tuple[float, float] | None,
     augment: str,
     seed: int,
@@ -40,7 +43,8 @@ def views(
       images: the split.
       data: what it is called.
       size: side in pixels.
-      crop_pct, interpolation, crop_scale: how images are read, as in configs.
+      crop_pct, interpolation, crop_scale, upright: how images are read, as in configs.
+      crop_mode, fill: of the models' input, as pipeline.Reading has them.
       augment: of ktjax.augment.RECIPES; or PLAIN: there is one view, images as they are evaluated.
       seed: of the views.
     """
@@ -51,6 +55,9 @@ def views(
         "size": size,
         "crop_pct": crop_pct,
         "interpolation": interpolation,
+        "crop_mode": crop_mode,
+        "fill": list(fill),
+        "upright": upright,
         "crop_scale": None if plain or crop_scale is None else list(crop_scale),
         "augment": augment,
         "seed": None if plain else seed,
