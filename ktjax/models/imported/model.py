@@ -108,17 +108,8 @@ class Imported:
             changed = heads.with_classes(self.graph, len(classes))
         except ValueError as error:
             raise ValueError(f"{classifier.name} cannot have a new head: {error}.") from error
-        params = dict(classifier.variables["params"]) | heads.fresh(changed, head, seed)
-        definition = dataclasses.replace(self, graph=changed)
-        return dataclasses.replace(
-            classifier,
-            forward=definition,
-            definition=definition,
-            variables={**classifier.variables, "params": params},
-            classes=tuple(classes),
-            origin=f"{classifier.origin}, new head",
-            options={"graph": _digest(changed, self.constants)},
-        )
+        classifier = dataclasses.replace(classifier, origin=f"{classifier.origin}, new head")
+        return self._with_head(classifier, changed, heads.fresh(changed, head, seed), classes)
 
     def select(
         self, classifier: Classifier, place_C: np.ndarray, classes: Sequence[str]
@@ -129,14 +120,23 @@ class Imported:
             changed = heads.with_classes(self.graph, len(classes))
         except ValueError as error:
             raise ValueError(f"{classifier.name} cannot lose classes: {error}.") from error
-        params = dict(classifier.variables["params"])
-        params |= {name: take(params[name], place_C, 0) for name in of_head}
+        params = classifier.variables["params"]
+        of_classes = {name: take(params[name], place_C, 0) for name in of_head}
+        return self._with_head(classifier, changed, of_classes, classes)
+
+    def _with_head(
+        self, classifier: Classifier, changed: Graph, head: Variables, classes: Sequence[str]
+    ) -> Classifier:
+        """The classifier with the graph of other classes, and the parameters of its last layer."""
         definition = dataclasses.replace(self, graph=changed)
         return dataclasses.replace(
             classifier,
             forward=definition,
             definition=definition,
-            variables={**classifier.variables, "params": params},
+            variables={
+                **classifier.variables,
+                "params": {**classifier.variables["params"], **head},
+            },
             classes=tuple(classes),
             options={"graph": _digest(changed, self.constants)},
         )
