@@ -18,6 +18,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["ktjax", "ktjax.*"]),
     package_data={
         "ktjax": ["py.typed"],
+        "ktjax.bench": ["ratios.json"],
         "ktjax.models": ["glyphs/*/*", "imagenet_larger.json"],
         "ktjax.models.checkpoints": ["timm.json", "timm_imported.json"],
         "ktjax.data": ["*_synsets.txt", "imagenet_words.txt"],

@@ -97,6 +97,12 @@ def test_other_ratios_than_those_kept_are_not_compared():
     }
 
 
+def test_the_kept_ratios_are_no_worse_than_themselves():
+    found = bench.main(["guard", str(guard.KEPT)])
+    assert found.pop("worse") == 0
+    assert sum("ratio_eager" in name for name in found) == 4
+
+
 def test_checkpoint(tmp_path):
     sizes = ["--student=test_resnet", "--rounds=1", f"--folder={tmp_path}"]
     found = bench.main(["checkpoint", *sizes])

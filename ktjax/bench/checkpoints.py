@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ktjax import losses, objectives, optim, parallel, paths, train
+from ktjax import parallel, paths, train
+from ktjax.bench import step
 from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import workdir
-from ktjax.models import registry
 
 _MACHINE = ("platform", "cpu_cores", "python", "jax")
 
@@ -29,18 +29,13 @@ def run(*, student: str, rounds: int, folder: str | None) -> dict[str, Any]:
       Medians: for how long `save` keeps a run from going on, how long it is until all is on disk,
       and how long the latest takes to be read, as a job that is resumed does.
     """
-    classifier = registry.create(student, classes=[str(i) for i in range(1000)], seed=0)
-    softening = losses.Softening(temperature=1.0, top_k=None, standardized=False)
+    classifier = step.drawn(student)
+    objective, optimizer = step.kl_dp()
     began = jax.jit(_filled)(
         train.init_state(
             classifier.variables,
-            objective=objectives.make_kl_dp(softening=softening, top_k_of="target"),
-            optimizer=optim.make_optimizer(
-                "sgd",
-                schedule=optim.make_schedule("constant", peak=0.1, warmup_steps=0, total_steps=1),
-                weight_decay=0.0,
-                clip_norm=1.0,
-            ),
+            objective=objective,
+            optimizer=optimizer,
             outputs=train.output_shapes(classifier, (), size=32),
             label_N=np.zeros(1, np.int32),
             slow=False,

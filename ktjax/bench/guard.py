@@ -3,10 +3,11 @@
 Ratios, not seconds: what they compare was measured in turns, on one machine. Smaller is better.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ktjax import files
 
 KEPT = Path(__file__).parent / "ratios.json"
 ALLOWED = 1.15  # times what is kept
@@ -21,11 +22,11 @@ def run(*, measured: str, kept: str) -> dict[str, Any]:
     Raises:
       SystemExit: some are, or there was nothing to compare; which a script wants to know.
     """
-    found, before = (json.loads(Path(file).read_text()) for file in (measured, kept))
+    found, before = (files.read_json(Path(file)) for file in (measured, kept))
     compared = compare(found, before)
     if not compared:
         raise SystemExit(f"ktjax.bench: {measured} and {kept} have no pair in common.")
-    said = {f"{name}": f"{now:.3f}, kept {then:.3f}" for name, (now, then) in compared.items()}
+    said = {name: f"{now:.3f}, kept {then:.3f}" for name, (now, then) in compared.items()}
     worse = [name for name, (now, then) in compared.items() if now > ALLOWED * then]
     if worse:
         lines = "\n".join(f"  {name}: {said[name]}" for name in worse)
