@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ktjax import models
 from ktjax.classifier import Classifier, Forward, InputSpec
@@ -107,7 +107,9 @@ def _prepared(image: Any, spec: InputSpec, upright: bool) -> np.ndarray:
 def _pixels(image: Any, upright: bool) -> np.ndarray:
     """As it is: uint8 [H, W, 3]."""
     if isinstance(image, Image.Image):
-        return decode.of_pillow(ImageOps.exif_transpose(image) if upright else image)
+        image_HxWx3 = decode.of_pillow(image)
+        turn = decode.orientation_of(image) if upright else 1
+        return decode.turned(image_HxWx3, turn)
     if isinstance(image, str | os.PathLike):
         if not os.path.exists(image):
             raise ValueError(f"There is no image '{image}'.")

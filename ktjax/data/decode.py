@@ -46,9 +46,14 @@ def orientation(encoded: bytes) -> int:
     """How EXIF says that an image lies, from 1 to 8; 1, upright, where it says nothing."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
-            found = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return orientation_of(image)
     except Exception:  # whoever decodes the image says what is wrong with it
         return 1
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The same of an image that Pillow has opened."""
+    found = image.getexif().get(ExifTags.Base.Orientation, 1)
     return found if found in range(1, 9) else 1
 
 

@@ -54,7 +54,7 @@ def execute(
     workdir: str | Path,
     *,
     overwrite: bool = False,
-    held: contextlib.ExitStack | None = None,
+    held: contextlib.ExitStack,
 ) -> Results:
     """Measures every ordered pair of the models; resumes what was interrupted.
 

@@ -51,7 +51,7 @@ def execute(
     workdir: str | Path,
     *,
     overwrite: bool = False,
-    held: contextlib.ExitStack | None = None,
+    held: contextlib.ExitStack,
 ) -> Results:
     """Trains each model on with labels alone, at each learning rate and with each seed.
 

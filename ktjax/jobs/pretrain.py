@@ -43,7 +43,7 @@ def execute(
     workdir: str | Path,
     *,
     overwrite: bool = False,
-    held: contextlib.ExitStack | None = None,
+    held: contextlib.ExitStack,
 ) -> Results:
     """Trains each of the models and exports it to `workdir/models/<name>`.
 
