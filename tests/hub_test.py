@@ -584,3 +584,12 @@ def test_a_workdir_stands_for_its_only_model(classifier, tmp_path):
     weights.export(classifier, tmp_path / "students" / "mutual-1" / "b")  # each of several
     with pytest.raises(ValueError, match=r"holds several models: name one, .*kl_dp-1, .*l-1/b\."):
         models.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("architecture", ["tiny_mlp_narrow", "ViTForImageClassification"])
+def test_what_timm_lacks_is_not_written_in_its_format(architecture, tmp_path):
+    own = models.load("glyphs/tiny_mlp_narrow")
+    with pytest.raises(ValueError, match=f"timm has no '{architecture}': format='ktjax' keeps it"):
+        other = dataclasses.replace(own, architecture=architecture)
+        weights.export(other, tmp_path / "export", format="timm")
+    assert not (tmp_path / "export").exists()

@@ -223,13 +223,14 @@ def load_weights(classifier: Classifier, folder: str | Path) -> Classifier:
     Raises:
       ValueError: they do not fit; all that do not are listed.
     """
-    path = Path(folder) / weights.WEIGHTS
+    folder = paths.of(folder)
+    path = folder / weights.WEIGHTS
     found = entries.read(path)
     flat = _flat(classifier.variables)
     shapes = {name: array.shape for name, array in flat.items()}
     entries.check_fit(path, found, shapes, by=classifier.name)
     nested = traverse_util.unflatten_dict({tuple(n.split("/")): found[n] for n in flat})
-    config = entries.read_json(Path(folder) / weights.CONFIG)
+    config = entries.read_json(folder / weights.CONFIG)
     return dataclasses.replace(classifier, variables=nested, origin=config["origin"])
 
 

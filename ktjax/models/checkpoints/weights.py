@@ -141,6 +141,8 @@ def layout_of(format_: str, architecture: str, options: Mapping[str, Any]) -> La
     _check_format(format_)
     if format_ == "hf":
         return hf.layout(architecture, options)
+    if format_ == "timm" and architecture not in TIMM["architectures"]:
+        raise ValueError(f"timm has no '{architecture}': format='ktjax' keeps it.")
     return {"ktjax": layouts.ktjax, "timm": layouts.timm}[format_]
 
 
