@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ktjax.models.networks import products
 from ktjax.models.networks.layers import Activation, LayerNorm, Mlp, gelu
 
 Norm = Callable[..., nn.Module]
 # timm truncates its normal distributions at a hundred standard deviations, which is no truncation.
-dense = functools.partial(nn.Dense, kernel_init=nn.initializers.normal(0.02))
+dense = functools.partial(products.Dense, kernel_init=nn.initializers.normal(0.02))
 
 
 def multi_head(
@@ -39,7 +40,7 @@ def multi_head(
     """
     q, k, v = (_split(x, num_heads) for x in (q_BxLxD, k_BxLxD, v_BxLxD))
     q, k = _normalize(q, k, qk_norm)
-    y = jax.nn.dot_product_attention(q, k, v, bias=bias_1xHxLxL)
+    y = products.attention(q, k, v, bias=bias_1xHxLxL)
     return y.reshape(q_BxLxD.shape)
 
 
@@ -72,7 +73,7 @@ def differential(
     # Values must be as wide as queries: zeros beside a query and its key change no product.
     q, k = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, half))) for x in (q, k))
     v = jnp.repeat(_split(v_BxLxD, num_heads), 2, axis=2)
-    y = jax.nn.dot_product_attention(q, k, v, scale=half**-0.5)
+    y = products.attention(q, k, v, scale=half**-0.5)
     y = y.reshape(*y.shape[:2], num_heads, 2, 2 * half)
 
     def product(number: int) -> jax.Array:

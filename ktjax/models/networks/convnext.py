@@ -10,7 +10,7 @@ import optax
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import layers
+from ktjax.models.networks import layers, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import Activation, DropPath, LayerNorm
 
@@ -18,7 +18,7 @@ Norm = Callable[..., nn.Module]
 
 # timm truncates at 100 standard deviations.
 _init = nn.initializers.normal(0.02)
-_dense = functools.partial(nn.Dense, kernel_init=_init)
+_dense = functools.partial(products.Dense, kernel_init=_init)
 
 
 def _conv(

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ktjax import parallel
+from ktjax.models.networks import products
 from ktjax.models.networks.convolution import Conv
 
 Activation = Callable[[jax.Array], jax.Array]
-gelu = functools.partial(nn.gelu, approximate=False)
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 GroupNorm = functools.partial(nn.GroupNorm, num_groups=32, epsilon=1e-5, use_fast_variance=False)
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -43,6 +43,16 @@ def conv(
         kernel_init=conv_init,
         name=name,
     )
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution at x, by the error function, as torch computes it.
+
+    `nn.gelu` takes the complement of that function, which is exact for large negative x too, and
+    makes an MLP with its gradients take 30 % more time on a CPU.
+    """
+    y = x.astype(jnp.float32)  # 1 + erf(y) loses what half precision has at negative y
+    return (y * (0.5 * (1 + jax.lax.erf(y * math.sqrt(0.5))))).astype(x.dtype)
 
 
 def max_pool(x: jax.Array, kernel: int, stride: int) -> jax.Array:
@@ -147,7 +157,7 @@ class Mlp(nn.Module):
     activation: Activation = gelu
     bias: bool = True
     norm_layer: Callable[..., nn.Module] | None = None
-    dense: Callable[..., nn.Module] = nn.Dense
+    dense: Callable[..., nn.Module] = products.Dense
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

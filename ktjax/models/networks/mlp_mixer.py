@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import layers
+from ktjax.models.networks import layers, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath, LayerNorm
 
 _xavier = nn.initializers.xavier_uniform()
 _tiny = nn.initializers.normal(1e-6)
-_dense = functools.partial(nn.Dense, kernel_init=_xavier)
+_dense = functools.partial(products.Dense, kernel_init=_xavier)
 _mlp_dense = functools.partial(_dense, bias_init=_tiny)
 Mlp = functools.partial(layers.Mlp, dense=_mlp_dense)
 
@@ -49,7 +49,7 @@ class GluMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        fc1 = nn.Dense(
+        fc1 = products.Dense(
             self.hidden,
             kernel_init=_halves(_xavier, _tiny),
             bias_init=_halves(_tiny, nn.initializers.ones),
@@ -66,7 +66,7 @@ class SpatialGatingUnit(nn.Module):
     def __call__(self, x_BxNxD: jax.Array) -> jax.Array:
         y, gate = jnp.split(x_BxNxD, 2, axis=-1)
         gate = LayerNorm(epsilon=1e-5, name="norm")(gate)
-        proj = nn.Dense(
+        proj = products.Dense(
             x_BxNxD.shape[1], kernel_init=_tiny, bias_init=nn.initializers.ones, name="proj"
         )
         return y * over_patches(proj, gate)
@@ -172,7 +172,7 @@ class MlpMixer(nn.Module):
             )
         x = self.norm(name="norm")(x).mean(axis=1)
         y = nn.Dropout(self.drop_rate)(x, deterministic=not train)
-        head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
+        head = products.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
         return Output(logits=head(y), features=x)
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import layers
+from ktjax.models.networks import layers, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath, LayerNorm
 
 # torch's default.
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-Dense = functools.partial(nn.Dense, kernel_init=_uniform)
+Dense = functools.partial(products.Dense, kernel_init=_uniform)
 
 
 class Attention(nn.Module):
@@ -32,7 +32,7 @@ class Attention(nn.Module):
         batch, tokens, width = x_BxNxC.shape
         qkv = Dense(3 * width, name="qkv")(x_BxNxC)
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        y = jax.nn.dot_product_attention(*(qkv[:, :, i] for i in range(3)))
+        y = products.attention(*(qkv[:, :, i] for i in range(3)))
         return Dense(width, name="proj")(y.reshape(x_BxNxC.shape))
 
 

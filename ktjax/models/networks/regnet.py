@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import layers
+from ktjax.models.networks import layers, products
 from ktjax.models.networks.layers import (
     Activation,
     BatchNorm,
@@ -200,7 +200,9 @@ class RegNet(nn.Module):
             x = self.activation(x)
         x = x.mean(axis=(1, 2))
         y = nn.Dropout(self.drop_rate)(x, deterministic=not train)
-        head = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="head.fc")
+        head = products.Dense(
+            self.num_classes, kernel_init=nn.initializers.normal(0.01), name="head.fc"
+        )
         return Output(logits=head(y), features=x)
 
     def _block(self, stage: int, number: int, width: int, drop_path: float) -> _Block:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import convolution, layers
+from ktjax.models.networks import convolution, layers, products
 from ktjax.models.networks.layers import BatchNorm, DropPath, SEModule, avg_pool, conv
 
 Norm = Callable[..., nn.Module]
@@ -169,7 +169,7 @@ class ResNet(nn.Module):
                 x = self._block(i, j, stride, next(rates), x)(x, train)
         x = x.mean(axis=(1, 2))
         y = nn.Dropout(self.drop_rate)(x, deterministic=not train)
-        return Output(logits=nn.Dense(self.num_classes, name="fc")(y), features=x)
+        return Output(logits=products.Dense(self.num_classes, name="fc")(y), features=x)
 
     def _block(self, stage: int, number: int, stride: int, drop: float, x: jax.Array) -> _Block:
         block = self.blocks[stage]

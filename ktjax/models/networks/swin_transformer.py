@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import layers
+from ktjax.models.networks import layers, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath
 
@@ -24,7 +24,7 @@ _TABLE = "relative_position_bias_table"
 _HEAD_WIDTH = 32
 # timm truncates it at 100 standard deviations.
 _init = nn.initializers.normal(0.02)
-_dense = functools.partial(nn.Dense, kernel_init=_init)
+_dense = functools.partial(products.Dense, kernel_init=_init)
 _layer_norm = functools.partial(layers.LayerNorm, epsilon=1e-5)
 
 
@@ -71,7 +71,7 @@ class WindowAttention(nn.Module):
             hidden = jnp.where(region == region.swapaxes(1, 2), 0, -100).astype(bias.dtype)
             bias = jnp.tile(bias + hidden[:, None], (batch // len(hidden), 1, 1, 1))
         qkv = _dense(3 * width, name="qkv")(x_BxNxD).reshape(batch, tokens, 3, heads, -1)
-        y = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], bias=bias)
+        y = products.attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], bias=bias)
         return _dense(width, name="proj")(y.reshape(batch, tokens, width))
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from ktjax.models.networks import products
 from ktjax.models.networks.vision_transformer import VisionTransformer
 from ktjax.models.networks.vit_blocks import ResPostBlock
 
@@ -48,9 +49,9 @@ class RelPosMlp(nn.Module):
     @nn.compact
     def __call__(self, dtype: jnp.dtype, *, train: bool) -> jax.Array:
         x = jnp.asarray(log_offsets(self.grid), dtype)
-        x = nn.relu(nn.Dense(self.hidden_dim, name="mlp.fc1")(x))
+        x = nn.relu(products.Dense(self.hidden_dim, name="mlp.fc1")(x))
         x = nn.Dropout(0.125)(x, deterministic=not train)  # timm has no option for it
-        x = nn.Dense(self.num_heads, name="mlp.fc2")(x)
+        x = products.Dense(self.num_heads, name="mlp.fc2")(x)
         bias_LxLxH = x[offset_index(self.grid)]
         before = (self.prefix_tokens, 0)
         return jnp.pad(bias_LxLxH.transpose(2, 0, 1), ((0, 0), before, before))[None]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ktjax.models.networks import products
 from ktjax.models.networks.attention import Attention, Norm, dense, differential, multi_head
 from ktjax.models.networks.layers import Activation, DropPath, LayerNorm, LayerScale, Mlp, gelu
 
@@ -31,7 +32,7 @@ class SwiGLU(nn.Module):
             "kernel_init": nn.initializers.normal(1e-6),
             "bias_init": nn.initializers.ones,
         }
-        gate = nn.Dense(self.hidden, use_bias=self.bias, name="fc1_g", **open_gate)(x)
+        gate = products.Dense(self.hidden, use_bias=self.bias, name="fc1_g", **open_gate)(x)
         x = self.activation(gate) * dense(self.hidden, use_bias=self.bias, name="fc1_x")(x)
         x = x if self.norm_layer is None else self.norm_layer(name="norm")(x)
         return dense(width, use_bias=self.bias, name="fc2")(x)

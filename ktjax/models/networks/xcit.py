@@ -15,14 +15,14 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import layers
+from ktjax.models.networks import layers, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import BatchNorm, DropPath, LayerNorm
 
 _small = nn.initializers.normal(0.02)
 # torch's default.
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-Dense = functools.partial(nn.Dense, kernel_init=_small)
+Dense = functools.partial(products.Dense, kernel_init=_small)
 Conv3x3 = functools.partial(Conv, kernel_size=(3, 3), padding=1, kernel_init=_uniform)
 
 
@@ -118,7 +118,7 @@ class ClassAttention(nn.Module):
             Dense(width, name=name)(x).reshape(batch, -1, self.num_heads, width // self.num_heads)
             for name, x in (("q", x_BxNxC[:, :1]), ("k", x_BxNxC), ("v", x_BxNxC))
         )
-        y = jax.nn.dot_product_attention(q, k, v)
+        y = products.attention(q, k, v)
         return Dense(width, name="proj")(y.reshape(batch, 1, width))
 
 

@@ -16,6 +16,7 @@ from ktjax.models.imported.operations.dtypes import (
     of_torch,
     with_axes,
 )
+from ktjax.models.networks import layers
 
 
 def _add(x, y, *, alpha=1):
@@ -92,7 +93,7 @@ def _elu(x, alpha=1.0, scale=1.0, input_scale=1.0):
 
 
 def _gelu(x, *, approximate="none"):
-    return jax.nn.gelu(x, approximate=approximate == "tanh")
+    return jax.nn.gelu(x) if approximate == "tanh" else layers.gelu(x)
 
 
 def _softplus(x, beta=1.0, threshold=20.0):

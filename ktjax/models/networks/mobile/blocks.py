@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ktjax.models.networks import products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import Activation, BatchNorm, DropPath, divisible
 
@@ -362,7 +363,9 @@ class CondConvResidual(Block):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         inner = self._inner(x)
         init = nn.initializers.variance_scaling(1 / 6, "fan_avg", "uniform")
-        routing = nn.Dense(self.experts, kernel_init=init, name="routing_fn")(x.mean(axis=(1, 2)))
+        routing = products.Dense(self.experts, kernel_init=init, name="routing_fn")(
+            x.mean(axis=(1, 2))
+        )
         mixed = functools.partial(CondConv, experts=self.experts, same=self.same)
         routing = nn.sigmoid(routing)
         y = mixed(inner, 1, name="conv_pw")(x, routing)

@@ -3,6 +3,7 @@
 import jax
 from flax import linen as nn
 
+from ktjax.models.networks import products
 from ktjax.models.networks.layers import LayerScale
 from ktjax.models.networks.mobile.blocks import Block, convolve
 from ktjax.models.networks.mobile.stages import Blocks
@@ -77,7 +78,7 @@ class MobileAttention(_Scaled):
         query = projected("attn.query", self.heads, 1)
         key = projected("attn.key", 1, self.kv_stride)
         value = projected("attn.value", 1, self.kv_stride)
-        z = jax.nn.dot_product_attention(query, key, value)
+        z = products.attention(query, key, value)
         z = z.reshape(*x.shape[:3], self.heads * self.head_dim)
         y = convolve(z, self.channels, 1, init=init, name="attn.output.proj")
         return self._scaled_end(x, y, train=train)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import linen as nn
 
-from ktjax.models.networks import layers
+from ktjax.models.networks import layers, products
 from ktjax.models.networks.layers import Activation, divisible
 from ktjax.models.networks.mobile.blocks import (
     Block,
@@ -206,4 +206,4 @@ class Trunk(nn.Module):
     def _classify(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
-        return nn.Dense(self.num_classes, kernel_init=init, name="classifier")(x)
+        return products.Dense(self.num_classes, kernel_init=init, name="classifier")(x)
