@@ -14,7 +14,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from ktjax import paths, progress
-from ktjax.data import folders
+from ktjax.data import folders, lists, sources
 
 VERSION = "1.0.0"
 _SHARD_BYTES = 2**28
@@ -82,7 +82,7 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     return final
 
 
-def _write(template, features, folder: Path, listed: folders.Listed):
+def _write(template, features, folder: Path, listed: lists.Listed):
     """Writes the shards of a split, and returns TFDS's description of it."""
     import tensorflow_datasets as tfds
 
@@ -100,7 +100,7 @@ def _write(template, features, folder: Path, listed: folders.Listed):
             writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
             for i in order[shard_of == number]:
                 example = {
-                    "image": io.BytesIO((folder / listed.files[i]).read_bytes()),
+                    "image": io.BytesIO(sources.read_file(folder / listed.files[i])),
                     "label": int(listed.label_N[i]),
                     "file_name": listed.files[i],
                 }
