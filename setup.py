@@ -55,6 +55,7 @@ setuptools.setup(
         # Buckets as workdirs.
         "gcs": ["gcsfs"],
         "s3": ["s3fs"],
+        "hub": ["pyarrow"],  # Parquet files of data sets, for `python -m ktjax.data convert`
         # --tracker
         "wandb": ["wandb"],
         "mlflow": ["mlflow-skinny>=2"],

@@ -83,7 +83,7 @@ def read(folder: Path) -> Folder:
 def _splits(folder: Path) -> dict[str, Path]:
     """The folders of splits, which people write in any case; ValueError if two are of one split."""
     there: dict[str, list[Path]] = {}
-    for path in _directories(folder):
+    for path in directories(folder):
         there.setdefault(path.name.lower(), []).append(path)
     found = {}
     for split, names in SPLIT_NAMES.items():
@@ -102,7 +102,7 @@ def _is_class(folder: Path, splits: list[Path]) -> bool:
     if len(splits) > 1 or not _holds_images(splits[0]):
         return False
     known = {name for names in SPLIT_NAMES.values() for name in names}
-    others = (path for path in _directories(folder) if path.name.lower() not in known)
+    others = (path for path in directories(folder) if path.name.lower() not in known)
     return any(_holds_images(path) for path in others)
 
 
@@ -111,7 +111,7 @@ def _is_unlabeled_test(splits: Mapping[str, Path]) -> bool:
     path = splits.get("validation")
     if path is None or path.name.lower() != "test" or "train" not in splits:
         return False
-    names, classes = ({below.name for below in _directories(at)} for at in (path, splits["train"]))
+    names, classes = ({below.name for below in directories(at)} for at in (path, splits["train"]))
     return bool(classes) and len(names) < 2 and not names & classes
 
 
@@ -120,7 +120,7 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
     loose, others = _images(folder, root, deep=False)
     left_out = {_FORMAT: others[_FORMAT]}  # what else lies beside classes is nobody's image
     files, labels, classes = [], [], []
-    for directory in _directories(folder):
+    for directory in directories(folder):
         images, others = _images(directory, root)
         if images:
             _check_name(directory)
@@ -163,7 +163,7 @@ def _no_classes(folder: Path, classes: Sequence[str]) -> str:
     wanted = "it wants one directory per class, of two classes or more"
     if classes:
         text = f"'{folder}' holds images of one class, '{classes[0]}', so nothing can be told apart"
-        below = [path.name for path in _directories(folder / classes[0])]
+        below = [path.name for path in directories(folder / classes[0])]
         hint = f" Maybe folder:{folder / classes[0]} is meant." if len(below) > 1 else ""
         return f"{text}: {wanted}.{hint}"
     packed = sorted(path.name for path in _seen(folder) if path.suffix.lower() in _ARCHIVES)
@@ -178,7 +178,7 @@ def _no_classes(folder: Path, classes: Sequence[str]) -> str:
 
 def _say_repeated(folder: Path, classes: Sequence[str]) -> None:
     """Warns where what lies below the classes looks more like classes: folds, sites, cameras."""
-    below = [{path.name for path in _directories(folder / name)} for name in classes[:8]]
+    below = [{path.name for path in directories(folder / name)} for name in classes[:8]]
     common = sorted(set.intersection(*below))
     if len(common) > 1:
         _LOG.warning(
@@ -254,7 +254,8 @@ def _holds_images(folder: Path) -> bool:
         )
 
 
-def _directories(folder: Path) -> list[Path]:
+def directories(folder: Path) -> list[Path]:
+    """Those that are not hidden, sorted."""
     return sorted(path for path in _seen(folder) if path.is_dir())
 
 
