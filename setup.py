@@ -43,6 +43,7 @@ setuptools.setup(
         "orbax-checkpoint>=0.11.25",
         "pillow>=11",
         "pydantic>=2",
+        "pyarrow",  # tensorflow-datasets needs it, too
         "safetensors>=0.5",
         "scipy",
         "simplejpeg>=1.9",
@@ -55,7 +56,6 @@ setuptools.setup(
         # Buckets as workdirs.
         "gcs": ["gcsfs"],
         "s3": ["s3fs"],
-        "hub": ["pyarrow"],  # Parquet files of data sets, for `python -m ktjax.data convert`
         # --tracker
         "wandb": ["wandb"],
         "mlflow": ["mlflow-skinny>=2"],

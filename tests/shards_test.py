@@ -5,9 +5,11 @@ import json
 import tarfile
 
 import numpy as np
+import pyarrow
 import pytest
 from folders_test import image, put
 from PIL import Image
+from pyarrow import parquet as writer
 
 from ktjax import data
 from ktjax.data import convert, decode, shards
@@ -17,9 +19,6 @@ NAMES = ["tench", "goldfish, a fish"]
 
 def parquet(path, rows, *, label="label", names=NAMES):
     """(image, label) as `datasets` writes them."""
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet as writer
-
     images = [{"bytes": content, "path": f"{i}.jpg"} for i, (content, _) in enumerate(rows)]
     table = pyarrow.table({"image": images, label: [answer for _, answer in rows]})
     features = {"image": {"_type": "Image"}, label: {"_type": "ClassLabel", "names": names}}

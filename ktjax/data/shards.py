@@ -114,10 +114,8 @@ def _write(path: Path, classes: Sequence[str], place: Path) -> Iterator[dict[str
 
 def _parquet(path: Path) -> Iterator[Example]:
     """The rows of a Parquet file of the hub's."""
-    try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError:
-        raise ValueError("Parquet files want pyarrow: pip install 'ktjax[hub]'.") from None
+    from pyarrow import ArrowInvalid, parquet  # it takes half a second to import
+
     try:
         file = parquet.ParquetFile(path)
     except (ArrowInvalid, OSError) as error:
