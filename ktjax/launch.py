@@ -18,7 +18,7 @@ from typing import NoReturn
 import jax
 from absl import logging
 
-from ktjax import flags, interruption, paths, trackers
+from ktjax import flags, interruption, paths, progress, trackers
 from ktjax.config import check_choice
 from ktjax.experiment import logs
 from ktjax.jobs import JOBS
@@ -49,6 +49,7 @@ def run(argv: list[str]) -> None:
         job = importlib.import_module(JOBS[config.job])
         job.run(config, flags.WORKDIR.value, overwrite=flags.OVERWRITE.value)
     except interruption.Interrupted:
+        progress.close_all()
         _LOG.warning("Ended as asked. Started again, the job goes on where it was.")
         logs.stop()
         sys.exit(interruption.EXIT_CODE)
@@ -162,6 +163,7 @@ def _fail(error: Exception) -> NoReturn:
     if logging.level_debug():
         traceback.print_exc()
     logs.to_terminal()
+    progress.close_all()
     _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
     logs.flush()
     sys.stdout.flush()
