@@ -84,30 +84,57 @@ def test_alone_there_is_nobody_to_tell(monkeypatch):
     fellows.tell("no such data")
 
 
+@pytest.fixture
+def two(cached, tmp_path, monkeypatch):
+    """two(rank, word): the processes of a job, of which one gets a word more."""
+
+    def start(rank, word):
+        real = processes_test.subprocess.Popen
+
+        def popen(words, **options):
+            more = [word] if f"--process_id={rank}" in words else []
+            return real([*words, *more], **options)
+
+        arguments = [
+            "--config=configs/transfer.py:student=glyphs/tiny_mlp_narrow,teachers=glyphs/tiny_mlp,"
+            "objectives=xe,controls=",
+            *("--config.max_examples=64", "--config.total_epochs=1.0"),
+            f"--workdir={tmp_path / 'new'}",
+        ]
+        with monkeypatch.context() as patch:
+            patch.setattr(processes_test.subprocess, "Popen", popen)
+            return processes_test.start(arguments, processes=2, devices=1, environment=cached)
+
+    return start
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("failing", [0, 1])
-def test_one_of_two_processes_refuses(failing, cached, tmp_path, monkeypatch):
+def test_one_of_two_processes_refuses(failing, two):
     """The other one waits in its first collective operation."""
-    real = processes_test.subprocess.Popen
-
-    def start(words, **options):
-        mine = "--config.batch_size=17" if f"--process_id={failing}" in words else ""
-        return real([*words, *filter(None, [mine])], **options)
-
-    monkeypatch.setattr(processes_test.subprocess, "Popen", start)
-    arguments = [
-        "--config=configs/transfer.py:student=glyphs/tiny_mlp_narrow,teachers=glyphs/tiny_mlp,"
-        "objectives=xe,controls=",
-        *("--config.max_examples=64", "--config.total_epochs=1.0", f"--workdir={tmp_path / 'new'}"),
-    ]
-    jobs = processes_test.start(arguments, processes=2, devices=1, environment=cached)
-    begin = time.monotonic()
-    jobs[failing].wait()
+    jobs = two(failing, "--config.batch_size=17")
+    jobs[failing].wait(timeout=processes_test.LIMIT)
     failed = time.monotonic()
     jobs[1 - failing].wait(timeout=processes_test.LIMIT)
-    assert time.monotonic() - failed < 15, f"it came after {failed - begin:.0f} s"
+    assert time.monotonic() - failed < 15
     codes, told = processes_test.finish(jobs)
     assert codes == [1, 1]
     assert "batch_size=17 does not divide" in told[failing][1]
     assert f"Process {failing} has failed: config.batch_size=17 does not" in told[1 - failing][1]
     assert "Traceback" not in told[0][1] + told[1][1]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("word", "field"),
+    [
+        ("--config.objectives.xe.learning_rate=0.5", r"objectives.xe.learning_rate (0.0001 here"),
+        ("--config.seeds=(2,)", "seeds ([1] here, [2] there)"),
+    ],
+)
+def test_processes_that_were_started_otherwise(word, field, two, tmp_path):
+    codes, told = processes_test.finish(two(1, word))
+    assert codes == [1, 1]
+    for _, stderr in told:
+        assert f"Process 1 was started otherwise than process 0: config.{field}" in stderr
+    assert not (tmp_path / "new" / "results.json").exists()
