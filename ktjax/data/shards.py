@@ -106,8 +106,9 @@ def _write(path: Path, classes: Sequence[str], place: Path) -> Iterator[dict[str
             suffix = os.path.splitext(name)[1].lower()
             file = f"{path.stem}-{number:08}{suffix if suffix in folders.EXTENSIONS else '.jpg'}"
             (place / file).write_bytes(image)
-            known = isinstance(label, int) and label < len(classes)
-            yield {"file_name": file, "label": classes[label] if known else label, "name": name}
+            if isinstance(label, int) and label < len(classes):
+                label = classes[label]
+            yield {"file_name": file, "label": label, "name": name}
     if lacking:
         _LOG.warning("Left out of %s: %d images without labels.", path, lacking)
 
