@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 from sources_test import files, fill, load
 
 from ktjax import data
-from ktjax.data import decode, pipeline
+from ktjax.data import convert, decode, pipeline, sources
 
 
 def image(number=0, kind="PNG", side=12):
@@ -72,19 +72,38 @@ def test_what_is_left_out_is_counted_by_cause_in_one_line(tmp_path, caplog):
     assert len(everything(load(tmp_path))) == 9
     (message,) = caplog.messages
     for part in (
-        "2 of formats that are not read ('a/deep/y.HEIC', for one)",
-        "2 no images ('b/BMW.txt', for one)",
-        "1 no regular files ('b/pipe.png')",
-        "1 directories without images ('__MACOSX')",
+        "of formats that are not read: 2 ('a/deep/y.HEIC', for one)",
+        "no images: 2 ('b/BMW.txt', for one)",
+        "no regular files: 1 ('b/pipe.png')",
+        "directories without images: 1 ('__MACOSX')",
     ):
         assert part in message
+
+
+def test_names_of_any_bytes(tmp_path):
+    fill(tmp_path / "images", {"a": 9, "b": 9})
+    put(tmp_path / "images" / "a" / "new\nline.png", image(1))
+    put(tmp_path / "images" / "b" / f"{'x' * 240}.png", image(2))
+    odd = os.fsencode(tmp_path / "images" / "b") + b"/\xe9.jpg"
+    os.rename(tmp_path / "images" / "b" / "000.png", odd)
+    assert sum(map(len, load(tmp_path / "images")[1:4])) == 20
+    convert.convert(tmp_path / "images", tmp_path / "packed")
+    dataset = data.load("tfds:packed", data_dir=str(tmp_path))
+    assert sum(map(len, dataset[1:4])) == 20
+    with open(odd, "wb"):
+        pass
+    source = sources.of_files(tmp_path / "images", ["b/\udce9.jpg"], np.zeros(1, np.int32))
+    stream = pipeline.Stream(source, pipeline.Reading(size=8))
+    with pytest.raises(ValueError, match=r"Image .*/b/\\xe9.jpg does not decode: it is em") as told:
+        stream.take(np.arange(1))
+    assert str(told.value).encode()
 
 
 def test_a_class_that_nothing_is_left_of_is_refused(tmp_path):
     fill(tmp_path, {"a": 9, "b": 9})
     put(tmp_path / "c" / "x.heic", b"")
     with pytest.raises(
-        ValueError, match=r"class '.*/c' has no image that is read: 1 of formats th"
+        ValueError, match=r"class '.*/c' has no image that is read .of formats that"
     ):
         load(tmp_path)
 

@@ -113,7 +113,7 @@ def _write(template, features, folder: Path, listed: lists.Listed):
                 example = {
                     "image": io.BytesIO(sources.read_file(folder / listed.files[i])),
                     "label": int(listed.label_N[i]),
-                    "file_name": listed.files[i],
+                    "file_name": lists.readable(listed.files[i]),
                 }
                 writer.write(features.serialize_example(example))
                 bar.update()

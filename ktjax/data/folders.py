@@ -129,14 +129,14 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
             files += images
         elif others[_FORMAT] or others[_NO_FILE]:
             raise ValueError(
-                f"The class '{directory}' has no image that is read: {_by_cause(others)}."
+                f"The class '{directory}' has no image that is read ({_by_cause(others)})."
             )
         else:
             others = {_EMPTY: [str(directory.relative_to(root))]}
         for cause, names in others.items():
             left_out.setdefault(cause, []).extend(names)
     if any(left_out.values()):  # the user may not have meant a data set without them
-        _LOG.warning("Left out of %s: %s.", folder, _by_cause(left_out))
+        _LOG.warning("Left out of %s, %s.", folder, _by_cause(left_out))
     if loose and classes:
         raise ValueError(
             f"'{folder}' holds images both beside and in directories of classes: {loose[0]}."
@@ -151,8 +151,8 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
 
 def _by_cause(left_out: Mapping[str, Sequence[str]]) -> str:
     """Counts of what was left out, each with an example."""
-    return ", ".join(
-        f"{len(names)} {cause} ({min(names)!r}{', for one' if len(names) > 1 else ''})"
+    return "; ".join(
+        f"{cause}: {len(names)} ({min(names)!r}{', for one' if len(names) > 1 else ''})"
         for cause, names in left_out.items()
         if names
     )

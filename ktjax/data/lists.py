@@ -7,6 +7,7 @@ and `metadata.csv` or `metadata.jsonl` as the Hugging Face hub has them.
 import csv
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -33,6 +34,11 @@ class Folder(NamedTuple):
 
     splits: Mapping[str, Listed]  # train, tune, validation; or `all`, where it has no splits
     classes: tuple[str, ...]  # empty where nothing is labeled
+
+
+def readable(name: str) -> str:
+    """The name of a file, of whatever bytes, as text that can be written."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def of_archive(folder: Path) -> Folder | None:

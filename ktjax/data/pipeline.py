@@ -21,7 +21,7 @@ from absl import flags
 
 from ktjax import batches, progress
 from ktjax.batches import Batch
-from ktjax.data import Dataset, decode
+from ktjax.data import Dataset, decode, lists
 from ktjax.data.sources import Source
 
 _AT_ONCE = 256  # images that are decoded together
@@ -161,7 +161,7 @@ class Splits(NamedTuple):
 
 
 def _undecodable(source: Source, index: int, error: decode.DecodeError) -> str:
-    return f"Image {source.where(index)} does not decode: {error}."
+    return f"Image {lists.readable(source.where(index))} does not decode: {error}."
 
 
 @functools.cache
