@@ -43,6 +43,7 @@ setuptools.setup(
         "orbax-checkpoint>=0.11.25",
         "pillow>=11",
         "pydantic>=2",
+        "pyarrow",  # tensorflow-datasets needs it, too
         "safetensors>=0.5",
         "scipy",
         "simplejpeg>=1.9",

@@ -59,7 +59,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
     config.max_examples = config_dict.placeholder(int)  # of the validation split; None: all
-    config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+    config.on_bad_image = "error"  # skip: tries all first; pad: fills what was cut off, as Pillow
     # Models' classes are found by name. position: those without names are the data's, in order
     config.classes = "names"
 

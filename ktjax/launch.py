@@ -18,7 +18,7 @@ from typing import NoReturn
 import jax
 from absl import logging
 
-from ktjax import flags, interruption, paths, trackers
+from ktjax import fellows, flags, interruption, paths, progress, trackers
 from ktjax.config import check_choice
 from ktjax.experiment import logs
 from ktjax.jobs import JOBS
@@ -41,6 +41,7 @@ def run(argv: list[str]) -> None:
         _keep_compiled()
         _start_processes()
         logs.to_terminal()
+        fellows.listen(logs.flush)
         interruption.listen()
         config = flags.CONFIG.value
         check_choice("job", config.job, sorted(JOBS))
@@ -49,6 +50,7 @@ def run(argv: list[str]) -> None:
         job = importlib.import_module(JOBS[config.job])
         job.run(config, flags.WORKDIR.value, overwrite=flags.OVERWRITE.value)
     except interruption.Interrupted:
+        progress.close_all()
         _LOG.warning("Ended as asked. Started again, the job goes on where it was.")
         logs.stop()
         sys.exit(interruption.EXIT_CODE)
@@ -58,6 +60,11 @@ def run(argv: list[str]) -> None:
         if not flags.DISTRIBUTED.value:
             raise
         _fail(error)
+    except Exception as error:
+        fellows.tell(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        fellows.stop()
 
 
 def _keep_compiled() -> None:
@@ -162,9 +169,11 @@ def _fail(error: Exception) -> NoReturn:
     if logging.level_debug():
         traceback.print_exc()
     logs.to_terminal()
+    progress.close_all()
     _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
     logs.flush()
     sys.stdout.flush()
+    fellows.tell(_sentence(error))
     os._exit(1)  # libraries would try again to write what cannot be written
 
 

@@ -3,9 +3,10 @@
 Of several processes only the first one shows it.
 """
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tqdm
@@ -22,6 +23,19 @@ def bar(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options:
         return tqdm.tqdm(iterable, disable=silent, **options)
     line = _OWN_LINE if "bar_format" in options else _LINE
     return _Lines(iterable, disable=silent, **options | {"bar_format": line})
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Bars are taken away, so that a sentence stands alone on its lines, and then come back."""
+    with tqdm.tqdm.external_write_mode(file=sys.stderr):
+        yield
+
+
+def close_all() -> None:
+    """Closes bars that are open because something failed below them: nothing comes after it."""
+    for one in [*getattr(tqdm.tqdm, "_instances", ())]:
+        one.close()
 
 
 class _Lines(tqdm.tqdm):

@@ -7,7 +7,16 @@ import shutil
 
 import numpy as np
 import pytest
-from small_jobs import KilledError, kill_at, load_config, pretraining, read, transferring, tree
+from small_jobs import (
+    KilledError,
+    check_same,
+    kill_at,
+    load_config,
+    pretraining,
+    read,
+    transferring,
+    tree,
+)
 
 from ktjax import data, files, parallel
 from ktjax.checkpoint import Checkpoints
@@ -195,3 +204,34 @@ def test_results_name_their_checkpoints(pretrained):
         record = json.loads((workdir / row["checkpoint"]["path"] / "record/metadata").read_text())
         arrays = json.dumps(record["arrays"], sort_keys=True).encode()
         assert row["checkpoint"]["digest"] == hashlib.sha256(arrays).hexdigest()
+
+
+def flipped(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.full  # checkpoint_test.py restores what was damaged so, and trains nothing
+def test_a_flipped_byte_changes_no_result(images, tmp_path):
+    """At every tenth of the latest checkpoint of a run that was killed: what comes is the same."""
+    fields = dict(total_steps=8, eval_every_steps=2)
+    config = pretraining(images, names=("tiny_mlp_narrow",), **fields)
+    pretrain.run(config, tmp_path / "undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, Checkpoints, "save", calls=3)
+        with pytest.raises(KilledError):
+            pretrain.run(config, tmp_path / "killed")
+    (latest,) = (tmp_path / "killed" / "checkpoints").glob("*/6")
+    paths = [path for path in sorted(latest.rglob("*")) if path.is_file() and path.stat().st_size]
+    ends = np.cumsum([path.stat().st_size for path in paths])
+    gone_back = 0
+    for tenth, place in enumerate(np.linspace(0, ends[-1] - 1, 11).astype(int)):
+        run = shutil.copytree(tmp_path / "killed", tmp_path / f"run-{tenth}")
+        i = int(np.searchsorted(ends, place, side="right"))
+        at = int(place - ends[i])  # from the end of the file
+        flipped(run / paths[i].relative_to(tmp_path / "killed"), at)
+        pretrain.run(config, run)
+        gone_back += bool(list(run.glob("checkpoints/*/unreadable-6")))
+        check_same(run, tmp_path / "undisturbed")
+    assert gone_back > 5

@@ -4,12 +4,14 @@ import json
 import random
 import shutil
 
+import hf_test
 import pytest
 from small_jobs import KilledError, kill_at, pretraining
 
 from ktjax import data, files, loop, models
 from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import pretrain
+from ktjax.models.checkpoints import hf, weights
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -106,3 +108,14 @@ def test_of_a_model(quartet, tmp_path):
     for at in rng.sample(range(1000), 30):
         changed.append(whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :])
     assert check(path, changed, lambda: models.load(str(folder))) > 25
+
+
+@pytest.mark.parametrize("name", ["config.json", hf.PREPROCESSOR])
+def test_of_a_model_of_transformers(name, tmp_path):
+    """Which tells little of what it does not expect, and in many ways: every fourth is tried."""
+    for file in ("config.json", hf.PREPROCESSOR):
+        shutil.copy(hf_test.GOLDENS / "vit" / file, tmp_path)
+    weights.safetensors_numpy.save_file(hf_test.entries("vit"), tmp_path / weights.WEIGHTS)
+    changed = list(texts(tmp_path / name))[::4]
+    told = check(tmp_path / name, changed, lambda: models.load(str(tmp_path)))
+    assert told > 0.5 * len(changed)

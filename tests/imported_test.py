@@ -334,6 +334,10 @@ EDITS = {
         "is of no known kind",
     ),
     "no logits": (lambda g: g.update(logits="nothing"), "logits names 'nothing', which does not"),
+    "logits without a shape": (
+        lambda g: next(n for n in g["nodes"] if n["name"] == g["logits"]).update(shape=None),
+        "the logits, has no number of classes",
+    ),
     "a head that is none": (
         lambda g: g.update(heads=[first(g, "permute")["name"]]),
         "has other arguments than it takes",

@@ -33,6 +33,7 @@ STORIES = [
         "paths",
         "trackers",
         "interruption",
+        "fellows",
         "progress",
         "topk",
         "compress",

@@ -185,6 +185,12 @@ def test_a_new_head_alone_is_trained(head, others, zoo, tmp_path):
         )
     }
     assert changed == {"head"}
+    # What a transfer says of such a model is this command, and takes what comes of it.
+    data = f"folder:{others}"
+    with pytest.raises(ValueError, match=rf"pretrain:model={before.name},data={data},train=head"):
+        models.fitted(before, after.classes, data)
+    fitted = models.load(str(tmp_path))
+    assert models.fitted(fitted, after.classes, data).classes == ("a", "b", "c")
     assert any((np.asarray(x) != 0).any() for x in _leaves(after.variables["params"]["head"]))
 
 

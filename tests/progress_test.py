@@ -1,5 +1,6 @@
 import io
 import itertools
+import logging
 import sys
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 import tqdm
 
 from ktjax import progress
+from ktjax.experiment import logs
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,23 @@ def test_a_closed_one_is_forgotten():
     with progress.bar(total=1):
         pass
     assert not any(isinstance(one, progress._Lines) for one in tqdm.tqdm._instances)
+
+
+def test_a_sentence_stands_on_a_line_of_its_own(monkeypatch):
+    """Where a bar is open, and where what failed below one has left it open."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    ours = logging.getLogger("ktjax")
+    handler = logs._Terminal()
+    ours.addHandler(handler)
+    try:
+        bar = progress.bar(total=3, desc="work", unit="step", leave=False)
+        ours.warning("something")
+        progress.close_all()
+        ours.warning("the end")
+    finally:
+        ours.removeHandler(handler)
+        bar.close()
+    rows = [line.rsplit("\r")[-1] for line in terminal.getvalue().split("\n")]
+    assert rows[0] == "ktjax: something"
+    assert rows[1:] == ["ktjax: the end", ""]

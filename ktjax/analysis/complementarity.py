@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from scipy import stats
 
+from ktjax import progress
 from ktjax.analysis import chance, expertise, pairs
 from ktjax.analysis.predictions import Predictions
 
@@ -63,7 +63,7 @@ def pair_rows(
     }
     ranks = {f"rank_{name}": _ranks(measured[name]) for name in RANKED}
     rows = []
-    for s, student in enumerate(tqdm.tqdm(names, "pairs", unit="student", leave=False)):
+    for s, student in enumerate(progress.bar(names, desc="pairs", unit="student", leave=False)):
         for t, teacher in enumerate(names):
             if t != s:
                 row = {"teacher": teacher, "student": student}

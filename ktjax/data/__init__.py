@@ -126,9 +126,9 @@ def load(
 
     Args:
       name: an entry of DATASETS; `tfds:NAME`, any data set that TFDS has prepared as ArrayRecord
-        with `image` and `label`; `folder:PATH`, a folder of PNG or JPEG files: one directory per
-        class or, for training without labels, none, and `train` and `validation` (and `tune`)
-        above these if there are splits.
+        with `image` and `label`; `folder:PATH`, a folder of images: one directory per class, or
+        `metadata.csv` or `metadata.jsonl` with labels or, for training without labels, neither;
+        and `train` and `validation` (and `tune`) above these if there are splits.
       data_dir: where prepared data sets are kept; None: the default of TFDS.
       eval_data: the data set whose tune, validation and classes are taken instead, where `name` is
         a pool of images without labels.

@@ -8,13 +8,14 @@ import io
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from array_record.python import array_record_module
 
 from ktjax import paths, progress
-from ktjax.data import folders
+from ktjax.data import folders, lists, shards, sources
 
 VERSION = "1.0.0"
 _SHARD_BYTES = 2**28
@@ -28,7 +29,8 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     order, the same every time.
 
     Args:
-      folder: as `folder:PATH` takes it, see `ktjax.data.folders`.
+      folder: as `folder:PATH` takes it, see `ktjax.data.folders`; or Parquet files and WebDataset's
+        archives of the Hugging Face hub, see `shards`, which take their space twice meanwhile.
       out: `DATA_DIR/NAME`, the name in lower case, as TFDS wants it.
 
     Returns:
@@ -37,8 +39,6 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     Raises:
       ValueError: the name is none, something is there already, or the folder holds no data set.
     """
-    import tensorflow_datasets as tfds
-
     folder, out = paths.on_disk(folder, "folder"), paths.on_disk(out, "out")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", out.name):
         raise ValueError(
@@ -50,6 +50,17 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     final = out / VERSION
     if final.exists():
         raise ValueError(f"'{final}' exists: delete it, or take another name.")
+    if shards.holds(folder):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix="unpacked-") as unpacked:
+            return _convert(shards.unpack(folder, Path(unpacked)), out, final)
+    return _convert(folder, out, final)
+
+
+def _convert(folder: Path, out: Path, final: Path) -> Path:
+    """`convert` of a folder of images."""
+    import tensorflow_datasets as tfds
+
     found = folders.read(folder)
     # TFDS asks for at least one class.
     features = tfds.features.FeaturesDict(
@@ -82,7 +93,7 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     return final
 
 
-def _write(template, features, folder: Path, listed: folders.Listed):
+def _write(template, features, folder: Path, listed: lists.Listed):
     """Writes the shards of a split, and returns TFDS's description of it."""
     import tensorflow_datasets as tfds
 
@@ -100,9 +111,9 @@ def _write(template, features, folder: Path, listed: folders.Listed):
             writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
             for i in order[shard_of == number]:
                 example = {
-                    "image": io.BytesIO((folder / listed.files[i]).read_bytes()),
+                    "image": io.BytesIO(sources.read_file(folder / listed.files[i])),
                     "label": int(listed.label_N[i]),
-                    "file_name": listed.files[i],
+                    "file_name": lists.readable(listed.files[i]),
                 }
                 writer.write(features.serialize_example(example))
                 bar.update()

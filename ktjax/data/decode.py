@@ -9,12 +9,13 @@ asked for: timm does not, and its models were trained and are scored without.
 import functools
 import io
 import math
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 import PIL
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from ktjax.data import resize
 
@@ -23,6 +24,8 @@ from ktjax.data import resize
 _MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 # Of a file of any name Pillow looks at the content, and hands some kinds to external programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_PADDING = threading.Lock()
+HEAD = 32  # bytes that tell formats apart
 CROP_MODES = ("center", "squash", "border")  # classifier.CROP_MODES, which would import JAX
 
 
@@ -30,16 +33,28 @@ class DecodeError(ValueError):
     """An image does not decode. The message is the reason; whoever read the image can name it."""
 
 
-def decode(encoded: bytes, *, upright: bool = False) -> np.ndarray:
+def decode(encoded: bytes, *, upright: bool = False, pad: bool = False) -> np.ndarray:
     """A JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF as uint8 [H, W, 3]; alpha is dropped, as by timm.
 
-    16-bit images keep their higher byte. An `upright` image is turned as its EXIF says.
+    16-bit images keep their higher byte. An `upright` image is turned as its EXIF says. With `pad`
+    what lacks of a file that was cut off is filled as Pillow does with LOAD_TRUNCATED_IMAGES.
 
     Raises:
       DecodeError: with the reason.
     """
-    image_HxWx3 = _decode(encoded, shrink=1)
+    image_HxWx3 = _decode(encoded, shrink=1, pad=pad)
     return turned(image_HxWx3, orientation(encoded)) if upright else image_HxWx3
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins with these HEAD bytes is of one of the formats above."""
+    starts = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+    return (
+        head.startswith(starts)
+        or (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
+        or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"))
+        or (head[:2] == b"BM" and head[6:10] == bytes(4) and head[15:18] == bytes(3))
+    )
 
 
 def orientation(encoded: bytes) -> int:
@@ -139,6 +154,7 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     interpolation: str,
     upright: bool = False,
+    pad: bool = False,
 ) -> np.ndarray:
     """A random part of an image, resized to uint8 [h, w, 3].
 
@@ -152,6 +168,7 @@ def random_resized_crop(
       scale, ratio: see `draw_crop`.
       interpolation: nearest, bilinear or bicubic.
       upright: the image is turned as its EXIF says; one that is turned is decoded whole.
+      pad: as `decode` has it.
 
     Raises:
       DecodeError: with the reason.
@@ -159,7 +176,7 @@ def random_resized_crop(
     """
     turn = orientation(encoded) if upright else 1
     shape = _jpeg_shape(encoded) if turn == 1 else None
-    image = turned(decode(encoded), turn) if shape is None else None
+    image = turned(decode(encoded, pad=pad), turn) if shape is None else None
     height, width = image.shape[:2] if shape is None else shape
     top, left, rows, columns = draw_crop(
         height, width, generator=generator, scale=scale, ratio=ratio
@@ -168,7 +185,7 @@ def random_resized_crop(
     if image is None:
         spare = min(rows / size[0], columns / size[1]) / 2
         shrink = max(s for s in (1, 2, 4, 8) if s <= max(1, spare))
-        image = _decode(encoded, shrink=shrink)
+        image = _decode(encoded, shrink=shrink, pad=pad)
     if image.shape[:2] == (height, width):  # also where a damaged JPEG went to Pillow
         image, box = image[top : top + rows, left : left + columns], None
     else:
@@ -218,7 +235,7 @@ def _jpeg_shape(encoded: bytes) -> tuple[int, int] | None:
     return None if space == "CMYK" or height * width > _MAX_PIXELS else (height, width)
 
 
-def _decode(encoded: bytes, *, shrink: int) -> np.ndarray:
+def _decode(encoded: bytes, *, shrink: int, pad: bool) -> np.ndarray:
     """Like `decode`, but a JPEG is decoded at a `shrink`-th of its size, rounded up."""
     shape = _jpeg_shape(encoded)
     if shape is not None:
@@ -232,14 +249,30 @@ def _decode(encoded: bytes, *, shrink: int) -> np.ndarray:
     if not encoded:
         raise DecodeError("it is empty")
     try:
+        return _by_pillow(encoded)
+    except DecodeError:
+        if not pad:
+            raise
+    # Pillow has this as a switch of the whole process. A thread that decodes the first time
+    # meanwhile gets what it would get here.
+    with _PADDING:
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            return _by_pillow(encoded)
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _by_pillow(encoded: bytes) -> np.ndarray:
+    try:
         image = Image.open(io.BytesIO(encoded), formats=_formats())
         image.load()
+        return of_pillow(image)
     except PIL.UnidentifiedImageError as error:
         raise DecodeError("of no known format") from error
     # The parsers of damaged files raise whatever they stumble over.
     except Exception as error:
         raise DecodeError(str(error).rstrip(".") or type(error).__name__) from error
-    return of_pillow(image)
 
 
 @functools.cache

@@ -1,22 +1,34 @@
-"""Folders of image files: one directory per class, flat and unlabeled, or as archives unpack.
+"""Folders of image files: one directory per class, flat and unlabeled, or with lists of labels.
 
-What the archives of CUB-200-2011, Stanford Cars, DomainNet and ImageNet hold is recognized by the
-lists that lie beside their images.
+Files are images by their content, whatever they are called, and classes are all that lies below
+their directories, as for torchvision and timm. Classes are in the order of their names, as there:
+`10` stands before `2`. What is left out is counted by cause.
 """
 
 import logging
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from ktjax.data import imagenet
+from ktjax.data import decode, lists
+from ktjax.data.lists import Folder, Listed
 
-EXTENSIONS = (".png", ".jpg", ".jpeg")
-_OTHERS = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".ppm", ".tif", ".tiff", ".webp")
+# fmt: off
+# Files with these names are not looked at before they are decoded.
+EXTENSIONS = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
+)
+# Images that are not read.
+_OTHERS = (
+    ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm", ".psd", ".raw", ".svg", ".dng",
+    ".cr2", ".nef", ".arw",
+)
+# fmt: on
+_ARCHIVES = (".parquet", ".tar", ".zip", ".tgz", ".gz", ".arrow", ".tfrecord")
+_NO_IMAGE, _FORMAT, _NO_FILE = "no images", "of formats that are not read", "no regular files"
+_EMPTY = "directories without images"
 # Names that people give the folders of a split.
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -26,37 +38,29 @@ SPLIT_NAMES = {
 _LOG = logging.getLogger(__name__)
 
 
-class Listed(NamedTuple):
-    """The files of a split."""
-
-    files: list[str]  # below the folder
-    label_N: np.ndarray  # int32, -1 where unlabeled
-
-
-class Folder(NamedTuple):
-    """What a folder holds."""
-
-    splits: Mapping[str, Listed]  # train, tune, validation; or `all`, where it has no splits
-    classes: tuple[str, ...]  # empty where nothing is labeled
-
-
 def read(folder: Path) -> Folder:
     """Lists the images of a folder, in sorted order.
 
     Raises:
-      ValueError: no images, fewer than two classes, or splits of other classes.
+      ValueError: no images, fewer than two classes, a class that nothing is left of, splits of
+        other classes, or validation without labels.
     """
-    for layout in (_birds, _cars, _domainnet):
-        found = layout(folder)
-        if found is not None:
-            return found
     below = _splits(folder)
+    found = lists.of_archive(folder) or lists.of_metadata(folder, below)
+    if found is not None:
+        return found
     if not below or _is_class(folder, list(below.values())):
         files, classes = _list(folder, folder)
         return Folder({"all": files}, classes)
+    unlabeled = below.pop("validation") if _is_unlabeled_test(below) else None
+    if unlabeled is not None:
+        _LOG.warning("%s has no labels and is left out: a part of train is held out.", unlabeled)
     splits, known = {}, {}
     for split, path in below.items():
-        splits[split], classes = _list(path, folder)
+        listed = None
+        if split == "validation" and "train" in known:
+            listed = lists.of_tiny_imagenet(path, folder, known["train"])
+        splits[split], classes = _list(path, folder) if listed is None else (listed, ())
         if classes:
             known[split] = classes
     classes = known.get("train") or next(iter(known.values()), ())
@@ -65,16 +69,22 @@ def read(folder: Path) -> Folder:
             differ = ", ".join(sorted(set(classes) ^ set(others)))
             raise ValueError(f"The splits of '{folder}' differ in classes: {differ}.")
     if classes and "validation" in splits and "validation" not in known:
-        splits["validation"] = _imagenet_validation(splits["validation"], classes)
+        splits["validation"] = lists.of_imagenet(splits["validation"], classes)
+        if splits["validation"].label_N.min() < 0:
+            raise ValueError(
+                f"'{below['validation']}' has no labels: it wants one directory per class, or "
+                f"{' or '.join(lists.METADATA)} with the columns file_name and label."
+            )
+    if unlabeled is not None and set(splits) == {"train"}:
+        splits = {"all": splits["train"]}
     return Folder(splits, classes)
 
 
 def _splits(folder: Path) -> dict[str, Path]:
     """The folders of splits, which people write in any case; ValueError if two are of one split."""
     there: dict[str, list[Path]] = {}
-    for path in sorted(_seen(folder)):
-        if path.is_dir():
-            there.setdefault(path.name.lower(), []).append(path)
+    for path in directories(folder):
+        there.setdefault(path.name.lower(), []).append(path)
     found = {}
     for split, names in SPLIT_NAMES.items():
         paths = next((there[name] for name in names if name in there), [])
@@ -89,30 +99,44 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 def _is_class(folder: Path, splits: list[Path]) -> bool:
     """Whether the one folder with the name of a split is a class, such as trains beside buses."""
-    if len(splits) > 1 or not _images(splits[0], folder)[0]:
+    if len(splits) > 1 or not _holds_images(splits[0]):
         return False
     known = {name for names in SPLIT_NAMES.values() for name in names}
-    others = (path for path in _seen(folder) if path.is_dir() and path.name.lower() not in known)
-    return any(_images(path, folder)[0] for path in others)
+    others = (path for path in directories(folder) if path.name.lower() not in known)
+    return any(_holds_images(path) for path in others)
+
+
+def _is_unlabeled_test(splits: Mapping[str, Path]) -> bool:
+    """Whether validation is a test set whose answers are not told, flat or in one directory."""
+    path = splits.get("validation")
+    if path is None or path.name.lower() != "test" or "train" not in splits:
+        return False
+    names, classes = ({below.name for below in directories(at)} for at in (path, splits["train"]))
+    return bool(classes) and len(names) < 2 and not names & classes
 
 
 def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
     """The images of a folder with one directory per class, or with none, and the classes."""
-    loose, left_out = _images(folder, root)
+    loose, others = _images(folder, root, deep=False)
+    left_out = {_FORMAT: others[_FORMAT]}  # what else lies beside classes is nobody's image
     files, labels, classes = [], [], []
-    for directory in sorted(path for path in _seen(folder) if path.is_dir()):
+    for directory in directories(folder):
         images, others = _images(directory, root)
-        left_out += others
         if images:
             _check_name(directory)
             labels += [len(classes)] * len(images)
             classes.append(directory.name)
             files += images
-    if left_out:  # the user may not have meant a data set without them
-        _LOG.warning(
-            "%d images are left out, as they are neither PNG nor JPEG: %s, for one.",
-            *(len(left_out), root / min(left_out)),
-        )
+        elif others[_FORMAT] or others[_NO_FILE]:
+            raise ValueError(
+                f"The class '{directory}' has no image that is read ({_by_cause(others)})."
+            )
+        else:
+            others = {_EMPTY: [str(directory.relative_to(root))]}
+        for cause, names in others.items():
+            left_out.setdefault(cause, []).extend(names)
+    if any(left_out.values()):  # the user may not have meant a data set without them
+        _LOG.warning("Left out of %s, %s.", folder, _by_cause(left_out))
     if loose and classes:
         raise ValueError(
             f"'{folder}' holds images both beside and in directories of classes: {loose[0]}."
@@ -120,11 +144,48 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
     if loose:
         return Listed(loose, np.full(len(loose), -1, np.int32)), ()
     if len(classes) < 2:
-        raise ValueError(
-            f"'{folder}' holds images of {len(classes)} classes: it wants one directory per class "
-            f"with {', '.join(EXTENSIONS)} files, of two classes or more."
-        )
+        raise ValueError(_no_classes(folder, classes))
+    _say_repeated(folder, classes)
     return Listed(files, np.asarray(labels, np.int32)), tuple(classes)
+
+
+def _by_cause(left_out: Mapping[str, Sequence[str]]) -> str:
+    """Counts of what was left out, each with an example."""
+    return "; ".join(
+        f"{cause}: {len(names)} ({min(names)!r}{', for one' if len(names) > 1 else ''})"
+        for cause, names in left_out.items()
+        if names
+    )
+
+
+def _no_classes(folder: Path, classes: Sequence[str]) -> str:
+    """Why a folder is no data set, and what may be meant."""
+    wanted = "it wants one directory per class, of two classes or more"
+    if classes:
+        text = f"'{folder}' holds images of one class, '{classes[0]}', so nothing can be told apart"
+        below = [path.name for path in directories(folder / classes[0])]
+        hint = f" Maybe folder:{folder / classes[0]} is meant." if len(below) > 1 else ""
+        return f"{text}: {wanted}.{hint}"
+    packed = sorted(path.name for path in _seen(folder) if path.suffix.lower() in _ARCHIVES)
+    if packed:
+        return (
+            f"'{folder}' holds no images but {packed[0]}: `python -m ktjax.data convert FOLDER "
+            "OUT` takes Parquet files and WebDataset's .tar files of the Hugging Face hub; other "
+            "archives are to be unpacked."
+        )
+    return f"'{folder}' holds images of no class: {wanted}."
+
+
+def _say_repeated(folder: Path, classes: Sequence[str]) -> None:
+    """Warns where what lies below the classes looks more like classes: folds, sites, cameras."""
+    below = [{path.name for path in directories(folder / name)} for name in classes[:8]]
+    common = sorted(set.intersection(*below))
+    if len(common) > 1:
+        _LOG.warning(
+            "All classes of %s, such as %s, have the same directories (%s), whose images are taken "
+            "together.",
+            *(folder, classes[0], ", ".join(common[:4])),
+        )
 
 
 def _check_name(directory: Path) -> None:
@@ -138,116 +199,66 @@ def _check_name(directory: Path) -> None:
         ) from None
 
 
-def _images(folder: Path, root: Path) -> tuple[list[str], list[str]]:
-    """Names below the root of the images in a directory: those we read, those of other formats."""
-    paths = list(_seen(folder))  # listed once: a network's file system takes its time
-    ours, others = (
-        sorted(str(path.relative_to(root)) for path in paths if path.suffix.lower() in extensions)
-        for extensions in (EXTENSIONS, _OTHERS)
-    )
-    return ours, others
+def _images(
+    folder: Path, root: Path, *, deep: bool = True
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Sorted names, below the root, of the images in a directory; cause -> names of the others.
+
+    A `deep` look goes below it, too, also where links lead, but not in circles.
+    """
+    images: list[str] = []
+    others: dict[str, list[str]] = {_NO_IMAGE: [], _FORMAT: [], _NO_FILE: []}
+
+    def look(place: str, name: str, above: tuple[str, ...]) -> None:
+        real = os.path.realpath(place)
+        if real in above:
+            return
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):  # `._1.jpg` of macOS, `.ipynb_checkpoints`
+                    continue
+                below = f"{name}{entry.name}"
+                if entry.is_dir():
+                    if deep:
+                        look(entry.path, f"{below}/", (*above, real))
+                    continue
+                why_not = _why_not(entry)
+                (images if why_not is None else others[why_not]).append(below)
+
+    prefix = str(folder.relative_to(root))
+    look(str(folder), "" if prefix == "." else f"{prefix}/", ())
+    return sorted(images), others
+
+
+def _why_not(entry: os.DirEntry) -> str | None:
+    """Why a file is not read, None: it is an image."""
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if not entry.is_file():
+        return _NO_FILE if suffix in EXTENSIONS else _NO_IMAGE
+    if suffix in EXTENSIONS:
+        return None
+    if suffix in _OTHERS:
+        return _FORMAT
+    try:
+        with open(entry.path, "rb") as file:
+            return None if decode.is_image(file.read(decode.HEAD)) else _NO_IMAGE
+    except OSError:
+        return _NO_IMAGE
+
+
+def _holds_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(
+            entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
+            for entry in entries
+        )
+
+
+def directories(folder: Path) -> list[Path]:
+    """Those that are not hidden, sorted."""
+    return sorted(path for path in _seen(folder) if path.is_dir())
 
 
 def _seen(folder: Path) -> Iterator[Path]:
-    """Files that are not hidden: macOS and notebooks leave `._1.jpg`, `.ipynb_checkpoints`."""
+    """What is not hidden: macOS and notebooks leave `._1.jpg`, `.ipynb_checkpoints`."""
     return (path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _of_rows(
-    folder: Path, rows: Iterable[tuple[str, str, int]], classes: tuple[str, ...]
-) -> Folder:
-    """A Folder of these (split, file, label); ValueError names a file that is not there."""
-    splits: dict[str, tuple[list[str], list[int]]] = {}
-    for split, file, label in rows:
-        if not (folder / file).is_file():
-            raise ValueError(f"'{folder}' lacks {file}, which its lists name.")
-        files, labels = splits.setdefault(split, ([], []))
-        files.append(file)
-        labels.append(label)
-    return Folder(
-        {name: Listed(files, np.asarray(lab, np.int32)) for name, (files, lab) in splits.items()},
-        classes,
-    )
-
-
-def _lines(path: Path) -> list[list[str]]:
-    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _birds(folder: Path) -> Folder | None:
-    """CUB-200-2011: lists of `<image id> <what>`."""
-    names = ("images", "image_class_labels", "train_test_split", "classes")
-    if not all((folder / f"{name}.txt").is_file() for name in names):
-        return None
-    images, labels, is_train, classes = (dict(_lines(folder / f"{n}.txt")) for n in names)
-    numbers = {key: number for number, key in enumerate(classes)}
-    rows = (
-        ("train" if is_train[key] == "1" else "validation", f"images/{file}", numbers[labels[key]])
-        for key, file in images.items()
-    )
-    return _of_rows(folder, rows, tuple(classes.values()))
-
-
-def _cars(folder: Path) -> Folder | None:
-    """Stanford Cars: annotations as MATLAB files.
-
-    The labels of the test images were published later, as a file that lies beside the others.
-    """
-    devkit = folder / "devkit"
-    if not (devkit / "cars_meta.mat").is_file():
-        return None
-    from scipy import io
-
-    def load(path: Path, name: str) -> Any:
-        return np.atleast_1d(io.loadmat(path, squeeze_me=True)[name])
-
-    answers = "cars_test_annos_withlabels.mat"
-    places = [path for path in (folder / answers, devkit / answers) if path.is_file()]
-    if not places:
-        raise ValueError(f"'{folder}' lacks {answers}, the labels of cars_test.")
-    classes = tuple(str(name) for name in load(devkit / "cars_meta.mat", "class_names"))
-    rows = [
-        (split, f"{below}/{row['fname']}", int(row["class"]) - 1)
-        for split, below, path in (
-            ("train", "cars_train", devkit / "cars_train_annos.mat"),
-            ("validation", "cars_test", places[0]),
-        )
-        for row in load(path, "annotations")
-    ]
-    return _of_rows(folder, rows, classes)
-
-
-def _domainnet(folder: Path) -> Folder | None:
-    """A domain of DomainNet: `<domain>_train.txt` and `<domain>_test.txt` of `<file> <label>`."""
-    lists = sorted(folder.glob("*_train.txt"))
-    domains = [path.name.removesuffix("_train.txt") for path in lists]
-    domains = [d for d in domains if (folder / d).is_dir() and (folder / f"{d}_test.txt").is_file()]
-    if not domains:
-        return None
-    if len(domains) > 1:
-        raise ValueError(f"'{folder}' holds several domains, {', '.join(domains)}: keep one.")
-    (domain,) = domains
-    rows = [
-        (split, file, int(label))
-        for split, name in (("train", "train"), ("validation", "test"))
-        for file, label in _lines(folder / f"{domain}_{name}.txt")
-    ]
-    names = {label: Path(file).parent.name for _, file, label in rows}
-    return _of_rows(folder, rows, tuple(names[label] for label in sorted(names)))
-
-
-def _imagenet_validation(listed: Listed, classes: tuple[str, ...]) -> Listed:
-    """ImageNet's archive of validation images has no classes: TFDS knows these by number."""
-    numbers = [imagenet.imagenet_number(file) for file in listed.files]
-    if not all(numbers) or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
-        return listed
-    import tensorflow_datasets as tfds
-
-    path = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
-    synsets = path.read_text().split()
-    label_of = {synset: label for label, synset in enumerate(classes)}
-    names = [synsets[number - 1] for number in numbers]
-    for file, name in zip(listed.files, names, strict=True):
-        if name not in label_of:
-            raise ValueError(f"{file} is of class {name}, of which train has no images.")
-    return Listed(listed.files, np.asarray([label_of[name] for name in names], np.int32))

@@ -21,7 +21,7 @@ from absl import flags
 
 from ktjax import batches, progress
 from ktjax.batches import Batch
-from ktjax.data import Dataset, decode
+from ktjax.data import Dataset, decode, lists
 from ktjax.data.sources import Source
 
 _AT_ONCE = 256  # images that are decoded together
@@ -40,6 +40,7 @@ class Reading(NamedTuple):
     # images as for evaluation.
     crop_scale: tuple[float, float] | None = None
     upright: bool = False  # images are turned as their EXIF says
+    pad: bool = False  # what lacks of files that were cut off is filled
     cache_gb: float = 2.0  # a split up to this size, decoded, is kept in memory
     threads: int = 16  # in each process that decodes
     processes: int = 0  # how many decode for training; 0: this one does
@@ -96,7 +97,7 @@ class Stream:
         return self._each(
             index_B,
             lambda encoded, index: decode.eval_crop(
-                decode.decode(encoded, upright=reading.upright),
+                decode.decode(encoded, upright=reading.upright, pad=reading.pad),
                 size=(reading.size, reading.size),
                 crop_pct=reading.crop_pct,
                 interpolation=reading.interpolation,
@@ -119,6 +120,7 @@ class Stream:
                 scale=reading.crop_scale,
                 interpolation=reading.interpolation,
                 upright=reading.upright,
+                pad=reading.pad,
             ),
         )
 
@@ -135,7 +137,8 @@ class Stream:
             except decode.DecodeError as error:
                 raise ValueError(
                     f"{_undecodable(self.source, index, error)} With config.on_bad_image=skip such "
-                    "images are left out."
+                    "images are left out; with pad those that are cut off are taken as far as they "
+                    "go."
                 ) from error
 
         # A batch is padded with one image repeated, which is decoded once.
@@ -158,7 +161,7 @@ class Splits(NamedTuple):
 
 
 def _undecodable(source: Source, index: int, error: decode.DecodeError) -> str:
-    return f"Image {source.where(index)} does not decode: {error}."
+    return f"Image {lists.readable(source.where(index))} does not decode: {error}."
 
 
 @functools.cache

@@ -280,6 +280,7 @@ def reading(settings: Data, classifiers: Iterable[Classifier]) -> pipeline.Readi
     how = pipeline.Reading(
         size=max(largest.size),
         upright=settings.upright,
+        pad=settings.on_bad_image == "pad",
         cache_gb=settings.cache_gb,
         threads=settings.decode_threads,
     )

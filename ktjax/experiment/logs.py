@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 import ktjax
-from ktjax import files, parallel, paths
+from ktjax import files, parallel, paths, progress
 from ktjax.mirror import Mirror
 
 # The words of the command line that has started this process; None: a program calls ktjax.
@@ -48,6 +48,10 @@ class _Terminal(logging.StreamHandler):
         several = jax.distributed.is_initialized()
         who = f"ktjax (process {jax.process_index()})" if several else "ktjax"
         return f"{who}: {record.getMessage()}"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with progress.aside():
+            super().emit(record)
 
 
 def to_terminal() -> None:

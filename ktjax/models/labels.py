@@ -61,7 +61,14 @@ def fitted(
     found_C = places(classifier.classes, classes)
     lacking = [name for name, place in zip(classes, found_C, strict=True) if place < 0]
     if len(lacking) == len(classes):
-        check_classes(classifier, classes, data)
+        try:
+            check_classes(classifier, classes, data)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} To fit its last layer to these: ktjax --workdir=W "
+                f"--config=pretrain:model={classifier.name},data={data},train=head, and then take "
+                "W in its place."
+            ) from None
     if lacking:
         raise ValueError(
             f"{classifier.name} lacks {len(lacking):,} of the {len(classes):,} classes of {data}: "

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -172,7 +173,8 @@ def skeleton(
       options: attributes of the network, by timm's names.
 
     Raises:
-      ValueError: no such architecture, or it has no such option; lists the nearest names.
+      ValueError: no such architecture, or it has no such option, with the nearest names; or there
+        is no such network.
     """
     check_architecture(architecture)
     known = options_of(architecture)
@@ -184,12 +186,24 @@ def skeleton(
             )
     _, build, spec = MODELS[architecture]
     spec = spec if size is None else dataclasses.replace(spec, size=size)
-    module = build(num_classes=len(classes), **options)
+    try:
+        module = build(num_classes=len(classes), **options)
+        begin = functools.partial(initialize, module, spec)
+        variables = jax.eval_shape(begin, jax.random.key(0))
+    except Exception as error:
+        if not options or type(error) is ValueError:
+            raise
+        # The options are those of a file, and may be anything: a network stumbles over them.
+        told = str(error).strip().splitlines() or [""]
+        raise ValueError(
+            f"There is no {architecture} of {reprlib.repr(options)}: {type(error).__name__}: "
+            f"{told[0][:300]}"
+        ) from error
     shapes = Classifier(
         name=architecture,
         architecture=architecture,
         forward=linen_forward(module),
-        variables=jax.eval_shape(functools.partial(initialize, module, spec), jax.random.key(0)),
+        variables=variables,
         input=spec,
         classes=tuple(classes),
         origin="",

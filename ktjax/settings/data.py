@@ -47,7 +47,7 @@ class Data(Record):
     data: Name
     data_dir: Name | None
     max_examples: Count | None
-    on_bad_image: Literal["error", "skip"]
+    on_bad_image: Literal["error", "skip", "pad"]
     classes: Literal["names", "position"]
     image_size: Side | None
     crop_pct: Cropped | None

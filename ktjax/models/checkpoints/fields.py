@@ -32,7 +32,7 @@ def check(config: Mapping[str, Any], path: str) -> None:
 def _check_input(spec: Mapping[str, Any], path: str) -> None:
     for name in ("mean", "std"):
         numbers = spec.get(name)
-        if not isinstance(numbers, list | tuple) or not all(map(_is_number, numbers)):
+        if not isinstance(numbers, list | tuple) or not all(map(is_number, numbers)):
             raise _unlike(path, name, numbers, "a list of numbers")
     size = spec.get("input_size")
     if not (
@@ -42,7 +42,7 @@ def _check_input(spec: Mapping[str, Any], path: str) -> None:
     ):
         raise _unlike(path, "input_size", size, "three whole numbers: channels, height, width")
     share = spec.get("crop_pct")
-    if not _is_number(share) or not 0 < share <= 1:
+    if not is_number(share) or not 0 < share <= 1:
         raise _unlike(path, "crop_pct", share, "above 0, at most 1")
     if not isinstance(spec.get("interpolation"), str):
         raise _unlike(path, "interpolation", spec.get("interpolation"), "text")
@@ -52,7 +52,8 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number of sane size."""
     return (_is_whole(value) or isinstance(value, float)) and abs(value) < 1e30  # no NaN either
 
 

@@ -57,10 +57,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         ).to_dict()
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(
-            f"transformers cannot read {path}: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # whatever its checks and its code stumble over
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = " ".join(lines[:2]) or type(error).__name__
+        raise ValueError(f"transformers cannot read {path}: {told}") from error
     architecture, headless = _architecture(path, config)
     kind = KINDS[architecture]
     for field, value in kind.fixed.items():
@@ -86,6 +86,8 @@ def is_native(config: Mapping[str, Any]) -> bool:
 def _architecture(path: Path, config: Mapping[str, Any]) -> tuple[str, bool]:
     """The entry of KINDS that a config is of, and whether it is of an encoder without a head."""
     given = config["architectures"] or ()
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"{path} has architectures={given!r}, which has to be a list of names.")
     found = _network(given, config["model_type"])
     if found is None:
         raise ValueError(

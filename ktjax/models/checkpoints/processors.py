@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ktjax.classifier import InputSpec
-from ktjax.models.checkpoints import entries
+from ktjax.models.checkpoints import entries, fields
 
 PREPROCESSOR = "preprocessor_config.json"
 _LOG = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ def read(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if path.exists():
         spec = entries.read_json(path)
     called = spec.get("image_processor_type") or spec.get("feature_extractor_type") or ""
+    if not isinstance(called, str):
+        raise ValueError(f"{path} has image_processor_type={called!r}, which has to be text.")
     for end in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
         called = called.removesuffix(end)
     if called not in _KINDS:
@@ -139,12 +141,12 @@ def _input(
     if not spec.get("do_resize", True):
         raise ValueError(f"{path} has do_resize=false: ktjax shows a model images of one size.")
     resample = spec.get("resample", kind.resample)
-    if resample not in _FILTERS:
+    if not isinstance(resample, int) or resample not in _FILTERS:
         raise ValueError(f"{path} has resample={resample}; ktjax has {_FILTERS}.")
     if not path.exists() and not own:
         own = _square(224)  # what the classes of older networks are made for
     size, crop_pct, crop_mode = _cropped(path, spec, kind, called, own)
-    mean, std = _normalization(spec, kind, called)
+    mean, std = _normalization(path, spec, kind, called)
     return {
         "input_size": [3, *size],
         "mean": mean,
@@ -225,19 +227,22 @@ def _edges(path: Path, size: Any, square: bool) -> dict[str, int]:
 
 
 def _normalization(
-    spec: Mapping[str, Any], kind: _Kind, called: str
+    path: Path, spec: Mapping[str, Any], kind: _Kind, called: str
 ) -> tuple[list[float], list[float]]:
     """Mean and standard deviation, for values from 0 to 1."""
     mean, std = [0.0] * 3, [1.0] * 3
     if spec.get("do_normalize", kind.normalized is not None):
         default = kind.normalized or _HALF
-        mean = _channels(spec.get("image_mean", default[0]))
-        std = _channels(spec.get("image_std", default[1]))
+        mean = _channels(path, "image_mean", spec.get("image_mean", default[0]))
+        std = _channels(path, "image_std", spec.get("image_std", default[1]))
     if called == "EfficientNet" and spec.get("include_top", True):
         # It divides twice, for the sake of TensorFlow's weights.
-        again = _channels(spec.get("image_std", (kind.normalized or _HALF)[1]))
+        default = kind.normalized or _HALF
+        again = _channels(path, "image_std", spec.get("image_std", default[1]))
         std = [a * b for a, b in zip(std, again, strict=True)]
     factor = spec.get("rescale_factor", 1 / 255) if spec.get("do_rescale", True) else 1.0
+    if not fields.is_number(factor) or factor <= 0:
+        raise ValueError(f"{path} has rescale_factor={factor!r}, which has to be a number above 0.")
     if spec.get("rescale_offset"):
         mean = [value + 1 for value in mean]
     scale = 255 * factor
@@ -246,8 +251,11 @@ def _normalization(
     return mean, std
 
 
-def _channels(values: Any) -> list[float]:
-    return [float(values)] * 3 if isinstance(values, int | float) else list(values)
+def _channels(path: Path, name: str, values: Any) -> list[float]:
+    found = [values] * 3 if fields.is_number(values) else values
+    if not isinstance(found, list | tuple) or not all(map(fields.is_number, found)):
+        raise ValueError(f"{path} has {name}={values!r}, which has to be a number, or three.")
+    return [float(value) for value in found]
 
 
 def to_json(spec: InputSpec) -> dict[str, Any]:

@@ -51,7 +51,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     config = entries.read_json(folder / CONFIG)
     if hf.is_config(config):
-        return hf.read_config(folder)
+        config = hf.read_config(folder)
+        fields.check(config, str(folder / hf.PREPROCESSOR))
+        check_cfg(config["pretrained_cfg"], str(folder / hf.PREPROCESSOR))
+        return config
     if "pretrained_cfg" not in config and "mean" in config:  # as timm wrote it until 2023
         config = {**config, "pretrained_cfg": config}
     needed = {"architecture", "num_classes", "pretrained_cfg"} - set(config)

@@ -198,6 +198,8 @@ def from_json(content: Any) -> Graph:
                 raise ValueError(f"{what} names '{name:.80}', which does not exist")
     for call in calls:
         _check_special(call, lists["heads"])
+        if call.name == found["logits"] and not (call.shape and isinstance(call.shape[-1], int)):
+            raise ValueError(f"{call.name}, the logits, has no number of classes")
     return Graph(
         size=(height, width),
         weights=weights,

@@ -1,0 +1,257 @@
+"""Image folders that say in lists beside the images what these show.
+
+The archives of CUB-200-2011, Stanford Cars, DomainNet, ImageNet and Tiny ImageNet as they unpack,
+and `metadata.csv` or `metadata.jsonl` as the Hugging Face hub has them.
+"""
+
+import csv
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ktjax.data import imagenet
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+_ANNOTATIONS = "val_annotations.txt"
+_LOG = logging.getLogger(__name__)
+
+
+class Listed(NamedTuple):
+    """The files of a split."""
+
+    files: list[str]  # below the folder
+    label_N: np.ndarray  # int32, -1 where unlabeled
+
+
+class Folder(NamedTuple):
+    """What a folder holds."""
+
+    splits: Mapping[str, Listed]  # train, tune, validation; or `all`, where it has no splits
+    classes: tuple[str, ...]  # empty where nothing is labeled
+
+
+def readable(name: str) -> str:
+    """The name of a file, of whatever bytes, as text that can be written."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def of_archive(folder: Path) -> Folder | None:
+    """What an archive of lists holds; None: it is none of those we know."""
+    found = (layout(folder) for layout in (_birds, _cars, _domainnet))
+    return next((archive for archive in found if archive is not None), None)
+
+
+def _of_rows(
+    folder: Path, rows: Iterable[tuple[str, str, int]], classes: tuple[str, ...]
+) -> Folder:
+    """A Folder of these (split, file, label); ValueError names a file that is not there."""
+    splits: dict[str, tuple[list[str], list[int]]] = {}
+    for split, file, label in rows:
+        if not (folder / file).is_file():
+            raise ValueError(f"'{folder}' lacks {file}, which its lists name.")
+        files, labels = splits.setdefault(split, ([], []))
+        files.append(file)
+        labels.append(label)
+    return Folder(
+        {name: Listed(files, np.asarray(lab, np.int32)) for name, (files, lab) in splits.items()},
+        classes,
+    )
+
+
+def _lines(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _birds(folder: Path) -> Folder | None:
+    """CUB-200-2011: lists of `<image id> <what>`."""
+    names = ("images", "image_class_labels", "train_test_split", "classes")
+    if not all((folder / f"{name}.txt").is_file() for name in names):
+        return None
+    images, labels, is_train, classes = (dict(_lines(folder / f"{n}.txt")) for n in names)
+    numbers = {key: number for number, key in enumerate(classes)}
+    rows = (
+        ("train" if is_train[key] == "1" else "validation", f"images/{file}", numbers[labels[key]])
+        for key, file in images.items()
+    )
+    return _of_rows(folder, rows, tuple(classes.values()))
+
+
+def _cars(folder: Path) -> Folder | None:
+    """Stanford Cars: annotations as MATLAB files.
+
+    The labels of the test images were published later, as a file that lies beside the others.
+    """
+    devkit = folder / "devkit"
+    if not (devkit / "cars_meta.mat").is_file():
+        return None
+    from scipy import io
+
+    def load(path: Path, name: str) -> Any:
+        return np.atleast_1d(io.loadmat(path, squeeze_me=True)[name])
+
+    answers = "cars_test_annos_withlabels.mat"
+    places = [path for path in (folder / answers, devkit / answers) if path.is_file()]
+    if not places:
+        raise ValueError(f"'{folder}' lacks {answers}, the labels of cars_test.")
+    classes = tuple(str(name) for name in load(devkit / "cars_meta.mat", "class_names"))
+    rows = [
+        (split, f"{below}/{row['fname']}", int(row["class"]) - 1)
+        for split, below, path in (
+            ("train", "cars_train", devkit / "cars_train_annos.mat"),
+            ("validation", "cars_test", places[0]),
+        )
+        for row in load(path, "annotations")
+    ]
+    return _of_rows(folder, rows, classes)
+
+
+def _domainnet(folder: Path) -> Folder | None:
+    """A domain of DomainNet: `<domain>_train.txt` and `<domain>_test.txt` of `<file> <label>`."""
+    lists = sorted(folder.glob("*_train.txt"))
+    domains = [path.name.removesuffix("_train.txt") for path in lists]
+    domains = [d for d in domains if (folder / d).is_dir() and (folder / f"{d}_test.txt").is_file()]
+    if not domains:
+        return None
+    if len(domains) > 1:
+        raise ValueError(f"'{folder}' holds several domains, {', '.join(domains)}: keep one.")
+    (domain,) = domains
+    rows = [
+        (split, file, int(label))
+        for split, name in (("train", "train"), ("validation", "test"))
+        for file, label in _lines(folder / f"{domain}_{name}.txt")
+    ]
+    names = {label: Path(file).parent.name for _, file, label in rows}
+    return _of_rows(folder, rows, tuple(names[label] for label in sorted(names)))
+
+
+def of_imagenet(listed: Listed, classes: tuple[str, ...]) -> Listed:
+    """ImageNet's archive of validation images has no classes: TFDS knows these by number."""
+    numbers = [imagenet.imagenet_number(file) for file in listed.files]
+    if not all(numbers) or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        return listed
+    import tensorflow_datasets as tfds
+
+    path = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+    synsets = path.read_text().split()
+    label_of = {synset: label for label, synset in enumerate(classes)}
+    names = [synsets[number - 1] for number in numbers]
+    for file, name in zip(listed.files, names, strict=True):
+        if name not in label_of:
+            raise ValueError(f"{file} is of class {name}, of which train has no images.")
+    return Listed(listed.files, np.asarray([label_of[name] for name in names], np.int32))
+
+
+def of_tiny_imagenet(folder: Path, root: Path, classes: tuple[str, ...]) -> Listed | None:
+    """Validation images of Tiny ImageNet, listed as `<file> <class> <box>`; None: of another set.
+
+    ValueError: a file is not there, or of a class that train has not.
+    """
+    path, images = folder / _ANNOTATIONS, folder / "images"
+    if not (path.is_file() and images.is_dir()):
+        return None
+    label_of = {name: label for label, name in enumerate(classes)}
+    below = images.relative_to(root)
+    rows = []
+    for file, name, *_ in _lines(path):
+        if name not in label_of:
+            raise ValueError(f"{path}: {file} is of class {name}, of which train has no images.")
+        rows.append(("validation", f"{below}/{file}", label_of[name]))
+    return _of_rows(root, rows, classes).splits["validation"]
+
+
+def of_metadata(folder: Path, splits: Mapping[str, Path]) -> Folder | None:
+    """What `metadata.csv` or `metadata.jsonl` says, in the folder or in each of its splits.
+
+    Rows have a `file_name`, below the file's own folder, and a `label`, a name or a number. Classes
+    are in the order of their names or, where all of these are numbers, of the numbers.
+
+    Returns:
+      None where there is no such file, or it has no labels, which is said.
+
+    Raises:
+      ValueError: what is wrong with which line; a file that is not there; or splits of which some
+        have such lists.
+    """
+    if _metadata(folder) is not None:
+        found = {"": folder}
+    else:
+        found = {split: path for split, path in splits.items() if _metadata(path) is not None}
+    rows: list[tuple[str, str, str]] = []
+    for split, path in found.items():
+        for file, name in _labeled(_metadata(path), folder):
+            part = PurePosixPath(file).parts[0]
+            of = split or next((k for k, below in splits.items() if below.name == part), "all")
+            rows.append((of, file, name))
+    if not rows:
+        return None
+    there = {split for split, _, _ in rows}
+    if there != set(splits or ("all",)) and (there != {"all"} or "" not in found):
+        lacking = ", ".join(sorted(set(splits) - there)) or "some rows"
+        raise ValueError(f"'{folder}': {' and '.join(METADATA)} say nothing of {lacking}.")
+    names = {name for _, _, name in rows}
+    numbers = all(re.fullmatch(r"\d+", name) for name in names)
+    classes = tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
+    if len(classes) < 2:
+        raise ValueError(f"'{folder}' has labels of one class alone, '{classes[0]}'.")
+    label_of = {name: label for label, name in enumerate(classes)}
+    return _of_rows(folder, ((of, file, label_of[name]) for of, file, name in rows), classes)
+
+
+def _metadata(folder: Path) -> Path | None:
+    there = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(there) > 1:
+        raise ValueError(f"'{folder}' holds both {' and '.join(METADATA)}: keep one.")
+    return there[0] if there else None
+
+
+def _labeled(path: Path, root: Path) -> list[tuple[str, str]]:
+    """(file below the root, name of its class) of the rows of a list; none: it has no labels."""
+    rows = list((_csv if path.suffix == ".csv" else _json)(path))
+    if not any("label" in row for _, row in rows):
+        _LOG.warning("%s has no column label, so classes are looked for as directories.", path)
+        return []
+    found = []
+    below = path.parent.relative_to(root)
+    for line, row in rows:
+        file, name = row.get("file_name"), row.get("label")
+        where = f"{path}, line {line}"
+        if not isinstance(file, str) or not file:
+            raise ValueError(f"{where}: no file_name.")
+        if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
+            raise ValueError(f"{where}: label is {name!r}, and has to be a name or a number.")
+        place = PurePosixPath(file)
+        if place.is_absolute() or ".." in place.parts:
+            raise ValueError(f"{where}: {file!r} lies outside of the folder.")
+        found.append((str(below / place), str(name)))
+    return found
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a CSV file with the numbers of their lines."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no CSV in UTF-8: {error}.") from None
+
+
+def _json(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The same of a file with one JSON object on each line."""
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: no JSON object.")
+        yield number, row

@@ -1,0 +1,85 @@
+"""When one of several processes fails, the others hear why and end, instead of waiting for it.
+
+What a process waits for in a collective operation it cannot be told there. So a thread of each
+looks from time to time whether one has said, through JAX's coordination service, that it failed.
+The service lives in process 0, which therefore ends after the others have heard.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+_FAILED, _HEARD = "ktjax/failed", "ktjax/heard"
+_EVERY = 0.5  # seconds from look to look, of up to 50 processes
+_OWN = 1.0  # seconds in which who hears of a failure may find its own, which it knows better
+_WAIT = 10.0  # seconds that process 0 waits for the others at most
+_OVER = threading.Event()  # this process has failed itself, or is done
+_LOG = logging.getLogger(__name__)
+
+
+def listen(flush: Callable[[], None]) -> None:
+    """Ends this process as soon as another one has failed; `flush` is called before."""
+    client = _client()
+    if client is not None:
+        _OVER.clear()
+        threading.Thread(target=_look, args=(client, flush), daemon=True).start()
+
+
+def stop() -> None:
+    """Nobody is listened to any more."""
+    _OVER.set()
+
+
+def tell(sentence: str) -> None:
+    """Says that this process fails, and why. Of several that do the first is heard."""
+    _OVER.set()
+    client = _client()
+    if client is None:
+        return
+    with contextlib.suppress(Exception):  # another was first, or the service is gone
+        client.key_value_set(_FAILED, f"Process {jax.process_index()} has failed: {sentence}")
+    _heard(client)
+    begin = time.monotonic()
+    with contextlib.suppress(Exception):
+        while jax.process_index() == 0 and time.monotonic() - begin < _WAIT:
+            if len(client.key_value_dir_get(_HEARD)) == jax.process_count():
+                break
+            time.sleep(_EVERY / 10)
+
+
+def _look(client: Any, flush: Callable[[], None]) -> None:
+    every = _EVERY * max(1, jax.process_count() / 50)  # a pod does not keep process 0 busy
+    while not _OVER.wait(every):
+        try:
+            sentence = client.key_value_try_get(_FAILED)
+        except Exception as error:
+            if "NOT_FOUND" in str(error):
+                continue
+            return  # the service is gone, which JAX notices
+        if not _OVER.wait(_OWN):
+            _LOG.error("%s\nThis process ends, too.", sentence)
+            flush()
+            _heard(client)
+            os._exit(1)
+
+
+def _heard(client: Any) -> None:
+    with contextlib.suppress(Exception):
+        client.key_value_set(f"{_HEARD}/{jax.process_index()}", "")
+
+
+def _client() -> Any:
+    """JAX's client of the coordination service, which has no public name; None: there is none."""
+    if not jax.distributed.is_initialized():
+        return None
+    with contextlib.suppress(ImportError, AttributeError):
+        from jax._src import distributed
+
+        return distributed.global_state.client
+    return None

@@ -1,0 +1,140 @@
+"""Of several processes one fails: the others hear why and end."""
+
+import threading
+import time
+
+import jax
+import processes_test
+import pytest
+
+from ktjax import fellows
+
+
+class Service:
+    """JAX's, as far as it matters: keys are set once."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def key_value_set(self, key, value):
+        if key in self.kept:
+            raise RuntimeError("ALREADY_EXISTS")
+        self.kept[key] = value
+
+    def key_value_try_get(self, key):
+        if key not in self.kept:
+            raise RuntimeError("NOT_FOUND: no such key")
+        return self.kept[key]
+
+    def key_value_dir_get(self, folder):
+        return [pair for pair in self.kept.items() if pair[0].startswith(folder)]
+
+
+@pytest.fixture
+def service(monkeypatch):
+    made = Service()
+    monkeypatch.setattr(fellows, "_client", lambda: made)
+    monkeypatch.setattr(fellows, "_EVERY", 0.01)
+    monkeypatch.setattr(fellows, "_OWN", 0.2)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    yield made
+    fellows.stop()
+
+
+def test_who_hears_of_a_failure_ends(service, monkeypatch, caplog):
+    ended, flushed = threading.Event(), []
+    monkeypatch.setattr(fellows.os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    fellows.listen(lambda: flushed.append(True))
+    time.sleep(0.05)
+    assert not ended.is_set()
+    service.key_value_set(fellows._FAILED, "Process 0 has failed: no such data.")
+    assert ended.wait(5) and flushed
+    assert caplog.messages[0].startswith("Process 0 has failed: no such data.\n")
+    assert fellows._HEARD + "/1" in service.kept
+
+
+def test_who_fails_as_well_says_its_own(service, monkeypatch, caplog):
+    monkeypatch.setattr(fellows.os, "_exit", lambda code: pytest.fail("it is ended by another"))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    fellows.listen(lambda: None)
+    service.key_value_set(fellows._FAILED, "Process 0 has failed: first.")
+    time.sleep(0.05)
+    fellows.tell("second")
+    time.sleep(0.3)
+    assert not caplog.messages
+    assert service.kept[fellows._FAILED] == "Process 0 has failed: first."
+
+
+def test_process_0_ends_after_the_others_have_heard(service, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    begin = time.monotonic()
+    heard = threading.Timer(0.3, service.key_value_set, (f"{fellows._HEARD}/1", ""))
+    heard.start()
+    fellows.tell("no such data")
+    assert 0.25 < time.monotonic() - begin < 5
+    monkeypatch.setattr(fellows, "_WAIT", 0.1)
+    service.kept.clear()
+    fellows.tell("nobody hears it")  # and does not wait for ever
+
+
+def test_alone_there_is_nobody_to_tell(monkeypatch):
+    monkeypatch.setattr(fellows.threading, "Thread", lambda **_: pytest.fail("it looks"))
+    fellows.listen(lambda: None)
+    fellows.tell("no such data")
+
+
+@pytest.fixture
+def two(cached, tmp_path, monkeypatch):
+    """two(rank, word): the processes of a job, of which one gets a word more."""
+
+    def start(rank, word):
+        real = processes_test.subprocess.Popen
+
+        def popen(words, **options):
+            more = [word] if f"--process_id={rank}" in words else []
+            return real([*words, *more], **options)
+
+        arguments = [
+            "--config=configs/transfer.py:student=glyphs/tiny_mlp_narrow,teachers=glyphs/tiny_mlp,"
+            "objectives=xe,controls=",
+            *("--config.max_examples=64", "--config.total_epochs=1.0"),
+            f"--workdir={tmp_path / 'new'}",
+        ]
+        with monkeypatch.context() as patch:
+            patch.setattr(processes_test.subprocess, "Popen", popen)
+            return processes_test.start(arguments, processes=2, devices=1, environment=cached)
+
+    return start
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_of_two_processes_refuses(failing, two):
+    """The other one waits in its first collective operation."""
+    jobs = two(failing, "--config.batch_size=17")
+    jobs[failing].wait(timeout=processes_test.LIMIT)
+    failed = time.monotonic()
+    jobs[1 - failing].wait(timeout=processes_test.LIMIT)
+    assert time.monotonic() - failed < 15
+    codes, told = processes_test.finish(jobs)
+    assert codes == [1, 1]
+    assert "batch_size=17 does not divide" in told[failing][1]
+    assert f"Process {failing} has failed: config.batch_size=17 does not" in told[1 - failing][1]
+    assert "Traceback" not in told[0][1] + told[1][1]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("word", "field"),
+    [
+        ("--config.objectives.xe.learning_rate=0.5", r"objectives.xe.learning_rate (0.0001 here"),
+        ("--config.seeds=(2,)", "seeds ([1] here, [2] there)"),
+    ],
+)
+def test_processes_that_were_started_otherwise(word, field, two, tmp_path):
+    codes, told = processes_test.finish(two(1, word))
+    assert codes == [1, 1]
+    for _, stderr in told:
+        assert f"Process 1 was started otherwise than process 0: config.{field}" in stderr
+    assert not (tmp_path / "new" / "results.json").exists()

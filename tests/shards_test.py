@@ -1,0 +1,111 @@
+"""Parquet files and WebDataset's archives of the hub's, converted and read."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pyarrow
+import pytest
+from folders_test import image, put
+from PIL import Image
+from pyarrow import parquet as writer
+
+from ktjax import data
+from ktjax.data import convert, decode, shards
+
+NAMES = ["tench", "goldfish, a fish"]
+
+
+def parquet(path, rows, *, label="label", names=NAMES):
+    """(image, label) as `datasets` writes them."""
+    images = [{"bytes": content, "path": f"{i}.jpg"} for i, (content, _) in enumerate(rows)]
+    table = pyarrow.table({"image": images, label: [answer for _, answer in rows]})
+    features = {"image": {"_type": "Image"}, label: {"_type": "ClassLabel", "names": names}}
+    facts = json.dumps({"info": {"features": features}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer.write_table(table.replace_schema_metadata({"huggingface": facts}), path)
+
+
+def archive(path, rows):
+    """(image, label) as WebDataset has them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as file:
+        for i, (content, label) in enumerate(rows):
+            for suffix, part in (("jpg", content), ("cls", label)):
+                part = part if isinstance(part, bytes) else str(part).encode()
+                member = tarfile.TarInfo(f"../../{path.stem}/{i:04}.{suffix}")
+                member.size = len(part)
+                file.addfile(member, io.BytesIO(part))
+        link = tarfile.TarInfo("0009.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(link)
+
+
+def rows(count, *, first=0):
+    return [(image(first + i, "JPEG"), i % 2) for i in range(count)]
+
+
+def loaded(folder, tmp_path):
+    convert.convert(folder, tmp_path / "prepared")
+    assert {path.name for path in (tmp_path / "prepared").iterdir()} == {convert.VERSION}
+    return data.load("tfds:prepared", data_dir=str(tmp_path))
+
+
+def contents(source, classes):
+    return {source.read(i): classes[source.label_N[i]] for i in range(len(source))}
+
+
+def test_parquet(tmp_path, caplog):
+    folder = tmp_path / "hub" / "data"
+    parquet(folder / "train-00000-of-00002.parquet", rows(8))
+    parquet(folder / "train-00001-of-00002.parquet", rows(8, first=8))
+    parquet(folder / "validation-00000-of-00001.parquet", rows(4, first=16))
+    parquet(folder / "test-00000-of-00001.parquet", [(image(99), -1)])
+    put(tmp_path / "hub" / "README.md", b"# A data set")
+    dataset = loaded(tmp_path / "hub", tmp_path)
+    assert dataset.classes == tuple(sorted(NAMES))
+    assert contents(dataset.validation, dataset.classes) == {
+        content: NAMES[label] for content, label in rows(4, first=16)
+    }
+    assert len(dataset.train) + len(dataset.tune) == 16
+    assert "1 files such as test-00000-of-00001.parquet" in caplog.text
+
+
+def test_web_dataset_without_a_validation(tmp_path):
+    archive(tmp_path / "wds" / "things-0000.tar", rows(12))
+    archive(tmp_path / "wds" / "things-0001.tar", [*rows(12, first=12), (image(99, "JPEG"), -1)])
+    dataset = loaded(tmp_path / "wds", tmp_path)
+    assert dataset.classes == ("0", "1")
+    every = {k: v for split in dataset[1:4] for k, v in contents(split, dataset.classes).items()}
+    assert every == {content: str(label) for content, label in rows(24)}
+    put(tmp_path / "wds" / "classnames.txt", "\n".join(NAMES).encode())
+    place = shards.unpack(tmp_path / "wds", tmp_path / "unpacked")
+    assert data.load(f"folder:{place}").classes == tuple(sorted(NAMES))
+
+
+def test_shards_that_cannot_be_are_told(tmp_path):
+    put(tmp_path / "a" / "train.parquet", b"junk")
+    put(tmp_path / "b" / "train.tar", b"junk")
+    parquet(tmp_path / "c" / "train.parquet", rows(4), label="fine")
+    archive(tmp_path / "d" / "train.tar", [(image(), "x\ud800".encode("utf-8", "surrogatepass"))])
+    archive(tmp_path / "e" / "train.tar", [(image(), -1)])
+    for name, message in (
+        ("a", r"a/train.parquet is no Parquet file"),
+        ("b", r"b/train.tar is no whole .tar file"),
+        ("d", r"d/train.tar: a label is neither a number nor a name"),
+        ("e", r"holds no image with a label"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            shards.unpack(tmp_path / name, tmp_path / f"out-{name}")
+    place = shards.unpack(tmp_path / "c", tmp_path / "out-c")  # its only column of labels
+    assert data.folders.read(place).classes == tuple(sorted(NAMES))
+    pixels = decode.decode((place / "train-00000000.jpg").read_bytes())
+    np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(rows(1)[0][0]))))
+
+
+def test_images_beside_an_archive_are_no_shards(tmp_path):
+    for i in range(6):
+        put(tmp_path / "images" / "ab"[i % 2] / f"{i}.png", image(i))
+    archive(tmp_path / "images" / "images.tar", rows(2))
+    assert not shards.holds(tmp_path / "images")
