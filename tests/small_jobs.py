@@ -38,7 +38,7 @@ def make_images(folder, classes=CLASSES, per_class=24, noise=45):
 def load_config(name, arg, **fields):
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](arg)
     small = dict(image_size=12, interpolation="bicubic")
-    small |= dict(batch_size=16, eval_batch_size=16, log_every=2)
+    small |= dict(batch_size=16, eval_batch_size=16, log_every=2, augment="shift_colour")
     short = dict(total_epochs=None, eval_every_epochs=None, total_steps=8, eval_every_steps=3)
     config.update(small | short | fields)
     return config
