@@ -34,7 +34,18 @@ def cli() -> None:
 
 def _launch(argv: list[str]) -> None:
     del argv  # flags are all there is
+    _check()
     importlib.import_module("ktjax.launch").run()
+
+
+def _check() -> None:
+    """Ends with a sentence if fields, or names of data sets, are wrong: jobs import JAX first."""
+    settings, data = map(importlib.import_module, ("ktjax.settings", "ktjax.data"))
+    try:
+        read = settings.read(flags.CONFIG.value)
+        data.check(read.data)
+    except ValueError as error:
+        sys.exit(f"ktjax: {error}")
 
 
 def _predict(words: Sequence[str]) -> None:

@@ -573,6 +573,26 @@ def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
     assert not workdir.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config=pretrain:data=glyphz"], "No data set 'glyphz'"),
+        (["--config=transfer", "--config.batch_size=-1"], "config.batch_size=-1 has to be 1"),
+        (["--config=transfer", "--config.job=tranfer"], "config.job='tranfer' is not known"),
+        (["--config=transfer", "--config.batchsize=1"], "the config has no field 'batchsize'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_heavy_is_imported(words, message, python):
+    code = (
+        "import sys; from ktjax import main\n"
+        f"sys.argv = ['ktjax', '--workdir=/nowhere', *{words}]\n"
+        "try: main.cli()\n"
+        "except SystemExit as end: print(f'{end.code}|', 'jax' in sys.modules)"
+    )
+    told, heavy = " ".join(python(code)).split("|")
+    assert told.startswith(f"ktjax: {message}") and heavy == " False"
+
+
 def test_console_script_has_help():
     script = "import sys; sys.argv = ['bin/ktjax', '--help']; from ktjax import main; main.cli()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -8,8 +8,9 @@ import ml_collections
 import pydantic
 import pytest
 
-from ktjax import augment, objectives, optim, parallel
+from ktjax import augment, objectives, optim, parallel, settings
 from ktjax.data import resize, robustness
+from ktjax.jobs import JOBS
 from ktjax.jobs.transfer import plan
 from ktjax.settings import data, objective
 from ktjax.settings.complementarity import Complementarity
@@ -27,6 +28,7 @@ RECORDS = {
     "convergence": Convergence,
     "study": Study,
 }
+
 ENTRIES = {
     get_args(entry.model_fields["objective"].annotation)[0]: entry
     for entry in get_args(get_args(objective.Objective)[0])
@@ -35,6 +37,11 @@ ENTRIES = {
 
 def get_config(name, arg=None):
     return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](arg)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_has_a_record(job):
+    assert type(settings.read(get_config(job))) is RECORDS[job]
 
 
 @pytest.mark.smoke
