@@ -201,7 +201,7 @@ def test_learning_rates_that_nobody_knows_are_searched_for():
         return [plan.rates(settings, label) for label in settings.objectives]
 
     assert of("imagenet2012") == [(1e-4,), (1e-2,)]  # the paper's
-    assert of("glyphs") == [(0.03,), (1e-2,)]
+    assert of("glyphs") == [(0.001,), (1e-2,)]
     assert of("folder:PATH")[0] == of("caltech256")[0] == (0.001, 0.01, 0.1, 1.0)
     assert of("folder:PATH", learning_rates=(0.1, 0.2))[0] == (0.1, 0.2)
     assert of("imagenet2012", arg="objectives=kl,find_rates,") == [(0.001, 0.01, 0.1, 1.0)]

@@ -16,7 +16,7 @@ def rates_of(data: Any) -> tuple[float, ...]:
     """The learning rates to choose from where a config says None: one, where it is known."""
     if data == "imagenet2012":
         return (1e-4,)  # the paper's
-    return (0.03,) if str(data).startswith("glyphs") else (0.001, 0.01, 0.1, 1.0)
+    return (0.001,) if str(data).startswith("glyphs") else (0.001, 0.01, 0.1, 1.0)
 
 
 class Methods(Training):
