@@ -1,7 +1,6 @@
 """The jobs through their front door, on a folder of generated images: results, resuming, errors."""
 
 import csv
-import io
 import json
 import shutil
 import subprocess
@@ -30,7 +29,7 @@ from small_jobs import (
 )
 
 import ktjax
-from ktjax import data, evaluate, loop, parallel, progress
+from ktjax import data, evaluate, loop, parallel
 from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import training
 from ktjax.experiment import workdir as workdir_lib
@@ -604,8 +603,7 @@ def test_waiting_for_input_is_measured(monkeypatch):
     clock = iter(range(100))  # a second passes whenever somebody looks
     monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
     batches = [{"label": np.zeros(shape)} for shape in (16, 16, 16, (2, 8))]
-    bar = progress.bar(total=4, file=io.StringIO())
-    waited = training._Waited(iter(batches), 16, bar)  # at 0
+    waited = training._Waited(iter(batches))  # at 0
     assert [next(waited), next(waited)] == batches[:2]  # from 1 to 2 and from 3 to 4
     found = {"input/wait_percent": 40.0, "input/images_per_s": 6.4}
     assert waited.measured() == found  # at 5
@@ -613,13 +611,3 @@ def test_waiting_for_input_is_measured(monkeypatch):
     for batch in batches[2:]:  # begun anew at 6; from 7 to 8, from 9 to 10
         assert next(waited) is batch
         assert waited.measured() == {"input/wait_percent": 100 / 3, "input/images_per_s": 16 / 3}
-
-
-def test_a_bar_counts_steps_that_have_begun():
-    """Until the second batch is asked for the first step is compiled."""
-    batches = [{"label": np.zeros(shape)} for shape in (16, (2, 16), 16)]
-    with progress.bar(total=4, file=io.StringIO()) as bar:
-        waited = training._Waited(iter(batches), 16, bar)
-        assert "compiled" in bar.postfix
-        begun = [(next(waited), bar.n, bar.postfix)[1:] for _ in batches]
-    assert begun == [(0, "the first step is compiled"), (1, ""), (3, "")]

@@ -1,12 +1,14 @@
 import io
 import itertools
 import sys
+import types
 
 import jax
 import pytest
 import tqdm
 
 from ktjax import progress
+from ktjax.jobs.transfer import setup
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,19 @@ def test_a_closed_one_is_forgotten():
     with progress.bar(total=1):
         pass
     assert not any(isinstance(one, progress._Lines) for one in tqdm.tqdm._instances)
+
+
+@pytest.mark.parametrize(
+    ("before", "total", "elapsed", "told"),
+    [
+        (0, 12, 70.0, "; 0:12:50 left"),
+        (1, 4, 130.0, "; 0:02:10 left"),
+        (1, 4, 20.0, ""),
+        (3, 4, 999.0, ""),
+    ],
+)
+def test_each_run_says_how_long_the_others_take(before, total, elapsed, told):
+    bar = types.SimpleNamespace(
+        disable=False, n=before, total=total, format_dict={"elapsed": elapsed}
+    )
+    assert setup._left(bar) == told

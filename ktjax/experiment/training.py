@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 
-from ktjax import evaluate, files, interruption, loop, parallel, progress, train
+from ktjax import evaluate, files, interruption, loop, parallel, train
 from ktjax.checkpoint import Checkpoints
 from ktjax.data import pipeline
 from ktjax.experiment import beginning, logs
@@ -55,7 +54,6 @@ def fit(
     run: str,
     workdir: Path,
     best: bool = False,
-    shown: bool = True,
 ) -> Fitted:
     """Trains a student, from its latest checkpoint if there is one.
 
@@ -64,7 +62,7 @@ def fit(
     `frozen` gives what the steps take as such while they see a view, by its number; it is not
     called where no step is left, and only once unless the recipe has a `frozen_every`. From the
     logits on the tune split `measure` makes the `accuracy` in percent, and what else is worth
-    keeping. `best`: the variables that were best on tune are wanted, too. `shown`: there is a bar.
+    keeping. `best`: the variables that were best on tune are wanted, too.
 
     Every evaluation writes metrics, saves a checkpoint and adds to the history: `step`, `epoch`,
     `accuracy`, `seconds` since the run began (over all the processes that worked on it, without
@@ -81,15 +79,7 @@ def fit(
     writer = Writer(workdir, run=run, first_step=first_step) if parallel.is_first() else None
     journal = _Journal(run, recipe, checkpoints, writer, record, labeled=images.label_N.max() >= 0)
     batches, groups = _batches(recipe, images, first_step)
-    bar = progress.bar(
-        total=recipe.total_steps,
-        initial=first_step,
-        desc=run,
-        unit="step",
-        leave=False,
-        shown=shown,
-    )
-    waited = _Waited(groups, recipe.batch_size, bar)
+    waited = _Waited(groups)
     events = loop.run(
         recipe.step,
         state,
@@ -122,7 +112,6 @@ def fit(
         finally:
             events.close()
             batches.close()
-            bar.close()
             if writer is not None:
                 writer.close()
             checkpoints.close()
@@ -268,14 +257,11 @@ class _Journal:
 class _Waited:
     """Batches, and how long the loop waited for them: the share of the time between two logs.
 
-    A device that is slower than its input makes the loop wait for metrics, not for batches. A bar
-    tells how many steps have begun: the first begins when it is compiled.
+    A device that is slower than its input makes the loop wait for metrics, not for batches.
     """
 
-    def __init__(self, batches: Iterator[Mapping[str, jax.Array]], batch_size: int, bar: tqdm.tqdm):
-        self._batches, self._batch_size, self._bar = batches, batch_size, bar
-        self._begun = 0
-        bar.set_postfix_str("the first step is compiled")
+    def __init__(self, batches: Iterator[Mapping[str, jax.Array]]):
+        self._batches = batches
         self._found: dict[str, float] = {}
         self.begin()
 
@@ -283,14 +269,10 @@ class _Waited:
         return self
 
     def __next__(self) -> Mapping[str, jax.Array]:
-        if self._begun:
-            self._bar.set_postfix_str("", refresh=False)
-            self._bar.update(self._begun)
         start = time.perf_counter()
         batch = next(self._batches)
         self._seconds += time.perf_counter() - start
         self._images += batch["label"].size
-        self._begun = batch["label"].size // self._batch_size
         return batch
 
     def begin(self) -> None:

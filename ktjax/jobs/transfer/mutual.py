@@ -68,7 +68,6 @@ def _run(
         measure=lambda logits_NxMxC: _on_tune(start, names, logits_NxMxC),
         run=run,
         workdir=start.workdir,
-        shown=start.report,
     )
     bar.update()
     answers = evaluation.ask(

@@ -104,7 +104,6 @@ def _stage(
         run=name,
         workdir=start.workdir,
         best=settings.export != "last",
-        shown=start.report,
     )
     origin = (
         f"{before.model.name if before.model is first.model else before.model.origin} after "
