@@ -63,6 +63,7 @@ def test_other_arguments_are_refused(arguments, capsys):
 PAIR = ["--student=glyphs/tiny_mlp_narrow", "--teachers=glyphs/tiny_mlp+glyphs/tiny_mlp_narrow"]
 
 
+@pytest.mark.full
 def test_step(tmp_path, capsys):
     file = tmp_path / "ratios.json"
     quick = ["--batch_size=8", "--rounds=2", "--seconds=0", f"--json={file}", "--torch=lazy"]

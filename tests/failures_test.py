@@ -69,6 +69,7 @@ def check_sentence(stderr):
     return told
 
 
+@pytest.mark.full
 def test_full_disk(arguments, small_disk, cached, tmp_path):
     """Of three checkpoints two fit; with more room the run goes on from the second."""
     run = command(arguments, small_disk / "run")

@@ -77,7 +77,16 @@ LARGE = {
     *("mobilenetv4_hybrid_large_075", "mobilenetv4_conv_blur_medium", "mobilenetv4_conv_aa_medium"),
     *("fbnetv3_b", "swin_base_patch4_window12_384", "swin_s3_small_224"),
     *("swin_small_patch4_window7_224", "xcit_tiny_12_p16_384", "xcit_tiny_24_p8_224"),
-    *("resmlp_36_224", "vit_dpwee_patch16_reg1_gap_256"),
+    *("resmlp_36_224", "vit_dpwee_patch16_reg1_gap_256", "vit_dwee_patch16_reg1_gap_256"),
+    *("resnetv2_50d_gn", "convnext_atto_rms", "convnext_nano_ols", "convnextv2_atto"),
+    *("gc_efficientnetv2_rw_t", "tf_mixnet_s", "tf_efficientnetv2_b0"),
+    *("mobilenetv3_rw", "tf_mobilenetv3_large_075", "mobilenetv4_hybrid_medium_075"),
+    *("tf_mobilenetv3_small_minimal_100", "flexivit_small", "vit_relpos_medium_patch16_cls_224"),
+    *("vit_relpos_small_patch16_rpn_224", "deit_small_distilled_patch16_224"),
+    *("deit3_small_patch16_224", "deit3_medium_patch16_224", "swin_s3_tiny_224"),
+    *("xcit_nano_12_p8_384", "xcit_small_12_p16_224"),
+    *("pit_ti_distilled_224", "pit_xs_224", "pit_s_distilled_224", "pit_b_224"),
+    *("gmixer_12_224", "gmlp_ti16_224", "mixer_s32_224"),
 }
 CASES = [
     pytest.param(family, architecture, marks=[pytest.mark.full] * (architecture in LARGE))
@@ -86,12 +95,13 @@ CASES = [
 ]
 each_case = pytest.mark.parametrize(("family", "architecture"), CASES)
 each_family = pytest.mark.parametrize("family", models.FAMILIES)
-# To compile, or of many parameters.
-SLOW = ("mobilenetv3", "regnet", "resnetv2", "swin_transformer")
-each_quick_family = pytest.mark.parametrize(
-    "family",
-    [pytest.param(f, marks=[pytest.mark.full] * (f in SLOW), id=f) for f in models.FAMILIES],
-)
+
+
+def each_family_but(*slow):
+    """Those that take long to compile, or have many parameters, are for .ci/full."""
+    marks = {family: [pytest.mark.full] for family in slow}
+    cases = [pytest.param(f, marks=marks.get(f, []), id=f) for f in models.FAMILIES]
+    return pytest.mark.parametrize("family", cases)
 
 
 def entries(golden):
@@ -159,7 +169,7 @@ def first_of(family):
     return next(iter(goldens(family)))
 
 
-@each_quick_family
+@each_family_but("mobilenetv3", "regnet", "resnetv2", "swin_transformer")
 def test_every_parameter_matters(family):
     """Left out, or with its numbers in another order, any of them fails the comparison above."""
     architecture = first_of(family)
@@ -180,40 +190,42 @@ def _without_dropout(call, arguments, keywords, context):
     return call(*arguments, **keywords)
 
 
-@functools.cache
-def lower_training(family, remat):
+def lower_training(variables, module, x):
     """Loss, gradient and statistics of one batch in train mode, without dropout; not compiled."""
-    model = classifier(family, first_of(family))
-    options = {**model.options, "remat": remat}
-    _, module = models.skeleton(model.architecture, CLASSES, model.input.size, options)
     forward = linen_forward(module)
 
     def loss_fn(params, x):
-        variables = {**model.variables, "params": params}
-        output, stats = forward(variables, x, train=True, rngs=None, freeze_stats=False)
+        everything = {**variables, "params": params}
+        output, stats = forward(everything, x, train=True, rngs=None, freeze_stats=False)
         return jnp.mean(output.logits**2), stats
 
     step = jax.value_and_grad(loss_fn, has_aux=True)
     step = jax.vmap(step, in_axes=(None, 0), axis_name="batch")
-    x = rule.images(model.input.size[0])[None]
     with nn.intercept_methods(_without_dropout):
-        return jax.jit(step).lower(model.variables["params"], x), x
+        return jax.jit(step).lower(variables["params"], x)
 
 
-@each_quick_family
+@each_family_but("mobilenetv3", "swin_transformer")
 def test_blocks_forget_their_activations_where_they_are_told_to(family):
+    architecture, options = models.TESTING[family]
+    x = jnp.zeros((1, 2, 64, 64, 3))
     for remat in (False, True):
-        lowered, _ = lower_training(family, remat)
+        blank, module = models.skeleton(
+            architecture, CLASSES, (64, 64), {**options, "remat": remat}
+        )
+        variables = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), blank.variables)
+        lowered = lower_training(variables, module, x)
         assert ("optimization_barrier" in lowered.as_text()) == remat
 
 
-@each_family
+@each_family_but("mobilenetv3", "swin_transformer", "deit", "pit", "vision_transformer_relpos")
 def test_a_step_of_training_is_timms(family):
     """Gradients of mean(logits^2) and BatchNorm's statistics, after one batch in train mode."""
     architecture = first_of(family)
     model, golden = classifier(family, architecture), goldens(family)[architecture]
-    lowered, x = lower_training(family, False)
-    run = lowered.compile()
+    _, module = models.skeleton(architecture, CLASSES, model.input.size, model.options)
+    x = rule.images(model.input.size[0])[None]
+    run = lower_training(model.variables, module, x).compile()
     (loss, stats), gradient = jax.tree.map(lambda a: a[0], run(model.variables["params"], x))
     np.testing.assert_allclose(loss, golden["train/loss"], rtol=1e-4)
     trees = {"gradient": {"params": gradient}, "stats": {"batch_stats": stats} if stats else {}}
@@ -265,7 +277,7 @@ def test_dropout_and_stochastic_depth_are_timms(family):
 
 
 @each_family
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2))])
 def test_computes_in_the_dtype_of_the_parameters(family, number):
     """One float32 in a branch would make all float32 that comes after it."""
     architecture = list(goldens(family))[number]

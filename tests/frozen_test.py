@@ -289,6 +289,7 @@ def test_without_labels(images, quartet, refused, monkeypatch):
         refused(transfer.run, asks("kl"), f"has {name} images without labels")
 
 
+@pytest.mark.full  # jobs_test.py has one of a plain transfer
 def test_command_line(images, quartet, cached, tmp_path):
     arg = f"teachers={'+'.join(quartet[1:])},data=folder:{images},objectives=kl_dp,runlocal"
     done = small_jobs.launch(

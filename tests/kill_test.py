@@ -28,10 +28,12 @@ def undisturbed(arguments, cached, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.full)])
-def test_killed_twice(name, arguments, undisturbed, cached, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "kills"), [("SIGKILL", 1), pytest.param("SIGTERM", 2, marks=pytest.mark.full)]
+)
+def test_killed(name, kills, arguments, undisturbed, cached, tmp_path):
     number = signal.Signals[name]
-    kill.check(arguments, tmp_path, undisturbed, kills=2, number=number, seed=0, **cached)
+    kill.check(arguments, tmp_path, undisturbed, kills=kills, number=number, seed=0, **cached)
 
 
 @pytest.mark.full

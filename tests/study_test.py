@@ -201,7 +201,7 @@ def test_how_it_is_started_is_no_part_of_it(whole, config, monkeypatch):
     assert trained_by(monkeypatch, changed(config, **fields), whole[0])[0] == 0
 
 
-@pytest.mark.parametrize("calls", [0, 3])
+@pytest.mark.parametrize("calls", [pytest.param(0, marks=pytest.mark.full), 3])
 def test_interrupted(calls, whole, config, tmp_path, monkeypatch):
     """At the first checkpoint of a run, and at its second one."""
     with monkeypatch.context() as patch:

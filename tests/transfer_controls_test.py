@@ -107,6 +107,7 @@ def test_outcomes_stand_in_the_results(several):
     assert results["objectives"]["kl"]["mean_net"] == pytest.approx(np.mean(of_kl))
 
 
+@pytest.mark.full
 def test_killed_in_a_control(several, tmp_path, monkeypatch):
     """In the second of a seed, whose 4 transfers and 2 controls save twice each."""
     config, workdir, *_ = several
@@ -192,6 +193,7 @@ def test_each_of_mutual_students_has_its_controls(noisy, quartet, tmp_path):
         assert student.architecture == ktjax.load_model(row["student"]).architecture
 
 
+@pytest.mark.full
 def test_slow_weights_of_a_method_are_those_of_its_controls(noisy, quartet, tmp_path):
     slow = {"kl": dict(tau=1 - 1e-12, every=1)}
     config = asks(noisy, quartet[:2], arg="objectives=kl,controls=xe", mcl=slow)

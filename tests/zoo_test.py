@@ -39,7 +39,13 @@ def test_a_model_answers_with_the_classes_of_the_data(name):
     models.check_classes(load(name), glyphs.CLASSES, "glyphs")
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Sixteen thousand images take the others seconds.
+QUICK = ("glyphs/tiny_mlp", "glyphs/tiny_mlp_narrow", "glyphs/tiny_resnet_narrow")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.full] * (n not in QUICK)) for n in NAMES]
+)
 def test_accuracy_is_the_recorded_one(name, answers):
     accuracy = 100 * answers(name).correct_N.mean()
     assert accuracy == pytest.approx(config_of(name)["accuracy"], abs=0.05)
@@ -48,6 +54,7 @@ def test_accuracy_is_the_recorded_one(name, answers):
 # The paper's figure 1, on the zoo that ships with ktjax.
 
 
+@pytest.mark.full
 def test_every_pair_of_the_embedded_zoo_has_flips_on_more_than_two_percent(answers):
     correct_MxN = np.stack([answers(name).correct_N for name in NAMES])
     assert correct_MxN.shape == (9, 16000)
