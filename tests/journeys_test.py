@@ -72,7 +72,7 @@ def journey(photographs, checkpoints, cached, tmp_path_factory):
             words += [*SHORT, "--config.total_epochs=None"]
             few = ["--config.total_steps=6", "--config.learning_rates=(0.01,0.1)"]
             words += few if "transfer:" in line else ["--config.total_steps=40"]
-        done = small_jobs.launch(*words, **cached)
+        done = small_jobs.launch(*words, timeout=900, **cached)
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
     return root, printed

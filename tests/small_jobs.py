@@ -138,12 +138,12 @@ def check_same(found, expected):
         assert (found / name).read_bytes() == path.read_bytes(), name
 
 
-def launch(*arguments, **environment):
+def launch(*arguments, timeout=300, **environment):
     return subprocess.run(
         [sys.executable, "-m", "ktjax.main", *arguments],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
