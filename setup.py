@@ -63,6 +63,7 @@ setuptools.setup(
         # What is uploaded, see install_test.py; stand-ins for buckets: .ci/full kills jobs in them.
         "release": ["build", "twine", "wheel"],
         "emulators": ["gcp-storage-emulator", "moto[s3,server]>=5"],
+        "colabs": ["ipykernel", "nbclient"],  # tests/colabs.py executes the notebooks
         # Other people's implementations: scripts that make goldens ask them, and .ci/full does.
         "oracle": ["timm", "torch"],
         # Importing torch modules as graphs, once each; what is imported needs neither.

@@ -96,7 +96,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
-    # ktjax.augment.RECIPES. None: shift_colour for glyphs and folders, else default.
+    # ktjax.augment.RECIPES. None: shift_colour for glyphs, else default.
     config.augment = config_dict.placeholder(str)
 
     config.batch_size = 64  # over all devices

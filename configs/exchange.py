@@ -110,7 +110,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.cache_gb = 2.0
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
-    # ktjax.augment.RECIPES. None: shift_colour for glyphs and folders, else default.
+    # ktjax.augment.RECIPES. None: shift_colour for glyphs, else default.
     config.augment = config_dict.placeholder(str)
     # What frozen models say: live: asked in every step; stored: computed once for all runs.
     config.targets = "stored"

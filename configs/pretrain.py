@@ -112,7 +112,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
-    config.augment = "minimal" if pretrained else "shift_colour"  # ktjax.augment.RECIPES
+    # ktjax.augment.RECIPES. None: shift_colour for glyphs, else minimal (mirrored).
+    config.augment = config_dict.placeholder(str)
 
     config.batch_size = 256 if arg.zoo else 64  # over all devices
     config.eval_batch_size = 512  # over all devices

@@ -52,11 +52,17 @@ class InputSpec:
 
         Raises:
           ValueError: the images are not uint8; normalizing them a second time would give nonsense.
+            Or they are no batch.
         """
         if image_BxHxWx3.dtype != jnp.uint8:
             raise ValueError(
                 f"A Classifier takes uint8 images and normalizes them itself, not "
                 f"{image_BxHxWx3.dtype}."
+            )
+        if image_BxHxWx3.ndim != 4 or image_BxHxWx3.shape[-1] != 3:
+            raise ValueError(
+                f"A Classifier takes images [B, H, W, 3], not {list(image_BxHxWx3.shape)}: one "
+                "image is image[None]. ktjax.predict takes images of any size, and paths."
             )
         x = image_BxHxWx3.astype(jnp.float32) / 255
         if x.shape[1:3] != self.size:
@@ -132,7 +138,8 @@ class Classifier:
 
         Args:
           variables: `params` and `batch_stats`, in the floating dtype that is to be computed in.
-          image_BxHxWx3: uint8 images of any size.
+          image_BxHxWx3: uint8 images. Of another size than the model's they are stretched to it;
+            `ktjax.predict` resizes and crops them by the model's own transform.
           train: dropout and stochastic depth on, BatchNorm on the batch's own statistics.
           rngs: keys for dropout and stochastic depth, by name.
           freeze_stats: BatchNorm on its running statistics although `train`.

@@ -1,6 +1,7 @@
 """Arguments of config files. What a config has to be is said in settings/. No JAX."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ml_collections
@@ -9,8 +10,8 @@ import ml_collections
 OPTIONAL = (
     *("augment", "clip_norm", "crop_pct", "crop_scale", "data_dir", "eval_data", "every"),
     "drop_path_rate",
-    *("eval_every_epochs", "eval_every_steps", "image_size", "interpolation", "max_examples"),
-    *("minival", "pairs", "shard", "store", "store_top_k", "top_k", "total_epochs"),
+    *("eval_every_epochs", "eval_every_steps", "image_size", "interpolation", "learning_rates"),
+    *("max_examples", "minival", "pairs", "shard", "store", "store_top_k", "top_k", "total_epochs"),
     *("total_steps", "train_fraction", "views"),
 )
 
@@ -56,6 +57,16 @@ def _parse(name: str, text: str, default: Any) -> Any:
         raise ValueError(
             f"Config argument '{name}' is of type {kind.__name__}: '{text}' is not."
         ) from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The three known names that resemble a name most, by what stands after their last dot."""
+
+    def unlike(dotted: str) -> tuple[float, int, str]:
+        last = dotted.rpartition(".")[2]
+        return -difflib.SequenceMatcher(None, name, last).ratio(), dotted.count("."), dotted
+
+    return ", ".join(sorted(known, key=unlike)[:3])
 
 
 def check_choice(field: str, value: Any, known: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import re
 import runpy
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -53,7 +53,6 @@ COMPILED = flags.DEFINE_string(
     "Folder for compiled programs, which later starts find there; by default ktjax/compiled in the "
     "user's cache; empty: none. JAX_COMPILATION_CACHE_DIR goes before.",
 )
-flags.mark_flags_as_required(["config", "workdir"])
 
 _PACKAGED = Path(__file__).parent / "configs"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
@@ -104,7 +103,8 @@ def describe_configs() -> str:
             if isinstance(node, ast.FunctionDef) and node.name == "get_config"
         )
         told, arguments = (ast.get_docstring(node) or "" for node in (module, get_config))
-        lines += [name, *(f"  {line}" for line in (told.partition("\n")[0], arguments) if line)]
+        said = (told.partition("\n")[0], " ".join(arguments.split()))
+        lines += [name, *(f"  {line}" for line in said if line)]
     return "\n".join(lines)
 
 
@@ -138,10 +138,27 @@ def parse(argv: list[str]) -> list[str]:
             if field.rpartition(".")[2] not in config_lib.OPTIONAL:
                 sys.exit(f"ktjax: config.{field} has to have a value: it cannot be None.")
             config_path.set_value(field, CONFIG.value, None)
-        return rest
     except flags.Error as error:
         line = next(line.strip() for line in str(error).splitlines() if line.strip())
         sys.exit(f"ktjax: {line if len(line) <= _READABLE else f'{line[:_READABLE]}...'}")
+    _check_required()
+    if rest[1:]:
+        sys.exit(f"ktjax: arguments that nobody asks for: {' '.join(rest[1:])}.")
+    return rest
+
+
+def _check_required() -> None:
+    """Ends with what to type if it is not said what to run, or where to."""
+    if CONFIG.value is None:
+        sys.exit(
+            "ktjax: what is to be run? Type --config=NAME:ARGUMENTS, such as --config=quickstart; "
+            "`ktjax configs` lists what there is."
+        )
+    if not WORKDIR.value:
+        sys.exit(
+            "ktjax: where to? Type --workdir=FOLDER, such as --workdir=/tmp/ktjax: results go "
+            "there, and the same command goes on from there."
+        )
 
 
 def _with_files(argv: list[str]) -> list[str]:
@@ -231,10 +248,16 @@ def _check_fields(argv: list[str], config: ml_collections.ConfigDict) -> None:
             if not isinstance(fields, ml_collections.ConfigDict):
                 sys.exit(f"ktjax: {owner} is a single value, and has no field '{part}'.")
             if part not in fields:
-                nearest = difflib.get_close_matches(part, fields, n=1)
-                dotted = f"{owner}.{nearest[0]}".removeprefix("config.") if nearest else ""
-                hint = f" Did you mean '{dotted}'?" if nearest else ""
-                known = ", ".join(sorted(fields))
                 who = "the config" if owner == "config" else owner
-                sys.exit(f"ktjax: {who} has no field '{part}'.{hint} It has: {known}.")
+                near = config_lib.nearest(part, _dotted(fields, owner.removeprefix("config")))
+                sys.exit(f"ktjax: {who} has no field '{part}'. Nearest: {near}.")
             fields, owner = fields[part], f"{owner}.{part}"
+
+
+def _dotted(fields: ml_collections.ConfigDict, above: str) -> Iterator[str]:
+    """The names of fields as they stand after `--config.`, those of entries among them."""
+    for name, value in fields.items():
+        dotted = f"{above}.{name}".removeprefix(".")
+        yield dotted
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _dotted(value, dotted)

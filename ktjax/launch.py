@@ -28,16 +28,14 @@ _MOST_BYTES = 2 * 2**30  # of compiled programs; those that were not used for lo
 _LOG = python_logging.getLogger("ktjax")
 
 
-def run(argv: list[str]) -> None:
-    """Runs the job that the config names; `argv` is what the flags have left."""
+def run() -> None:
+    """Runs the job that the flags name."""
     if not flags.verbosity_is_given():
         # Orbax reports every file that it writes, and an error five times; the log has it.
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setLevel(python_logging.CRITICAL)
         _log_threads()
     try:
-        if len(argv) > 1:
-            raise ValueError(f"Arguments that nobody asks for: {' '.join(argv[1:])}.")
         _keep_compiled()
         _start_processes()
         logs.to_terminal()

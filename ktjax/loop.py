@@ -128,8 +128,11 @@ def run(
     )
     with progress.bar(total=pace.total, initial=now, desc=name, unit="step", leave=False) as bar:
         seen = _Seen(now, recent, name=name, log_every=pace.log_every, bar=bar)
+        bar.set_postfix_str("the first step is compiled")
         for size, batch in zip(sizes, batches, strict=False):
             state, metrics = step(state, frozen(now), batch, key)
+            if bar.postfix:
+                bar.set_postfix_str("")
             # These steps are under way on the device: what came before them costs no wait.
             yield from seen.logs_due(now)
             seen.pending.append(metrics)

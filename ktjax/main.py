@@ -23,12 +23,29 @@ def cli() -> None:
             sys.exit(f"ktjax: {error}")
     elif flags.wants_help(sys.argv):
         print(flags.describe())
+    elif word is not None and not word.startswith("-"):
+        sys.exit(
+            f"ktjax: there is no command '{word}', but {' and '.join(_COMMANDS)}; a job is started "
+            "by --config=NAME --workdir=FOLDER."
+        )
     else:
         app.run(_launch, flags_parser=flags.parse)
 
 
 def _launch(argv: list[str]) -> None:
-    importlib.import_module("ktjax.launch").run(argv)
+    del argv  # flags are all there is
+    _check()
+    importlib.import_module("ktjax.launch").run()
+
+
+def _check() -> None:
+    """Ends with a sentence if fields, or names of data sets, are wrong: jobs import JAX first."""
+    settings, data = map(importlib.import_module, ("ktjax.settings", "ktjax.data"))
+    try:
+        read = settings.read(flags.CONFIG.value)
+        data.check(read.data)
+    except ValueError as error:
+        sys.exit(f"ktjax: {error}")
 
 
 def _predict(words: Sequence[str]) -> None:

@@ -295,7 +295,7 @@ def test_command_line(images, quartet, cached, tmp_path):
     done = small_jobs.launch(
         f"--config=configs/transfer.py:{arg},strategy=sequential,order=ascending,controls=xe",
         f"--workdir={tmp_path}",
-        "--config.image_size=12",
+        *("--config.image_size=12", "--config.augment=shift_colour"),
         f"--config.student={quartet[0]}",
         "--config.objectives.kl_dp.top_k=3",
         **cached,

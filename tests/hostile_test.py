@@ -190,8 +190,10 @@ def test_a_config_file_that_gives_no_config(text, told, tmp_path):
 
 
 def test_flags_that_nobody_can_use(told, tmp_path):
-    assert "--config" in told("--workdir=x")
-    assert "--workdir" in told("--config=quickstart")
+    assert "Type --config=NAME:ARGUMENTS, such as --config=quickstart" in told("--workdir=x")
+    for words in ([], ["--workdir="]):
+        assert "Type --workdir=FOLDER, such as" in told("--config=quickstart", *words)
+    assert "asks for: quickstart." in told("--config=quickstart", "--workdir=x", "quickstart")
     assert "'quickstar'. Nearest: quickstart" in told("--config=quickstar", "--workdir=x")
     assert "Unknown command line flag 'wordir'" in told("--config=quickstart", "--wordir=x")
     assert "nowhere" in told(f"--flagfile={tmp_path / 'nowhere'}")

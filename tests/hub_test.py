@@ -450,6 +450,10 @@ def test_an_unknown_architecture_is_not_asked_for(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: pytest.fail("it asks"))
     with pytest.raises(ValueError, match=r"No architecture 'resnet17'\. Nearest: resnet1[0-9]"):
         models.load("timm/resnet17.a1_in1k")
+    with pytest.raises(
+        ValueError, match=r"'timm/resnet10t' lacks its tag, .*: timm/resnet10t\.c3_"
+    ):
+        models.load("timm/resnet10t")
 
 
 @pytest.mark.parametrize(
@@ -578,6 +582,9 @@ def test_an_unknown_head_is_refused_before_anything_is_read(folder, monkeypatch)
 
 
 def test_a_workdir_stands_for_its_only_model(classifier, tmp_path):
+    (tmp_path / "config.json").write_text('{"job": "transfer"}')
+    with pytest.raises(ValueError, match="the workdir of a job that has exported no model: "):
+        models.load(str(tmp_path))
     weights.export(classifier, str(tmp_path / "students" / "kl_dp-1"))
     found = models.load(tmp_path)
     assert (found.name, found.architecture) == (str(tmp_path), "test_resnet")

@@ -1,6 +1,7 @@
 """What a model says of images, from Python and from the command line."""
 
 import json
+import re
 import sys
 
 import jax
@@ -106,10 +107,18 @@ def test_a_wrong_name_is_a_sentence(monkeypatch, capsys):
         said(monkeypatch, capsys, "predict", NAME, "nowhere.png")
 
 
+@pytest.mark.parametrize("word", ["quickstart", "predcit"])
+def test_a_word_that_is_no_command_is_a_sentence(word, monkeypatch, capsys):
+    message = f"there is no command '{word}', but configs and predict; a job is started by --conf"
+    with pytest.raises(SystemExit, match=message):
+        said(monkeypatch, capsys, word)
+
+
 def test_configs_are_listed(monkeypatch, capsys):
     told = said(monkeypatch, capsys, "configs")
     assert "transfer\n  Transfers knowledge from one or more teachers" in told
-    assert "Arguments: student, teachers, " in told
+    assert "\n  Arguments: student, teachers, " in told
+    assert re.fullmatch(r"(\S+\n(  .+\n){1,2})+", told)  # each a name, its sentence, its arguments
     with pytest.raises(SystemExit, match="takes no arguments: all"):
         said(monkeypatch, capsys, "configs", "all")
 

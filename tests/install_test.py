@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ktjax import models
 
@@ -112,6 +113,19 @@ def test_wheel(install, wheel, tmp_path):
     folder = install(wheel)
     check(folder, tmp_path, package_of(folder))
     assert (package_of(folder) / "py.typed").exists()
+
+
+@pytest.mark.full
+def test_a_wheel_does_what_it_is_for(install, wheel, tmp_path):
+    """In an environment of its own, away from the clone: a transfer, and an answer."""
+    folder, workdir = install(wheel), tmp_path / "workdir"
+    run(folder / "ktjax", "--config=quickstart:runlocal", f"--workdir={workdir}", cwd=tmp_path)
+    assert (workdir / "report.html").exists()
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (30, 40), (200, 60, 60)).save(photo)
+    (student, *_) = sorted((workdir / "students").glob("kl_dp-*"))
+    told = run(folder / "ktjax", "predict", student, photo, "--top=3", cwd=tmp_path).stdout
+    assert told.splitlines()[0] == str(photo) and len(told.splitlines()) == 4
 
 
 def test_editable_install(install, clone, tmp_path):

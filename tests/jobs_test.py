@@ -543,19 +543,24 @@ def test_command_line(images, cached, tmp_path):
         (["pretrian.py", "--config.seed=1"], "no config file 'configs/pretrian.py' in "),
         (["pretrain.py:data=glyphz"], "No data set 'glyphz'. Known: glyphs"),
         (["pretrain.py:dataa=glyphs"], "Unknown config argument 'dataa'. Known: data, model"),
-        (["pretrain.py", "--config.lrr=1"], "the config has no field 'lrr'. It has: augment"),
+        (["pretrain.py", "--config.lrr=1"], "the config has no field 'lrr'. Nearest: "),
         (
             ["pretrain.py", "--config.batchsize", "1"],
-            "the config has no field 'batchsize'. Did you mean 'batch_size'? It has: augment",
+            "the config has no field 'batchsize'. Nearest: batch_size, eval_batch_size, ",
         ),
         (
             ["transfer.py", "--config.objectives.kl.topk=1"],
-            "config.objectives.kl has no field 'topk'. Did you mean 'objectives.kl.top_k'? It has: "
-            "flips, learning_rate, mean_over, objective, standardized, temperature, top_k.",
+            "config.objectives.kl has no field 'topk'. Nearest: objectives.kl.top_k, "
+            "objectives.kl.temperature, objectives.kl.flips.\n",
+        ),
+        (
+            ["transfer.py", "--config.learning_rate=1"],
+            "the config has no field 'learning_rate'. Nearest: objectives.kl.learning_rate, "
+            "objectives.kl_dp.learning_rate, learning_rates.\n",
         ),
         (["pretrain.py", "--config.batch_size=big"], "flag --config.batch_size=big"),
         (["pretrain.py", "--config.batch_size=None"], "config.batch_size has to have a value"),
-        (["pretrain.py", "--config.lrr=None"], "the config has no field 'lrr'. It has: augment"),
+        (["pretrain.py", "--config.lrr=None"], "the config has no field 'lrr'. Nearest: "),
     ],
 )
 def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
@@ -566,6 +571,26 @@ def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
     assert done.stderr.startswith(f"ktjax: {message}")
     assert "Traceback" not in done.stderr
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config=pretrain:data=glyphz"], "No data set 'glyphz'"),
+        (["--config=transfer", "--config.batch_size=-1"], "config.batch_size=-1 has to be 1"),
+        (["--config=transfer", "--config.job=tranfer"], "config.job='tranfer' is not known"),
+        (["--config=transfer", "--config.batchsize=1"], "the config has no field 'batchsize'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_heavy_is_imported(words, message, python):
+    code = (
+        "import sys; from ktjax import main\n"
+        f"sys.argv = ['ktjax', '--workdir=/nowhere', *{words}]\n"
+        "try: main.cli()\n"
+        "except SystemExit as end: print(f'{end.code}|', 'jax' in sys.modules)"
+    )
+    told, heavy = " ".join(python(code)).split("|")
+    assert told.startswith(f"ktjax: {message}") and heavy == " False"
 
 
 def test_console_script_has_help():

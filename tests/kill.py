@@ -56,7 +56,7 @@ def transfer(images, student, teacher):
         *("--config.image_size=12", "--config.batch_size=16", "--config.eval_batch_size=16"),
         *(f"--config.total_epochs={EPOCHS}.0", "--config.eval_every_epochs=1.75"),
         *("--config.log_every=3", "--config.batch_norm=train"),
-        "--config.objectives.kl_dp.learning_rate=0.01",
+        *("--config.objectives.kl_dp.learning_rate=0.01", "--config.augment=shift_colour"),
     ]
 
 

@@ -361,6 +361,8 @@ def test_images_that_somebody_has_normalised_are_refused():
     model = models.load("glyphs/tiny_mlp_narrow")
     with pytest.raises(ValueError, match="takes uint8 images .*, not float32"):
         model.apply(model.variables, np.zeros((1, 24, 24, 3), np.float32), train=False)
+    with pytest.raises(ValueError, match=r"\[B, H, W, 3\], not \[255, 237, 3\]: one image is "):
+        model.apply(model.variables, np.zeros((255, 237, 3), np.uint8))
 
 
 def rewrite(folder, change):

@@ -83,6 +83,7 @@ def transfer(images, zoo):
         *("--config.image_size=12", "--config.batch_size=16", "--config.eval_batch_size=16"),
         *("--config.total_epochs=1.5", "--config.eval_every_epochs=0.75", "--config.log_every=2"),
         *("--config.objectives.kl_dp.learning_rate=0.1", "--config.batch_norm=train"),
+        "--config.augment=shift_colour",
     ]
 
 

@@ -2,6 +2,7 @@ import io
 import itertools
 import logging
 import sys
+import types
 
 import jax
 import pytest
@@ -9,6 +10,7 @@ import tqdm
 
 from ktjax import progress
 from ktjax.experiment import logs
+from ktjax.jobs.transfer import setup
 
 
 @pytest.mark.parametrize(
@@ -77,3 +79,19 @@ def test_a_sentence_stands_on_a_line_of_its_own(monkeypatch):
     rows = [line.rsplit("\r")[-1] for line in terminal.getvalue().split("\n")]
     assert rows[0] == "ktjax: something"
     assert rows[1:] == ["ktjax: the end", ""]
+
+
+@pytest.mark.parametrize(
+    ("before", "total", "elapsed", "told"),
+    [
+        (0, 12, 70.0, "; 0:12:50 left"),
+        (1, 4, 130.0, "; 0:02:10 left"),
+        (1, 4, 20.0, ""),
+        (3, 4, 999.0, ""),
+    ],
+)
+def test_each_run_says_how_long_the_others_take(before, total, elapsed, told):
+    bar = types.SimpleNamespace(
+        disable=False, n=before, total=total, format_dict={"elapsed": elapsed}
+    )
+    assert setup._left(bar) == told

@@ -49,10 +49,10 @@ def test_the_best_on_tune_of_runs_with_all_steps(noisy, quartet, tmp_path):
 
 
 def test_an_argument_asks_for_it():
-    given = "student=glyphs/tiny_mlp,teachers=glyphs/tiny_vit"
-    for more, rate in ((",find_rates", None), ("", 1e-4)):
+    given = "student=glyphs/tiny_mlp,teachers=glyphs/tiny_vit,objectives=kl+xe_kl_mcl"
+    for more, rates in ((",find_rates", {None}), ("", {None, 1e-2})):
         config = load_config("transfer", given + more)
-        assert {entry.learning_rate for entry in config.objectives.values()} == {rate}
+        assert {entry.learning_rate for entry in config.objectives.values()} == rates
 
 
 def test_models_that_train_at_once_have_one(noisy, quartet, tmp_path):

@@ -8,8 +8,9 @@ import ml_collections
 import pydantic
 import pytest
 
-from ktjax import augment, objectives, optim, parallel
+from ktjax import augment, objectives, optim, parallel, settings
 from ktjax.data import resize, robustness
+from ktjax.jobs import JOBS
 from ktjax.jobs.transfer import plan
 from ktjax.settings import data, objective
 from ktjax.settings.complementarity import Complementarity
@@ -27,6 +28,7 @@ RECORDS = {
     "convergence": Convergence,
     "study": Study,
 }
+
 ENTRIES = {
     get_args(entry.model_fields["objective"].annotation)[0]: entry
     for entry in get_args(get_args(objective.Objective)[0])
@@ -35,6 +37,11 @@ ENTRIES = {
 
 def get_config(name, arg=None):
     return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](arg)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_has_a_record(job):
+    assert type(settings.read(get_config(job))) is RECORDS[job]
 
 
 @pytest.mark.smoke
@@ -49,7 +56,7 @@ def test_config_files_and_records_have_the_same_fields(path):
         for name, value in settings.to_json().items():
             given = config.to_dict()[name]
             given = list(given) if isinstance(given, tuple) else given
-            if name not in (*data.following(config.data), "objectives", "mcl"):
+            if name not in (*data.following(config.data), "learning_rates", "objectives", "mcl"):
                 assert value == given, name
 
 
@@ -123,7 +130,7 @@ def test_all_faults_are_told_at_once():
     assert "config.minival=1.5 has to be below 1." in found
     assert "config.seeds.1='2' has to be a whole number." in found
     assert "config.data_dir='' has to be a name." in found
-    assert any("no field 'teacher'. Did you mean 'teachers'?" in fault for fault in found)
+    assert any("no field 'teacher'. Nearest: teachers, " in fault for fault in found)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.1", None, True, (0.1,)])
@@ -180,9 +187,41 @@ def test_what_follows_from_the_data():
         )  # fmt: skip
 
     assert of("glyphs") == (24, 0.1, 1.0, "shift_colour")
-    assert of("folder:PATH") == (None, 0.1, 1.0, "shift_colour")
+    assert of("folder:PATH") == (None, 0.1, 1.0, "default")  # photographs: the paper's views
+    assert of("tfds:NAME") == (None, 0.1, 1.0, "default")
     assert of("imagenet2012") == (None, 0.01, 0.1, "default")
     assert of("imagenet2012", minival=0.5, augment="weak") == (None, 0.5, 0.1, "weak")
+
+
+def test_learning_rates_that_nobody_knows_are_searched_for():
+    def of(source, arg="objectives=kl+xe_kl_mcl,", **fields):
+        config = get_config("transfer", f"{arg}data={source}")
+        config.update(fields)
+        settings = Transfer.read(config)
+        return [plan.rates(settings, label) for label in settings.objectives]
+
+    assert of("imagenet2012") == [(1e-4,), (1e-2,)]  # the paper's
+    assert of("glyphs") == [(0.001,), (1e-2,)]
+    assert of("folder:PATH")[0] == of("caltech256")[0] == (0.001, 0.01, 0.1, 1.0)
+    assert of("folder:PATH", learning_rates=(0.1, 0.2))[0] == (0.1, 0.2)
+    assert of("imagenet2012", arg="objectives=kl,find_rates,") == [(0.001, 0.01, 0.1, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("source", "arg", "recipe"),
+    [
+        ("glyphs", "model=tiny_vit", "shift_colour"),
+        ("glyphs", "model=glyphs/tiny_vit", "shift_colour"),  # letters are never mirrored
+        ("folder:PATH", "model=tiny_vit", "minimal"),
+        ("folder:PATH", "model=timm/resnet50.a1_in1k", "minimal"),
+    ],
+)
+def test_views_of_pretraining_follow_the_data(source, arg, recipe):
+    config = get_config("pretrain", arg)
+    config.data = source
+    assert RECORDS["pretrain"].read(config).augment == recipe
+    config.augment = "default"
+    assert RECORDS["pretrain"].read(config).augment == "default"
 
 
 @pytest.mark.parametrize(
@@ -220,13 +259,32 @@ def test_options_of_one_objective_are_its_own():
         (dict(total_epochs=2.0), 20),
         (dict(total_epochs=0.5), 5),
         (dict(total_epochs=0.14), 1),
+        (dict(), 200),  # 20 epochs, and of few images 200 steps
+        (dict(batch_size=5), 420),
     ],
 )
 def test_durations(fields, steps):
     config = get_config("transfer")
     config.update(dict(batch_size=10, eval_every_epochs=1.0) | fields)
     durations = Transfer.read(config).durations(105)
-    assert durations == (10, steps, min(10, steps))
+    assert durations == (105 // config.batch_size, steps, min(durations.epoch, steps))
+
+
+@pytest.mark.parametrize(
+    ("examples", "every"),
+    [(128_117, 2001), (461, 10), (640, 10), (6400, 100)],  # an epoch of ImageNet's; 20 times
+)
+def test_evaluations_are_not_more_than_twenty(examples, every):
+    durations = Transfer.read(get_config("transfer", "data=folder:PATH")).durations(examples)
+    assert durations.eval_every == every
+    assert durations.total / every <= 20
+
+
+def test_durations_that_contradict_each_other():
+    config = get_config("transfer")
+    config.update(total_steps=7, total_epochs=1.0)
+    with pytest.raises(ValueError, match="Give one of config.total_steps=7"):
+        Transfer.read(config)
 
 
 def test_durations_of_less_than_a_step():

@@ -38,7 +38,7 @@ def make_images(folder, classes=CLASSES, per_class=24, noise=45):
 def load_config(name, arg, **fields):
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](arg)
     small = dict(image_size=12, interpolation="bicubic")
-    small |= dict(batch_size=16, eval_batch_size=16, log_every=2)
+    small |= dict(batch_size=16, eval_batch_size=16, log_every=2, augment="shift_colour")
     short = dict(total_epochs=None, eval_every_epochs=None, total_steps=8, eval_every_steps=3)
     config.update(small | short | fields)
     return config
@@ -138,12 +138,12 @@ def check_same(found, expected):
         assert (found / name).read_bytes() == path.read_bytes(), name
 
 
-def launch(*arguments, **environment):
+def launch(*arguments, timeout=300, **environment):
     return subprocess.run(
         [sys.executable, "-m", "ktjax.main", *arguments],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )

@@ -198,6 +198,7 @@ def test_killed_while_it_fills_a_store(noisy, quartet, cached, tmp_path):
         *(sys.executable, "-m", "ktjax.main", f"--config=configs/transfer.py:{arg},controls="),
         *("--config.image_size=12", "--config.total_epochs=40.0", "--config.targets=stored"),
         *("--config.eval_batch_size=16", "--config.batch_size=16"),
+        *("--config.objectives.kl_dp.learning_rate=1e-4", "--config.augment=shift_colour"),
     ]
     environment = dict(JAX_PLATFORMS="cpu", **cached)
 

@@ -6,6 +6,7 @@ convolves. Run as a script, this file saves what the step computes on the device
 
 import dataclasses
 import functools
+import io
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import optax
 import pytest
 import small_models
+import tqdm
 import xla
 
 from ktjax import loop as loop_lib
@@ -294,6 +296,22 @@ def test_events_where_everything_divides():
     logs, evals = loop(first=0, total=12, log_every=3, eval_every=6)
     assert logs == [(3, 2.0), (6, 5.0), (9, 8.0), (12, 11.0)]
     assert evals == [(6, 3.5), (12, 9.5)]
+
+
+def test_a_bar_says_that_the_first_step_is_compiled(monkeypatch):
+    bars, said = [], []
+    monkeypatch.setattr(
+        loop_lib.progress,
+        "bar",
+        lambda **options: bars.append(tqdm.tqdm(file=io.StringIO(), **options)) or bars[-1],
+    )
+
+    def step(*arguments):
+        said.append(bars[0].postfix)
+        return count(*arguments)
+
+    loop(first=0, total=3, log_every=1, eval_every=3, step=step)
+    assert said == ["the first step is compiled", "", ""]
 
 
 def test_events_where_nothing_divides():

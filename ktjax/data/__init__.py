@@ -194,7 +194,8 @@ def _part(
         train, validation = ("|".join(folders.SPLIT_NAMES[k]) for k in ("train", "validation"))
         raise ValueError(
             f"'{name}' has only {' and '.join(splits)}, and training wants both, {train} and "
-            f"{validation}, or images without splits."
+            f"{validation}, or images without splits; or set config.eval_data to a data set that "
+            "has labels, for what is measured."
         )
     kept = np.arange(len(pool))
     if "tune" in splits:

@@ -144,6 +144,11 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
             f"configs/pretrain.py:model={name}, then give the folder that this exports"
             f"{others if tags else ''}."
         )
+    if (path / files.CONFIG).is_file() and "job" in entries.read_json(path / files.CONFIG):
+        raise ValueError(
+            f"'{name}' is the workdir of a job that has exported no model: the command that began "
+            "it goes on where it is, and exports at the end."
+        )
     nearest = registry.nearest(name, (*zoo(), *registry.MODELS))
     raise ValueError(
         f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "
@@ -155,7 +160,11 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
 def _of_hub(name: str, repository: str) -> hub.Checkpoint:
     """The checkpoint of a repository; imported if need be, where ktjax lacks its architecture."""
     if name.startswith("timm/") and repository == name:  # what it is is known without asking
-        architecture = name.removeprefix("timm/").partition(".")[0]
+        architecture, _, tag = name.removeprefix("timm/").partition(".")
+        known = catalogue.TIMM["architectures"].get(architecture, {})
+        if not tag and known.get("checkpoints"):
+            tags = ", ".join(f"{name}.{tag}" for tag in known["checkpoints"])
+            raise ValueError(f"'{name}' lacks its tag, which says how it was trained: {tags}.")
         native = architecture in registry.MODELS
     else:
         config = hub.read_config(repository)

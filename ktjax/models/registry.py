@@ -132,11 +132,7 @@ def create(
       ValueError: the architecture is not in MODELS; lists the nearest names.
     """
     shapes, module = skeleton(architecture, classes, size, options)
-    key = jax.random.key(seed)
-    draw = jax.jit(functools.partial(initialize, module, shapes.input)).lower(key)
-    # What runs once is not worth optimizing: on a CPU half the time goes, the bits are the same.
-    on_cpu = jax.default_backend() == "cpu"
-    variables = draw.compile({"xla_backend_optimization_level": 1} if on_cpu else None)(key)
+    variables = jax.jit(functools.partial(initialize, module, shapes.input))(jax.random.key(seed))
     return dataclasses.replace(shapes, variables=variables, origin=f"random weights, seed {seed}")
 
 

@@ -1,1 +1,25 @@
 """What a config says, read once: a frozen, typed record per job, and the parts that jobs share."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ktjax.settings.data import Data
+
+# config.job -> module and name of its record.
+RECORDS = {
+    "complementarity": ("ktjax.settings.complementarity", "Complementarity"),
+    "convergence": ("ktjax.settings.convergence", "Convergence"),
+    "pretrain": ("ktjax.settings.pretrain", "Pretrain"),
+    "study": ("ktjax.settings.study", "Study"),
+    "transfer": ("ktjax.settings.transfer", "Transfer"),
+}
+
+
+def read(config: Any) -> "Data":
+    """The record of a config, by its field `job`. ValueError as `Record.read`, or no such job."""
+    if config["job"] not in RECORDS:
+        known = ", ".join(RECORDS)
+        raise ValueError(f"config.job='{config['job']}' is not known. Known: {known}.")
+    module, name = RECORDS[config["job"]]
+    return getattr(importlib.import_module(module), name).read(config)

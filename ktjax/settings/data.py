@@ -32,12 +32,11 @@ Augment = Literal["none", "shift_colour", "minimal", "very_weak", "weak", "defau
 def following(data: Any) -> dict[str, Any]:
     """What follows from the data set where a config says None."""
     imagenet, glyphs = data == "imagenet2012", str(data).startswith("glyphs")
-    drawn = glyphs or str(data).startswith("folder:")
     return {
         "image_size": 24 if glyphs else None,
         "minival": 0.01 if imagenet else 0.1,
         "train_fraction": 0.1 if imagenet else 1.0,
-        "augment": "shift_colour" if drawn else "default",
+        "augment": "shift_colour" if glyphs else "default",
     }
 
 

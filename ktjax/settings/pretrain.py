@@ -1,6 +1,7 @@
 """The settings of a pretrain job."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,3 +19,11 @@ class Pretrain(Training):
     seed: Seed
     learning_rate: Positive
     label_smoothing: BelowOne
+
+    @classmethod
+    def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With what follows from the data set; photographs are mirrored, and keep their colors."""
+        found = dict(super().resolved(raw))
+        if found.get("augment") == "default" and raw.get("augment") is None:
+            found["augment"] = "minimal"
+        return found

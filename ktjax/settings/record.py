@@ -4,7 +4,6 @@ Every fault of a config is told at once, a sentence each, with the dotted name o
 it takes. Records have no defaults: these stand in the config files. No JAX.
 """
 
-import difflib
 import math
 import types
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ import ml_collections
 import pydantic
 import pydantic_core
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+
+from ktjax import config as config_lib
 
 MOST = 2**31 - 1  # of what counts steps, images or bytes of a batch
 _READABLE = 80  # characters of a value, in a sentence
@@ -186,7 +187,5 @@ def _unknown(place: tuple[str, ...], record: type[Record]) -> str:
     *above, name = place
     if above:
         return f"config.{'.'.join(above)} has no field '{name}'."
-    known = sorted(record.model_fields)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"The config has no field '{name}'.{hint} It has: {', '.join(known)}."
+    near = config_lib.nearest(name, record.model_fields)
+    return f"The config has no field '{name}'. Nearest: {near}."

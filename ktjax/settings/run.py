@@ -7,6 +7,12 @@ import pydantic
 
 from ktjax.settings.record import MOST, Amount, BelowOne, Count, Positive, Record
 
+# Where a config says nothing: the paper's epochs, and of few images as many more as make so many
+# steps; evaluated after each epoch, but no more often than that.
+EPOCHS = 20
+LEAST_STEPS = 200
+EVALUATIONS = 20
+
 
 class Durations(NamedTuple):
     """How long a run is, in steps."""
@@ -43,7 +49,7 @@ class Run(Record):
     def _one_of_steps_and_epochs(self) -> Self:
         for name in ("total", "eval_every"):
             steps, epochs = self._duration(name)
-            if (steps is None) == (epochs is None):
+            if steps is not None and epochs is not None:
                 raise ValueError(
                     f"Give one of config.{name}_steps={steps} and config.{name}_epochs={epochs}, "
                     "and None for the other."
@@ -67,13 +73,15 @@ class Run(Record):
                 f"The training split has {examples} images, fewer than config.batch_size="
                 f"{self.batch_size}."
             )
-        total = self._steps("total", epoch)
-        return Durations(epoch, total, min(total, self._steps("eval_every", epoch)))
+        total = self._steps("total", epoch, max(EPOCHS * epoch, LEAST_STEPS))
+        every = self._steps("eval_every", epoch, max(epoch, math.ceil(total / EVALUATIONS)))
+        return Durations(epoch, total, min(total, every))
 
-    def _steps(self, name: str, steps_per_epoch: int) -> int:
+    def _steps(self, name: str, steps_per_epoch: int, default: int) -> int:
         steps, epochs = self._duration(name)
-        count = steps if epochs is None else epochs * steps_per_epoch
-        if count is None or not math.isfinite(count) or round(count) < 1:
+        count = default if steps is None else steps
+        count = count if epochs is None else epochs * steps_per_epoch
+        if not math.isfinite(count) or round(count) < 1:
             raise ValueError(f"config.{name}_steps or config.{name}_epochs comes to {count} steps.")
         if round(count) > MOST:
             raise ValueError(

@@ -12,6 +12,13 @@ from ktjax.settings.record import FROZEN, AtLeastTwo, BelowOne, Count, Name, Pos
 from ktjax.settings.training import Training
 
 
+def rates_of(data: Any) -> tuple[float, ...]:
+    """The learning rates to choose from where a config says None: one, where it is known."""
+    if data == "imagenet2012":
+        return (1e-4,)  # the paper's
+    return (0.001,) if str(data).startswith("glyphs") else (0.001, 0.01, 0.1, 1.0)
+
+
 class Methods(Training):
     """What transfers minimize, and what they are compared with: the same for all pairs."""
 
@@ -37,6 +44,8 @@ class Methods(Training):
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
         """With what follows from the data set, and from the batch size."""
         raw = super().resolved(raw)
+        if "learning_rates" in raw and raw["learning_rates"] is None:
+            raw = {**raw, "learning_rates": rates_of(raw.get("data"))}
         if "mcl" not in raw:
             return raw
         return {**raw, "mcl": objective.every_resolved(raw["mcl"], raw.get("batch_size"))}

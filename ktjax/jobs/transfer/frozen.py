@@ -61,7 +61,8 @@ def _announced(start: Setup, planned: Sequence[Run], controls: Sequence[Run]) ->
     device = jax.devices()[0].device_kind
     text = (
         f"{len(start.models)} models, {count:,} images, {jax.device_count()} x {device}: "
-        f"{len(planned)} transfers and {len(controls)} controls of {steps:,} steps each{each}."
+        f"{len(planned)} transfers and {len(controls)} controls of {steps:,} steps each{each}. "
+        "First steps wait until they are compiled."
     )
     if steps < _FEW:
         text += " So few steps change little: config.total_epochs has more."

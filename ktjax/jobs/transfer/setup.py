@@ -1,5 +1,6 @@
 """What all runs of a transfer share: data, models, and what these say before it."""
 
+import datetime
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from ktjax.settings.transfer import Transfer
 
 _LOG = logging.getLogger(__name__)
 _FEW = 500  # images of tune: a standard error of up to 2.2 points
+_LONG = 60  # seconds
 
 
 class Done(NamedTuple):
@@ -137,4 +139,13 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
     change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
     change = f"abstains, stays at {row.accuracy_after:.2f} %" if row.abstained else change
     rate = f"learning rate {row.learning_rate:g}, " if row.rates else ""
-    bar.write(f"{row.run}: {change}, {rate}{row.seconds:.0f} s")
+    bar.write(f"{row.run}: {change}, {rate}{row.seconds:.0f} s{_left(bar)}")
+
+
+def _left(bar: tqdm.tqdm) -> str:
+    """How long the others take, where it is long, if they take as long as those before."""
+    if bar.disable:
+        return ""
+    done = bar.n + 1  # with the one that has ended
+    seconds = round(bar.format_dict["elapsed"] / done * (bar.total - done))
+    return f"; {datetime.timedelta(seconds=seconds)} left" if seconds >= _LONG else ""
