@@ -214,11 +214,16 @@ def _of_timm(name: str, origin: str, size: tuple[int, int] | None) -> _Source:
 def _of_transformers(name: str, origin: str) -> _Source:
     transformers = _import("transformers")
     try:
-        module = transformers.AutoModelForImageClassification.from_pretrained(
-            name, trust_remote_code=False
+        module, loaded = transformers.AutoModelForImageClassification.from_pretrained(
+            name, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:  # of transformers, torch and huggingface_hub
         raise ValueError(f"transformers cannot load '{name}': {_first_line(error)}") from error
+    if lacking := sorted(loaded["missing_keys"]):  # for which transformers draws numbers
+        raise ValueError(
+            f"'{name}' lacks {lacking[0]} and {len(lacking) - 1} more entries of "
+            f"{type(module).__name__}: it is of something else than a classifier."
+        )
     config = module.config
     file = Path(name) / hf.PREPROCESSOR
     if not Path(name).is_dir():
