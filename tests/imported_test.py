@@ -385,7 +385,7 @@ def test_weights_that_do_not_fit_are_listed(folders, tmp_path):
 
 def test_without_torch_it_is_said_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(importing, "_has", lambda package: package not in ("torch", "timm"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(
         ValueError, match=r"No architecture 'starnet_s1'.*pip install 'ktjax\[torch\]'"
     ):

@@ -192,7 +192,7 @@ def test_a_name_of_timms_is_imported_once(tmp_path, monkeypatch):
     from ktjax.models.imported import importing
 
     timms("test_byobnet", tmp_path / "timms")
-    monkeypatch.setattr(importing.constants, "HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     asked = []
 
     def of_timm(name, origin, size):
@@ -204,6 +204,8 @@ def test_a_name_of_timms_is_imported_once(tmp_path, monkeypatch):
     first = models.load("timm/test_byobnet.r160_in1k")
     second = models.load("timm/test_byobnet.r160_in1k")
     assert asked == ["test_byobnet.r160_in1k"]
+    (kept,) = (tmp_path / "cache" / "ktjax" / "imported").iterdir()
+    assert kept.name == "timm--test_byobnet.r160_in1k"
     assert first.origin == second.origin == "pretrained timm/test_byobnet.r160_in1k"
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
     with pytest.raises(

@@ -75,8 +75,8 @@ FAMILIES = {
 
 def _made_for(architecture: str) -> InputSpec:
     spec = catalogue.TIMM["architectures"][architecture]
-    size, mean, std, interpolation, crop_pct = spec["input"]
-    return InputSpec((size, size), tuple(mean), tuple(std), interpolation, crop_pct)
+    size, mean, std, interpolation, crop_pct, *crop_mode = spec["input"]
+    return InputSpec((size, size), tuple(mean), tuple(std), interpolation, crop_pct, *crop_mode)
 
 
 _TIMM = {

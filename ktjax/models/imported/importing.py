@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import constants
-
 import ktjax
+from ktjax import paths
 from ktjax.classifier import Classifier, InputSpec
 from ktjax.models.checkpoints import entries, hf, hub, processors, weights
 from ktjax.models.classes import class_names, numbered
@@ -31,6 +30,7 @@ def import_torch(
     classes: Sequence[str] | int | None = None,
     interpolation: str = "bicubic",
     crop_pct: float = 1.0,
+    crop_mode: str = "center",
     name: str | None = None,
     origin: str | None = None,
 ) -> Classifier:
@@ -46,7 +46,7 @@ def import_torch(
       size: height and width of the images.
       mean, std: what the module's images are normalized with, for values from 0 to 1.
       classes: their names, or how many there are; None: those of ImageNet, or numbers.
-      interpolation, crop_pct: how images are resized and cropped, in timm's terms.
+      interpolation, crop_pct, crop_mode: how images are resized and cropped, in timm's terms.
       name: what the architecture is called; None: as its class.
       origin: where the weights come from, in words.
 
@@ -56,7 +56,7 @@ def import_torch(
         are listed; or it has another number of classes.
     """
     called = name or type(module).__name__
-    spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct)
+    spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
     source = _Source(module, called, origin or f"imported {called}", spec, classes, {}, {})
     return _write(source, Path(folder))
 
@@ -100,7 +100,7 @@ def import_named(
 
 
 def cached(name: str) -> Path:
-    """The folder of an imported model in the cache of huggingface_hub; imported if it is not there.
+    """The folder of an imported model in ktjax's cache; imported if it is not there.
 
     Raises:
       ValueError: as `import_named`.
@@ -116,7 +116,7 @@ def cached(name: str) -> Path:
 
 
 def _in_cache(name: str) -> Path:
-    return Path(constants.HF_HOME) / "ktjax" / name.replace("/", "--").replace(":", "--")
+    return paths.cache() / "imported" / name.replace("/", "--").replace(":", "--")
 
 
 def obstacle(name: str) -> str | None:
