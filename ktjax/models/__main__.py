@@ -60,15 +60,20 @@ def architectures(timm: Mapping[str, Any], families: Mapping[str, Any], name: st
 
 
 def import_model(arguments: Sequence[str]) -> None:
-    """`import NAME FOLDER [--size N]`."""
+    """`import NAME FOLDER [--size N] [--drop-rate R] [--drop-path-rate R]`."""
     parser = argparse.ArgumentParser(prog="python -m ktjax.models import")
     parser.add_argument("name", help="timm/NAME, hf:ORGANIZATION/REPOSITORY or a folder")
     parser.add_argument("folder", help="where to; ktjax.load_model reads it without torch")
     parser.add_argument("--size", type=int, help="of the images, if not the checkpoint's")
+    for rate in ("drop_rate", "drop_path_rate"):
+        flag = f"--{rate.replace('_', '-')}"
+        parser.add_argument(flag, type=float, help="of timm's model, in training")
     chosen = parser.parse_args(arguments)
+    rates = {rate: getattr(chosen, rate) for rate in ("drop_rate", "drop_path_rate")}
+    rates = {rate: value for rate, value in rates.items() if value is not None}
     size = None if chosen.size is None else (chosen.size, chosen.size)
     try:
-        model = imported.import_named(chosen.name, chosen.folder, size=size)
+        model = imported.import_named(chosen.name, chosen.folder, size=size, **rates)
     except ValueError as error:
         parser.error(str(error))
     height, width = model.input.size

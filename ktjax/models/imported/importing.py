@@ -36,8 +36,10 @@ def import_torch(
 ) -> Classifier:
     """Makes a Classifier of a torch module, and writes it to a folder for `ktjax.load_model`.
 
-    torch is needed here only. What is kept is the graph of the module in evaluation mode: trained
-    in ktjax it has no dropout and no stochastic depth; its BatchNorm layers train.
+    torch is needed here only. What is kept is the graph of the module in evaluation mode, whose
+    BatchNorm layers train; and, where it has dropout or stochastic depth, that of training mode. If
+    that gives other logits, as with heads that only train, the module is trained without dropout,
+    and a line of the log says so.
 
     Args:
       module: a torch.nn.Module that takes images [B, 3, height, width] and gives logits [B, C], or
@@ -62,7 +64,7 @@ def import_torch(
 
 
 def import_named(
-    name: str, folder: str | Path, *, size: tuple[int, int] | None = None
+    name: str, folder: str | Path, *, size: tuple[int, int] | None = None, **rates: float
 ) -> Classifier:
     """The same for a model of timm's or transformers', with its weights.
 
@@ -70,6 +72,7 @@ def import_named(
       name: `timm/NAME`, `hf:OWNER/REPOSITORY`, or a folder that one of them wrote.
       folder: where to.
       size: height and width of the images, where they are not to be the checkpoint's.
+      **rates: of timm's models, which drop nothing by themselves: `drop_rate`, `drop_path_rate`.
 
     Raises:
       ValueError: as `import_torch`; or there is no such model, or timm or transformers lacks.
@@ -78,17 +81,17 @@ def import_named(
     name = name.removeprefix("local-dir:")
     repository = hub.repository_of(name)
     if repository is not None and repository == name:
-        source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size)
+        source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size, rates)
     elif repository is not None:
         if hf.is_config(hub.read_config(repository)):
             source = _of_transformers(repository, f"pretrained {name}")
         else:
-            source = _of_timm(f"hf-hub:{repository}", f"pretrained {name}", size)
+            source = _of_timm(f"hf-hub:{repository}", f"pretrained {name}", size, rates)
     elif (Path(name) / weights.CONFIG).is_file():
         if hf.is_config(entries.read_json(Path(name) / weights.CONFIG)):
             source = _of_transformers(name, f"pretrained {name}")
         else:
-            source = _of_timm(f"local-dir:{name}", f"pretrained {name}", size)
+            source = _of_timm(f"local-dir:{name}", f"pretrained {name}", size, rates)
     else:
         raise ValueError(
             f"'{name}' is neither timm/NAME nor hf:ORGANIZATION/REPOSITORY nor a folder with "
@@ -185,14 +188,17 @@ def _write(source: _Source, folder: Path) -> Classifier:
     if names is None:
         names = class_names(config)
     config["label_names"] = list(names)
-    model.write(folder, model.Folder(exported.graph, exported.weights, exported.constants), config)
+    content = model.Folder(exported.graph, exported.training, exported.weights, exported.constants)
+    model.write(folder, content, config)
     return model.load(folder, weights.read_config(folder), name=str(folder))
 
 
-def _of_timm(name: str, origin: str, size: tuple[int, int] | None) -> _Source:
+def _of_timm(
+    name: str, origin: str, size: tuple[int, int] | None, rates: Mapping[str, float]
+) -> _Source:
     timm = _import("timm")
     try:
-        module = timm.create_model(name, pretrained=True)
+        module = timm.create_model(name, pretrained=True, **rates)
     except Exception as error:  # of timm, torch and huggingface_hub
         raise ValueError(f"timm cannot make '{name}': {_first_line(error)}") from error
     config = dict(module.pretrained_cfg)
