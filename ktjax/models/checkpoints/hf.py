@@ -70,7 +70,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     kind = KINDS[architecture]
     for field, value in kind.fixed.items():
         if config[field] != value:
-            raise ValueError(f"{path} has {field}={config[field]!r}; ktjax has {value!r} only.")
+            raise ValueError(
+                f"{path} has {field}={config[field]!r}; ktjax has {value!r} only, and imports "
+                "others where torch is: `python -m ktjax.models import`."
+            )
     names = () if headless else class_names(config["id2label"])
     return {
         "format": "hf",
@@ -91,8 +94,12 @@ def is_zero_shot(config: Mapping[str, Any]) -> bool:
 
 
 def is_native(config: Mapping[str, Any]) -> bool:
-    """Whether ktjax has the network of transformers' config.json."""
-    return _network(config.get("architectures") or (), config["model_type"]) is not None
+    """Whether ktjax has the network of transformers' config.json, as far as that says."""
+    found = _network(config.get("architectures") or (), config["model_type"])
+    if found is None:
+        return False
+    fixed = KINDS[found].fixed
+    return all(config.get(field, value) == value for field, value in fixed.items())
 
 
 def _architecture(path: Path, config: Mapping[str, Any]) -> tuple[str, bool]:
