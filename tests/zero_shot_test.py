@@ -15,7 +15,8 @@ from goldens import rule
 from safetensors import numpy as safetensors_numpy
 
 import ktjax
-from ktjax import models
+from ktjax import data, models
+from ktjax.experiment import inputs
 from ktjax.jobs import transfer
 from ktjax.models import zero_shot
 from ktjax.models.checkpoints import weights
@@ -139,6 +140,17 @@ def test_a_job_asks_it_about_the_classes_of_the_data(monkeypatch, tmp_path, nois
     found = small_jobs.accuracy_of(teacher, noisy)
     assert row["teachers"] == [name]
     assert results["models"][name]["accuracy"] == pytest.approx(found)
+
+
+def test_it_has_whatever_classes_are_shared(noisy):
+    blank = models.blank(f"zeroshot:{SIGLIP}")
+    other = models.named(blank, ("rows", "stars", "corner"))
+    loaded = inputs.Loaded(data.load(f"folder:{noisy}"))
+    loaded, found = inputs.with_shared_classes(loaded, {"a": blank, "b": other}, trained=())
+    assert loaded.dataset.classes == ("corner", "rows")
+    for model in found.values():
+        assert model.classes == ("corner", "rows")
+        assert model.variables["params"]["head"]["kernel"].shape == (20, 2)
 
 
 # Errors.
