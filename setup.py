@@ -20,7 +20,7 @@ setuptools.setup(
         "ktjax": ["py.typed"],
         "ktjax.bench": ["ratios.json"],
         "ktjax.models": ["glyphs/*/*", "imagenet_larger.json"],
-        "ktjax.models.checkpoints": ["timm.json", "timm_imported.json"],
+        "ktjax.models.checkpoints": ["timm.json", "*_imported.json"],
         "ktjax.data": ["*_synsets.txt", "imagenet_words.txt"],
     },
     python_requires=">=3.11",

@@ -13,7 +13,7 @@ from typing import Any
 
 from ktjax import models
 from ktjax.models import coverage, imported
-from ktjax.models.checkpoints import catalogue, weights
+from ktjax.models.checkpoints import catalogue, hf_kinds, weights
 
 
 def covered(timm: Mapping[str, Any], families: Mapping[str, Any]) -> list[tuple[str, int, int]]:
@@ -97,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = coverage.rows(catalogue.TIMM, catalogue.IMPORTED, models.FAMILIES)
         versions = {k: catalogue.IMPORTED[k] for k in ("timm", "torch", "jax")}
         print(coverage.text(found, catalogue.TIMM["checkpoints"], versions))
+        theirs = catalogue.TRANSFORMERS
+        versions = {k: theirs[k] for k in ("transformers", "torch", "jax")}
+        print(f"\n{coverage.text_of_transformers(theirs, hf_kinds.KINDS, versions)}")
         return
     for name in chosen:
         if name not in models.FAMILIES:

@@ -92,6 +92,7 @@ def of_torch(module: torch.nn.Module, x: torch.Tensor, *, train: bool) -> dict[s
     module.zero_grad()
     logits = module(x)
     logits = getattr(logits, "logits", logits)  # transformers'
+    logits = getattr(logits, "last_hidden_state", logits)  # and PPLCNet's
     (logits * weights_of(logits.shape, x.dtype)).mean().backward()
     return {
         "logits": logits.detach().numpy(),

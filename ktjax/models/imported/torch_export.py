@@ -133,7 +133,8 @@ def _only_logits(module: Any) -> Any:
 
         def forward(self, image):
             output = self.module(image)
-            return getattr(output, "logits", output)
+            logits = getattr(output, "logits", output)
+            return getattr(logits, "last_hidden_state", logits)  # as PPLCNet calls them
 
     return OnlyLogits()
 
