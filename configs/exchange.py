@@ -93,6 +93,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Models' classes are found by name. position: those without names are the data's, in order;
     # shared: of the data's those alone that all models have.
     config.classes = "names"
+    # What zeroshot:NAME takes the classes for: the mean of these texts, {} being a class's name.
+    config.templates = ("a photo of a {}.",)
 
     # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
     # centre that it shows, and the filter. Fixed, so that no party's model changes what is seen.

@@ -61,6 +61,11 @@ def predict(
             raise ValueError(f"{name}={count} has to be 1 or more.")
     if isinstance(model, str):
         model = models.load(model)
+    if not model.classes:
+        raise ValueError(
+            f"{model.name} has no classes of its own: predict(ktjax.load_model(NAME, classes=...), "
+            "...) names them."
+        )
     listed, spec = _listed(images), model.input
     found: list[list[Prediction]] = []
     for start in range(0, len(listed), batch_size):

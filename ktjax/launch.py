@@ -18,7 +18,7 @@ from typing import NoReturn
 import jax
 from absl import logging
 
-from ktjax import fellows, flags, interruption, paths, progress, trackers
+from ktjax import flags, interruption, paths, peers, progress, trackers
 from ktjax.config import check_choice
 from ktjax.experiment import logs
 from ktjax.jobs import JOBS
@@ -39,7 +39,7 @@ def run() -> None:
         _keep_compiled()
         _start_processes()
         logs.to_terminal()
-        fellows.listen(logs.flush)
+        peers.listen(logs.flush)
         interruption.listen()
         config = flags.CONFIG.value
         check_choice("job", config.job, sorted(JOBS))
@@ -59,10 +59,10 @@ def run() -> None:
             raise
         _fail(error)
     except Exception as error:
-        fellows.tell(f"{type(error).__name__}: {error}")
+        peers.tell(f"{type(error).__name__}: {error}")
         raise
     finally:
-        fellows.stop()
+        peers.stop()
 
 
 def _keep_compiled() -> None:
@@ -171,7 +171,7 @@ def _fail(error: Exception) -> NoReturn:
     _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
     logs.flush()
     sys.stdout.flush()
-    fellows.tell(_sentence(error))
+    peers.tell(_sentence(error))
     os._exit(1)  # libraries would try again to write what cannot be written
 
 

@@ -208,7 +208,7 @@ def upload(source: Path, path: Path, *, keep: bool = False) -> None:
 
 
 def cache() -> Path:
-    """Where copies of what buckets hold lie."""
+    """Where copies of what buckets hold lie, and what torch has exported of models by name."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "ktjax"
 

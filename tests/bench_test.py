@@ -123,3 +123,12 @@ def test_the_same_step_in_torch():
         assert sum(p.numel() for p in network.parameters()) == model.num_parameters()
     found = bench.main(["step", *PAIR, "--batch_size=8", "--rounds=1", "--seconds=0"])
     assert found["ratio_eager"] == pytest.approx(found["step_s"] / found["torch_eager_s"])
+
+
+@pytest.mark.full
+def test_a_step_of_an_imported_model():
+    pytest.importorskip("timm")
+    sizes = ["--batch_size=2", "--rounds=1", "--seconds=0"]
+    found = bench.main(["imported", "--architecture=test_resnet", *sizes])
+    assert found["ratio_native"] == pytest.approx(found["imported_s"] / found["native_s"])
+    assert found["ratio_torch"] == pytest.approx(found["imported_s"] / found["torch_s"])

@@ -5,12 +5,16 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import shutil
 import threading
+from pathlib import Path
 from typing import ClassVar
 
 import huggingface_hub
 import numpy as np
 import pytest
+from goldens import rule
+from safetensors import numpy as safetensors_numpy
 
 import ktjax
 from ktjax import models
@@ -206,6 +210,21 @@ def test_to_the_hub_and_back(endpoint, model, tmp_path):
     np.testing.assert_array_equal(
         found.variables["params"]["head"]["kernel"], model.variables["params"]["head"]["kernel"]
     )
+
+
+def test_graphs_go_to_the_hub_and_back(endpoint, tmp_path):
+    kept = Path(__file__).parent / "goldens" / "imported" / "dropping"
+    graph = json.loads((kept / weights.GRAPH).read_text())
+    arrays = {
+        name: rule.weight(name, tuple(shape)) if dtype == "float32" else np.zeros(shape, dtype)
+        for name, (shape, dtype) in graph["weights"].items()
+    }
+    folder = Path(shutil.copytree(kept, tmp_path / "out"))
+    (folder / weights.WEIGHTS).write_bytes(safetensors_numpy.save(arrays))
+    ktjax.push_to_hub(folder, "me/graph", token="hf_right")
+    found = models.load("hf:me/graph")
+    assert found.definition.training is not None
+    np.testing.assert_array_equal(found.variables["params"]["fc.bias"], arrays["fc.bias"])
 
 
 def test_what_the_hub_does_not_take(endpoint, model, tmp_path):

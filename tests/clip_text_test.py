@@ -238,7 +238,7 @@ def test_a_tokenizer_has_to_be_there(folder, missing):
         (None, r"has no config\.json"),
         ("", r"config\.json is not JSON"),
         ("[]", "model_type is None"),
-        ('{"model_type": "siglip"}', "not of a CLIP model: its model_type is 'siglip'"),
+        ('{"model_type": "siglip2"}', "not of a CLIP or SigLIP model: its model_type is 'siglip2'"),
         ('{"model_type": "clip", "text_config": {"hidden_size": "x"}}', "'hidden_size' expected"),
         (
             '{"model_type": "clip", "text_config": {"hidden_act": "relu"}}',

@@ -5,7 +5,7 @@ import pytest
 from ktjax import models
 from ktjax.models import __main__ as command
 from ktjax.models import coverage
-from ktjax.models.checkpoints import catalogue
+from ktjax.models.checkpoints import catalogue, hf_kinds
 
 NATIVE = {
     "architectures": {
@@ -35,8 +35,8 @@ def test_files_are_counted_once():
     assert said["e"] == "e_s: not compared yet"
     text = coverage.text(found, 16, {"timm": "1"})
     assert text.endswith(
-        "Of 16 ImageNet-1k checkpoints: 2 native (12.5 %), 5 imported (31.2 %), 7 refused (43.8 %),"
-        " 2 untried (12.5 %); timm 1."
+        "Of 16 ImageNet-1k checkpoints: 2 native (12.5 %), 5 of files whose smallest model was "
+        "imported and compared (31.2 %), 7 refused (43.8 %), 2 untried (12.5 %); timm 1."
     )
 
 
@@ -69,6 +69,39 @@ def test_the_table_is_of_all_checkpoints_and_without_faults(capsys):
     assert {file: found for file, found in beyond.items() if found} == KNOWN
     command.main(["coverage"])
     printed = capsys.readouterr().out
-    assert (
-        "imported (" in printed and f"Of {total:,} ImageNet-1k checkpoints: 648 native" in printed
+    assert f"Of {total:,} ImageNet-1k checkpoints: 648 native" in printed
+    assert "classes that classify an image: 10 native, " in printed
+
+
+def test_transformers_classes_are_there_and_agree():
+    files = catalogue.TRANSFORMERS["files"]
+    beyond = {name: coverage.excesses(entry) for name, entry in files.items()}
+    assert not {name: found for name, found in beyond.items() if found}
+    assert set(hf_kinds.KINDS) <= set(files)
+    # Those that the first version refused.
+    for name in ("Swinv2", "Dinov2WithRegisters", "ViTMSN", "Data2VecVision"):
+        assert files[f"{name}ForImageClassification"]["logits"] < 1e-4
+    assert files["ResNetForImageClassification-downsample_in_bottleneck"]["logits"] < 1e-4
+    # What else is needed, natten, has no wheel for a CPU.
+    refused = {name for name, entry in files.items() if "refused" in entry}
+    assert refused == {"DinatForImageClassification"}
+
+
+def test_classes_of_transformers_are_counted_once():
+    compared = {
+        "AForImageClassification": {"logits": 2e-6, "gradients": 1e-5},
+        "BForImageClassification": {"logits": 2e-6},
+        "BForImageClassification-option": {"logits": 3e-6},
+        "CForImageClassification": {"refused": "needs natten"},
+        "DForImageClassification": {"apart": "reads text"},
+    }
+    text = coverage.text_of_transformers(
+        {"files": compared}, {"AForImageClassification"}, {"transformers": "5"}
+    )
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[1:-2]}
+    assert lines["AForImageClassification"][:3] == ["native", "logits", "2e-06,"]
+    assert lines["BForImageClassification-option"][0] == "imported"
+    assert lines["DForImageClassification"] == ["apart", "reads", "text"]
+    assert text.endswith(
+        "Of 3 classes that classify an image: 1 native, 1 imported, 1 refused; transformers 5."
     )

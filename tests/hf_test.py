@@ -53,6 +53,13 @@ def logits(model):
     return np.asarray(run(model.variables, x))
 
 
+def test_what_the_network_has_not_is_not_native():
+    config = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}
+    assert hf.is_native(config) and hf.is_native(config | {"hidden_act": "relu"})
+    assert not hf.is_native(config | {"downsample_in_bottleneck": True})
+    assert not hf.is_native({"model_type": "swinv2", "architectures": ["Swinv2Model"]})
+
+
 def test_every_kind_has_a_case():
     configs = (json.loads((GOLDENS / case / "config.json").read_text()) for case in CASES)
     assert {config["architectures"][0] for config in configs} == set(hf.KINDS)

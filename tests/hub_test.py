@@ -12,6 +12,7 @@ import pytest
 from goldens import rule
 from huggingface_hub import errors
 from huggingface_hub.utils import hf_raise_for_status
+from safetensors import numpy as safetensors_numpy
 
 from ktjax import models
 from ktjax.classifier import InputSpec
@@ -297,6 +298,14 @@ def test_integers_are_no_weights(folder, tmp_path):
     path.write_bytes(weights.safetensors_numpy.save(arrays))
     with pytest.raises(ValueError, match=r"quantized fc\.weight: int8, no weights"):
         models.load(str(path), architecture="test_resnet")
+
+
+def test_images_for_a_bare_file_are_read_as_its_architecture_says(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors_numpy.save({"fc.bias": np.zeros(3, np.float32)}))
+    for architecture, mode in (("resnet18", "center"), ("efficientnet_b5", "squash")):
+        found = models.locate(str(path), architecture=architecture)
+        assert weights.input_spec(found.config).crop_mode == mode
 
 
 def test_a_bare_file_needs_its_architecture(classifier, folder, tmp_path):

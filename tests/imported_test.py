@@ -24,7 +24,7 @@ from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import transfer
 from ktjax.models import imported
 from ktjax.models.checkpoints import entries, weights
-from ktjax.models.imported import importing
+from ktjax.models.imported import evaluate, importing
 
 GOLDENS = Path(__file__).parent / "goldens" / "imported"
 CASES = sorted(folder.name for folder in GOLDENS.iterdir())
@@ -121,6 +121,50 @@ def test_training_mode_is_torchs(folders, case):
     assert_close(frozen.logits, np.asarray(output.logits))
 
 
+def test_training_drops_and_evaluation_does_not(folders):
+    model, output, *_ = answers(folders / "dropping")
+    x = jnp.asarray(rule.images(16))
+
+    @functools.partial(jax.jit, static_argnames=("train", "freeze_stats"))
+    def logits(seed, *, train, freeze_stats):
+        rngs = {"dropout": jax.random.key(seed)}
+        options = dict(train=train, freeze_stats=freeze_stats)
+        return model.forward(dict(model.variables), x, rngs=rngs, **options)[0].logits
+
+    np.testing.assert_allclose(
+        logits(1, train=False, freeze_stats=False), output.logits, rtol=1e-5, atol=1e-6
+    )
+    drawn = functools.partial(logits, train=True, freeze_stats=True)
+    np.testing.assert_array_equal(drawn(1), drawn(1))
+    many = np.asarray(jax.jit(jax.vmap(drawn))(jnp.arange(4000)))
+    spread = many.std(0)
+    assert (spread > 0.05 * np.std(output.logits)).all()
+    # The logits are linear in all that is dropped: in the mean nothing is.
+    assert np.abs((many.mean(0) - output.logits) / (spread / 4000**0.5)).max() < 5
+    moved = logits(1, train=True, freeze_stats=False)
+    assert np.abs(moved - drawn(1)).max() > 1e-3  # by the statistics of the batch
+
+
+def test_each_kind_of_dropping_drops(folders):
+    """Of its draws each is of its own, and at its rate."""
+    model, *_ = answers(folders / "dropping")
+    program = model.definition._training_program
+    drawn = {}
+
+    def visit(call, value):
+        if call.op in ("native_dropout", "bernoulli.p"):
+            kept = value[1] if isinstance(value, tuple) else value
+            drawn[call.name] = np.asarray(kept, np.float32)
+
+    x = jnp.asarray(np.repeat(rule.images(16), 500, axis=0))
+    key = jax.random.key(0)
+    evaluate.run(program, dict(model.variables), x, train=False, key=key, visit=visit)
+    rates = sorted(1 - kept.mean() for kept in drawn.values())
+    np.testing.assert_allclose(rates, [0.2, 0.25, 0.3, 0.3], atol=0.03)
+    paths = [kept.ravel() for kept in drawn.values() if kept.size == len(x)]
+    assert len(paths) == 2 and not np.array_equal(*paths)
+
+
 def test_features_are_what_the_head_reads(folders):
     model, output, *_ = answers(folders / "convolutional")
     weight, bias = (model.variables["params"][f"fc.{leaf}"] for leaf in ("weight", "bias"))
@@ -200,6 +244,7 @@ def test_new_heads(folders, tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     for case, of_head in (
         ("convolutional", {"fc.weight", "fc.bias"}),
+        ("dropping", {"fc.weight", "fc.bias"}),
         (
             "attentive",
             {f"{head}.{leaf}" for head in ("head", "head_dist") for leaf in ("weight", "bias")},
@@ -215,6 +260,9 @@ def test_new_heads(folders, tmp_path):
         ktjax.export_model(drawn, tmp_path / case)
         again = models.load(str(tmp_path / case))
         assert again.classes == ("a", "b")
+        training = again.definition.training
+        assert (training is None) == (case != "dropping")
+        assert training is None or training.num_classes == 2
         output, _ = jax.jit(again.apply)(again.variables, x)
         expected, _ = jax.jit(drawn.apply)(drawn.variables, x)
         np.testing.assert_array_equal(output.logits, expected.logits)
@@ -387,9 +435,19 @@ def test_weights_that_do_not_fit_are_listed(folders, tmp_path):
         models.load(str(folder))
 
 
+def test_graphs_that_do_not_belong_together_are_refused(folders, tmp_path):
+    folder = Path(shutil.copytree(folders / "dropping", tmp_path / "other"))
+    shutil.copy(folders / "attentive" / imported.GRAPH, folder / "training.json")
+    with pytest.raises(ValueError, match=r"training\.json and graph\.json have other weights"):
+        models.load(str(folder))
+    shutil.copy(folders / "dropping" / "training.json", folder / imported.GRAPH)
+    with pytest.raises(ValueError, match="it draws numbers in evaluation"):
+        models.load(str(folder))
+
+
 def test_without_torch_it_is_said_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(importing, "_has", lambda package: package not in ("torch", "timm"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(
         ValueError, match=r"No architecture 'starnet_s1'.*pip install 'ktjax\[torch\]'"
     ):

@@ -5,6 +5,7 @@ imported_test.py has the rest, on what torch has said before.
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -192,21 +193,61 @@ def test_a_name_of_timms_is_imported_once(tmp_path, monkeypatch):
     from ktjax.models.imported import importing
 
     timms("test_byobnet", tmp_path / "timms")
-    monkeypatch.setattr(importing.constants, "HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     asked = []
 
-    def of_timm(name, origin, size):
+    def of_timm(name, origin, size, rates):
         asked.append(name)
-        return importing_of_timm(f"local-dir:{tmp_path / 'timms'}", origin, size)
+        return importing_of_timm(f"local-dir:{tmp_path / 'timms'}", origin, size, rates)
 
     importing_of_timm = importing._of_timm
     monkeypatch.setattr(importing, "_of_timm", of_timm)
     first = models.load("timm/test_byobnet.r160_in1k")
     second = models.load("timm/test_byobnet.r160_in1k")
     assert asked == ["test_byobnet.r160_in1k"]
+    (kept,) = (tmp_path / "cache" / "ktjax" / "imported").iterdir()
+    assert kept.name == "timm--test_byobnet.r160_in1k"
     assert first.origin == second.origin == "pretrained timm/test_byobnet.r160_in1k"
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
     with pytest.raises(
         ValueError, match=r"No architecture 'test_byobnot'\. Nearest: .* Nor has timm"
     ):
         models.load("timm/test_byobnot.r160_in1k")
+
+
+def test_what_is_else_in_training_is_not_trained_so(tmp_path, caplog):
+    import torch
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.fc = torch.nn.Dropout(0.2), torch.nn.Linear(3, 4)
+
+        def forward(self, x):
+            return self.fc(self.drop(x.mean((2, 3))))
+
+    class Two(Plain):
+        def forward(self, x):
+            return (super().forward(x),) * 2 if self.training else super().forward(x)
+
+    class Other(Plain):
+        def forward(self, x):
+            return super().forward(x) * (2 if self.training else 1)
+
+    class Depends(Plain):
+        def forward(self, x):
+            if self.training and torch.rand([]) < 0.5:
+                return self.fc(x.mean((2, 3)))
+            return super().forward(x)
+
+    for kind, said in (
+        (Plain, None),
+        (Two, "Two is trained as it is evaluated, .* it gives 2 tensors"),
+        (Other, "Other is trained as it is evaluated, .* its logits are others, by"),
+        (Depends, "Depends is trained as it is evaluated, .* cannot take this Depends"),
+    ):
+        caplog.clear()
+        model = ktjax.import_torch(kind(), tmp_path, size=(8, 8), classes=4, **NORMAL)
+        assert (model.definition.training is None) == (said is not None)
+        assert (tmp_path / "training.json").exists() == (said is None)
+        assert said is None or re.search(said, caplog.text), caplog.text

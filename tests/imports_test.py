@@ -33,7 +33,7 @@ STORIES = [
         "paths",
         "trackers",
         "interruption",
-        "fellows",
+        "peers",
         "progress",
         "topk",
         "compress",

@@ -139,6 +139,17 @@ def test_a_number_is_a_finite_number(value):
     assert fault.startswith(f"config.learning_rate={value!r} has to be a")
 
 
+@pytest.mark.parametrize("value", ["a photo", "{} and {}", ""])
+def test_a_template_has_one_place_for_a_name(value):
+    (fault,) = faults_of(get_config("transfer"), templates=("a photo of a {}.", value))
+    wanted = "a text with one {} in it, for a name." if value else "a name."
+    assert fault == f"config.templates.1={value!r} has to be {wanted}"
+    (fault,) = faults_of(get_config("complementarity"), clip_template=value)
+    assert fault == f"config.clip_template={value!r} has to be {wanted}"
+    (fault,) = faults_of(get_config("pretrain"), templates=())
+    assert fault == "config.templates has 0 entries, and takes 1 or more."
+
+
 def test_faults_of_several_fields():
     (fault,) = faults_of(get_config("pretrain"), crop_scale=(0.9, 0.1))
     assert "least and the most share" in fault

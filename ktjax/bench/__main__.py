@@ -4,12 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ktjax.bench import checkpoints, data, guard, pairs, step
+from ktjax.bench import checkpoints, data, guard, imported, pairs, step
 
 _RUN = {
     "pairs": pairs.run,
     "data": data.run,
     "step": step.run,
+    "imported": imported.run,
     "checkpoint": checkpoints.run,
     "guard": guard.run,
 }
@@ -44,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
         "--torch", default="eager+channels_last", help=f"{'+'.join(step.VARIANTS)} (%(default)s)"
     )
     of_step.add_argument("--json", dest="json_file", help="a file for the numbers of many pairs")
+    of_graphs = benchmarks.add_parser("imported", help="a step of an imported model")
+    of_graphs.add_argument("--architecture", required=True, help="that ktjax and timm have")
+    of_graphs.add_argument("--batch_size", type=int, default=8, help="images (%(default)s)")
+    of_graphs.add_argument("--rounds", type=int, default=5, help="that count (%(default)s)")
+    of_graphs.add_argument("--seconds", type=float, default=0.5, help="of a turn (%(default)s)")
     of_saving = benchmarks.add_parser("checkpoint", help="saving a student (ktjax/checkpoint.py)")
     of_saving.add_argument("--student", default="resnet50", help="an architecture (%(default)s)")
     of_saving.add_argument("--rounds", type=int, default=5, help="that count (%(default)s)")

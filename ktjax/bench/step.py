@@ -99,7 +99,7 @@ def run(
             works[f"torch_{name}"] = _torch(pair, name)
         except (ImportError, ValueError) as error:
             found[f"torch_{name}"] = f"not measured: {error}"
-    times = _turns(works, rounds, seconds)
+    times = turns(works, rounds, seconds)
     found |= {f"{name}_s": float(np.median(times[name])) for name in times}
     parts_R = sum(times[name] for name in times if name.startswith("part_"))
     found["parts_s"] = float(np.median(parts_R))
@@ -258,7 +258,7 @@ def _peak(found: Mapping[str, Any], dtype: jnp.dtype) -> dict[str, float]:
     """What the device reaches in a product of large matrices, and how much of it a step does."""
     a = jnp.ones((_MATRIX, _MATRIX), dtype)
     product = jax.jit(jnp.matmul)
-    times = _turns({"product": functools.partial(_done, lambda: product(a, a))}, 3, 0.1)
+    times = turns({"product": functools.partial(_done, lambda: product(a, a))}, 3, 0.1)
     peak = 2 * _MATRIX**3 / times["product"].min() / 1e9
     if "gflop" not in found:
         return {"peak_gflop_per_s": peak}
@@ -266,7 +266,7 @@ def _peak(found: Mapping[str, Any], dtype: jnp.dtype) -> dict[str, float]:
     return {"peak_gflop_per_s": peak, "share_of_peak_percent": 100 * share}
 
 
-def _turns(works: Mapping[str, Work], rounds: int, seconds: float) -> dict[str, np.ndarray]:
+def turns(works: Mapping[str, Work], rounds: int, seconds: float) -> dict[str, np.ndarray]:
     """Seconds of each work once, in each of the rounds that count: float [rounds]."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):

@@ -191,6 +191,7 @@ def with_shared_classes(
       ValueError: there are fewer than two such classes, or robustness sets, which have all.
     """
     dataset = loaded.dataset
+    classifiers = {n: models.named(model, dataset.classes) for n, model in classifiers.items()}
     at = {n: models.places(model.classes, dataset.classes) for n, model in classifiers.items()}
     common = np.flatnonzero(np.all([place_C >= 0 for place_C in at.values()], axis=0))
     if len(common) < 2:

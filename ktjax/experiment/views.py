@@ -35,7 +35,11 @@ def write(settings: Transfer, folder: str | Path) -> Path:
             f"config.seeds={settings.seeds}: views are of one seed; write others elsewhere."
         )
     names = (settings.student, *settings.teachers)
-    classifiers = [models.load(name) for name in names if not name.startswith(PREFIX)]
+    classifiers = [
+        models.load(name, templates=settings.templates)
+        for name in names
+        if not name.startswith(PREFIX)
+    ]
     loaded = inputs.without_bad(settings, inputs.load(settings))
     how = inputs.reading(settings, classifiers)
     splits = inputs.open_splits(settings, loaded, how)

@@ -22,7 +22,6 @@ from ktjax.analysis.predictions import Predictions
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier, Output
 from ktjax.data import imagenet, pipeline
-from ktjax.data.sources import Source
 from ktjax.experiment import estimate, evaluation, inputs
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.complementarity import CLIP, Complementarity
@@ -103,7 +102,7 @@ def execute(
             "origin": blank.origin,
             "family": models.family(blank.architecture),
             "temperature": float(answers[name].temperature) if settings.calibrate else None,
-            "own_accuracy": _own(settings, name, source, reading, answers),
+            "own_accuracy": _own(settings, name, dataset, reading, answers),
         }
         for name, blank in blanks.items()
     }
@@ -213,7 +212,7 @@ def _answers(
 ) -> dict[str, Predictions]:
     """What every model answers, and every random student; from the store where it is there."""
     loads: dict[str, Callable[[], Classifier]] = {
-        name: functools.partial(models.load, name) for name in settings.models
+        name: functools.partial(_fitted, settings, name, dataset) for name in settings.models
     } | {
         _random_name(architecture): functools.partial(
             models.create, architecture, classes=dataset.classes, seed=settings.seed
@@ -236,12 +235,7 @@ def _answers(
         interruption.stop_if_asked()
         path = folder / f"{i:03}-{Path(name).name}.safetensors"
         if not parallel.as_first_sees(path.exists()):
-            classifier = models.fitted(
-                load(),
-                dataset.classes,
-                dataset.name,
-                by_position=settings.classes == "position",
-            )
+            classifier = load()
             predict = evaluate.make_predict(classifier, batch_size=settings.eval_batch_size)
             variables = parallel.replicate(dict(classifier.variables))
             temperature = None
@@ -262,10 +256,20 @@ def _answers(
     return answers
 
 
+def _fitted(settings: Complementarity, name: str, dataset: data.Dataset) -> Classifier:
+    """The model with the classes of the data set."""
+    return models.fitted(
+        models.load(name, templates=settings.templates),
+        dataset.classes,
+        dataset.name,
+        by_position=settings.classes == "position",
+    )
+
+
 def _own(
     settings: Complementarity,
     name: str,
-    source: Source,
+    dataset: data.Dataset,
     reading: pipeline.Reading,
     answers: Mapping[str, Predictions],
 ) -> float | None:
@@ -273,10 +277,10 @@ def _own(
     if not settings.own_transform:
         return None
     interruption.stop_if_asked()
-    model = models.load(name)
+    model = _fitted(settings, name, dataset)
     predict = evaluate.make_predict(model, batch_size=settings.eval_batch_size)
     known = 100 * float(np.mean(answers[name].correct_N))
-    return evaluation.own_accuracy(model, predict, source, reading, shared=known)
+    return evaluation.own_accuracy(model, predict, dataset.validation, reading, shared=known)
 
 
 def _random_name(architecture: str) -> str:

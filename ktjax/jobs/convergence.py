@@ -71,7 +71,10 @@ def execute(
         return finished
     loaded = inputs.load(settings)
     inputs.check_labels(loaded)
-    students = {name: workdir_lib.on_host(models.load(name)) for name in settings.models}
+    students = {
+        name: workdir_lib.on_host(models.load(name, templates=settings.templates))
+        for name in settings.models
+    }
     students = inputs.fitted(settings, loaded, students, trained=students)
     dataset, splits = inputs.prepare(
         settings,

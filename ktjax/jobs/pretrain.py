@@ -137,7 +137,7 @@ def _start(name: str, dataset: data.Dataset, settings: Pretrain) -> Classifier:
         return models.create(name, classes=dataset.classes, seed=settings.seed)
     if settings.head != "keep" and not models.locate(name).config["num_classes"]:
         return models.load(name, classes=dataset.classes, head=settings.head, seed=settings.seed)
-    student = models.load(name)
+    student = models.load(name, templates=settings.templates)
     known_C = models.places(student.classes, dataset.classes)
     same = len(student.classes) == len(dataset.classes) and bool((known_C >= 0).all())
     if settings.head == "keep" or same or models.has_classes(student, dataset.classes):

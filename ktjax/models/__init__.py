@@ -12,11 +12,13 @@ from ktjax.models.registry import (
     family,
     skeleton,
 )
+from ktjax.models.zero_shot import TEMPLATES, named
 
 __all__ = [
     "FAMILIES",
     "HEADS",
     "MODELS",
+    "TEMPLATES",
     "TESTING",
     "ZOO",
     "HasClasses",
@@ -30,6 +32,7 @@ __all__ = [
     "head_of",
     "load",
     "locate",
+    "named",
     "places",
     "replace_head",
     "select",

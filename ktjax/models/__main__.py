@@ -13,7 +13,7 @@ from typing import Any
 
 from ktjax import models
 from ktjax.models import coverage, imported
-from ktjax.models.checkpoints import catalogue, weights
+from ktjax.models.checkpoints import catalogue, hf_kinds, weights
 
 
 def covered(timm: Mapping[str, Any], families: Mapping[str, Any]) -> list[tuple[str, int, int]]:
@@ -60,15 +60,20 @@ def architectures(timm: Mapping[str, Any], families: Mapping[str, Any], name: st
 
 
 def import_model(arguments: Sequence[str]) -> None:
-    """`import NAME FOLDER [--size N]`."""
+    """`import NAME FOLDER [--size N] [--drop-rate R] [--drop-path-rate R]`."""
     parser = argparse.ArgumentParser(prog="python -m ktjax.models import")
     parser.add_argument("name", help="timm/NAME, hf:ORGANIZATION/REPOSITORY or a folder")
     parser.add_argument("folder", help="where to; ktjax.load_model reads it without torch")
     parser.add_argument("--size", type=int, help="of the images, if not the checkpoint's")
+    for rate in ("drop_rate", "drop_path_rate"):
+        flag = f"--{rate.replace('_', '-')}"
+        parser.add_argument(flag, type=float, help="of timm's model, in training")
     chosen = parser.parse_args(arguments)
+    rates = {rate: getattr(chosen, rate) for rate in ("drop_rate", "drop_path_rate")}
+    rates = {rate: value for rate, value in rates.items() if value is not None}
     size = None if chosen.size is None else (chosen.size, chosen.size)
     try:
-        model = imported.import_named(chosen.name, chosen.folder, size=size)
+        model = imported.import_named(chosen.name, chosen.folder, size=size, **rates)
     except ValueError as error:
         parser.error(str(error))
     height, width = model.input.size
@@ -92,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = coverage.rows(catalogue.TIMM, catalogue.IMPORTED, models.FAMILIES)
         versions = {k: catalogue.IMPORTED[k] for k in ("timm", "torch", "jax")}
         print(coverage.text(found, catalogue.TIMM["checkpoints"], versions))
+        theirs = catalogue.TRANSFORMERS
+        versions = {k: theirs[k] for k in ("transformers", "torch", "jax")}
+        print(f"\n{coverage.text_of_transformers(theirs, hf_kinds.KINDS, versions)}")
         return
     for name in chosen:
         if name not in models.FAMILIES:

@@ -1,7 +1,8 @@
-"""How much of timm ktjax has and imports, by files of timm: `python -m ktjax.models coverage`.
+"""How much of timm and transformers ktjax has and imports: `python -m ktjax.models coverage`.
 
-What is imported has been compared with torch for one model of each file, its smallest;
-tests/goldens/sweep_timm.py says what the numbers are.
+Of timm by files: of each that is not native its smallest model has been imported and compared with
+torch, and its other checkpoints count as imported with it. tests/goldens/sweep_timm.py says what
+the numbers are, sweep_transformers.py those of tiny models of transformers' classes.
 """
 
 from collections.abc import Collection, Mapping
@@ -58,10 +59,14 @@ def _said(entry: Mapping[str, Any]) -> str:
         return "no model with a head"
     if "logits" not in entry:
         return f"{entry['model']}: not compared yet"
+    return f"{entry['model']}: {_numbers(entry)}"
+
+
+def _numbers(entry: Mapping[str, Any]) -> str:
     numbers = [f"{key} {entry[key]:.0e}" for key in LIMITS if key in entry]
     beyond = excesses(entry)
     note = f"; beyond torch's own error: {', '.join(beyond)}" if beyond else ""
-    return f"{entry['model']}: {', '.join(numbers)}{note}"
+    return f"{', '.join(numbers)}{note}"
 
 
 def excesses(entry: Mapping[str, Any]) -> list[str]:
@@ -76,8 +81,8 @@ def text(found: list[Row], total: int, versions: Mapping[str, str]) -> str:
     """The rows as a table, and the shares of all checkpoints."""
     width = max(len(row.file) for row in found)
     lines = [
-        f"{'file':<{width}} {'native':>7} {'imported':>9} {'refused':>8} {'untried':>8}  "
-        "what was compared"
+        f"{'file of timm':<{width}} {'native':>7} {'imported':>9} {'refused':>8} {'untried':>8}  "
+        "its smallest model, compared with torch"
     ]
     lines += [
         f"{row.file:<{width}} {row.native:>7} {row.imported:>9} {row.refused:>8} {row.untried:>8}  "
@@ -85,8 +90,40 @@ def text(found: list[Row], total: int, versions: Mapping[str, str]) -> str:
         for row in found
     ]
     sums = {kind: sum(getattr(row, kind) for row in found) for kind in _KINDS}
-    shares = [f"{n:,} {kind} ({100 * n / total:.1f} %)" for kind, n in sums.items()]
-    versioned = ", ".join(f"{name} {version}" for name, version in versions.items())
+    called = {"imported": "of files whose smallest model was imported and compared"}
+    shares = [
+        f"{n:,} {called.get(kind, kind)} ({100 * n / total:.1f} %)" for kind, n in sums.items()
+    ]
     return "\n".join(
-        [*lines, "", f"Of {total:,} ImageNet-1k checkpoints: {', '.join(shares)}; {versioned}."]
+        [
+            *lines,
+            "",
+            f"Of {total:,} ImageNet-1k checkpoints: {', '.join(shares)}; {_said_of(versions)}.",
+        ]
     )
+
+
+def _said_of(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def text_of_transformers(
+    compared: Mapping[str, Any], native: Collection[str], versions: Mapping[str, str]
+) -> str:
+    """transformers' image classifiers as a table, from catalogue.TRANSFORMERS, and their counts."""
+    files = dict(sorted(compared["files"].items()))
+    width = max(map(len, files))
+    lines = [f"{'class of transformers':<{width}} {'':>8}  a tiny one, compared with torch"]
+    counts = {"native": 0, "imported": 0, "refused": 0}
+    for name, entry in files.items():
+        kind = "native" if name in native else "imported" if "logits" in entry else "refused"
+        if "apart" in entry:
+            lines.append(f"{name:<{width}} {'apart':>8}  {entry['apart']}")
+            continue
+        counts[kind] += "-" not in name
+        said = entry["refused"] if "refused" in entry else _numbers(entry)
+        lines.append(f"{name:<{width}} {kind:>8}  {said}")
+    said = ", ".join(f"{n} {kind}" for kind, n in counts.items())
+    total = sum(counts.values())
+    last = f"Of {total} classes that classify an image: {said}; {_said_of(versions)}."
+    return "\n".join([*lines, "", last])

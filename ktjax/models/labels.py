@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ktjax.classifier import Classifier, Forward, Output, take
-from ktjax.models import loading, registry
+from ktjax.models import loading, registry, zero_shot
 from ktjax.models.classes import check_classes, has_classes, imagenet, is_nameless
 
 _LOG = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ def fitted(
 ) -> Classifier:
     """The classifier with the data set's classes in their order; a line of the log says so once.
 
-    Of more classes it keeps those of the data set: the softmax over their logits is renormalized.
+    A zero-shot classifier is told what they are called. Of more classes one keeps those of the data
+    set: the softmax over their logits is renormalized.
 
     Args:
       classifier: its variables may be shapes.
@@ -47,6 +48,7 @@ def fitted(
     Raises:
       ValueError: it lacks classes, or what they are cannot be told; or a student has others too.
     """
+    classifier = zero_shot.named(classifier, classes)
     if has_classes(classifier, classes):
         return classifier
     count = len(classifier.classes)

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from ktjax import files, paths
 from ktjax.classifier import Classifier, Variables
-from ktjax.models import imported, registry
+from ktjax.models import imported, registry, zero_shot
 from ktjax.models.checkpoints import catalogue, entries, hf, hub, weights
 from ktjax.models.classes import class_names, numbered
 
@@ -37,6 +37,7 @@ def load(
     head: str | None = None,
     size: tuple[int, int] | None = None,
     seed: int = 0,
+    templates: Sequence[str] = zero_shot.TEMPLATES,
     **options: Any,
 ) -> Classifier:
     """Loads a pretrained Classifier.
@@ -51,6 +52,8 @@ def load(
         `glyphs/<name>` of the embedded zoo;
         a folder with config.json and model.safetensors, which ktjax, timm or transformers wrote;
         or the folder of an imported torch module;
+        `zeroshot:` and a folder or repository of CLIP's or SigLIP's, for any `classes`: without
+        these it is to be told them by `ktjax.models.named`;
         a workdir of ktjax that holds one model (of several, the folder of one);
         a .safetensors file with timm's names. Weights may lie in several files with an index.
       architecture: what a .safetensors file is of, as it does not say so itself.
@@ -60,6 +63,8 @@ def load(
       size: height and width of the input, if not the checkpoint's. Position embeddings of timm's
         families are resized.
       seed: what a random head is drawn from.
+      templates: of a zero-shot model, texts in which {} stands for a class's name; their mean is
+        the class.
       **options: attributes of the network, by timm's names: `drop_rate`, `drop_path_rate`.
 
     Raises:
@@ -71,6 +76,11 @@ def load(
     found = locate(name, architecture=architecture)
     known = class_names(found.config)
     classes = numbered(classes) if isinstance(classes, int) else classes
+    if found.config["format"] == weights.ZERO_SHOT:
+        model = zero_shot.load(name, found, templates=templates, size=size, options=options)
+        if head is not None:
+            return replace_head(model, classes or (), head=head, seed=seed)
+        return zero_shot.named(model, classes) if classes else model
     if not known and (head is None or not classes):
         raise ValueError(
             f"'{name}' has no head, so that it says nothing of images: head='zero' or 'random' "
@@ -107,6 +117,8 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     """The checkpoint that `load(name)` reads; raises as `load` does, but reads no weights."""
     if name in zoo():
         return hub.folder(ZOO / name.removeprefix("glyphs/"))
+    if name.startswith(zero_shot.PREFIX):
+        return zero_shot.locate(name)
     if name.startswith(imported.FORCED):
         return hub.folder(imported.cached(name))
     repository = hub.repository_of(name)
@@ -168,6 +180,11 @@ def _of_hub(name: str, repository: str) -> hub.Checkpoint:
         native = architecture in registry.MODELS
     else:
         config = hub.read_config(repository)
+        if hf.is_config(config) and hf.is_zero_shot(config):
+            raise ValueError(
+                f"'{name}' is of CLIP or SigLIP, for which classes are texts: "
+                f"{zero_shot.PREFIX}{repository} asks it about those of the data."
+            )
         if hf.is_config(config):
             architecture = " or ".join(config.get("architectures") or ["no class"])
             native = hf.is_native(config)
@@ -230,6 +247,8 @@ def blank(name: str) -> Classifier:
       ValueError: no such model, with the nearest names.
     """
     found = locate(name)
+    if found.config["format"] == weights.ZERO_SHOT:
+        return zero_shot.blank(name, found)
     if found.config["format"] == weights.TORCH:
         return imported.blank(found.path.parent, found.config, name=name)
     return _described(name, found, class_names(found.config), None, {})[0]
@@ -275,6 +294,8 @@ def replace_head(
       ValueError: no such kind of head.
     """
     _check_head(head)
+    if isinstance(classifier.definition, zero_shot.Unnamed):
+        classifier = dataclasses.replace(classifier, definition=None)
     if classifier.definition is not None:
         return classifier.definition.replace_head(classifier, classes, head=head, seed=seed)
     shapes, module = registry.skeleton(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ktjax.classifier import Classifier, InputSpec, Variables, linen_forward
-from ktjax.models.checkpoints import catalogue, hf
+from ktjax.models.checkpoints import catalogue, hf_kinds
 from ktjax.models.networks import (
     convnext,
     deit,
@@ -76,8 +76,8 @@ FAMILIES = {
 
 def _made_for(architecture: str) -> InputSpec:
     spec = catalogue.TIMM["architectures"][architecture]
-    size, mean, std, interpolation, crop_pct = spec["input"]
-    return InputSpec((size, size), tuple(mean), tuple(std), interpolation, crop_pct)
+    size, mean, std, interpolation, crop_pct, *crop_mode = spec["input"]
+    return InputSpec((size, size), tuple(mean), tuple(std), interpolation, crop_pct, *crop_mode)
 
 
 _TIMM = {
@@ -86,9 +86,10 @@ _TIMM = {
     for name, build in module.VARIANTS.items()
 }
 # transformers' classifiers: their configs say how large they are, and what their input is.
+_KINDS = hf_kinds.KINDS | hf_kinds.ZERO_SHOT
 _HF = {
     name: Architecture(kind.family, kind.build, InputSpec((224, 224)))
-    for name, kind in hf.KINDS.items()
+    for name, kind in _KINDS.items()
 }
 MODELS = _TINY | _TIMM | _HF
 
@@ -215,8 +216,8 @@ def options_of(architecture: str) -> set[str]:
     """
     if architecture not in MODELS:
         return set()
-    if architecture in hf.KINDS:
-        return {*hf.KINDS[architecture].options, "drop_rate", "drop_path_rate", "remat"}
+    if architecture in _KINDS:
+        return {*_KINDS[architecture].options, "drop_rate", "drop_path_rate", "remat"}
     attributes = inspect.signature(MODELS[architecture].build).parameters
     return set(attributes) - {"num_classes", "parent", "name"}
 

@@ -6,7 +6,7 @@ import pydantic
 from pydantic import Field
 
 from ktjax.settings.data import Data
-from ktjax.settings.record import Name, Part, Seed
+from ktjax.settings.record import Name, Part, Seed, Template
 
 SIMILARITIES = ("groups", "prototypes")
 CLIP = "clip:"
@@ -20,7 +20,7 @@ class Complementarity(Data):
     random_students: tuple[Name, ...]
     seed: Seed
     similarity: Name
-    clip_template: Name
+    clip_template: Template
     calibrate: bool
     own_transform: bool
     minival: Part

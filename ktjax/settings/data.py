@@ -18,6 +18,7 @@ from ktjax.settings.record import (
     Record,
     Share,
     Side,
+    Template,
     Workers,
 )
 
@@ -48,6 +49,7 @@ class Data(Record):
     max_examples: Count | None
     on_bad_image: Literal["error", "skip", "pad"]
     classes: Literal["names", "position"]
+    templates: Annotated[tuple[Template, ...], Field(min_length=1)]
     image_size: Side | None
     crop_pct: Cropped | None
     interpolation: Interpolation | None

@@ -61,6 +61,15 @@ def _name(value: str) -> str:
 Name = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_name)]
 
 
+def _template(value: str) -> str:
+    if value.count("{}") != 1:
+        raise pydantic_core.PydanticCustomError("template", "a text with one place")
+    return value
+
+
+Template = Annotated[str, StringConstraints(min_length=1), AfterValidator(_template)]
+
+
 def _unchangeable(mapping: dict[Any, Any]) -> Mapping[Any, Any]:
     return types.MappingProxyType(mapping)
 
@@ -132,6 +141,7 @@ _WANTED = {
     "float_type": "a number",
     "bool_type": "True or False",
     "string_type": "text",
+    "template": "a text with one {{}} in it, for a name",
     "string_too_short": "a name",
     "string_too_long": "a name of {max_length} characters at most",
     "tuple_type": "a tuple",

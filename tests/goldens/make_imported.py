@@ -151,7 +151,41 @@ class Arithmetic(nn.Module):
         return self.fc(x.repeat(1, 2, 1).diagonal(0, 1, 2).repeat_interleave(2, 1)[:, :12])
 
 
-MODULES = {"convolutional": Convolutional, "attentive": Attentive, "arithmetic": Arithmetic}
+class Dropping(nn.Module):
+    """Dropout of all kinds; logits are linear in all that is dropped."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 4, 4, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.drop2d = nn.Dropout2d(0.2)
+        self.places = nn.Embedding(16, 8)
+        self.qkv = nn.Linear(8, 24)
+        self.drop = nn.Dropout(0.25)
+        self.fc = nn.Linear(8, rule.CLASSES)
+        self.drop_rate = 0.3
+
+    def forward(self, x):
+        y = self.bn(self.patch(x))
+        q, k, v = self.qkv(y.flatten(2).transpose(1, 2)).chunk(3, -1)
+        x = self.drop2d(y).flatten(2).transpose(1, 2) + self.places(torch.arange(16))
+        rate = self.drop_rate if self.training else 0.0
+        x = x + F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
+        if self.training:  # stochastic depth, timm's and transformers'
+            kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - rate) / (1 - rate)
+            x = x + kept * y.flatten(2).transpose(1, 2)
+            x = x.div(1 - rate) * (1 - rate + torch.rand(x.shape[0], 1, 1)).floor()
+        else:
+            x = x + y.flatten(2).transpose(1, 2)
+        return self.fc(self.drop(x.mean(1)))
+
+
+MODULES = {
+    "convolutional": Convolutional,
+    "attentive": Attentive,
+    "arithmetic": Arithmetic,
+    "dropping": Dropping,
+}
 
 
 def drawn(module: nn.Module) -> nn.Module:
@@ -164,7 +198,10 @@ def drawn(module: nn.Module) -> nn.Module:
 
 
 def golden(module: nn.Module) -> dict[str, np.ndarray]:
-    """Logits, the gradients of their square, and a forward pass in training mode."""
+    """Logits, the gradients of their square, and a forward pass in training mode.
+
+    In that nothing is dropped.
+    """
     x = torch.from_numpy(rule.images(SIZE)).permute(0, 3, 1, 2)
     logits = module(x)
     logits.square().mean().backward()
@@ -172,6 +209,11 @@ def golden(module: nn.Module) -> dict[str, np.ndarray]:
     for name, parameter in module.named_parameters():
         if parameter.grad is not None:
             found[f"gradient/{name}"] = rule.projection(name, parameter.grad.numpy())
+    for part in module.modules():
+        if isinstance(part, nn.Dropout | nn.Dropout2d):
+            part.p = 0.0
+        if hasattr(part, "drop_rate"):
+            part.drop_rate = 0.0
     with torch.no_grad():
         found["train/logits"] = module.train()(x).numpy()
     for name, value in module.named_buffers():

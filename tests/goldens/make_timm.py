@@ -334,6 +334,7 @@ def table() -> dict[str, dict]:
                     [round(v, 4) for v in spec["std"]],
                     spec["interpolation"],
                     spec["crop_pct"],
+                    *([] if spec["crop_mode"] == "center" else [spec["crop_mode"]]),
                 ],
                 "fixed_size": bool(spec.get("fixed_input_size")),
                 "ends": [spec["first_conv"], spec["classifier"]],

@@ -19,11 +19,12 @@ Of each file: how many ImageNet-1k checkpoints timm lists, and of its smallest m
 Stochastic depth and dropout are off on both sides.
 """
 
+import functools
 import gc
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,10 @@ def smallest() -> dict[str, dict[str, Any]]:
     return found
 
 
-def drawn(name: str) -> torch.nn.Module:
+def drawn(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     """The model with random weights."""
     torch.manual_seed(0)
-    module = timm.create_model(name, num_classes=1000)
+    module = make()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -90,6 +91,8 @@ def of_torch(module: torch.nn.Module, x: torch.Tensor, *, train: bool) -> dict[s
     module.train(train)
     module.zero_grad()
     logits = module(x)
+    logits = getattr(logits, "logits", logits)  # transformers'
+    logits = getattr(logits, "last_hidden_state", logits)  # and PPLCNet's
     (logits * weights_of(logits.shape, x.dtype)).mean().backward()
     return {
         "logits": logits.detach().numpy(),
@@ -110,7 +113,7 @@ def weights_of(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 def of_ktjax(folder: str, x: np.ndarray) -> tuple[dict[str, Any], dict[str, Any], int]:
     """The same in JAX, in evaluation and in training mode; and how many nodes the graph has."""
     model = models.load(folder)
-    weights = jnp.asarray(weights_of((BATCH, 1000), torch.float32).numpy())
+    weights = jnp.asarray(weights_of((BATCH, len(model.classes)), torch.float32).numpy())
 
     def run(variables: Any, image: jax.Array) -> Any:
         def loss(params: Any, train: bool) -> Any:
@@ -155,13 +158,14 @@ def compared(evaluated: Any, trained: Any, of_eval: Any, of_train: Any) -> dict[
     return found
 
 
-def row(name: str) -> dict[str, Any]:
+def row(
+    name: str, module: torch.nn.Module, size: tuple[int, int], classes: int = 1000
+) -> dict[str, Any]:
     """Compares a model."""
-    module = drawn(name)
-    size = module.pretrained_cfg["input_size"][1:]
     x = np.random.default_rng(0).standard_normal((BATCH, 3, *size), np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        ktjax.import_torch(module, folder, size=size, mean=(0, 0, 0), std=(1, 1, 1), classes=1000)
+        plain = dict(mean=(0, 0, 0), std=(1, 1, 1))
+        ktjax.import_torch(module, folder, size=size, classes=classes, **plain)
         evaluated, trained, nodes = of_ktjax(folder, x)
     has_stats = bool(trained["statistics"])
     state = {key: value.clone() for key, value in module.state_dict().items()}
@@ -203,7 +207,9 @@ def main(files: list[str]) -> None:
         start = {k: table["files"][file][k] for k in ("checkpoints", "model", "parameters")}
         name = start["model"]
         try:
-            table["files"][file] = start | row(name)
+            module = drawn(functools.partial(timm.create_model, name, num_classes=1000))
+            size = module.pretrained_cfg["input_size"][1:]
+            table["files"][file] = start | row(name, module, size)
         except ValueError as error:
             table["files"][file] = start | {"refused": str(error).splitlines()[0][:300]}
         print(file, table["files"][file], flush=True)
@@ -212,12 +218,12 @@ def main(files: list[str]) -> None:
         gc.collect()
 
 
-def write(table: Mapping[str, Any]) -> None:
+def write(table: Mapping[str, Any], path: Path = TABLE) -> None:
     """A line for each file."""
     head = {key: value for key, value in table.items() if key != "files"}
     lines = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(table["files"].items())]
     text = json.dumps(head)[:-1] + ', "files": {\n' + ",\n".join(lines) + "\n}}\n"
-    TABLE.write_text(text)
+    path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -257,7 +257,9 @@ def _load(settings: Transfer, once: Once, given: Mapping[str, Classifier]) -> di
     def load(name: str) -> Classifier:
         if name in given:
             return workdir_lib.on_host(dataclasses.replace(given[name], name=name))
-        return workdir_lib.on_host(models.load(name, **options.get(name, {})))
+        return workdir_lib.on_host(
+            models.load(name, templates=settings.templates, **options.get(name, {}))
+        )
 
     return {
         name: once(("model", name, name in options), lambda name=name: load(name))

@@ -12,7 +12,7 @@ from typing import Any
 from ktjax import files
 from ktjax.classifier import InputSpec
 from ktjax.models.checkpoints import processors
-from ktjax.models.checkpoints.hf_kinds import KINDS
+from ktjax.models.checkpoints.hf_kinds import KINDS, ZERO_SHOT
 from ktjax.models.checkpoints.layouts import Layout, Renamed, transformers
 from ktjax.models.checkpoints.processors import PREPROCESSOR
 
@@ -26,6 +26,11 @@ def layout(architecture: str, options: Mapping[str, Any]) -> Layout:
     Raises:
       ValueError: transformers has no such architecture.
     """
+    if architecture in ZERO_SHOT:
+        raise ValueError(
+            f"{architecture} has a text tower, too, in transformers' format: ktjax keeps what "
+            "classifies images."
+        )
     if architecture not in KINDS:
         raise ValueError(
             f"Format hf is for models that came from transformers, {architecture} did not. "
@@ -65,7 +70,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     kind = KINDS[architecture]
     for field, value in kind.fixed.items():
         if config[field] != value:
-            raise ValueError(f"{path} has {field}={config[field]!r}; ktjax has {value!r} only.")
+            raise ValueError(
+                f"{path} has {field}={config[field]!r}; ktjax has {value!r} only, and imports "
+                "others where torch is: `python -m ktjax.models import`."
+            )
     names = () if headless else class_names(config["id2label"])
     return {
         "format": "hf",
@@ -78,9 +86,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     }
 
 
+def is_zero_shot(config: Mapping[str, Any]) -> bool:
+    """Whether transformers' config.json is of CLIP or SigLIP, whole and without a head."""
+    types = {kind.model_type for kind in ZERO_SHOT.values()}
+    classes = config.get("architectures") or ()
+    return config["model_type"] in types and all(name in ZERO_SHOT for name in classes)
+
+
 def is_native(config: Mapping[str, Any]) -> bool:
-    """Whether ktjax has the network of transformers' config.json."""
-    return _network(config.get("architectures") or (), config["model_type"]) is not None
+    """Whether ktjax has the network of transformers' config.json, as far as that says."""
+    found = _network(config.get("architectures") or (), config["model_type"])
+    if found is None:
+        return False
+    fixed = KINDS[found].fixed
+    return all(config.get(field, value) == value for field, value in fixed.items())
 
 
 def _architecture(path: Path, config: Mapping[str, Any]) -> tuple[str, bool]:
@@ -89,6 +108,11 @@ def _architecture(path: Path, config: Mapping[str, Any]) -> tuple[str, bool]:
     if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
         raise ValueError(f"{path} has architectures={given!r}, which has to be a list of names.")
     found = _network(given, config["model_type"])
+    if is_zero_shot(config):
+        raise ValueError(
+            f"{path} is of CLIP or SigLIP, for which classes are texts: zeroshot:{path.parent} "
+            "asks it about those of the data."
+        )
     if found is None:
         raise ValueError(
             f"{path} is of {' or '.join(given or ['no class'])}; ktjax has {', '.join(KINDS)}. "

@@ -138,3 +138,23 @@ KINDS = {
         hf_names.beit_names,
     ),
 }
+# transformers' models of images and texts, of which the image tower classifies
+# (models/zero_shot.py).
+ZERO_SHOT = {
+    "CLIPModel": Kind(
+        "clip",
+        "vision_transformer",
+        (*_TRANSFORMER, "intermediate_size", "projection_dim"),
+        {"num_channels": 3},
+        hf_networks.clip_network,
+        hf_names.clip_names,
+    ),
+    "SiglipModel": Kind(
+        "siglip",
+        "vision_transformer",
+        (*_TRANSFORMER, "intermediate_size"),
+        {"num_channels": 3, "vision_use_head": True},
+        hf_networks.siglip_network,
+        hf_names.siglip_names,
+    ),
+}

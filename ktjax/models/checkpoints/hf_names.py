@@ -144,3 +144,42 @@ def beit_names(*, num_hidden_layers: int, **_: Any) -> Names:
         yield f"{timms}.attn.v_bias", f"{attention}.value.bias"
         for part in (1, 2):
             yield f"{timms}.ls{part}.gamma", f"{theirs}.lambda_{part}"
+
+
+def _tower_names(*, num_hidden_layers: int, **_: Any) -> Names:
+    """What the image towers of CLIP and SigLIP have in common."""
+    yield "pos_embed", "vision_model.embeddings.position_embedding.weight"
+    yield "patch_embed.proj", "vision_model.embeddings.patch_embedding"
+    for i in range(num_hidden_layers):
+        timms, theirs = f"blocks.{i}", f"vision_model.encoder.layers.{i}"
+        projections = tuple(f"{theirs}.self_attn.{part}_proj" for part in "qkv")
+        yield f"{timms}.norm1", f"{theirs}.layer_norm1"
+        yield f"{timms}.attn.qkv", Renamed(projections)
+        yield f"{timms}.attn.proj", f"{theirs}.self_attn.out_proj"
+        yield f"{timms}.norm2", f"{theirs}.layer_norm2"
+        yield f"{timms}.mlp.fc1", f"{theirs}.mlp.fc1"
+        yield f"{timms}.mlp.fc2", f"{theirs}.mlp.fc2"
+    yield "norm", "vision_model.post_layernorm"
+    yield "logit_scale", "logit_scale"
+    yield "head", "texts"  # which no file has: the text tower makes them
+
+
+def clip_names(**options: Any) -> Names:
+    """Those of CLIP's image tower."""
+    yield "cls_token", "vision_model.embeddings.class_embedding"
+    yield "norm_pre", "vision_model.pre_layrnorm"
+    yield from _tower_names(**options)
+    yield "visual_projection", "visual_projection"
+
+
+def siglip_names(**options: Any) -> Names:
+    """Those of SigLIP's; its attention has one matrix for queries, keys and values."""
+    yield from _tower_names(**options)
+    yield "logit_bias", "logit_bias"
+    yield "attn_pool.latent", "vision_model.head.probe"
+    yield "attn_pool.q", "vision_model.head.attention.q"
+    yield "attn_pool.kv", "vision_model.head.attention.kv"
+    yield "attn_pool.proj", "vision_model.head.attention.out_proj"
+    yield "attn_pool.norm", "vision_model.head.layernorm"
+    for part in ("fc1", "fc2"):
+        yield f"attn_pool.mlp.{part}", f"vision_model.head.mlp.{part}"

@@ -10,6 +10,7 @@ from typing import Any
 from flax import linen as nn
 
 from ktjax.models.networks import (
+    contrastive,
     convnext,
     hf_vit,
     layers,
@@ -191,5 +192,28 @@ def beit_network(
         relative="blocks" if use_relative_position_bias else relative,
         global_pool="avg" if use_mean_pooling else "token",
         init_values=layer_scale_init_value or None,
+        **options,
+    )
+
+
+def clip_network(*, num_classes: int, projection_dim: int, **options: Any) -> nn.Module:
+    """CLIP's image tower with texts for classes, from fields of transformers' config."""
+    return vit_network(
+        contrastive.ImageTower,
+        num_classes=num_classes,
+        pre_norm=True,
+        projection=projection_dim,
+        **options,
+    )
+
+
+def siglip_network(*, num_classes: int, **options: Any) -> nn.Module:
+    """SigLIP's, likewise."""
+    return vit_network(
+        contrastive.ImageTower,
+        num_classes=num_classes,
+        class_token=False,
+        global_pool="map",
+        logit_bias=True,
         **options,
     )

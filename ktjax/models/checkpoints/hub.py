@@ -1,5 +1,6 @@
 """Where a checkpoint's files lie: folders, single files, repositories on the Hugging Face hub."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from ktjax.classifier import InputSpec
 from ktjax.models.checkpoints import card, entries, hf, weights
 
 PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
+_OF_GRAPHS = (weights.GRAPH, weights.TRAINING, weights.CONSTANTS)  # of imported torch modules
 # The biases of timm's classifiers tell how many classes there are.
 _HEADS = ("fc.bias", "head.bias", "head.fc.bias", "classifier.bias", "head.l.bias")
 
@@ -105,6 +107,9 @@ def checkpoint(repository: str, name: str) -> Checkpoint:
     if hf.is_config(entries.read_json(path)):  # else ktjax has written it, or timm
         processor(repository)
     config = folder(path.parent).config  # the cache keeps them side by side
+    for file in _OF_GRAPHS if config["format"] == weights.TORCH else ():
+        with contextlib.suppress(LackingError):  # not all have all
+            download(repository, file)
     return Checkpoint(_weights(repository), {**config, "origin": f"pretrained {name}"})
 
 
@@ -161,7 +166,7 @@ def push(
     path = paths.of(folder)
     if not weights.is_export(path):
         raise ValueError(f"'{folder}' holds no {weights.CONFIG} and {weights.WEIGHTS}.")
-    names = (card.README, weights.CONFIG, hf.PREPROCESSOR, weights.WEIGHTS)
+    names = (card.README, weights.CONFIG, hf.PREPROCESSOR, weights.WEIGHTS, *_OF_GRAPHS)
     content = {name: (path / name).read_bytes() for name in names if (path / name).exists()}
     if card.README in content:
         content[card.README] = content[card.README].replace(b"FOLDER", f"hf:{repository}".encode())

@@ -50,7 +50,7 @@ class Entry(NamedTuple):
         parts = [array] if len(self.names) == 1 else np.split(array, len(self.names))
         lead = (1,) * self.lead
         return {
-            name: np.ascontiguousarray(part.reshape(lead + part.shape))
+            name: np.asarray(part.reshape(lead + part.shape), order="C")
             for name, part in zip(self.names, parts, strict=True)
         }
 

@@ -31,6 +31,9 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")  # of data/resize.py
 # architecture from those of its own.
 TORCH = "torch"
 IMPORTED = "torch:"
+# What such a folder holds beside config.json and model.safetensors: the first always.
+GRAPH, TRAINING, CONSTANTS = "graph.json", "training.json", "constants.safetensors"
+ZERO_SHOT = "zeroshot"  # CLIP's or SigLIP's, whose classes are texts (models/zero_shot.py)
 OWN = "own"  # the weights of a module that only its owner has (models/own.py)
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]

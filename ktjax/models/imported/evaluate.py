@@ -67,6 +67,7 @@ def run(
     x_BxHxWx3: jax.Array,
     *,
     train: bool,
+    key: jax.Array | None = None,
     visit: Callable[[Call, Any], None] | None = None,
 ) -> tuple[Output, Any]:
     """Runs a program.
@@ -76,6 +77,7 @@ def run(
       variables: by torch's names, `params` and `batch_stats`.
       x_BxHxWx3: prepared images.
       train: BatchNorm takes the batch's statistics, over all devices, and moves the running ones.
+      key: what a training graph draws from; None: nothing is drawn.
       visit: is called with each node and what it gives.
 
     Returns:
@@ -95,6 +97,8 @@ def run(
             function = operations.find(call.op)
             assert function is not None  # `check_operations` has seen to it
             options = {name: read(argument) for name, argument in call.kwargs.items()}
+            if operations.draws(call.op):
+                options["drop_key"] = None if key is None else jax.random.fold_in(key, place)
             value = function(*map(read, call.args), **options)
         if visit is not None:
             visit(call, value)
@@ -202,6 +206,22 @@ def check(graph: Graph) -> None:
         raise ValueError(f"a node cannot be computed: {lines[0]:.300}") from error
     if output.logits.ndim != 2 or output.logits.shape[0] != batch:
         raise ValueError(f"its logits are of the shape {list(output.logits.shape)}, not [B, C]")
+
+
+def is_random(graph: Graph) -> bool:
+    """Whether a graph draws anything."""
+    return any(
+        bool(drop_rate(call)) if "attention" in call.op else True
+        for call in graph.calls
+        if operations.draws(call.op)
+    )
+
+
+def drop_rate(call: Call) -> Any:
+    """The share of its weights that a node of attention drops: an argument by place or by name."""
+    place = 3 if call.op.startswith("_") else 4
+    given = call.args[place] if len(call.args) > place else 0.0
+    return call.kwargs.get("dropout_p", given)
 
 
 def shapes(graph: Graph, batch: int, *, visit: Callable[[Call, Any], None]) -> Output:

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import constants
-
 import ktjax
+from ktjax import paths
 from ktjax.classifier import Classifier, InputSpec
 from ktjax.models.checkpoints import entries, hf, hub, processors, weights
 from ktjax.models.classes import class_names, numbered
@@ -31,13 +30,16 @@ def import_torch(
     classes: Sequence[str] | int | None = None,
     interpolation: str = "bicubic",
     crop_pct: float = 1.0,
+    crop_mode: str = "center",
     name: str | None = None,
     origin: str | None = None,
 ) -> Classifier:
     """Makes a Classifier of a torch module, and writes it to a folder for `ktjax.load_model`.
 
-    torch is needed here only. What is kept is the graph of the module in evaluation mode: trained
-    in ktjax it has no dropout and no stochastic depth; its BatchNorm layers train.
+    torch is needed here only. What is kept is the graph of the module in evaluation mode, whose
+    BatchNorm layers train; and, where it has dropout or stochastic depth, that of training mode. If
+    that gives other logits, as with heads that only train, the module is trained without dropout,
+    and a line of the log says so.
 
     Args:
       module: a torch.nn.Module that takes images [B, 3, height, width] and gives logits [B, C], or
@@ -46,7 +48,7 @@ def import_torch(
       size: height and width of the images.
       mean, std: what the module's images are normalized with, for values from 0 to 1.
       classes: their names, or how many there are; None: those of ImageNet, or numbers.
-      interpolation, crop_pct: how images are resized and cropped, in timm's terms.
+      interpolation, crop_pct, crop_mode: how images are resized and cropped, in timm's terms.
       name: what the architecture is called; None: as its class.
       origin: where the weights come from, in words.
 
@@ -56,13 +58,13 @@ def import_torch(
         are listed; or it has another number of classes.
     """
     called = name or type(module).__name__
-    spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct)
+    spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
     source = _Source(module, called, origin or f"imported {called}", spec, classes, {}, {})
     return _write(source, Path(folder))
 
 
 def import_named(
-    name: str, folder: str | Path, *, size: tuple[int, int] | None = None
+    name: str, folder: str | Path, *, size: tuple[int, int] | None = None, **rates: float
 ) -> Classifier:
     """The same for a model of timm's or transformers', with its weights.
 
@@ -70,6 +72,7 @@ def import_named(
       name: `timm/NAME`, `hf:OWNER/REPOSITORY`, or a folder that one of them wrote.
       folder: where to.
       size: height and width of the images, where they are not to be the checkpoint's.
+      **rates: of timm's models, which drop nothing by themselves: `drop_rate`, `drop_path_rate`.
 
     Raises:
       ValueError: as `import_torch`; or there is no such model, or timm or transformers lacks.
@@ -78,17 +81,17 @@ def import_named(
     name = name.removeprefix("local-dir:")
     repository = hub.repository_of(name)
     if repository is not None and repository == name:
-        source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size)
+        source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size, rates)
     elif repository is not None:
         if hf.is_config(hub.read_config(repository)):
             source = _of_transformers(repository, f"pretrained {name}")
         else:
-            source = _of_timm(f"hf-hub:{repository}", f"pretrained {name}", size)
+            source = _of_timm(f"hf-hub:{repository}", f"pretrained {name}", size, rates)
     elif (Path(name) / weights.CONFIG).is_file():
         if hf.is_config(entries.read_json(Path(name) / weights.CONFIG)):
             source = _of_transformers(name, f"pretrained {name}")
         else:
-            source = _of_timm(f"local-dir:{name}", f"pretrained {name}", size)
+            source = _of_timm(f"local-dir:{name}", f"pretrained {name}", size, rates)
     else:
         raise ValueError(
             f"'{name}' is neither timm/NAME nor hf:ORGANIZATION/REPOSITORY nor a folder with "
@@ -100,7 +103,7 @@ def import_named(
 
 
 def cached(name: str) -> Path:
-    """The folder of an imported model in the cache of huggingface_hub; imported if it is not there.
+    """The folder of an imported model in ktjax's cache; imported if it is not there.
 
     Raises:
       ValueError: as `import_named`.
@@ -116,7 +119,7 @@ def cached(name: str) -> Path:
 
 
 def _in_cache(name: str) -> Path:
-    return Path(constants.HF_HOME) / "ktjax" / name.replace("/", "--").replace(":", "--")
+    return paths.cache() / "imported" / name.replace("/", "--").replace(":", "--")
 
 
 def obstacle(name: str) -> str | None:
@@ -185,14 +188,17 @@ def _write(source: _Source, folder: Path) -> Classifier:
     if names is None:
         names = class_names(config)
     config["label_names"] = list(names)
-    model.write(folder, model.Folder(exported.graph, exported.weights, exported.constants), config)
+    content = model.Folder(exported.graph, exported.training, exported.weights, exported.constants)
+    model.write(folder, content, config)
     return model.load(folder, weights.read_config(folder), name=str(folder))
 
 
-def _of_timm(name: str, origin: str, size: tuple[int, int] | None) -> _Source:
+def _of_timm(
+    name: str, origin: str, size: tuple[int, int] | None, rates: Mapping[str, float]
+) -> _Source:
     timm = _import("timm")
     try:
-        module = timm.create_model(name, pretrained=True)
+        module = timm.create_model(name, pretrained=True, **rates)
     except Exception as error:  # of timm, torch and huggingface_hub
         raise ValueError(f"timm cannot make '{name}': {_first_line(error)}") from error
     config = dict(module.pretrained_cfg)
@@ -214,11 +220,16 @@ def _of_timm(name: str, origin: str, size: tuple[int, int] | None) -> _Source:
 def _of_transformers(name: str, origin: str) -> _Source:
     transformers = _import("transformers")
     try:
-        module = transformers.AutoModelForImageClassification.from_pretrained(
-            name, trust_remote_code=False
+        module, loaded = transformers.AutoModelForImageClassification.from_pretrained(
+            name, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:  # of transformers, torch and huggingface_hub
         raise ValueError(f"transformers cannot load '{name}': {_first_line(error)}") from error
+    if lacking := sorted(loaded["missing_keys"]):  # for which transformers draws numbers
+        raise ValueError(
+            f"'{name}' lacks {lacking[0]} and {len(lacking) - 1} more entries of "
+            f"{type(module).__name__}: it is of something else than a classifier."
+        )
     config = module.config
     file = Path(name) / hf.PREPROCESSOR
     if not Path(name).is_dir():

@@ -20,8 +20,7 @@ from ktjax.models.classes import class_names
 from ktjax.models.imported import evaluate, graph, heads
 from ktjax.models.imported.graph import Graph
 
-GRAPH = "graph.json"
-CONSTANTS = "constants.safetensors"
+GRAPH, TRAINING, CONSTANTS = weights.GRAPH, weights.TRAINING, weights.CONSTANTS
 _LARGEST_FILE = 2**28  # bytes of a graph.json; those of timm's models have 2**20
 Arrays = Mapping[str, np.ndarray]
 
@@ -30,11 +29,12 @@ Arrays = Mapping[str, np.ndarray]
 class Imported:
     """A graph with all that its parameters are not: `forward` and `definition` of a Classifier.
 
-    It is the evaluation graph, in training too: without dropout and stochastic depth. BatchNorm
-    trains.
+    The evaluation graph is computed in training, too, unless there is one with dropout or
+    stochastic depth; in both BatchNorm trains.
 
     Attributes:
       graph: what is computed.
+      training: what is computed in training; None: the same.
       fixed: the entries of model.safetensors that nothing trains, whether the graph reads them or
         not: tables of indices, counters, heads that only torch's training uses.
       constants: the entries of constants.safetensors.
@@ -42,6 +42,7 @@ class Imported:
     """
 
     graph: Graph
+    training: Graph | None
     fixed: Arrays = dataclasses.field(repr=False)
     constants: Arrays = dataclasses.field(repr=False)
     facts: Mapping[str, Any]
@@ -49,6 +50,10 @@ class Imported:
     @functools.cached_property
     def _program(self) -> evaluate.Program:
         return evaluate.program(self.graph, self.fixed, self.constants)
+
+    @functools.cached_property
+    def _training_program(self) -> evaluate.Program:
+        return evaluate.program(self.training or self.graph, self.fixed, self.constants)
 
     def __call__(
         self,
@@ -60,9 +65,10 @@ class Imported:
         freeze_stats: bool,
     ) -> tuple[Output, Any]:
         """As Classifier.forward: prepared images in, Output and batch_stats out."""
-        del rngs  # nothing is drawn
-        train = train and not freeze_stats
-        return evaluate.run(self._program, variables, x_BxHxWx3, train=train)
+        program = self._training_program if train else self._program
+        key = rngs["dropout"] if train and rngs else None
+        moves = train and not freeze_stats
+        return evaluate.run(program, variables, x_BxHxWx3, train=moves, key=key)
 
     def export(
         self, classifier: Classifier, folder: Path, *, format: str, facts: Mapping[str, Any]
@@ -86,7 +92,7 @@ class Imported:
         arrays |= {name: arrays[first] for name, first in self.graph.tied.items()}
         write(
             folder,
-            Folder(self.graph, arrays, self.constants),
+            Folder(self.graph, self.training, arrays, self.constants),
             {
                 "format": weights.TORCH,
                 "architecture": classifier.architecture.removeprefix(weights.IMPORTED),
@@ -105,11 +111,12 @@ class Imported:
     ) -> Classifier:
         """The classifier with a new last layer, as `ktjax.models.replace_head` says."""
         try:
-            changed = heads.with_classes(self.graph, len(classes))
+            changed = self._with_classes(len(classes))
         except ValueError as error:
             raise ValueError(f"{classifier.name} cannot have a new head: {error}.") from error
         classifier = dataclasses.replace(classifier, origin=f"{classifier.origin}, new head")
-        return self._with_head(classifier, changed, heads.fresh(changed, head, seed), classes)
+        fresh = heads.fresh(changed.graph, head, seed)
+        return changed._of(classifier, fresh, classes)
 
     def select(
         self, classifier: Classifier, place_C: np.ndarray, classes: Sequence[str]
@@ -117,28 +124,31 @@ class Imported:
         """The classifier with some of the classes, as `ktjax.models.select` says."""
         try:
             of_head = heads.parameters(self.graph)
-            changed = heads.with_classes(self.graph, len(classes))
+            changed = self._with_classes(len(classes))
         except ValueError as error:
             raise ValueError(f"{classifier.name} cannot lose classes: {error}.") from error
         params = classifier.variables["params"]
         of_classes = {name: take(params[name], place_C, 0) for name in of_head}
-        return self._with_head(classifier, changed, of_classes, classes)
+        return changed._of(classifier, of_classes, classes)
 
-    def _with_head(
-        self, classifier: Classifier, changed: Graph, head: Variables, classes: Sequence[str]
-    ) -> Classifier:
-        """The classifier with the graph of other classes, and the parameters of its last layer."""
-        definition = dataclasses.replace(self, graph=changed)
+    def _with_classes(self, count: int) -> "Imported":
+        """Graphs for another number of classes; ValueError where there can be none."""
+        training = self.training and heads.with_classes(self.training, count)
+        graph = heads.with_classes(self.graph, count)
+        return dataclasses.replace(self, graph=graph, training=training)
+
+    def _of(self, classifier: Classifier, head: Variables, classes: Sequence[str]) -> Classifier:
+        """The classifier with these graphs, and the parameters of their last layer."""
         return dataclasses.replace(
             classifier,
-            forward=definition,
-            definition=definition,
+            forward=self,
+            definition=self,
             variables={
                 **classifier.variables,
                 "params": {**classifier.variables["params"], **head},
             },
             classes=tuple(classes),
-            options={"graph": _digest(changed, self.constants)},
+            options={"graph": _digest(self.graph, self.training, self.constants)},
         )
 
     def head_of(self, classifier: Classifier) -> Variables:
@@ -159,6 +169,7 @@ class Folder:
     """What a folder of an imported model holds, beside config.json."""
 
     graph: Graph
+    training: Graph | None
     entries: Arrays  # of model.safetensors
     constants: Arrays
 
@@ -171,6 +182,10 @@ def write(folder: Path, content: Folder, config: Mapping[str, Any]) -> None:
             arrays = {key: np.asarray(array, order="C") for key, array in arrays.items()}
             files.write_whole(folder / name, safetensors_numpy.save(arrays, {"format": "pt"}))
     files.write_whole(folder / GRAPH, _text(content.graph))
+    if content.training is None:
+        paths.delete(folder / TRAINING)  # of what was there before
+    else:
+        files.write_whole(folder / TRAINING, _text(content.training))
     text = json.dumps(config, indent=1, ensure_ascii=False)
     files.write_whole(folder / weights.CONFIG, f"{text}\n")
 
@@ -207,7 +222,21 @@ def _checked(text: str) -> Graph:
 
 def blank(folder: Path, config: Mapping[str, Any], *, name: str) -> Classifier:
     """The Classifier in a folder, its variables shapes; weights are not read."""
-    return _classifier(folder, config, name, read_graph(folder / GRAPH), {}, {})
+    return _classifier(folder, config, name, *_graphs(folder), {}, {})
+
+
+def _graphs(folder: Path) -> tuple[Graph, Graph | None]:
+    """What is computed in evaluation, and what in training; None: the same."""
+    found = read_graph(folder / GRAPH)
+    if evaluate.is_random(found):
+        raise ValueError(f"{folder / GRAPH} makes no sense: it draws numbers in evaluation.")
+    if not (folder / TRAINING).is_file():
+        return found, None
+    training = read_graph(folder / TRAINING)
+    for field in ("size", "weights", "trained", "statistics", "tied", "num_classes"):
+        if getattr(training, field) != getattr(found, field):
+            raise ValueError(f"{folder}: {TRAINING} and {GRAPH} have other {field}.")
+    return found, training
 
 
 def load(folder: Path, config: Mapping[str, Any], *, name: str) -> Classifier:
@@ -222,11 +251,11 @@ def load(folder: Path, config: Mapping[str, Any], *, name: str) -> Classifier:
       ValueError: the graph makes no sense, or the weights do not fit it; all that do not are
         listed. Until then nothing is read but names and shapes.
     """
-    found = read_graph(folder / GRAPH)
+    found, training = _graphs(folder)
     arrays = []
     for file, wanted in (
         (weights.WEIGHTS, found.weights | {k: found.weights[v] for k, v in found.tied.items()}),
-        (CONSTANTS, found.constants),
+        (CONSTANTS, {**found.constants, **(training.constants if training else {})}),
     ):
         path = folder / file
         if not wanted and not path.exists():
@@ -237,12 +266,14 @@ def load(folder: Path, config: Mapping[str, Any], *, name: str) -> Classifier:
         structs = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in there.items()}
         entries.check_fit(path, structs, shapes, by=GRAPH)
         arrays.append(entries.read(path))
-    return _classifier(folder, config, name, found, *arrays)
+    return _classifier(folder, config, name, found, training, *arrays)
 
 
-def _digest(of: Graph, constants: Arrays) -> str:
+def _digest(of: Graph, training: Graph | None, constants: Arrays) -> str:
     """Tells graphs apart whose parameters are the same."""
     digest = hashlib.sha256(_text(of).encode())
+    if training is not None:
+        digest.update(_text(training).encode())
     for key, array in sorted(constants.items()):
         digest.update(key.encode() + array.tobytes())
     return digest.hexdigest()[:16]
@@ -253,6 +284,7 @@ def _classifier(
     config: Mapping[str, Any],
     name: str,
     found: Graph,
+    training: Graph | None,
     arrays: Arrays,
     constants: Arrays,
 ) -> Classifier:
@@ -278,6 +310,7 @@ def _classifier(
     kept = ("versions", "model_args", "pretrained_cfg")
     definition = Imported(
         graph=found,
+        training=training,
         fixed={key: array for key, array in arrays.items() if key not in moving},
         constants=constants,
         facts={key: config[key] for key in kept if key in config},
@@ -291,6 +324,6 @@ def _classifier(
         input=spec,
         classes=class_names(config),
         origin=config["origin"],
-        options={"graph": _digest(found, constants)},
+        options={"graph": _digest(found, training, constants)},
         definition=definition,
     )

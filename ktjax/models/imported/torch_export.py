@@ -1,18 +1,21 @@
 """torch module -> graph: the only place that imports torch, once per model.
 
 `torch.export` traces the module in evaluation mode with a batch of any size, and decomposes it to
-the operations of ATen's core. Linear layers and attention stay whole.
+the operations of ATen's core. Linear layers and attention stay whole. Where the module has dropout
+or stochastic depth it is traced in training mode as well (torch_training.py).
 """
 
 import copy
 import importlib
+import logging
 import warnings
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ktjax.models.imported import evaluate
+from ktjax.models.imported import evaluate, torch_training
 from ktjax.models.imported.graph import (
     BATCH_NORM,
     IMAGE,
@@ -29,6 +32,7 @@ from ktjax.models.imported.graph import (
     inputs,
 )
 
+_LOG = logging.getLogger(__name__)
 Arrays = Mapping[str, np.ndarray]
 _KEPT_WHOLE = ("linear", "scaled_dot_product_attention")
 # How torch's operations are called without which nothing changes: they check, or say where.
@@ -39,6 +43,7 @@ class Exported(NamedTuple):
     """A torch module as data."""
 
     graph: Graph
+    training: Graph | None  # with dropout and stochastic depth, where there are any
     weights: Arrays  # by torch's names: the whole state_dict
     constants: Arrays
     versions: dict[str, str]
@@ -59,8 +64,50 @@ def export(module: Any, size: tuple[int, int]) -> Exported:
     weights, constants = _arrays(module, program)
     graph = _graph(program, size, weights, constants)
     evaluate.check(graph)
+    if evaluate.is_random(graph):
+        raise ValueError("The module draws random numbers in evaluation mode, too.")
     constants = {name: constants[name] for name in graph.constants}  # that something reads
-    return Exported(graph, weights, constants, {"torch": torch.__version__})
+    training = None
+    if torch_training.drops(module):
+        training, more = _training(module, program, size, graph, weights, constants)
+        constants |= more
+    return Exported(graph, training, weights, constants, {"torch": torch.__version__})
+
+
+def _training(
+    module: Any, program: Any, size: tuple[int, int], graph: Graph, weights: Arrays, known: Arrays
+) -> tuple[Graph | None, dict[str, np.ndarray]]:
+    """The graph of training mode, and the constants that it has besides.
+
+    None, and a line of the log that says why, where there is none: in training mode the module may
+    have other outputs, or control flow that depends on what is drawn.
+    """
+    try:
+        trained = _program(_only_logits(torch_training.in_training(module)), size)
+        torch_training.check_same(program, trained, size)
+        _, found = _arrays(module, trained)
+        # What is called the same need not be the same.
+        own = {
+            name: f"training.{name}"
+            for name, array in found.items()
+            if name not in known or not np.array_equal(known[name], array)
+        }
+        found = {own.get(name, name): array for name, array in found.items()}
+        training = _graph(trained, size, weights, found, rename=own)
+        calls = torch_training.with_drawn_masks(training.calls)
+        training = training._replace(
+            calls=calls, trained=graph.trained, statistics=graph.statistics
+        )
+        evaluate.check(training)
+    except ValueError as error:
+        _LOG.warning(
+            "%s is trained as it is evaluated, without dropout and stochastic depth: %s",
+            *(type(module).__name__, error),
+        )
+        return None, {}
+    if not evaluate.is_random(training):
+        return None, {}
+    return training, {name: found[name] for name in training.constants}
 
 
 def _torch() -> Any:
@@ -86,7 +133,8 @@ def _only_logits(module: Any) -> Any:
 
         def forward(self, image):
             output = self.module(image)
-            return getattr(output, "logits", output)
+            logits = getattr(output, "logits", output)
+            return getattr(logits, "last_hidden_state", logits)  # as PPLCNet calls them
 
     return OnlyLogits()
 
@@ -143,7 +191,13 @@ def _tied(weights: Arrays) -> dict[str, str]:
     return tied
 
 
-def _graph(program: Any, size: tuple[int, int], weights: Arrays, constants: Arrays) -> Graph:
+def _graph(
+    program: Any,
+    size: tuple[int, int],
+    weights: Arrays,
+    constants: Arrays,
+    rename: Mapping[str, str] = MappingProxyType({}),
+) -> Graph:
     tied = _tied(weights)
     references: dict[str, Any] = {}
     parameters = set()
@@ -157,7 +211,7 @@ def _graph(program: Any, size: tuple[int, int], weights: Arrays, constants: Arra
             if spec.kind.name == "PARAMETER":
                 parameters.add(name)
         else:
-            references[spec.arg.name] = Constant(name)
+            references[spec.arg.name] = Constant(rename.get(name, name))
     calls = []
     for node in program.graph.nodes:
         if node.op == "call_function":

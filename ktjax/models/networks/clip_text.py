@@ -1,4 +1,4 @@
-"""CLIP's text tower (Radford et al. 2021): how alike the names of classes are.
+"""Text towers of CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023): what classes are called.
 
 Reads what Hugging Face's transformers writes, config.json, model.safetensors and the tokenizer;
 parts are named as there.
@@ -22,7 +22,9 @@ from ktjax.models.checkpoints import entries, weights
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_pytorch_tanh": nn.gelu,
 }
+TEMPLATE = "a photo of a {}."
 _BATCH = 64
 
 # These repositories' `main` is pickled; the commits are the Hub's own conversions of it.
@@ -43,23 +45,26 @@ _MODULES = {
     "final_layer_norm": "text_model.final_layer_norm",
     "text_projection": "text_projection",
 }
+_SIGLIP = {"text_projection": "text_model.head"}  # where that differs
 _LEAVES = {"embedding": "weight", "scale": "weight", "kernel": "weight", "bias": "bias"}
 # Entries that belong to other parts, and a buffer in older files.
 _IGNORED = (
     "vision_model.",
     "visual_projection.",
     "logit_scale",
+    "logit_bias",
     "text_model.embeddings.position_ids",
 )
 
 
 class Layer(nn.Module):
-    """Pre-norm causal attention and MLP, each with a shortcut."""
+    """Pre-norm attention and MLP, each with a shortcut."""
 
     num_heads: int
     hidden: int
     activation: str
     epsilon: float
+    causal: bool
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
@@ -67,7 +72,7 @@ class Layer(nn.Module):
         heads = (*x_BxLxD.shape[:-1], self.num_heads, width // self.num_heads)
         y = nn.LayerNorm(self.epsilon, name="layer_norm1")(x_BxLxD)
         q, k, v = (nn.Dense(width, name=f"{n}_proj")(y).reshape(heads) for n in "qkv")
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x_BxLxD.shape)
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal).reshape(x_BxLxD.shape)
         x = x_BxLxD + nn.Dense(width, name="out_proj")(y)
         y = nn.LayerNorm(self.epsilon, name="layer_norm2")(x)
         y = ACTIVATIONS[self.activation](nn.Dense(self.hidden, name="fc1")(y))
@@ -75,7 +80,12 @@ class Layer(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Token ids [B, L] -> embeddings [B, D], not yet of unit length."""
+    """Token ids [B, L] -> embeddings [B, D], not yet of unit length.
+
+    CLIP's tower looks back, and the token that ends the text answers. SigLIP's, which has no
+    `end_of_text`, looks both ways, and the last place answers: texts have to be padded to
+    `max_length` as they were when it was trained.
+    """
 
     vocab_size: int
     max_length: int
@@ -86,7 +96,7 @@ class TextTower(nn.Module):
     projection: int
     activation: str
     epsilon: float
-    end_of_text: int
+    end_of_text: int | None
 
     @nn.compact
     def __call__(self, id_BxL: jax.Array) -> jax.Array:
@@ -95,9 +105,16 @@ class TextTower(nn.Module):
         x += nn.Embed(self.max_length, self.width, name="position_embedding")(position_L)[None]
         for i in range(self.depth):
             x = Layer(
-                self.num_heads, self.hidden, self.activation, self.epsilon, name=f"layers_{i}"
+                self.num_heads,
+                self.hidden,
+                self.activation,
+                self.epsilon,
+                causal=self.end_of_text is not None,
+                name=f"layers_{i}",
             )(x)
         x = nn.LayerNorm(self.epsilon, name="final_layer_norm")(x)
+        if self.end_of_text is None:
+            return nn.Dense(self.projection, name="text_projection")(x[:, -1])
         # Old configs say 2, wrongly; transformers then takes the end to be the largest id.
         is_end_BxL = id_BxL if self.end_of_text == 2 else id_BxL == self.end_of_text
         end_B = is_end_BxL.argmax(axis=1)  # the first, for padding may be the same token
@@ -114,49 +131,68 @@ class TextModel(NamedTuple):
 
 
 def load(where: str) -> TextModel:
-    """Reads the text tower of a CLIP model.
+    """Reads the text tower of a CLIP or SigLIP model.
 
     Args:
       where: a folder, or the name of a Hugging Face repository (`openai/clip-vit-base-patch32`,
         `name@revision`), which is downloaded once; HF_HUB_OFFLINE=1 keeps to what was.
 
     Raises:
-      ValueError: no such model, not CLIP, weights other than safetensors, entries missing,
+      ValueError: no such model, of another kind, weights other than safetensors, entries missing,
         unexpected or misshapen (all of them are listed), or no tokenizer.
     """
     # transformers takes 1.5 s to import, which those who only classify images should not pay.
     from transformers import AutoTokenizer
 
     # The config comes first: nobody should wait for gigabytes only to hear that they are not CLIP.
-    tower = _tower(_folder(where, weights.CONFIG) / weights.CONFIG)
-    folder = _folder(where, weights.WEIGHTS, "*token*.json", "vocab.json", "merges.txt")
-    if not (folder / weights.WEIGHTS).is_file():
+    tower = _tower(folder_of(where, weights.CONFIG) / weights.CONFIG)
+    folder = folder_of(where, *WEIGHTS, *_TOKENIZER)
+    file = weights_of(folder, where)
+    files = {path.name for path in folder.iterdir()}
+    kinds = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"spiece.model"})
+    if not any(kind <= files for kind in kinds):
+        # transformers would go on without words.
+        raise ValueError(f"'{where}' has no tokenizer: tokenizer.json, or vocab.json, merges.txt.")
+    variables = _fill(tower, file)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except ImportError as error:  # SigLIP's first tokenizer
+        raise ValueError(
+            f"The tokenizer of '{where}' needs sentencepiece: pip install sentencepiece."
+        ) from error
+    return TextModel(tower, variables, tokenizer)
+
+
+WEIGHTS = (weights.WEIGHTS, entries.INDEX, "model-*.safetensors")  # patterns of names
+_TOKENIZER = ("*token*.json", "vocab.json", "merges.txt", "spiece.model")
+
+
+def weights_of(folder: Path, where: str) -> Path:
+    """The file of a folder's weights, or the index of several; ValueError if it has neither."""
+    file = entries.file_of(folder)
+    if file is None:
         raise ValueError(
             f"'{where}' has no {weights.WEIGHTS}, and ktjax never unpickles others: name a "
             "revision that has it ('name@revision'), or a folder with a converted copy."
         )
-    files = {path.name for path in folder.iterdir()}
-    if not ("tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files):
-        # transformers would go on without words.
-        raise ValueError(f"'{where}' has no tokenizer: tokenizer.json, or vocab.json, merges.txt.")
-    variables = _fill(tower, folder / weights.WEIGHTS)
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
-    return TextModel(tower, variables, tokenizer)
+    return file
 
 
 def tokenize(model: TextModel, texts: Sequence[str]) -> np.ndarray:
-    """Token ids, int32 [N, L]: cut at the tower's length, padded to the longest text.
+    """Token ids, int32 [N, L]: cut at the tower's length, padded to the longest text, or SigLIP's
+    to the tower's length.
 
     Raises:
       ValueError: the tokenizer and the tower do not belong together.
     """
     tower = model.tower
+    siglip = tower.end_of_text is None
     id_NxL = model.tokenizer(
         list(texts),
-        padding="longest",
-        padding_side="right",  # causal attention: nothing sees what comes after it
+        padding="max_length" if siglip else "longest",
+        padding_side="right",  # to causal attention nothing after a token matters
         truncation=True,
         max_length=tower.max_length,
         return_tensors="np",
@@ -165,33 +201,40 @@ def tokenize(model: TextModel, texts: Sequence[str]) -> np.ndarray:
         raise ValueError(
             f"The tokenizer gives token {id_NxL.max()}, the text tower has {tower.vocab_size}."
         )
-    if tower.end_of_text != 2 and not (id_NxL == tower.end_of_text).any(axis=1).all():
+    if tower.end_of_text not in (None, 2) and not (id_NxL == tower.end_of_text).any(axis=1).all():
         raise ValueError(f"The tokenizer ends texts without token {tower.end_of_text}.")
     return id_NxL
 
 
-def embed_names(where: str, names: Sequence[str], template: str = "a photo of a {}.") -> np.ndarray:
-    """CLIP's embeddings of class names.
+def embed_names(where: str, names: Sequence[str], *templates: str) -> np.ndarray:
+    """Embeddings of class names.
 
     Args:
       where: what `load` takes.
       names: the names of the classes; cut where they are too long for the tower.
-      template: a text in which {} stands for the name.
+      *templates: texts in which {} stands for the name; none: TEMPLATE. Of several the embeddings'
+        mean is taken.
 
     Returns:
       float32 [C, D], of unit length.
 
     Raises:
-      ValueError: as `load` does, or no names, or no single {} in the template.
+      ValueError: as `load` does, or no names, or no single {} in a template.
     """
     if not names:
         raise ValueError("There are no names to embed.")
-    if template.count("{}") != 1:
-        raise ValueError(f"The template needs one {{}}, for the name, not '{template}'.")
+    templates = templates or (TEMPLATE,)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"The template needs one {{}}, for the name, not '{template}'.")
     model = load(where)
-    id_CxL = tokenize(model, [template.replace("{}", name) for name in names])
-    embedding_CxD = _embed(model, id_CxL)
-    return embedding_CxD / np.linalg.norm(embedding_CxD, axis=1, keepdims=True)
+    texts = [template.replace("{}", name) for template in templates for name in names]
+    embedding_NxD = _unit(_embed(model, tokenize(model, texts)))
+    return _unit(embedding_NxD.reshape(len(templates), len(names), -1).mean(axis=0))
+
+
+def _unit(embedding_NxD: np.ndarray) -> np.ndarray:
+    return embedding_NxD / np.linalg.norm(embedding_NxD, axis=-1, keepdims=True)
 
 
 def _embed(model: TextModel, id_NxL: np.ndarray) -> np.ndarray:
@@ -208,7 +251,7 @@ def _embed(model: TextModel, id_NxL: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _folder(where: str, *files: str) -> Path:
+def folder_of(where: str, *files: str) -> Path:
     """The folder, or the snapshot of the repository with those of the files that it has."""
     import huggingface_hub
 
@@ -225,11 +268,21 @@ def _folder(where: str, *files: str) -> Path:
         raise ValueError(f"No CLIP model '{where}', a folder or repository: {reason}") from error
 
 
-def _tower(path: Path) -> TextTower:
-    """The tower that config.json describes; transformers knows what absent fields mean."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CLIPConfig, CLIPTextConfig
+def read_config(path: Path) -> Any:
+    """transformers' config of a whole model or of a text tower; it knows what absent fields mean.
 
+    Raises:
+      ValueError: it is of another kind of model.
+    """
+    import transformers
+    from huggingface_hub.errors import StrictDataclassError
+
+    kinds = {
+        "clip": transformers.CLIPConfig,
+        "clip_text_model": transformers.CLIPTextConfig,
+        "siglip": transformers.SiglipConfig,
+        "siglip_text_model": transformers.SiglipTextConfig,
+    }
     if not path.is_file():
         raise ValueError(f"{path.parent} has no {weights.CONFIG}.")
     try:
@@ -237,17 +290,23 @@ def _tower(path: Path) -> TextTower:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in ("clip", "clip_text_model"):
-        raise ValueError(f"{path} is not of a CLIP model: its model_type is {kind!r}.")
+    if kind not in kinds:
+        raise ValueError(f"{path} is not of a CLIP or SigLIP model: its model_type is {kind!r}.")
     try:
-        whole = (CLIPConfig if kind == "clip" else CLIPTextConfig).from_dict(config)
+        return kinds[kind].from_dict(config)
     except StrictDataclassError as error:
         raise ValueError(f"{path} is no CLIP config: {' '.join(str(error).split())}") from error
-    text = whole.text_config if kind == "clip" else whole
+
+
+def _tower(path: Path) -> TextTower:
+    """The tower that config.json describes."""
+    whole = read_config(path)
+    text = getattr(whole, "text_config", whole)
     if text.hidden_act not in ACTIVATIONS:
         raise ValueError(
             f"{path} wants hidden_act '{text.hidden_act}'; there are {', '.join(ACTIVATIONS)}."
         )
+    siglip = text.model_type == "siglip_text_model"
     return TextTower(
         vocab_size=text.vocab_size,
         max_length=text.max_position_embeddings,
@@ -255,17 +314,19 @@ def _tower(path: Path) -> TextTower:
         depth=text.num_hidden_layers,
         num_heads=text.num_attention_heads,
         hidden=text.intermediate_size,
-        projection=whole.projection_dim,  # that of both towers; text_config may say another
+        # CLIP's is that of both towers; text_config may say another.
+        projection=text.projection_size if siglip else whole.projection_dim,
         activation=text.hidden_act,
         epsilon=text.layer_norm_eps,
-        end_of_text=text.eos_token_id,
+        end_of_text=None if siglip else text.eos_token_id,
     )
 
 
 def _fill(tower: TextTower, path: Path) -> Variables:
     """The tower's variables, float32, from the checkpoint; ValueError lists what does not fit."""
     shapes = jax.eval_shape(tower.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    modules = {a.format(i): b.format(i) for i in range(tower.depth) for a, b in _MODULES.items()}
+    named = _MODULES if tower.end_of_text is not None else _MODULES | _SIGLIP
+    modules = {a.format(i): b.format(i) for i in range(tower.depth) for a, b in named.items()}
     wanted, path_of = {}, {}
     for flat, leaf in traverse_util.flatten_dict(shapes["params"]).items():
         entry = f"{modules['/'.join(flat[:-1])]}.{_LEAVES[flat[-1]]}"

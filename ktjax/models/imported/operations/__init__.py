@@ -15,6 +15,7 @@ from ktjax.models.imported.operations import (
     norms,
     pooling,
     products,
+    random,
     reductions,
     resizing,
     shapes,
@@ -29,6 +30,7 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     **norms.OPERATIONS,
     **pooling.OPERATIONS,
     **products.OPERATIONS,
+    **random.OPERATIONS,
     **reductions.OPERATIONS,
     **resizing.OPERATIONS,
     **shapes.OPERATIONS,
@@ -41,3 +43,8 @@ def find(op: str) -> Callable[..., Any] | None:
     if op in OPERATIONS:
         return OPERATIONS[op]
     return None if op.startswith("python.") else OPERATIONS.get(op.partition(".")[0])
+
+
+def draws(op: str) -> bool:
+    """Whether an operation takes a key, `drop_key`."""
+    return op.partition(".")[0] in random.DRAWING

@@ -19,6 +19,12 @@ def _index_select(x, dim, index):
     return jnp.take(x, jnp.atleast_1d(index), axis=dim)
 
 
+def _embedding(table, index, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
+    """Rows of a table; the options are about its gradient, which is the plain one."""
+    del padding_idx, scale_grad_by_freq, sparse
+    return jnp.take(table, index, axis=0)
+
+
 def _gather(x, dim, index, *, sparse_grad=False):
     """`index` may be shorter than `x` along the other axes."""
     del sparse_grad
@@ -93,6 +99,7 @@ def _col2im(x, output_size, kernel, dilation, padding, stride):
 OPERATIONS = {
     "_unsafe_index": _index,
     "col2im": _col2im,
+    "embedding": _embedding,
     "gather": _gather,
     "im2col": _im2col,
     "index": _index,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ktjax.models.imported.operations.dtypes import with_axes
+from ktjax.models.imported.operations.random import native_dropout
 from ktjax.models.imported.operations.reductions import safe_softmax
 from ktjax.models.networks import convolution as networks
 
@@ -107,9 +108,9 @@ def _attention(
     *,
     scale=None,
     enable_gqa=False,
+    drop_key=None,
 ):
     """Scaled dot product attention, [..., L, D]; a query that sees nothing gets zeros."""
-    del dropout_p  # an exported graph is in evaluation mode
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = (jnp.repeat(a, repeats, axis=-3) for a in (key, value))
@@ -124,11 +125,14 @@ def _attention(
         mask = with_axes(attn_mask, logits.ndim)
         seen = jnp.where(mask, logits, -jnp.inf) if mask.dtype == bool else logits + mask
         weights = safe_softmax(seen, -1)
+    if dropout_p:
+        weights, _ = native_dropout(weights, dropout_p, drop_key=drop_key)
     return jnp.matmul(weights, value)
 
 
-def _flash_on_cpu(query, key, value, dropout_p=0.0, is_causal=False, *, attn_mask=None, scale=None):
-    return (_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale), None)
+def _flash_on_cpu(query, key, value, dropout_p=0.0, is_causal=False, **options):
+    mask = options.pop("attn_mask", None)
+    return (_attention(query, key, value, mask, dropout_p, is_causal, **options), None)
 
 
 OPERATIONS = {

@@ -7,7 +7,7 @@ import jax
 import processes_test
 import pytest
 
-from ktjax import fellows
+from ktjax import peers
 
 
 class Service:
@@ -33,55 +33,55 @@ class Service:
 @pytest.fixture
 def service(monkeypatch):
     made = Service()
-    monkeypatch.setattr(fellows, "_client", lambda: made)
-    monkeypatch.setattr(fellows, "_EVERY", 0.01)
-    monkeypatch.setattr(fellows, "_OWN", 0.2)
+    monkeypatch.setattr(peers, "_client", lambda: made)
+    monkeypatch.setattr(peers, "_EVERY", 0.01)
+    monkeypatch.setattr(peers, "_OWN", 0.2)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     yield made
-    fellows.stop()
+    peers.stop()
 
 
 def test_who_hears_of_a_failure_ends(service, monkeypatch, caplog):
     ended, flushed = threading.Event(), []
-    monkeypatch.setattr(fellows.os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(peers.os, "_exit", lambda code: ended.set())
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    fellows.listen(lambda: flushed.append(True))
+    peers.listen(lambda: flushed.append(True))
     time.sleep(0.05)
     assert not ended.is_set()
-    service.key_value_set(fellows._FAILED, "Process 0 has failed: no such data.")
+    service.key_value_set(peers._FAILED, "Process 0 has failed: no such data.")
     assert ended.wait(5) and flushed
     assert caplog.messages[0].startswith("Process 0 has failed: no such data.\n")
-    assert fellows._HEARD + "/1" in service.kept
+    assert peers._HEARD + "/1" in service.kept
 
 
 def test_who_fails_as_well_says_its_own(service, monkeypatch, caplog):
-    monkeypatch.setattr(fellows.os, "_exit", lambda code: pytest.fail("it is ended by another"))
+    monkeypatch.setattr(peers.os, "_exit", lambda code: pytest.fail("it is ended by another"))
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    fellows.listen(lambda: None)
-    service.key_value_set(fellows._FAILED, "Process 0 has failed: first.")
+    peers.listen(lambda: None)
+    service.key_value_set(peers._FAILED, "Process 0 has failed: first.")
     time.sleep(0.05)
-    fellows.tell("second")
+    peers.tell("second")
     time.sleep(0.3)
     assert not caplog.messages
-    assert service.kept[fellows._FAILED] == "Process 0 has failed: first."
+    assert service.kept[peers._FAILED] == "Process 0 has failed: first."
 
 
 def test_process_0_ends_after_the_others_have_heard(service, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     begin = time.monotonic()
-    heard = threading.Timer(0.3, service.key_value_set, (f"{fellows._HEARD}/1", ""))
+    heard = threading.Timer(0.3, service.key_value_set, (f"{peers._HEARD}/1", ""))
     heard.start()
-    fellows.tell("no such data")
+    peers.tell("no such data")
     assert 0.25 < time.monotonic() - begin < 5
-    monkeypatch.setattr(fellows, "_WAIT", 0.1)
+    monkeypatch.setattr(peers, "_WAIT", 0.1)
     service.kept.clear()
-    fellows.tell("nobody hears it")  # and does not wait for ever
+    peers.tell("nobody hears it")  # and does not wait for ever
 
 
 def test_alone_there_is_nobody_to_tell(monkeypatch):
-    monkeypatch.setattr(fellows.threading, "Thread", lambda **_: pytest.fail("it looks"))
-    fellows.listen(lambda: None)
-    fellows.tell("no such data")
+    monkeypatch.setattr(peers.threading, "Thread", lambda **_: pytest.fail("it looks"))
+    peers.listen(lambda: None)
+    peers.tell("no such data")
 
 
 @pytest.fixture

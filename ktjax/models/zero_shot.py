@@ -1,0 +1,213 @@
+"""Zero-shot classifiers, `zeroshot:NAME`: CLIP and SigLIP, to which any classes can be named.
+
+Their image tower is a network like any other (networks/contrastive.py); the kernel of its last
+layer is what the text tower says of the classes' names, computed once. They are loaded without
+classes, and get those of the data set where other models' are compared with these
+(`ktjax.models.fitted`).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ktjax.classifier import Classifier, Variables
+from ktjax.models import registry
+from ktjax.models.checkpoints import entries, hf_kinds, hub, layouts, processors, weights
+from ktjax.models.classes import imagenet
+from ktjax.models.networks import clip_text
+
+PREFIX = "zeroshot:"  # before a folder, or a repository on the hub
+TEMPLATES = (clip_text.TEMPLATE,)
+# What the file of weights has for texts.
+_TEXT = ("text_model.", "text_projection.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Unnamed:
+    """`definition` of a classifier that has no classes yet.
+
+    Attributes:
+      where: the folder or repository.
+      templates: texts in which {} stands for the name of a class.
+    """
+
+    where: str
+    templates: tuple[str, ...]
+
+    def named(self, classifier: Classifier, classes: Sequence[str]) -> Classifier:
+        """The classifier for these classes; where its variables are shapes, nothing is computed."""
+        shapes, _ = registry.skeleton(
+            classifier.architecture, classes, classifier.input.size, dict(classifier.options)
+        )
+        kernel_DxC = shapes.variables["params"]["head"]["kernel"]
+        params = dict(classifier.variables["params"])
+        if not isinstance(params["logit_scale"], jax.ShapeDtypeStruct):
+            text_CxD = clip_text.embed_names(self.where, in_words(classes), *self.templates)
+            if text_CxD.shape != kernel_DxC.shape[::-1]:
+                raise ValueError(
+                    f"{classifier.name}: images are of {kernel_DxC.shape[0]} numbers, and texts of "
+                    f"{text_CxD.shape[1]}."
+                )
+            kernel_DxC = jnp.asarray(text_CxD.T)
+        return dataclasses.replace(
+            classifier,
+            forward=shapes.forward,
+            variables={"params": params | {"head": {"kernel": kernel_DxC}}},
+            classes=tuple(classes),
+            definition=None,
+        )
+
+    def export(
+        self, classifier: Classifier, folder: Path, *, format: str, facts: Mapping[str, Any]
+    ) -> None:
+        """It is no classifier yet."""
+        del folder, format, facts
+        self._refuse(classifier)
+
+    def replace_head(
+        self, classifier: Classifier, classes: Sequence[str], *, head: str, seed: int
+    ) -> Classifier:
+        """Likewise."""
+        del classes, head, seed
+        self._refuse(classifier)
+
+    def select(
+        self, classifier: Classifier, place_C: np.ndarray, classes: Sequence[str]
+    ) -> Classifier:
+        """Likewise."""
+        del place_C, classes
+        self._refuse(classifier)
+
+    def head_of(self, classifier: Classifier) -> Variables:
+        """Likewise."""
+        self._refuse(classifier)
+
+    def _refuse(self, classifier: Classifier) -> NoReturn:
+        raise ValueError(
+            f"{classifier.name} has no classes of its own: ktjax.load_model(NAME, classes=...) "
+            "names them."
+        )
+
+
+def named(classifier: Classifier, classes: Sequence[str]) -> Classifier:
+    """The classifier for these classes, if it has none yet; else as it is."""
+    if not isinstance(classifier.definition, Unnamed):
+        return classifier
+    return classifier.definition.named(classifier, classes)
+
+
+def in_words(classes: Sequence[str]) -> list[str]:
+    """Names of classes as a text has them: of ImageNet's synsets the words, without underscores."""
+    file = resources.files("ktjax") / "data" / "imagenet_words.txt"
+    words = dict(zip(imagenet(), file.read_text(encoding="utf-8").splitlines(), strict=True))
+    return [words.get(name, name.replace("_", " ")) for name in classes]
+
+
+def locate(name: str) -> hub.Checkpoint:
+    """The checkpoint of a name with PREFIX; ValueError as `load`, but reads no weights."""
+    where = _where(name)
+    path = clip_text.folder_of(where, weights.CONFIG) / weights.CONFIG
+    whole = clip_text.read_config(path)
+    kind = next((k for k, v in hf_kinds.ZERO_SHOT.items() if v.model_type == whole.model_type), "")
+    if not kind:
+        raise ValueError(f"{path} is of a text tower alone, and '{name}' needs that of images too.")
+    options, fixed = hf_kinds.ZERO_SHOT[kind].options, hf_kinds.ZERO_SHOT[kind].fixed
+    vision = whole.vision_config.to_dict()
+    for field, value in fixed.items():
+        if vision[field] != value:
+            raise ValueError(f"{path} has {field}={vision[field]!r}; ktjax has {value!r} only.")
+    if "projection_dim" in options:  # of both towers; that of the image tower may be another
+        vision["projection_dim"] = whole.projection_dim
+    folder = clip_text.folder_of(where, processors.PREPROCESSOR, *clip_text.WEIGHTS)
+    seen = {"model_type": whole.model_type, "image_size": vision["image_size"]}
+    config = {
+        "format": weights.ZERO_SHOT,
+        "architecture": kind,
+        "num_classes": 0,
+        "model_args": {option: vision[option] for option in options},
+        "origin": f"pretrained {where}",
+        "pretrained_cfg": processors.read(folder / processors.PREPROCESSOR, seen),
+    }
+    return hub.Checkpoint(clip_text.weights_of(folder, where), config)
+
+
+def blank(
+    name: str,
+    found: hub.Checkpoint,
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    size: tuple[int, int] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Classifier:
+    """The classifier without classes, whose variables have shapes only."""
+    spec = weights.input_spec(found.config)
+    spec = spec if size is None else dataclasses.replace(spec, size=tuple(size))
+    options = {**found.config["model_args"], **(options or {})}
+    shapes, _ = registry.skeleton(found.config["architecture"], (), spec.size, options)
+    return dataclasses.replace(
+        shapes,
+        name=name,
+        input=spec,
+        origin=found.config["origin"],
+        definition=Unnamed(_where(name), tuple(templates)),
+    )
+
+
+def load(name: str, found: hub.Checkpoint, **asked: Any) -> Classifier:
+    """The classifier without classes, with the weights of its image tower; arguments as `blank`'s.
+
+    Raises:
+      ValueError: entries missing, unexpected or misshapen; all of them are listed.
+    """
+    shapes = blank(name, found, **asked)
+    _, module = registry.skeleton(shapes.architecture, (), shapes.input.size, dict(shapes.options))
+    names = hf_kinds.ZERO_SHOT[shapes.architecture].names(**shapes.options)
+    renames = {a: b if isinstance(b, layouts.Renamed) else layouts.Renamed((b,)) for a, b in names}
+    head = jax.tree_util.tree_map_with_path(
+        lambda path, _: any(getattr(key, "key", None) == "head" for key in path),
+        dict(shapes.variables),
+    )
+    return weights.fill(
+        shapes,
+        _as_ours(entries.read(found.path, ignored=_TEXT)),
+        layout=layouts.transformers(renames),
+        adapt=getattr(module, "adapt", None),
+        where=found.path,
+        head=head,
+    )
+
+
+def _where(name: str) -> str:
+    where = name.removeprefix(PREFIX)
+    return hub.repository_of(where) or where
+
+
+def _as_ours(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Entries with the axes that ktjax's parameters have, and queries apart from keys and values.
+
+    What has other shapes than transformers gives it stays as it is, and will not fit.
+    """
+    arrays = dict(found)
+    for name, shape in (
+        ("vision_model.embeddings.class_embedding", (1, 1, -1)),
+        ("logit_scale", ()),
+        ("logit_bias", ()),
+    ):
+        if name in arrays and (shape or arrays[name].size == 1):
+            arrays[name] = arrays[name].reshape(shape)
+    name = "vision_model.embeddings.position_embedding.weight"
+    if name in arrays:
+        arrays[name] = arrays[name][None]
+    start = "vision_model.head.attention"
+    for leaf in ("weight", "bias"):
+        if f"{start}.in_proj_{leaf}" in arrays:
+            array = arrays.pop(f"{start}.in_proj_{leaf}")
+            q, kv = np.split(array, [len(array) // 3])
+            arrays |= {f"{start}.q.{leaf}": q, f"{start}.kv.{leaf}": kv}
+    return arrays
