@@ -27,8 +27,8 @@ a time):
   tiny_vit               -0.62 -1.46 -2.76 -4.56    -0.76 +- 0.14      -0.54   -0.55 +- 0.14
 
 Before, the first zoo of this package (80 epochs; the same command for its folders, with
---config.seeds="(1,)", on 2 CPU cores; tiny_vit and tiny_resnet_wide have not been done): none of
-the seven was at its end, though a part of this comes from images that it had not been trained on.
+--config.seeds="(1,)", on 2 CPU cores; tiny_vit has not been done): none of the
+eight was at its end, though a part of this comes from images that it had not been trained on.
 
                   gain at 0.03   0.1   0.3     1   judged                    upper end   validation
   tiny_mlp_narrow        +1.24 +1.84 +2.17 +0.48   +2.25 +- 0.27 at 0.3    +2.70   +1.82 +- 0.30
@@ -36,6 +36,7 @@ the seven was at its end, though a part of this comes from images that it had no
   tiny_mixer             +1.72 +1.79 +1.64 +0.88   +1.99 +- 0.24 at 0.1    +2.38   +2.23 +- 0.27
   tiny_resnet_narrow     +0.85 +1.79 +1.90 -0.90   +2.77 +- 0.28 at 0.3    +3.24   +2.00 +- 0.32
   tiny_resnet            +1.08 +1.55 +1.87 +0.92   +2.00 +- 0.25 at 0.3    +2.41   +1.34 +- 0.29
+  tiny_resnet_wide       +1.47 +1.59 +1.25 +0.03   +1.80 +- 0.20 at 0.1    +2.14   +1.57 +- 0.23
   tiny_resnet_gn         +1.06 +1.16 +0.94 +0.55   +1.49 +- 0.21 at 0.1    +1.83   +1.53 +- 0.24
   tiny_convnext          +1.57 +1.80 +1.39 +0.74   +1.53 +- 0.22 at 0.1    +1.90   +1.62 +- 0.25
 
