@@ -114,7 +114,7 @@ def test_processes_that_differ_are_told(monkeypatch):
 
     check()
     for theirs, told in (
-        ({"config": other.identity()}, r"config.objectives.kl_dp.learning_rate \(0.0001 here, 0.5"),
+        ({"config": other.identity()}, r"config.objectives.kl_dp.learning_rate \(None here, 0.5"),
         ({"package": {"jax": "0.1"}}, r"package\.\w"),
         ({"images": {"train": {"names": "b2"}}}, r"images.train.names \(a1 here, b2 there\)"),
         ({"models": {"A": "b2"}}, r"models.A \(None here, b2 there\)"),
