@@ -14,8 +14,10 @@ faster. ratios.json beside this file has all numbers, `python -m ktjax.bench gua
   vit_small_patch16_224 <- convnext_tiny, 8             1.04        1.53        1.54
   mixer_b16_224 <- vit_base_patch16_224, 4              1.06        1.29        1.30
 
-So a step costs what its parts cost, and on large networks PyTorch is ahead on a CPU: 59 % of the
-peak of matrix products are reached where PyTorch reaches 77 %. torch.compile is not measured.
+So a step costs what its parts cost, and on large networks PyTorch is ahead on a CPU. Those were
+measured before dense layers summed over rows (networks/products.py), since when
+vit_small_patch16_224 <- convnext_tiny has 0.88 of its parts and 1.03 of eager (3 rounds; 65 % of
+the peak of matrix products, 40 % before). torch.compile is not measured.
 """
 
 import dataclasses
