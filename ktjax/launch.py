@@ -19,7 +19,6 @@ import jax
 from absl import logging
 
 from ktjax import flags, interruption, paths, peers, progress, trackers
-from ktjax.config import check_choice
 from ktjax.experiment import logs
 from ktjax.jobs import JOBS
 
@@ -42,7 +41,6 @@ def run() -> None:
         peers.listen(logs.flush)
         interruption.listen()
         config = flags.CONFIG.value
-        check_choice("job", config.job, sorted(JOBS))
         trackers.follow(flags.TRACKER.value)
         logs.STARTED_BY.set(sys.argv[1:])
         job = importlib.import_module(JOBS[config.job])

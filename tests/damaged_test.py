@@ -110,12 +110,12 @@ def test_of_a_model(quartet, tmp_path):
     assert check(path, changed, lambda: models.load(str(folder))) > 25
 
 
-@pytest.mark.parametrize("name", ["config.json", hf.PREPROCESSOR])
-def test_of_a_model_of_transformers(name, tmp_path):
+@pytest.mark.parametrize(("name", "least"), [("config.json", 0.5), (hf.PREPROCESSOR, 0.45)])
+def test_of_a_model_of_transformers(name, least, tmp_path):
     """Which tells little of what it does not expect, and in many ways: every fourth is tried."""
     for file in ("config.json", hf.PREPROCESSOR):
         shutil.copy(hf_test.GOLDENS / "vit" / file, tmp_path)
     weights.safetensors_numpy.save_file(hf_test.entries("vit"), tmp_path / weights.WEIGHTS)
     changed = list(texts(tmp_path / name))[::4]
     told = check(tmp_path / name, changed, lambda: models.load(str(tmp_path)))
-    assert told > 0.4 * len(changed)
+    assert told > least * len(changed)

@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ktjax.config import check_choice
+
 if TYPE_CHECKING:
     from ktjax.settings.data import Data
 
@@ -18,8 +20,6 @@ RECORDS = {
 
 def read(config: Any) -> "Data":
     """The record of a config, by its field `job`. ValueError as `Record.read`, or no such job."""
-    if config["job"] not in RECORDS:
-        known = ", ".join(RECORDS)
-        raise ValueError(f"config.job='{config['job']}' is not known. Known: {known}.")
+    check_choice("job", config["job"], tuple(RECORDS))
     module, name = RECORDS[config["job"]]
     return getattr(importlib.import_module(module), name).read(config)
