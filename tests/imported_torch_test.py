@@ -42,10 +42,10 @@ NATIVE = {
 }
 
 
-def timms(architecture, folder):
+def timms(architecture, folder, classes=rule.CLASSES):
     """A folder as timm's save_for_hf leaves it, with the weights of the rule; and the model."""
     timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
-    module = timm.create_model(architecture, num_classes=rule.CLASSES).eval()
+    module = timm.create_model(architecture, num_classes=classes).eval()
     with torch.no_grad():
         for name, value in module.state_dict().items():
             if value.is_floating_point():
@@ -56,7 +56,7 @@ def timms(architecture, folder):
     kept += ("fixed_input_size",) if "fixed_input_size" in spec else ()
     config = {
         "architecture": architecture,
-        "num_classes": rule.CLASSES,
+        "num_classes": classes,
         "pretrained_cfg": {key: spec[key] for key in kept},
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -118,6 +118,50 @@ def test_an_exported_student_has_torchs_bits(tmp_path):
     entries = safetensors_numpy.load_file(tmp_path / "export" / weights.WEIGHTS)
     state = {name: torch.from_numpy(array) for name, array in entries.items()}
     module.load_state_dict(state, strict=True)
+
+
+def of_transformers(folder, kind, **fields):
+    """A folder as save_pretrained leaves it, with the weights of the rule; and the model."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    config = transformers.Swinv2Config(
+        image_size=32, patch_size=2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=4
+    )
+    torch.manual_seed(0)
+    module = getattr(transformers, kind)(config, **fields).eval()
+    module.save_pretrained(folder)
+    return module
+
+
+def test_an_encoder_is_imported_with_a_head_to_come(tmp_path):
+    import torch
+
+    timm = timms("test_byobnet", tmp_path / "timms", classes=0)
+    swin = of_transformers(tmp_path / "swin", "Swinv2Model")
+    for name, module in (("timms", timm), ("swin", swin)):
+        imported.import_named(str(tmp_path / name), tmp_path / "graph")
+        with pytest.raises(ValueError, match="graph' has no head, so that it says nothing"):
+            models.load(str(tmp_path / "graph"))
+        with pytest.raises(ValueError, match="graph' has no head"):
+            models.load(str(tmp_path / "graph"), classes=("a", "b"))
+        model = models.load(str(tmp_path / "graph"), head="zero", classes=("a", "b"))
+        x = rule.images(model.input.size[0])[:2]
+        output, _ = model.forward(model.variables, x, train=False, rngs=None, freeze_stats=False)
+        with torch.no_grad():
+            expected = module(torch.from_numpy(x).permute(0, 3, 1, 2))
+        expected = getattr(expected, "pooler_output", expected).numpy()
+        np.testing.assert_array_equal(output.logits, np.zeros((2, 2)))
+        np.testing.assert_allclose(output.features, expected, atol=3e-5 * expected.std())
+        assert len(models.load(str(tmp_path / "graph"), head="random", classes=3).classes) == 3
+
+
+def test_a_checkpoint_of_something_else_is_not_imported(tmp_path):
+    of_transformers(tmp_path / "swin", "Swinv2Model", add_pooling_layer=False)
+    file = tmp_path / "swin" / weights.WEIGHTS
+    entries = safetensors_numpy.load_file(file)
+    del entries["layernorm.weight"]
+    safetensors_numpy.save_file(entries, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 entries .* head, swinv2\.layernorm\.weight first"):
+        imported.import_named(str(tmp_path / "swin"), tmp_path / "graph")
 
 
 def test_what_cannot_be_imported_says_why(tmp_path):

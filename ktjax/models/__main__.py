@@ -77,10 +77,11 @@ def import_model(arguments: Sequence[str]) -> None:
     except ValueError as error:
         parser.error(str(error))
     height, width = model.input.size
+    count = f"{len(model.classes)} classes" if model.classes else "no head: give it one, head=zero"
     print(
         f"{chosen.folder}: {model.architecture.removeprefix(weights.IMPORTED)}, "
         f"{model.num_parameters():,} parameters, images of {height}x{width}, "
-        f"{len(model.classes)} classes."
+        f"{count}."
     )
 
 

@@ -14,7 +14,8 @@ from ktjax import paths
 from ktjax.classifier import Classifier, InputSpec
 from ktjax.models.checkpoints import entries, hf, hub, processors, weights
 from ktjax.models.classes import class_names, numbered
-from ktjax.models.imported import model, torch_export
+from ktjax.models.imported import heads, model, torch_export
+from ktjax.models.imported.graph import Graph
 
 FORCED = "import:"  # before a name: not the architecture that ktjax has itself
 _LOG = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def import_torch(
     """
     called = name or type(module).__name__
     spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
-    source = _Source(module, called, origin or f"imported {called}", spec, classes, {}, {})
+    source = _Source(module, called, origin or f"imported {called}", spec, classes, {}, {}, ())
     return _write(source, Path(folder))
 
 
@@ -168,11 +169,14 @@ class _Source(NamedTuple):
     classes: Sequence[str] | int | None
     pretrained_cfg: Mapping[str, Any]  # timm's
     versions: Mapping[str, str]
+    lacking: Sequence[str]  # entries that the checkpoint has not: those of a head it is without
 
 
 def _write(source: _Source, folder: Path) -> Classifier:
     exported = torch_export.export(source.module, source.spec.size)
     count = exported.graph.num_classes
+    if source.lacking:
+        _check_lacking(source, exported.graph)
     names = numbered(source.classes) if isinstance(source.classes, int) else source.classes
     if names is not None and len(names) != count:
         raise ValueError(f"The module has {count} classes, and {len(names)} are named.")
@@ -185,12 +189,28 @@ def _write(source: _Source, folder: Path) -> Classifier:
         "model_args": {},
         "pretrained_cfg": {**source.pretrained_cfg, **weights.pretrained_cfg(source.spec)},
     }
+    if source.lacking:  # as timm says that there is no head
+        config["num_classes"], names = 0, ()
     if names is None:
         names = class_names(config)
     config["label_names"] = list(names)
     content = model.Folder(exported.graph, exported.training, exported.weights, exported.constants)
     model.write(folder, content, config)
     return model.load(folder, weights.read_config(folder), name=str(folder))
+
+
+def _check_lacking(source: _Source, graph: Graph) -> None:
+    """Raises ValueError where the checkpoint lacks more than the head of the graph."""
+    try:
+        of_head = heads.parameters(graph)
+    except ValueError:
+        of_head = {}
+    more = sorted(set(source.lacking) - of_head.keys())
+    if more:
+        raise ValueError(
+            f"{len(more)} entries of {source.architecture} are missing that are not of its head, "
+            f"{more[0]} first: it is of something else than a classifier."
+        )
 
 
 def _of_timm(
@@ -201,6 +221,11 @@ def _of_timm(
         module = timm.create_model(name, pretrained=True, **rates)
     except Exception as error:  # of timm, torch and huggingface_hub
         raise ValueError(f"timm cannot make '{name}': {_first_line(error)}") from error
+    lacking = []
+    if not module.num_classes:  # an encoder: it is exported with a head, which will be replaced
+        known = module.state_dict().keys()
+        module.reset_classifier(1)
+        lacking = sorted(module.state_dict().keys() - known)
     config = dict(module.pretrained_cfg)
     weights.check_cfg(config, name)
     spec = weights.input_spec({"pretrained_cfg": config})
@@ -211,9 +236,10 @@ def _of_timm(
         config["architecture"],
         origin,
         spec,
-        config.get("label_names"),
+        None if lacking else config.get("label_names"),
         {key: config[key] for key in own if config.get(key) is not None},
         {"timm": timm.__version__},
+        lacking,
     )
 
 
@@ -225,11 +251,6 @@ def _of_transformers(name: str, origin: str) -> _Source:
         )
     except Exception as error:  # of transformers, torch and huggingface_hub
         raise ValueError(f"transformers cannot load '{name}': {_first_line(error)}") from error
-    if lacking := sorted(loaded["missing_keys"]):  # for which transformers draws numbers
-        raise ValueError(
-            f"'{name}' lacks {lacking[0]} and {len(lacking) - 1} more entries of "
-            f"{type(module).__name__}: it is of something else than a classifier."
-        )
     config = module.config
     file = Path(name) / hf.PREPROCESSOR
     if not Path(name).is_dir():
@@ -243,6 +264,7 @@ def _of_transformers(name: str, origin: str) -> _Source:
         hf.class_names(config.id2label),
         {},
         {"transformers": transformers.__version__},
+        sorted(loaded["missing_keys"]),  # for which transformers has drawn numbers
     )
 
 

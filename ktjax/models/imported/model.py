@@ -288,7 +288,7 @@ def _classifier(
     arrays: Arrays,
     constants: Arrays,
 ) -> Classifier:
-    if config["num_classes"] != found.num_classes:
+    if config["num_classes"] not in (found.num_classes, 0):  # 0: its head is to be replaced
         raise ValueError(
             f"{folder / weights.CONFIG} says {config['num_classes']} classes, and {GRAPH} has "
             f"{found.num_classes}."
