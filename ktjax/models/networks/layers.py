@@ -108,13 +108,18 @@ def batch_statistics(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, ja
     Where no step runs on several devices, the batch is all there is.
     """
     x = x.astype(jnp.float32)
-    moments = x.mean(axes), jnp.square(x).mean(axes)
     count = math.prod(x.shape[axis] for axis in axes)
+    mean = _over_devices(x.mean(axes))
+    # Not the mean of squares less the square of the mean: where a channel's mean is far from zero
+    # that leaves few digits, and gradients divide by what is left.
+    var = _over_devices(jnp.square(x - jnp.expand_dims(mean, axes)).mean(axes))
     if parallel.is_mapped():
-        moments = jax.lax.pmean(moments, parallel.AXIS)
         count = jax.lax.psum(count, parallel.AXIS)
-    mean, mean_of_squares = moments
-    return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0), jnp.float32(count)
+    return mean, var, jnp.float32(count)
+
+
+def _over_devices(mean: jax.Array) -> jax.Array:
+    return jax.lax.pmean(mean, parallel.AXIS) if parallel.is_mapped() else mean
 
 
 def remat(block: type[nn.Module], on: bool) -> type[nn.Module]:
