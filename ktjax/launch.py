@@ -84,12 +84,20 @@ def _keep_compiled() -> None:
 
 
 def _log_threads() -> None:
-    """Sends what threads of libraries raise to the log: the main thread hears of it and says so."""
+    """Sends what threads of libraries raise to the log: the main thread hears of it and says so.
 
-    def hook(arguments: threading.ExceptHookArgs) -> None:
+    So does what nobody could catch: where a disk is full, TensorStore tells of a write that failed
+    to an event loop that Orbax has closed because of another.
+    """
+
+    def in_thread(arguments: threading.ExceptHookArgs) -> None:
         _LOG.info("A thread ended with %s: %s", arguments.exc_type.__name__, arguments.exc_value)
 
-    threading.excepthook = hook
+    def uncaught(arguments: "sys.UnraisableHookArgs") -> None:
+        _LOG.info("Nobody caught %s: %s", arguments.exc_type.__name__, arguments.exc_value)
+
+    threading.excepthook = in_thread
+    sys.unraisablehook = uncaught
 
 
 def _start_processes() -> None:

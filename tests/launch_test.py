@@ -1,5 +1,9 @@
 """What a start asks of JAX before it begins."""
 
+import logging
+import sys
+import threading
+
 import jax
 from absl import flags as absl_flags
 from absl.testing import flagsaver
@@ -36,3 +40,23 @@ def test_programs_are_kept_apart_by_processor(monkeypatch, tmp_path):
 
 def test_who_has_asked_jax_is_not_overruled(monkeypatch, tmp_path):
     assert not asked(monkeypatch, tmp_path / "compiled", "flags : avx", given="elsewhere")
+
+
+def test_what_nobody_can_catch_is_in_the_log(monkeypatch, capfd, caplog):
+    """A callback that fails, as TensorStore's do after Orbax has closed its event loop."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    launch._log_threads()
+
+    class Failing:
+        def __del__(self):
+            raise RuntimeError("Event loop is closed")
+
+    with caplog.at_level(logging.INFO, "ktjax"):
+        Failing()
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+    assert "Nobody caught RuntimeError: Event loop is closed" in caplog.text
+    assert "A thread ended with ZeroDivisionError" in caplog.text
+    assert "Traceback" not in capfd.readouterr().err
