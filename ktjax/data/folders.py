@@ -99,11 +99,11 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 def _is_class(folder: Path, splits: list[Path]) -> bool:
     """Whether the one folder with the name of a split is a class, such as trains beside buses."""
-    if len(splits) > 1 or not _holds_images(splits[0]):
+    if len(splits) > 1 or not holds_images(splits[0]):
         return False
     known = {name for names in SPLIT_NAMES.values() for name in names}
     others = (path for path in directories(folder) if path.name.lower() not in known)
-    return any(_holds_images(path) for path in others)
+    return any(holds_images(path) for path in others)
 
 
 def _is_unlabeled_test(splits: Mapping[str, Path]) -> bool:
@@ -166,7 +166,7 @@ def _no_classes(folder: Path, classes: Sequence[str]) -> str:
         below = [path.name for path in directories(folder / classes[0])]
         hint = f" Maybe folder:{folder / classes[0]} is meant." if len(below) > 1 else ""
         return f"{text}: {wanted}.{hint}"
-    packed = sorted(path.name for path in _seen(folder) if path.suffix.lower() in _ARCHIVES)
+    packed = sorted(path.name for path in seen(folder) if path.suffix.lower() in _ARCHIVES)
     if packed:
         return (
             f"'{folder}' holds no images but {packed[0]}: `python -m ktjax.data convert FOLDER "
@@ -246,7 +246,8 @@ def _why_not(entry: os.DirEntry) -> str | None:
         return _NO_IMAGE
 
 
-def _holds_images(folder: Path) -> bool:
+def holds_images(folder: Path) -> bool:
+    """Whether images lie in the folder itself, by their names."""
     with os.scandir(folder) as entries:
         return any(
             entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
@@ -256,9 +257,9 @@ def _holds_images(folder: Path) -> bool:
 
 def directories(folder: Path) -> list[Path]:
     """Those that are not hidden, sorted."""
-    return sorted(path for path in _seen(folder) if path.is_dir())
+    return sorted(path for path in seen(folder) if path.is_dir())
 
 
-def _seen(folder: Path) -> Iterator[Path]:
+def seen(folder: Path) -> Iterator[Path]:
     """What is not hidden: macOS and notebooks leave `._1.jpg`, `.ipynb_checkpoints`."""
     return (path for path in folder.iterdir() if not path.name.startswith("."))
