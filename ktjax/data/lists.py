@@ -216,7 +216,7 @@ def _labeled(path: Path, root: Path) -> list[tuple[str, str]]:
     if not any("label" in row for _, row in rows):
         _LOG.warning("%s has no column label, so classes are looked for as directories.", path)
         return []
-    found = []
+    found: dict[str, str] = {}
     below = path.parent.relative_to(root)
     for line, row in rows:
         file, name = row.get("file_name"), row.get("label")
@@ -224,12 +224,15 @@ def _labeled(path: Path, root: Path) -> list[tuple[str, str]]:
         if not isinstance(file, str) or not file:
             raise ValueError(f"{where}: no file_name.")
         if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
-            raise ValueError(f"{where}: label is {name!r}, and has to be a name or a number.")
+            raise ValueError(f"{where}: label is {name!r}, and has to be a name or a whole number.")
         place = PurePosixPath(file)
-        if place.is_absolute() or ".." in place.parts:
-            raise ValueError(f"{where}: {file!r} lies outside of the folder.")
-        found.append((str(below / place), str(name)))
-    return found
+        if place.is_absolute() or ".." in place.parts or not place.parts:
+            raise ValueError(f"{where}: {file!r} is no file in the folder.")
+        file = str(below / place)
+        if file in found:  # it could be learned from and measured on
+            raise ValueError(f"{where}: {file!r} stands there twice.")
+        found[file] = str(name)
+    return list(found.items())
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
