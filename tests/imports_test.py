@@ -29,6 +29,7 @@ STORIES = [
     | {
         "config",
         "files",
+        "imagenet",
         "mirror",
         "paths",
         "trackers",

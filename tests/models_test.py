@@ -12,9 +12,8 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 import ktjax
-from ktjax import models
+from ktjax import imagenet, models
 from ktjax.classifier import InputSpec, cast
-from ktjax.data import imagenet
 from ktjax.models import loading
 from ktjax.models.checkpoints import weights
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ktjax.data import imagenet
+from ktjax import imagenet
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 _ANNOTATIONS = "val_annotations.txt"
@@ -132,7 +132,7 @@ def _domainnet(folder: Path) -> Folder | None:
 
 def of_imagenet(listed: Listed, classes: tuple[str, ...]) -> Listed:
     """ImageNet's archive of validation images has no classes: TFDS knows these by number."""
-    numbers = [imagenet.imagenet_number(file) for file in listed.files]
+    numbers = [imagenet.image_number(file) for file in listed.files]
     if not all(numbers) or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
         return listed
     import tensorflow_datasets as tfds

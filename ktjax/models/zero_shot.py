@@ -8,7 +8,6 @@ classes, and get those of the data set where other models' are compared with the
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ktjax import imagenet
 from ktjax.classifier import Classifier, Variables
 from ktjax.models import registry
 from ktjax.models.checkpoints import entries, hf_kinds, hub, layouts, processors, weights
-from ktjax.models.classes import imagenet
 from ktjax.models.networks import clip_text
 
 PREFIX = "zeroshot:"  # before a folder, or a repository on the hub
@@ -48,7 +47,8 @@ class Unnamed:
         kernel_DxC = shapes.variables["params"]["head"]["kernel"]
         params = dict(classifier.variables["params"])
         if not isinstance(params["logit_scale"], jax.ShapeDtypeStruct):
-            text_CxD = clip_text.embed_names(self.where, in_words(classes), *self.templates)
+            names = imagenet.in_words(classes)
+            text_CxD = clip_text.embed_names(self.where, names, *self.templates)
             if text_CxD.shape != kernel_DxC.shape[::-1]:
                 raise ValueError(
                     f"{classifier.name}: images are of {kernel_DxC.shape[0]} numbers, and texts of "
@@ -100,13 +100,6 @@ def named(classifier: Classifier, classes: Sequence[str]) -> Classifier:
     if not isinstance(classifier.definition, Unnamed):
         return classifier
     return classifier.definition.named(classifier, classes)
-
-
-def in_words(classes: Sequence[str]) -> list[str]:
-    """Names of classes as a text has them: of ImageNet's synsets the words, without underscores."""
-    file = resources.files("ktjax") / "data" / "imagenet_words.txt"
-    words = dict(zip(imagenet(), file.read_text(encoding="utf-8").splitlines(), strict=True))
-    return [words.get(name, name.replace("_", " ")) for name in classes]
 
 
 def locate(name: str) -> hub.Checkpoint:

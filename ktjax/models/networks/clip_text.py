@@ -211,7 +211,8 @@ def embed_names(where: str, names: Sequence[str], *templates: str) -> np.ndarray
 
     Args:
       where: what `load` takes.
-      names: the names of the classes; cut where they are too long for the tower.
+      names: the names of the classes, whose underscores stand for spaces; cut where they are too
+        long for the tower.
       *templates: texts in which {} stands for the name; none: TEMPLATE. Of several the embeddings'
         mean is taken.
 
@@ -228,7 +229,8 @@ def embed_names(where: str, names: Sequence[str], *templates: str) -> np.ndarray
         if template.count("{}") != 1:
             raise ValueError(f"The template needs one {{}}, for the name, not '{template}'.")
     model = load(where)
-    texts = [template.replace("{}", name) for template in templates for name in names]
+    plain = [name.replace("_", " ") for name in names]
+    texts = [template.replace("{}", name) for template in templates for name in plain]
     embedding_NxD = _unit(_embed(model, tokenize(model, texts)))
     return _unit(embedding_NxD.reshape(len(templates), len(names), -1).mean(axis=0))
 
