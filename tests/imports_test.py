@@ -36,6 +36,7 @@ STORIES = [
         "interruption",
         "peers",
         "progress",
+        "spelling",
         "topk",
         "compress",
     },

@@ -170,6 +170,11 @@ def test_without_classes_it_says_nothing():
         with pytest.raises(ValueError, match="has no classes of its own"):
             use()
     assert models.named(model, NAMES).classes == tuple(NAMES)
+    with pytest.raises(ValueError, match="by what they are called, and 'class 0' says nothing"):
+        load("siglip", classes=3)
+    with pytest.raises(ValueError, match="those of a new head are to be given too"):
+        load("siglip", classes=None, head="zero")
+    assert load("siglip", classes=3, head="zero").classes == models.classes.numbered(3)
     blank = models.blank(f"zeroshot:{SIGLIP}")
     kernel = models.fitted(blank, NAMES, "farm").variables["params"]["head"]["kernel"]
     assert isinstance(kernel, jax.ShapeDtypeStruct) and kernel.shape == (20, 4)

@@ -19,6 +19,7 @@ from ktjax import imagenet
 from ktjax.classifier import Classifier, Variables
 from ktjax.models import registry
 from ktjax.models.checkpoints import entries, hf_kinds, hub, layouts, processors, weights
+from ktjax.models.classes import is_nameless
 from ktjax.models.networks import clip_text
 
 PREFIX = "zeroshot:"  # before a folder, or a repository on the hub
@@ -40,7 +41,16 @@ class Unnamed:
     templates: tuple[str, ...]
 
     def named(self, classifier: Classifier, classes: Sequence[str]) -> Classifier:
-        """The classifier for these classes; where its variables are shapes, nothing is computed."""
+        """The classifier for these classes; where its variables are shapes, nothing is computed.
+
+        Raises:
+          ValueError: they have numbers for names; or the text tower is not of the image tower.
+        """
+        if classes and is_nameless(classes):
+            raise ValueError(
+                f"{classifier.name} is asked about classes by what they are called, and "
+                f"'{classes[0]}' says nothing."
+            )
         shapes, _ = registry.skeleton(
             classifier.architecture, classes, classifier.input.size, dict(classifier.options)
         )

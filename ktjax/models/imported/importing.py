@@ -3,16 +3,15 @@
 import dataclasses
 import importlib.metadata
 import importlib.util
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ktjax
-from ktjax import paths
+from ktjax import files, paths
 from ktjax.classifier import Classifier, InputSpec
-from ktjax.models.checkpoints import entries, hf, hub, processors, weights
+from ktjax.models.checkpoints import hf, hub, processors, weights
 from ktjax.models.classes import class_names, numbered
 from ktjax.models.imported import model, torch_export
 
@@ -88,7 +87,7 @@ def import_named(
         else:
             source = _of_timm(f"hf-hub:{repository}", f"pretrained {name}", size, rates)
     elif (Path(name) / weights.CONFIG).is_file():
-        if hf.is_config(entries.read_json(Path(name) / weights.CONFIG)):
+        if hf.is_config(files.read_object(Path(name) / weights.CONFIG)):
             source = _of_transformers(name, f"pretrained {name}")
         else:
             source = _of_timm(f"local-dir:{name}", f"pretrained {name}", size, rates)
@@ -150,7 +149,7 @@ def _has(package: str) -> bool:
 
 def _say_versions(folder: Path) -> None:
     """Warns where a kept import was made by another torch than is installed."""
-    made = json.loads((folder / weights.CONFIG).read_text(encoding="utf-8")).get("versions", {})
+    made = files.read_object(folder / weights.CONFIG).get("versions", {})
     for package, version in made.items():
         if package != "ktjax" and _has(package):
             here = importlib.metadata.version(package)
