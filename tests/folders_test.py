@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -97,6 +98,14 @@ def test_names_of_any_bytes(tmp_path):
     with pytest.raises(ValueError, match=r"Image .*/b/\\xe9.jpg does not decode: it is em") as told:
         stream.take(np.arange(1))
     assert str(told.value).encode()
+
+
+@pytest.mark.parametrize("name", ["new\nline", " space", " ", "return\rs"])
+def test_names_of_classes_that_would_become_others_are_not_converted(name, tmp_path):
+    listed(tmp_path / "in", [("0.png", name), ("1.png", "b")], "jsonl")
+    with pytest.raises(ValueError, match=re.escape(f"and {name!r} would be another there")):
+        convert.convert(tmp_path / "in", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_class_that_nothing_is_left_of_is_refused(tmp_path):
