@@ -203,6 +203,14 @@ def test_other_models_are_refused(tmp_path, fields, message):
         models.load(f"zeroshot:{folder}")
 
 
+def test_a_processor_of_two_channels_is_refused(tmp_path):
+    folder = Path(shutil.copytree(SIGLIP, tmp_path / "siglip"))
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.5, 0.5]}))
+    with pytest.raises(ValueError, match="is for images of other than 3 channels"):
+        models.blank(f"zeroshot:{folder}")
+
+
 def test_towers_of_other_widths_are_refused(tmp_path):
     folder = Path(shutil.copytree(SIGLIP, tmp_path / "siglip"))
     old = json.loads((folder / "config.json").read_text())

@@ -129,13 +129,16 @@ def locate(name: str) -> hub.Checkpoint:
         vision["projection_dim"] = whole.projection_dim
     folder = clip_text.folder_of(where, processors.PREPROCESSOR, *clip_text.WEIGHTS)
     seen = {"model_type": whole.model_type, "image_size": vision["image_size"]}
+    preprocessor = folder / processors.PREPROCESSOR
+    spec = processors.read(preprocessor, seen)
+    weights.check_cfg(spec, str(preprocessor))
     config = {
         "format": weights.ZERO_SHOT,
         "architecture": kind,
         "num_classes": 0,
         "model_args": {option: vision[option] for option in options},
         "origin": f"pretrained {where}",
-        "pretrained_cfg": processors.read(folder / processors.PREPROCESSOR, seen),
+        "pretrained_cfg": spec,
     }
     return hub.Checkpoint(clip_text.weights_of(folder, where), config)
 
