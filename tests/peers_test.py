@@ -150,3 +150,23 @@ def test_processes_that_were_started_otherwise(word, field, two, tmp_path):
     for _, stderr in told:
         assert f"Process 1 was started otherwise than process 0: config.{field}" in stderr
     assert not (tmp_path / "new" / "results.json").exists()
+
+
+@pytest.mark.full
+def test_a_process_that_finds_no_device_is_heard(cached, tmp_path, monkeypatch):
+    """The others are looking for theirs, for which all wait; nor is process 0 gone too early."""
+    real = processes_test.subprocess.Popen
+
+    def popen(words, env, **options):
+        lost = {"JAX_PLATFORMS": "nowhere"} if "--process_id=2" in words else {}
+        return real(words, env=env | lost, **options)
+
+    monkeypatch.setattr(processes_test.subprocess, "Popen", popen)
+    arguments = ["--config=quickstart:runlocal", f"--workdir={tmp_path / 'new'}"]
+    jobs = processes_test.start(arguments, processes=3, devices=1, environment=cached)
+    jobs[2].wait(timeout=processes_test.LIMIT)
+    failed = time.monotonic()
+    codes, told = processes_test.finish(jobs)
+    assert codes == [1, 1, 1] and time.monotonic() - failed < 15
+    for _, stderr in told[:2]:
+        assert "Process 2 has failed: RuntimeError: Unable to initialize backend" in stderr
