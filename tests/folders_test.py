@@ -232,6 +232,21 @@ def test_lists_that_cannot_be(line, message, tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("file", ["/etc/hosts", "real/../../outside.png"])
+def test_lists_of_archives_name_no_files_elsewhere(file, tmp_path):
+    folder = tmp_path / "in"
+    put(tmp_path / "outside.png", image())
+    for i in range(6):
+        put(folder / "real" / "ab"[i % 2] / f"{i}.png", image(i))
+    lines = [f"real/{'ab'[i % 2]}/{i}.png {i % 2}\n" for i in range(6)]
+    put(folder / "real_train.txt", "".join(lines).encode())
+    put(folder / "real_test.txt", "".join(lines).encode())
+    assert len(load(folder).validation) == 6
+    put(folder / "real_test.txt", f"{file} 0\n".encode())
+    with pytest.raises(ValueError, match=f"lacks {file}, which its lists name"):
+        load(folder)
+
+
 def test_lists_without_labels_leave_directories_as_classes(tmp_path, caplog):
     fill(tmp_path, {"a": 9, "b": 9})
     (tmp_path / "metadata.csv").write_text("file_name,text\na/000.png,a caption\n")

@@ -50,10 +50,10 @@ def of_archive(folder: Path) -> Folder | None:
 def _of_rows(
     folder: Path, rows: Iterable[tuple[str, str, int]], classes: tuple[str, ...]
 ) -> Folder:
-    """A Folder of these (split, file, label); ValueError names a file that is not there."""
+    """A Folder of these (split, file, label); ValueError names a file that is not in there."""
     splits: dict[str, tuple[list[str], list[int]]] = {}
     for split, file, label in rows:
-        if not (folder / file).is_file():
+        if not _is_inside(PurePosixPath(file)) or not (folder / file).is_file():
             raise ValueError(f"'{folder}' lacks {file}, which its lists name.")
         files, labels = splits.setdefault(split, ([], []))
         files.append(file)
@@ -62,6 +62,11 @@ def _of_rows(
         {name: Listed(files, np.asarray(lab, np.int32)) for name, (files, lab) in splits.items()},
         classes,
     )
+
+
+def _is_inside(place: PurePosixPath) -> bool:
+    """Whether a name leads to something in the folder that it is said of."""
+    return bool(place.parts) and not place.is_absolute() and ".." not in place.parts
 
 
 def _lines(path: Path) -> list[list[str]]:
@@ -226,7 +231,7 @@ def _labeled(path: Path, root: Path) -> list[tuple[str, str]]:
         if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
             raise ValueError(f"{where}: label is {name!r}, and has to be a name or a whole number.")
         place = PurePosixPath(file)
-        if place.is_absolute() or ".." in place.parts or not place.parts:
+        if not _is_inside(place):
             raise ValueError(f"{where}: {file!r} is no file in the folder.")
         file = str(below / place)
         if file in found:  # it could be learned from and measured on
