@@ -238,6 +238,7 @@ def test_a_tokenizer_has_to_be_there(folder, missing):
         (None, r"has no config\.json"),
         ("", r"config\.json' is no JSON"),
         ("[]", "holds no JSON object"),
+        ('{"model_type": ["clip"]}', r"its model_type is \['clip'\]"),
         ('{"model_type": "siglip2"}', "not of a CLIP or SigLIP model: its model_type is 'siglip2'"),
         ('{"model_type": "clip", "text_config": {"hidden_size": "x"}}', "'hidden_size' expected"),
         (

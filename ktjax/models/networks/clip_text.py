@@ -291,7 +291,7 @@ def read_config(path: Path) -> Any:
         raise ValueError(f"{path.parent} has no {weights.CONFIG}.")
     config = files.read_object(path)
     kind = config.get("model_type")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{path} is not of a CLIP or SigLIP model: its model_type is {kind!r}.")
     try:
         return kinds[kind].from_dict(config)
