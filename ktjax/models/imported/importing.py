@@ -74,7 +74,8 @@ def import_named(
       **rates: of timm's models, which drop nothing by themselves: `drop_rate`, `drop_path_rate`.
 
     Raises:
-      ValueError: as `import_torch`; or there is no such model, or timm or transformers lacks.
+      ValueError: as `import_torch`; or there is no such model, timm or transformers lacks, or rates
+        are given for transformers'.
     """
     name = name.removeprefix(FORCED)
     name = name.removeprefix("local-dir:")
@@ -83,12 +84,12 @@ def import_named(
         source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size, rates)
     elif repository is not None:
         if hf.is_config(hub.read_config(repository)):
-            source = _of_transformers(repository, f"pretrained {name}")
+            source = _of_transformers(repository, f"pretrained {name}", rates)
         else:
             source = _of_timm(f"hf-hub:{repository}", f"pretrained {name}", size, rates)
     elif (Path(name) / weights.CONFIG).is_file():
         if hf.is_config(files.read_object(Path(name) / weights.CONFIG)):
-            source = _of_transformers(name, f"pretrained {name}")
+            source = _of_transformers(name, f"pretrained {name}", rates)
         else:
             source = _of_timm(f"local-dir:{name}", f"pretrained {name}", size, rates)
     else:
@@ -216,7 +217,12 @@ def _of_timm(
     )
 
 
-def _of_transformers(name: str, origin: str) -> _Source:
+def _of_transformers(name: str, origin: str, rates: Mapping[str, float]) -> _Source:
+    if rates:
+        raise ValueError(
+            f"'{name}' is transformers', and its config says what it drops: {', '.join(rates)} are "
+            "of timm's models."
+        )
     transformers = _import("transformers")
     try:
         module, loaded = transformers.AutoModelForImageClassification.from_pretrained(
