@@ -11,10 +11,10 @@ from ktjax import peers
 
 
 class Service:
-    """JAX's, as far as it matters: keys are set once."""
+    """JAX's, as far as it matters: keys are set once. It does not answer at first."""
 
     def __init__(self):
-        self.kept = {}
+        self.kept, self.away = {}, 2
 
     def key_value_set(self, key, value):
         if key in self.kept:
@@ -22,6 +22,9 @@ class Service:
         self.kept[key] = value
 
     def key_value_try_get(self, key):
+        self.away -= 1
+        if self.away >= 0:
+            raise RuntimeError("UNAVAILABLE: the network")
         if key not in self.kept:
             raise RuntimeError("NOT_FOUND: no such key")
         return self.kept[key]
