@@ -21,7 +21,7 @@ setuptools.setup(
         "ktjax.bench": ["ratios.json"],
         "ktjax.models": ["glyphs/*/*", "imagenet_larger.json"],
         "ktjax.models.checkpoints": ["timm.json", "*_imported.json"],
-        "ktjax.data": ["*_synsets.txt", "imagenet_words.txt"],
+        "ktjax.imagenet": ["*.txt"],
     },
     python_requires=">=3.11",
     install_requires=[

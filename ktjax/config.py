@@ -1,7 +1,6 @@
 """Arguments of config files. What a config has to be is said in settings/. No JAX."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -57,16 +56,6 @@ def _parse(name: str, text: str, default: Any) -> Any:
         raise ValueError(
             f"Config argument '{name}' is of type {kind.__name__}: '{text}' is not."
         ) from None
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The three known names that resemble a name most, by what stands after their last dot."""
-
-    def unlike(dotted: str) -> tuple[float, int, str]:
-        last = dotted.rpartition(".")[2]
-        return -difflib.SequenceMatcher(None, name, last).ratio(), dotted.count("."), dotted
-
-    return ", ".join(sorted(known, key=unlike)[:3])
 
 
 def check_choice(field: str, value: Any, known: Sequence[str]) -> None:

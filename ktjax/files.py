@@ -67,6 +67,14 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"'{path}' is no JSON, or damaged: {error}.") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; ValueError if it holds something else, or as above."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"'{path}' holds no JSON object.")
+    return found
+
+
 def last_part(name: str) -> str:
     """The last part of a path, fit for a file's name; ValueError if it has none: `.`, `..`, `/`."""
     last = Path(os.path.normpath(name)).name

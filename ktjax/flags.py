@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
 from ktjax import config as config_lib
-from ktjax import trackers
+from ktjax import spelling, trackers
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file or name, and after a colon its arguments.", lock_config=True
@@ -249,7 +249,7 @@ def _check_fields(argv: list[str], config: ml_collections.ConfigDict) -> None:
                 sys.exit(f"ktjax: {owner} is a single value, and has no field '{part}'.")
             if part not in fields:
                 who = "the config" if owner == "config" else owner
-                near = config_lib.nearest(part, _dotted(fields, owner.removeprefix("config")))
+                near = spelling.nearest(part, _dotted(fields, owner.removeprefix("config")))
                 sys.exit(f"ktjax: {who} has no field '{part}'. Nearest: {near}.")
             fields, owner = fields[part], f"{owner}.{part}"
 

@@ -57,8 +57,10 @@ def run() -> None:
             raise
         _fail(error)
     except Exception as error:
-        peers.tell(f"{type(error).__name__}: {error}")
-        raise
+        if not flags.DISTRIBUTED.value:
+            raise
+        traceback.print_exc()
+        _leave(f"{type(error).__name__}: {error}")
     finally:
         peers.stop()
 
@@ -169,16 +171,22 @@ def _check_address(address: str, *, is_first: bool) -> None:
 
 
 def _fail(error: Exception) -> NoReturn:
-    """Says what went wrong and ends, without waiting for other processes that wait for this one."""
+    """Says what went wrong and ends."""
     if logging.level_debug():
         traceback.print_exc()
     logs.to_terminal()
     progress.close_all()
     _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
+    _leave(_sentence(error))
+
+
+def _leave(sentence: str) -> NoReturn:
+    """Ends with code 1, without waiting for other processes, which are told why."""
     logs.flush()
     sys.stdout.flush()
-    peers.tell(_sentence(error))
-    os._exit(1)  # libraries would try again to write what cannot be written
+    peers.tell(sentence)
+    # Libraries would try again to write what cannot be written, and JAX to leave with the others.
+    os._exit(1)
 
 
 def _sentence(error: Exception) -> str:

@@ -23,12 +23,21 @@ _OVER = threading.Event()  # this process has failed itself, or is done
 _LOG = logging.getLogger(__name__)
 
 
+def number() -> int | None:
+    """Which of several processes this is, from 0 on; None: it is alone.
+
+    Other than `jax.process_index` it waits for no devices, which processes look for together.
+    """
+    state = _state()
+    return None if state is None else state.process_id
+
+
 def listen(flush: Callable[[], None]) -> None:
     """Ends this process as soon as another one has failed; `flush` is called before."""
-    client = _client()
-    if client is not None:
+    state = _state()
+    if state is not None:
         _OVER.clear()
-        threading.Thread(target=_look, args=(client, flush), daemon=True).start()
+        threading.Thread(target=_look, args=(state, flush), daemon=True).start()
 
 
 def stop() -> None:
@@ -39,47 +48,45 @@ def stop() -> None:
 def tell(sentence: str) -> None:
     """Says that this process fails, and why. Of several that do the first is heard."""
     _OVER.set()
-    client = _client()
-    if client is None:
+    state = _state()
+    if state is None:
         return
     with contextlib.suppress(Exception):  # another was first, or the service is gone
-        client.key_value_set(_FAILED, f"Process {jax.process_index()} has failed: {sentence}")
-    _heard(client)
-    begin = time.monotonic()
+        state.client.key_value_set(_FAILED, f"Process {state.process_id} has failed: {sentence}")
+    _end(state)
+
+
+def _look(state: Any, flush: Callable[[], None]) -> None:
+    every = _EVERY * max(1, state.num_processes / 50)  # a pod does not keep process 0 busy
+    while not _OVER.wait(every):
+        try:
+            sentence = state.client.key_value_try_get(_FAILED)
+        except Exception:  # nobody has failed; or the service does not answer, or never will again
+            continue
+        if not _OVER.wait(_OWN):
+            _LOG.error("%s\nThis process ends, too.", sentence)
+            flush()
+            _end(state)
+            os._exit(1)
+
+
+def _end(state: Any) -> None:
+    """Says that this process has heard of a failure; process 0 waits until all have."""
     with contextlib.suppress(Exception):
-        while jax.process_index() == 0 and time.monotonic() - begin < _WAIT:
-            if len(client.key_value_dir_get(_HEARD)) == jax.process_count():
+        state.client.key_value_set(f"{_HEARD}/{state.process_id}", "")
+        begin = time.monotonic()
+        while state.process_id == 0 and time.monotonic() - begin < _WAIT:
+            if len(state.client.key_value_dir_get(_HEARD)) == state.num_processes:
                 break
             time.sleep(_EVERY / 10)
 
 
-def _look(client: Any, flush: Callable[[], None]) -> None:
-    every = _EVERY * max(1, jax.process_count() / 50)  # a pod does not keep process 0 busy
-    while not _OVER.wait(every):
-        try:
-            sentence = client.key_value_try_get(_FAILED)
-        except Exception as error:
-            if "NOT_FOUND" in str(error):
-                continue
-            return  # the service is gone, which JAX notices
-        if not _OVER.wait(_OWN):
-            _LOG.error("%s\nThis process ends, too.", sentence)
-            flush()
-            _heard(client)
-            os._exit(1)
-
-
-def _heard(client: Any) -> None:
-    with contextlib.suppress(Exception):
-        client.key_value_set(f"{_HEARD}/{jax.process_index()}", "")
-
-
-def _client() -> Any:
-    """JAX's client of the coordination service, which has no public name; None: there is none."""
+def _state() -> Any:
+    """What JAX knows of the processes, which has no public name; None: there is one alone."""
     if not jax.distributed.is_initialized():
         return None
     with contextlib.suppress(ImportError, AttributeError):
         from jax._src import distributed
 
-        return distributed.global_state.client
+        return distributed.global_state
     return None

@@ -35,7 +35,7 @@ class Writer:
         self._tracker = trackers.begin(workdir, run, self._mirror.local)
         if self._tracker is not None:
             links = tracked(workdir) | {run: self._tracker.link}
-            files.write_whole(workdir / files.TRACKED, json.dumps(links, indent=1))
+            files.write_json(workdir / files.TRACKED, links)
 
     def _keep(self, line: str, first_step: int) -> bool:
         try:
@@ -70,4 +70,4 @@ class Writer:
 def tracked(workdir: Path) -> dict[str, str]:
     """Where a tracker has each run of a workdir; empty: none was asked for."""
     path = workdir / files.TRACKED
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return files.read_json(path) if path.exists() else {}

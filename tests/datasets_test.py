@@ -12,9 +12,9 @@ from scipy import io as scipy_io
 from small_jobs import ROOT, load_config
 from sources_test import COUNTS, encoded, files, fill
 
-from ktjax import data, models, progress
+from ktjax import data, imagenet, models, progress
 from ktjax.data import __main__ as command
-from ktjax.data import convert, imagenet, pipeline, robustness, sources
+from ktjax.data import convert, pipeline, robustness, sources
 from ktjax.jobs import complementarity, pretrain, transfer
 from ktjax.models import classes
 from ktjax.models.checkpoints import weights

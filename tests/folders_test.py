@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -97,6 +98,14 @@ def test_names_of_any_bytes(tmp_path):
     with pytest.raises(ValueError, match=r"Image .*/b/\\xe9.jpg does not decode: it is em") as told:
         stream.take(np.arange(1))
     assert str(told.value).encode()
+
+
+@pytest.mark.parametrize("name", ["new\nline", " space", " ", "return\rs"])
+def test_names_of_classes_that_would_become_others_are_not_converted(name, tmp_path):
+    listed(tmp_path / "in", [("0.png", name), ("1.png", "b")], "jsonl")
+    with pytest.raises(ValueError, match=re.escape(f"and {name!r} would be another there")):
+        convert.convert(tmp_path / "in", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_class_that_nothing_is_left_of_is_refused(tmp_path):
@@ -204,10 +213,12 @@ def test_lists_of_labels(kind, tmp_path):
     ("line", "message"),
     [
         ('{"file_name": "gone.png", "label": 1}', "lacks gone.png, which its lists name"),
-        ('{"file_name": "../x.png", "label": 1}', "line 7: '../x.png' lies outside of the folder"),
-        ('{"file_name": "/etc/passwd", "label": 1}', "line 7: '/etc/passwd' lies outside"),
+        ('{"file_name": "../x.png", "label": 1}', "line 7: '../x.png' is no file in the folder"),
+        ('{"file_name": "/etc/passwd", "label": 1}', "line 7: '/etc/passwd' is no file in"),
+        ('{"file_name": ".", "label": 1}', "line 7: '.' is no file in the folder"),
+        ('{"file_name": "./0.png", "label": 1}', "line 7: '0.png' stands there twice"),
         ('{"label": 1}', "line 7: no file_name"),
-        ('{"file_name": "0.png"}', "line 7: label is None, and has to be a name or a number"),
+        ('{"file_name": "0.png"}', "line 7: label is None, and has to be a name or a whole num"),
         ('{"file_name": "0.png", "label": [1, 2]}', r"line 7: label is \[1, 2\], and has to be"),
         ("[" * 9999, "line 7: no JSON object"),
         ("5", "line 7: no JSON object"),
@@ -221,11 +232,51 @@ def test_lists_that_cannot_be(line, message, tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("file", ["/etc/hosts", "real/../../outside.png"])
+def test_lists_of_archives_name_no_files_elsewhere(file, tmp_path):
+    folder = tmp_path / "in"
+    put(tmp_path / "outside.png", image())
+    for i in range(6):
+        put(folder / "real" / "ab"[i % 2] / f"{i}.png", image(i))
+    lines = [f"real/{'ab'[i % 2]}/{i}.png {i % 2}\n" for i in range(6)]
+    put(folder / "real_train.txt", "".join(lines).encode())
+    put(folder / "real_test.txt", "".join(lines).encode())
+    assert len(load(folder).validation) == 6
+    put(folder / "real_test.txt", f"{file} 0\n".encode())
+    with pytest.raises(ValueError, match=f"lacks {file}, which its lists name"):
+        load(folder)
+
+
 def test_lists_without_labels_leave_directories_as_classes(tmp_path, caplog):
     fill(tmp_path, {"a": 9, "b": 9})
     (tmp_path / "metadata.csv").write_text("file_name,text\na/000.png,a caption\n")
     assert load(tmp_path).classes == ("a", "b")
     assert "metadata.csv has no column label" in caplog.text
+
+
+def test_images_that_a_list_does_not_name_are_counted(tmp_path, caplog):
+    listed(tmp_path, [(f"{i}.png", i % 2) for i in range(10)], "csv")
+    load(tmp_path)
+    assert not caplog.messages
+    put(tmp_path / "deep" / "10.png", image(10))
+    load(tmp_path)
+    assert "not in the lists: 1 ('deep/10.png')" in caplog.text
+
+
+def test_of_two_splits_for_one_the_second_is_told(tmp_path, caplog):
+    for split in ("train", "val", "test", "notes"):
+        fill(tmp_path / split, {"a": 4, "b": 4} if split != "notes" else {})
+    assert len(load(tmp_path).validation) == 8
+    (message,) = caplog.messages
+    assert message.endswith("beside the splits: 1 ('test').")
+
+
+def test_a_minival_without_labels_is_refused(tmp_path):
+    for split in ("train", "val"):
+        fill(tmp_path / split, {"a": 4, "b": 4})
+    put(tmp_path / "tune" / "0.png", image())
+    with pytest.raises(ValueError, match="/tune' has no labels: it wants one directory per class"):
+        load(tmp_path)
 
 
 def test_numbers_as_names_keep_the_order_of_torchvision(tmp_path):

@@ -456,3 +456,6 @@ def test_without_torch_it_is_said_what_to_install(monkeypatch, tmp_path):
         models.load("import:timm/resnet18.a1_in1k")
     with pytest.raises(ValueError, match="neither timm/NAME nor hf:"):
         imported.import_named("resnet18", tmp_path / "out")
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match="its config says what it drops: drop_rate are of timm's"):
+        imported.import_named(str(tmp_path), tmp_path / "out", drop_rate=0.1)

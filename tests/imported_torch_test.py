@@ -278,6 +278,17 @@ def test_what_is_else_in_training_is_not_trained_so(tmp_path, caplog):
         def forward(self, x):
             return super().forward(x) * (2 if self.training else 1)
 
+    class More(Plain):
+        def forward(self, x):
+            logits = super().forward(x)
+            return torch.cat((logits, logits), 1) if self.training else logits
+
+    class Fresh(Plain):
+        def __init__(self):
+            super().__init__()
+            torch.nn.init.zeros_(self.fc.weight)
+            torch.nn.init.zeros_(self.fc.bias)
+
     class Depends(Plain):
         def forward(self, x):
             if self.training and torch.rand([]) < 0.5:
@@ -286,6 +297,8 @@ def test_what_is_else_in_training_is_not_trained_so(tmp_path, caplog):
 
     for kind, said in (
         (Plain, None),
+        (Fresh, None),  # all logits are 0, and have no spread
+        (More, r"More is trained as it is evaluated, .* it gives \[2, 8\], and not \[2, 4\]"),
         (Two, "Two is trained as it is evaluated, .* it gives 2 tensors"),
         (Other, "Other is trained as it is evaluated, .* its logits are others, by"),
         (Depends, "Depends is trained as it is evaluated, .* cannot take this Depends"),

@@ -8,8 +8,7 @@ import pytest
 import small_jobs
 
 import ktjax
-from ktjax import models
-from ktjax.data import imagenet
+from ktjax import imagenet, models
 from ktjax.experiment import inputs
 from ktjax.models.checkpoints import weights
 from ktjax.settings.transfer import Transfer

@@ -2,8 +2,8 @@
 
 import threading
 import time
+import types
 
-import jax
 import processes_test
 import pytest
 
@@ -11,10 +11,10 @@ from ktjax import peers
 
 
 class Service:
-    """JAX's, as far as it matters: keys are set once."""
+    """JAX's, as far as it matters: keys are set once. It does not answer at first."""
 
     def __init__(self):
-        self.kept = {}
+        self.kept, self.away = {}, 2
 
     def key_value_set(self, key, value):
         if key in self.kept:
@@ -22,6 +22,9 @@ class Service:
         self.kept[key] = value
 
     def key_value_try_get(self, key):
+        self.away -= 1
+        if self.away >= 0:
+            raise RuntimeError("UNAVAILABLE: the network")
         if key not in self.kept:
             raise RuntimeError("NOT_FOUND: no such key")
         return self.kept[key]
@@ -31,20 +34,24 @@ class Service:
 
 
 @pytest.fixture
-def service(monkeypatch):
+def become(monkeypatch):
+    """become(process): this is that one of two, which share a service."""
     made = Service()
-    monkeypatch.setattr(peers, "_client", lambda: made)
     monkeypatch.setattr(peers, "_EVERY", 0.01)
     monkeypatch.setattr(peers, "_OWN", 0.2)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    yield made
+
+    def process(number):
+        state = types.SimpleNamespace(client=made, process_id=number, num_processes=2)
+        monkeypatch.setattr(peers, "_state", lambda: state)
+        return made
+
+    yield process
     peers.stop()
 
 
-def test_who_hears_of_a_failure_ends(service, monkeypatch, caplog):
-    ended, flushed = threading.Event(), []
+def test_who_hears_of_a_failure_ends(become, monkeypatch, caplog):
+    service, ended, flushed = become(1), threading.Event(), []
     monkeypatch.setattr(peers.os, "_exit", lambda code: ended.set())
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
     peers.listen(lambda: flushed.append(True))
     time.sleep(0.05)
     assert not ended.is_set()
@@ -54,9 +61,9 @@ def test_who_hears_of_a_failure_ends(service, monkeypatch, caplog):
     assert peers._HEARD + "/1" in service.kept
 
 
-def test_who_fails_as_well_says_its_own(service, monkeypatch, caplog):
+def test_who_fails_as_well_says_its_own(become, monkeypatch, caplog):
+    service = become(1)
     monkeypatch.setattr(peers.os, "_exit", lambda code: pytest.fail("it is ended by another"))
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
     peers.listen(lambda: None)
     service.key_value_set(peers._FAILED, "Process 0 has failed: first.")
     time.sleep(0.05)
@@ -66,13 +73,20 @@ def test_who_fails_as_well_says_its_own(service, monkeypatch, caplog):
     assert service.kept[peers._FAILED] == "Process 0 has failed: first."
 
 
-def test_process_0_ends_after_the_others_have_heard(service, monkeypatch):
-    monkeypatch.setattr(jax, "process_index", lambda: 0)
+@pytest.mark.parametrize("failed", [0, 1])
+def test_process_0_ends_after_the_others_have_heard(failed, become, monkeypatch):
+    """Its service would be gone; whether it has failed itself, or hears of it first."""
+    service, ended = become(0), threading.Event()
+    monkeypatch.setattr(peers.os, "_exit", lambda code: ended.set() or peers.stop())
     begin = time.monotonic()
-    heard = threading.Timer(0.3, service.key_value_set, (f"{peers._HEARD}/1", ""))
-    heard.start()
-    peers.tell("no such data")
-    assert 0.25 < time.monotonic() - begin < 5
+    threading.Timer(0.5, service.key_value_set, (f"{peers._HEARD}/1", "")).start()
+    if failed == 0:
+        peers.tell("no such data")
+    else:
+        peers.listen(lambda: None)
+        service.key_value_set(peers._FAILED, "Process 1 has failed: no such data.")
+        assert ended.wait(5)
+    assert 0.45 < time.monotonic() - begin < 5
     monkeypatch.setattr(peers, "_WAIT", 0.1)
     service.kept.clear()
     peers.tell("nobody hears it")  # and does not wait for ever
@@ -82,6 +96,7 @@ def test_alone_there_is_nobody_to_tell(monkeypatch):
     monkeypatch.setattr(peers.threading, "Thread", lambda **_: pytest.fail("it looks"))
     peers.listen(lambda: None)
     peers.tell("no such data")
+    assert peers.number() is None
 
 
 @pytest.fixture
@@ -138,3 +153,23 @@ def test_processes_that_were_started_otherwise(word, field, two, tmp_path):
     for _, stderr in told:
         assert f"Process 1 was started otherwise than process 0: config.{field}" in stderr
     assert not (tmp_path / "new" / "results.json").exists()
+
+
+@pytest.mark.full
+def test_a_process_that_finds_no_device_is_heard(cached, tmp_path, monkeypatch):
+    """The others are looking for theirs, for which all wait; nor is process 0 gone too early."""
+    real = processes_test.subprocess.Popen
+
+    def popen(words, env, **options):
+        lost = {"JAX_PLATFORMS": "nowhere"} if "--process_id=2" in words else {}
+        return real(words, env=env | lost, **options)
+
+    monkeypatch.setattr(processes_test.subprocess, "Popen", popen)
+    arguments = ["--config=quickstart:runlocal", f"--workdir={tmp_path / 'new'}"]
+    jobs = processes_test.start(arguments, processes=3, devices=1, environment=cached)
+    jobs[2].wait(timeout=processes_test.LIMIT)
+    failed = time.monotonic()
+    codes, told = processes_test.finish(jobs)
+    assert codes == [1, 1, 1] and time.monotonic() - failed < 15
+    for _, stderr in told[:2]:
+        assert "Process 2 has failed: RuntimeError: Unable to initialize backend" in stderr

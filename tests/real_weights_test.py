@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ktjax
-from ktjax.data import imagenet
+from ktjax import imagenet
 from ktjax.models.checkpoints import weights
 
 pytestmark = pytest.mark.full

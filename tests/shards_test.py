@@ -29,14 +29,22 @@ def parquet(path, rows, *, label="label", names=NAMES):
 
 def archive(path, rows):
     """(image, label) as WebDataset has them."""
+    parts = {}
+    for i, (content, label) in enumerate(rows):
+        key = f"../../{path.stem}/{i:04}"
+        parts[f"{key}.jpg"] = content
+        parts[f"{key}.cls"] = label if isinstance(label, bytes) else str(label).encode()
+    packed(path, parts)
+
+
+def packed(path, parts):
+    """{name: content}, and a link that leads elsewhere."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as file:
-        for i, (content, label) in enumerate(rows):
-            for suffix, part in (("jpg", content), ("cls", label)):
-                part = part if isinstance(part, bytes) else str(part).encode()
-                member = tarfile.TarInfo(f"../../{path.stem}/{i:04}.{suffix}")
-                member.size = len(part)
-                file.addfile(member, io.BytesIO(part))
+        for name, content in parts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
         link = tarfile.TarInfo("0009.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         file.addfile(link)
@@ -93,14 +101,14 @@ def test_shards_that_cannot_be_are_told(tmp_path):
     for name, message in (
         ("a", r"a/train.parquet is no Parquet file"),
         ("b", r"b/train.tar is no whole .tar file"),
-        ("d", r"d/train.tar: a label is neither a number nor a name"),
+        ("d", r"d/train.tar: the label of .*train/0000 cannot be read"),
         ("e", r"holds no image with a label"),
     ):
         with pytest.raises(ValueError, match=message):
             shards.unpack(tmp_path / name, tmp_path / f"out-{name}")
     place = shards.unpack(tmp_path / "c", tmp_path / "out-c")  # its only column of labels
     assert data.folders.read(place).classes == tuple(sorted(NAMES))
-    pixels = decode.decode((place / "train-00000000.jpg").read_bytes())
+    pixels = decode.decode((place / "00000-00000000.jpg").read_bytes())
     np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(rows(1)[0][0]))))
 
 
@@ -109,3 +117,48 @@ def test_images_beside_an_archive_are_no_shards(tmp_path):
         put(tmp_path / "images" / "ab"[i % 2] / f"{i}.png", image(i))
     archive(tmp_path / "images" / "images.tar", rows(2))
     assert not shards.holds(tmp_path / "images")
+    archive(tmp_path / "flat" / "images.tar", rows(2))
+    put(tmp_path / "flat" / "0.png", image())
+    assert not shards.holds(tmp_path / "flat")
+
+
+def listed(place):
+    """[(content, label)] of what was unpacked."""
+    lines = (place / "metadata.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [((place / row["file_name"]).read_bytes(), row["label"]) for row in found]
+
+
+def test_shards_of_several_folders_that_are_called_the_same(tmp_path):
+    for i, name in enumerate("ab"):
+        parquet(tmp_path / "hub" / name / "train-0.parquet", [(image(i), i)])
+    place = shards.unpack(tmp_path / "hub", tmp_path / "out")
+    assert listed(place) == [(image(0), NAMES[0]), (image(1), NAMES[1])]
+
+
+def test_samples_as_people_pack_them(tmp_path, caplog):
+    parts = {
+        **{"._0.jpg": b"Mac OS X", "0.jpg": image(0), "._0.cls": b"Mac OS X", "0.cls": b"1"},
+        **{"1.JPG": image(1), "1.json": b'{"label": "cat"}', "2.jpg": image(2), "2.json": b"{}"},
+        **{"3.jpg": image(3), "3.json": b'{"label": null}'},
+        **{"4.left.png": image(4), "4.cls": b"3", "notes.txt": b"of nothing"},
+    }
+    packed(tmp_path / "in" / "x.tar", parts)
+    place = shards.unpack(tmp_path / "in", tmp_path / "out")
+    assert listed(place) == [(image(0), 1), (image(1), "cat")]
+    assert "x.tar: 1 samples without an image" in caplog.text
+    assert "x.tar: 2 images without labels" in caplog.text
+
+
+def test_names_of_classes_that_cannot_be(tmp_path):
+    archive(tmp_path / "a" / "x.tar", rows(4))
+    for names, message in (
+        ("crane\ntench\ncrane", r"classnames.txt calls two classes 'crane', in lines 1 and 3"),
+        ("tench", r"x.tar has the label 1, and names for 1 classes alone"),
+    ):
+        put(tmp_path / "a" / "classnames.txt", names.encode())
+        with pytest.raises(ValueError, match=message):
+            shards.unpack(tmp_path / "a", tmp_path / names[:1])
+    packed(tmp_path / "b" / "x.tar", {"0.jpg": image(), "0.json": b'{"label": [1]}'})
+    with pytest.raises(ValueError, match=r"neither a whole number nor a name: \[1\]"):
+        shards.unpack(tmp_path / "b", tmp_path / "out-b")

@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 from ktjax import data
 from ktjax.classifier import InputSpec
-from ktjax.data import pipeline
+from ktjax.data import pipeline, sources
 from ktjax.data.sources import Source
 from ktjax.experiment import evaluation, inputs
 from ktjax.jobs.transfer import setup
@@ -43,6 +43,14 @@ def test_turned_images_are_counted(caplog):
         "config.upright=True turns them."
     ]
     assert pipeline.turned(source_of([6] * 9), threads=2, most=4) == (4, 4)
+
+
+def test_a_file_that_is_no_image_lies_as_it_is(tmp_path):
+    """Whoever decodes it names it, or leaves it out."""
+    with open(tmp_path / "sparse.jpg", "wb") as file:
+        file.truncate(2**30 + 1)
+    source = sources.of_files(tmp_path, ["sparse.jpg"], np.zeros(1, np.int32))
+    assert pipeline.turned(source, threads=1) == (0, 1)
 
 
 def test_what_is_read_is_turned():

@@ -18,7 +18,6 @@ import ktjax
 from ktjax import data, models
 from ktjax.experiment import inputs
 from ktjax.jobs import transfer
-from ktjax.models import zero_shot
 from ktjax.models.checkpoints import weights
 from ktjax.models.networks import clip_text
 
@@ -115,9 +114,13 @@ def test_logits_are_exact_in_bfloat16(loaded):
     np.testing.assert_allclose(output.logits, scale * exact, rtol=1e-5, atol=1e-6)
 
 
-def test_synsets_are_named_in_words():
-    names = zero_shot.in_words(["n01440764", "sea_lion", "Great Grey Owl"])
-    assert names == ["tench, Tinca tinca", "sea lion", "Great Grey Owl"]
+def test_synsets_are_named_in_words(monkeypatch):
+    asked = []
+    embed = lambda where, names, *templates: asked.extend(names) or np.zeros((len(names), 20))  # noqa: E731
+    monkeypatch.setattr(clip_text, "embed_names", embed)
+    model = load("siglip", classes=("n01440764", "sea_lion"))
+    assert asked == ["tench, Tinca tinca", "sea_lion"]
+    assert model.classes == ("n01440764", "sea_lion")
 
 
 def test_a_job_asks_it_about_the_classes_of_the_data(monkeypatch, tmp_path, noisy, quartet):
@@ -167,6 +170,11 @@ def test_without_classes_it_says_nothing():
         with pytest.raises(ValueError, match="has no classes of its own"):
             use()
     assert models.named(model, NAMES).classes == tuple(NAMES)
+    with pytest.raises(ValueError, match="by what they are called, and 'class 0' says nothing"):
+        load("siglip", classes=3)
+    with pytest.raises(ValueError, match="those of a new head are to be given too"):
+        load("siglip", classes=None, head="zero")
+    assert load("siglip", classes=3, head="zero").classes == models.classes.numbered(3)
     blank = models.blank(f"zeroshot:{SIGLIP}")
     kernel = models.fitted(blank, NAMES, "farm").variables["params"]["head"]["kernel"]
     assert isinstance(kernel, jax.ShapeDtypeStruct) and kernel.shape == (20, 4)
@@ -193,6 +201,14 @@ def test_other_models_are_refused(tmp_path, fields, message):
     change(folder, **{k: old[k] | v if isinstance(v, dict) else v for k, v in fields.items()})
     with pytest.raises(ValueError, match=message):
         models.load(f"zeroshot:{folder}")
+
+
+def test_a_processor_of_two_channels_is_refused(tmp_path):
+    folder = Path(shutil.copytree(SIGLIP, tmp_path / "siglip"))
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.5, 0.5]}))
+    with pytest.raises(ValueError, match="is for images of other than 3 channels"):
+        models.blank(f"zeroshot:{folder}")
 
 
 def test_towers_of_other_widths_are_refused(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ktjax import paths
+from ktjax import paths, spelling
 from ktjax.data import folders, sources
 from ktjax.data.sources import Source
 
@@ -271,12 +271,10 @@ def _missing(name: str, tfds_name: str, root: Path) -> str:
             f"'{name}' is not prepared in {root} (config.data_dir): {with_tfds}, where TensorFlow "
             "is installed, does that."
         )
-    near = difflib.get_close_matches(
-        tfds_name, tfds.list_builders(with_community_datasets=False), n=3, cutoff=0.0
-    )
+    near = spelling.nearest(tfds_name, tfds.list_builders(with_community_datasets=False))
     return (
         f"There is no '{tfds_name}' in {root} (config.data_dir), nor does TFDS know it. Nearest "
-        f"there: {', '.join(near)}."
+        f"there: {near}."
     )
 
 

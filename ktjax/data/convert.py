@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
@@ -37,7 +38,8 @@ def convert(folder: str | Path, out: str | Path) -> Path:
       The folder written.
 
     Raises:
-      ValueError: the name is none, something is there already, or the folder holds no data set.
+      ValueError: the name is none, something is there already, the folder holds no data set, or a
+        class has a name that TFDS would change.
     """
     folder, out = paths.on_disk(folder, "folder"), paths.on_disk(out, "out")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", out.name):
@@ -59,9 +61,15 @@ def convert(folder: str | Path, out: str | Path) -> Path:
 
 def _convert(folder: Path, out: Path, final: Path) -> Path:
     """`convert` of a folder of images."""
+    found = folders.read(folder)
+    for name in found.classes:
+        if [name] != name.strip().splitlines():
+            raise ValueError(
+                f"TFDS keeps the names of classes in lines, and {name!r} would be another there: "
+                "rename it."
+            )
     import tensorflow_datasets as tfds
 
-    found = folders.read(folder)
     # TFDS asks for at least one class.
     features = tfds.features.FeaturesDict(
         {
@@ -93,7 +101,7 @@ def _convert(folder: Path, out: Path, final: Path) -> Path:
     return final
 
 
-def _write(template, features, folder: Path, listed: lists.Listed):
+def _write(template: Any, features: Any, folder: Path, listed: lists.Listed) -> Any:
     """Writes the shards of a split, and returns TFDS's description of it."""
     import tensorflow_datasets as tfds
 

@@ -46,12 +46,17 @@ def read(folder: Path) -> Folder:
         other classes, or validation without labels.
     """
     below = _splits(folder)
-    found = lists.of_archive(folder) or lists.of_metadata(folder, below)
+    found = lists.of_archive(folder)
     if found is not None:
+        return found
+    found = lists.of_metadata(folder, below)
+    if found is not None:
+        _say_unlisted(folder, found)
         return found
     if not below or _is_class(folder, list(below.values())):
         files, classes = _list(folder, folder)
         return Folder({"all": files}, classes)
+    _say_unused(folder, below)
     unlabeled = below.pop("validation") if _is_unlabeled_test(below) else None
     if unlabeled is not None:
         _LOG.warning("%s has no labels and is left out: a part of train is held out.", unlabeled)
@@ -70,14 +75,34 @@ def read(folder: Path) -> Folder:
             raise ValueError(f"The splits of '{folder}' differ in classes: {differ}.")
     if classes and "validation" in splits and "validation" not in known:
         splits["validation"] = lists.of_imagenet(splits["validation"], classes)
-        if splits["validation"].label_N.min() < 0:
+    for split in set(splits) & {"tune", "validation"}:
+        if classes and splits[split].label_N.min() < 0:
             raise ValueError(
-                f"'{below['validation']}' has no labels: it wants one directory per class, or "
+                f"'{below[split]}' has no labels: it wants one directory per class, or "
                 f"{' or '.join(lists.METADATA)} with the columns file_name and label."
             )
     if unlabeled is not None and set(splits) == {"train"}:
         splits = {"all": splits["train"]}
     return Folder(splits, classes)
+
+
+def _say_unlisted(folder: Path, found: Folder) -> None:
+    """Warns of images that a list does not name."""
+    listed = {file for split in found.splits.values() for file in split.files}
+    others = [file for file in _images(folder, folder)[0] if file not in listed]
+    if others:
+        _LOG.warning("Left out of %s, %s.", folder, _by_cause({"not in the lists": others}))
+
+
+def _say_unused(folder: Path, splits: Mapping[str, Path]) -> None:
+    """Warns of directories with images beside the splits: of val/ and test/ one is taken."""
+    unused = []
+    for path in directories(folder):
+        if path not in splits.values():
+            places = (path, *directories(path)[:8])  # annotations may lie there by the million
+            unused += [path.name] * any(map(holds_images, places))
+    if unused:
+        _LOG.warning("Left out of %s, %s.", folder, _by_cause({"beside the splits": unused}))
 
 
 def _splits(folder: Path) -> dict[str, Path]:
@@ -99,11 +124,11 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 def _is_class(folder: Path, splits: list[Path]) -> bool:
     """Whether the one folder with the name of a split is a class, such as trains beside buses."""
-    if len(splits) > 1 or not _holds_images(splits[0]):
+    if len(splits) > 1 or not holds_images(splits[0]):
         return False
     known = {name for names in SPLIT_NAMES.values() for name in names}
     others = (path for path in directories(folder) if path.name.lower() not in known)
-    return any(_holds_images(path) for path in others)
+    return any(holds_images(path) for path in others)
 
 
 def _is_unlabeled_test(splits: Mapping[str, Path]) -> bool:
@@ -166,7 +191,7 @@ def _no_classes(folder: Path, classes: Sequence[str]) -> str:
         below = [path.name for path in directories(folder / classes[0])]
         hint = f" Maybe folder:{folder / classes[0]} is meant." if len(below) > 1 else ""
         return f"{text}: {wanted}.{hint}"
-    packed = sorted(path.name for path in _seen(folder) if path.suffix.lower() in _ARCHIVES)
+    packed = sorted(path.name for path in seen(folder) if path.suffix.lower() in _ARCHIVES)
     if packed:
         return (
             f"'{folder}' holds no images but {packed[0]}: `python -m ktjax.data convert FOLDER "
@@ -246,7 +271,8 @@ def _why_not(entry: os.DirEntry) -> str | None:
         return _NO_IMAGE
 
 
-def _holds_images(folder: Path) -> bool:
+def holds_images(folder: Path) -> bool:
+    """Whether images lie in the folder itself, by their names."""
     with os.scandir(folder) as entries:
         return any(
             entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
@@ -256,9 +282,9 @@ def _holds_images(folder: Path) -> bool:
 
 def directories(folder: Path) -> list[Path]:
     """Those that are not hidden, sorted."""
-    return sorted(path for path in _seen(folder) if path.is_dir())
+    return sorted(path for path in seen(folder) if path.is_dir())
 
 
-def _seen(folder: Path) -> Iterator[Path]:
+def seen(folder: Path) -> Iterator[Path]:
     """What is not hidden: macOS and notebooks leave `._1.jpg`, `.ipynb_checkpoints`."""
     return (path for path in folder.iterdir() if not path.name.startswith("."))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ktjax.data import imagenet
+from ktjax import imagenet
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 _ANNOTATIONS = "val_annotations.txt"
@@ -50,10 +50,10 @@ def of_archive(folder: Path) -> Folder | None:
 def _of_rows(
     folder: Path, rows: Iterable[tuple[str, str, int]], classes: tuple[str, ...]
 ) -> Folder:
-    """A Folder of these (split, file, label); ValueError names a file that is not there."""
+    """A Folder of these (split, file, label); ValueError names a file that is not in there."""
     splits: dict[str, tuple[list[str], list[int]]] = {}
     for split, file, label in rows:
-        if not (folder / file).is_file():
+        if not _is_inside(PurePosixPath(file)) or not (folder / file).is_file():
             raise ValueError(f"'{folder}' lacks {file}, which its lists name.")
         files, labels = splits.setdefault(split, ([], []))
         files.append(file)
@@ -62,6 +62,11 @@ def _of_rows(
         {name: Listed(files, np.asarray(lab, np.int32)) for name, (files, lab) in splits.items()},
         classes,
     )
+
+
+def _is_inside(place: PurePosixPath) -> bool:
+    """Whether a name leads to something in the folder that it is said of."""
+    return bool(place.parts) and not place.is_absolute() and ".." not in place.parts
 
 
 def _lines(path: Path) -> list[list[str]]:
@@ -132,7 +137,7 @@ def _domainnet(folder: Path) -> Folder | None:
 
 def of_imagenet(listed: Listed, classes: tuple[str, ...]) -> Listed:
     """ImageNet's archive of validation images has no classes: TFDS knows these by number."""
-    numbers = [imagenet.imagenet_number(file) for file in listed.files]
+    numbers = [imagenet.image_number(file) for file in listed.files]
     if not all(numbers) or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
         return listed
     import tensorflow_datasets as tfds
@@ -216,7 +221,7 @@ def _labeled(path: Path, root: Path) -> list[tuple[str, str]]:
     if not any("label" in row for _, row in rows):
         _LOG.warning("%s has no column label, so classes are looked for as directories.", path)
         return []
-    found = []
+    found: dict[str, str] = {}
     below = path.parent.relative_to(root)
     for line, row in rows:
         file, name = row.get("file_name"), row.get("label")
@@ -224,12 +229,15 @@ def _labeled(path: Path, root: Path) -> list[tuple[str, str]]:
         if not isinstance(file, str) or not file:
             raise ValueError(f"{where}: no file_name.")
         if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
-            raise ValueError(f"{where}: label is {name!r}, and has to be a name or a number.")
+            raise ValueError(f"{where}: label is {name!r}, and has to be a name or a whole number.")
         place = PurePosixPath(file)
-        if place.is_absolute() or ".." in place.parts:
-            raise ValueError(f"{where}: {file!r} lies outside of the folder.")
-        found.append((str(below / place), str(name)))
-    return found
+        if not _is_inside(place):
+            raise ValueError(f"{where}: {file!r} is no file in the folder.")
+        file = str(below / place)
+        if file in found:  # it could be learned from and measured on
+            raise ValueError(f"{where}: {file!r} stands there twice.")
+        found[file] = str(name)
+    return list(found.items())
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -5,6 +5,7 @@ batches are the same. The order of an epoch is addressed by the step, and the vi
 (seed, view, index), so a resumed run needs to know only its step.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -234,7 +235,9 @@ def turned(source: Source, *, threads: int, most: int = 2_000) -> tuple[int, int
     looked = np.unique(np.linspace(0, max(len(source) - 1, 0), min(len(source), most)).astype(int))
 
     def one(index: int) -> bool:
-        return decode.orientation(source.read(index)) != 1
+        with contextlib.suppress(decode.DecodeError):  # told by who decodes it
+            return decode.orientation(source.read(index)) != 1
+        return False
 
     return sum(_pool(threads).map(one, looked.tolist())), len(looked)
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from ktjax import progress
 from ktjax.data import folders, sources
-from ktjax.data.imagenet import imagenet_number, synsets
 from ktjax.data.sources import Source, drawn
+from ktjax.imagenet import image_number, synsets
 
 
 class RobustnessSet(NamedTuple):
@@ -125,7 +125,7 @@ def _real_of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
         raise ValueError(f"'{folder}' lacks real.json: {SETS['imagenet2012_real'].origin}.")
     labels_of = json.loads(path.read_text(encoding="utf-8"))
     files = [file for split in folders.read(folder).splits.values() for file in split.files]
-    numbers = [imagenet_number(file) for file in files]
+    numbers = [image_number(file) for file in files]
     for file, number in zip(files, numbers, strict=True):
         if number is None or number > len(labels_of):
             raise ValueError(f"'{folder}': {file} is no validation image that real.json lists.")

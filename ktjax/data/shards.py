@@ -4,6 +4,7 @@ Neither can be read at random, so their images are unpacked once, to files with 
 that `folders` reads. Of archives nothing is extracted by name.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -29,9 +30,11 @@ class Example(NamedTuple):
 
 
 def holds(folder: Path) -> bool:
-    """Whether a folder holds such files, and no directories of anything else."""
+    """Whether a folder holds such files, and neither images nor directories of anything else."""
     shards = _shards(folder)
-    return bool(shards) and {*folders.directories(folder)} <= {path.parent for path in shards}
+    if not shards or folders.holds_images(folder):
+        return False
+    return {*folders.directories(folder)} <= {path.parent for path in shards}
 
 
 def unpack(folder: Path, out: Path) -> Path:
@@ -49,13 +52,13 @@ def unpack(folder: Path, out: Path) -> Path:
       ValueError: no split is known, nothing has a label, or what is wrong with which file.
     """
     shards = _shards(folder)
-    names = folder / "classnames.txt"
-    classes = names.read_text(encoding="utf-8").splitlines() if names.is_file() else []
+    classes = _class_names(folder / "classnames.txt")
     found = {}
     for split, paths in _by_split(shards, folder).items():
         place = out / split
         place.mkdir(parents=True)
-        rows = [row for path in paths for row in _write(path, classes, place)]
+        # Shards of several folders may be called the same: their numbers tell their images apart.
+        rows = [row for i, path in enumerate(paths) for row in _write(path, classes, place, i)]
         if rows:
             text = "".join(f"{json.dumps(row)}\n" for row in rows)
             (place / "metadata.jsonl").write_text(text, encoding="utf-8")
@@ -67,8 +70,19 @@ def unpack(folder: Path, out: Path) -> Path:
     return out / "train" if set(found) == {"train"} else out
 
 
+def _class_names(path: Path) -> list[str]:
+    """The lines of a file, none where there is none; ValueError if two are the same."""
+    names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, name in enumerate(names, 1):
+        first = names.index(name) + 1
+        if first < number:
+            raise ValueError(f"{path} calls two classes '{name}', in lines {first} and {number}.")
+    return names
+
+
 def _shards(folder: Path) -> list[Path]:
-    paths = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()]
+    places = (folder, *folders.directories(folder))
+    paths = [path for place in places for path in folders.seen(place) if path.is_file()]
     return sorted(path for path in paths if path.suffix in (".parquet", ".tar"))
 
 
@@ -93,7 +107,7 @@ def _by_split(shards: Sequence[Path], folder: Path) -> Mapping[str, list[Path]]:
     return found or {"train": shards}
 
 
-def _write(path: Path, classes: Sequence[str], place: Path) -> Iterator[dict[str, Any]]:
+def _write(path: Path, classes: Sequence[str], place: Path, shard: int) -> Iterator[dict[str, Any]]:
     """Writes the images of a file, and gives the rows of the list."""
     lacking = 0
     examples = (_parquet if path.suffix == ".parquet" else _tar)(path)
@@ -104,13 +118,23 @@ def _write(path: Path, classes: Sequence[str], place: Path) -> Iterator[dict[str
                 lacking += 1
                 continue
             suffix = os.path.splitext(name)[1].lower()
-            file = f"{path.stem}-{number:08}{suffix if suffix in folders.EXTENSIONS else '.jpg'}"
+            suffix = suffix if suffix in folders.EXTENSIONS else ".jpg"
+            file = f"{shard:05}-{number:08}{suffix}"
             (place / file).write_bytes(image)
-            if isinstance(label, int) and label < len(classes):
-                label = classes[label]
-            yield {"file_name": file, "label": label, "name": name}
+            yield {"file_name": file, "label": _named(label, classes, path), "name": name}
     if lacking:
         _LOG.warning("Left out of %s: %d images without labels.", path, lacking)
+
+
+def _named(label: int | str, classes: Sequence[str], path: Path) -> int | str:
+    """The name of a class, where classes have names; ValueError if that of a number is not told."""
+    if isinstance(label, str) or label < 0 or not classes:
+        return label
+    if label >= len(classes):
+        raise ValueError(
+            f"{path} has the label {label}, and names for {len(classes)} classes alone."
+        )
+    return classes[label]
 
 
 def _parquet(path: Path) -> Iterator[Example]:
@@ -128,15 +152,24 @@ def _parquet(path: Path) -> Iterator[Example]:
     image = _one(path, "image", [n for n in columns if n == "image" or kinds[n] == "Image"])
     label = _one(path, "label", [n for n in columns if n == "label" or kinds[n] == "ClassLabel"])
     classes = features.get(label, {}).get("names") or []
+    number = 0
     for batch in file.iter_batches(batch_size=64, columns=[image, label]):
-        for number, row in enumerate(batch.to_pylist()):
+        for row in batch.to_pylist():
             content, answer = row[image], row[label]
             if not isinstance(content, dict) or not isinstance(content.get("bytes"), bytes):
                 raise ValueError(f"{path}: column {image} holds no images but {type(content)}.")
-            if isinstance(answer, int) and 0 <= answer < len(classes):
-                answer = classes[answer]
-            answer = -1 if answer is None else answer
-            yield Example(content.get("path") or str(number), content["bytes"], answer)
+            name = content.get("path") or str(number)
+            yield Example(name, content["bytes"], _named(_label(answer, path), classes, path))
+            number += 1
+
+
+def _label(found: Any, path: Path) -> int | str:
+    """A label as a file has it, -1 for none; ValueError if it is neither a number nor a name."""
+    if found is None:
+        return -1
+    if isinstance(found, bool) or not isinstance(found, int | str):
+        raise ValueError(f"{path}: a label is neither a whole number nor a name: {found!r}.")
+    return found
 
 
 def _one(path: Path, wanted: str, there: Sequence[str]) -> str:
@@ -150,35 +183,51 @@ def _one(path: Path, wanted: str, there: Sequence[str]) -> str:
 
 def _tar(path: Path) -> Iterator[Example]:
     """The samples of a WebDataset: files that follow each other and have the same key."""
+    lacking = 0
     try:
         with tarfile.open(path) as archive:
-            key, parts = None, {}
-            for member in archive:
-                if not member.isreg() or member.size > _MAX_BYTES:
-                    continue
-                place, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                if (place, stem) != key:
-                    yield from _sample(path, parts)
-                    key, parts = (place, stem), {}
-                content = archive.extractfile(member)
-                parts[f".{suffix.lower()}"] = content.read() if content else b""
-            yield from _sample(path, parts)
+            for key, members in itertools.groupby(filter(_is_part, archive), _key):
+                parts = {}
+                for member in members:
+                    content = archive.extractfile(member)
+                    parts[member.name.removeprefix(key).lower()] = (
+                        content.read() if content else b""
+                    )
+                images = [suffix for suffix in parts if suffix in folders.EXTENSIONS]
+                if images:
+                    name = images[0]
+                    yield Example(f"{key}{name}", parts[name], _label_of(parts, path, key))
+                else:
+                    lacking += not parts.keys().isdisjoint((".cls", ".json"))
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(f"{path} is no whole .tar file: {error}.") from None
+    if lacking:
+        _LOG.warning(
+            "Left out of %s: %d samples without an image, KEY.jpg or the like, of 1 GiB at most.",
+            *(path, lacking),
+        )
 
 
-def _sample(path: Path, parts: Mapping[str, bytes]) -> Iterator[Example]:
-    images = [suffix for suffix in parts if suffix in folders.EXTENSIONS]
-    if not images:
-        return
-    label: Any = -1
+def _is_part(member: tarfile.TarInfo) -> bool:
+    """Whether it is a file of a sample; macOS puts `._KEY.jpg` before each."""
+    hidden = os.path.basename(member.name).startswith(".")
+    return member.isreg() and not hidden and member.size <= _MAX_BYTES
+
+
+def _key(member: tarfile.TarInfo) -> str:
+    place, slash, name = member.name.rpartition("/")
+    return f"{place}{slash}{name.partition('.')[0]}"
+
+
+def _label_of(parts: Mapping[str, bytes], path: Path, key: str) -> int | str:
+    """What KEY.cls says, or else KEY.json; -1: nothing."""
+    found = None
     try:
         if ".cls" in parts:
-            label = parts[".cls"].decode().strip()
+            found = parts[".cls"].decode().strip()
         elif ".json" in parts:
-            label = json.loads(parts[".json"]).get("label", -1)
-        label = int(label) if re.fullmatch(r"-?\d+", str(label)) else str(label)
+            found = json.loads(parts[".json"]).get("label")
     except (ValueError, AttributeError, RecursionError):
-        raise ValueError(f"{path}: a label is neither a number nor a name.") from None
-    yield Example(images[0], parts[images[0]], label)
+        raise ValueError(f"{path}: the label of {key} cannot be read.") from None
+    label = _label(found, path)
+    return int(label) if re.fullmatch(r"-?\d+", str(label)) else label

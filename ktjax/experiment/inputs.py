@@ -9,9 +9,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ktjax import data, models, parallel, paths
+from ktjax import data, imagenet, models, parallel, paths
 from ktjax.classifier import Classifier, InputSpec
-from ktjax.data import imagenet, pipeline, robustness, sources
+from ktjax.data import pipeline, robustness, sources
 from ktjax.data.robustness import RobustnessSet
 from ktjax.data.sources import Source
 from ktjax.experiment import estimate, shared, workdir

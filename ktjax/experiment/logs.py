@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 import ktjax
-from ktjax import files, parallel, paths, progress
+from ktjax import files, parallel, paths, peers, progress
 from ktjax.mirror import Mirror
 
 # The words of the command line that has started this process; None: a program calls ktjax.
@@ -45,8 +45,8 @@ class _File(logging.FileHandler):
 
 class _Terminal(logging.StreamHandler):
     def format(self, record: logging.LogRecord) -> str:
-        several = jax.distributed.is_initialized()
-        who = f"ktjax (process {jax.process_index()})" if several else "ktjax"
+        number = peers.number()
+        who = "ktjax" if number is None else f"ktjax (process {number})"
         return f"{who}: {record.getMessage()}"
 
     def emit(self, record: logging.LogRecord) -> None:

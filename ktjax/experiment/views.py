@@ -93,7 +93,7 @@ def _claim(folder: Path, description: dict) -> None:
             raise ValueError(f"'{folder}' holds other images: {'; '.join(different)}.")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_whole(path, f"{json.dumps(description, indent=1, ensure_ascii=False)}\n")
+    files.write_json(path, description)
 
 
 def _write(path: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> None:

@@ -21,9 +21,10 @@ from ktjax.analysis import calibration, complementarity, expertise, pairs, predi
 from ktjax.analysis.predictions import Predictions
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier, Output
-from ktjax.data import imagenet, pipeline
+from ktjax.data import pipeline
 from ktjax.experiment import estimate, evaluation, inputs
 from ktjax.experiment import workdir as workdir_lib
+from ktjax.imagenet import in_words
 from ktjax.settings.complementarity import CLIP, Complementarity
 
 _EXAMPLES = 12  # pictures in the report
@@ -298,7 +299,7 @@ def _similarity_of_names(settings: Complementarity, dataset: data.Dataset) -> np
     from ktjax.models.networks import clip_text
 
     name = settings.similarity.removeprefix(CLIP)
-    names = imagenet.in_words(dataset.classes)
+    names = in_words(dataset.classes)
     return expertise.cosine_similarity(clip_text.embed_names(name, names, settings.clip_template))
 
 

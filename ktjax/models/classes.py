@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, Protocol
 
+from ktjax import imagenet
+
 # Some of ImageNet-1k's classes in words, by which transformers' configs call them all.
 _IN_WORDS = {
     **{0: "tench", 1: "goldfish", 281: "tabby", 388: "giant panda", 817: "sports car"},
@@ -19,12 +21,12 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
         if place.get("label_names"):
             return tuple(place["label_names"])
     count = config["num_classes"]
-    if count == len(imagenet()):
-        return imagenet()
-    if count == len(imagenet()) + 1:  # as TensorFlow's models count
-        return ("background", *imagenet())
+    if count == len(imagenet.synsets()):
+        return imagenet.synsets()
+    if count == len(imagenet.synsets()) + 1:  # as TensorFlow's models count
+        return ("background", *imagenet.synsets())
     names = list(numbered(count))
-    for synset, place in zip(imagenet(), _larger().get(str(count), ()), strict=False):
+    for synset, place in zip(imagenet.synsets(), _larger().get(str(count), ()), strict=False):
         if place >= 0:
             names[place] = synset
     return tuple(names)
@@ -51,20 +53,13 @@ def _larger() -> Mapping[str, Sequence[int]]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-@functools.cache
-def imagenet() -> tuple[str, ...]:
-    """The synsets of ImageNet-1k, in the order of its labels, as TFDS names them."""
-    file = resources.files("ktjax") / "data" / "imagenet_synsets.txt"
-    return tuple(file.read_text(encoding="utf-8").split())
-
-
 def is_imagenet(classes: Sequence[str]) -> bool:
     """Whether these are the classes of ImageNet-1k in their order: synsets, words, or no names."""
-    if len(classes) != len(imagenet()):
+    if len(classes) != len(imagenet.synsets()):
         return False
     in_words = all(classes[i].lower().startswith(name) for i, name in _IN_WORDS.items())
     nameless = all(name == f"LABEL_{i}" for i, name in enumerate(classes))  # to transformers
-    return in_words or nameless or tuple(classes) == imagenet()
+    return in_words or nameless or tuple(classes) == imagenet.synsets()
 
 
 class HasClasses(Protocol):

@@ -10,16 +10,16 @@ import functools
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ktjax import imagenet
 from ktjax.classifier import Classifier, Forward, Output, take
 from ktjax.models import loading, registry, zero_shot
-from ktjax.models.classes import check_classes, has_classes, imagenet, is_nameless
+from ktjax.models.classes import check_classes, has_classes, is_nameless
 
 _LOG = logging.getLogger(__name__)
 _NAMED = 5  # classes in a message
@@ -108,7 +108,7 @@ def places(theirs: Sequence[str], classes: Sequence[str]) -> np.ndarray:
 
 def _keys(names: Sequence[str]) -> list[str]:
     """A name for each class that is the same whatever it is called."""
-    synsets = imagenet()
+    synsets = imagenet.synsets()
     plain = [_plain(name) for name in names]
     if len(names) == len(synsets) and sorted(plain) == sorted(map(str, range(len(synsets)))):
         return [synsets[int(name)] for name in plain]
@@ -130,16 +130,14 @@ def _plain(name: str) -> str:
 @functools.cache
 def _aliases() -> Mapping[str, tuple[str, ...]]:
     """What ImageNet-1k's classes are called -> the synsets of which that is said."""
-    file = resources.files("ktjax") / "data" / "imagenet_words.txt"
-    words = file.read_text(encoding="utf-8").splitlines()
     whole: dict[str, tuple[str, ...]] = {}
     parts: dict[str, tuple[str, ...]] = {}
-    for synset, text in zip(imagenet(), words, strict=True):
+    for synset, text in zip(imagenet.synsets(), imagenet.words(), strict=True):
         whole[_plain(text)] = (*whole.get(_plain(text), ()), synset)
         for part in {_plain(part) for part in text.split(",")}:
             parts[part] = (*parts.get(part, ()), synset)
     alone = {name: synsets for name, synsets in parts.items() if len(synsets) == 1}
-    return alone | whole | {synset: (synset,) for synset in imagenet()}
+    return alone | whole | {synset: (synset,) for synset in imagenet.synsets()}
 
 
 def select(

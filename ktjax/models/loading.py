@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ktjax import files, paths
+from ktjax import files, paths, spelling
 from ktjax.classifier import Classifier, Variables
 from ktjax.models import imported, registry, zero_shot
 from ktjax.models.checkpoints import catalogue, entries, hf, hub, weights
@@ -75,27 +75,40 @@ def load(
     name = str(name)
     found = locate(name, architecture=architecture)
     known = class_names(found.config)
-    classes = numbered(classes) if isinstance(classes, int) else classes
+    classes = numbered(classes) if isinstance(classes, int) else classes or None
     if found.config["format"] == weights.ZERO_SHOT:
+        if head is not None and not classes:
+            raise ValueError(f"'{name}' has no classes: those of a new head are to be given too.")
         model = zero_shot.load(name, found, templates=templates, size=size, options=options)
-        if head is not None:
-            return replace_head(model, classes or (), head=head, seed=seed)
-        return zero_shot.named(model, classes) if classes else model
-    if not known and (head is None or not classes):
+        if classes and head is None:
+            model = zero_shot.named(model, classes)
+    elif not known and (head is None or not classes):
         raise ValueError(
             f"'{name}' has no head, so that it says nothing of images: head='zero' or 'random' "
             "gives it one, for the classes that are given too."
         )
-    if found.config["format"] == weights.TORCH:
+    elif found.config["format"] == weights.TORCH:
         _check_graph(name, found, size, options)
         model = imported.load(found.path.parent, found.config, name=name)
-        if head is not None:
-            return replace_head(model, classes or known, head=head, seed=seed)
-        return _called(model, classes or known)
-    classes = classes or None
-    shapes, module = _described(name, found, classes or known, size, options)
+        if head is None:
+            model = _called(model, classes or known)
+    else:
+        shapes, module = _described(name, found, classes or known, size, options)
+        hint = classes is not None and head is None
+        model = _filled(shapes, module, found, fresh_head=head is not None, hint=hint)
+    return model if head is None else replace_head(model, classes or known, head=head, seed=seed)
+
+
+def _filled(
+    shapes: Classifier, module: nn.Module, found: hub.Checkpoint, *, fresh_head: bool, hint: bool
+) -> Classifier:
+    """The classifier with the weights of its checkpoint; a `fresh_head` is not read.
+
+    Raises:
+      ValueError: they do not fit; with a `hint`, that the checkpoint may be of other classes.
+    """
     try:
-        model = weights.fill(
+        return weights.fill(
             shapes,
             _without_background(entries.read(found.path), found.config),
             layout=weights.layout_of(
@@ -103,14 +116,13 @@ def load(
             ),
             adapt=getattr(module, "adapt", None),
             where=found.path,
-            head=None if head is None else head_of(shapes),
+            head=head_of(shapes) if fresh_head else None,
         )
     except ValueError as error:
-        if head is not None or classes is None:
+        if not hint:
             raise
-        hint = "Where a checkpoint is of other classes, head='zero' gives it a new last layer."
-        raise ValueError(f"{error}\n{hint}") from None
-    return model if head is None else replace_head(model, classes or known, head=head, seed=seed)
+        text = "Where a checkpoint is of other classes, head='zero' gives it a new last layer."
+        raise ValueError(f"{error}\n{text}") from None
 
 
 def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
@@ -156,12 +168,12 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
             f"configs/pretrain.py:model={name}, then give the folder that this exports"
             f"{others if tags else ''}."
         )
-    if (path / files.CONFIG).is_file() and "job" in entries.read_json(path / files.CONFIG):
+    if (path / files.CONFIG).is_file() and "job" in files.read_object(path / files.CONFIG):
         raise ValueError(
             f"'{name}' is the workdir of a job that has exported no model: the command that began "
             "it goes on where it is, and exports at the end."
         )
-    nearest = registry.nearest(name, (*zoo(), *registry.MODELS))
+    nearest = spelling.nearest(name, (*zoo(), *registry.MODELS))
     raise ValueError(
         f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "
         f"embedded zoo, nor an architecture. Nearest: {nearest}; "
@@ -195,7 +207,7 @@ def _of_hub(name: str, repository: str) -> hub.Checkpoint:
         return hub.checkpoint(repository, name)
     obstacle = imported.obstacle(name)
     if obstacle is not None:
-        nearest = registry.nearest(str(architecture), registry.MODELS)
+        nearest = spelling.nearest(str(architecture), registry.MODELS)
         raise ValueError(f"No architecture '{architecture}'. Nearest: {nearest}. {obstacle}")
     return hub.folder(imported.cached(name))
 

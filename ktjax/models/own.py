@@ -8,7 +8,6 @@ what it has trained as weights that `load_weights` puts into such a Classifier a
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,8 +55,7 @@ class Own:
             "pretrained_cfg": weights.pretrained_cfg(classifier.input),
             "label_names": classifier.classes,
         }
-        text = json.dumps(config, indent=1, ensure_ascii=False)
-        files.write_whole(folder / weights.CONFIG, f"{text}\n")
+        files.write_json(folder / weights.CONFIG, config)
 
     def replace_head(
         self, classifier: Classifier, classes: Sequence[str], *, head: str, seed: int
@@ -230,7 +228,7 @@ def load_weights(classifier: Classifier, folder: str | Path) -> Classifier:
     shapes = {name: array.shape for name, array in flat.items()}
     entries.check_fit(path, found, shapes, by=classifier.name)
     nested = traverse_util.unflatten_dict({tuple(n.split("/")): found[n] for n in flat})
-    config = entries.read_json(folder / weights.CONFIG)
+    config = files.read_object(folder / weights.CONFIG)
     return dataclasses.replace(classifier, variables=nested, origin=config["origin"])
 
 

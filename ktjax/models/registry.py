@@ -1,17 +1,17 @@
 """The architectures: how each is built, what input it is made for, which options it takes."""
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import reprlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ktjax import spelling
 from ktjax.classifier import Classifier, InputSpec, Variables, linen_forward
 from ktjax.models.checkpoints import catalogue, hf_kinds
 from ktjax.models.networks import (
@@ -150,7 +150,7 @@ def check_architecture(name: str) -> None:
     """Raises ValueError, with the nearest names, unless MODELS has the architecture."""
     if name not in MODELS:
         raise ValueError(
-            f"No architecture '{name}'. Nearest: {nearest(name, MODELS)}; "
+            f"No architecture '{name}'. Nearest: {spelling.nearest(name, MODELS)}; "
             "`python -m ktjax.models` lists all."
         )
 
@@ -177,8 +177,9 @@ def skeleton(
     known = options_of(architecture)
     for option in options:
         if option not in known:
+            near = spelling.nearest(option, known)
             raise ValueError(
-                f"{architecture} has no option '{option}'. Nearest: {nearest(option, known)}; "
+                f"{architecture} has no option '{option}'. Nearest: {near}; "
                 f"known: {', '.join(sorted(known))}."
             )
     _, build, spec = MODELS[architecture]
@@ -225,8 +226,3 @@ def options_of(architecture: str) -> set[str]:
 def initialize(module: nn.Module, spec: InputSpec, key: jax.Array) -> Variables:
     """Freshly drawn variables of a network."""
     return module.init(key, jnp.zeros((1, *spec.size, 3)))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names that are most like this one, as an error lists them."""
-    return ", ".join(difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.0))

@@ -8,7 +8,6 @@ classes, and get those of the data set where other models' are compared with the
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ktjax import imagenet
 from ktjax.classifier import Classifier, Variables
 from ktjax.models import registry
 from ktjax.models.checkpoints import entries, hf_kinds, hub, layouts, processors, weights
-from ktjax.models.classes import imagenet
+from ktjax.models.classes import is_nameless
 from ktjax.models.networks import clip_text
 
 PREFIX = "zeroshot:"  # before a folder, or a repository on the hub
@@ -41,14 +41,24 @@ class Unnamed:
     templates: tuple[str, ...]
 
     def named(self, classifier: Classifier, classes: Sequence[str]) -> Classifier:
-        """The classifier for these classes; where its variables are shapes, nothing is computed."""
+        """The classifier for these classes; where its variables are shapes, nothing is computed.
+
+        Raises:
+          ValueError: they have numbers for names; or the text tower is not of the image tower.
+        """
+        if classes and is_nameless(classes):
+            raise ValueError(
+                f"{classifier.name} is asked about classes by what they are called, and "
+                f"'{classes[0]}' says nothing."
+            )
         shapes, _ = registry.skeleton(
             classifier.architecture, classes, classifier.input.size, dict(classifier.options)
         )
         kernel_DxC = shapes.variables["params"]["head"]["kernel"]
         params = dict(classifier.variables["params"])
         if not isinstance(params["logit_scale"], jax.ShapeDtypeStruct):
-            text_CxD = clip_text.embed_names(self.where, in_words(classes), *self.templates)
+            names = imagenet.in_words(classes)
+            text_CxD = clip_text.embed_names(self.where, names, *self.templates)
             if text_CxD.shape != kernel_DxC.shape[::-1]:
                 raise ValueError(
                     f"{classifier.name}: images are of {kernel_DxC.shape[0]} numbers, and texts of "
@@ -102,13 +112,6 @@ def named(classifier: Classifier, classes: Sequence[str]) -> Classifier:
     return classifier.definition.named(classifier, classes)
 
 
-def in_words(classes: Sequence[str]) -> list[str]:
-    """Names of classes as a text has them: of ImageNet's synsets the words, without underscores."""
-    file = resources.files("ktjax") / "data" / "imagenet_words.txt"
-    words = dict(zip(imagenet(), file.read_text(encoding="utf-8").splitlines(), strict=True))
-    return [words.get(name, name.replace("_", " ")) for name in classes]
-
-
 def locate(name: str) -> hub.Checkpoint:
     """The checkpoint of a name with PREFIX; ValueError as `load`, but reads no weights."""
     where = _where(name)
@@ -126,13 +129,16 @@ def locate(name: str) -> hub.Checkpoint:
         vision["projection_dim"] = whole.projection_dim
     folder = clip_text.folder_of(where, processors.PREPROCESSOR, *clip_text.WEIGHTS)
     seen = {"model_type": whole.model_type, "image_size": vision["image_size"]}
+    preprocessor = folder / processors.PREPROCESSOR
+    spec = processors.read(preprocessor, seen)
+    weights.check_cfg(spec, str(preprocessor))
     config = {
         "format": weights.ZERO_SHOT,
         "architecture": kind,
         "num_classes": 0,
         "model_args": {option: vision[option] for option in options},
         "origin": f"pretrained {where}",
-        "pretrained_cfg": processors.read(folder / processors.PREPROCESSOR, seen),
+        "pretrained_cfg": spec,
     }
     return hub.Checkpoint(clip_text.weights_of(folder, where), config)
 

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from ktjax import imagenet
 from ktjax.analysis import rows
 from ktjax.analysis.rows import Results
-from ktjax.data import imagenet
 
 LONGEST = 40  # letters of a class in a table
 _AS_THEY_ARE = ("job", "config", "environment", "data")

@@ -14,7 +14,7 @@ import pydantic
 import pydantic_core
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from ktjax import config as config_lib
+from ktjax import spelling
 
 MOST = 2**31 - 1  # of what counts steps, images or bytes of a batch
 _READABLE = 80  # characters of a value, in a sentence
@@ -197,5 +197,5 @@ def _unknown(place: tuple[str, ...], record: type[Record]) -> str:
     *above, name = place
     if above:
         return f"config.{'.'.join(above)} has no field '{name}'."
-    near = config_lib.nearest(name, record.model_fields)
+    near = spelling.nearest(name, record.model_fields)
     return f"The config has no field '{name}'. Nearest: {near}."

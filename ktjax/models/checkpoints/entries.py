@@ -4,7 +4,6 @@ Names may have something before them that a loop of training has put there, and 
 type. Nothing is unpickled.
 """
 
-import json
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from ktjax import paths
+from ktjax import files, paths
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # which of several files has which entry
@@ -26,17 +25,6 @@ _COPIES = ("state_dict_ema.", "model_ema.", "state_dict.", "model.")
 _WRAPPERS = ("_orig_mod.", "module.", "timm_model.", "model.", "network.", "backbone.")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _LISTED = 10  # misfits of a kind in a message
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds; ValueError if it does not."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object.")
-    return content
 
 
 def file_of(folder: Path) -> Path | None:
@@ -53,7 +41,7 @@ def parts(path: Path) -> dict[str, frozenset[str]]:
     Raises:
       ValueError: it is no such index, or names files elsewhere.
     """
-    listed = read_json(path).get("weight_map")
+    listed = files.read_object(path).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise ValueError(f"{path} has no weight_map.")
     found: dict[str, set[str]] = {}

@@ -3,7 +3,6 @@
 Each of its classifiers in hf_kinds.py is an architecture of `ktjax.models.MODELS`.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -166,7 +165,5 @@ def write_config(
         "label2id": {name: number for number, name in enumerate(classes)},
         "dtype": "float32",
     }
-    written = (("config.json", config), (PREPROCESSOR, processors.to_json(spec)))
-    for name, content in written:
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        files.write_whole(folder / name, f"{text}\n")
+    files.write_json(folder / "config.json", config)
+    files.write_json(folder / PREPROCESSOR, processors.to_json(spec))

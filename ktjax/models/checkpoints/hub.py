@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import huggingface_hub
 from huggingface_hub import errors
 
-from ktjax import paths
+from ktjax import files, paths
 from ktjax.classifier import InputSpec
 from ktjax.models.checkpoints import card, entries, hf, weights
 
@@ -90,7 +90,7 @@ def repository_of(name: str) -> str | None:
 
 def read_config(repository: str) -> dict[str, Any]:
     """What the config.json of a repository on the hub holds; ValueError as `download`."""
-    return entries.read_json(download(repository, weights.CONFIG))
+    return files.read_object(download(repository, weights.CONFIG))
 
 
 def checkpoint(repository: str, name: str) -> Checkpoint:
@@ -104,7 +104,7 @@ def checkpoint(repository: str, name: str) -> Checkpoint:
       ValueError: as `download`; or ktjax has no model like the one in the config.
     """
     path = download(repository, weights.CONFIG)
-    if hf.is_config(entries.read_json(path)):  # else ktjax has written it, or timm
+    if hf.is_config(files.read_object(path)):  # else ktjax has written it, or timm
         processor(repository)
     config = folder(path.parent).config  # the cache keeps them side by side
     for file in _OF_GRAPHS if config["format"] == weights.TORCH else ():
@@ -179,8 +179,8 @@ def push(
             commit_message="Upload with ktjax",
         )
     except Exception as error:  # of the hub, of its library, or of what is between
-        reason = str(error).strip().splitlines()[-1].rstrip(".")
-        raise ValueError(f"The hub does not take '{repository}': {reason}.") from error
+        *_, reason = type(error).__name__, *str(error).strip().splitlines()
+        raise ValueError(f"The hub does not take '{repository}': {reason.rstrip('.')}.") from error
     return str(url)
 
 

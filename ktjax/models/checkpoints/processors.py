@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ktjax import files
 from ktjax.classifier import InputSpec
-from ktjax.models.checkpoints import entries, fields
+from ktjax.models.checkpoints import fields
 
 PREPROCESSOR = "preprocessor_config.json"
 _LOG = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def read(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     spec: Mapping[str, Any] = {}
     if path.exists():
-        spec = entries.read_json(path)
+        spec = files.read_object(path)
     called = spec.get("image_processor_type") or spec.get("feature_extractor_type") or ""
     if not isinstance(called, str):
         raise ValueError(f"{path} has image_processor_type={called!r}, which has to be text.")

@@ -6,7 +6,6 @@ config.json has the fields of timm's (`architecture`, `num_classes`, `label_name
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
       ValueError: none of them wrote it.
     """
-    config = entries.read_json(folder / CONFIG)
+    config = files.read_object(folder / CONFIG)
     if hf.is_config(config):
         config = hf.read_config(folder)
         fields.check(config, str(folder / hf.PREPROCESSOR))
@@ -279,8 +278,7 @@ def export(
         "pretrained_cfg": pretrained_cfg(classifier.input) | _timms_own(classifier.architecture),
         "label_names": classifier.classes,
     }
-    text = json.dumps(config, indent=1, ensure_ascii=False)
-    files.write_whole(folder / CONFIG, f"{text}\n")
+    files.write_json(folder / CONFIG, config)
 
 
 def _timms_own(architecture: str) -> dict[str, Any]:

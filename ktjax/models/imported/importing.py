@@ -3,16 +3,15 @@
 import dataclasses
 import importlib.metadata
 import importlib.util
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ktjax
-from ktjax import paths
+from ktjax import files, paths
 from ktjax.classifier import Classifier, InputSpec
-from ktjax.models.checkpoints import entries, hf, hub, processors, weights
+from ktjax.models.checkpoints import hf, hub, processors, weights
 from ktjax.models.classes import class_names, numbered
 from ktjax.models.imported import heads, model, torch_export
 from ktjax.models.imported.graph import Graph
@@ -76,7 +75,8 @@ def import_named(
       **rates: of timm's models, which drop nothing by themselves: `drop_rate`, `drop_path_rate`.
 
     Raises:
-      ValueError: as `import_torch`; or there is no such model, or timm or transformers lacks.
+      ValueError: as `import_torch`; or there is no such model, timm or transformers lacks, or rates
+        are given for transformers'.
     """
     name = name.removeprefix(FORCED)
     name = name.removeprefix("local-dir:")
@@ -85,12 +85,12 @@ def import_named(
         source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size, rates)
     elif repository is not None:
         if hf.is_config(hub.read_config(repository)):
-            source = _of_transformers(repository, f"pretrained {name}")
+            source = _of_transformers(repository, f"pretrained {name}", rates)
         else:
             source = _of_timm(f"hf-hub:{repository}", f"pretrained {name}", size, rates)
     elif (Path(name) / weights.CONFIG).is_file():
-        if hf.is_config(entries.read_json(Path(name) / weights.CONFIG)):
-            source = _of_transformers(name, f"pretrained {name}")
+        if hf.is_config(files.read_object(Path(name) / weights.CONFIG)):
+            source = _of_transformers(name, f"pretrained {name}", rates)
         else:
             source = _of_timm(f"local-dir:{name}", f"pretrained {name}", size, rates)
     else:
@@ -151,7 +151,7 @@ def _has(package: str) -> bool:
 
 def _say_versions(folder: Path) -> None:
     """Warns where a kept import was made by another torch than is installed."""
-    made = json.loads((folder / weights.CONFIG).read_text(encoding="utf-8")).get("versions", {})
+    made = files.read_object(folder / weights.CONFIG).get("versions", {})
     for package, version in made.items():
         if package != "ktjax" and _has(package):
             here = importlib.metadata.version(package)
@@ -243,7 +243,12 @@ def _of_timm(
     )
 
 
-def _of_transformers(name: str, origin: str) -> _Source:
+def _of_transformers(name: str, origin: str, rates: Mapping[str, float]) -> _Source:
+    if rates:
+        raise ValueError(
+            f"'{name}' is transformers', and its config says what it drops: {', '.join(rates)} are "
+            "of timm's models."
+        )
     transformers = _import("transformers")
     try:
         module, loaded = transformers.AutoModelForImageClassification.from_pretrained(

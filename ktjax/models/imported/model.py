@@ -186,8 +186,7 @@ def write(folder: Path, content: Folder, config: Mapping[str, Any]) -> None:
         paths.delete(folder / TRAINING)  # of what was there before
     else:
         files.write_whole(folder / TRAINING, _text(content.training))
-    text = json.dumps(config, indent=1, ensure_ascii=False)
-    files.write_whole(folder / weights.CONFIG, f"{text}\n")
+    files.write_json(folder / weights.CONFIG, config)
 
 
 def _text(of: Graph) -> str:

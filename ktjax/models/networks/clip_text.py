@@ -4,7 +4,6 @@ Reads what Hugging Face's transformers writes, config.json, model.safetensors an
 parts are named as there.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from ktjax import files
 from ktjax.classifier import Variables
 from ktjax.models.checkpoints import entries, weights
 
@@ -148,9 +148,9 @@ def load(where: str) -> TextModel:
     tower = _tower(folder_of(where, weights.CONFIG) / weights.CONFIG)
     folder = folder_of(where, *WEIGHTS, *_TOKENIZER)
     file = weights_of(folder, where)
-    files = {path.name for path in folder.iterdir()}
+    there = {path.name for path in folder.iterdir()}
     kinds = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"spiece.model"})
-    if not any(kind <= files for kind in kinds):
+    if not any(kind <= there for kind in kinds):
         # transformers would go on without words.
         raise ValueError(f"'{where}' has no tokenizer: tokenizer.json, or vocab.json, merges.txt.")
     variables = _fill(tower, file)
@@ -211,7 +211,8 @@ def embed_names(where: str, names: Sequence[str], *templates: str) -> np.ndarray
 
     Args:
       where: what `load` takes.
-      names: the names of the classes; cut where they are too long for the tower.
+      names: the names of the classes, whose underscores stand for spaces; cut where they are too
+        long for the tower.
       *templates: texts in which {} stands for the name; none: TEMPLATE. Of several the embeddings'
         mean is taken.
 
@@ -228,7 +229,8 @@ def embed_names(where: str, names: Sequence[str], *templates: str) -> np.ndarray
         if template.count("{}") != 1:
             raise ValueError(f"The template needs one {{}}, for the name, not '{template}'.")
     model = load(where)
-    texts = [template.replace("{}", name) for template in templates for name in names]
+    plain = [name.replace("_", " ") for name in names]
+    texts = [template.replace("{}", name) for template in templates for name in plain]
     embedding_NxD = _unit(_embed(model, tokenize(model, texts)))
     return _unit(embedding_NxD.reshape(len(templates), len(names), -1).mean(axis=0))
 
@@ -251,8 +253,8 @@ def _embed(model: TextModel, id_NxL: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def folder_of(where: str, *files: str) -> Path:
-    """The folder, or the snapshot of the repository with those of the files that it has."""
+def folder_of(where: str, *patterns: str) -> Path:
+    """The folder, or the snapshot of the repository with the files of these patterns."""
     import huggingface_hub
 
     if os.path.isdir(where):
@@ -261,7 +263,9 @@ def folder_of(where: str, *files: str) -> Path:
     revision = revision or _REVISIONS.get(name)
     try:
         return Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(files))
+            huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=list(patterns)
+            )
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -285,12 +289,9 @@ def read_config(path: Path) -> Any:
     }
     if not path.is_file():
         raise ValueError(f"{path.parent} has no {weights.CONFIG}.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in kinds:
+    config = files.read_object(path)
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{path} is not of a CLIP or SigLIP model: its model_type is {kind!r}.")
     try:
         return kinds[kind].from_dict(config)

@@ -1,7 +1,4 @@
-"""What the package knows of ImageNet without its images: synsets, their words, names of files.
-
-This module imports nothing of ktjax.
-"""
+"""What the package knows of ImageNet without its images: synsets, their words, names of files."""
 
 import functools
 import re
@@ -10,9 +7,9 @@ from pathlib import Path
 
 # The lists that come with the package, by the data set whose classes they are, in label order.
 SYNSETS = {
-    "imagenet2012": "imagenet_synsets.txt",
-    "imagenet_a": "imagenet_a_synsets.txt",
-    "imagenet_r": "imagenet_r_synsets.txt",
+    "imagenet2012": "synsets.txt",
+    "imagenet_a": "a_synsets.txt",
+    "imagenet_r": "r_synsets.txt",
 }
 
 
@@ -30,7 +27,7 @@ def words() -> tuple[str, ...]:
     As in the list that the authors of the paper, and most people, embed: `tench, Tinca tinca`. Two
     classes are called `crane`, the bird and the machine.
     """
-    file = Path(__file__).parent / "imagenet_words.txt"
+    file = Path(__file__).parent / "words.txt"
     return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
@@ -40,7 +37,7 @@ def in_words(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(known.get(name, name) for name in classes)
 
 
-def imagenet_number(file: str) -> int | None:
+def image_number(file: str) -> int | None:
     """Which of ImageNet's validation images this is, from 1 on, by its name; None: no such."""
     found = re.search(r"ILSVRC2012_val_(\d{8})\.", file)
     return int(found[1]) if found else None
