@@ -1,9 +1,11 @@
 """What is kept, and that it comes back bit for bit, on any number of devices."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -245,6 +247,49 @@ def test_what_was_not_evaluated_is_not_the_best(tmp_path):
     checkpoints.close()
     names = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
     assert names == ["1", "5", "6"]
+
+
+def test_a_run_goes_on_while_its_state_is_saved(tmp_path, monkeypatch):
+    work, goes_on = checkpoint.checksums, threading.Event()
+
+    def late(state):
+        assert goes_on.wait(60)
+        return work(state)
+
+    monkeypatch.setattr(checkpoint, "checksums", late)
+    checkpoints = Checkpoints(tmp_path / "run", of=OF)
+    state = parallel.replicate(make_state(1))
+    checkpoints.save(1, state, record=1, score=None)
+    jax.tree.map(lambda x: x.delete(), state)
+    goes_on.set()
+    assert checkpoints.latest() == 1 and checkpoints.digest
+    restored, record = checkpoints.restore(parallel.replicate(make_state(6)))
+    checkpoints.close()
+    assert record == 1
+    jax.tree.map(np.testing.assert_array_equal, restored, make_state(1))
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda checkpoints: checkpoints.save(2, make_state(2), record=2, score=None),
+        lambda checkpoints: checkpoints.digest,
+        Checkpoints.close,
+    ],
+    ids=["save", "digest", "close"],
+)
+def test_what_could_not_be_saved_is_told(tell, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "run", of=OF)
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    checkpoints.save(1, make_state(1), record=1, score=None)
+    with pytest.raises(OSError, match="could not be written: No space left on device") as error:
+        tell(checkpoints)
+    assert str(error.value).count("could not be written") == 1
+    checkpoints.close()  # it was told
 
 
 def test_empty_folder_has_no_latest(tmp_path):

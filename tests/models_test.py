@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla
 from safetensors import numpy as safetensors_numpy
 
 import ktjax
@@ -91,6 +92,11 @@ def test_create_draws_from_the_seed():
     assert_trees_equal(first.variables, same.variables)
     assert (kernel[0] != kernel[2]).any()
     assert (first.classes, first.origin) == (CLASSES, "random weights, seed 1")
+
+    _, module = models.skeleton("tiny_mlp_narrow", CLASSES, None, {})
+    image = jnp.zeros((1, *first.input.size, 3))
+    optimized = jax.jit(lambda key: module.init(key, image), compiler_options=xla.OPTIMIZED)
+    assert_trees_equal(first.variables, optimized(jax.random.key(1)))
 
 
 @each_architecture

@@ -1,7 +1,6 @@
 """name -> pretrained Classifier: where its weights lie, how they are read, new heads."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -316,8 +315,7 @@ def replace_head(
     if head == "zero":
         new = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes.variables)
     else:
-        init = functools.partial(registry.initialize, module, shapes.input)
-        new = jax.jit(init)(jax.random.key(seed))
+        new = registry.draw(module, shapes.input, seed=seed)
     variables = jax.tree.map(
         lambda in_head, a, b: a if in_head else b,
         head_of(classifier),

@@ -133,7 +133,7 @@ def create(
       ValueError: the architecture is not in MODELS; lists the nearest names.
     """
     shapes, module = skeleton(architecture, classes, size, options)
-    variables = jax.jit(functools.partial(initialize, module, shapes.input))(jax.random.key(seed))
+    variables = draw(module, shapes.input, seed=seed)
     return dataclasses.replace(shapes, variables=variables, origin=f"random weights, seed {seed}")
 
 
@@ -186,7 +186,7 @@ def skeleton(
     spec = spec if size is None else dataclasses.replace(spec, size=size)
     try:
         module = build(num_classes=len(classes), **options)
-        begin = functools.partial(initialize, module, spec)
+        begin = functools.partial(_initialize, module, spec)
         variables = jax.eval_shape(begin, jax.random.key(0))
     except Exception as error:
         if not options or type(error) is ValueError:
@@ -223,6 +223,16 @@ def options_of(architecture: str) -> set[str]:
     return set(attributes) - {"num_classes", "parent", "name"}
 
 
-def initialize(module: nn.Module, spec: InputSpec, key: jax.Array) -> Variables:
+def draw(module: nn.Module, spec: InputSpec, *, seed: int) -> Variables:
     """Freshly drawn variables of a network."""
+    key = jax.random.key(seed)
+    options = None
+    if jax.default_backend() == "cpu" and not isinstance(key, jax.core.Tracer):
+        # What runs once is not worth compiling well: half the time, the same bits. (Level 0, which
+        # contracts no products and sums, has others.)
+        options = {"xla_backend_optimization_level": 1}
+    return jax.jit(functools.partial(_initialize, module, spec), compiler_options=options)(key)
+
+
+def _initialize(module: nn.Module, spec: InputSpec, key: jax.Array) -> Variables:
     return module.init(key, jnp.zeros((1, *spec.size, 3)))
