@@ -238,10 +238,11 @@ def test_lists_of_archives_name_no_files_elsewhere(file, tmp_path):
     put(tmp_path / "outside.png", image())
     for i in range(6):
         put(folder / "real" / "ab"[i % 2] / f"{i}.png", image(i))
-    lines = [f"real/{'ab'[i % 2]}/{i}.png {i % 2}\n" for i in range(6)]
+    lines = [f"real/{'ab'[i % 2]}/{i}.png {(7, 20)[i % 2]}\n" for i in range(6)]
     put(folder / "real_train.txt", "".join(lines).encode())
     put(folder / "real_test.txt", "".join(lines).encode())
-    assert len(load(folder).validation) == 6
+    dataset = load(folder)  # numbers are those of the whole data set
+    assert of(dataset, dataset.validation) == {f"{i}.png": "ab"[i % 2] for i in range(6)}
     put(folder / "real_test.txt", f"{file} 0\n".encode())
     with pytest.raises(ValueError, match=f"lacks {file}, which its lists name"):
         load(folder)

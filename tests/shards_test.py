@@ -99,7 +99,7 @@ def test_shards_that_cannot_be_are_told(tmp_path):
     archive(tmp_path / "d" / "train.tar", [(image(), "x\ud800".encode("utf-8", "surrogatepass"))])
     archive(tmp_path / "e" / "train.tar", [(image(), -1)])
     for name, message in (
-        ("a", r"a/train.parquet is no Parquet file"),
+        ("a", r"a/train.parquet is no whole Parquet file"),
         ("b", r"b/train.tar is no whole .tar file"),
         ("d", r"d/train.tar: the label of .*train/0000 cannot be read"),
         ("e", r"holds no image with a label"),
@@ -148,6 +148,32 @@ def test_samples_as_people_pack_them(tmp_path, caplog):
     assert listed(place) == [(image(0), 1), (image(1), "cat")]
     assert "x.tar: 1 samples without an image" in caplog.text
     assert "x.tar: 2 images without labels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("noted", "labels", "message"),
+    [
+        ("{", [0, 1], "what `datasets` has noted of its columns is damaged"),
+        ('{"info": {"features": {"image": 3}}}', [0, 1], "what `datasets` has noted of its"),
+        ("{}", [0.0, 1.0], "a label is neither a whole number nor a name: 0.0"),
+        ("{}", ["", "b"], "a label is neither a whole number nor a name: ''"),
+    ],
+)
+def test_columns_that_cannot_be(noted, labels, message, tmp_path):
+    images = [{"bytes": image(i), "path": None} for i in range(2)]
+    table = pyarrow.table({"image": images, "label": labels})
+    path = tmp_path / "train.parquet"
+    writer.write_table(table.replace_schema_metadata({"huggingface": noted}), path)
+    with pytest.raises(ValueError, match=f"^{path}: {message}"):
+        shards.unpack(tmp_path, tmp_path / "out")
+
+
+def test_a_damaged_page_names_the_file(tmp_path):
+    parquet(tmp_path / "train.parquet", rows(4))
+    content = (tmp_path / "train.parquet").read_bytes()
+    (tmp_path / "train.parquet").write_bytes(content[:4] + bytes(60) + content[64:])
+    with pytest.raises(ValueError, match=r"train.parquet is no whole Parquet file"):
+        shards.unpack(tmp_path, tmp_path / "out")
 
 
 def test_names_of_classes_that_cannot_be(tmp_path):

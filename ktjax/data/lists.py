@@ -132,7 +132,9 @@ def _domainnet(folder: Path) -> Folder | None:
         for file, label in _lines(folder / f"{domain}_{name}.txt")
     ]
     names = {label: Path(file).parent.name for _, file, label in rows}
-    return _of_rows(folder, rows, tuple(names[label] for label in sorted(names)))
+    numbers = {label: i for i, label in enumerate(sorted(names))}  # lists of a part leave some out
+    classes = tuple(names[label] for label in numbers)
+    return _of_rows(folder, ((split, file, numbers[n]) for split, file, n in rows), classes)
 
 
 def of_imagenet(listed: Listed, classes: tuple[str, ...]) -> Listed:

@@ -139,35 +139,44 @@ def _named(label: int | str, classes: Sequence[str], path: Path) -> int | str:
 
 def _parquet(path: Path) -> Iterator[Example]:
     """The rows of a Parquet file of the hub's."""
-    from pyarrow import ArrowInvalid, parquet  # it takes half a second to import
+    from pyarrow import ArrowException, parquet  # it takes half a second to import
 
+    number = 0
     try:
         file = parquet.ParquetFile(path)
-    except (ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is no Parquet file: {error}.") from None
-    metadata = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-    features = json.loads(metadata).get("info", {}).get("features", {})
-    columns = file.schema_arrow.names
-    kinds = {name: features.get(name, {}).get("_type") for name in columns}
-    image = _one(path, "image", [n for n in columns if n == "image" or kinds[n] == "Image"])
-    label = _one(path, "label", [n for n in columns if n == "label" or kinds[n] == "ClassLabel"])
-    classes = features.get(label, {}).get("names") or []
-    number = 0
-    for batch in file.iter_batches(batch_size=64, columns=[image, label]):
-        for row in batch.to_pylist():
-            content, answer = row[image], row[label]
-            if not isinstance(content, dict) or not isinstance(content.get("bytes"), bytes):
-                raise ValueError(f"{path}: column {image} holds no images but {type(content)}.")
-            name = content.get("path") or str(number)
-            yield Example(name, content["bytes"], _named(_label(answer, path), classes, path))
-            number += 1
+        columns = file.schema_arrow.names
+        features = _features((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"), path)
+        kinds = {name: features.get(name, {}).get("_type") for name in columns}
+        image = _one(path, "image", [n for n in columns if n == "image" or kinds[n] == "Image"])
+        labels = [n for n in columns if n == "label" or kinds[n] == "ClassLabel"]
+        label = _one(path, "label", labels)
+        classes = features.get(label, {}).get("names") or []
+        for batch in file.iter_batches(batch_size=64, columns=[image, label]):
+            for row in batch.to_pylist():
+                content, answer = row[image], _named(_label(row[label], path), classes, path)
+                if not isinstance(content, dict) or not isinstance(content.get("bytes"), bytes):
+                    raise ValueError(f"{path}: column {image} holds no encoded images.")
+                yield Example(content.get("path") or str(number), content["bytes"], answer)
+                number += 1
+    except (ArrowException, OSError) as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{path} is no whole Parquet file: {reason}.") from None
+
+
+def _features(metadata: bytes, path: Path) -> dict[str, dict[str, Any]]:
+    """What `datasets` has noted of the columns."""
+    try:
+        found = json.loads(metadata).get("info", {}).get("features", {})
+        return {name: dict(feature) for name, feature in found.items()}
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise ValueError(f"{path}: what `datasets` has noted of its columns is damaged.") from None
 
 
 def _label(found: Any, path: Path) -> int | str:
     """A label as a file has it, -1 for none; ValueError if it is neither a number nor a name."""
     if found is None:
         return -1
-    if isinstance(found, bool) or not isinstance(found, int | str):
+    if isinstance(found, bool) or not isinstance(found, int | str) or found == "":
         raise ValueError(f"{path}: a label is neither a whole number nor a name: {found!r}.")
     return found
 
