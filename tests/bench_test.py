@@ -7,7 +7,7 @@ import pytest
 
 from ktjax import load_model
 from ktjax.bench import __main__ as bench
-from ktjax.bench import data, guard
+from ktjax.bench import data, guard, quickstart
 
 
 def test_pairs(capsys):
@@ -111,6 +111,23 @@ def test_checkpoint(tmp_path):
     megabytes = 2 * 4 * found["parameters"] / 1e6  # parameters and momentum, in float32
     assert 0.9 * megabytes < found["checkpoint_mb"] < 1.3 * megabytes
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.full
+def test_quickstart(tmp_path):
+    file = tmp_path / "waits.json"
+    found = bench.main(["quickstart", "--config=quickstart:runlocal", f"--json={file}"])
+    assert json.loads(file.read_text()) == found
+    for start in ("first", "second"):
+        seconds = {name: found[f"{start}_{name}_s"] for name in quickstart.PHASES}
+        assert sum(seconds.values()) == pytest.approx(found[f"{start}_until_report_s"], abs=0.1)
+        assert all(seconds[name] > 0 for name in quickstart.PHASES)
+        work = seconds["training"] + seconds["evaluation"]
+        assert found[f"{start}_rest_s"] == pytest.approx(sum(seconds.values()) - work)
+        assert found[f"{start}_until_first_step_s"] < found[f"{start}_until_report_s"]
+    assert found["second_compiling_s"] < found["first_compiling_s"]
+    with pytest.raises(ValueError, match="The job failed: .*total_epoch"):
+        bench.main(["quickstart", "--", "--config.total_epoch=1"])
 
 
 @pytest.mark.full

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ktjax.bench import checkpoints, data, guard, imported, pairs, step
+from ktjax.bench import checkpoints, data, guard, imported, pairs, quickstart, step
 
 _RUN = {
     "pairs": pairs.run,
@@ -12,6 +12,7 @@ _RUN = {
     "step": step.run,
     "imported": imported.run,
     "checkpoint": checkpoints.run,
+    "quickstart": quickstart.run,
     "guard": guard.run,
 }
 
@@ -54,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
     of_saving.add_argument("--student", default="resnet50", help="an architecture (%(default)s)")
     of_saving.add_argument("--rounds", type=int, default=5, help="that count (%(default)s)")
     of_saving.add_argument("--folder", help="where to save")
+    of_start = benchmarks.add_parser("quickstart", help="what a user waits for, by phase")
+    of_start.add_argument("--config", default="quickstart", help="of a transfer (%(default)s)")
+    of_start.add_argument("--json", dest="json_file", help="a file for the numbers")
+    of_start.add_argument("flags", nargs="*", help="more flags of the job, after --")
     of_ratios = benchmarks.add_parser("guard", help="fails where ratios have become worse")
     of_ratios.add_argument("measured", help="the file that `step --json` has written")
     of_ratios.add_argument("--kept", default=str(guard.KEPT), help="the one to compare with")
