@@ -26,4 +26,9 @@ The complementarity job of the embedded zoo takes 49, where it took 59. 19 are w
 16,000 images, 12 are compiling (8 of these the controls' weights; none of it at a second start), 6
 tracing and loading, and images, imports and figures 3 each. So two idle cores need 25 s, if they
 share all of it; 15 would take fewer controls, which are a third of the 19.
+
+The quickstart (`quickstart`, 20 steps a run), beside training and evaluation: 54 the first time, 19
+of it images (21 to 23 before they were drawn as above), 27 the first steps, which are compiled, 3
+imports and 4 the report; 29 the second time, 18 of it images and 3 the first steps. That is no 15
+and 5 seconds on two cores: images that are kept on disk would be the next thing to try.
 """
