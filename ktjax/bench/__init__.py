@@ -1,29 +1,34 @@
 """How fast ktjax is: `python -m ktjax.bench NAME`.
 
-What was tried for those who wait, what it was to give, and what it gave: seconds of CPU time on 2
-shared cores with AVX-512 (jax 0.10.2), before and after in turns; other work makes them 10 to 30 %
-more than they are alone. Nothing of it changes results.json by a bit. What steps cost is in step.py.
+What was tried for those who wait, in seconds of CPU time on 2 cores with AVX-512 that others used,
+too (jax 0.10.2), so that the same takes 10 to 30 % more or less the next time. Images, weights and
+results.json of the complementarity job have the same bits as before. What steps cost: step.py.
 
-                                                  predicted           measured
-  random weights of 5 tiny networks               a third, by a       18.9 -> 9.0 at XLA's level 1, the
-                                                  program a shape     same bits; a program for each shape
-                                                                      17.4; level 0 6.9, other bits
-  random weights of a ResNet-50                   half                12.4 -> 6.9
-  a glyph image, of 256 in an array, 64           no less             157 to 200 -> 105 to 113 us
-  the same, channels before pixels, `take`        half                -> 100 us: 32 are random numbers
-  a checkpoint of a ResNet-50: what holds up      0.02, a copy        0.20 -> 0.04 (the first 0.15), all
-                                                                      else in a thread
-  silu by a rule for its gradient (three forms),  as gelu: a quarter  within 2 %, tanh 10 % slower: not
-  by tanh, by a quotient, in a network                                kept
-  evaluation in batches of 64, not of 512         less                tiny_vit 2.25 -> 1.72 for 16,000,
-                                                                      tiny_resnet the same: not kept
+                                         predicted        measured
+  random weights of 5 tiny networks:
+    a program for each shape             3 to 5           18.9 -> 17.4: not kept
+    one compiled at XLA's level 0        -                6.4, but other bits: not kept
+    at level 1                           -                9.0; of a ResNet-50 12.4 -> 6.9
+  16,000 glyph images:
+    64 in an array, that were 256        less             2.8 to 3.3 -> 1.8 to 2.0
+    and channels before pixels, `take`   a fifth less     2.1 to 3.2 -> 1.6 to 1.9, of which 0.5 are
+                                                          random numbers
+  what a checkpoint of a ResNet-50 holds up:
+    checksums and Orbax in a thread      0.06 to 0.1      0.20 -> 0.04 (the first, whose memory is
+                                                          new, 0.15)
+  silu in a network, with gradients:
+    three rules for its gradient         a quarter less   2 to 5 % more (least of 7): not kept
+    x / (1 + exp(-x)); by tanh           -                1 % more; 10 % more: not kept
+  evaluation in batches of 64, not 512   -                tiny_vit 2.3 -> 1.7, most others the same:
+                                                          not kept
 
-The complementarity job of the embedded zoo takes 59 -> 49 s: asking 14 models about 16,000 images
-19, of which the device is never idle; their programs 5 and the controls' weights 8 to 9, both gone
-at a second start; tracing 5, imports 3, figures 3, images 3. So two idle cores need 25 s at least,
-not the 15 that were asked for, unless the controls (a third of the asking) are left out.
+The complementarity job of the embedded zoo takes 49, where it took 59. 19 are what 14 models say of
+16,000 images, 12 are compiling (8 of these the controls' weights; none of it at a second start), 6
+tracing and loading, and images, imports and figures 3 each. So two idle cores need 25 s, if they
+share all of it; 15 would take fewer controls, which are a third of the 19.
 
-`quickstart` has what its user waits for beside training, before glyphs were drawn faster: of 54
-the first time 23 are images, 25 the compiled steps of its objectives (3 the second time), 3 imports
-and 2 the report; the second time 31.
+The quickstart (`quickstart`, 20 steps a run), beside training and evaluation: 54 the first time, 19
+of it images (21 to 23 before they were drawn as above), 27 the first steps, which are compiled, 3
+imports and 4 the report; 29 the second time, 18 of it images and 3 the first steps. That is no 15
+and 5 seconds on two cores: images that are kept on disk would be the next thing to try.
 """
