@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import logging
@@ -88,18 +88,21 @@ def _keep_compiled() -> None:
 def _log_threads() -> None:
     """Sends what threads of libraries raise to the log: the main thread hears of it and says so.
 
-    So does what nobody could catch: where a disk is full, TensorStore tells of a write that failed
-    to an event loop that Orbax has closed because of another.
+    So does what threads print that Python has not begun: where a disk is full, those of TensorStore
+    tell an event loop of further writes that failed, which Orbax has closed because of the first.
     """
 
     def in_thread(arguments: threading.ExceptHookArgs) -> None:
         _LOG.info("A thread ended with %s: %s", arguments.exc_type.__name__, arguments.exc_value)
 
-    def uncaught(arguments: "sys.UnraisableHookArgs") -> None:
-        _LOG.info("Nobody caught %s: %s", arguments.exc_type.__name__, arguments.exc_value)
+    def printed(kind: type[BaseException], error: BaseException, where: Any) -> None:
+        if threading.get_ident() == threading.main_thread().ident:
+            sys.__excepthook__(kind, error, where)
+        else:
+            _LOG.info("A thread of a library printed %s: %s", kind.__name__, error)
 
     threading.excepthook = in_thread
-    sys.unraisablehook = uncaught
+    sys.excepthook = printed
 
 
 def _start_processes() -> None:

@@ -26,7 +26,13 @@ for i in range(3):
     MIXER |= {f"{2 + i}.{theirs}": f"blocks_{i}/{ours}" for theirs, ours in block.items()}
 RUN = """
 import sys
-sys.modules.update(dict.fromkeys(["torch", "timm", "torchvision"]))  # importing them fails
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "timm", "torchvision"):
+            raise ModuleNotFoundError(f"{name} is not there")
+
+sys.meta_path.insert(0, Absent())
 from ktjax.configs import quickstart
 from ktjax.jobs import transfer
 folder, student, teacher = sys.argv[1:]

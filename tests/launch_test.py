@@ -42,21 +42,25 @@ def test_who_has_asked_jax_is_not_overruled(monkeypatch, tmp_path):
     assert not asked(monkeypatch, tmp_path / "compiled", "flags : avx", given="elsewhere")
 
 
-def test_what_nobody_can_catch_is_in_the_log(monkeypatch, capfd, caplog):
-    """A callback that fails, as TensorStore's do after Orbax has closed its event loop."""
+def test_what_threads_raise_is_in_the_log(monkeypatch, capfd, caplog):
+    """Those of libraries, too: TensorStore's have Python print what they cannot tell anybody."""
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     launch._log_threads()
 
-    class Failing:
-        def __del__(self):
+    def printed():
+        try:
             raise RuntimeError("Event loop is closed")
+        except RuntimeError:
+            sys.excepthook(*sys.exc_info())
 
     with caplog.at_level(logging.INFO, "ktjax"):
-        Failing()
-        thread = threading.Thread(target=lambda: 1 / 0)
-        thread.start()
-        thread.join()
-    assert "Nobody caught RuntimeError: Event loop is closed" in caplog.text
-    assert "A thread ended with ZeroDivisionError" in caplog.text
-    assert "Traceback" not in capfd.readouterr().err
+        for work in (printed, lambda: 1 / 0):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+        assert "printed RuntimeError: Event loop is closed" in caplog.text
+        assert "A thread ended with ZeroDivisionError" in caplog.text
+        assert "Traceback" not in capfd.readouterr().err
+        printed()
+    assert "Traceback" in capfd.readouterr().err  # the main thread's is shown

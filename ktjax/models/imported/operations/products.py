@@ -10,11 +10,12 @@ from ktjax.models.imported.operations.dtypes import with_axes
 from ktjax.models.imported.operations.random import native_dropout
 from ktjax.models.imported.operations.reductions import safe_softmax
 from ktjax.models.networks import convolution as networks
+from ktjax.models.networks import products
 
 
 def _linear(x, weight, bias=None):
     """`weight` is [out, in], as torch has it."""
-    y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (weight.ndim - 1,)), ((), ())))
+    y = products.product(x, weight.swapaxes(0, -1), (((x.ndim - 1,), (0,)), ((), ())))
     return y if bias is None else y + with_axes(bias, y.ndim)
 
 
@@ -52,9 +53,7 @@ def convolution(
         tuple(value) * (sides // len(value))
         for value in (stride, padding, dilation, output_padding)
     )
-    if (
-        sides == 2 and not transposed
-    ):  # as native models have it: in the form that suits the backend
+    if sides == 2 and not transposed:  # as native models: in the form that suits the backend
         y = networks.convolve(
             *(x.transpose(0, 2, 3, 1), weight.transpose(2, 3, 1, 0), stride),
             [(p, p) for p in padding],
@@ -119,8 +118,8 @@ def _attention(
     if is_causal:
         rows, columns = logits.shape[-2:]
         attn_mask = jnp.tril(jnp.ones((rows, columns), bool))
-    if attn_mask is None:
-        weights = safe_softmax(logits, -1)
+    if attn_mask is None:  # all is seen
+        weights = jax.nn.softmax(logits)
     else:
         mask = with_axes(attn_mask, logits.ndim)
         seen = jnp.where(mask, logits, -jnp.inf) if mask.dtype == bool else logits + mask
