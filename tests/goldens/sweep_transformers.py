@@ -107,7 +107,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "PPLCNetForImageClassification": (dict(scale=0.25), 64),
     "PerceiverForImageClassificationConvProcessing": (_PERCEIVER, 224),
     "PerceiverForImageClassificationFourier": (_PERCEIVER, 224),
-    "PerceiverForImageClassificationLearned": (_PERCEIVER, 224),
+    "PerceiverForImageClassificationLearned": (_PERCEIVER, 56),
     "PoolFormerForImageClassification": (_FOUR, 64),
     "PvtForImageClassification": (_HEADS | dict(image_size=64), 64),
     "PvtV2ForImageClassification": (_HEADS | dict(image_size=64), 64),
