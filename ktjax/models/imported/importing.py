@@ -175,8 +175,6 @@ class _Source(NamedTuple):
 def _write(source: _Source, folder: Path) -> Classifier:
     exported = torch_export.export(source.module, source.spec.size)
     count = exported.graph.num_classes
-    if source.lacking:
-        _check_lacking(source, exported.graph)
     names = numbered(source.classes) if isinstance(source.classes, int) else source.classes
     if names is not None and len(names) != count:
         raise ValueError(f"The module has {count} classes, and {len(names)} are named.")
@@ -190,6 +188,7 @@ def _write(source: _Source, folder: Path) -> Classifier:
         "pretrained_cfg": {**source.pretrained_cfg, **weights.pretrained_cfg(source.spec)},
     }
     if source.lacking:  # as timm says that there is no head
+        _check_lacking(source, exported.graph)
         config["num_classes"], names = 0, ()
     if names is None:
         names = class_names(config)
