@@ -43,6 +43,12 @@ def test_a_run_that_finds_nothing_better_abstains(noisy, quartet, tmp_path, caps
     assert run.accuracy_after == run.accuracy_before
     assert run.least_gain is not None and run.history  # it was trained
     assert run.net == -next((c.delta for c in results.controls if c.run == run.control), 0)
+    last = rows.read(
+        transfer.run(
+            transferring(noisy, quartet[0], quartet[1:2], arg="objectives=kl"), tmp_path / "last"
+        )
+    ).runs[0]
+    assert last.delta != 0 and run.last_delta == last.delta and last.last_delta is None
     before, after = weights_of(Path(quartet[0])), weights_of(tmp_path / "students" / run.run)
     for name, array in before.items():
         np.testing.assert_array_equal(array, after[name])

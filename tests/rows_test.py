@@ -26,6 +26,7 @@ def make_run(**fields):
             "abstained": False,
             "exported": "the last",
             "least_gain": None,
+            "last_delta": None,
             "rates": None,
         },
         "robustness": {"imagenet_a": {"before": 1.0, "after": 2.0, "delta": 1.0}},
@@ -79,14 +80,14 @@ def test_records_are_the_same_json(results):
 def test_what_a_pretrain_row_lacks_is_none(results):
     lacking = ("taught_by", "taught_positive_flips", "taught_negative_flips", "temperatures")
     lacking += ("learning_rate", "control", "net", "net_se")
-    lacking += ("weights", "tune_delta", "exported", "least_gain", "checkpoint")
+    lacking += ("weights", "tune_delta", "exported", "least_gain", "last_delta", "checkpoint")
     runs = [{k: v for k, v in make_run().items() if k not in (*lacking, "stages")}]
     model = {"accuracy": 50.0, "parameters": 7, "origin": "here"}
     others = {"job": "pretrain", "runs": runs, "models": {"a": model}}
     for name in ("controls", "outcomes", "served"):
         del results[name]
     found = rows.read(results | others)
-    assert [getattr(found.runs[0], name) for name in lacking] == [None] * 13
+    assert [getattr(found.runs[0], name) for name in lacking] == [None] * 14
     assert found.runs[0].stages == ()
 
 

@@ -62,13 +62,15 @@ class Run:
     taught_negative_flips: float | None = None
     temperatures: tuple[float, ...] | None = None  # at which the partition compares models
     weights: tuple[float, ...] | None = None  # of student and teachers, where a pool taught
-    # What config.export says, with the next three: the change on tune of what is exported; whether
-    # that is the student as it was; which weights these are (jobs/transfer/export.py); and the
-    # least gain that its decision would have seen. In points.
+    # What config.export says, with the next four: the change on tune of what is exported; whether
+    # that is the student as it was; which weights these are (jobs/transfer/export.py); the least
+    # gain that its decision would have seen; and the change by the weights at the end of training,
+    # on validation, where they are not what is exported. In points.
     tune_delta: float | None = None
     abstained: bool = False
     exported: str | None = None
     least_gain: float | None = None
+    last_delta: float | None = None
     robustness: Mapping[str, Mapping[str, float]]  # before, after, delta on each set
     taught: float | None
     seconds: float
@@ -248,7 +250,8 @@ class ConvergenceResults(Results):
 class StudyRow:
     """A run of a study, as pairs.csv has it; in percent and points. A failed one has an error only.
 
-    `net` and `net_se` are those of `Run`, `ensemble` is its `ensemble_accuracy`.
+    `net` and `net_se` are those of `Run`, `ensemble` is its `ensemble_accuracy`; `last_delta` is
+    `delta` where the weights at the end of training are what is exported.
     """
 
     student: str
@@ -268,6 +271,7 @@ class StudyRow:
     taught: float | None = None
     ensemble: float | None = None
     headroom_share: float | None = None  # of ensemble - before, in percent
+    last_delta: float | None = None
     seconds: float | None = None
     error: str | None = None
 

@@ -38,6 +38,7 @@ def row(run: Run) -> StudyRow:
         taught=run.taught,
         ensemble=run.ensemble_accuracy,
         headroom_share=headroom_share(run.delta, run.accuracy_before, run.ensemble_accuracy),
+        last_delta=run.delta if run.last_delta is None else run.last_delta,
         seconds=run.seconds,
     )
 

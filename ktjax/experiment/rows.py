@@ -33,6 +33,7 @@ def of_run(
     abstained: bool = False,
     exported: str | None = None,
     least_gain: float | None = None,
+    last_delta: float | None = None,
     stages: Sequence[Run] = (),
     checkpoint: Mapping[str, str] | None = None,
     learning_rate: float | None = None,
@@ -54,7 +55,8 @@ def of_run(
       supervised: which confidence its partition compared; None: there was none.
       temperatures_S: that the partition divided the logits of student and teachers by.
       weights_S: of student and teachers in the pool that taught; None: there was none.
-      tune_delta, abstained, exported, least_gain: what is exported, as `analysis.rows.Run` has it.
+      tune_delta, abstained, exported, least_gain, last_delta: what is exported, as
+        `analysis.rows.Run` has it.
       stages: their rows, if there were several.
       checkpoint: of its end, see `training.Fitted`.
       learning_rate: that it was trained with, per 256 samples; None: of a soup.
@@ -87,6 +89,7 @@ def of_run(
         "abstained": abstained,
         "exported": exported,
         "least_gain": least_gain,
+        "last_delta": last_delta,
         "robustness": robustness,
         "taught": taught,
         "seconds": seconds,

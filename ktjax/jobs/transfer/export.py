@@ -35,6 +35,7 @@ class Exported(NamedTuple):
     name: str  # LAST, BEST, TAIL, how far on the way, or BEFORE
     least_gain: float | None = None  # that the decision would see, in points
     checkpoint: Mapping[str, str] | None = None  # of the end of that training
+    last_delta: float | None = None  # as `analysis.rows.Run` has it
 
 
 def last(after: Classifier, fitted: training.Fitted) -> Exported:
@@ -97,6 +98,23 @@ def no_regret(
     if decision.is_better(was_N, is_N, accept_N, stages=stages):
         return chosen._replace(least_gain=least)
     return Exported(before.model, placed, before.tune_NxC, BEFORE, least)
+
+
+def last_delta(
+    start: Setup, before: Evaluated, fitted: training.Fitted, exported: Exported
+) -> float | None:
+    """What the weights at the end change on validation, in points; None if they are exported.
+
+    Nothing is chosen by it. It says what the choice was worth.
+    """
+    if exported.name == LAST:
+        return None
+    validation = start.splits.validation
+    was, now = (
+        evaluate.accuracy(logits_NxC, validation.label_N)
+        for logits_NxC in (before.validation_NxC, start.predict(fitted.placed, validation))
+    )
+    return now - was
 
 
 def _accuracy(exported: Exported, label_N: np.ndarray) -> float:

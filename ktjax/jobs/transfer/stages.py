@@ -112,12 +112,16 @@ def _stage(
     after = dataclasses.replace(before.model, variables=fitted.variables, origin=origin)
     if settings.export == "no_regret":
         exported = export.no_regret(start, before, after, fitted, stages=len(run.stages))
-        if exported.name == export.BEFORE:
-            return fitted.history, before, exported._replace(checkpoint=fitted.checkpoint)
     elif settings.export == "best":
         exported = export.best(start, after, fitted)
     else:
         exported = export.last(after, fitted)
+    exported = exported._replace(
+        checkpoint=fitted.checkpoint,
+        last_delta=export.last_delta(start, before, fitted, exported),
+    )
+    if exported.name == export.BEFORE:
+        return fitted.history, before, exported
     evaluated = evaluation.evaluate(
         exported.model,
         start.predict,
@@ -127,7 +131,7 @@ def _stage(
         placed=exported.placed,
         tune=exported.tune_NxC,
     )
-    return fitted.history, evaluated, exported._replace(checkpoint=fitted.checkpoint)
+    return fitted.history, evaluated, exported
 
 
 def _frozen(
@@ -227,6 +231,7 @@ def _row(
         else exported.name == export.BEFORE,
         exported=None if exported is None else exported.name,
         least_gain=None if exported is None else exported.least_gain,
+        last_delta=None if exported is None else exported.last_delta,
         stages=stages,
         checkpoint=None if exported is None else exported.checkpoint,
         learning_rate=run.learning_rate,
