@@ -66,6 +66,15 @@ def test_the_variance_of_seeds_is_pooled():
     assert chance.pooled_sd([[1], [2]]) is None and chance.pooled_sd([]) is None
 
 
+def test_of_many_tests_few_reject():
+    # 0.05 / 4 = 0.0125, then / 3 = 0.0167, / 2 = 0.025, / 1 = 0.05: the third is too large.
+    assert chance.holm([0.04, 0.01, 0.03, 0.015]).tolist() == [False, True, False, True]
+    assert chance.holm([0.0125, 0.0126]).tolist() == [True, True]
+    assert chance.holm([0.026, 0.04]).tolist() == [False, False]  # 0.04 alone would reject
+    assert chance.holm([0.026, 0.04], level=0.1).tolist() == [True, True]
+    assert chance.holm([]).tolist() == []
+
+
 def clustered(values, students, teachers, **level):
     return chance.clustered_interval(values, students=students, teachers=teachers, **level)
 

@@ -70,6 +70,40 @@ def test_success_is_the_median_over_students(pairs):
     assert kl_dp["per_student"] == {"s": 100.0, "u": 100.0}
 
 
+def test_surely_is_of_all_pairs_together(pairs):
+    """p of kl is 1, 3e-5, 0.023, 6e-16 and 1: the third, alone small enough, is not among five."""
+    pairs = [dataclasses.replace(pair, delta_se=0.5) for pair in pairs]
+    kl, kl_dp = study.success(pairs).values()
+    assert (kl["surely_better"], kl["surely_worse"]) == (2, 0)
+    assert (kl_dp["surely_better"], kl_dp["surely_worse"]) == (2, 0)
+    worse = [dataclasses.replace(pair, delta=-pair.delta) for pair in pairs]
+    kl, _ = study.success(worse).values()
+    assert (kl["surely_better"], kl["surely_worse"]) == (0, 2)
+    still = [dataclasses.replace(pair, delta=0.0, delta_se=0.0) for pair in pairs]  # abstained
+    kl, _ = study.success(still).values()
+    assert (kl["surely_better"], kl["surely_worse"]) == (0, 0)
+
+
+def test_what_an_export_was_worth():
+    same = dict(gain=0.0, loss=0.0, abstained=True)
+    runs = [
+        run_of("s", "t1", 0.0, seed=1, last_delta=-2.0, **same),
+        run_of("s", "t1", 1.0, seed=2),  # its last weights are what is exported
+        run_of("s", "t2", 0.0, last_delta=0.5, **same),
+        run_of("u", "t2", 3.0, last_delta=1.5),
+    ]
+    assert study.row(runs[0]).last_delta == -2.0 and study.row(runs[1]).last_delta == 1.0
+    found = study.pairs(runs, MODELS)
+    assert [(pair.abstained, pair.runs, pair.last_delta) for pair in found] == [
+        *((1, 2, -0.5), (1, 1, 0.5), (0, 1, 1.5))
+    ]
+    (kl,) = study.success(found).values()
+    assert kl["abstained"] == 1 and kl["improved"] == 2
+    assert kl["last"] == {"improved": 2, "mean_delta": pytest.approx(0.5), "worst": -0.5}
+    table = report.tables(results_of(found, export="no_regret"))[1]
+    assert table.groups == [[["kl", "1", "2 of 2", "+0.00", "2 of 3", "+0.50", "-0.50"]]]
+
+
 def test_bootstrap_intervals(pairs):
     kl, kl_dp = (of["bootstrap"] for of in study.success(pairs).values())
     for name in ("median", "mean"):
@@ -140,13 +174,13 @@ def test_time_that_is_left():
     assert study.seconds_left([], ["s"]) == 0
 
 
-def results_of(pairs, failed=()):
+def results_of(pairs, failed=(), export="last"):
     """As much of the results as sentences are made of."""
     given = dict(pairs=tuple(pairs), rows=tuple(failed), success=study.success(pairs))
     given |= dict(compared=tuple(study.compared(pairs)), models=MODELS, chosen={})
     data = rows.Data(name="d", measured="d", train=9, validation=300, skipped={})
     given |= dict(job="study", runs=(), objectives={}, classes=("a", "b"), class_counts=(200, 100))
-    return rows.StudyResults(**given, data=data, environment={}, config={})
+    return rows.StudyResults(**given, data=data, environment={}, config={"export": export})
 
 
 def test_what_cannot_be_told_apart_is_said(pairs):

@@ -43,6 +43,28 @@ def mcnemar(positive: np.ndarray | int, negative: np.ndarray | int) -> np.ndarra
     return np.minimum(1.0, 2 * special.bdtr(fewer.astype(np.float64), both, 0.5))
 
 
+def holm(p_values: Sequence[float], *, level: float = 0.05) -> np.ndarray:
+    """Which of many tests reject, so that one that should not is among them in `level` at most.
+
+    Holm, "A simple sequentially rejective multiple test procedure" (Scandinavian Journal of
+    Statistics 1979): the smallest p-value is held against level / tests, the next against
+    level / (tests - 1), up to the first that is larger. The tests may depend on each other.
+
+    Args:
+      p_values: of each test.
+      level: how often a true hypothesis may be rejected, in all tests together.
+
+    Returns:
+      bool, for each test.
+    """
+    p_T = np.asarray(p_values, np.float64)
+    order_T = np.argsort(p_T, kind="stable")
+    small_T = p_T[order_T] <= level / np.arange(p_T.size, 0, -1)
+    rejected_T = np.zeros(p_T.size, bool)
+    rejected_T[order_T] = np.logical_and.accumulate(small_T)
+    return rejected_T
+
+
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Rank correlation, -1 .. 1; ties share their mean rank. None where it is not defined."""
     return pearson(stats.rankdata(x), stats.rankdata(y))

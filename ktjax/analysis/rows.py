@@ -295,6 +295,8 @@ class StudyPair:
     ensemble: float | None
     headroom_share: float | None
     accuracy_difference: float | None  # teacher minus student; None: the teacher does not say
+    abstained: int  # of the runs
+    last_delta: float  # delta by the weights at the end of training, whatever is exported
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

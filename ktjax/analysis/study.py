@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from ktjax.analysis import chance, controls, transfers
 from ktjax.analysis.rows import Run, StudyPair, StudyRow, TransferModel
@@ -38,9 +39,13 @@ def row(run: Run) -> StudyRow:
         taught=run.taught,
         ensemble=run.ensemble_accuracy,
         headroom_share=headroom_share(run.delta, run.accuracy_before, run.ensemble_accuracy),
-        last_delta=run.delta if run.last_delta is None else run.last_delta,
+        last_delta=_last_delta(run),
         seconds=run.seconds,
     )
+
+
+def _last_delta(run: Run) -> float:
+    return run.delta if run.last_delta is None else run.last_delta
 
 
 def failed(*, student: str, teacher: str | None, objective: str, seed: int, error: str) -> StudyRow:
@@ -98,6 +103,8 @@ def pairs(runs: Sequence[Run], models: Mapping[str, TransferModel]) -> list[Stud
                 ensemble=ensemble,
                 headroom_share=headroom_share(outcome.delta, before, ensemble),
                 accuracy_difference=_difference(models[teacher], models[student]),
+                abstained=sum(run.abstained for run in same),
+                last_delta=statistics.fmean(_last_delta(run) for run in same),
             )
         )
     return found
@@ -114,9 +121,12 @@ def success(found: Sequence[StudyPair]) -> dict[str, dict[str, Any]]:
 
     To what `transfers.success` says it adds, per objective: `pairs`, `improved` of them, `best` and
     `worst` (pairs, by delta), mean `gain` and `loss`, `headroom_share`, the ratio of the mean delta
-    and the mean that ensembles gain over students, in percent (None where they gain nothing); and
+    and the mean that ensembles gain over students, in percent (None where they gain nothing);
     `bootstrap`, 95 % intervals of the `median`, `mean` and `mean_delta`, from drawing students and
-    teachers again.
+    teachers again; `surely_better` and `surely_worse`, how many pairs are so by a one-sided test
+    of each, all together at 0.05 (`chance.holm`); `abstained`, how many have left their student as
+    it was with every seed; and `last`, what the weights at the end of training would have been:
+    `improved`, `mean_delta` and `worst`. It differs where others are exported.
     """
     by_objective: dict[str, list[StudyPair]] = {}
     for pair in found:
@@ -138,7 +148,22 @@ def _more(same: Sequence[StudyPair]) -> dict[str, Any]:
         "loss": statistics.fmean(pair.loss for pair in same),
         "headroom_share": 100 * delta / headroom if headroom > 0 else None,
         "bootstrap": _bootstrap(same),
+        "surely_better": _surely(same, better=True),
+        "surely_worse": _surely(same, better=False),
+        "abstained": sum(pair.abstained == pair.runs for pair in same),
+        "last": {
+            "improved": sum(pair.last_delta > 0 for pair in same),
+            "mean_delta": statistics.fmean(pair.last_delta for pair in same),
+            "worst": min(pair.last_delta for pair in same),
+        },
     }
+
+
+def _surely(same: Sequence[StudyPair], *, better: bool) -> int:
+    """How many pairs changed that way by more than chance, of all these tests together."""
+    moved = [(pair.delta if better else -pair.delta, pair.delta_se) for pair in same]
+    p_values = [float(stats.norm.sf(by / se)) if by > 0 and se > 0 else 1.0 for by, se in moved]
+    return int(chance.holm(p_values).sum())
 
 
 def _bootstrap(same: Sequence[StudyPair]) -> dict[str, tuple[float, float]] | None:

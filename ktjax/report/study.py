@@ -14,7 +14,9 @@ NOTE = (
     "control, the same training without a teacher that gained most on tune. of headroom: the mean "
     "delta over the mean that the confidence ensemble of student and teacher gains over the "
     "student. In brackets: 95 % intervals over models; those of delta and net are clustered by "
-    "student and by teacher, those of success are from drawing students and teachers again."
+    "student and by teacher, those of success are from drawing students and teachers again. "
+    "surely: pairs that are better, and worse, by a test of each, so that all of them together "
+    "are wrong in one of twenty such tables (Holm)."
 )
 DRAWINGS = (
     Drawing(
@@ -116,12 +118,12 @@ def tables(results: StudyResults) -> list[Table]:
     """The objectives; the students; the runs that failed."""
     found = []
     if results.success:
-        found += [_objectives_table(results), _students_table(results)]
+        found += [_objectives_table(results), *_export_tables(results), _students_table(results)]
     return [*found, *_alone_tables(results), *_failed_tables(results)]
 
 
 def _objectives_table(results: StudyResults) -> Table:
-    header = ["objective", "improved", "success, median %", "mean %", "delta points"]
+    header = ["objective", "improved", "surely", "success, median %", "mean %", "delta points"]
     header += ["net points", "best", "worst", "gain %", "loss %", "of headroom %"]
     rows = []
     for name, of in results.success.items():
@@ -131,6 +133,7 @@ def _objectives_table(results: StudyResults) -> Table:
             [
                 name,
                 f"{of['improved']} of {of['pairs']}",
+                f"{of['surely_better']}, {of['surely_worse']}",
                 f"{of['median']:.1f}{_in_brackets(boot['median'], '.0f')}",
                 f"{of['mean']:.1f}{_in_brackets(boot['mean'], '.0f')}",
                 f"{of['mean_delta']:+.2f}{_in_brackets(of['interval'], '+.2f')}",
@@ -144,6 +147,35 @@ def _objectives_table(results: StudyResults) -> Table:
         )
     heading = f"Pairs, on {parts.validation_images(results)}"
     return Table(heading, header, [rows], words=("objective",), note=NOTE)
+
+
+def _export_tables(results: StudyResults) -> list[Table]:
+    """What was decided about the exports; no table where the last weights are what is exported."""
+    if results.config["export"] == "last":
+        return []
+    rows = []
+    for name, of in results.success.items():
+        tried, last = of["pairs"] - of["abstained"], of["last"]
+        rows.append(
+            [
+                name,
+                str(of["abstained"]),
+                f"{of['improved']} of {tried}",
+                f"{of['worst']['delta']:+.2f}",
+                f"{last['improved']} of {of['pairs']}",
+                f"{last['mean_delta']:+.2f}",
+                f"{last['worst']:+.2f}",
+            ]
+        )
+    header = ["objective", "abstained", "others improved", "worst"]
+    header += ["last: improved", "last: points", "last: worst"]
+    note = (
+        "abstained: pairs whose student stays as it was, because nothing better was surely found; "
+        "they are no success. others improved: of the pairs that did not abstain. last: what the "
+        "weights at the end of training would have changed, had they been exported."
+    )
+    heading = f"What was exported (config.export={results.config['export']})"
+    return [Table(heading, header, [rows], words=("objective",), note=note)]
 
 
 def _in_brackets(interval: Any, digits: str) -> str:
