@@ -16,11 +16,16 @@ rate has brought a better control. Any number of processes may work in one workd
 or on many that share its disk, now or later: each run has a lease (ktjax.experiment.lease, which
 says what holds on NFS and in buckets), and who dies is replaced.
 
+  ktjax --config=study --workdir=W --config.processes=2                     on 2 cores, no GPU
   ktjax --config=study --workdir=W --config.shard=$SLURM_ARRAY_TASK_ID/8    of a SLURM array
   ktjax --config=study --workdir=W --config.engine=ray                      pip install ktjax[study]
   ktjax --config=study --workdir=W --config.only_failed                     what has failed, again
 
 A shard does its part and ends; a start without one does what is left, and makes the table whole.
+
+Without a GPU a process for each core is 1.7 times as fast as one on both, for the zoo (2 CPU cores,
+jax 0.10.2, steps of batch 64 a second): resnet_narrow 1.6, mixer 1.4, convnext 1.5, resnet_gn 1.6,
+resnet 2.0, vit 1.5, resnet_wide 1.7.
 
 The learning rates, per 256 samples, are those of configs/showcase.py, one for each objective and
 none for a pair; that of xe_kl is kl's.
@@ -275,7 +280,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # How it is started. None of the following says what is found, and each may change.
     # Exported students: all; best: of each student the one that gained most on tune; none.
     config.keep = "best"
-    config.engine = "local"  # this process; or ray
+    config.engine = "local"  # this machine; or ray
+    # With local: how many processes, each on its share of the cores. On a CPU as many as cores.
+    config.processes = 1
     # i/n: this process does the i-th of n parts, from 0 on, of runs that others do not. None: all.
     config.shard = config_dict.placeholder(str)
     config.only_failed = False  # runs those that failed once more, and nothing else

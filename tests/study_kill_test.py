@@ -1,7 +1,9 @@
 """Studies that are killed: by SIGKILL at random moments, and workers of Ray."""
 
+import contextlib
 import json
 import os
+import pathlib
 import random
 import signal
 import subprocess
@@ -93,17 +95,54 @@ def test_two_processes_at_once(config, undisturbed, cached, tmp_path):
     check_same(tmp_path, undisturbed)
 
 
-def test_a_worker_of_ray_is_killed(config, undisturbed, cached, tmp_path):
-    pytest.importorskip("ray")
-    job = start(config, tmp_path, cached, engine="ray")
+def workers_of(workdir, job):
+    """The processes that have a run each, when two of them have."""
     begun = time.monotonic()
     workers = set()
     while len(workers) < 2:
-        for path in tmp_path.glob("runs/*/*/*.lease"):
-            if path.exists() and (text := path.read_text()):
-                workers.add(json.loads(text)["process"])
+        for path in workdir.glob("runs/*/*/*.lease"):
+            with contextlib.suppress(FileNotFoundError):
+                if text := path.read_text():
+                    workers.add(json.loads(text)["process"])
         time.sleep(0.05)
         assert job.poll() is None and time.monotonic() - begun < LIMIT
+    return workers
+
+
+def is_running(process):
+    """Nobody may have asked yet how an orphan ended: then it is there, as a zombie."""
+    try:
+        stat = pathlib.Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_one_of_several_processes_is_killed(config, undisturbed, cached, tmp_path):
+    job = start(config, tmp_path, cached, processes=2)
+    workers = workers_of(tmp_path, job)
+    wait_for_more(tmp_path, job, saved(tmp_path))
+    os.kill(min(workers), signal.SIGKILL)
+    finish(job)
+    check_same(tmp_path, undisturbed)
+
+
+def test_several_processes_end_with_the_first(config, undisturbed, cached, tmp_path):
+    """Killed or asked to end, it leaves none behind."""
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        job = start(config, tmp_path, cached, processes=2)
+        workers = workers_of(tmp_path, job)
+        job.send_signal(number)
+        job.communicate(timeout=LIMIT)  # which waits for all who have its output
+        assert not any(map(is_running, workers))
+    finish(start(config, tmp_path, cached, processes=2))
+    check_same(tmp_path, undisturbed)
+
+
+def test_a_worker_of_ray_is_killed(config, undisturbed, cached, tmp_path):
+    pytest.importorskip("ray")
+    job = start(config, tmp_path, cached, engine="ray")
+    workers = workers_of(tmp_path, job)
     wait_for_more(tmp_path, job, saved(tmp_path))
     os.kill(min(workers), signal.SIGKILL)
     finish(job)

@@ -17,7 +17,7 @@ from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import evaluation, lease, training
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import study, transfer
-from ktjax.jobs.study import plan, work
+from ktjax.jobs.study import in_processes, plan, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.transfer import setup
 from ktjax.models.checkpoints import weights
@@ -231,6 +231,34 @@ def test_shards(whole, config, tmp_path, monkeypatch, capsys):
     check_same(tmp_path, whole[0])
 
 
+def test_several_processes(whole, config, tmp_path, monkeypatch):
+    assert trained_by(monkeypatch, changed(config, processes=2), tmp_path)[0] == 0  # here
+    check_same(tmp_path, whole[0])
+
+
+@pytest.mark.full
+def test_what_one_of_several_processes_raises(config, tmp_path):
+    """A file where the store is to be: nothing that a run fails by, and the next may not."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        study.run(changed(config, processes=2, store=str(tmp_path / "file")), tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected"),
+    [
+        (1, [(0, 1, 2, 3, 4)]),
+        (2, [(0, 1), (2, 3, 4)]),
+        (7, [(0,), (1,), (2,), (3,), (4,), (0,), (1,)]),
+    ],
+)
+def test_each_process_has_its_cores(processes, expected, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {4, 3, 2, 1, 0}, raising=False)
+    assert in_processes.shares(processes) == expected
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert in_processes.shares(processes) == [()] * processes
+
+
 def test_a_failed_run_stops_no_other(whole, config, quartet, tmp_path, monkeypatch):
     """And runs again when it is asked for."""
     broken = shutil.copytree(quartet[3], tmp_path / "wide")
@@ -317,6 +345,7 @@ def test_the_best_is_that_of_tune(tmp_path, monkeypatch):
 
 def test_refused(refused, config, quartet, noisy):
     refused(study.run, changed(config, shard="2/2"), r"shard='2/2' has to be i/n")
+    refused(study.run, changed(config, processes=2, engine="ray"), "only with config.engine=local")
     refused(study.run, changed(config, pairs=5), "only 4 pairs")
     refused(study.run, changed(config, teachers=("glyphs/tiny_vitt",)), "No model 'glyphs/tiny_vi")
     alone = studying(noisy, quartet[:1], quartet[:1])

@@ -23,7 +23,7 @@ from ktjax.settings.record import (
 from ktjax.settings.transfer import Methods, Transfer
 
 # How a study is started, which is no part of what it finds.
-STARTED = ("keep", "engine", "shard", "only_failed", "lease_expiry", "ray", "store")
+STARTED = ("keep", "engine", "processes", "shard", "only_failed", "lease_expiry", "ray", "store")
 # What may differ from the last start, as it only says which runs are asked for.
 ASKED = ("students", "teachers", "seeds", "objectives", "controls", "mcl", "pairs", "pairs_seed")
 
@@ -55,6 +55,7 @@ class Study(Methods):
 
     keep: Literal["all", "best", "none"]
     engine: Literal["local", "ray"]
+    processes: Count
     shard: Name | None
     only_failed: bool
     lease_expiry: Annotated[float, NUMBER, Field(gt=0, le=86400)]  # seconds
@@ -66,6 +67,8 @@ class Study(Methods):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"config.{name}={values} names one twice.")
+        if self.processes > 1 and self.engine != "local":
+            raise ValueError("config.processes: only with config.engine=local.")
         if self.shard is None:
             return self
         match = re.fullmatch(r"(\d+)/(\d+)", self.shard)

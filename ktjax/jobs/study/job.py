@@ -13,7 +13,7 @@ from ktjax.experiment import beginning, inputs, lease, recipes
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
-from ktjax.jobs.study import on_ray, plan, table, work
+from ktjax.jobs.study import in_processes, on_ray, plan, table, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.study.plan import Run
 from ktjax.jobs.transfer.plan import asks_teachers
@@ -119,8 +119,10 @@ def _locally(
     *,
     labeled: bool,
 ) -> None:
-    """In this process."""
-    del workdir, labeled
+    """On this machine: in this process, or in several that it starts."""
+    if settings.processes > 1:
+        in_processes.run(settings, workdir, runs, asked, shared, labeled=labeled)
+        return
     progress = work.Progress(runs, asked)
     wait = settings.shard is None
     try:

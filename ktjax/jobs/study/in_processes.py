@@ -1,0 +1,152 @@
+"""Studies in several processes of one machine, each on its share of the cores.
+
+A small network keeps one core busier than it keeps several together: nine of them on two cores
+trained 1.4 to 2.0 times as many steps in two processes as in one (configs/study.py). What two
+processes may not do at once, and what becomes of the runs of one that dies, is settled by leases.
+"""
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ktjax import interruption, paths
+from ktjax.experiment import logs
+from ktjax.experiment.shared import Shared
+from ktjax.jobs.study import plan, work
+from ktjax.jobs.study.folders import Runs
+from ktjax.jobs.study.plan import Run
+from ktjax.settings.study import Study
+
+_LOG = logging.getLogger(__name__)
+_POLL = 2.0  # seconds between two looks at what the processes have done
+# What a process that only trains takes over from this one: compiled programs are kept for all.
+_CACHE = (
+    *("jax_compilation_cache_dir", "jax_compilation_cache_max_size"),
+    "jax_persistent_cache_min_compile_time_secs",
+)
+
+
+def run(
+    settings: Study,
+    workdir: Path,
+    runs: Runs,
+    asked: Sequence[Run],
+    shared: Shared,
+    *,
+    labeled: bool,
+) -> None:
+    """Does the runs in config.processes processes, and returns when all of these have ended.
+
+    Raises:
+      Exception: what one of them has raised. The others end as if they were asked to.
+    """
+    del shared  # of this process; each makes its own
+    progress = work.Progress(runs, asked)
+    cache = {name: getattr(jax.config, name) for name in _CACHE}
+    context = multiprocessing.get_context("spawn")  # a fork would share JAX's threads
+    children, receivers = [], []
+    try:
+        for cores in shares(settings.processes):
+            receiver, sender = context.Pipe(duplex=False)
+            by = logs.STARTED_BY.get()
+            given = (settings.to_json(), str(workdir), labeled, cores, cache, by, sender)
+            child = context.Process(target=_work, args=given)
+            child.start()
+            sender.close()
+            children.append(child)
+            receivers.append(receiver)
+        while any(child.is_alive() for child in children):
+            interruption.stop_if_asked()
+            connection.wait([one.sentinel for one in children], timeout=_POLL)
+            progress.update()
+            for receiver in receivers:
+                _raise_what_it_said(receiver)
+            children = [child for child in children if not _has_ended(child)]
+    finally:
+        for child in children:
+            child.terminate()  # it saves first
+        for child in children:
+            child.join()
+        progress.close()
+
+
+def shares(processes: int) -> list[tuple[int, ...]]:
+    """The cores of each of so many processes; nothing where a system does not say.
+
+    They differ by one core at most. Where processes are more than cores, several have the same.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return [()] * processes
+    cores = sorted(os.sched_getaffinity(0))
+    if processes >= len(cores):
+        return [(cores[i % len(cores)],) for i in range(processes)]
+    at = [i * len(cores) // processes for i in range(processes + 1)]
+    return [tuple(cores[a:b]) for a, b in itertools.pairwise(at)]
+
+
+def _raise_what_it_said(receiver: Connection) -> None:
+    with contextlib.suppress(EOFError):  # it has ended, and said nothing
+        if receiver.poll():
+            raise receiver.recv()
+
+
+def _has_ended(child: Any) -> bool:
+    """Whether it is gone; of one that was killed this is said."""
+    if child.is_alive():
+        return False
+    if child.exitcode:
+        _LOG.warning(
+            "A process of the study ended early (%d); the others do its runs.", child.exitcode
+        )
+    return True
+
+
+def _work(
+    fields: Mapping[str, Any],
+    workdir: str,
+    labeled: bool,
+    cores: Sequence[int],
+    cache: Mapping[str, Any],
+    started_by: Sequence[str] | None,
+    sender: Connection,
+) -> None:
+    """What a process does: runs that are left, until none is."""
+    if cores:
+        os.sched_setaffinity(0, cores)  # before JAX starts as many threads as there are cores
+    for name, value in cache.items():
+        jax.config.update(name, value)
+    # Bars of several processes would overwrite one another: the parent has one for all.
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    interruption.listen()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all: the parent tells
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    logs.STARTED_BY.set(started_by)
+    settings = Study.read(fields)
+    asked = plan.share(plan.plan(settings, labeled=labeled), settings.shard)
+    runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)
+    try:
+        work.work(settings, runs, asked, shared=Shared(), wait=settings.shard is None)
+    except interruption.Interrupted:
+        sys.exit(interruption.EXIT_CODE)
+    except Exception as error:
+        sender.send(error)
+
+
+def _follow_parent() -> None:
+    """Ends as if asked to when the parent is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
