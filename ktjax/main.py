@@ -43,7 +43,8 @@ def _check() -> None:
     settings, data = map(importlib.import_module, ("ktjax.settings", "ktjax.data"))
     try:
         read = settings.read(flags.CONFIG.value)
-        data.check(read.data)
+        for field, name in read.datasets().items():
+            data.check(name, field)
     except ValueError as error:
         sys.exit(f"ktjax: {error}")
 

@@ -577,6 +577,7 @@ def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
     ("words", "message"),
     [
         (["--config=pretrain:data=glyphz"], "No data set 'glyphz'"),
+        (["--config=transfer", "--config.eval_data=folder:/nowhere"], "No folder '/nowhere'"),
         (["--config=transfer", "--config.batch_size=-1"], "config.batch_size=-1 has to be 1"),
         (["--config=transfer", "--config.job=tranfer"], "config.job='tranfer' is not known"),
         (["--config=transfer", "--config.batchsize=1"], "the config has no field 'batchsize'"),

@@ -55,9 +55,8 @@ class Splits(NamedTuple):
 
 def check(settings: Data) -> None:
     """Raises ValueError unless there are such data sets; opens nothing."""
-    data.check(settings.data)
-    if isinstance(settings, TrainingData) and settings.eval_data is not None:
-        data.check(settings.eval_data, "eval_data")
+    for field, name in settings.datasets().items():
+        data.check(name, field)
     if settings.data_dir is not None:
         paths.on_disk(settings.data_dir, "config.data_dir")
     parallel.check_batch_size(settings.eval_batch_size, "eval_batch_size")

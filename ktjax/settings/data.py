@@ -64,6 +64,10 @@ class Data(Record):
         follow = following(raw.get("data"))
         return {**raw, **{k: v for k, v in follow.items() if k in raw and raw[k] is None}}
 
+    def datasets(self) -> dict[str, str]:
+        """The names of the data sets, by field."""
+        return {"data": self.data}
+
 
 class TrainingData(Data):
     """The fields of jobs that train."""
@@ -86,3 +90,8 @@ class TrainingData(Data):
                 "None: not cropped."
             )
         return self
+
+    def datasets(self) -> dict[str, str]:
+        """The names of the data sets, by field."""
+        more = {} if self.eval_data is None else {"eval_data": self.eval_data}
+        return super().datasets() | more
