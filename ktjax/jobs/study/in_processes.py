@@ -67,13 +67,13 @@ def run(
             sender.close()
             children.append(child)
             receivers.append(receiver)
-        while any(child.is_alive() for child in children):
+        while children:
             interruption.stop_if_asked()
             connection.wait([one.sentinel for one in children], timeout=_POLL)
-            progress.update()
+            children = [child for child in children if not _has_ended(child)]
             for receiver in receivers:
                 _raise_what_it_said(receiver)
-            children = [child for child in children if not _has_ended(child)]
+            progress.update()
     finally:
         for child in children:
             child.terminate()  # it saves first
