@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
-from small_jobs import transferring
+from small_jobs import check_same, transferring
 
+from ktjax import interruption
 from ktjax.analysis import decision, rows
 from ktjax.jobs import transfer
 from ktjax.jobs.transfer import export, frozen
@@ -121,6 +122,17 @@ def test_the_best_on_tune(noisy, quartet, tmp_path, monkeypatch):
     fourth = weights_of(tmp_path / "short/students" / run.run)
     for name, array in weights_of(tmp_path / "best/students" / run.run).items():
         np.testing.assert_array_equal(array, fourth[name])
+
+
+def test_asked_to_end_before_the_first_evaluation(noisy, quartet, tmp_path, monkeypatch):
+    """There is no best yet, and none is needed."""
+    config = transferring(*(noisy, quartet[0], quartet[1:2]), arg="objectives=kl", export="best")
+    with monkeypatch.context() as patch, pytest.raises(interruption.Interrupted):
+        patch.setattr(interruption._Asked, "ever", True)
+        transfer.run(config, tmp_path / "asked")
+    for name in ("asked", "undisturbed"):
+        transfer.run(config, tmp_path / name)
+    check_same(tmp_path / "asked", tmp_path / "undisturbed")
 
 
 def test_models_that_train_at_once_have_no_such_export(noisy, quartet, tmp_path):

@@ -107,7 +107,7 @@ def fit(
                 else:
                     journal.save(event.step, state, event.recent)
             digest = checkpoints.digest
-            if best:
+            if best and int(state.step) == recipe.total_steps:  # else it was asked to end
                 best_variables = _best(checkpoints, recipe, journal.history)
         finally:
             events.close()
