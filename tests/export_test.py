@@ -8,7 +8,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 from small_jobs import check_same, transferring
 
-from ktjax import interruption
+from ktjax import interruption, loop
 from ktjax.analysis import decision, rows
 from ktjax.jobs import transfer
 from ktjax.jobs.transfer import export, frozen
@@ -127,9 +127,17 @@ def test_the_best_on_tune(noisy, quartet, tmp_path, monkeypatch):
 def test_asked_to_end_before_the_first_evaluation(noisy, quartet, tmp_path, monkeypatch):
     """There is no best yet, and none is needed."""
     config = transferring(*(noisy, quartet[0], quartet[1:2]), arg="objectives=kl", export="best")
+    run = loop.run
     with monkeypatch.context() as patch, pytest.raises(interruption.Interrupted):
-        patch.setattr(interruption._Asked, "ever", True)
+        patch.setattr(interruption._Asked, "ever", False)
+
+        def asked():
+            interruption._Asked.ever = True
+            return True
+
+        patch.setattr(loop, "run", lambda *args, **kw: run(*args, **kw | {"stop": asked}))
         transfer.run(config, tmp_path / "asked")
+    assert list((tmp_path / "asked").glob("checkpoints/*/1"))  # its first step is saved
     for name in ("asked", "undisturbed"):
         transfer.run(config, tmp_path / name)
     check_same(tmp_path / "asked", tmp_path / "undisturbed")
