@@ -19,7 +19,7 @@ ktjax.objectives has more about each. The target, per image, and whether it need
                       `neutral` says: retain, teach, average, average_student
   kl_dp_corrected     as kl_dp; where the label does not lead by `lead`, it is moved       labels
   kl_pool             initial student and teachers together: a log-linear pool, with       none
-                      weights that are fitted on tune
+                      weights that are fitted on tune, at temperature 2
   kl_pool_corrected   the same, corrected                                                  labels
   kl, hinton          the teacher (several: the mean), as a KL or as a cross-entropy       none
   xe_kl               `alpha` times the teacher, 1 - alpha times the label; xe_kl_mcl:     labels
@@ -112,10 +112,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     def rate() -> Any:
         return config_dict.placeholder(float)
 
-    def kl(top_k: int | None = None) -> dict[str, Any]:
+    def kl(top_k: int | None = None, temperature: float = 1.0) -> dict[str, Any]:
         placeholder = config_dict.placeholder(int)  # its own for each: shared ones change together
         placeholder.set(top_k)
-        return dict(temperature=1.0, top_k=placeholder, standardized=False)
+        return dict(temperature=temperature, top_k=placeholder, standardized=False)
 
     # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
     # docstrings explain the options), and the learning rate per 256 samples. None: the best on tune
@@ -126,6 +126,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # With a top_k the classes are the target's, or (the authors') always the teacher's.
     dp = dict(top_k_of="target")
     xe = dict(label_smoothing=0.0)
+    soft = 2.0  # the temperature of pools: configs/study.py says why
     objectives = {
         "xe": dict(objective="xe", learning_rate=rate(), **xe),
         "self": dict(objective="self", learning_rate=rate(), **kl()),
@@ -164,13 +165,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             objective="kl_dp_corrected", learning_rate=rate(), lead=0.2, **dp, **kl()
         ),
         # Initial student and teachers together, each with a weight that is fitted on tune.
-        "kl_pool": dict(objective="kl_pool", learning_rate=rate(), **kl()),
+        "kl_pool": dict(objective="kl_pool", learning_rate=rate(), **kl(temperature=soft)),
         "kl_pool_corrected": dict(
-            objective="kl_pool_corrected", learning_rate=rate(), lead=0.2, **kl()
+            objective="kl_pool_corrected", learning_rate=rate(), lead=0.2, **kl(temperature=soft)
         ),
         # The same without a teacher: the initial student, as sure as it should be.
-        "self_pool": dict(objective="self_pool", learning_rate=rate(), **kl()),
-        "self_corrected": dict(objective="self_corrected", learning_rate=rate(), lead=0.2, **kl()),
+        "self_pool": dict(objective="self_pool", learning_rate=rate(), **kl(temperature=soft)),
+        "self_corrected": dict(
+            objective="self_corrected", learning_rate=rate(), lead=0.2, **kl(temperature=soft)
+        ),
         # The weight is of a sum over the batch: 640 times the mean of 64 samples.
         "cd": dict(objective="cd", learning_rate=rate(), weight=10.0, gamma=0.1, **xe),
         "crd": dict(
@@ -205,8 +208,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: of the student
         "self": dict(objective="self", **kl()),  # nobody teaches
         # The initial student, as sure as it should be; and with the label in the lead.
-        "self_pool": dict(objective="self_pool", **kl()),
-        "self_corrected": dict(objective="self_corrected", lead=0.2, **kl()),
+        "self_pool": dict(objective="self_pool", **kl(temperature=soft)),
+        "self_corrected": dict(objective="self_corrected", lead=0.2, **kl(temperature=soft)),
     }
     for name in arg.controls:
         config_lib.check_choice("controls", name, tuple(controls))
