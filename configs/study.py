@@ -54,7 +54,7 @@ tiny_resnet_wide are still to learn. On validation, in points:
 Of what is exported none loses: 26 improve (5 of them surely, by Holm's test of all), 22 abstain, 15
 of which would have improved (by less than the 0.3 that the decision sees). 21 of the 26 are not the
 last weights but 25 to 75 % of the way there: gain and loss 1.25 and 1.01 %, where the last weights
-have 2.12 and 2.08 on tune, so loss is halved, and of the gain 59 % stays. Net of the controls, which
+have 2.12 and 2.08 on tune: loss is halved, and of the gain 59 % stays. Net of the controls, which
 have the same export, +0.09 [-0.01, +0.19]: what tiny_resnet_narrow gains it gains alone.
 
 Temperature. At 1 a pool, or a partition, says little beside its answer of images that all models
