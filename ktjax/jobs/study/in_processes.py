@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging as absl_logging
 
 from ktjax import interruption, paths
 from ktjax.experiment import logs
@@ -129,6 +130,7 @@ def _work(
         jax.config.update(name, value)
     # Bars of several processes would overwrite one another: the parent has one for all.
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    absl_logging.get_absl_handler().setLevel(logging.CRITICAL)  # Orbax's: the logs of runs have it
     interruption.listen()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all: the parent tells
     threading.Thread(target=_follow_parent, daemon=True).start()
