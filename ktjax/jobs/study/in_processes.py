@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging as absl_logging
 
 from ktjax import interruption, paths
 from ktjax.experiment import logs
@@ -128,9 +127,11 @@ def _work(
         os.sched_setaffinity(0, cores)  # before JAX starts as many threads as there are cores
     for name, value in cache.items():
         jax.config.update(name, value)
-    # Bars of several processes would overwrite one another: the parent has one for all.
-    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    absl_logging.get_absl_handler().setLevel(logging.CRITICAL)  # Orbax's: the logs of runs have it
+    # Bars of several processes would overwrite one another: the parent has one for all. The runs
+    # have logs of their own.
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        for shown in (1, 2):  # stdout and stderr, whoever writes there
+            os.dup2(nowhere.fileno(), shown)
     interruption.listen()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all: the parent tells
     threading.Thread(target=_follow_parent, daemon=True).start()
