@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -55,14 +56,13 @@ def run(
     del shared  # of this process; each makes its own
     progress = work.Progress(runs, asked)
     cache = {name: getattr(jax.config, name) for name in _CACHE}
+    same = (settings.to_json(), str(workdir), labeled, cache, logs.STARTED_BY.get())
     context = multiprocessing.get_context("spawn")  # a fork would share JAX's threads
     children, receivers = [], []
     try:
         for cores in shares(settings.processes):
             receiver, sender = context.Pipe(duplex=False)
-            by = logs.STARTED_BY.get()
-            given = (settings.to_json(), str(workdir), labeled, cores, cache, by, sender)
-            child = context.Process(target=_work, args=given)
+            child = context.Process(target=_work, args=(*same, cores, sender))
             child.start()
             sender.close()
             children.append(child)
@@ -117,9 +117,9 @@ def _work(
     fields: Mapping[str, Any],
     workdir: str,
     labeled: bool,
-    cores: Sequence[int],
     cache: Mapping[str, Any],
     started_by: Sequence[str] | None,
+    cores: Sequence[int],
     sender: Connection,
 ) -> None:
     """What a process does: runs that are left, until none is."""
@@ -144,6 +144,7 @@ def _work(
     except interruption.Interrupted:
         sys.exit(interruption.EXIT_CODE)
     except Exception as error:
+        error.add_note(traceback.format_exc())  # which does not come along by itself
         sender.send(error)
 
 

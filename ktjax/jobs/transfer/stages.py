@@ -210,6 +210,15 @@ def _row(
         before.tune_NxC, label_N
     )
     entry = objectives.OBJECTIVES[settings.objectives[run.objective].objective]
+    abstained, of_export = all(stage.abstained for stage in stages), {}
+    if exported is not None:
+        abstained = exported.name == export.BEFORE
+        of_export = {
+            "exported": exported.name,
+            "least_gain": exported.least_gain,
+            "last_delta": exported.last_delta,
+            "checkpoint": exported.checkpoint,
+        }
     return rows.of_run(
         run=name,
         student=start.student,
@@ -226,13 +235,8 @@ def _row(
         temperatures_S=_temperatures(start, teachers, before) if partitions else None,
         weights_S=weights,
         tune_delta=tune_delta,
-        abstained=all(s.abstained for s in stages)
-        if exported is None
-        else exported.name == export.BEFORE,
-        exported=None if exported is None else exported.name,
-        least_gain=None if exported is None else exported.least_gain,
-        last_delta=None if exported is None else exported.last_delta,
+        abstained=abstained,
         stages=stages,
-        checkpoint=None if exported is None else exported.checkpoint,
         learning_rate=run.learning_rate,
+        **of_export,
     )
