@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,15 @@ _LONG = 120  # bytes: a file's name has 255 at most, and others stand beside it
 def write_whole(path: Path, content: bytes | str) -> None:
     """Writes a file as a whole or not at all: whoever reads finds the old one until then.
 
-    On a disk the folder has to exist, and what a process leaves that dies meanwhile ends in
-    `.part`. In a bucket an object is there whole or not at all by itself.
+    On a disk the folder has to exist, others may write the same file at that time, and what a
+    process leaves that dies meanwhile ends in `.part`. In a bucket an object is there whole or not
+    at all by itself.
     """
     content = content.encode() if isinstance(content, str) else content
     if paths.is_remote(path):
         paths.put(path, content)
         return
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     part.write_bytes(content)
     os.replace(part, path)
 

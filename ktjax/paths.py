@@ -208,7 +208,9 @@ def upload(source: Path, path: Path, *, keep: bool = False) -> None:
 
 
 def cache() -> Path:
-    """Where copies of what buckets hold lie, and what torch has exported of models by name."""
+    """Where copies of what buckets hold lie, what torch has exported of models by name, and images
+    that were drawn.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "ktjax"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktjax import data
+from ktjax import arrays, data
 from ktjax.data import glyphs, pipeline
 
 SMALL = {
@@ -23,7 +23,8 @@ SMALL = {
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(glyphs, "SPLITS", SMALL)
 
 
@@ -168,6 +169,67 @@ def test_reading_gives_the_pixels_of_render(small):
         images = pipeline.read(source, pipeline.Reading(24, threads=3), name=split)
         np.testing.assert_array_equal(images.image_NxHxWx3, rendered)
         np.testing.assert_array_equal(images.label_N, labels)
+
+
+def test_a_split_that_was_read_is_not_drawn_again(small, monkeypatch):
+    first = pipeline.read(data.load("glyphs").tune, pipeline.Reading(24), name="tune")
+    render, asked = glyphs.render, []
+
+    def counted(indices, *, unseen_fonts):
+        asked.extend(indices.tolist())
+        return render(indices, unseen_fonts=unseen_fonts)
+
+    monkeypatch.setattr(glyphs, "render", counted)
+
+    def again(source, **how):
+        asked.clear()
+        images = pipeline.read(source, pipeline.Reading(24, **how), name="tune")
+        return images.image_NxHxWx3, len(set(asked))
+
+    image_NxHxWx3, drawn = again(data.load("glyphs").tune)
+    np.testing.assert_array_equal(image_NxHxWx3, first.image_NxHxWx3)
+    assert drawn == 1  # of which the size is seen
+    # A part of it, other images of that name, and what does not suit as it is drawn.
+    assert again(data.load("glyphs").tune.take(5))[1] == 5
+    monkeypatch.setattr(glyphs, "SPLITS", SMALL | {"tune": (range(1000, 1100),)})
+    image_NxHxWx3, drawn = again(data.load("glyphs").tune)
+    assert drawn == 100
+    assert (image_NxHxWx3 != first.image_NxHxWx3).any()
+    assert again(data.load("glyphs").tune, crop_pct=0.9)[1] == 100
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def replace(path):
+    arrays.save(path, np.zeros((100, 24, 24), np.uint8))
+
+
+@pytest.mark.parametrize("harm", [damage, cut, replace])
+def test_what_was_kept_and_is_not_whole_is_drawn_anew(small, harm):
+    source = data.load("glyphs").tune
+    first = pipeline.read(source, pipeline.Reading(24), name="tune").image_NxHxWx3
+    harm(source.kept)
+    for _ in range(2):
+        images = pipeline.read(source, pipeline.Reading(24), name="tune")
+        np.testing.assert_array_equal(images.image_NxHxWx3, first)
+    np.testing.assert_array_equal(arrays.load(source.kept), first)  # and is written again
+
+
+def test_a_disk_that_takes_nothing_is_no_obstacle(small, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    source = data.load("glyphs").tune
+    images = pipeline.read(source, pipeline.Reading(24), name="tune")
+    rendered, _ = glyphs.render(numbers("tune"), unseen_fonts=False)
+    np.testing.assert_array_equal(images.image_NxHxWx3, rendered)
 
 
 @pytest.mark.parametrize("reading", [pipeline.Reading(24), pipeline.Reading(20, crop_pct=0.9)])

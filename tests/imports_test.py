@@ -39,6 +39,7 @@ STORIES = [
         "spelling",
         "topk",
         "compress",
+        "arrays",
     },
 ]
 APART = {"objectives", "models", "data", "analysis"}

@@ -16,7 +16,7 @@ from safetensors import numpy as safetensors_numpy
 from small_jobs import KilledError, kill_at, transferring
 
 import ktjax
-from ktjax import augment
+from ktjax import arrays, augment
 from ktjax.experiment import stores
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
@@ -323,7 +323,7 @@ def damage_bit(path):
 
 
 def damage_foreign(path):
-    np.save(path, np.zeros((3, 4), np.float32))
+    arrays.save(path, np.zeros((3, 4), np.float32))
 
 
 def damage_pickle(path):

@@ -6,22 +6,27 @@ blurred and noisy enough that small networks differ in what they know. The scrip
 groups, so areas of expertise (paper section 3) can be read off them.
 
 Image `i` is a function of `(SEED, i)` alone, and its class is `i % 100`. Images are drawn when a
-split is read, some 8,000 a second on one core, and stored nowhere. The splits are disjoint ranges
-of `i`, balanced over the classes: `pretrain`, `tune` (the minival: hyperparameters are chosen
-there), `accept` (one decision per run is made there) and `validation`, which is for reporting and
-adds fonts that no other split has seen. Two more are for when labels are scarce: `unlabeled` hides
-its labels, and `few` has ten images of each class.
+split is read, some 8,000 a second on one core; a split that was read whole stays in
+~/.cache/ktjax/glyphs (0.24 GB for all), which may be deleted. The splits are disjoint ranges of
+`i`, balanced over the classes: `pretrain`, `tune` (the minival: hyperparameters are chosen there),
+`accept` (one decision per run is made there) and `validation`, which is for reporting and adds
+fonts that no other split has seen. Two more are for when labels are scarce: `unlabeled` hides its
+labels, and `few` has ten images of each class.
 """
 
 import functools
+import hashlib
 import io
 import os
 import unicodedata
+from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+import PIL
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
+from ktjax import paths
 from ktjax.data.sources import Source
 
 SIZE = 24
@@ -211,8 +216,18 @@ def render(indices: np.ndarray, *, unseen_fonts: bool) -> tuple[np.ndarray, np.n
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8, order="C"), labels
 
 
+def _kept(split: str, number_N: np.ndarray) -> Path:
+    """Where the images of a split stay; another place where they would be drawn otherwise."""
+    versions = (np.__version__, PIL.__version__, features.version("freetype2"))
+    fonts = matplotlib.__version__  # whose files they are
+    drawn_by = hashlib.sha256(Path(__file__).read_bytes())
+    drawn_by.update(" ".join(map(str, (*versions, fonts))).encode())
+    drawn_by.update(number_N.tobytes())
+    return paths.cache() / "glyphs" / f"{split}-{drawn_by.hexdigest()[:16]}.npy"
+
+
 def source(split: str) -> Source:
-    """A split of SPLITS; every image is drawn anew whenever it is asked for."""
+    """A split of SPLITS; every image is drawn whenever it is asked for, unless all were kept."""
     number_N = np.concatenate([np.asarray(numbers) for numbers in SPLITS[split]])
 
     def draw(index_B: np.ndarray) -> np.ndarray:
@@ -229,6 +244,7 @@ def source(split: str) -> Source:
         read=lambda i: _png(draw(np.array([i]))[0]),
         where=lambda i: f"glyphs/{split}[{i}]",
         draw=draw,
+        kept=_kept(split, number_N),
     )
 
 

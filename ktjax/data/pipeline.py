@@ -15,12 +15,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from ktjax import batches, progress
+from ktjax import arrays, batches, progress
 from ktjax.batches import Batch
 from ktjax.data import Dataset, decode, lists
 from ktjax.data.sources import Source
@@ -174,6 +175,9 @@ def _pool(threads: int) -> futures.ThreadPoolExecutor:
 def read(source: Source, reading: Reading, *, name: str) -> Images:
     """Decodes a whole split, with a progress bar called `name`; ValueError names a bad image."""
     stream = Stream(source, reading)
+    kept = source.kept if stream.drawn else None
+    if (there := _kept(kept, len(source), reading.size)) is not None:
+        return Images(there, source.label_N)
     images = np.empty((len(source), reading.size, reading.size, 3), np.uint8)
     parts = [
         np.arange(start, min(start + _AT_ONCE, len(source)))
@@ -185,7 +189,22 @@ def read(source: Source, reading: Reading, *, name: str) -> Images:
         for index, image_BxHxWx3 in zip(parts, taken, strict=True):
             images[index] = image_BxHxWx3
             bar.update(len(index))
+    if kept is not None:
+        with contextlib.suppress(OSError):  # of a disk that is full, or for reading only
+            arrays.save(kept, images)
     return Images(images, source.label_N)
+
+
+def _kept(path: Path | None, count: int, size: int) -> np.ndarray | None:
+    """The images that an earlier job drew, mapped into memory; None: they are to be drawn."""
+    if path is None:
+        return None
+    try:
+        images = np.asarray(arrays.load(path))
+    except (OSError, ValueError):  # not there, or not whole: drawn anew and written again
+        return None
+    wanted = (count, size, size, 3)
+    return images if images.shape == wanted and images.dtype == np.uint8 else None
 
 
 def open_split(source: Source, reading: Reading, *, name: str) -> Split:

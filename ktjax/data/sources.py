@@ -31,6 +31,7 @@ class Source:
       where: position -> the name of the image in error messages.
       draw: positions [B] -> uint8 [B, H, W, 3], the same images decoded; None: they are stored.
       size: position -> the bytes of the encoded image; None: only who reads it knows.
+      kept: the file where all images stay that are drawn, for the next time; None: nowhere.
     """
 
     label_N: np.ndarray
@@ -38,6 +39,7 @@ class Source:
     where: Callable[[int], str]
     draw: Callable[[np.ndarray], np.ndarray] | None = None
     size: Callable[[int], int] | None = None
+    kept: Path | None = None
 
     def __len__(self) -> int:
         return len(self.label_N)

@@ -7,9 +7,7 @@ store is of with what is wanted, and refuses it in one sentence that names the d
 
 import hashlib
 import json
-import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ktjax import paths
+from ktjax import arrays, files, paths
 from ktjax.targets.rows import Form
 
 FORMAT = 1
@@ -125,8 +123,7 @@ def _folder(root: Path, description: Mapping[str, Any]) -> Path:
 def write(folder: Path, description: Mapping[str, Any]) -> Store:
     """A new store without answers."""
     paths.make_folder(folder)
-    text = json.dumps(description, indent=1, ensure_ascii=False)
-    _write(folder / DESCRIPTION, f"{text}\n".encode())
+    files.write_json(folder / DESCRIPTION, description)
     return Store(folder, description)
 
 
@@ -169,20 +166,7 @@ def refuse(store: Store, different: Sequence[str]) -> None:
 
 def write_rows(store: Store, name: str, rows_N: np.ndarray) -> None:
     """Writes the file of a view or a split, and before it the file with its digest."""
-    path = store.folder / f"{name}.npy"
-    remote = paths.is_remote(path)
-    folder = paths.cache() if remote else store.folder
-    paths.make_folder(folder)
-    part = folder / f"{path.name}.{secrets.token_hex(8)}.part"
-    with part.open("wb") as file:
-        np.save(file, rows_N, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    _write(path.with_suffix(".sha256"), f"{_sha256(part)}\n".encode())
-    if remote:
-        paths.upload(part, path, keep=True)
-    else:
-        os.replace(part, path)
+    arrays.save(store.folder / f"{name}.npy", rows_N)
 
 
 def read_rows(store: Store, name: str, form: Form) -> np.ndarray:
@@ -193,13 +177,13 @@ def read_rows(store: Store, name: str, form: Form) -> np.ndarray:
     path = store.folder / f"{name}.npy"
     examples = store.examples if name.startswith("view-") else store.description[name]["examples"]
     try:
-        copy = paths.local(path)
-        rows_N = np.load(copy, mmap_mode="r", allow_pickle=False)
-        told = path.with_suffix(".sha256").read_text(encoding="utf-8").split()
+        rows_N = arrays.load(path)
     except FileNotFoundError as error:
         missing = error.filename or path
         raise ValueError(f"'{missing}' is not there: make the store again.") from None
-    except (ValueError, EOFError, OSError) as error:
+    except arrays.Damaged as error:
+        raise ValueError(f"{error} Delete it.") from None
+    except (ValueError, OSError) as error:
         raise ValueError(f"'{path}' is not whole ({error}): delete it.") from None
     shape, dtype = (examples, *form.dtype.shape), form.dtype.base
     if rows_N.shape != shape or rows_N.dtype != dtype:
@@ -207,8 +191,6 @@ def read_rows(store: Store, name: str, form: Form) -> np.ndarray:
             f"'{path}' holds {rows_N.dtype} {list(rows_N.shape)}, and {DESCRIPTION} beside it says "
             f"{dtype} {list(shape)}."
         )
-    if told != [_sha256(copy)]:
-        raise ValueError(f"'{path}' is damaged: it has not the digest beside it. Delete it.")
     return rows_N
 
 
@@ -251,18 +233,3 @@ def _difference(name: str, there: Any, here: Any) -> str:
     if any(len(str(value)) > 40 for value in (there, here)):
         return f"{name} is another"
     return f"{name} is {there!r} there and {here!r} here"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, whoever else writes the same file."""
-    if paths.is_remote(path):
-        paths.put(path, content)
-        return
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
