@@ -67,10 +67,11 @@ PAIR = ["--student=glyphs/tiny_mlp_narrow", "--teachers=glyphs/tiny_mlp+glyphs/t
 def test_step(tmp_path, capsys):
     file = tmp_path / "ratios.json"
     quick = ["--batch_size=8", "--rounds=2", "--seconds=0", f"--json={file}", "--torch=lazy"]
-    found = bench.main(["step", *PAIR, *quick])
+    found = bench.main(["step", *PAIR, *quick, "--library"])
     parts = ("part_student_s", "part_initial_s", "part_teacher_1_s", "part_teacher_2_s")
     assert all(found[name] > 0 for name in (*parts, "compile_first_s", "compile_again_s", "gflop"))
     assert found["images_per_s"] == pytest.approx(8 / found["step_s"])
+    assert all(found[f"ratio_{name}"] > 0 for name in ("stored", "library"))
     # Two passes of the student with a gradient, one without, and the teachers'.
     narrow, wide = 2 * 60_964 * 8 / 1e9, 2 * 204_772 * 8 / 1e9
     assert found["gflop"] == pytest.approx(5 * narrow + wide, rel=0.25)

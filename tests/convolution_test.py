@@ -55,7 +55,7 @@ def test_which_form(monkeypatch):
     def form(channels, features, groups, kernel=3, dtype=jnp.float32, plain=True):
         x = jnp.zeros((1, 8, 8, channels), dtype)
         weights = jnp.zeros((kernel, kernel, channels // groups, features), dtype)
-        return convolution._form(x, weights, groups, plain=plain)
+        return convolution.form_for(x, weights, groups, plain=plain)
 
     assert form(8, 8, 8) is convolution.depthwise
     assert form(8, 16, 8) is convolution.grouped

@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
     of_step.add_argument(
         "--torch", default="eager+channels_last", help=f"{'+'.join(step.VARIANTS)} (%(default)s)"
     )
+    of_step.add_argument(
+        "--library", action="store_true", help="and with XLA's own convolutions alone"
+    )
     of_step.add_argument("--json", dest="json_file", help="a file for the numbers of many pairs")
     of_graphs = benchmarks.add_parser("imported", help="a step of an imported model")
     of_graphs.add_argument("--architecture", required=True, help="that ktjax and timm have")

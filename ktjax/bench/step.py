@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ from ktjax.augment import make_views
 from ktjax.classifier import Classifier
 from ktjax.experiment import workdir
 from ktjax.models import registry
+from ktjax.models.networks import convolution
 from ktjax.objective import Objective, Outputs
 from ktjax.targets import live
 
@@ -72,6 +74,7 @@ def run(
     seconds: float,
     dtype: str,
     torch: str,
+    library: bool,
     json_file: str | None,
 ) -> dict[str, Any]:
     """Measures a pair.
@@ -84,6 +87,8 @@ def run(
       seconds: how long a turn goes on, at least; it is one step at least.
       dtype: what both compute in: float32, or bfloat16 (in PyTorch: autocast).
       torch: VARIANTS of PyTorch to measure, with a plus sign; empty: none.
+      library: whether the step is also measured with XLA's own convolutions alone, which takes
+        minutes where a network has depthwise ones.
       json_file: a file for the numbers of this pair, beside those of others that it has; None: no
         file.
 
@@ -94,7 +99,7 @@ def run(
     pair = _pair(student, tuple(teachers.split("+")), batch_size, jnp.dtype(dtype))
     found: dict[str, Any] = {"student": student, "teachers": teachers}
     found |= {"batch_size": batch_size, "image_size": pair.image_BxHxWx3.shape[1], "dtype": dtype}
-    works, facts = _ours(pair)
+    works, facts = _ours(pair, library=library)
     found |= facts
     for name in filter(None, torch.split("+")):
         try:
@@ -106,9 +111,12 @@ def run(
     parts_R = sum(times[name] for name in times if name.startswith("part_"))
     found["parts_s"] = float(np.median(parts_R))
     found["ratio_parts"] = float(np.median(times["step"] / parts_R))
+    # What a step takes whose frozen models were asked before, of one that asks them.
+    found["ratio_stored"] = float(np.median(times["part_student"] / times["step"]))
     for name in times:
-        if name.startswith("torch_"):
-            found[name.replace("torch", "ratio")] = float(np.median(times["step"] / times[name]))
+        if name.startswith(("torch_", "library")):
+            ratio = f"ratio_{name.removeprefix('torch_')}"
+            found[ratio] = float(np.median(times["step"] / times[name]))
     found["images_per_s"] = batch_size / found["step_s"]
     found |= _peak(found, pair.dtype)
     environment = workdir.environment()
@@ -156,7 +164,7 @@ def kl_dp() -> tuple[Objective, optax.GradientTransformation]:
     return objectives.make_kl_dp(softening=softening, top_k_of="target"), optimizer
 
 
-def _ours(pair: Pair) -> tuple[dict[str, Work], dict[str, float]]:
+def _ours(pair: Pair, *, library: bool) -> tuple[dict[str, Work], dict[str, float]]:
     """The step and its parts, compiled, and what compiling has shown of the step."""
     objective, optimizer = kl_dp()
     answers = live.make_ask(pair.student, pair.teachers)
@@ -205,14 +213,20 @@ def _ours(pair: Pair) -> tuple[dict[str, Work], dict[str, float]]:
 
         return one, program
 
-    step, program = compiled(answers, live.Frozen(asked[0], tuple(asked[1:])))
+    frozen = live.Frozen(asked[0], tuple(asked[1:]))
+    step, program = compiled(answers, frozen)
     rows = [parallel.replicate(logits)] * len(asked)
     works = {"step": step, "part_student": compiled(given, rows)[0]}
     for i, (model, variables) in enumerate(zip((pair.student, *pair.teachers), asked, strict=True)):
         forward = parallel.compile_forward(lambda v, x, model=model: model.apply(v, x)[0].logits)
         ask = functools.partial(forward, variables, on_devices["image"])
         works["part_initial" if i == 0 else f"part_teacher_{i}"] = functools.partial(_done, ask)
-    return works, _compiling(program)
+    facts = _compiling(program)
+    if library:
+        with mock.patch.object(convolution, "form_for", lambda *_, **__: None):
+            works["library"] = compiled(answers, frozen)[0]
+            works["library"]()  # is traced while there are no other forms
+    return works, facts
 
 
 class _Logits(NamedTuple):

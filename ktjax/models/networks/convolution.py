@@ -51,7 +51,7 @@ def convolve(
     **options: Any,
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, with its arguments."""
-    form = _form(
+    form = form_for(
         *(x_BxHxWxC, kernel_KxKxIxO, feature_group_count),
         plain=dimension_numbers == NHWC
         and all(n == 1 for n in (*(lhs_dilation or ()), *(rhs_dilation or ()))),
@@ -75,7 +75,7 @@ def convolve(
 Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
 
 
-def _form(x: jax.Array, kernel: jax.Array, groups: int, *, plain: bool) -> Any:
+def form_for(x: jax.Array, kernel: jax.Array, groups: int, *, plain: bool) -> Any:
     """The form for a convolution; None: the library's."""
     exact = x.dtype == kernel.dtype == jnp.float32  # sums of products in less lose accuracy
     if jax.default_backend() != "cpu" or not plain or not exact or x.ndim != 4:
