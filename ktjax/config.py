@@ -10,8 +10,18 @@ OPTIONAL = (
     *("augment", "clip_norm", "crop_pct", "crop_scale", "data_dir", "eval_data", "every"),
     "drop_path_rate",
     *("eval_every_epochs", "eval_every_steps", "image_size", "interpolation", "learning_rates"),
-    *("max_examples", "minival", "pairs", "shard", "store", "store_top_k", "top_k", "total_epochs"),
-    *("total_steps", "train_fraction", "views"),
+    *(
+        "max_examples",
+        "minival",
+        "pairs",
+        "schedule",
+        "shard",
+        "store",
+        "store_top_k",
+        "top_k",
+        "total_epochs",
+    ),
+    *("total_steps", "train_fraction", "views", "warmup"),
 )
 
 

@@ -83,6 +83,33 @@ def test_a_fingerprint_follows_a_selection(folder):
     assert "sizes" in taken.fingerprint and "contents" in taken.fingerprint
 
 
+def test_other_images_of_the_decision_are_noticed(folder, tmp_path):
+    found = data.load(f"folder:{folder}")
+
+    def with_accept(count):
+        return beginning.seen(found, {}, found.tune.take(count))
+
+    beginning.note(tmp_path, with_accept(4))
+    beginning.check(tmp_path, "mine", with_accept(4))
+    with pytest.raises(ValueError, match=r"other images of 'mine' \(accept had 4 and has 3\)"):
+        beginning.check(tmp_path, "mine", with_accept(3))
+
+
+def test_pretrained_weights_are_noticed(images, zoo, tmp_path, monkeypatch):
+    """A model that is trained further, and was another when the run began."""
+    model = shutil.copytree(zoo[0], tmp_path / "model")
+    config = pretraining(images, names=(str(model),))
+    with monkeypatch.context() as patch:
+        kill_at(patch, Checkpoints, "save", calls=1)
+        with pytest.raises(KilledError):
+            pretrain.run(config, tmp_path / "workdir")
+    description = files.read_json(tmp_path / "workdir" / files.DATA)
+    description["models"] = {str(model): "cd34"}
+    files.write_json(tmp_path / "workdir" / files.DATA, description)
+    with pytest.raises(ValueError, match=f"begun with other weights of {model}, and a resumed"):
+        pretrain.run(config, tmp_path / "workdir")
+
+
 def test_other_weights_are_noticed(folder, tmp_path):
     found = seen(folder)
     beginning.note(tmp_path, found)

@@ -120,7 +120,9 @@ def test_transfer_to_imagenet_is_the_papers():
     epoch = 128_117 // 64
     assert settings.durations(128_117) == (epoch, 20 * epoch, epoch)
     assert settings.train_fraction == 0.1
-    assert settings.schedule == "constant"
+    assert (settings.schedule, settings.warmup, settings.clip_norm) == ("constant", 0.0, None)
+    others = Transfer.read(get_config(CONFIGS / "transfer.py", "data=folder:PATH"))
+    assert (others.schedule, others.warmup, others.clip_norm) == ("cosine", 0.05, 1.0)
 
 
 @pytest.mark.parametrize("name", ["success", "unsupervised", "top_k", "softening"])
@@ -128,12 +130,10 @@ def test_the_paper_says_its_protocol(name):
     """On ImageNet; on the embedded zoo the learning rates are those that were chosen there."""
     path = CONFIGS / "paper" / f"{name}.py"
     arg = "students=timm/resnet50.a1_in1k,teachers=timm/resnet18.a1_in1k,"
-    pool = name == "unsupervised"
-    arg += "data=folder:POOL" if pool else "data=imagenet2012"
+    arg += "data=folder:POOL" if name == "unsupervised" else "data=imagenet2012"
     config, ours = get_config(path, arg), get_config(path)
-    assert pool or (config.schedule, config.batch_norm) == ("constant", "train")
+    assert (config.schedule, config.batch_norm) == ("constant", "train")
     rates = {label: entry.learning_rate for label, entry in config.objectives.items()}
-    if not pool:
-        assert rates.pop("xe_kl_mcl", 1e-2) == 1e-2
-        assert set(rates.values()) == {1e-4}
+    assert rates.pop("xe_kl_mcl", 1e-2) == 1e-2
+    assert set(rates.values()) == {1e-4}
     assert ours.schedule == "cosine" and ours.objectives.values()[0].learning_rate >= 0.01

@@ -52,6 +52,17 @@ def test_the_change_on_tune_of_stages_is_their_sum():
     assert controls.tune_delta(run) == 0.75
 
 
+def test_seeds_are_averaged_in_whatever_order_teachers_come():
+    found = [
+        make_run("kl", 1.0, seed=1, teachers=("a", "b")),
+        make_run("kl", -0.5, seed=2, teachers=("b", "a")),
+    ]
+    (outcome,) = controls.outcomes(found)
+    assert (outcome.runs, outcome.delta, outcome.teachers) == (2, 0.25, ("a", "b"))
+    # The images' error is 0.5, that of the two seeds their deviation by the root of two.
+    assert outcome.delta_se == pytest.approx((0.5**2 + (1.5 / 2**0.5) ** 2 / 2) ** 0.5)
+
+
 # Of four images the student had two right.
 CORRECT = {
     "xe-0.1-s--1": [1, 1, 1, 0],

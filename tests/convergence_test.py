@@ -8,6 +8,7 @@ import pytest
 import small_jobs
 
 from ktjax.analysis import convergence
+from ktjax.data import sources
 from ktjax.experiment import training
 from ktjax.jobs import convergence as job
 
@@ -88,6 +89,29 @@ def test_runs_of_other_jobs_are_taken_up(done, images, zoo, tmp_path, monkeypatc
     results = job.run(config_of(images, zoo[::2]), tmp_path)
     assert trained == [removed.stem]
     assert results["checks"] == done[1]["checks"]
+
+
+def test_a_rate_at_which_a_model_diverges_is_left_out(images, zoo, tmp_path, monkeypatch):
+    train = job._train
+
+    def diverging(settings, student, predict, splits, workdir, name, rate, seed):
+        if (rate, seed) == (3.0, 2):
+            raise FloatingPointError("not finite")
+        return train(settings, student, predict, splits, workdir, name, rate, seed)
+
+    monkeypatch.setattr(job, "_train", diverging)
+    config = config_of(images, zoo[:1], seeds=(1, 2), total_steps=1, eval_every_steps=1)
+    (check,) = job.run(config, tmp_path / "one")["checks"]
+    assert check["learning_rate"] == 0.03 and check["picked_on"]["3"] is None
+    assert "diverged" in (tmp_path / "one" / "report.html").read_text()
+    config.learning_rates = (3.0,)
+    with pytest.raises(FloatingPointError):
+        job.run(config, tmp_path / "none")
+
+
+def test_tune_that_cannot_be_halved_is_told_at_once(images, zoo, refused, monkeypatch):
+    monkeypatch.setattr(sources, "halves", lambda *_, **__: (np.arange(1), np.arange(0)))
+    refused(job.run, config_of(images, zoo[:1]), "has 1 tune images, which are to be halved")
 
 
 def test_damaged_runs_are_told(done, images, zoo, tmp_path):

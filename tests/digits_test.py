@@ -74,7 +74,6 @@ def test_transfer_between_them(fitted, digits, cached, tmp_path):
         f"transfer.py:{arguments},controls=",
         tmp_path,
         "--config.objectives.kl_dp.learning_rate=0.005",
-        "--config.clip_norm=1.0",
         "--config.total_epochs=4",
         "--config.eval_every_epochs=2",
         **cached,

@@ -1,14 +1,16 @@
 """What jobs read, through their front door: bad images, unlabeled pools, streams, new heads."""
 
 import io
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 from small_jobs import CLASSES, make_images, pretraining, read, transferring
 
-from ktjax import models
+from ktjax import data, models
 from ktjax.data import pipeline
+from ktjax.experiment import inputs
 from ktjax.jobs import pretrain, transfer
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -18,6 +20,23 @@ def encoded(image, kind, **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("per_class", "sizes"), [(7, (2, 2)), (40, (6, 6))])
+def test_half_of_tune_decides_and_half_is_left(per_class, sizes, tmp_path):
+    """Also where tune has an image of each class alone."""
+    loaded = inputs.Loaded(
+        data.load(f"folder:{make_images(tmp_path / 'few', per_class=per_class)}")
+    )
+    settings = types.SimpleNamespace(subset_seed=0, max_examples=None)
+    halved = inputs.with_accept(settings, loaded)
+    assert (len(halved.dataset.tune), len(halved.accept)) == sizes
+    whole, *halves = (loaded.dataset.tune, halved.dataset.tune, halved.accept)
+    names = [source.where(i) for source in halves for i in range(len(source))]
+    assert sorted(names) == sorted(whole.where(i) for i in range(len(whole)))
+    alone = loaded._replace(dataset=loaded.dataset._replace(tune=whole.take(1)))
+    with pytest.raises(ValueError, match="has 1 tune images, which are to be halved"):
+        inputs.with_accept(settings, alone)
 
 
 @pytest.fixture(scope="module")

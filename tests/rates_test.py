@@ -48,6 +48,43 @@ def test_the_best_on_tune_of_runs_with_all_steps(noisy, quartet, tmp_path):
     assert {c.learning_rate for c in results.controls} == set(RATES)
 
 
+def test_a_rate_at_which_training_diverges_is_left_out(noisy, quartet, tmp_path, capfd):
+    config = choosing(noisy, quartet, arg="objectives=kl,controls=xe_self")
+    config.learning_rates = (0.1, 1e25)
+    results = rows.read(transfer.run(config, tmp_path))
+    (run,) = results.runs
+    assert run.learning_rate == 0.1 and list(run.rates) == ["0.1", "1e+25"]
+    assert run.rates["0.1"] is not None and run.rates["1e+25"] is None
+    assert {control.learning_rate for control in results.controls} == {0.1}
+    assert run.net is not None
+    told = "".join(capfd.readouterr())
+    assert "learning rate 0.1, diverged at 1e+25, " in told
+    assert "xe_self-1e+25-1 is left out: " in told
+
+
+def test_what_is_told_of_rates_is_the_whole_change(noisy, quartet, tmp_path):
+    """Of teachers that come one after another, not that by the last of them."""
+    config = choosing(noisy, quartet, arg="objectives=kl,strategy=sequential,controls=")
+    config.update(teachers=tuple(quartet[1:3]), learning_rates=(0.1, 3.0))
+    (run,) = rows.read(transfer.run(config, tmp_path)).runs
+    stages = [stage.history[-1].tune["delta"] for stage in run.stages]
+    assert run.rates[f"{run.learning_rate:g}"] == pytest.approx(sum(stages))
+    assert abs(stages[0]) > 0  # or the last would be the whole
+
+
+def test_rates_that_are_alike_are_refused(noisy, quartet, refused):
+    config = choosing(noisy, quartet)
+    config.learning_rates = (0.1234561, 0.1234562)
+    refused(transfer.run, config, "learning_rates=.* names one twice")
+
+
+def test_rates_at_which_all_diverge_are_an_error(noisy, quartet, tmp_path):
+    config = choosing(noisy, quartet, arg="objectives=kl,controls=")
+    config.learning_rates = (1e25, 1e26)
+    with pytest.raises(FloatingPointError, match="a lower learning rate, or clipping, may help"):
+        transfer.run(config, tmp_path)
+
+
 def test_an_argument_asks_for_it():
     given = "student=glyphs/tiny_mlp,teachers=glyphs/tiny_vit,objectives=kl+xe_kl_mcl"
     for more, rates in ((",find_rates", {None}), ("", {None, 1e-2})):

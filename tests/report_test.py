@@ -145,7 +145,8 @@ def test_table_is_what_a_person_reads(results):
 
 def test_conclusion_names_the_best_objective_per_kind_of_teacher(results):
     assert verdicts.conclusion(rows.read(results)) == (
-        "From a weaker teacher nothing improved, best was kl_dp (-0.12 points, 1 seed); "
+        "From a weaker teacher nothing improved, best was kl_dp (-0.12 points, 1 seed), and kl is "
+        "worse than before by 2.00 ± 0.25; "
         "from a stronger teacher kl_dp improved most, by 1.50 ± 0.25 points (1 seed); "
         "from several teachers kl_dp improved by 2.00 ± 0.25 points (1 seed); "
         "without a teacher nothing improved, best was xe (-0.25 points, 1 seed)."
@@ -161,8 +162,8 @@ def test_conclusion_takes_the_mean_over_runs(results):
     ]
     # Seeds spread by sqrt((12.5 + 0.5) / 2): the error of a mean of two is sqrt(1/16 + 13/4).
     expected = (
-        "From a stronger teacher nothing is distinguishable from no change, best was kl_dp by "
-        "1.50 ± 1.82 points (2 seeds)."
+        "From a stronger teacher nothing is surely better than before, best was kl_dp by 1.50 ± "
+        "1.82 points (2 seeds)."
     )
     assert verdicts.conclusion(rows.read(results)) == expected
 
@@ -306,7 +307,7 @@ def test_summary_counts_changes_beyond_two_standard_errors(results):
 @pytest.mark.parametrize(
     ("delta", "expected"),
     [
-        (0.50, "nothing is distinguishable from no change, best was kl by 0.50 ± 0.25 points"),
+        (0.50, "nothing is surely better than before, best was kl by 0.50 ± 0.25 points"),
         (0.51, "kl improved by 0.51 ± 0.25 points"),
     ],
 )
@@ -314,6 +315,19 @@ def test_an_improvement_is_more_than_its_error(results, delta, expected):
     results["runs"] = [make_run(["weak"], "kl", delta)]
     expected = f"From a weaker teacher {expected} (1 seed)."
     assert verdicts.conclusion(rows.read(results)) == expected
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        (-0.50, ""),
+        (-0.51, ", and kl is worse than before by 0.51 ± 0.25"),
+    ],
+)
+def test_what_does_harm_is_told_beside_the_best(results, delta, expected):
+    results["runs"] = [make_run(["weak"], "kl", delta), make_run(["weak"], "kl_dp", 1.5)]
+    best = "From a weaker teacher kl_dp improved most, by 1.50 ± 0.25 points (1 seed)"
+    assert verdicts.conclusion(rows.read(results)) == f"{best}{expected}."
 
 
 def test_each_student_has_its_table(results):

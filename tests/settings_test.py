@@ -18,7 +18,7 @@ from ktjax.settings.convergence import Convergence
 from ktjax.settings.pretrain import Pretrain
 from ktjax.settings.run import Run
 from ktjax.settings.study import Study
-from ktjax.settings.transfer import Transfer
+from ktjax.settings.transfer import OTHERWISE, Transfer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECORDS = {
@@ -56,7 +56,8 @@ def test_config_files_and_records_have_the_same_fields(path):
         for name, value in settings.to_json().items():
             given = config.to_dict()[name]
             given = list(given) if isinstance(given, tuple) else given
-            if name not in (*data.following(config.data), "learning_rates", "objectives", "mcl"):
+            follow = (*data.following(config.data), "learning_rates", "objectives", "mcl")
+            if name not in follow and not (name in OTHERWISE and given is None):
                 assert value == given, name
 
 
@@ -204,6 +205,19 @@ def test_what_follows_from_the_data():
     assert of("imagenet2012", minival=0.5, augment="weak") == (None, 0.5, 0.1, "weak")
 
 
+def test_a_protocol_that_is_left_open_follows_from_the_data():
+    def of(source, **fields):
+        config = get_config("transfer", f"data={source}")
+        config.update(fields)
+        settings = Transfer.read(config)
+        return settings.schedule, settings.warmup, settings.clip_norm
+
+    assert of("imagenet2012") == ("constant", 0.0, None)
+    assert of("folder:PATH") == of("glyphs") == ("cosine", 0.05, 1.0)
+    assert of("folder:PATH", warmup=0.1, clip_norm=3.0) == ("cosine", 0.1, 3.0)
+    assert of("folder:PATH", schedule="constant", warmup=0.0) == ("constant", 0.0, None)
+
+
 def test_learning_rates_that_nobody_knows_are_searched_for():
     def of(source, arg="objectives=kl+xe_kl_mcl,", **fields):
         config = get_config("transfer", f"{arg}data={source}")
@@ -212,7 +226,7 @@ def test_learning_rates_that_nobody_knows_are_searched_for():
         return [plan.rates(settings, label) for label in settings.objectives]
 
     assert of("imagenet2012") == [(1e-4,), (1e-2,)]  # the paper's
-    assert of("glyphs") == [(0.001,), (1e-2,)]
+    assert of("glyphs") == [(0.1,), (1e-2,)]
     assert of("folder:PATH")[0] == of("caltech256")[0] == (0.001, 0.01, 0.1, 1.0)
     assert of("folder:PATH", learning_rates=(0.1, 0.2))[0] == (0.1, 0.2)
     assert of("imagenet2012", arg="objectives=kl,find_rates,") == [(0.001, 0.01, 0.1, 1.0)]

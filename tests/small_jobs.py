@@ -55,7 +55,8 @@ def transferring(images, student, teachers, *, arg="objectives=kl_dp", mcl=None,
     given = f"student={student},teachers={'+'.join(map(str, teachers))},data=folder:{images}"
     given += ",controls="
     replaced = fields.pop("objectives", None)
-    fields = dict(total_steps=6) | fields
+    # Few steps, which are all alike.
+    fields = dict(total_steps=6, schedule="constant", warmup=0.0, clip_norm=None) | fields
     config = load_config("transfer", f"{given},{arg}", **fields)
     config.unlock()
     if replaced is not None:

@@ -94,6 +94,24 @@ def test_stratified_parts_every_class(counts, fraction, seed):
         assert taken in (1, count - 1) or abs(taken - fraction * count) <= 0.5
 
 
+def test_halves_are_halves_where_classes_have_one_image():
+    label_N = np.arange(21)
+    one, other = sources.halves(label_N, seed=0)
+    assert sorted([*one, *other]) == label_N.tolist() and len(one) == 11
+    label_N = np.repeat(np.arange(7), [1, 4, 1, 5, 2, 1, 1])
+    one, other = sources.halves(label_N, seed=0)
+    assert sorted([*one, *other]) == list(range(len(label_N)))
+    assert np.bincount(label_N[one], minlength=7).tolist() == [1, 2, 0, 3, 1, 1, 0]
+    # Where there are none, they are those of `stratified`.
+    label_N = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 8))
+    for ours, theirs in zip(
+        sources.halves(label_N, seed=3),
+        sources.stratified(label_N, fraction=0.5, seed=3),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_class_needs_an_image_for_every_split(tmp_path, count):
     fill(tmp_path, {"a": 5, "b": count})

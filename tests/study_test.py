@@ -343,7 +343,44 @@ def test_the_best_is_that_of_tune(tmp_path, monkeypatch):
     assert kept == ["t2"]
 
 
+def test_the_best_of_those_that_nobody_teaches(tmp_path, monkeypatch):
+    runs = [plan.Run("s", None, name, 1, None, name == "self") for name in ("xe", "kl", "self")]
+    for run in runs:
+        (tmp_path / run.folder / files.STUDENTS).mkdir(parents=True)
+        (tmp_path / run.folder / files.RESULTS).touch()
+    on_disk = Runs(tmp_path, expiry=60)
+
+    def found(run):
+        tune = {"xe": 0.1, "kl": 0.3, "self": 0.5}[run.objective]
+        return types.SimpleNamespace(row=make_run(run.objective, 0.0, tune=tune, tune_delta=tune))
+
+    monkeypatch.setattr(on_disk, "found", found)
+    on_disk.keep(runs, "best")
+    kept = [run.objective for run in runs if (tmp_path / run.folder / files.STUDENTS).exists()]
+    assert kept == ["kl"]
+
+
+def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path, monkeypatch):
+    """Another has taken its run over and renamed the folder: a file is not there any more."""
+    settings = Study.read(config)
+    run = plan.plan(settings, labeled=True)[0]
+    runs = Runs(tmp_path, expiry=60)
+
+    def gone(*_, **__):
+        raise FileNotFoundError("config.json")
+
+    monkeypatch.setattr(transfer, "execute", gone)
+    with runs.take(run) as sleeper:
+        with pytest.raises(FileNotFoundError):  # nobody has: it is another fault
+            runs.do(run, plan.transfer_of(settings, run), sleeper, Shared())
+        os.utime(sleeper.file, (0, 0))
+        with runs.take(run):
+            assert not runs.do(run, plan.transfer_of(settings, run), sleeper, Shared())
+
+
 def test_refused(refused, config, quartet, noisy):
+    controls = studying(noisy, quartet[:1], quartet[1:2], arg="objectives=kl_dp,controls=self_pool")
+    refused(study.run, changed(controls, store_top_k=2), "self_pool.* needs all logits")
     refused(study.run, changed(config, shard="2/2"), r"shard='2/2' has to be i/n")
     refused(study.run, changed(config, processes=2, engine="ray"), "only with config.engine=local")
     refused(study.run, changed(config, pairs=5), "only 4 pairs")

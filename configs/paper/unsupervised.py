@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Arguments: students, teachers, seeds, controls, data, pairs, runlocal."""
     given = "data=glyphs_unlabeled,objectives=kl+kl_dp_unsupervised+kl_pool,controls=self+self_pool"
     config = study.get_config(",".join(filter(None, (given, arg))))
-    if config.eval_data == "imagenet2012":
+    if not config.data.startswith("glyphs"):
         with config.unlocked():
             paper.as_published(config)
     return config

@@ -82,17 +82,19 @@ def outcomes(runs: Sequence[Run]) -> list[Outcome]:
     """
     groups: dict[tuple[str, tuple[str, ...], str], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.student, run.teachers, run.objective), []).append(run)
+        # One after another teachers may come in another order with each seed.
+        teachers = tuple(sorted(run.teachers))
+        groups.setdefault((run.student, teachers, run.objective), []).append(run)
     delta_sd = chance.pooled_sd([[run.delta for run in same] for same in groups.values()])
     nets = {key: [r.net for r in same if r.net is not None] for key, same in groups.items()}
     net_sd = chance.pooled_sd(list(nets.values()))
     found = []
     for key, same in groups.items():
-        (student, teachers, objective), has_net = key, len(nets[key]) == len(same)
+        (student, _, objective), has_net = key, len(nets[key]) == len(same)
         found.append(
             Outcome(
                 student=student,
-                teachers=teachers,
+                teachers=same[0].teachers,
                 objective=objective,
                 runs=len(same),
                 delta=statistics.fmean(run.delta for run in same),

@@ -78,7 +78,8 @@ class Run:
     stages: tuple["Run", ...] = ()  # one for each teacher, if these come one after another
     checkpoint: Mapping[str, str] | None = None  # of its end, as `training.Fitted` has it
     learning_rate: float | None = None  # per 256 samples; None where nothing was trained
-    rates: Mapping[str, float] | None = None  # what tune gained at each of those that were tried
+    # What tune gained at each learning rate that was tried; None: training diverged there.
+    rates: Mapping[str, float | None] | None = None
     # With the next two `controls.with_net`: the control without a teacher, controls.NONE where
     # none was better, and delta minus that control's. None where there is nothing to compare with.
     control: str | None = None
@@ -230,7 +231,8 @@ class Check:
     accuracy: float  # on validation, in percent, as on tune
     tune_accuracy: float
     learning_rate: float  # the picked one
-    picked_on: Mapping[str, float]  # learning rate -> gain on the half of tune that picks
+    # learning rate -> gain on the half of tune that picks; None: training diverged there
+    picked_on: Mapping[str, float | None]
     gain: float  # of the picked one, on the other half
     gain_se: float
     upper: float  # end of its one-sided interval

@@ -145,6 +145,17 @@ def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.n
     return np.setdiff1d(np.arange(len(label_N)), held), held
 
 
+def halves(label_N: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(positions of one half, of the other): of each class as many, to one sample.
+
+    Of the classes with a single sample every second one is in the first half.
+    """
+    one, other = stratified(label_N, fraction=0.5, seed=seed)
+    alone = [label for label, size in _sizes(label_N).items() if size == 1]
+    moved = np.flatnonzero(np.isin(label_N, sorted(alone)[::2]))
+    return np.sort(np.append(one, moved)), np.setdiff1d(other, moved)
+
+
 def subset(
     label_N: np.ndarray, candidates: np.ndarray, *, fraction: float, seed: int
 ) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import ktjax
 from ktjax import data, files, parallel
+from ktjax.data.sources import Source
 from ktjax.settings.record import Record
 
 # The last four draw, decode and resize: pixels depend on them.
@@ -20,9 +21,16 @@ _FOUND = ("images", "models")  # what data.json holds
 _MANY = 5  # differences that a sentence names
 
 
-def seen(dataset: data.Dataset, weights: Mapping[str, str]) -> dict[str, Any]:
-    """What data.json holds: what tells other images of the splits, and other weights of models."""
+def seen(
+    dataset: data.Dataset, weights: Mapping[str, str], accept: Source | None = None
+) -> dict[str, Any]:
+    """What data.json holds: what tells other images of the splits, and other weights of models.
+
+    Among the splits is `accept`, where a decision is made on it.
+    """
     splits = {name: dict(getattr(dataset, name).fingerprint) for name in data.SPLITS}
+    if accept is not None:
+        splits["accept"] = dict(accept.fingerprint)
     return {"images": splits, "models": dict(weights)}
 
 

@@ -101,7 +101,8 @@ def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
         return loaded._replace(
             accept=dataset.accept if count is None else dataset.accept.take(count)
         )
-    kept, held = sources.stratified(dataset.tune.label_N, fraction=0.5, seed=settings.subset_seed)
+    kept, held = sources.halves(dataset.tune.label_N, seed=settings.subset_seed)
+    check_halves(dataset.name, kept, held)
     if parallel.is_first():
         _LOG.warning(
             "%s has no accept split: half of tune, %d images, is taken for it.",
@@ -109,6 +110,15 @@ def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
         )
     accept = dataset.tune.select(held)
     return loaded._replace(dataset=dataset._replace(tune=dataset.tune.select(kept)), accept=accept)
+
+
+def check_halves(name: str, one: np.ndarray, other: np.ndarray) -> None:
+    """Raises ValueError where tune has too few images for something to be in both halves."""
+    if not len(one) or not len(other):
+        raise ValueError(
+            f"'{name}' has {len(one) + len(other)} tune images, which are to be halved: a larger "
+            "config.minival, or a tune split, has more."
+        )
 
 
 def load_validation(settings: Data, *, minival: float | None = None) -> Loaded:
@@ -365,7 +375,7 @@ def prepare(
         model.name: once(("weights", model.name), lambda m=model: describe.weights(m.variables))
         for model in loaded_weights
     }
-    workdir.claim(folder, settings, good.dataset, weights=weights, held=held)
+    workdir.claim(folder, settings, good.dataset, weights=weights, accept=good.accept, held=held)
     once("turned", lambda: say_turned(settings, good.dataset, names=("train", "validation")))
     return good.dataset, splits
 

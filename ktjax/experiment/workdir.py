@@ -16,6 +16,7 @@ from ktjax import data, files, parallel, paths, writer
 from ktjax.analysis import measures, rows
 from ktjax.analysis.rows import Results, Run
 from ktjax.classifier import Classifier
+from ktjax.data.sources import Source
 from ktjax.experiment import beginning, lease, logs
 from ktjax.report import page, tables
 from ktjax.settings.record import Record
@@ -146,6 +147,7 @@ def claim(
     dataset: data.Dataset,
     *,
     weights: Mapping[str, str] | None = None,
+    accept: Source | None = None,
     held: contextlib.ExitStack | None = None,
 ) -> None:
     """Makes the folder this experiment's: writes the resolved config, and logs to it from now on.
@@ -158,13 +160,14 @@ def claim(
       settings: of the job.
       dataset: that it reads.
       weights: digests of the weights that it begins with, by the models' names.
+      accept: the images of its decisions; None: it makes none.
       held: nobody else may write to the folder until it ends; None: the caller sees to that.
 
     Raises:
       ValueError: the folder cannot be written, or the processes do not share it, or another writes
         to it; or the processes were started otherwise; or the run began on other images or weights.
     """
-    found = beginning.seen(dataset, weights or {})
+    found = beginning.seen(dataset, weights or {}, accept)
     beginning.check_processes(settings, found)
     try:
         _as_first(lambda: _make(workdir, settings, found, held))

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from ktjax.experiment import evaluation, inputs, recipes, supervised
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.convergence import Convergence
 
+_LOG = logging.getLogger(__name__)
 _HALVES = 1234  # the seed that parts tune
 
 
@@ -62,7 +64,7 @@ def execute(
 
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work is done.
-      FloatingPointError: a run diverged.
+      FloatingPointError: a model diverges at every learning rate.
     """
     workdir = paths.of(workdir)
     check(settings)
@@ -82,6 +84,7 @@ def execute(
         students.values(),
         workdir,
         loaded_weights=students.values(),
+        refuse=lambda splits: inputs.check_halves(loaded.dataset.name, *_halves(splits)),
         held=held,
     )
     paths.make_folder(workdir / files.RUNS)
@@ -119,20 +122,28 @@ def _check(
     predict = evaluate.make_predict(student, batch_size=settings.eval_batch_size)
     asked = evaluation.evaluate(student, predict, splits, layout=settings.parallel)
     before = _right(asked.tune_NxC, asked.validation_NxC, splits)
+
+    def run(rate: float, seed: int) -> _Right:
+        name = f"{short}-{rate:g}-{seed}"
+        path = workdir / files.RUNS / f"{name}.npz"
+        if not path.exists():
+            right = _train(settings, student, predict, splits, workdir, name, rate, seed)
+            if parallel.is_first():
+                _write(path, right)
+                paths.delete(workdir / files.CHECKPOINTS / name, ignore_errors=True)
+            parallel.wait_for_all(name)
+        done()
+        return _read(path, splits)
+
     after: dict[float, list[_Right]] = {}
     for rate in settings.learning_rates:
-        for seed in settings.seeds:
-            name = f"{short}-{rate:g}-{seed}"
-            path = workdir / files.RUNS / f"{name}.npz"
-            if not path.exists():
-                right = _train(settings, student, predict, splits, workdir, name, rate, seed)
-                if parallel.is_first():
-                    _write(path, right)
-                    paths.delete(workdir / files.CHECKPOINTS / name, ignore_errors=True)
-                parallel.wait_for_all(name)
-            after.setdefault(rate, []).append(_read(path, splits))
-            done()
-    pick_N, judge_N = sources.stratified(splits.tune.label_N, fraction=0.5, seed=_HALVES)
+        try:
+            after[rate] = [run(rate, seed) for seed in settings.seeds]
+        except FloatingPointError as error:
+            if rate == settings.learning_rates[-1] and not after:
+                raise
+            _LOG.warning("%s at %g is left out: %s", student.name, rate, error)
+    pick_N, judge_N = _halves(splits)
     tune = {rate: np.stack([one.tune for one in found]) for rate, found in after.items()}
     found = convergence.check(before.tune, tune, pick_N=pick_N, judge_N=judge_N)
     validated = convergence.gain(
@@ -143,7 +154,10 @@ def _check(
         accuracy=100 * float(before.validation.mean()),
         tune_accuracy=100 * float(before.tune.mean()),
         learning_rate=found.learning_rate,
-        picked_on={f"{rate:g}": gain.mean for rate, gain in found.picked_on.items()},
+        picked_on={
+            f"{rate:g}": found.picked_on[rate].mean if rate in found.picked_on else None
+            for rate in settings.learning_rates
+        },
         gain=found.gain.mean,
         gain_se=found.gain.se,
         upper=found.upper,
@@ -151,6 +165,11 @@ def _check(
         validation_gain_se=validated.se,
         at_its_end=found.upper < settings.most_gain,
     )
+
+
+def _halves(splits: inputs.Splits) -> tuple[np.ndarray, np.ndarray]:
+    """The half of tune that picks a learning rate, and the one that judges."""
+    return sources.halves(splits.tune.label_N, seed=_HALVES)
 
 
 def _train(

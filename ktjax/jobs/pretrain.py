@@ -65,7 +65,18 @@ def execute(
     loaded = inputs.load(settings)
     inputs.check_labels(loaded)
     students = [_start(name, loaded.dataset, settings) for name in settings.models]
-    dataset, splits = inputs.prepare(settings, loaded, students, workdir, held=held)
+    dataset, splits = inputs.prepare(
+        settings,
+        loaded,
+        students,
+        workdir,
+        loaded_weights=[
+            student
+            for name, student in zip(settings.models, students, strict=True)
+            if name not in models.MODELS  # whose weights are drawn at random
+        ],
+        held=held,
+    )
     found, facts = [], {}
     for student in progress.bar(students, desc="models", unit="model"):
         trained, row = _train(settings, student, splits, workdir)

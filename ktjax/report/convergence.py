@@ -48,7 +48,10 @@ def _row(check: Any, rates: list[str]) -> list[str]:
     return [
         check.model,
         f"{check.accuracy:.2f}",
-        *(f"{check.picked_on[rate]:+.2f}" for rate in rates),
+        *(
+            "diverged" if check.picked_on[r] is None else f"{check.picked_on[r]:+.2f}"
+            for r in rates
+        ),
         f"{check.learning_rate:g}",
         f"{check.gain:+.2f} ± {check.gain_se:.2f}",
         f"{check.upper:+.2f}",

@@ -130,17 +130,27 @@ def _effect(same: list[Outcome]) -> Effect:
 def _clause(effects: dict[str, Effect]) -> str:
     best = max(effects, key=lambda name: effects[name].delta)
     effect = effects[best]
-    over = _over(effect)
+    over, worse = _over(effect), _worse({k: v for k, v in effects.items() if k != best})
     if effect.delta <= 0:
-        return f"nothing improved, best was {best} ({effect.delta:+.2f} points, {over})"
+        return f"nothing improved, best was {best} ({effect.delta:+.2f} points, {over}){worse}"
     size = f"{effect.delta:.2f} ± {effect.se:.2f} points"
     if effect.delta <= SURE * effect.se:
-        return f"nothing is distinguishable from no change, best was {best} by {size} ({over})"
+        return f"nothing is surely better than before, best was {best} by {size} ({over}){worse}"
     alike = [name for name in effects if name != best and _alike(effect, effects[name])]
     most = " most," if len(effects) > 1 and not alike else ""
     text = f"{best} improved{most} by {size}{_of_the_control(effect)}"
     others = f", not distinguishable from {' and '.join(alike)}" if alike else ""
-    return f"{text}{others} ({over})"
+    return f"{text}{others} ({over}){worse}"
+
+
+def _worse(effects: dict[str, Effect]) -> str:
+    """Which objectives surely did harm; or nothing."""
+    lost = [
+        f"{name} is worse than before by {-effect.delta:.2f} ± {effect.se:.2f}"
+        for name, effect in effects.items()
+        if effect.delta < -SURE * effect.se
+    ]
+    return f", and {' and '.join(lost)}" if lost else ""
 
 
 def _over(effect: Effect) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Field
 
-from ktjax.settings.record import Amount, BelowOne, Name, Positive, Seed
+from ktjax.settings.record import Amount, BelowOne, Name, Positive, Seed, check_once
 from ktjax.settings.training import Training
 
 
@@ -22,7 +22,5 @@ class Convergence(Training):
     @pydantic.model_validator(mode="after")
     def _once(self) -> Self:
         for name in ("models", "learning_rates", "seeds"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"config.{name}={values} names one twice.")
+            check_once(name, getattr(self, name))
         return self

@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ktjax.settings.record import NUMBER, Amount, AtLeastTwo, BelowOne, Count, Positive, Record
+from ktjax.settings.record import (
+    NUMBER,
+    Amount,
+    AtLeastTwo,
+    BelowOne,
+    Count,
+    Lead,
+    Positive,
+    Record,
+)
 
 Flips = Annotated[tuple[Literal["positive", "negative", "neutral"], ...], Field(min_length=1)]
 
@@ -119,7 +128,7 @@ class KlDpCorrected(_Partitioned):
     """Data partitioning, with targets that are right."""
 
     objective: Literal["kl_dp_corrected"]
-    lead: BelowOne
+    lead: Lead
 
 
 class KlPool(_Softened):
@@ -132,7 +141,7 @@ class KlPoolCorrected(_Softened):
     """The same, with targets that are right."""
 
     objective: Literal["kl_pool_corrected"]
-    lead: BelowOne
+    lead: Lead
 
 
 class SelfPool(_Softened):
@@ -145,7 +154,7 @@ class SelfCorrected(_Softened):
     """The same, with targets that are right."""
 
     objective: Literal["self_corrected"]
-    lead: BelowOne
+    lead: Lead
 
 
 class Cd(_Labels):
@@ -237,7 +246,7 @@ class SelfCorrectedControl(_SoftenedControl):
     """The same, with targets that are right."""
 
     objective: Literal["self_corrected"]
-    lead: BelowOne
+    lead: Lead
 
 
 class XeSelfControl(_SoftenedControl):

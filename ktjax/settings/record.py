@@ -6,7 +6,7 @@ it takes. Records have no defaults: these stand in the config files. No JAX.
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import ml_collections
@@ -42,6 +42,7 @@ Amount = Annotated[float, NUMBER, Field(ge=0)]
 Share = Annotated[float, NUMBER, Field(gt=0, le=1)]  # of something, not nothing
 Part = Annotated[float, NUMBER, Field(gt=0, lt=1)]  # likewise, and not all
 BelowOne = Annotated[float, NUMBER, Field(ge=0, lt=1)]
+Lead = Annotated[float, NUMBER, Field(ge=0, le=0.999)]  # of a probability over others, in float32
 Side = Annotated[int, Field(ge=1, le=2**14)]  # of an image, in pixels
 Workers = Annotated[int, Field(ge=1, le=1024)]  # threads or processes of a machine
 OtherWorkers = Annotated[int, Field(ge=0, le=1024)]  # likewise, or none
@@ -76,6 +77,16 @@ def _unchangeable(mapping: dict[Any, Any]) -> Mapping[Any, Any]:
 
 # Annotated[Mapping[...], FROZEN]: a mapping that nobody can change.
 FROZEN = AfterValidator(_unchangeable)
+
+
+def check_once(field: str, values: Sequence[Any]) -> None:
+    """Raises ValueError where two values of a field are the same; numbers in six digits.
+
+    Folders are named by them.
+    """
+    told = [f"{value:g}" if isinstance(value, float) else value for value in values]
+    if len(set(told)) < len(told):
+        raise ValueError(f"config.{field}={tuple(values)} names one twice.")
 
 
 class Record(pydantic.BaseModel):

@@ -19,6 +19,7 @@ from ktjax.settings.record import (
     Record,
     Seed,
     Side,
+    check_once,
 )
 from ktjax.settings.transfer import Methods, Transfer
 
@@ -64,9 +65,7 @@ class Study(Methods):
     @pydantic.model_validator(mode="after")
     def _shard(self) -> Self:
         for name in ("students", "teachers"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"config.{name}={values} names one twice.")
+            check_once(name, getattr(self, name))
         if self.processes > 1 and self.engine != "local":
             raise ValueError("config.processes: only with config.engine=local.")
         if self.shard is None:

@@ -8,7 +8,16 @@ import pydantic
 from pydantic import Field
 
 from ktjax.settings import objective
-from ktjax.settings.record import FROZEN, AtLeastTwo, BelowOne, Count, Name, Positive, Seed
+from ktjax.settings.record import (
+    FROZEN,
+    AtLeastTwo,
+    BelowOne,
+    Count,
+    Name,
+    Positive,
+    Seed,
+    check_once,
+)
 from ktjax.settings.training import Training
 
 
@@ -16,7 +25,13 @@ def rates_of(data: Any) -> tuple[float, ...]:
     """The learning rates to choose from where a config says None: one, where it is known."""
     if data == "imagenet2012":
         return (1e-4,)  # the paper's
-    return (0.001,) if str(data).startswith("glyphs") else (0.001, 0.01, 0.1, 1.0)
+    return (0.1,) if str(data).startswith("glyphs") else (0.001, 0.01, 0.1, 1.0)
+
+
+# How a transfer trains whose config leaves the schedule open: on ImageNet as in the paper, and
+# elsewhere so that the larger of several learning rates can be tried.
+PUBLISHED = {"schedule": "constant", "warmup": 0.0, "clip_norm": None}
+OTHERWISE = {"schedule": "cosine", "warmup": 0.05, "clip_norm": 1.0}
 
 
 class Methods(Training):
@@ -52,6 +67,7 @@ class Methods(Training):
 
     @pydantic.model_validator(mode="after")
     def _fields_that_go_together(self) -> Self:
+        check_once("learning_rates", self.learning_rates)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"config.seeds={self.seeds}: seeds have to be different.")
         for field in ("objectives", "controls"):
@@ -81,3 +97,12 @@ class Transfer(Methods):
     strategy: Literal["single", "parallel", "sequential", "soup", "mutual"]
     order: Literal["ascending", "descending", "given", "random"]
     soup_batch_norm: Literal["average", "estimate"]
+
+    @classmethod
+    def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With the protocol that follows from the data set, where the schedule is left open."""
+        raw = super().resolved(raw)
+        protocol = dict(PUBLISHED if raw.get("data") == "imagenet2012" else OTHERWISE)
+        if raw.get("schedule", "") is not None:
+            del protocol["clip_norm"]  # None means what it says
+        return {k: protocol[k] if k in protocol and v is None else v for k, v in raw.items()}

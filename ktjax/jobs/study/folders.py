@@ -100,6 +100,10 @@ class Runs:
             files.write_json(
                 place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()}
             )
+        except OSError:
+            if lease.held():
+                raise
+            # Whoever has it now has renamed the folder.
         paths.delete(place / files.CHECKPOINTS, ignore_errors=True)
         path = self.workdir / run.folder
         if not lease.held():
@@ -112,7 +116,9 @@ class Runs:
     def keep(self, runs: Sequence[Run], keep: str) -> None:
         """Deletes the exported students that config.keep does not want, of one student's runs."""
         done = [run for run in runs if self.has_found(run)]
+        # Where nobody teaches, what is no control is what was asked for.
         taught = [run for run in done if run.teacher is not None]
+        taught = taught or [run for run in done if not run.is_control]
         stay = {"all": done, "none": [], "best": []}[keep]
         if keep == "best" and taught:
             stay = [max(taught, key=lambda run: controls.tune_delta(self.found(run).row))]

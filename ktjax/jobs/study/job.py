@@ -9,13 +9,14 @@ import ml_collections
 
 from ktjax import data, files, paths
 from ktjax.analysis.rows import Results, to_json
-from ktjax.experiment import beginning, inputs, lease, recipes
+from ktjax.experiment import beginning, inputs, lease, recipes, stores
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
 from ktjax.jobs.study import in_processes, on_ray, plan, table, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.study.plan import Run
+from ktjax.jobs.transfer import plan as transfer_plan
 from ktjax.jobs.transfer.plan import asks_teachers
 from ktjax.report import tables
 from ktjax.settings.study import ASKED, Study
@@ -43,6 +44,11 @@ def check(settings: Study) -> None:
     if settings.engine == "ray":
         on_ray.check()
     plan.plan(settings, labeled=True)
+    alone = {name: control.entry for name, control in transfer_plan.controls(settings).items()}
+    if alone:
+        stores.check(
+            settings.transfer(settings.students[0], (), alone, seeds=settings.seeds, mcl={})
+        )
     pairs = plan.pairs(settings)
     for student in settings.students:
         teachers = [teacher for learner, teacher in pairs if learner == student]

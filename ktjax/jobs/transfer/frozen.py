@@ -85,8 +85,15 @@ def controls(alone: Setup, planned: Sequence[Run], bar: tqdm.tqdm) -> Iterator[D
 def _controls(
     alone: Setup, common: stages.Common, planned: Sequence[Run], bar: tqdm.tqdm
 ) -> Iterator[Done]:
+    """One that diverges is left out: transfers at its learning rate may not, and have others."""
     for run in planned:
-        row, after = stages.transfer(alone, common, run)
+        try:
+            row, after = stages.transfer(alone, common, run)
+        except FloatingPointError as error:
+            if alone.report and parallel.is_first():
+                bar.write(f"{run.name} is left out: {error}")
+            bar.update()
+            continue
         setup.export(alone, after.model, row, bar)
         bar.update()
         yield Done(row, after.validation_NxC, control=True)

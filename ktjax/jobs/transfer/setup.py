@@ -139,6 +139,8 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
     change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
     change = f"abstains, stays at {row.accuracy_after:.2f} %" if row.abstained else change
     rate = f"learning rate {row.learning_rate:g}, " if row.rates else ""
+    if diverged := [rate for rate, gain in (row.rates or {}).items() if gain is None]:
+        rate += f"diverged at {' and '.join(diverged)}, "
     bar.write(f"{row.run}: {change}, {rate}{row.seconds:.0f} s{_left(bar)}")
 
 

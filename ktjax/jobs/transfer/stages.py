@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ktjax.jobs.transfer.plan import Run, Teachers
 from ktjax.jobs.transfer.setup import Setup
 from ktjax.targets import live
 
+_LOG = logging.getLogger(__name__)
 History = list[dict[str, Any]]
 
 
@@ -32,20 +34,29 @@ class Common(NamedTuple):
 def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluated]:
     """Its row, and the student at its end; of several learning rates at the one that suits it.
 
-    That is the one whose training ends best on tune. The others cost as much.
+    That is the one whose training ends best on tune. The others cost as much, but for those at
+    which it diverges; FloatingPointError: that is all of them.
     """
     rates = plan.rates(start.settings, run.objective)
     if len(rates) == 1:
         return _at(start, common, run._replace(learning_rate=rates[0]))
-    found, gains, seconds = None, {}, 0.0
+    found, seconds, diverged = None, 0.0, None
+    gains: dict[str, float | None] = {}
     for rate in rates:
-        tried = _at(start, common, plan.at_rate(run, rate))
+        try:
+            tried = _at(start, common, plan.at_rate(run, rate))
+        except FloatingPointError as error:
+            _LOG.info("%s: at %g: %s", run.name, rate, error)
+            # Without its traceback, whose frames hold what the run had on the devices.
+            gains[f"{rate:g}"], diverged = None, error.with_traceback(None)
+            continue
         last = tried[0].history[-1]
-        gains[f"{rate:g}"] = last.tune["delta"]
+        gains[f"{rate:g}"] = last.accuracy - start.accuracy(start.student)
         seconds += tried[0].seconds
         if found is None or last.accuracy > found[0].history[-1].accuracy:
             found = tried
-    assert found is not None
+    if found is None:
+        raise diverged or ValueError("config.learning_rates is empty.")
     row = dataclasses.replace(found[0], run=run.name, rates=gains, seconds=seconds)
     return row, found[1]
 
