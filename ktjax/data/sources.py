@@ -146,14 +146,16 @@ def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.n
 
 
 def halves(label_N: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(positions of one half, of the other): of each class as many, to one sample.
+    """(positions of one half, of the other): of each class as many.
 
-    Of the classes with a single sample every second one is in the first half.
+    Where that cannot be, the first has one more of every second such class, the other of the rest.
     """
-    one, other = stratified(label_N, fraction=0.5, seed=seed)
-    alone = [label for label, size in _sizes(label_N).items() if size == 1]
-    moved = np.flatnonzero(np.isin(label_N, sorted(alone)[::2]))
-    return np.sort(np.append(one, moved)), np.setdiff1d(other, moved)
+    sizes = _sizes(label_N)
+    odd = [label for label, size in sizes.items() if size % 2]
+    counts = {label: size // 2 for label, size in sizes.items()}
+    counts |= {label: counts[label] + 1 for label in odd[1::2]}
+    other = _draw(label_N, counts, seed=seed)
+    return np.setdiff1d(np.arange(len(label_N)), other), other
 
 
 def subset(
