@@ -163,9 +163,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # trained, where the model_args of its config.json say so, else 0.
     config.drop_path_rate = config_dict.placeholder(float)
     # What is exported: last: the weights at the end; best: those of the evaluation that was best on
-    # tune; no_regret: the best on tune of these, of others on the way and of the mean over the last
-    # half of training, if it is better than before on images of its own (split accept, or else half
-    # of tune), and else the student as it was: the run has abstained.
+    # tune; no_regret: the best on tune of these, of others on the way, of the mean over the last
+    # half of training and of what lies between before and after, if it is better than before on
+    # images of its own (split accept, or else half of tune), and else the student as it was: the
+    # run has abstained.
     config.export = "last"
 
     if arg.runlocal:

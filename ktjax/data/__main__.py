@@ -1,4 +1,4 @@
-"""`python -m ktjax.data convert FOLDER OUT`: an image folder as ArrayRecord."""
+"""`python -m ktjax.data convert FOLDER OUT`: images as ArrayRecord."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Does what the arguments say, and prints how to use the result."""
     parser = argparse.ArgumentParser(prog="python -m ktjax.data")
     commands = parser.add_subparsers(dest="command", required=True)
-    of_convert = commands.add_parser("convert", help=convert.__doc__.partition(";")[0])
+    of_convert = commands.add_parser("convert", help=convert.__doc__.partition(".")[0])
     of_convert.add_argument("folder", help="images: see configs' data=folder:PATH")
     of_convert.add_argument("out", help="DATA_DIR/NAME")
     options = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""Image folder -> ArrayRecord data set that TFDS and ktjax read; images are not encoded again.
+"""Images of a folder, Parquet files or archives -> ArrayRecord that TFDS and ktjax read.
 
-One file of a thousand images is read faster than a thousand files, and travels as one. TensorFlow
-is not needed.
+They are not encoded again. One file of a thousand images is read faster than a thousand files, and
+travels as one. TensorFlow is not needed.
 """
 
 import io
