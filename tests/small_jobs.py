@@ -71,9 +71,16 @@ def transferring(images, student, teachers, *, arg="objectives=kl_dp", mcl=None,
     return config
 
 
+# As of glyphs in configs/study.py; the others have 0.1.
+RATES = {"kl": 0.01, "xe_kl": 0.01, "hinton": 0.01, "kl_dp_unsupervised": 0.03}
+
+
 def studying(images, students, teachers, *, arg="objectives=kl_dp,controls=xe", **fields):
     given = f"students={'+'.join(students)},teachers={'+'.join(teachers)},data=folder:{images}"
-    return load_config("study", f"{given},{arg}", **{"total_steps": 6} | fields)
+    config = load_config("study", f"{given},{arg}", **{"total_steps": 6} | fields)
+    for name, entry in config.objectives.items():
+        entry.learning_rate = RATES.get(name, 0.1)
+    return config
 
 
 def tree(folder):
