@@ -9,8 +9,10 @@ Several teachers, one after another (or strategy=parallel, soup, mutual), by sev
       --config=configs/transfer.py:teachers=glyphs/tiny_vit+glyphs/tiny_mixer,strategy=sequential,\
 objectives=kl+kl_dp+xe_kl_mcl
 
-What objectives=kl+kl_dp+xe_kl_mcl picks from, each with its options, is spelled out below:
-ktjax.objectives has more about each. The target, per image, and whether it needs labels:
+Without objectives= it is kl_dp, the paper's, and kl_pool, which gained as much or more wherever
+both were measured (configs/study.py). What objectives=kl+kl_dp+xe_kl_mcl picks from, each with its
+options, is spelled out below: ktjax.objectives has more about each. The target, per image, and
+whether it needs labels:
 
   kl_dp               who gives the label the largest probability, of the initial          labels
                       student and the teachers (the paper's; one target, KL to it)
@@ -195,7 +197,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if arg.find_rates:
         for entry in objectives.values():
             entry["learning_rate"] = rate()
-    chosen = arg.objectives or (("mutual",) if arg.strategy == "mutual" else ("kl", "kl_dp"))
+    chosen = arg.objectives or (("mutual",) if arg.strategy == "mutual" else ("kl_dp", "kl_pool"))
     for name in chosen:
         config_lib.check_choice("objectives", name, tuple(objectives))
     config.objectives = {name: objectives[name] for name in chosen}  # of those above
