@@ -5,6 +5,7 @@ Help, lists, and what is wrong with flags and fields are said before anything he
 """
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,6 +17,8 @@ from ktjax import flags
 def cli() -> None:
     """The console script `ktjax`."""
     word = sys.argv[1] if len(sys.argv) > 1 else None
+    if word in _COMMANDS or flags.wants_help(sys.argv):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `ktjax --help | head` has read enough
     if word in _COMMANDS:
         try:
             _COMMANDS[word](sys.argv[2:])

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,12 @@ def test_commands_are_found():
     found = [list(commands(path.read_text(encoding="utf-8"))) for path in FILES]
     counts = dict(zip((path.name for path in FILES), map(len, found), strict=True))
     assert counts["CLUSTERS.md"] >= 12 and counts["README.md"] >= 4 and sum(counts.values()) >= 40
+
+
+@pytest.mark.parametrize("words", [["--help"], ["configs"]])
+def test_a_reader_may_stop_reading(words):
+    """`ktjax configs | head -1`."""
+    command = [sys.executable, "-m", "ktjax.main", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
