@@ -284,13 +284,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.templates = ("a photo of a {}.",)
 
     # One batch for all models of all pairs, so that one more model changes no view: its side in
-    # pixels, the share of the image's centre that it shows, and the filter.
-    size, crop, interpolation = {"glyphs": (24, 1.0, "bilinear")}.get(
-        arg.data, (224, 0.875, "bicubic")
-    )
-    config.image_size = size
-    config.crop_pct = crop
-    config.interpolation = interpolation
+    # pixels, the share of the image's centre that it shows, and the filter. None: 24, 1 and
+    # bilinear for glyphs, else 224, 0.875 and bicubic.
+    config.image_size = config_dict.placeholder(int)
+    config.crop_pct = config_dict.placeholder(float)
+    config.interpolation = config_dict.placeholder(str)
     config.upright = False  # turn images as their EXIF says; timm, and so its models, do not
     # Each model's accuracy by its own transform as well, beside that on the batch of all: another
     # pass over validation for every model whose transform is another.

@@ -9,7 +9,8 @@ import ml_collections
 OPTIONAL = (
     *("augment", "clip_norm", "crop_pct", "crop_scale", "data_dir", "eval_data", "every"),
     "drop_path_rate",
-    *("eval_every_epochs", "eval_every_steps", "image_size", "interpolation", "learning_rates"),
+    *("eval_every_epochs", "eval_every_steps", "image_size", "interpolation", "learning_rate"),
+    "learning_rates",
     *(
         "max_examples",
         "minival",

@@ -59,8 +59,8 @@ def predict(
     for name, count in (("top", top), ("batch_size", batch_size)):
         if count < 1:
             raise ValueError(f"{name}={count} has to be 1 or more.")
-    if isinstance(model, str):
-        model = models.load(model)
+    if isinstance(model, str | os.PathLike):
+        model = models.load(os.fspath(model))
     if not model.classes:
         raise ValueError(
             f"{model.name} has no classes of its own: predict(ktjax.load_model(NAME, classes=...), "

@@ -17,7 +17,7 @@ from ktjax import flags
 def cli() -> None:
     """The console script `ktjax`."""
     word = sys.argv[1] if len(sys.argv) > 1 else None
-    if word in _COMMANDS or flags.wants_help(sys.argv):
+    if word == "configs" or flags.wants_help(sys.argv):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `ktjax --help | head` has read enough
     if word in _COMMANDS:
         try:

@@ -103,6 +103,11 @@ def follow(name: str | None) -> None:
     _followed[:] = [] if name is None else [name]
 
 
+def followed() -> str | None:
+    """What `follow` was given, for processes that work for this one."""
+    return _followed[0] if _followed else None
+
+
 def begin(workdir: Path, run: str, folder: Path) -> Tracker | None:
     """The run at the chosen service; None: none was chosen. `folder` is one of this machine."""
     return TRACKERS[_followed[0]](workdir, run, folder) if _followed else None

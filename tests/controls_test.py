@@ -58,6 +58,7 @@ def test_seeds_are_averaged_in_whatever_order_teachers_come():
         make_run("kl", -0.5, seed=2, teachers=("b", "a")),
     ]
     (outcome,) = controls.outcomes(found)
+    assert controls.by_what(found) == {("s", frozenset("ab"), "kl"): outcome}
     assert (outcome.runs, outcome.delta, outcome.teachers) == (2, 0.25, ("a", "b"))
     # The images' error is 0.5, that of the two seeds their deviation by the root of two.
     assert outcome.delta_se == pytest.approx((0.5**2 + (1.5 / 2**0.5) ** 2 / 2) ** 0.5)

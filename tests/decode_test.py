@@ -53,6 +53,13 @@ def test_jpegs_have_the_bits_of_pillow(options, mode):
     np.testing.assert_array_equal(image, expected)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_whose_white_nobody_knows_are_refused(dtype):
+    image = Image.fromarray(np.linspace(0, 1, 12).reshape(3, 4).astype(dtype))
+    with pytest.raises(decode.DecodeError, match="its pixels have 32 bits"):
+        decode.decode(encode(image, "TIFF"))
+
+
 def test_other_formats_and_modes():
     image = make_image(20, 30)
     rgb = np.asarray(image)

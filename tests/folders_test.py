@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 from sources_test import files, fill, load
 
 from ktjax import data
-from ktjax.data import convert, decode, pipeline, sources
+from ktjax.data import convert, decode, folders, pipeline, sources
 
 
 def image(number=0, kind="PNG", side=12):
@@ -329,3 +329,29 @@ def test_padded_images_are_the_same_in_many_threads(tmp_path):
         ValueError, match=r"jpg does not decode: .* with pad those that are cut off"
     ):
         pipeline.Stream(train, pipeline.Reading(size=16)).take(index)
+
+
+@pytest.mark.parametrize("name", ["test", "val", "minival"])
+def test_images_without_classes_beside_classes_are_no_class(tmp_path, name):
+    fill(tmp_path, {"cat": 9, "dog": 9, name: 9})
+    with pytest.raises(ValueError, match=f"holds images in {name}, the name of a split, beside"):
+        folders.read(tmp_path)
+
+
+def test_splits_of_other_labels_are_refused(tmp_path):
+    for split, labels in (("train", "cat dog"), ("validation", "Cat dog")):
+        fill(tmp_path / split, {"a": 2})
+        files = sorted(path.name for path in (tmp_path / split / "a").iterdir())
+        lines = [f"a/{f},{label}" for f, label in zip(files, labels.split(), strict=True)]
+        (tmp_path / split / "metadata.csv").write_text("\n".join(["file_name,label", *lines]))
+    with pytest.raises(ValueError, match="train has no image of 'Cat'"):
+        folders.read(tmp_path)
+
+
+def test_negative_labels_are_refused(tmp_path):
+    fill(tmp_path, {"a": 2})
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    lines = [f"a/{f},{label}" for f, label in zip(files, (-1, 0), strict=True)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *lines]))
+    with pytest.raises(ValueError, match="has the label -1: labels are names, or from 0 on"):
+        folders.read(tmp_path)

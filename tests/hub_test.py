@@ -312,7 +312,8 @@ def test_a_bare_file_needs_its_architecture(classifier, folder, tmp_path):
     path = tmp_path / "resnet.safetensors"
     path.write_bytes((folder / weights.WEIGHTS).read_bytes())
     with pytest.raises(
-        ValueError, match=r"does not say its architecture: give architecture=\.\.\."
+        ValueError,
+        match=r"does not say its architecture: ktjax\.load_model\(\.\.\., architecture=NAME",
     ):
         models.load(str(path))
     with pytest.raises(ValueError, match=r"No architecture 'test_resnt'\. Nearest: test_resnet"):

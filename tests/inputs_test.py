@@ -3,15 +3,18 @@
 import io
 import types
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from small_jobs import CLASSES, make_images, pretraining, read, transferring
 
+import ktjax
 from ktjax import data, models
 from ktjax.data import pipeline
 from ktjax.experiment import inputs
 from ktjax.jobs import pretrain, transfer
+from ktjax.settings.pretrain import Pretrain
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -37,6 +40,18 @@ def test_half_of_tune_decides_and_half_is_left(per_class, sizes, tmp_path):
     alone = loaded._replace(dataset=loaded.dataset._replace(tune=whole.take(1)))
     with pytest.raises(ValueError, match="has 1 tune images, which are to be halved"):
         inputs.with_accept(settings, alone)
+
+
+def test_a_head_stays_where_classes_are_taken_by_position(images, tmp_path):
+    model = models.create("tiny_mlp_narrow", classes=models.classes.numbered(4), seed=0)
+    ktjax.export_model(model, tmp_path)
+    dataset = data.load(f"folder:{images}")
+    for classes, kept in (("position", True), ("names", False)):
+        config = pretraining(images, names=(str(tmp_path),), classes=classes)
+        start = pretrain._start(str(tmp_path), dataset, Pretrain.read(config))
+        assert start.classes == dataset.classes
+        same = jax.tree.map(np.array_equal, dict(start.variables), dict(model.variables))
+        assert all(jax.tree.leaves(same)) == kept
 
 
 @pytest.fixture(scope="module")

@@ -549,14 +549,14 @@ def test_command_line(images, cached, tmp_path):
             "the config has no field 'batchsize'. Nearest: batch_size, eval_batch_size, ",
         ),
         (
-            ["transfer.py", "--config.objectives.kl.topk=1"],
-            "config.objectives.kl has no field 'topk'. Nearest: objectives.kl.top_k, "
-            "objectives.kl.temperature, objectives.kl.flips.\n",
+            ["transfer.py", "--config.objectives.kl_dp.topk=1"],
+            "config.objectives.kl_dp has no field 'topk'. Nearest: objectives.kl_dp.top_k, "
+            "objectives.kl_dp.top_k_of, ",
         ),
         (
             ["transfer.py", "--config.learning_rate=1"],
-            "the config has no field 'learning_rate'. Nearest: objectives.kl.learning_rate, "
-            "objectives.kl_dp.learning_rate, learning_rates.\n",
+            "the config has no field 'learning_rate'. Nearest: objectives.kl_dp.learning_rate, "
+            "objectives.kl_pool.learning_rate, learning_rates.\n",
         ),
         (["pretrain.py", "--config.batch_size=big"], "flag --config.batch_size=big"),
         (["pretrain.py", "--config.batch_size=None"], "config.batch_size has to have a value"),

@@ -15,6 +15,7 @@ from ktjax.settings.transfer import Transfer
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
 PETS = ("ant", "bee", "cat", "dog")
+WORDS, SYNSETS = imagenet.words(), imagenet.synsets()
 
 
 def drawn(classes, seed=0):
@@ -81,6 +82,21 @@ def test_two_classes_of_one_name_are_nobodys():
         models.fitted(drawn(("ant", "bee", "bee", "cat")), ("ant", "bee", "cat"), "pets")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "found"),
+    [
+        (["cat", "dog"], ["Cat", "cat"], [-1, 0]),  # never one for both
+        (["cat", "dog"], ["CAT", "Cat"], [-1, -1]),
+        (["A", "B", "a", "b"], ["b", "A", "a", "B"], [3, 0, 2, 1]),  # the very names
+        (["A", "B"], ["b", "a"], [1, 0]),
+        (["caf\u00e9", "tea"], ["tea", "cafe\u0301"], [1, 0]),  # accents taken apart
+        (SYNSETS, ["notebook", "notebook computer"], [-1, -1]),
+    ],
+)
+def test_a_class_is_taken_once(theirs, ours, found):
+    assert models.places(theirs, ours).tolist() == found
+
+
 def test_classes_without_names_are_taken_by_position_where_that_is_said():
     nameless = drawn(models.classes.numbered(4))
     with pytest.raises(ValueError, match=r"does not say what its 4 classes are.*config.classes to"):
@@ -90,9 +106,6 @@ def test_classes_without_names_are_taken_by_position_where_that_is_said():
     np.testing.assert_array_equal(logits(found), logits(nameless))
     with pytest.raises(ValueError, match="other classes than cars"):  # names that disagree
         models.fitted(found, ("a", "b", "c", "d"), "cars", by_position=True)
-
-
-WORDS, SYNSETS = imagenet.words(), imagenet.synsets()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +125,8 @@ def test_imagenets_classes_have_several_names(theirs, place):
         assert (found >= 0).mean() > 0.99
         found = np.where(found < 0, place, found)
     np.testing.assert_array_equal(found, place)
-    assert (models.places(SYNSETS, [WORDS[0], "goldfish", "Tinca_tinca"]) == [0, 1, 0]).all()
+    assert (models.places(SYNSETS, [WORDS[0], "goldfish"]) == [0, 1]).all()
+    assert (models.places(SYNSETS, ["goldfish", "Tinca_tinca"]) == [1, 0]).all()
 
 
 @pytest.mark.parametrize(("count", "there"), [(21843, 999), (11821, 993), (11221, 991)])

@@ -186,6 +186,10 @@ def test_what_does_not_fit_is_refused(images, zoo, refused, tmp_path):
     ktjax.export_model(of_nnx()[1], tmp_path)
     with pytest.raises(ValueError, match="missing params/head/kernel"):
         ktjax.load_weights(model, tmp_path)
+    ktjax.export_model(model, tmp_path / "ordered")
+    other = dataclasses.replace(model, classes=model.classes[::-1])
+    with pytest.raises(ValueError, match="is of other classes than .*, or in another order: che"):
+        ktjax.load_weights(other, tmp_path / "ordered")
     assert weights.is_export(tmp_path)
     run = functools.partial(transfer.run, models={"mine": model, "other": model})
     config = small_jobs.transferring(images, "mine", [zoo[0]])

@@ -330,6 +330,16 @@ def test_what_does_harm_is_told_beside_the_best(results, delta, expected):
     assert verdicts.conclusion(rows.read(results)) == f"{best}{expected}."
 
 
+def test_teachers_in_another_order_with_each_seed_are_the_same(results, tmp_path):
+    results["runs"] = [
+        make_run(["weak", "strong"], "kl", 0.5, seed=1),
+        make_run(["strong", "weak"], "kl", 1.0, seed=2),
+    ]
+    assert " 2       +0.75 ± " in tables.as_text(results)
+    page_lib.write(tmp_path, results, [])
+    assert [row["runs"] for row in read_csv(tmp_path / "figures" / "change.csv")] == ["2"]
+
+
 def test_each_student_has_its_table(results):
     results["runs"].append(make_run([NASTY], "kl", 0.0, student="other"))
     text = tables.as_text(results)

@@ -17,7 +17,7 @@ from ktjax.settings.complementarity import Complementarity
 from ktjax.settings.convergence import Convergence
 from ktjax.settings.pretrain import Pretrain
 from ktjax.settings.run import Run
-from ktjax.settings.study import Study
+from ktjax.settings.study import OF_GLYPHS, Study
 from ktjax.settings.transfer import OTHERWISE, Transfer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -57,7 +57,7 @@ def test_config_files_and_records_have_the_same_fields(path):
             given = config.to_dict()[name]
             given = list(given) if isinstance(given, tuple) else given
             follow = (*data.following(config.data), "learning_rates", "objectives", "mcl")
-            if name not in follow and not (name in OTHERWISE and given is None):
+            if name not in follow and not (name in (*OTHERWISE, *OF_GLYPHS) and given is None):
                 assert value == given, name
 
 
@@ -203,6 +203,19 @@ def test_what_follows_from_the_data():
     assert of("tfds:NAME") == (None, 0.1, 1.0, "default")
     assert of("imagenet2012") == (None, 0.01, 0.1, "default")
     assert of("imagenet2012", minival=0.5, augment="weak") == (None, 0.5, 0.1, "weak")
+
+
+def test_a_study_reads_images_as_they_are_for():
+    def of(arg=None, **fields):
+        config = get_config("study", arg)
+        config.update(fields)
+        settings = Study.read(config)
+        return settings.image_size, settings.crop_pct, settings.interpolation
+
+    for name in ("glyphs", "glyphs_unlabeled", "glyphs_few"):
+        assert of(f"data={name}") == of(data=name) == (24, 1.0, "bilinear")
+    assert of("data=folder:PATH") == of(data="folder:PATH") == (224, 0.875, "bicubic")
+    assert of("data=folder:PATH", image_size=96) == (96, 0.875, "bicubic")
 
 
 def test_a_protocol_that_is_left_open_follows_from_the_data():

@@ -80,29 +80,33 @@ def outcomes(runs: Sequence[Run]) -> list[Outcome]:
     the spread over seeds, pooled over all outcomes, by the root of their number. It is rather too
     large than too small.
     """
-    groups: dict[tuple[str, tuple[str, ...], str], list[Run]] = {}
+    return list(by_what(runs).values())
+
+
+def by_what(runs: Sequence[Run]) -> dict[tuple[str, frozenset[str], str], Outcome]:
+    """The same by student, teachers and objective.
+
+    One after another teachers may come in another order with each seed.
+    """
+    groups: dict[tuple[str, frozenset[str], str], list[Run]] = {}
     for run in runs:
-        # One after another teachers may come in another order with each seed.
-        teachers = tuple(sorted(run.teachers))
-        groups.setdefault((run.student, teachers, run.objective), []).append(run)
+        groups.setdefault((run.student, frozenset(run.teachers), run.objective), []).append(run)
     delta_sd = chance.pooled_sd([[run.delta for run in same] for same in groups.values()])
     nets = {key: [r.net for r in same if r.net is not None] for key, same in groups.items()}
     net_sd = chance.pooled_sd(list(nets.values()))
-    found = []
+    found = {}
     for key, same in groups.items():
         (student, _, objective), has_net = key, len(nets[key]) == len(same)
-        found.append(
-            Outcome(
-                student=student,
-                teachers=same[0].teachers,
-                objective=objective,
-                runs=len(same),
-                delta=statistics.fmean(run.delta for run in same),
-                delta_se=_se([run.delta_se for run in same], delta_sd),
-                control=same[0].control,
-                net=statistics.fmean(nets[key]) if has_net else None,
-                net_se=_se([run.net_se for run in same], net_sd) if has_net else None,
-            )
+        found[key] = Outcome(
+            student=student,
+            teachers=same[0].teachers,
+            objective=objective,
+            runs=len(same),
+            delta=statistics.fmean(run.delta for run in same),
+            delta_se=_se([run.delta_se for run in same], delta_sd),
+            control=same[0].control,
+            net=statistics.fmean(nets[key]) if has_net else None,
+            net_se=_se([run.net_se for run in same], net_sd) if has_net else None,
         )
     return found
 

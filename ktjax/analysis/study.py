@@ -124,9 +124,9 @@ def success(found: Sequence[StudyPair]) -> dict[str, dict[str, Any]]:
     and the mean that ensembles gain over students, in percent (None where they gain nothing);
     `bootstrap`, 95 % intervals of the `median`, `mean` and `mean_delta`, from drawing students and
     teachers again; `surely_better` and `surely_worse`, how many pairs are so by a one-sided test
-    of each, all together at 0.05 (`chance.holm`); `abstained`, how many have left their student as
-    it was with every seed; and `last`, what the weights at the end of training would have been:
-    `improved`, `mean_delta` and `worst`. It differs where others are exported.
+    of each, all of an objective together at 0.05 (`chance.holm`); `abstained`, how many have left
+    their student as it was with every seed; and `last`, what the weights at the end of training
+    would have been: `improved`, `mean_delta` and `worst`. It differs where others are exported.
     """
     by_objective: dict[str, list[StudyPair]] = {}
     for pair in found:

@@ -1,5 +1,6 @@
 """What saving a student costs: how long it holds a run up, how long it takes, how large it is."""
 
+import secrets
 import tempfile
 import time
 from pathlib import Path
@@ -46,15 +47,16 @@ def run(*, student: str, rounds: int, folder: str | None) -> dict[str, Any]:
     times: dict[str, list[float]] = {"blocked_s": [], "written_s": [], "restored_s": []}
     with tempfile.TemporaryDirectory() as temporary:
         where = Path(temporary) if folder is None else paths.absolute(Path(folder))
+        where /= f"ktjax-bench-{secrets.token_hex(8)}"  # it is deleted
         for number in range(rounds + 1):
             start = time.perf_counter()
-            checkpoints = Checkpoints(where / "bench", of={"run": "bench"})
+            checkpoints = Checkpoints(where, of={"run": "bench"})
             opened = time.perf_counter()
             checkpoints.save(number, state, record={}, score=None)
             blocked = time.perf_counter()
             checkpoints.close()
             written = time.perf_counter()
-            checkpoints = Checkpoints(where / "bench", of={"run": "bench"})
+            checkpoints = Checkpoints(where, of={"run": "bench"})
             jax.block_until_ready(checkpoints.restore(state)[0])
             restored = time.perf_counter()
             checkpoints.close()
@@ -62,9 +64,9 @@ def run(*, student: str, rounds: int, folder: str | None) -> dict[str, Any]:
                 times["blocked_s"].append(blocked - opened)
                 times["written_s"].append(written - start)
                 times["restored_s"].append(restored - written)
-        size = sum(file.stat().st_size for file in (where / "bench").rglob("*") if file.is_file())
-        kept = len([name for name in paths.names(where / "bench") if name.isdecimal()])
-        paths.delete(where / "bench")
+        size = sum(file.stat().st_size for file in where.rglob("*") if file.is_file())
+        kept = len([name for name in paths.names(where) if name.isdecimal()])
+        paths.delete(where)
     environment = workdir.environment()
     return {
         "student": student,

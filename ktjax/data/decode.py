@@ -85,6 +85,8 @@ def of_pillow(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         # Pillow would cut off what is above 255. Of 16-bit colors it keeps the higher byte itself.
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise DecodeError("its pixels have 32 bits, and which of them are white is not said")
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))

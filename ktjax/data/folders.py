@@ -128,7 +128,14 @@ def _is_class(folder: Path, splits: list[Path]) -> bool:
         return False
     known = {name for names in SPLIT_NAMES.values() for name in names}
     others = (path for path in directories(folder) if path.name.lower() not in known)
-    return any(holds_images(path) for path in others)
+    classes = sum(holds_images(path) for path in others)
+    if classes > 1 and splits[0].name.lower() not in SPLIT_NAMES["train"]:
+        raise ValueError(
+            f"'{folder}' holds images in {splits[0].name}, the name of a split, beside "
+            "directories of classes: put it elsewhere if its labels are not known; or, if it is a "
+            "class, give it another name."
+        )
+    return classes > 0
 
 
 def _is_unlabeled_test(splits: Mapping[str, Path]) -> bool:

@@ -202,6 +202,11 @@ def of_metadata(folder: Path, splits: Mapping[str, Path]) -> Folder | None:
         lacking = ", ".join(sorted(set(splits) - there)) or "some rows"
         raise ValueError(f"'{folder}': {' and '.join(METADATA)} say nothing of {lacking}.")
     names = {name for _, _, name in rows}
+    learned = {name for split, _, name in rows if split == "train"}
+    if learned and (strange := sorted(names - learned)):
+        raise ValueError(f"'{folder}': train has no image of {', '.join(map(repr, strange[:5]))}.")
+    if negative := sorted(name for name in names if re.fullmatch(r"-\d+", name)):
+        raise ValueError(f"'{folder}' has the label {negative[0]}: labels are names, or from 0 on.")
     numbers = all(re.fullmatch(r"\d+", name) for name in names)
     classes = tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
     if len(classes) < 2:

@@ -162,7 +162,7 @@ class Splits(NamedTuple):
     validation: Split
 
 
-def _undecodable(source: Source, index: int, error: decode.DecodeError) -> str:
+def _undecodable(source: Source, index: int, error: Exception) -> str:
     return f"Image {lists.readable(source.where(index))} does not decode: {error}."
 
 
@@ -234,7 +234,7 @@ def decodable(source: Source, *, threads: int, name: str) -> tuple[np.ndarray, t
     def one(index: int) -> str | None:
         try:
             decode.decode(source.read(index))
-        except decode.DecodeError as error:
+        except (decode.DecodeError, OSError) as error:  # such as a file that may not be read
             return _undecodable(source, index, error)
         return None
 

@@ -38,7 +38,7 @@ def of_training(
 ) -> Needs:
     """What a run on so many images needs at least."""
     weights = 4 * min(model.num_parameters() for model in models)
-    kept = 1 + _MOMENTS[settings.optimizer]
+    kept = 1 + _MOMENTS[settings.optimizer] * settings.trains_all
     durations = settings.durations(examples)
     together = min(settings.steps_per_dispatch, durations.eval_every)
     at_once = max(settings.batch_size * together, settings.eval_batch_size)

@@ -324,6 +324,13 @@ def say_crops(how: pipeline.Reading, classifiers: Iterable[Classifier]) -> None:
                 "%s is for images of crop_mode %s, and all models see them in crop_mode %s.",
                 *(model.name, model.input.crop_mode, how.crop_mode),
             )
+        height, width = model.input.size
+        if height != width:
+            _LOG.warning(
+                "%s is for images of %d x %d pixels, and all models see squares, which it squeezes "
+                "(ktjax.predict crops).",
+                *(model.name, height, width),
+            )
 
 
 def open_splits(settings: TrainingData, loaded: Loaded, how: pipeline.Reading) -> Splits:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from ktjax.analysis.rows import Model, Results, to_json
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, exports, inputs, recipes, rows, supervised
 from ktjax.experiment import workdir as workdir_lib
+from ktjax.models.checkpoints import card
+from ktjax.models.classes import is_nameless
 from ktjax.settings.pretrain import Pretrain
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(
@@ -117,7 +122,8 @@ def _train(
         wrap=_only_the_head(student) if settings.train == "head" else None,
     )
     what = "" if settings.train == "all" else f" ({settings.train} alone)"
-    origin = f"{student.name} trained{what} on {settings.data}, seed {settings.seed}"
+    name, on = card.told(student.name), card.told(settings.data)
+    origin = f"{name} trained{what} on {on}, seed {settings.seed}"
     trained = dataclasses.replace(student, variables=fitted.variables, origin=origin)
     layout = settings.parallel
     row = rows.of_run(
@@ -151,9 +157,15 @@ def _start(name: str, dataset: data.Dataset, settings: Pretrain) -> Classifier:
     student = models.load(name, templates=settings.templates)
     known_C = models.places(student.classes, dataset.classes)
     same = len(student.classes) == len(dataset.classes) and bool((known_C >= 0).all())
-    if settings.head == "keep" or same or models.has_classes(student, dataset.classes):
-        position = settings.classes == "position"
+    position = settings.classes == "position"
+    nameless = is_nameless(student.classes) and len(student.classes) == len(dataset.classes)
+    named = same or models.has_classes(student, dataset.classes)
+    if settings.head == "keep" or named or (position and nameless):
         return models.fitted(
             student, dataset.classes, dataset.name, trained=True, by_position=position
+        )
+    if parallel.is_first():
+        _LOG.warning(
+            "%s has other classes than %s: a new last layer is fitted.", name, dataset.name
         )
     return models.replace_head(student, dataset.classes, head=settings.head, seed=settings.seed)

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import logging
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,11 +100,23 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def places(theirs: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """Where a model has each of these classes, by name: int [C], -1 where it has not."""
-    at: dict[str, int] = {}
-    for place, key in enumerate(_keys(theirs)):
-        at[key] = -1 if key in at else place  # two of a name: nobody knows which
-    return np.asarray([at.get(key, -1) for key in _keys(classes)])
+    """Where a model has each of these classes, by name: int [C], -1 where it has not.
+
+    By the very name first, for `a` and `A` may both be there; then by whatever else it is called.
+    """
+    ours, others = list(map(_composed, classes)), list(map(_composed, theirs))
+    found_C = _matched(others, ours)
+    free = set(range(len(theirs))) - set(found_C.tolist())
+    their_keys = [key if i in free else None for i, key in enumerate(_keys(others))]
+    our_keys = [None if at >= 0 else key for at, key in zip(found_C, _keys(ours), strict=True)]
+    return np.maximum(found_C, _matched(their_keys, our_keys))
+
+
+def _matched(theirs: Sequence[str | None], ours: Sequence[str | None]) -> np.ndarray:
+    """Where each is among theirs, int, -1 for none; nobody knows which of two is meant."""
+    once, counts = collections.Counter(ours), collections.Counter(theirs)
+    at = {name: i for i, name in enumerate(theirs) if name is not None and counts[name] == 1}
+    return np.asarray([at.get(name, -1) if once[name] == 1 else -1 for name in ours], int)
 
 
 def _keys(names: Sequence[str]) -> list[str]:
@@ -121,6 +134,11 @@ def _keys(names: Sequence[str]) -> list[str]:
         number = met[name] = met.get(name, -1) + 1
         keys.append(known[number] if times[name] == len(known) else name)
     return keys
+
+
+def _composed(name: str) -> str:
+    """A name with accents as most programs write them: file systems may take them apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _plain(name: str) -> str:

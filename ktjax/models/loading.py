@@ -148,7 +148,10 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
         return hub.folder(inside[0])
     if path.suffix == ".safetensors" and path.is_file():
         if architecture is None:
-            raise ValueError(f"'{name}' does not say its architecture: give architecture=...")
+            raise ValueError(
+                f"'{name}' does not say its architecture: ktjax.load_model(..., architecture=NAME) "
+                "does, and jobs take the folder that ktjax.export_model makes of that."
+            )
         registry.check_architecture(architecture)
         return hub.bare(path, architecture, registry.MODELS[architecture].input)
     if path.suffix in hub.PICKLED or (path / "pytorch_model.bin").is_file():
@@ -280,7 +283,13 @@ def _described(
     stored = {
         k: tuple(v) if isinstance(v, list) else v for k, v in found.config["model_args"].items()
     }
-    registry.check_architecture(architecture)
+    try:
+        registry.check_architecture(architecture)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Where torch is installed, `python -m ktjax.models import {name} FOLDER` "
+            "makes a folder of it that ktjax reads."
+        ) from None
     if "global_pool" in stored and "global_pool" not in registry.options_of(architecture):
         pool = stored.pop("global_pool")
         if pool not in _POOLS:

@@ -219,16 +219,22 @@ def load_weights(classifier: Classifier, folder: str | Path) -> Classifier:
     """The classifier with the weights that a job has exported of it.
 
     Raises:
-      ValueError: they do not fit; all that do not are listed.
+      ValueError: they do not fit; all that do not are listed. Or they are of other classes.
     """
     folder = paths.of(folder)
+    config = files.read_object(folder / weights.CONFIG)
+    named = config.get("label_names") or classifier.classes
+    if list(named) != list(classifier.classes):
+        raise ValueError(
+            f"'{folder}' is of other classes than {classifier.name}, or in another order: "
+            f"{', '.join(named[:5])}, and not {', '.join(classifier.classes[:5])}."
+        )
     path = folder / weights.WEIGHTS
     found = entries.read(path)
     flat = _flat(classifier.variables)
     shapes = {name: array.shape for name, array in flat.items()}
     entries.check_fit(path, found, shapes, by=classifier.name)
     nested = traverse_util.unflatten_dict({tuple(n.split("/")): found[n] for n in flat})
-    config = files.read_object(folder / weights.CONFIG)
     return dataclasses.replace(classifier, variables=nested, origin=config["origin"])
 
 

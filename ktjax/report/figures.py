@@ -70,12 +70,14 @@ def groups(results: Results) -> list[Group]:
 
     def key(run: Run) -> tuple:
         mean = sum(accuracy_of.get(t, 0.0) for t in run.teachers) / max(len(run.teachers), 1)
-        return students.index(run.student), len(run.teachers), mean, run.teachers
+        # In whatever order they come, which may be another with each seed.
+        return students.index(run.student), len(run.teachers), mean, sorted(run.teachers)
 
     runs = sorted(runs, key=lambda r: (key(r), objectives.index(r.objective), r.seed))
+    together = [list(members) for _, members in itertools.groupby(runs, key)]
     return [
-        Group(students[student], teachers, heading(teachers), list(members))
-        for (student, _, _, teachers), members in itertools.groupby(runs, key)
+        Group(same[0].student, same[0].teachers, heading(same[0].teachers), same)
+        for same in together
     ]
 
 

@@ -20,11 +20,11 @@ _EDGE = {"edgecolor": "black", "linewidth": 0.6}
 
 def change_rows(results: TransferResults) -> figures.Rows:
     """One row per student, teachers and objective: the mean over seeds, and the headroom."""
-    found = {(o.student, o.teachers, o.objective): o for o in controls.outcomes(results.runs)}
+    found = controls.by_what(results.runs)
     rows = []
     for group in figures.groups(results):
         for objective in dict.fromkeys(run.objective for run in group.runs):
-            outcome = found[group.student, group.teachers, objective]
+            outcome = found[group.student, frozenset(group.teachers), objective]
             same = [run for run in group.runs if run.objective == objective]
             ensemble, before = same[0].ensemble_accuracy, same[0].accuracy_before
             rows.append(

@@ -43,7 +43,7 @@ def success_rows(results: ComplementarityResults) -> Rows:
 def success(results: ComplementarityResults, width: float) -> Figure:
     """Success rates per objective: a box over students, and a point for each."""
     found = results.transfers["success"]
-    styles = figures.styles(row["objective"] for row in rows(results))
+    styles = figures.styles(found)
     figure = figures.new_figure(width, 4.8, "How often a transfer improves the student")
     axes = figure.add_subplot()
     for i, (objective, of) in enumerate(found.items()):

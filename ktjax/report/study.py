@@ -15,8 +15,9 @@ NOTE = (
     "delta over the mean that the confidence ensemble of student and teacher gains over the "
     "student. In brackets: 95 % intervals over models; those of delta and net are clustered by "
     "student and by teacher, those of success are from drawing students and teachers again. "
-    "surely: pairs that are better, and worse, by a test of each, so that all of them together "
-    "are wrong in one of twenty such tables (Holm)."
+    "surely: pairs that are better, and worse, by a one-sided test of each; those of an objective "
+    "that are better, together, are wrong in one of twenty such tables, and so are those that are "
+    "worse (Holm)."
 )
 DRAWINGS = (
     Drawing(

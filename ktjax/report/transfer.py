@@ -187,7 +187,7 @@ def _means_tables(results: TransferResults) -> list[Table]:
     if not _several_seeds(results):
         return []
     groups, net = figures.groups(results), _has_net(results)
-    found = {(o.student, o.teachers, o.objective): o for o in controls.outcomes(results.runs)}
+    found = controls.by_what(results.runs)
 
     def cells(outcome: Outcome, group: figures.Group) -> list[str]:
         return [
@@ -205,7 +205,7 @@ def _means_tables(results: TransferResults) -> list[Table]:
         own = [group for group in groups if group.student == student]
         rows = [
             [
-                cells(found[student, group.teachers, name], group)
+                cells(found[student, frozenset(group.teachers), name], group)
                 for name in dict.fromkeys(run.objective for run in group.runs)
             ]
             for group in own

@@ -20,6 +20,11 @@ class Pretrain(Training):
     learning_rate: Positive
     label_smoothing: BelowOne
 
+    @property
+    def trains_all(self) -> bool:
+        """As Training says."""
+        return self.train == "all"
+
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
         """With what follows from the data set; photographs are mirrored, and keep their colors."""

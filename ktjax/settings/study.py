@@ -29,6 +29,9 @@ STARTED = ("keep", "engine", "processes", "shard", "only_failed", "lease_expiry"
 ASKED = ("students", "teachers", "seeds", "objectives", "controls", "mcl", "pairs", "pairs_seed")
 
 
+# How images are read where a config leaves that open.
+OF_GLYPHS = {"image_size": 24, "crop_pct": 1.0, "interpolation": "bilinear"}
+OF_OTHERS = {"image_size": 224, "crop_pct": 0.875, "interpolation": "bicubic"}
 _SHARED = frozenset(Methods.model_fields)
 
 
@@ -61,6 +64,13 @@ class Study(Methods):
     only_failed: bool
     lease_expiry: Annotated[float, NUMBER, Field(gt=0, le=86400)]  # seconds
     ray: Ray
+
+    @classmethod
+    def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With the batch that follows from the data set, whichever models there are."""
+        raw = super().resolved(raw)
+        batch = OF_GLYPHS if str(raw.get("data")).startswith("glyphs") else OF_OTHERS
+        return {k: batch[k] if k in batch and v is None else v for k, v in raw.items()}
 
     @pydantic.model_validator(mode="after")
     def _shard(self) -> Self:

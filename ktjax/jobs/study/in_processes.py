@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from ktjax import interruption, paths
+from ktjax import interruption, paths, trackers
 from ktjax.experiment import logs
 from ktjax.experiment.shared import Shared
 from ktjax.jobs.study import plan, work
@@ -52,13 +52,15 @@ def run(
 
     Raises:
       Exception: what one of them has raised. The others end as if they were asked to.
+      ChildProcessError: all of them were killed.
     """
     del shared  # of this process; each makes its own
     progress = work.Progress(runs, asked)
     cache = {name: getattr(jax.config, name) for name in _CACHE}
     same = (settings.to_json(), str(workdir), labeled, cache, logs.STARTED_BY.get())
+    same += (trackers.followed(),)
     context = multiprocessing.get_context("spawn")  # a fork would share JAX's threads
-    children, receivers = [], []
+    children, receivers, killed = [], [], 0
     try:
         for cores in shares(settings.processes):
             receiver, sender = context.Pipe(duplex=False)
@@ -70,10 +72,17 @@ def run(
         while children:
             interruption.stop_if_asked()
             connection.wait([one.sentinel for one in children], timeout=_POLL)
-            children = [child for child in children if not _has_ended(child)]
+            ended = [child for child in children if _has_ended(child)]
+            children = [child for child in children if child not in ended]
+            killed += sum(bool(child.exitcode) for child in ended)
             for receiver in receivers:
                 _raise_what_it_said(receiver)
             progress.update()
+        if killed == settings.processes:
+            raise ChildProcessError(
+                "All processes of the study were killed, maybe for their memory: fewer of "
+                "config.processes need less. Started again, it goes on where it was."
+            )
     finally:
         for child in children:
             child.terminate()  # it saves first
@@ -119,6 +128,7 @@ def _work(
     labeled: bool,
     cache: Mapping[str, Any],
     started_by: Sequence[str] | None,
+    tracker: str | None,
     cores: Sequence[int],
     sender: Connection,
 ) -> None:
@@ -136,6 +146,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all: the parent tells
     threading.Thread(target=_follow_parent, daemon=True).start()
     logs.STARTED_BY.set(started_by)
+    trackers.follow(tracker)
     settings = Study.read(fields)
     asked = plan.share(plan.plan(settings, labeled=labeled), settings.shard)
     runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ktjax import interruption, paths
+from ktjax import interruption, paths, trackers
 from ktjax.experiment.shared import Shared
 from ktjax.jobs.study import plan, work
 from ktjax.jobs.study.folders import Runs
@@ -61,7 +61,7 @@ def run(
             max_calls=1,
         )(_student)
         pending = [
-            task.remote(fields, str(paths.absolute(workdir)), student, labeled)
+            task.remote(fields, str(paths.absolute(workdir)), student, labeled, trackers.followed())
             for student in dict.fromkeys(one.student for one in asked)
         ]
         while pending:
@@ -82,8 +82,11 @@ def run(
             ray.shutdown()
 
 
-def _student(fields: Mapping[str, Any], workdir: str, student: str, labeled: bool) -> None:
+def _student(
+    fields: Mapping[str, Any], workdir: str, student: str, labeled: bool, tracker: str | None
+) -> None:
     """What a task does: the runs of a student that are left."""
+    trackers.follow(tracker)
     settings = Study.read(fields)
     asked = [one for one in plan.plan(settings, labeled=labeled) if one.student == student]
     runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)

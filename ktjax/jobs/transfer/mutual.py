@@ -13,6 +13,7 @@ from ktjax.experiment import evaluation, rows, training
 from ktjax.jobs.transfer import frozen, plan, setup
 from ktjax.jobs.transfer.setup import Done, Setup
 from ktjax.joint import Joint
+from ktjax.models.checkpoints import card
 
 
 def runs(start: Setup) -> Iterator[Done]:
@@ -76,7 +77,8 @@ def _run(
     for i, model in enumerate(joint.with_variables(fitted.variables)):
         teachers = {name: start.models[name] for name in names if name != names[i]}
         history = [_of_member(entry, i) for entry in fitted.history]
-        origin = f"{names[i]} after {label} with {' + '.join(teachers)}, seed {seed}"
+        others = " + ".join(map(card.told, teachers))
+        origin = f"{card.told(names[i])} after {label} with {others}, seed {seed}"
         model = dataclasses.replace(model, origin=origin)
         after = evaluation.judge(model, answers.member(i), splits, calibrate=False)
         row = rows.of_run(

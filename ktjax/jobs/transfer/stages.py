@@ -17,6 +17,7 @@ from ktjax.jobs.transfer import export, plan
 from ktjax.jobs.transfer.export import Exported
 from ktjax.jobs.transfer.plan import Run, Teachers
 from ktjax.jobs.transfer.setup import Setup
+from ktjax.models.checkpoints import card
 from ktjax.targets import live
 
 _LOG = logging.getLogger(__name__)
@@ -117,8 +118,9 @@ def _stage(
         best=settings.export != "last",
     )
     origin = (
-        f"{before.model.name if before.model is first.model else before.model.origin} after "
-        f"{run.objective} from {' + '.join(teachers) or 'no teacher'}, seed {run.seed}"
+        f"{card.told(first.model.name) if before.model is first.model else before.model.origin} "
+        f"after {run.objective} from {' + '.join(map(card.told, teachers)) or 'no teacher'}, "
+        f"seed {run.seed}"
     )
     after = dataclasses.replace(before.model, variables=fitted.variables, origin=origin)
     if settings.export == "no_regret":

@@ -26,10 +26,11 @@ def check(config: Mapping[str, Any], path: str) -> None:
             isinstance(labels, list) and all(isinstance(one, str) for one in labels)
         ):
             raise _unlike(path, "label_names", labels, "a list of names")
-    _check_input(spec, path)
+    check_input(spec, path)
 
 
-def _check_input(spec: Mapping[str, Any], path: str) -> None:
+def check_input(spec: Mapping[str, Any], path: str) -> None:
+    """The same of the fields of `pretrained_cfg` that say what images a model takes."""
     for name in ("mean", "std"):
         numbers = spec.get(name)
         if not isinstance(numbers, list | tuple) or not all(map(is_number, numbers)):

@@ -10,7 +10,7 @@ from huggingface_hub import errors
 
 from ktjax import files, paths
 from ktjax.classifier import InputSpec
-from ktjax.models.checkpoints import card, entries, hf, weights
+from ktjax.models.checkpoints import card, entries, fields, hf, weights
 
 PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 _OF_GRAPHS = (weights.GRAPH, weights.TRAINING, weights.CONSTANTS)  # of imported torch modules
@@ -50,7 +50,8 @@ def _without_repetition(config: Mapping[str, Any], path: Path) -> dict[str, Any]
         raise ValueError(f"The model in {path} is for images of {channels} channels, not of 3.")
     if "img_size" in options:
         size = options.pop("img_size")
-        spec["input_size"] = [3, *((size, size) if isinstance(size, int) else size)]
+        spec["input_size"] = [3, *(size if isinstance(size, list | tuple) else (size, size))]
+        fields.check_input(spec, str(path))
     return {"model_args": options, "pretrained_cfg": spec}
 
 

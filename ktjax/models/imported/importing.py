@@ -60,7 +60,7 @@ def import_torch(
     called = name or type(module).__name__
     spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
     source = _Source(module, called, origin or f"imported {called}", spec, classes, {}, {}, ())
-    return _write(source, Path(folder))
+    return _write(source, paths.of(folder))
 
 
 def import_named(
@@ -100,7 +100,7 @@ def import_named(
         )
     if size is not None:
         source = source._replace(spec=dataclasses.replace(source.spec, size=tuple(size)))
-    return _write(source, Path(folder))
+    return _write(source, paths.of(folder))
 
 
 def cached(name: str) -> Path:

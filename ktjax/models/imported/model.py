@@ -202,10 +202,11 @@ def read_graph(path: Path) -> Graph:
     """Reads and checks a graph.json; ValueError if it is none, or makes no sense."""
     if not path.is_file():
         raise ValueError(f"'{path.parent}' has no {path.name}, which an imported model is made of.")
-    if path.stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, which no model needs.")
+    copy = paths.local(path)
+    if copy.stat().st_size > _LARGEST_FILE:
+        raise ValueError(f"{path} has {copy.stat().st_size:,} bytes, which no model needs.")
     try:
-        return _checked(path.read_text(encoding="utf-8"))
+        return _checked(copy.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError(f"{path} makes no sense: it is nested too deeply.") from error
     except ValueError as error:
