@@ -137,6 +137,12 @@ def test_killed_job_goes_on_with_the_next_model(config, done, tmp_path, monkeypa
     (kept,) = (tmp_path / "predictions").iterdir()
     before = kept.stat().st_mtime_ns
     assert not (tmp_path / "results.json").exists()
+    began = json.loads((tmp_path / "data.json").read_text())
+    other = began | {"models": began["models"] | {MODELS[0]: "cd34"}}
+    (tmp_path / "data.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=f"begun with other weights of {MODELS[0]}, and a resumed"):
+        complementarity.run(config, tmp_path)
+    (tmp_path / "data.json").write_text(json.dumps(began, indent=1, ensure_ascii=False) + "\n")
     calls = calls_of(monkeypatch)
     complementarity.run(config, tmp_path)
     assert len(calls) == len(MODELS)  # two models and a random student

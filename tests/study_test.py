@@ -181,6 +181,16 @@ def test_lists_may_grow(whole, config, monkeypatch, tmp_path):
     assert trained == 0 and table(workdir) == found
 
 
+def test_other_weights_of_a_model_are_noticed(whole, config, quartet, tmp_path):
+    workdir = shutil.copytree(whole[0], tmp_path / "workdir")
+    teacher = shutil.copytree(quartet[2], tmp_path / "weak")
+    more = changed(config, teachers=(str(teacher),), students=config.students[:1])
+    study.run(more, workdir)
+    shutil.copy(f"{quartet[3]}/model.safetensors", teacher)
+    with pytest.raises(ValueError, match=rf"begun with other weights of {teacher}, and a resumed"):
+        study.run(changed(more, seeds=(1, 2)), workdir)
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [

@@ -76,6 +76,12 @@ def note(workdir: Path, found: Mapping[str, Any]) -> None:
         files.write_json(workdir / files.DATA, found)
 
 
+def renew(workdir: Path, models: Mapping[str, str]) -> None:
+    """What `check` compares with is from now on this of these models."""
+    began = read(workdir)
+    files.write_json(workdir / files.DATA, began | {"models": began["models"] | dict(models)})
+
+
 def check(workdir: Path, name: str, found: Mapping[str, Any]) -> None:
     """Raises ValueError unless a run began here with these images and weights.
 

@@ -25,6 +25,7 @@ from ktjax.data import pipeline
 from ktjax.experiment import estimate, evaluation, inputs
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.imagenet import in_words
+from ktjax.models.checkpoints import entries
 from ktjax.settings.complementarity import CLIP, Complementarity
 
 _EXAMPLES = 12  # pictures in the report
@@ -91,7 +92,8 @@ def execute(
     source = dataset.validation
     reading = inputs.reading(settings, blanks.values())
     estimate.check(estimate.of_evaluation(settings, reading), reading, workdir)
-    workdir_lib.claim(workdir, settings, dataset, held=held)
+    found = {name: entries.fingerprint(models.locate(name).path) for name in settings.models}
+    workdir_lib.claim(workdir, settings, dataset, weights=found, held=held)
 
     inputs.say_crops(reading, blanks.values())
     inputs.say_turned(settings, dataset, names=("validation",))

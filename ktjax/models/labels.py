@@ -115,8 +115,9 @@ def places(theirs: Sequence[str], classes: Sequence[str]) -> np.ndarray:
 def _matched(theirs: Sequence[str | None], ours: Sequence[str | None]) -> np.ndarray:
     """Where each is among theirs, int, -1 for none; nobody knows which of two is meant."""
     once, counts = collections.Counter(ours), collections.Counter(theirs)
-    at = {name: i for i, name in enumerate(theirs) if name is not None and counts[name] == 1}
-    return np.asarray([at.get(name, -1) if once[name] == 1 else -1 for name in ours], int)
+    at = {name: i for i, name in enumerate(theirs) if counts[name] == 1}
+    known = (name is not None and once[name] == 1 for name in ours)
+    return np.asarray([at.get(n, -1) if k else -1 for n, k in zip(ours, known, strict=True)], int)
 
 
 def _keys(names: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Students x teachers x objectives x seeds: how often a transfer helps, and by how much."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from ktjax import data, files, paths
+from ktjax import data, files, models, paths
 from ktjax.analysis.rows import Results, to_json
 from ktjax.experiment import beginning, inputs, lease, recipes, stores
 from ktjax.experiment import workdir as workdir_lib
@@ -18,8 +19,10 @@ from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.study.plan import Run
 from ktjax.jobs.transfer import plan as transfer_plan
 from ktjax.jobs.transfer.plan import asks_teachers
+from ktjax.models.checkpoints import entries
 from ktjax.report import tables
 from ktjax.settings.study import ASKED, Study
+from ktjax.targets import store
 
 _TABLE = "table"  # the lease of what is one for all runs
 
@@ -145,19 +148,43 @@ def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: b
 
     Raises:
       ValueError: it belongs to another experiment, and that is not to be overwritten; or it cannot
-        be written; or it was begun on other images.
+        be written; or it was begun on other images, or with other weights of a model.
     """
-    seen = beginning.seen(dataset, {})
+    seen = beginning.seen(dataset, _weights(settings))
     try:
         paths.make_folder(workdir)
         with lease.wait(workdir / _TABLE, expiry=settings.lease_expiry):
             every = _with_earlier(workdir, settings, overwrite=overwrite)
             files.write_json(workdir / files.CONFIG, every.identity())
             beginning.note(workdir, seen)
+            _renew(workdir, every, seen["models"], labeled=dataset.train.labeled)
     except OSError as error:
         raise workdir_lib.unusable(workdir, error) from error
     beginning.check(workdir, dataset.name, seen)
     return every
+
+
+def _renew(workdir: Path, every: Study, now: Mapping[str, str], *, labeled: bool) -> None:
+    """Notes the weights of models that are new, or of which no run is finished: mended, say."""
+    began = beginning.read(workdir)["models"]
+    if changed := {name: digest for name, digest in now.items() if began.get(name) != digest}:
+        runs = Runs(workdir, expiry=every.lease_expiry)
+        planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
+        done = [run for run in planned if runs.has_found(run)]
+        used = {name for run in done for name in (run.student, run.teacher)}
+        beginning.renew(workdir, {k: v for k, v in changed.items() if k not in used & set(began)})
+
+
+def _weights(settings: Study) -> dict[str, str]:
+    """What tells other weights of its models; of those that there are, for the runs of the others
+    say themselves what they fail by.
+    """
+    found = {}
+    for name in dict.fromkeys((*settings.students, *settings.teachers)):
+        if not name.startswith(store.PREFIX):
+            with contextlib.suppress(ValueError, OSError):
+                found[name] = entries.fingerprint(models.locate(name).path)
+    return found
 
 
 def _with_earlier(workdir: Path, settings: Study, *, overwrite: bool) -> Study:

@@ -4,6 +4,7 @@ Names may have something before them that a loop of training has put there, and 
 type. Nothing is unpickled.
 """
 
+import hashlib
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -25,6 +26,7 @@ _COPIES = ("state_dict_ema.", "model_ema.", "state_dict.", "model.")
 _WRAPPERS = ("_orig_mod.", "module.", "timm_model.", "model.", "network.", "backbone.")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _LISTED = 10  # misfits of a kind in a message
+_BLOCKS, _BLOCK = 16, 2**16  # of a file, in its fingerprint: so many, of so many bytes
 
 
 def file_of(folder: Path) -> Path | None:
@@ -52,6 +54,23 @@ def parts(path: Path) -> dict[str, frozenset[str]]:
             )
         found.setdefault(file, set()).add(name)
     return {file: frozenset(names) for file, names in found.items()}
+
+
+def fingerprint(path: Path) -> str:
+    """What tells other weights: the size of each file, and a part of it here and there.
+
+    Training changes all of it, and every byte of hundreds of models would take minutes.
+    """
+    found = hashlib.sha256()
+    for name in sorted(parts(path)) if path.name.endswith(".index.json") else [path.name]:
+        copy = paths.local(path.parent / name)
+        size = copy.stat().st_size
+        found.update(f"{size} ".encode())
+        with copy.open("rb") as file:
+            for at in np.linspace(0, max(size - _BLOCK, 0), _BLOCKS).astype(int).tolist():
+                file.seek(at)
+                found.update(file.read(_BLOCK))
+    return found.hexdigest()
 
 
 def read(path: Path, *, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
