@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import multiprocessing
 import os
 import shutil
 import types
@@ -252,6 +253,18 @@ def test_what_one_of_several_processes_raises(config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         study.run(changed(config, processes=2, store=str(tmp_path / "file")), tmp_path / "w")
+
+
+def test_all_of_several_processes_killed_is_an_error(config, tmp_path, monkeypatch):
+    def start(process):
+        begin(process)
+        process.kill()
+
+    kind = multiprocessing.get_context("spawn").Process
+    begin = kind.start
+    monkeypatch.setattr(kind, "start", start)
+    with pytest.raises(ChildProcessError, match="All processes of the study were killed"):
+        study.run(changed(config, processes=2), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def run(
             for receiver in receivers:
                 _raise_what_it_said(receiver)
             progress.update()
+        interruption.stop_if_asked()  # as all may have been, at once
         if killed == settings.processes:
             raise ChildProcessError(
                 "All processes of the study were killed, maybe for their memory: fewer of "
