@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
     run = _RUN[options.pop("name")]
     for name, value in options.items():
         least = {"models": 2, "seconds": 0}.get(name, 1)
-        if isinstance(value, int | float) and value < least:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and value < least:
             parser.error(f"--{name}={value} must be {least} or more")
     found = run(**options)
     for name, value in found.items():
