@@ -5,19 +5,20 @@ whole step is frozen initial student and teachers, partition, the student's forw
 pass, clipping and SGD with momentum, on uint8 images that lie on the device; its parts are the same
 student with answers that are given, and each frozen model alone, compiled one by one.
 
-Measured on 2 idle CPU cores (jax 0.10.2, torch 2.14.1, timm 1.0.31, float32); below 1 ktjax is
-faster. ratios.json beside this file has all numbers, `python -m ktjax.bench guard` compares others:
+Measured on 2 idle CPU cores (5 rounds, jax 0.10.2, torch 2.14.1, timm 1.0.31, float32); below 1
+ktjax is faster. ratios.json beside this file has all numbers, `python -m ktjax.bench guard`
+compares others:
 
-                                                    step / parts  / eager  / channels_last
-  glyphs/tiny_resnet_narrow <- tiny_mixer, batch 64     0.93        0.81        0.82
-  resnet18 <- resnet50, 8                               0.85        1.09        1.32
-  vit_small_patch16_224 <- convnext_tiny, 8             1.04        1.53        1.54
-  mixer_b16_224 <- vit_base_patch16_224, 4              1.06        1.29        1.30
+                                            step / parts  / eager  / channels_last  stored / step
+  glyphs/tiny_resnet_narrow <- tiny_mixer, 64     0.99      0.89        0.94            0.61
+  resnet18 <- resnet50, 8                         0.89      1.19        1.35            0.59
+  vit_small_patch16_224 <- convnext_tiny, 8       0.93      1.15        1.16            0.67
+  mixer_b16_224 <- vit_base_patch16_224, 4        0.98      1.12        1.13            0.65
 
-So a step costs what its parts cost, and on large networks PyTorch is ahead on a CPU. Those were
-measured before dense layers summed over rows (networks/products.py), since when
-vit_small_patch16_224 <- convnext_tiny has 0.88 of its parts and 1.03 of eager (3 rounds; 65 % of
-the peak of matrix products, 40 % before). torch.compile is not measured.
+So a step costs less than its parts do, the three of large networks reach 60 to 71 % of the peak of
+matrix products, and PyTorch is ahead there by 12 to 19 %. Where frozen models were asked before
+(stored) a step takes 0.6 of its time. XLA's own convolutions make the first 0.95 of what it takes
+(--library). torch.compile is not measured.
 """
 
 import dataclasses
