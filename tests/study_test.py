@@ -13,12 +13,12 @@ from controls_test import make_run
 from safetensors import numpy as safetensors_numpy
 from small_jobs import KilledError, kill_at, read, studying, without_seconds
 
-from ktjax import files
+from ktjax import files, models
 from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import evaluation, lease, training
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import study, transfer
-from ktjax.jobs.study import in_processes, plan, work
+from ktjax.jobs.study import in_processes, job, plan, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.transfer import setup
 from ktjax.models.checkpoints import weights
@@ -180,6 +180,15 @@ def test_lists_may_grow(whole, config, monkeypatch, tmp_path):
     assert {pair["runs"] for pair in results["pairs"]} == {1, 2}
     trained, _ = trained_by(monkeypatch, config, workdir)
     assert trained == 0 and table(workdir) == found
+
+
+def test_no_model_of_a_hub_is_asked_for_at_the_start(config, monkeypatch):
+    """Each start of each shard would download all of them."""
+    monkeypatch.setattr(models, "locate", lambda name: pytest.fail(f"{name} is asked for"))
+    settings = Study.read(
+        changed(config, students=("timm/resnet18.a1_in1k",), teachers=("hf:a/b",))
+    )
+    assert job._weights(settings) == {}
 
 
 def test_other_weights_of_a_model_are_noticed(whole, config, quartet, tmp_path):

@@ -20,6 +20,7 @@ from ktjax.settings.record import (
     Side,
     Template,
     Workers,
+    filled,
 )
 
 # The names of tables that would be slow to import; settings_test.py holds them equal.
@@ -61,8 +62,7 @@ class Data(Record):
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
         """With what follows from the data set, whichever way that was given."""
-        follow = following(raw.get("data"))
-        return {**raw, **{k: v for k, v in follow.items() if k in raw and raw[k] is None}}
+        return filled(raw, following(raw.get("data")))
 
     def datasets(self) -> dict[str, str]:
         """The names of the data sets, by field."""

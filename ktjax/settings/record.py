@@ -89,6 +89,11 @@ def check_once(field: str, values: Sequence[Any]) -> None:
         raise ValueError(f"config.{field}={tuple(values)} names one twice.")
 
 
+def filled(raw: Mapping[str, Any], follow: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config, where they are None with what follows from others."""
+    return {k: follow[k] if k in follow and v is None else v for k, v in raw.items()}
+
+
 class Record(pydantic.BaseModel):
     """A part of a config, checked and unchangeable; fields are those of the config, by name."""
 

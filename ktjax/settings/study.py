@@ -20,6 +20,7 @@ from ktjax.settings.record import (
     Seed,
     Side,
     check_once,
+    filled,
 )
 from ktjax.settings.transfer import Methods, Transfer
 
@@ -70,7 +71,7 @@ class Study(Methods):
         """With the batch that follows from the data set, whichever models there are."""
         raw = super().resolved(raw)
         batch = OF_GLYPHS if str(raw.get("data")).startswith("glyphs") else OF_OTHERS
-        return {k: batch[k] if k in batch and v is None else v for k, v in raw.items()}
+        return filled(raw, batch)
 
     @pydantic.model_validator(mode="after")
     def _shard(self) -> Self:

@@ -17,6 +17,7 @@ from ktjax.settings.record import (
     Positive,
     Seed,
     check_once,
+    filled,
 )
 from ktjax.settings.training import Training
 
@@ -105,4 +106,4 @@ class Transfer(Methods):
         protocol = dict(PUBLISHED if raw.get("data") == "imagenet2012" else OTHERWISE)
         if raw.get("schedule", "") is not None:
             del protocol["clip_norm"]  # None means what it says
-        return {k: protocol[k] if k in protocol and v is None else v for k, v in raw.items()}
+        return filled(raw, protocol)

@@ -57,8 +57,8 @@ def run(
     del shared  # of this process; each makes its own
     progress = work.Progress(runs, asked)
     cache = {name: getattr(jax.config, name) for name in _CACHE}
-    same = (settings.to_json(), str(workdir), labeled, cache, logs.STARTED_BY.get())
-    same += (trackers.followed(),)
+    told = (logs.STARTED_BY.get(), trackers.followed())
+    same = (settings.to_json(), str(workdir), labeled, cache, *told)
     context = multiprocessing.get_context("spawn")  # a fork would share JAX's threads
     children, receivers, killed = [], [], 0
     try:

@@ -22,7 +22,6 @@ from ktjax.jobs.transfer.plan import asks_teachers
 from ktjax.models.checkpoints import entries
 from ktjax.report import tables
 from ktjax.settings.study import ASKED, Study
-from ktjax.targets import store
 
 _TABLE = "table"  # the lease of what is one for all runs
 
@@ -176,13 +175,14 @@ def _renew(workdir: Path, every: Study, now: Mapping[str, str], *, labeled: bool
 
 
 def _weights(settings: Study) -> dict[str, str]:
-    """What tells other weights of its models; of those that there are, for the runs of the others
-    say themselves what they fail by.
+    """What tells other weights of its models: of those in folders, which somebody may change.
+
+    A hub's would be downloaded here, all at once; and runs say themselves what they fail by.
     """
     found = {}
     for name in dict.fromkeys((*settings.students, *settings.teachers)):
-        if not name.startswith(store.PREFIX):
-            with contextlib.suppress(ValueError, OSError):
+        with contextlib.suppress(ValueError, OSError):
+            if paths.of(name).exists():
                 found[name] = entries.fingerprint(models.locate(name).path)
     return found
 

@@ -57,7 +57,8 @@ def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluate
         if found is None or last.accuracy > found[0].history[-1].accuracy:
             found = tried
     if found is None:
-        raise diverged or ValueError("config.learning_rates is empty.")
+        assert diverged is not None  # there is a rate at least
+        raise diverged
     row = dataclasses.replace(found[0], run=run.name, rates=gains, seconds=seconds)
     return row, found[1]
 

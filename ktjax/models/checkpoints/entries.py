@@ -62,7 +62,7 @@ def fingerprint(path: Path) -> str:
     Training changes all of it, and every byte of hundreds of models would take minutes.
     """
     found = hashlib.sha256()
-    for name in sorted(parts(path)) if path.name.endswith(".index.json") else [path.name]:
+    for name in sorted(_listed(path)):
         copy = paths.local(path.parent / name)
         size = copy.stat().st_size
         found.update(f"{size} ".encode())
@@ -105,10 +105,14 @@ def read_shapes(path: Path) -> dict[str, Shape]:
     }
 
 
+def _listed(path: Path) -> dict[str, frozenset[str]]:
+    """As `parts`; a file that is no index is alone, and has what it has."""
+    return parts(path) if path.name.endswith(".index.json") else {path.name: frozenset()}
+
+
 def _opened(path: Path) -> Iterator[tuple[Any, Path]]:
     """The safetensors files, one after another, each open while it is its turn."""
-    listed = parts(path) if path.name.endswith(".index.json") else {path.name: frozenset()}
-    for name, entries in listed.items():
+    for name, entries in _listed(path).items():
         file = path.with_name(name)
         try:
             with safetensors.safe_open(paths.local(file), framework="numpy") as opened:
