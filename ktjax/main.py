@@ -5,7 +5,7 @@ Help, lists, and what is wrong with flags and fields are said before anything he
 """
 
 import importlib
-import signal
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,15 +17,13 @@ from ktjax import flags
 def cli() -> None:
     """The console script `ktjax`."""
     word = sys.argv[1] if len(sys.argv) > 1 else None
-    if word == "configs" or flags.wants_help(sys.argv):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `ktjax --help | head` has read enough
     if word in _COMMANDS:
         try:
             _COMMANDS[word](sys.argv[2:])
         except (ValueError, OSError) as error:
             sys.exit(f"ktjax: {error}")
     elif flags.wants_help(sys.argv):
-        print(flags.describe())
+        _print(flags.describe())
     elif word is not None and not word.startswith("-"):
         sys.exit(
             f"ktjax: there is no command '{word}', but {' and '.join(_COMMANDS)}; a job is started "
@@ -33,6 +31,15 @@ def cli() -> None:
         )
     else:
         app.run(_launch, flags_parser=flags.parse)
+
+
+def _print(text: str) -> None:
+    """Prints to whoever may stop reading before the end: `ktjax --help | head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Else Python tries once more to write what is left, when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _launch(argv: list[str]) -> None:
@@ -59,7 +66,7 @@ def _predict(words: Sequence[str]) -> None:
 def _configs(words: Sequence[str]) -> None:
     if words:
         raise ValueError(f"configs takes no arguments: {' '.join(words)}")
-    print(flags.describe_configs())
+    _print(flags.describe_configs())
 
 
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {

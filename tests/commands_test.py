@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from absl import flags as absl_flags
 from hostile_test import parse
 
-from ktjax import flags, settings
+from ktjax import flags, main, settings
 
 ROOT = Path(__file__).parents[1]
 TRANSFER = "configs/transfer.py:student=A,teachers=B,data=folder:PATH"
@@ -68,3 +69,13 @@ def test_a_reader_may_stop_reading(words):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["configs"]])
+def test_whoever_calls_it_keeps_its_signals(words, monkeypatch, capsys):
+    """A process that dies of a pipe which somebody closed says nothing of it."""
+    before = signal.getsignal(signal.SIGPIPE)
+    monkeypatch.setattr(sys, "argv", ["ktjax", *words])
+    main.cli()
+    assert capsys.readouterr().out
+    assert signal.getsignal(signal.SIGPIPE) == before
