@@ -97,7 +97,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.templates = ("a photo of a {}.",)
 
     # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
-    # centre that it shows, and the filter. Fixed, so that no party's model changes what is seen.
+    # center that it shows, and the filter. Fixed, so that no party's model changes what is seen.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = 1.0
     config.interpolation = "bicubic"

@@ -110,7 +110,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.templates = ("a photo of a {}.",)
 
     # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
-    # centre that it shows, and the filter. None: as the model with the largest input wants it; the
+    # center that it shows, and the filter. None: as the model with the largest input wants it; the
     # others resize.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)

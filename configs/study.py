@@ -292,7 +292,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.templates = ("a photo of a {}.",)
 
     # One batch for all models of all pairs, so that one more model changes no view: its side in
-    # pixels, the share of the image's centre that it shows, and the filter. None: 24, 1 and
+    # pixels, the share of the image's center that it shows, and the filter. None: 24, 1 and
     # bilinear for glyphs, else 224, 0.875 and bicubic.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)

@@ -252,7 +252,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.templates = ("a photo of a {}.",)
 
     # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
-    # centre that it shows, and the filter. None: as the model with the largest input wants it; the
+    # center that it shows, and the filter. None: as the model with the largest input wants it; the
     # others resize.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
@@ -268,7 +268,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.cache_gb = 2.0
     config.decode_threads = 16  # of each process that decodes
     config.decode_processes = 0  # that decode for training; 0: the job's own does
-    # ktjax.augment.RECIPES. The paper's: default (mirrored, colors distorted, some grey),
+    # ktjax.augment.RECIPES. The paper's: default (mirrored, colors distorted, some gray),
     # weak, very_weak, vicreg, minimal (mirrored), none. shift_colour suits letters: no mirror.
     # None: shift_colour for glyphs, else default.
     config.augment = config_dict.placeholder(str)

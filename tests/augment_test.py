@@ -108,8 +108,8 @@ def test_never_mirrors():
 
 
 def test_every_channel_has_its_own_brightness():
-    grey = np.full((20, SIDE, SIDE, 3), 128, np.uint8)
-    seen = views(grey, np.arange(20)).astype(int)
+    gray = np.full((20, SIDE, SIDE, 3), 128, np.uint8)
+    seen = views(gray, np.arange(20)).astype(int)
     assert (seen == seen[:, :1, :1]).all()
     assert np.abs(seen - 128).max() <= 32
     assert (seen[:, 0, 0].max(axis=1) > seen[:, 0, 0].min(axis=1)).mean() > 0.9
@@ -132,8 +132,8 @@ def contrast(image, factor):
 
 
 def saturation(image, factor):
-    grey = luma(image)[..., None]
-    return np.clip(grey + factor * (image.astype(float) - grey), 0, 255)
+    gray = luma(image)[..., None]
+    return np.clip(gray + factor * (image.astype(float) - gray), 0, 255)
 
 
 def hue(image, turn):
@@ -172,8 +172,8 @@ ADJUSTMENTS = {
     "adjust_hue": (hue, [0, -0.2, 0.01, 0.2, 0.5]),
     "gaussian_blur": (blur, [0.1, 0.7, 2.0]),
 }
-# Random colours, and what divisions could stumble over: greys, black, white, pure colours.
-COLOURS = np.concatenate([IMAGES[0], IMAGES[1] // 128 * 255, IMAGES[2][..., :1].repeat(3, axis=2)])
+# Random colors, and what divisions could stumble over: grays, black, white, pure colors.
+COLORS = np.concatenate([IMAGES[0], IMAGES[1] // 128 * 255, IMAGES[2][..., :1].repeat(3, axis=2)])
 
 
 @pytest.mark.parametrize("name", ADJUSTMENTS)
@@ -182,11 +182,11 @@ def test_adjustments_are_what_their_definitions_say(name):
     options = {"radius": 6} if name == "gaussian_blur" else {}
     adjust = jax.jit(functools.partial(getattr(augment, name), **options))
     for amount in amounts:
-        image = adjust(COLOURS, jnp.float32(amount))
+        image = adjust(COLORS, jnp.float32(amount))
         assert image.dtype == jnp.uint8
         # Rounded to whole numbers.
-        assert np.abs(np.asarray(image) - expected(COLOURS, amount)).max() < 0.501
-        changed = (np.asarray(image) != COLOURS).mean()
+        assert np.abs(np.asarray(image) - expected(COLORS, amount)).max() < 0.501
+        changed = (np.asarray(image) != COLORS).mean()
         assert changed == 0 if amount == amounts[0] else changed > 0.1
 
 
@@ -199,33 +199,33 @@ def test_adjustments_are_what_their_definitions_say(name):
     ],
 )
 def test_changes_without_an_amount(change, expected):
-    image = change(jnp.asarray(COLOURS))
+    image = change(jnp.asarray(COLORS))
     assert image.dtype == jnp.uint8
-    np.testing.assert_array_equal(image, expected(COLOURS))
+    np.testing.assert_array_equal(image, expected(COLORS))
 
 
-# Recipe -> what happens with which probability; of colours by how much.
+# Recipe -> what happens with which probability; of colors by how much.
 STEPS = {
     "minimal": [(0.5, "mirror", None)],
     "very_weak": [
         (0.5, "mirror", None),
-        (0.8, "colour", (0.2, 0.2, 0.2, 0.05)),
+        (0.8, "color", (0.2, 0.2, 0.2, 0.05)),
         (0.1, "grayscale", None),
     ],
     "weak": [
         (0.5, "mirror", None),
-        (0.8, "colour", (0.4, 0.4, 0.2, 0.1)),
+        (0.8, "color", (0.4, 0.4, 0.2, 0.1)),
         (0.2, "grayscale", None),
         (0.1, "solarize", None),
     ],
     "default": [
         (0.5, "mirror", None),
-        (0.8, "colour", (0.8, 0.8, 0.8, 0.2)),
+        (0.8, "color", (0.8, 0.8, 0.8, 0.2)),
         (0.2, "grayscale", None),
     ],
     "vicreg": [
         (0.5, "mirror", None),
-        (0.8, "colour", (0.4, 0.4, 0.2, 0.1)),
+        (0.8, "color", (0.4, 0.4, 0.2, 0.1)),
         (0.2, "grayscale", None),
         (0.5, "blur", None),
         (0.1, "solarize", None),
@@ -257,7 +257,7 @@ def recipe_by_hand(image, steps, drawn):
     for i, (probability, step, strengths) in enumerate(steps):
         if drawn["coin"][i] >= probability:
             continue
-        if step == "colour":
+        if step == "color":
             adjust = [brightness, contrast, saturation, hue]
             for at in drawn["order"][i]:
                 within = strengths[at] * (2 * drawn["amounts"][i][at] - 1)

@@ -16,7 +16,7 @@ SHAPES = [name.removeprefix("jpeg/") for name in GOLDEN if name.startswith("jpeg
 
 
 def make_image(height, width, seed=0):
-    """Smooth colours with an edge, as PIL."""
+    """Smooth colors with an edge, as PIL."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8))
     image = np.array(small.resize((width, height), Image.Resampling.BICUBIC))
@@ -84,7 +84,7 @@ def test_formats_that_run_programs_are_refused():
             decode.decode(encode(make_image(8, 8), kind))
 
 
-def test_cmyk_is_close_to_the_colours_it_was_made_of():
+def test_cmyk_is_close_to_the_colors_it_was_made_of():
     image = make_image(40, 56)
     encoded = encode(image.convert("CMYK"), quality=95)
     decoded = decode.decode(encoded)

@@ -1,6 +1,6 @@
 """timm's families against goldens of timm's own, on weights that both draw by one rule.
 
-Each golden architecture is compiled once, but for the first of a family without optimisations: only
+Each golden architecture is compiled once, but for the first of a family without optimizations: only
 the result matters here.
 """
 

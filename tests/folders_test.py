@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 import pytest
+from image_files import files, fill, load
 from PIL import Image, ImageFile
-from sources_test import files, fill, load
 
 from ktjax import data
 from ktjax.data import convert, decode, folders, pipeline, sources

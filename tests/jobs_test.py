@@ -1,17 +1,14 @@
-"""The jobs through their front door, on a folder of generated images: results, resuming, errors."""
+"""The jobs through their front door, on a folder of generated images: results, resuming."""
 
 import csv
 import json
 import shutil
-import subprocess
-import sys
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors import numpy as safetensors_numpy
 from small_jobs import (
     ARCHITECTURES,
     CLASSES,
@@ -19,9 +16,7 @@ from small_jobs import (
     accuracy_of,
     check_same,
     kill_at,
-    launch,
     lines,
-    make_images,
     pretraining,
     read,
     transferring,
@@ -29,12 +24,11 @@ from small_jobs import (
 )
 
 import ktjax
-from ktjax import data, evaluate, loop, parallel
+from ktjax import data, evaluate, loop
 from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import training
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.jobs import pretrain, transfer
-from ktjax.models.checkpoints import weights
 from ktjax.writer import Writer
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -43,11 +37,13 @@ RUN_KEYS = {
     *("student", "teachers", "objective", "seed", "accuracy_before", "accuracy_after", "delta"),
     *("delta_se", "gain", "loss", "rho_pos", "rho_neg", "taught", "seconds"),
 }
+
 # Of configs/transfer.py, those that stored targets suit.
 ENTRIES = (
     *("xe", "self", "xe_self", "kl", "xe_kl", "xe_kl_mcl", "hinton", "adaptconf", "kl_dp"),
     *("kl_dp_unsupervised", "kl_dp_retain", "kl_dp_teach", "kl_dp_average"),
 )
+
 WITHOUT_TEACHER = ("xe", "self", "xe_self")
 
 
@@ -69,8 +65,6 @@ def together(images, zoo, tmp_path_factory):
 
 
 # What the jobs find and leave behind.
-
-
 def check_results(workdir, results, *, job):
     assert json.loads(json.dumps(results)) == read(workdir)
     assert results["job"] == job
@@ -217,8 +211,6 @@ def test_exported_students_load_and_say_the_same(transferred, together, images):
 
 
 # Resuming.
-
-
 @pytest.mark.parametrize(
     ("owner", "method", "calls"),
     # Each model saves at steps 3, 6, 8; it logs at 2, 3, 4, 6, 8 and with each save once more.
@@ -345,259 +337,6 @@ def test_divergence_stops_the_job(images, zoo, tmp_path):
         transfer.run(config, tmp_path)
     assert not (tmp_path / "results.json").exists()
     assert [p for p in (tmp_path / "checkpoints" / "xe-1").iterdir() if p.name.isdigit()]
-
-
-# Errors: before anything is compiled or written.
-
-
-OF_BOTH = [
-    (dict(data="glyphz"), r"'glyphz'.*glyphs"),
-    (dict(data="folder:/nowhere"), r"/nowhere"),
-    (dict(optimizer="sdg"), r"optimizer='sdg'.*sgd, adamw"),
-    (dict(schedule="linear"), r"schedule='linear'.*constant, cosine"),
-    (dict(augment="flip"), r"augment='flip'.*none, shift_colour"),
-    (dict(dtype="float16"), r"dtype='float16'.*float32, bfloat16"),
-    (dict(batch_norm="none"), r"batch_norm='none'.*train, frozen"),
-    (dict(parallel="ddp"), r"parallel='ddp'.*pmap, fsdp"),
-    (dict(weight_decay=-0.1), r"weight_decay=-0.1 has to be 0 or more"),
-    (dict(weight_decay=float("nan")), r"weight_decay=nan has to be a finite number"),
-    (dict(microbatches=3), r"batch_size=16 .* the 1 devices times 3 microbatches: 18 does"),
-    (dict(microbatches=0), r"microbatches=0 has to be 1 or more"),
-    (dict(steps_per_dispatch=0), r"steps_per_dispatch=0 has to be 1 or more"),
-    (dict(batch_size=0), r"batch_size=0 has to be 1 or more"),
-    (dict(log_every=0), r"log_every=0 has to be 1 or more"),
-]
-OF_PRETRAINING = [
-    (dict(batch_size=128), r"68 images.*batch_size=128"),
-    (dict(total_epochs=1.0), r"one of config.total_steps=\d and config.total_epochs=1.0"),
-    (dict(total_steps=0), r"total_steps=0 has to be 1 or more"),
-    (
-        dict(total_steps=None, total_epochs=float("inf")),
-        r"epochs=inf has to be a finite",
-    ),
-    (dict(label_smoothing=2.0), r"label_smoothing=2.0 has to be below 1"),
-    # Nearest by name, among the architectures first.
-    (dict(names=("tiny_resent",)), r"'tiny_resent'.*(?<![/\w])tiny_resnet\b"),
-]
-XE = dict(objective="xe", learning_rate=0.1, label_smoothing=0.0)
-SOFT = dict(temperature=1.0, top_k=None, standardized=False)
-KL_DP = dict(objective="kl_dp", learning_rate=0.1, top_k_of="target") | SOFT
-MUTUAL = (
-    dict(learning_rate=0.1)
-    | SOFT
-    | dict(objective="mutual", detach_teacher=True, label_smoothing=0.0)
-)
-CD = XE | dict(objective="cd", weight=10.0, gamma=0.1)
-OF_TRANSFER = [
-    (dict(student="glyphs/tiny_vitt"), r"'glyphs/tiny_vitt'.*glyphs/tiny_vit\b"),
-    (dict(teachers=("glyphs/tiny_mlpp",)), r"'glyphs/tiny_mlpp'.*glyphs/tiny_mlp\b"),
-    (dict(teachers=("tiny_vit",)), r"'tiny_vit' is an architecture"),
-    (dict(teachers=()), r"teachers has 0 entries"),
-    (dict(seeds=()), r"seeds has 0 entries"),
-    (dict(objectives={}), r"objectives has 0 entries"),
-    (
-        dict(objectives={"a": dict(objective="kd", learning_rate=1.0)}),
-        r"'kd' is not known.*kl_dp",
-    ),
-    (
-        dict(objectives={"a": dict(objective="kl", learning_rate=1.0)}),
-        r"lacks .*'objectives.a.temperature'",
-    ),
-    (dict(objectives={"a": dict(objective="kl")}), r"lacks .*'objectives.a.learning_rate'"),
-    (
-        dict(objectives={"a": dict(learning_rate=1.0)}),
-        r"lacks .*'objectives.a.objective'",
-    ),
-    (dict(objectives={"a/b": XE}), r"'a/b' names files"),
-    (dict(objectives={"a": XE | dict(learning_rate=0.0)}), r"learning_rate=0.0 has to be above 0"),
-    (
-        dict(objectives={"a": XE | dict(label_smoothing=2)}),
-        r"a.label_smoothing=2 has to be below 1",
-    ),
-    (dict(objectives={"a": KL_DP | dict(top_k=1)}), r"objectives.a.top_k=1 has to be 2 or more"),
-    (dict(objectives={"a": MUTUAL}), r"'single' does not go with .*'mutual'.*takes xe, self, "),
-    (dict(strategy="mutual"), r"'mutual' does not go with objective 'kl_dp': it takes mutual"),
-    (dict(strategy="mutual", objectives={"a": MUTUAL}, calibrate=True), r"no frozen models"),
-    (dict(strategy="mutual", objectives={"a": MUTUAL}, targets="stored"), r"no frozen models"),
-    (dict(seeds=(1, 2**32 + 1)), r"seeds.1=4294967297 has to be below 4294967296"),
-    (dict(objectives={"a": CD}, targets="stored"), r"'cd' compares features, .* live"),
-    (dict(mcl={"kl": dict(tau=0.9, every=1)}), r"mcl='kl' is not known. Known: kl_dp"),
-    (dict(mcl={"kl_dp": dict(tau=0.9)}), r"lacks the field 'mcl.kl_dp.every'"),
-    (dict(mcl={"kl_dp": dict(tau=1.0, every=1)}), r"mcl.kl_dp.tau=1.0 has to be below 1"),
-    (dict(mcl={"kl_dp": dict(tau=0.5, every=0)}), r"mcl.kl_dp.every=0 has to be 1 or more"),
-    (dict(strategy="both"), r"strategy='both'.*single, parallel, sequential, soup, mutual"),
-    (dict(order="up"), r"order='up'.*ascending, descending, given, random"),
-    (dict(targets="cached"), r"targets='cached'.*live, stored"),
-]
-
-
-def ids(cases):
-    return ["-".join(f"{k}={v}" for k, v in fields.items())[:40] for fields, _ in cases]
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"), OF_BOTH + OF_PRETRAINING, ids=ids(OF_BOTH + OF_PRETRAINING)
-)
-def test_pretraining_refuses(fields, message, images, refused):
-    refused(pretrain.run, pretraining(images, **fields), message)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"), OF_BOTH + OF_TRANSFER, ids=ids(OF_BOTH + OF_TRANSFER)
-)
-def test_transfer_refuses(fields, message, images, zoo, refused):
-    config = transferring(images, zoo[0], zoo[1:])
-    config.unlock()
-    for name, value in fields.items():
-        setattr(config, name, value)
-    refused(transfer.run, config, message)
-
-
-def test_student_may_not_teach_itself(images, zoo, refused):
-    refused(transfer.run, transferring(images, zoo[0], [zoo[1], zoo[0]]), "have to differ")
-    refused(transfer.run, transferring(images, zoo[0], [zoo[1], zoo[1]]), "have to differ")
-
-
-def test_other_spelling_of_the_student_is_the_student(images, zoo, refused):
-    refused(transfer.run, transferring(images, zoo[0], [f"{zoo[0]}/"]), "have to differ")
-
-
-def test_batch_has_to_divide_by_the_devices(images, zoo, refused, monkeypatch):
-    monkeypatch.setattr(parallel.jax, "device_count", lambda: 3)
-    message = r"batch_size=16 does not divide by the 3 devices: 18"
-    refused(pretrain.run, pretraining(images), message)
-    refused(transfer.run, transferring(images, zoo[0], zoo[1:]), message)
-    config = pretraining(images, batch_size=18)
-    refused(pretrain.run, config, r"eval_batch_size=16 does not divide")
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (
-            CLASSES[:3],
-            r"has 4 classes, 3 of them those of .*: a student has the classes of the data",
-        ),
-        (
-            (*CLASSES[:3], "waves"),
-            r"lacks 1 of the 4 classes of .*: .waves.\. config.classes=shared",
-        ),
-    ],
-    ids=["fewer", "others"],
-)
-def test_models_have_to_know_the_classes(classes, message, zoo, refused, tmp_path):
-    folder = make_images(tmp_path / "others", classes)
-    refused(transfer.run, transferring(folder, zoo[0], zoo[1:]), message)
-    refused(pretrain.run, pretraining(folder, names=(zoo[0],), head="keep"), message)
-
-
-def test_images_have_to_decode(zoo, refused, tmp_path):
-    folder = make_images(tmp_path / "images")
-    bad = folder / "columns" / "07.png"
-    bad.write_bytes(bad.read_bytes()[:60])
-    refused(pretrain.run, pretraining(folder), r"columns/07.png does not decode")
-    refused(transfer.run, transferring(folder, zoo[0], zoo[1:]), r"columns/07.png does not decode")
-
-
-def test_weights_have_to_fit(images, zoo, refused, tmp_path):
-    folder = tmp_path / "damaged"
-    shutil.copytree(zoo[2], folder)
-    config = transferring(images, zoo[0], [folder])
-    entries = safetensors_numpy.load_file(folder / weights.WEIGHTS)
-    entries["params/head/bias"] = np.zeros(9, np.float32)
-    entries["params/extra"] = entries.pop("params/fc_0/bias")
-    safetensors_numpy.save_file(entries, folder / weights.WEIGHTS)
-    message = r"(?s)missing params/fc_0/bias.*unexpected params/extra.*misshapen params/head/bias"
-    refused(transfer.run, config, message)
-    (folder / weights.WEIGHTS).write_bytes(b"not a model")
-    refused(transfer.run, config, "not a whole safetensors file")
-
-
-def test_workdir_has_to_be_a_folder(images, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ValueError, match=f"{workdir}' cannot be used"):
-            pretrain.run(pretraining(images), workdir)
-    assert (tmp_path / "file").read_text() == "in the way"
-
-
-# The command line.
-
-
-def test_command_line(images, cached, tmp_path):
-    config = f"configs/pretrain.py:model=tiny_mlp_narrow,data=folder:{images},runlocal"
-    steps = ("--config.total_epochs=None", "--config.total_steps=3")
-    done = launch(
-        f"--config={config}", f"--workdir={tmp_path}", "--config.seed=3", *steps, **cached
-    )
-    assert done.returncode == 0, done.stderr
-    assert "tiny_mlp_narrow" in done.stdout and str(tmp_path / "report.html") in done.stdout
-    results = read(tmp_path)
-    assert results["runs"][0]["seed"] == results["config"]["seed"] == 3
-    assert results["runs"][0]["history"][-1]["step"] == 3
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["pretrian.py", "--config.seed=1"], "no config file 'configs/pretrian.py' in "),
-        (["pretrain.py:data=glyphz"], "No data set 'glyphz'. Known: glyphs"),
-        (["pretrain.py:dataa=glyphs"], "Unknown config argument 'dataa'. Known: data, model"),
-        (["pretrain.py", "--config.lrr=1"], "the config has no field 'lrr'. Nearest: "),
-        (
-            ["pretrain.py", "--config.batchsize", "1"],
-            "the config has no field 'batchsize'. Nearest: batch_size, eval_batch_size, ",
-        ),
-        (
-            ["transfer.py", "--config.objectives.kl_dp.topk=1"],
-            "config.objectives.kl_dp has no field 'topk'. Nearest: objectives.kl_dp.top_k, "
-            "objectives.kl_dp.top_k_of, ",
-        ),
-        (
-            ["transfer.py", "--config.learning_rate=1"],
-            "the config has no field 'learning_rate'. Nearest: objectives.kl_dp.learning_rate, "
-            "objectives.kl_pool.learning_rate, learning_rates.\n",
-        ),
-        (["pretrain.py", "--config.batch_size=big"], "flag --config.batch_size=big"),
-        (["pretrain.py", "--config.batch_size=None"], "config.batch_size has to have a value"),
-        (["pretrain.py", "--config.lrr=None"], "the config has no field 'lrr'. Nearest: "),
-    ],
-)
-def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
-    workdir = tmp_path / "workdir"
-    config, *others = arguments
-    done = launch("--config", f"configs/{config}", *others, f"--workdir={workdir}")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"ktjax: {message}")
-    assert "Traceback" not in done.stderr
-    assert not workdir.exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--config=pretrain:data=glyphz"], "No data set 'glyphz'"),
-        (["--config=transfer", "--config.eval_data=folder:/nowhere"], "No folder '/nowhere'"),
-        (["--config=transfer", "--config.batch_size=-1"], "config.batch_size=-1 has to be 1"),
-        (["--config=transfer", "--config.job=tranfer"], "config.job='tranfer' is not known"),
-        (["--config=transfer", "--config.batchsize=1"], "the config has no field 'batchsize'"),
-    ],
-)
-def test_mistakes_are_told_before_anything_heavy_is_imported(words, message, python):
-    code = (
-        "import sys; from ktjax import main\n"
-        f"sys.argv = ['ktjax', '--workdir=/nowhere', *{words}]\n"
-        "try: main.cli()\n"
-        "except SystemExit as end: print(f'{end.code}|', 'jax' in sys.modules)"
-    )
-    told, heavy = " ".join(python(code)).split("|")
-    assert told.startswith(f"ktjax: {message}") and heavy == " False"
-
-
-def test_console_script_has_help():
-    script = "import sys; sys.argv = ['bin/ktjax', '--help']; from ktjax import main; main.cli()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "--workdir: " in done.stdout and "--[no]overwrite: " in done.stdout
 
 
 def test_waiting_for_input_is_measured(monkeypatch):

@@ -362,7 +362,7 @@ def test_an_architecture_given_as_a_model_says_how_to_train_it():
         models.load("resnet18")
 
 
-def test_images_that_somebody_has_normalised_are_refused():
+def test_images_that_somebody_has_normalized_are_refused():
     model = models.load("glyphs/tiny_mlp_narrow")
     with pytest.raises(ValueError, match="takes uint8 images .*, not float32"):
         model.apply(model.variables, np.zeros((1, 24, 24, 3), np.float32), train=False)

@@ -212,7 +212,7 @@ def test_standardized_logits_have_neither_scale_nor_shift(logits, label, scale):
 
 
 def test_gradients_do_not_vanish_with_the_temperature():
-    # T^2 keeps them: at a high temperature they are those of matching centred logits, (z - v) / C.
+    # T^2 keeps them: at a high temperature they are those of matching centerd logits, (z - v) / C.
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(size=(2, B, C)).astype(np.float32)
     label = np.zeros(B, np.int32)

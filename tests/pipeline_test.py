@@ -46,7 +46,7 @@ def test_decode_keeps_the_pixels_of_the_right_size():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_decode_keeps_colours_in_order(mode):
+def test_decode_keeps_colors_in_order(mode):
     assert (decode(Image.new("RGB", (40, 30), RED).convert(mode)) == RED).all()
 
 

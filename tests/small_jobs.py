@@ -20,7 +20,7 @@ ARCHITECTURES = ("tiny_mlp_narrow", "tiny_resnet_narrow", "tiny_mlp")
 
 
 def make_images(folder, classes=CLASSES, per_class=24, noise=45):
-    """12 x 10 pixels: a pattern for each class, in a random colour, under much noise."""
+    """12 x 10 pixels: a pattern for each class, in a random color, under much noise."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:10, :12]
     patterns = ((x // 3 + y // 3) % 2, x // 3 % 2, (x < 6) & (y < 5), y // 3 % 2)

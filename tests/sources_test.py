@@ -1,45 +1,15 @@
 """Image folders: classes, splits and refusals. Data set names."""
 
-import io
 import os
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from image_files import COUNTS, files, fill, load
 
 from ktjax import data
 from ktjax.data import decode, sources
-
-
-def encoded(number, suffix):
-    """A picture of its own colour; sizes vary."""
-    buffer = io.BytesIO()
-    size = (8 + number % 5, 20 - number % 7)
-    Image.new("RGB", size, (number % 256, 100, 200)).save(buffer, suffix.replace("jpg", "jpeg"))
-    return buffer.getvalue()
-
-
-def fill(folder, counts):
-    """A directory of PNG and JPEG files for each class of {class: count}."""
-    for name, count in counts.items():
-        (folder / name).mkdir(parents=True)
-        for i in range(count):
-            suffix = ("png", "jpg", "jpeg")[i % 3]
-            (folder / name / f"{i:03}.{suffix}").write_bytes(encoded(i, suffix))
-    return folder
-
-
-def load(folder):
-    return data.load(f"folder:{folder}")
-
-
-def files(source):
-    return [source.where(i) for i in range(len(source))]
-
-
-COUNTS = {"zebra": 10, "ant": 50, "Bee": 20}
 
 
 @pytest.mark.smoke

@@ -39,7 +39,7 @@ DRAWINGS = (
         figures_study.heat_rows,
         figures_study.heat,
         "Gains and losses have a scale of colors each, the same for all objectives; white is no "
-        "change, grey no such pair.",
+        "change, gray no such pair.",
     ),
     Drawing(
         "delta",
