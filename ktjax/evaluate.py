@@ -53,3 +53,9 @@ def make_predict(
 def accuracy(logits_NxC: np.ndarray, label_N: np.ndarray) -> float:
     """Share of samples whose largest logit is the label's, in percent."""
     return 100 * float(np.mean(logits_NxC.argmax(axis=-1) == label_N))
+
+
+def change(before_NxC: np.ndarray, after_NxC: np.ndarray, label_N: np.ndarray) -> float:
+    """How much `accuracy` has changed, in points; exactly 0 where as many samples are right."""
+    before, after = (int(np.sum(x.argmax(axis=-1) == label_N)) for x in (before_NxC, after_NxC))
+    return 100 * (after - before) / label_N.size

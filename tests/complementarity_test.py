@@ -10,7 +10,7 @@ import drawn
 import numpy as np
 import pytest
 from PIL import Image
-from report_test import NASTY, Page
+from report_test import NASTY, Page, make_run
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import data, evaluate, models
@@ -37,19 +37,25 @@ def config_of(**fields):
     return config
 
 
+NAMED = {"name": "glyphs", "measured": "glyphs"}
+DIGITS = {"name": "digits", "measured": "digits", "train": 9, "validation": 9, "skipped": {}}
+
+
 def made_transfers(folder, **fields):
     """A workdir of finished transfers between MODELS, as far as this job reads it."""
-    outcome = {"gain": 2.0, "loss": 1.0}
     runs = [
-        {"objective": "kl_dp", "student": student, "teachers": [teacher], "delta": delta} | outcome
+        make_run([teacher], "kl_dp", delta, student=student)
         for student, teacher, delta in (
             (MODELS[0], MODELS[1], 1.0),
             (MODELS[0], MODELS[2], 0.5),
             (MODELS[1], MODELS[0], -0.5),
         )
     ]
-    runs.append({"objective": "xe", "student": MODELS[0], "teachers": [], "delta": 0.0} | outcome)
-    results = {"job": "transfer", "data": {"name": "glyphs"}, "runs": runs} | fields
+    runs.append(make_run([], "xe", 0.0, student=MODELS[0]))
+    counts = {"train": 9, "validation": 9, "skipped": {}}
+    results = {"job": "transfer", "runs": runs, "data": {**NAMED, **counts}, "pairs": []}
+    results |= {"classes": ["a"], "class_counts": [9]}
+    results |= {name: {} for name in ("objectives", "models", "environment", "config")} | fields
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(results))
     return str(folder)
@@ -388,11 +394,14 @@ def test_models_have_to_know_the_classes(refused, tmp_path):
 
 def test_transfers_have_to_be_of_these_models_and_images(refused, tmp_path):
     (tmp_path / "empty").mkdir()
-    other = [{"student": "x", "teachers": [MODELS[0]]}]
+    other = [make_run([MODELS[0]], "kl", 1.0, student="x")]
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "results.json").write_text("[]")
     for folder, message in (
         (str(tmp_path / "empty"), "empty' has no results.json"),
         (made_transfers(tmp_path / "a", job="pretrain"), "is of a pretrain job"),
-        (made_transfers(tmp_path / "b", data={"name": "digits"}), "is about digits, not glyphs"),
+        (made_transfers(tmp_path / "b", data=DIGITS), "is about digits, not glyphs"),
+        (str(tmp_path / "list"), "list/results.json' is not as ktjax writes it"),
         (made_transfers(tmp_path / "c", runs=other), "models that config.models lacks: x"),
     ):
         refused(config_of(transfers=(folder,)), message)

@@ -46,6 +46,24 @@ def test_the_control_is_the_best_on_tune_in_the_mean_over_seeds():
     assert controls.choose([]) == {}
 
 
+def test_a_control_that_diverged_with_a_seed_is_not_chosen():
+    found = [make_run("xe-0.1", 0.0, seed=1, tune=0.4), make_run("xe-0.1", 0.0, seed=2, tune=0.4)]
+    found.append(make_run("xe-0.3", 0.0, seed=1, tune=9.0))  # all that is left of two
+    assert controls.choose(found) == {"s": "xe-0.1"}
+
+
+def test_equal_changes_are_equal():
+    """In floats 0.1 + 0.2 is more than 0.3, and nothing has gained 1e-17."""
+    tune = {"xe-0.1": (0.3, 0.3), "xe-0.3": (0.1 + 0.2, 0.3), "xe-1": (0.1, 0.2 - 0.3)}
+    found = [
+        make_run(name, 0.0, seed=seed, tune=deltas[seed])
+        for name, deltas in tune.items()
+        for seed in range(2)
+    ]
+    assert controls.choose(found) == {"s": "xe-0.1"}
+    assert controls.choose(found[4:]) == {"s": controls.NONE}
+
+
 def test_the_change_on_tune_of_stages_is_their_sum():
     stages = [make_run("xe", 0.0, tune=tune) for tune in (1.0, -0.25)]
     run = make_run("xe", 0.0, tune=-0.25, stages=stages)  # its history ends with the last stage's

@@ -1,5 +1,7 @@
 """Data sets on disk: folders as archives unpack, pools without labels, subsets, what is missing."""
 
+import os
+
 import numpy as np
 import pytest
 from image_files import COUNTS, encoded, files, fill, write
@@ -160,6 +162,9 @@ def test_images_alone_are_measured_on_another_data_set(tmp_path):
     fill(tmp_path / "others", {"x": 5, "y": 5})
     with pytest.raises(ValueError, match="have labels of other classes"):
         data.load(f"folder:{tmp_path}/others", eval_data=f"folder:{labeled}")
+    same = data.load(f"folder:{labeled}", eval_data=f"folder:{tmp_path}/flat/../labeled")
+    for ours, theirs in zip(same[1:4], other[1:4], strict=True):
+        assert [os.path.normpath(name) for name in files(ours)] == files(theirs)
     fill(tmp_path / "measured" / "val", COUNTS)
     with pytest.raises(ValueError, match="/measured' has only validation: nothing to train on"):
         data.load(f"folder:{tmp_path}/measured", eval_data=f"folder:{labeled}")

@@ -29,8 +29,8 @@ def answers(gained, lost, size):
 
 def test_decisions():
     assert decision.is_better(*answers(5, 0, 20))  # p = 0.031
-    assert not decision.is_better(*answers(5, 0, 20), stages=2)
-    assert decision.is_better(*answers(6, 0, 20), stages=2)  # p = 0.016
+    assert not decision.is_better(*answers(5, 0, 20), decisions=2)
+    assert decision.is_better(*answers(6, 0, 20), decisions=2)  # p = 0.016
     assert not decision.is_better(*answers(0, 5, 20))
     assert not decision.is_better(*answers(0, 0, 20))
 
@@ -44,7 +44,7 @@ def test_another_wrong_answer_is_no_gain():
 def test_as_often_as_promised(points, least, most):
     """Of students that are no better 5 % at most are taken, of those of `least_gain` 90 %."""
     size, churn = 20_000, 4.0
-    gain = decision.least_gain(churn, size) if points is None else points
+    gain = decision.least_gain(800, size) if points is None else points
     generator = np.random.default_rng(0)
     moved = generator.binomial(size, churn / 100, 4000)
     gained = generator.binomial(moved, (1 + gain / churn) / 2)
@@ -55,6 +55,15 @@ def test_as_often_as_promised(points, least, most):
 
 
 def test_more_images_see_less():
-    assert decision.least_gain(4.0, 20_000) == pytest.approx(0.414, abs=0.001)
-    assert decision.least_gain(4.0, 80_000) == pytest.approx(0.207, abs=0.001)
-    assert decision.least_gain(4.0, 20_000, stages=3) > decision.least_gain(4.0, 20_000)
+    few, many = decision.least_gain(800, 20_000), decision.least_gain(3200, 80_000)
+    assert few == pytest.approx(0.415, abs=0.001) and many == pytest.approx(0.209, abs=0.001)
+    assert decision.least_gain(800, 20_000, decisions=3) > few
+
+
+def test_too_few_changes_show_nothing():
+    """Of four images that changed not even four gains are better than a coin: p = 1 / 16."""
+    assert decision.least_gain(0, 1000) is None
+    assert decision.least_gain(4, 40) is None and not decision.is_better(*answers(4, 0, 40))
+    gain = decision.least_gain(5, 40)  # all five have to be gained: (1 + gain / churn) / 2 is p
+    assert ((1 + gain / 12.5) / 2) ** 5 == pytest.approx(decision.POWER)
+    assert decision.least_gain(5, 40, decisions=2) is None

@@ -2,6 +2,7 @@ import types
 
 import numpy as np
 import pytest
+from controls_test import make_run
 
 from ktjax.analysis import measures
 
@@ -140,6 +141,25 @@ def test_a_pair_counted_on_paper():
     assert pair["top_classes"] == {"2": ["a"], "5": ["a"], "20": ["a"], "50": ["a"]}
     alone, among_all = pair["top_classes_alike"]["50"]
     assert alone is None and among_all == pytest.approx(1 / 3)
+
+
+def test_as_many_gained_as_lost_is_no_change():
+    """Of 1,000 images 5 gained and 3 lost, and 7 and 9: in floats the mean is 4e-17."""
+
+    def delta(gained, lost):
+        before, after = np.zeros((2, 1000), int)
+        before[:gained], after[gained : gained + lost] = 1, 1
+        label_N, none = np.zeros(1000, int), np.zeros((0, 1000, 3))
+        of = {"before_NxC": logits(before), "after_NxC": logits(after)}
+        return measures.of_transfer(**of, teachers_KxNxC=none, label_N=label_N)["delta"]
+
+    runs = [
+        make_run("kl", delta(*changed), seed=seed, teachers=("t",))
+        for seed, changed in enumerate(((5, 3), (7, 9)))
+    ]
+    assert [run.delta for run in runs] == [0.2, -0.2]
+    assert measures.of_objectives(runs)["kl"]["success_rate"] == 0
+    assert len({delta(gained, gained - 1) for gained in range(1, 200)}) == 1
 
 
 def test_success_and_mean_per_objective():

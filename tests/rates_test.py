@@ -48,6 +48,14 @@ def test_the_best_on_tune_of_runs_with_all_steps(noisy, quartet, tmp_path):
     assert {c.learning_rate for c in results.controls} == set(RATES)
 
 
+def test_the_best_on_tune_is_that_of_what_is_exported(noisy, quartet, tmp_path):
+    config = choosing(noisy, quartet, arg="objectives=kl,controls=", export="best")
+    (run,) = rows.read(transfer.run(config, tmp_path)).runs
+    assert run.rates[f"{run.learning_rate:g}"] == pytest.approx(run.tune_delta)
+    assert run.tune_delta == pytest.approx(max(run.rates.values()))
+    assert run.tune_delta == max(entry.tune["delta"] for entry in run.history)
+
+
 def test_a_rate_at_which_training_diverges_is_left_out(noisy, quartet, tmp_path, capfd):
     config = choosing(noisy, quartet, arg="objectives=kl,controls=xe_self")
     config.learning_rates = (0.1, 1e25)

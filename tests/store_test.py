@@ -361,8 +361,9 @@ def test_a_view_that_is_not_what_was_written_is_told(damage, message, stored, tm
     ("content", "message"),
     [
         (None, "is no store of answers: it has no store.json"),
-        ("[1", "store.json of .* is no JSON"),
-        ("[1]", "is a store of format None, and this version of ktjax reads 1"),
+        ("[1", "store.json' is no JSON, or damaged"),
+        ("[1]", "store.json' holds no JSON object"),
+        ("{}", "is a store of format None, and this version of ktjax reads 1"),
         ('{"format": 1, "k": null}', "store.json of .* lacks classes, dtype, images, model"),
     ],
 )

@@ -104,6 +104,27 @@ def test_what_an_export_was_worth():
     assert table.groups == [[["kl", "1", "2 of 2", "+0.00", "2 of 3", "+0.50", "-0.50"]]]
 
 
+def test_a_pair_that_diverged_is_no_success():
+    found = study.pairs([run_of("s", "t1", 2.0), run_of("s", "t2", 1.0, seed=1)], MODELS)
+    # The only seed of one pair; one of two of another; all of a student without any other.
+    lost = {("s", "u", "kl"), ("s", "t2", "kl"), ("w", "t1", "kl"), ("s", "t1", "kl_dp")}
+    (kl,) = study.success(found, lost).values()
+    assert kl["per_student"] == {"s": pytest.approx(100 / 3), "w": 0.0}
+    assert (kl["improved"], kl["pairs"], kl["diverged"]) == (1, 4, 3)
+    assert kl["mean_delta"] == 1.5 and kl["mean"] == pytest.approx(50 / 3)
+    low, high = kl["bootstrap"]["mean"]
+    assert low == 0 and high <= 100 and kl["bootstrap"]["mean_delta"] == (1.0, 2.0)
+    assert study.success(found)["kl"]["mean"] == 100
+
+
+def test_headroom_is_of_the_pairs_whose_ensemble_is_known():
+    runs = [run_of("w", "t1", 1.0, ensemble=52.0), run_of("w", "t2", 1.0, ensemble=None)]
+    (kl,) = study.success(study.pairs(runs, MODELS)).values()
+    assert kl["headroom_share"] == pytest.approx(50)
+    (kl,) = study.success(study.pairs(runs[1:], MODELS)).values()
+    assert kl["headroom_share"] is None
+
+
 def test_bootstrap_intervals(pairs):
     kl, kl_dp = (of["bootstrap"] for of in study.success(pairs).values())
     for name in ("median", "mean"):

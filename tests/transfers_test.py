@@ -1,6 +1,7 @@
 """transfers.py on a handful of transfers: rates, means and correlations made on paper."""
 
 import pytest
+from controls_test import make_run
 
 from ktjax.analysis import transfers
 
@@ -26,8 +27,8 @@ PAIRS = [
 
 
 def run(student, teachers, delta, *, objective="kl", gain=2.0, **net):
-    outcome = {"delta": delta, "gain": gain, "loss": gain - delta} | net
-    return {"student": student, "teachers": teachers, "objective": objective} | outcome
+    known = dict(student=student, teachers=teachers, gain=gain, loss=gain - delta)
+    return make_run(objective, delta, **known, **net)
 
 
 RUNS = [

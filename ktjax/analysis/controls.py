@@ -26,16 +26,20 @@ def tune_delta(run: Run) -> float:
 def choose(controls: Sequence[Run]) -> dict[str, str]:
     """For each student the control with the largest change on tune, in the mean over seeds.
 
-    NONE where no change is above 0. Of equals the first.
+    NONE where no change is above 0. Of equals the first. One that lacks a seed which others have,
+    because its training diverged there, is left out.
     """
     changes: dict[str, dict[str, list[float]]] = {}
     for run in controls:
-        of_student = changes.setdefault(run.student, {NONE: [0.0]})
-        of_student.setdefault(run.objective, []).append(tune_delta(run))
-    return {
-        student: max(found, key=lambda name: statistics.fmean(found[name]))
-        for student, found in changes.items()
-    }
+        changes.setdefault(run.student, {}).setdefault(run.objective, []).append(tune_delta(run))
+    chosen = {}
+    for student, of_control in changes.items():
+        seeds = max(map(len, of_control.values()))
+        means = {NONE: 0.0} | {
+            name: chance.mean(deltas) for name, deltas in of_control.items() if len(deltas) == seeds
+        }
+        chosen[student] = max(means, key=lambda name: means[name])
+    return chosen
 
 
 def with_net(
@@ -65,7 +69,7 @@ def with_net(
         if name != NONE:
             own = [c for c in controls if (c.student, c.objective) == (run.student, name)]
             own = [c for c in own if c.seed == run.seed] or own
-            net = run.delta - statistics.fmean(control.delta for control in own)
+            net = chance.mean([run.delta - control.delta for control in own])
             alone_N = np.mean([correct[control.run] for control in own], axis=0)
             net_se = 100 * float(np.std(correct[run.run] - alone_N)) / alone_N.size**0.5
         found.append(dataclasses.replace(run, control=name, net=net, net_se=net_se))
@@ -102,10 +106,10 @@ def by_what(runs: Sequence[Run]) -> dict[tuple[str, frozenset[str], str], Outcom
             teachers=same[0].teachers,
             objective=objective,
             runs=len(same),
-            delta=statistics.fmean(run.delta for run in same),
+            delta=chance.mean([run.delta for run in same]),
             delta_se=_se([run.delta_se for run in same], delta_sd),
             control=same[0].control,
-            net=statistics.fmean(nets[key]) if has_net else None,
+            net=chance.mean(nets[key]) if has_net else None,
             net_se=_se([run.net_se for run in same], net_sd) if has_net else None,
         )
     return found

@@ -5,7 +5,7 @@ allows one such decision: the candidate is chosen elsewhere.
 """
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 LEVEL = 0.05  # how often a student that is no better is exported
 POWER = 0.9  # how often one that is better by `least_gain` is
@@ -21,7 +21,7 @@ def p_value(gained: int, lost: int) -> float:
 
 
 def is_better(
-    before_N: np.ndarray, after_N: np.ndarray, label_N: np.ndarray, *, stages: int = 1
+    before_N: np.ndarray, after_N: np.ndarray, label_N: np.ndarray, *, decisions: int = 1
 ) -> bool:
     """Whether the student is better than before.
 
@@ -29,21 +29,27 @@ def is_better(
       before_N: its answers before, int [N].
       after_N: its answers now.
       label_N: the labels.
-      stages: how many such decisions a run makes, on the same images; LEVEL is divided by them
+      decisions: how many of them a run makes on the same images; LEVEL is divided by it
         (Bonferroni), so that it holds for the whole run.
     """
     was_N, is_N = before_N == label_N, after_N == label_N
     p = p_value(int(np.sum(is_N & ~was_N)), int(np.sum(was_N & ~is_N)))
-    return p <= LEVEL / stages
+    return p <= LEVEL / decisions
 
 
-def least_gain(churn: float, size: int, *, stages: int = 1) -> float:
-    """The least gain, in points, that `is_better` sees with POWER; the normal approximation.
+def least_gain(changed: int, size: int, *, decisions: int = 1) -> float | None:
+    """The least gain, in points, that `is_better` detects with POWER.
+
+    None where so few images changed that not even gaining all of them would pass.
 
     Args:
-      churn: images gained and lost, in percent of all.
+      changed: how many images were gained or lost.
       size: how many images there are.
-      stages: as above.
+      decisions: as above.
     """
-    deviations = stats.norm.isf(LEVEL / stages) + stats.norm.ppf(POWER)
-    return float(100 * deviations * (churn / 100 / size) ** 0.5)
+    if p_value(changed, 0) > LEVEL / decisions:
+        return None
+    # The fewest gained images that pass, and the share of gains at which so many are likely.
+    critical = int(stats.binom.isf(LEVEL / decisions, changed, 0.5)) + 1
+    share = float(special.betaincinv(critical, changed - critical + 1, POWER))
+    return 100 * (2 * share - 1) * changed / size

@@ -52,10 +52,12 @@ def of_transfer(
     after_N = after_NxC.argmax(axis=1) == label_N
     gained_N = flips.positive_flips(teacher_correct_N=after_N, student_correct_N=before_N)
     lost_N = flips.negative_flips(teacher_correct_N=after_N, student_correct_N=before_N)
+    # Of whole numbers: as many gained as lost is no change at all.
+    net = int(gained_N.sum()) - int(lost_N.sum())
     measures = {
         "accuracy_before": _percent(before_N.mean()),
         "accuracy_after": _percent(after_N.mean()),
-        "delta": _percent(gained_N.mean() - lost_N.mean()),
+        "delta": 100 * net / label_N.size,
         "delta_se": _percent(flips.delta_se(before_correct_N=before_N, after_correct_N=after_N)),
         "gain": _percent(gained_N.mean()),
         "loss": _percent(lost_N.mean()),

@@ -6,7 +6,7 @@ seeds. Runs without a teacher are rows of their own, and what `net` refers to (`
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,7 @@ def pairs(runs: Sequence[Run], models: Mapping[str, TransferModel]) -> list[Stud
                 headroom_share=headroom_share(outcome.delta, before, ensemble),
                 accuracy_difference=_difference(models[teacher], models[student]),
                 abstained=sum(run.abstained for run in same),
-                last_delta=statistics.fmean(_last_delta(run) for run in same),
+                last_delta=chance.mean([_last_delta(run) for run in same]),
             )
         )
     return found
@@ -116,12 +116,15 @@ def _difference(teacher: TransferModel, student: TransferModel) -> float | None:
     return teacher.accuracy - student.accuracy
 
 
-def success(found: Sequence[StudyPair]) -> dict[str, dict[str, Any]]:
+def success(
+    found: Sequence[StudyPair], diverged: Collection[transfers.Key] = ()
+) -> dict[str, dict[str, Any]]:
     """How often each objective improved a student, and by how much: what a table's lines say.
 
-    To what `transfers.success` says it adds, per objective: `pairs`, `improved` of them, `best` and
-    `worst` (pairs, by delta), mean `gain` and `loss`, `headroom_share`, the ratio of the mean delta
-    and the mean that ensembles gain over students, in percent (None where they gain nothing);
+    To what `transfers.success` says it adds, per objective: `pairs`, `improved` of them, how many
+    `diverged`, `best` and `worst` of the others (by delta), mean `gain` and `loss`,
+    `headroom_share`, the ratio of the mean delta and the mean that ensembles gain over students, in
+    percent (None where they gain nothing, or are not known);
     `bootstrap`, 95 % intervals of the `median`, `mean` and `mean_delta`, from drawing students and
     teachers again; `surely_better` and `surely_worse`, how many pairs are so by a one-sided test
     of each, all of an objective together at 0.05 (`chance.holm`); `abstained`, how many have left
@@ -131,23 +134,29 @@ def success(found: Sequence[StudyPair]) -> dict[str, dict[str, Any]]:
     by_objective: dict[str, list[StudyPair]] = {}
     for pair in found:
         by_objective.setdefault(pair.objective, []).append(pair)
-    rates = transfers.success([vars(pair) for pair in found])
-    return {objective: rates[objective] | _more(same) for objective, same in by_objective.items()}
+    rates = transfers.success([vars(pair) for pair in found], diverged)
+    return {
+        objective: rates[objective] | _more(same, {key for key in diverged if key[2] == objective})
+        for objective, same in by_objective.items()
+    }
 
 
-def _more(same: Sequence[StudyPair]) -> dict[str, Any]:
-    headroom = statistics.fmean((pair.ensemble or pair.before) - pair.before for pair in same)
-    delta = statistics.fmean(pair.delta for pair in same)
+def _key(pair: StudyPair) -> transfers.Key:
+    return pair.student, pair.teacher, pair.objective
+
+
+def _more(same: Sequence[StudyPair], diverged: Collection[transfers.Key]) -> dict[str, Any]:
     best, worst = (pick(same, key=lambda pair: pair.delta) for pick in (max, min))
     return {
-        "pairs": len(same),
-        "improved": sum(pair.delta > 0 for pair in same),
+        "pairs": len({_key(pair) for pair in same} | set(diverged)),
+        "improved": sum(pair.delta > 0 and _key(pair) not in diverged for pair in same),
+        "diverged": len(diverged),
         "best": {"student": best.student, "teacher": best.teacher, "delta": best.delta},
         "worst": {"student": worst.student, "teacher": worst.teacher, "delta": worst.delta},
         "gain": statistics.fmean(pair.gain for pair in same),
         "loss": statistics.fmean(pair.loss for pair in same),
-        "headroom_share": 100 * delta / headroom if headroom > 0 else None,
-        "bootstrap": _bootstrap(same),
+        "headroom_share": _share_of_all(same),
+        "bootstrap": _bootstrap(same, diverged),
         "surely_better": _surely(same, better=True),
         "surely_worse": _surely(same, better=False),
         "abstained": sum(pair.abstained == pair.runs for pair in same),
@@ -159,6 +168,13 @@ def _more(same: Sequence[StudyPair]) -> dict[str, Any]:
     }
 
 
+def _share_of_all(same: Sequence[StudyPair]) -> float | None:
+    """What the pairs with an ensemble gained of what it gains, in percent."""
+    known = [(p.delta, p.ensemble - p.before) for p in same if p.ensemble is not None]
+    delta, headroom = (sum(column) for column in zip(*known, strict=True)) if known else (0, 0)
+    return 100 * delta / headroom if headroom > 0 else None
+
+
 def _surely(same: Sequence[StudyPair], *, better: bool) -> int:
     """How many pairs changed that way by more than chance, of all these tests together."""
     moved = [(pair.delta if better else -pair.delta, pair.delta_se) for pair in same]
@@ -166,23 +182,33 @@ def _surely(same: Sequence[StudyPair], *, better: bool) -> int:
     return int(chance.holm(p_values).sum())
 
 
-def _bootstrap(same: Sequence[StudyPair]) -> dict[str, tuple[float, float]] | None:
+def _bootstrap(
+    same: Sequence[StudyPair], diverged: Collection[transfers.Key]
+) -> dict[str, tuple[float, float]] | None:
     """None where neither side has two models."""
-    students, teachers = ([getattr(p, side) for p in same] for side in ("student", "teacher"))
+    # Nobody knows the delta of a pair whose training always diverged.
+    delta = {_key(pair): pair.delta for pair in same}
+    delta |= {key: np.nan for key in sorted(diverged) if key not in delta}
+    students, teachers, _ = zip(*delta, strict=True)
     if len(set(students)) == len(set(teachers)) == 1:
         return None
-    delta_P = np.asarray([pair.delta for pair in same])
+    delta_P = np.asarray([*delta.values()])
+    known_P = ~np.isnan(delta_P)
+    better_P = np.asarray([of > 0 and key not in diverged for key, of in delta.items()])
     numbers = {student: number for number, student in enumerate(dict.fromkeys(students))}
     student_P = np.asarray([numbers[student] for student in students])
     drawn = []
     for of_student_P, of_teacher_P in chance.resampled(students, teachers, draws=_DRAWS):
         pairs_S = np.bincount(student_P, weights=of_teacher_P * (of_student_P > 0))
-        better_S = np.bincount(student_P, weights=of_teacher_P * (delta_P > 0))
+        better_S = np.bincount(student_P, weights=of_teacher_P * better_P)
         times_S = np.zeros(len(numbers), int)
         times_S[student_P] = of_student_P
         there_S = pairs_S > 0
         rates = np.repeat(100 * better_S[there_S] / pairs_S[there_S], times_S[there_S])
-        mean_delta = np.average(delta_P, weights=of_student_P * of_teacher_P)
+        times_P = (of_student_P * of_teacher_P)[known_P]
+        if not times_P.any():
+            continue
+        mean_delta = np.average(delta_P[known_P], weights=times_P)
         drawn.append((np.median(rates), rates.mean(), mean_delta))
     low_3, high_3 = np.percentile(drawn, [2.5, 97.5], axis=0).tolist()
     return dict(zip(("median", "mean", "mean_delta"), zip(low_3, high_3, strict=True), strict=True))

@@ -5,12 +5,14 @@ row is a pair of student and teacher under one objective: several seeds are aver
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ktjax.analysis import chance
+from ktjax.analysis.rows import Run
 
 Rows = list[dict[str, Any]]
+Key = tuple[str, str, str]  # student, teacher, objective
 
 # What is known about a pair before any training, and so could tell which teacher to take.
 FORESEEN = ("rho_pos", "partition_gain", "partition_gain_unsupervised", "accuracy_difference")
@@ -18,7 +20,7 @@ OUTCOMES = ("delta", "gain", "loss")
 PROPERTIES = ("parameters", "accuracy")
 
 
-def rows(runs: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) -> Rows:
+def rows(runs: Sequence[Run], pairs: Sequence[Mapping[str, Any]]) -> Rows:
     """A row per student, teacher and objective: what came of it, and what was foreseen.
 
     `delta`, `gain`, `loss`, and `net`, delta net of the control without a teacher: None where a run
@@ -32,39 +34,52 @@ def rows(runs: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) 
       KeyError: a pair is not among `pairs`.
     """
     known = {(pair["student"], pair["teacher"]): pair for pair in pairs}
-    found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    found: dict[Key, list[Run]] = {}
     for run in runs:
-        if len(run["teachers"]) == 1:
-            key = (run["objective"], run["student"], run["teachers"][0])
+        if len(run.teachers) == 1:
+            key = (run.student, run.teachers[0], run.objective)
             found.setdefault(key, []).append(run)
     return [
         {"objective": objective, "student": student, "teacher": teacher, "runs": len(same)}
-        | {name: statistics.fmean(run[name] for run in same) for name in OUTCOMES}
-        | {"net": _mean([run.get("net") for run in same])}
+        | {name: chance.mean([getattr(run, name) for run in same]) for name in OUTCOMES}
+        | {"net": _mean([run.net for run in same])}
         | {name: known[student, teacher][name] for name in FORESEEN}
-        for (objective, student, teacher), same in found.items()
+        for (student, teacher, objective), same in found.items()
     ]
 
 
-def success(rows: Rows) -> dict[str, dict[str, Any]]:
+def success(rows: Rows, diverged: Collection[Key] = ()) -> dict[str, dict[str, Any]]:
     """How often each objective improved a student, and by how much.
 
     Per objective: `per_student`, the share of teachers that improved each, in percent; the `median`
     and `mean` over students; `mean_delta` over all pairs, in points, and its `interval`, 95 %,
     clustered by student and by teacher. And as `net` the same net of the controls without a
     teacher, with `mean_net`; None where a pair has no control.
+
+    Args:
+      rows: the pairs.
+      diverged: (student, teacher, objective) of pairs whose training diverged, with some seed or
+        with all, where they have no row. They improved nobody; means are over the others.
     """
-    return {
-        objective: _success(same, "delta")
-        | {"net": None if any(row["net"] is None for row in same) else _success(same, "net")}
-        for objective, same in _by(rows, "objective").items()
-    }
+    found = {}
+    for objective, same in _by(rows, "objective").items():
+        lost = {(student, teacher) for student, teacher, of in diverged if of == objective}
+        known = all(row["net"] is not None for row in same)
+        found[objective] = _success(same, "delta", lost) | {
+            "net": _success(same, "net", lost) if known else None
+        }
+    return found
 
 
-def _success(same: Rows, key: str) -> dict[str, Any]:
+def _success(same: Rows, key: str, diverged: Collection[tuple[str, str]]) -> dict[str, Any]:
+    improved: dict[str, dict[str, bool]] = {}
+    for row in same:
+        improved.setdefault(row["student"], {})[row["teacher"]] = row[key] > 0
+    for student, teacher in sorted(diverged):
+        improved.setdefault(student, {})[teacher] = False
     per_student = {
-        student: 100 * statistics.fmean(row[key] > 0 for row in own)
-        for student, own in _by(same, "student").items()
+        student: 100 * statistics.fmean(by_teacher.values())
+        for student, by_teacher in improved.items()
     }
     values = [row[key] for row in same]
     students, teachers = ([row[side] for row in same] for side in ("student", "teacher"))
@@ -79,7 +94,7 @@ def _success(same: Rows, key: str) -> dict[str, Any]:
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return statistics.fmean(known) if len(known) == len(values) else None
+    return chance.mean(known) if len(known) == len(values) else None
 
 
 def foresight(rows: Rows) -> Rows:

@@ -1,6 +1,7 @@
 """name -> Dataset: the splits a job needs, as sources of (bytes, label)."""
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,7 +132,7 @@ def load(
         and `train` and `validation` (and `tune`) above these if there are splits.
       data_dir: where prepared data sets are kept; None: the default of TFDS.
       eval_data: the data set whose tune, validation and classes are taken instead, where `name` is
-        a pool of images without labels.
+        a pool of images without labels. Images that both hold are not trained on.
       minival: the share of each class of train that is held out as tune, where there is none.
       train_fraction: the share of each class of train that is learned from, to one sample.
       subset_seed: decides which samples these are.
@@ -152,7 +153,9 @@ def load(
         pool = next((parts.splits[k] for k in ("train", "all") if k in parts.splits), None)
         if pool is None:
             raise ValueError(f"'{name}' has only {', '.join(parts.splits)}: nothing to train on.")
-        kept = np.arange(len(pool))
+        kept = _without(pool, (tune, validation, accept))
+        if not len(kept):
+            raise ValueError(f"All images of '{name}' are measured on: eval_data='{eval_data}'.")
     if train_fraction < 1:
         kept = sources.subset(pool.label_N, kept, fraction=train_fraction, seed=subset_seed)
     train = pool if len(kept) == len(pool) else pool.select(kept)
@@ -171,6 +174,16 @@ def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
         pool, kept, tune, validation = _part(name, parts.splits, parts.classes, minival=_MINIVAL)
         train = pool.select(kept)
     return Dataset(name, train, tune, validation, parts.classes, parts.groups, measured=name)
+
+
+def _without(pool: Source, others: Sequence[Source | None]) -> np.ndarray:
+    """The positions in the pool of images that none of the others has."""
+
+    def names(source: Source) -> list[str]:
+        return [os.path.abspath(source.where(i)) for i in range(len(source))]
+
+    held = {name for source in others if source is not None for name in names(source)}
+    return np.asarray([i for i, name in enumerate(names(pool)) if name not in held], np.int64)
 
 
 def _part(

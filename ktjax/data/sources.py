@@ -205,7 +205,7 @@ def of_records(builder: Any, split: str, label_N: np.ndarray) -> Source:
     return Source(
         label_N=label_N,
         read=lambda i: read([i])[0]["image"],
-        where=lambda i: f"{builder.name}/{split}[{i}]",
+        where=lambda i: f"{builder.info.full_name}/{split}[{i}]",
     )
 
 

@@ -19,7 +19,7 @@ from safetensors import numpy as safetensors_numpy
 from ktjax import data, evaluate, files, interruption, models, parallel, paths, progress
 from ktjax.analysis import calibration, complementarity, expertise, pairs, predictions, transfers
 from ktjax.analysis.predictions import Predictions
-from ktjax.analysis.rows import Results, to_json
+from ktjax.analysis.rows import Results, Run, TransferResults, to_json
 from ktjax.classifier import Classifier, Output
 from ktjax.data import pipeline
 from ktjax.experiment import estimate, evaluation, inputs
@@ -177,27 +177,25 @@ def _measure(
     }
 
 
-def _past_runs(settings: Complementarity) -> list[dict[str, Any]]:
+def _past_runs(settings: Complementarity) -> list[Run]:
     """The past runs that the settings name; ValueError if one is not about the same models."""
-    runs = []
+    runs: list[Run] = []
     for folder in settings.transfers:
         try:
-            text = (paths.of(folder) / files.RESULTS).read_text(encoding="utf-8")
-            results = json.loads(text)
-        except (OSError, json.JSONDecodeError) as error:
+            results = workdir_lib.results_in(paths.of(folder))
+        except OSError as error:
             raise ValueError(
                 f"config.transfers: '{folder}' has no {files.RESULTS} that can be read; it "
                 "takes workdirs of finished transfers."
             ) from error
-        if results["job"] != "transfer":
-            raise ValueError(f"config.transfers: '{folder}' is of a {results['job']} job.")
-        if results["data"]["name"] != settings.data:
+        if not isinstance(results, TransferResults):
+            raise ValueError(f"config.transfers: '{folder}' is of a {results.job} job.")
+        if results.data.name != settings.data:
             raise ValueError(
-                f"config.transfers: '{folder}' is about {results['data']['name']}, not "
-                f"{settings.data}."
+                f"config.transfers: '{folder}' is about {results.data.name}, not {settings.data}."
             )
-        paired = [run for run in results["runs"] if len(run["teachers"]) == 1]
-        names = {name for run in paired for name in (run["student"], *run["teachers"])}
+        paired = [run for run in results.runs if len(run.teachers) == 1]
+        names = {name for run in paired for name in (run.student, *run.teachers)}
         if unknown := sorted(names - set(settings.models)):
             raise ValueError(
                 f"config.transfers: '{folder}' has models that config.models lacks: "

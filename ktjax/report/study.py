@@ -200,7 +200,8 @@ def _students_table(results: StudyResults) -> Table:
                 if (pair.student, pair.objective) == (student, objective)
             ]
             rate = of["per_student"].get(student)
-            cells.append("-" if rate is None else f"{rate:.0f} % {sum(own) / len(own):+.2f}")
+            mean = f" {sum(own) / len(own):+.2f}" if own else ""
+            cells.append("-" if rate is None else f"{rate:.0f} %{mean}")
         rows.append([student, f"{before[student]:.2f}", results.chosen.get(student, "-"), *cells])
     heading = "Teachers that improved each student, and its mean delta"
     note = (
@@ -245,7 +246,10 @@ def _failed_tables(results: StudyResults) -> list[Table]:
     ]
     header = ["student", "teacher", "objective", "seed", "error"]
     words = ("student", "teacher", "objective", "error")
-    note = "They count nowhere above; config.only_failed=True runs them again."
+    note = (
+        "Pairs whose training diverged (FloatingPointError) count as not improved, and are in no "
+        "mean; the others count nowhere above. config.only_failed=True runs them again."
+    )
     return [Table("Runs that failed", header, [rows], words, note)] if rows else []
 
 

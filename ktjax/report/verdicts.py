@@ -50,15 +50,21 @@ def summary(results: TransferResults) -> str:
 
 def abstentions(results: TransferResults) -> str:
     """Which transfers left the student as it was, and what would have been seen; or nothing."""
-    decided = [run for run in results.runs if run.least_gain is not None and run.teachers]
+    taught = [run for run in results.runs if run.teachers]
+    decided = [run for run in taught if run.abstained or run.least_gain is not None]
     if not decided:
         return ""
     abstained = sum(run.abstained for run in decided)
-    least = statistics.median(run.least_gain for run in decided if run.least_gain is not None)
+    least = [run.least_gain for run in decided if run.least_gain is not None]
+    seen = (
+        f"A gain of {statistics.median(least):.2f} points would have been detected in nine of ten "
+        "cases (median)."
+        if least
+        else "So few answers changed that no gain could have been detected."
+    )
     return (
-        f"{abstained} of {len(decided)} transfers abstained: nothing that was surely better than "
-        f"before was found, and the student is as it was. A gain of {least:.2f} points would have "
-        "been seen in nine of ten cases (median)."
+        f"{abstained} of {len(decided)} transfers abstained: they found no student that is surely "
+        f"better than before, and the student is as it was. {seen}"
     )
 
 

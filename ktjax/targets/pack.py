@@ -9,14 +9,13 @@ Answers are logits, or log-probabilities, as [N, C] arrays called as the images 
 names its most probable classes only, all others get an equal share of what is left.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ktjax import paths
+from ktjax import files, paths
 from ktjax.targets import rows
 from ktjax.targets import store as store_lib
 from ktjax.targets.store import MEASURED, PLAIN, Store, view_name
@@ -103,10 +102,10 @@ def read_answers(folder: str | Path) -> tuple[dict[str, np.ndarray], tuple[str, 
 
 
 def read_pool(folder: Path) -> dict[str, Any]:
-    """What pool.json says; ValueError: there is none."""
+    """What pool.json says; ValueError: there is none, or it is damaged."""
     try:
-        return json.loads((folder / POOL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return files.read_object(folder / POOL)
+    except OSError:
         raise ValueError(
             f"'{folder}' is no pool of images: `python -m ktjax.targets views` writes one."
         ) from None

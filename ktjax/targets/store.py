@@ -131,12 +131,10 @@ def open_store(folder: str | Path) -> Store:
     """The store in a folder; ValueError, in one sentence, if there is none."""
     folder = paths.of(str(folder).removeprefix(PREFIX))
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description = files.read_object(folder / DESCRIPTION)
     except OSError:
         raise ValueError(f"'{folder}' is no store of answers: it has no {DESCRIPTION}.") from None
-    except ValueError as error:
-        raise ValueError(f"{DESCRIPTION} of '{folder}' is no JSON: {error}.") from None
-    found = description.get("format") if isinstance(description, dict) else None
+    found = description.get("format")
     if found != FORMAT:
         raise ValueError(
             f"'{folder}' is a store of format {found}, and this version of ktjax reads {FORMAT}."

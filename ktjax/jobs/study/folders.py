@@ -65,6 +65,10 @@ class Runs:
             return None
         return json.loads(text)["error"]
 
+    def diverged(self, run: Run) -> bool:
+        """Whether it failed because its training diverged: it has improved nobody."""
+        return (self.error(run) or "").startswith(f"{FloatingPointError.__name__}:")
+
     def failure(self, run: Run) -> float | None:
         """When it failed last, in seconds; None if it did not."""
         try:

@@ -39,9 +39,15 @@ def found(runs: Runs, planned: Sequence[Run], asked: Sequence[Run]) -> dict[str,
         "pairs": pairs,
         "rows": [_row(runs, run, final) for run in planned if runs.is_done(run)],
         "chosen": controls.choose(alone),
-        "success": study.success(pairs),
+        "success": study.success(
+            pairs, {(r.student, r.teacher, r.objective) for r in planned if _diverged(runs, r)}
+        ),
         "compared": study.compared(pairs),
     }
+
+
+def _diverged(runs: Runs, run: Run) -> bool:
+    return run.teacher is not None and runs.diverged(run)
 
 
 def _ready(runs: Runs, done: Sequence[Run], asked: Sequence[Run]) -> set[str]:

@@ -33,20 +33,22 @@ class Exported(NamedTuple):
     placed: Any  # its variables on the devices
     tune_NxC: np.ndarray
     name: str  # LAST, BEST, TAIL, how far on the way, or BEFORE
+    # On tune, in percent; of the candidate, where the decision was against it.
+    accuracy: float
     least_gain: float | None = None  # that the decision would see, in points
     checkpoint: Mapping[str, str] | None = None  # of the end of that training
     last_delta: float | None = None  # as `analysis.rows.Run` has it
 
 
-def last(after: Classifier, fitted: training.Fitted) -> Exported:
+def last(start: Setup, after: Classifier, fitted: training.Fitted) -> Exported:
     """The weights at the end of training."""
-    return Exported(after, fitted.placed, fitted.tune_NxC, LAST)
+    return _of(start, after, LAST, fitted.placed, fitted.tune_NxC)
 
 
 def best(start: Setup, after: Classifier, fitted: training.Fitted) -> Exported:
     """The weights of the evaluation that was best on tune."""
     if fitted.best is None:
-        return last(after, fitted)
+        return last(start, after, fitted)
     return _candidate(start, after, BEST, fitted.best)
 
 
@@ -54,11 +56,16 @@ def _candidate(start: Setup, after: Classifier, name: str, placed: Any) -> Expor
     model = dataclasses.replace(
         after, variables=parallel.fetch(placed), origin=f"{after.origin}, {name}"
     )
-    return Exported(model, placed, start.predict(placed, start.splits.tune), name)
+    return _of(start, model, name, placed, start.predict(placed, start.splits.tune))
+
+
+def _of(start: Setup, model: Classifier, name: str, placed: Any, tune_NxC: np.ndarray) -> Exported:
+    accuracy = evaluate.accuracy(tune_NxC, start.splits.tune.label_N)
+    return Exported(model, placed, tune_NxC, name, accuracy)
 
 
 def no_regret(
-    start: Setup, before: Evaluated, after: Classifier, fitted: training.Fitted, *, stages: int
+    start: Setup, before: Evaluated, after: Classifier, fitted: training.Fitted, *, decisions: int
 ) -> Exported:
     """What is better than before on the accept split, or the student before.
 
@@ -67,20 +74,20 @@ def no_regret(
       before: the student at the beginning of this training.
       after: the student at its end.
       fitted: the training.
-      stages: how many trainings with such a decision follow each other in the run.
+      decisions: how many the run makes in all that may depend on each other.
     """
-    splits, label_N = start.splits, start.splits.tune.label_N
+    splits = start.splits
     layout = start.settings.parallel
     others = {BEST: fitted.best, TAIL: fitted.tail}
     for share in SHARES:
         variables = between(before.model.variables, after.variables, share)
         others[f"{share:.0%} of the way"] = parallel.place(variables, layout)
-    candidates = [last(after, fitted)] + [
+    candidates = [last(start, after, fitted)] + [
         _candidate(start, after, name, placed)
         for name, placed in others.items()
         if placed is not None
     ]
-    chosen = max(candidates, key=lambda one: _accuracy(one, label_N))
+    chosen = max(candidates, key=lambda one: one.accuracy)
     placed = parallel.place(dict(before.model.variables), layout)
     assert splits.accept is not None
     accept, accept_N = splits.accept, splits.accept.label_N
@@ -93,11 +100,11 @@ def no_regret(
     else:
         was_N = answers(placed)
     is_N = answers(chosen.placed)
-    churn = 100 * float(np.mean((was_N == accept_N) != (is_N == accept_N)))
-    least = decision.least_gain(churn, len(accept_N), stages=stages)
-    if decision.is_better(was_N, is_N, accept_N, stages=stages):
+    changed = int(np.sum((was_N == accept_N) != (is_N == accept_N)))
+    least = decision.least_gain(changed, len(accept_N), decisions=decisions)
+    if decision.is_better(was_N, is_N, accept_N, decisions=decisions):
         return chosen._replace(least_gain=least)
-    return Exported(before.model, placed, before.tune_NxC, BEFORE, least)
+    return Exported(before.model, placed, before.tune_NxC, BEFORE, chosen.accuracy, least)
 
 
 def last_delta(
@@ -110,15 +117,8 @@ def last_delta(
     if exported.name == LAST:
         return None
     validation = start.splits.validation
-    was, now = (
-        evaluate.accuracy(logits_NxC, validation.label_N)
-        for logits_NxC in (before.validation_NxC, start.predict(fitted.placed, validation))
-    )
-    return now - was
-
-
-def _accuracy(exported: Exported, label_N: np.ndarray) -> float:
-    return evaluate.accuracy(exported.tune_NxC, label_N)
+    after_NxC = start.predict(fitted.placed, validation)
+    return evaluate.change(before.validation_NxC, after_NxC, validation.label_N)
 
 
 def between(before: Any, after: Any, share: float) -> Any:

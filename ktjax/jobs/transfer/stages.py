@@ -35,12 +35,13 @@ class Common(NamedTuple):
 def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluated]:
     """Its row, and the student at its end; of several learning rates at the one that suits it.
 
-    That is the one whose training ends best on tune. The others cost as much, but for those at
-    which it diverges; FloatingPointError: that is all of them.
+    That is the one at which what config.export picks is best on tune, before any decision on the
+    accept split. The others cost as much, but for those at which training diverges;
+    FloatingPointError: that is all of them.
     """
     rates = plan.rates(start.settings, run.objective)
     if len(rates) == 1:
-        return _at(start, common, run._replace(learning_rate=rates[0]))
+        return _at(start, common, run._replace(learning_rate=rates[0]))[:2]
     found, seconds, diverged = None, 0.0, None
     gains: dict[str, float | None] = {}
     for rate in rates:
@@ -51,37 +52,43 @@ def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluate
             # Without its traceback, whose frames hold what the run had on the devices.
             gains[f"{rate:g}"], diverged = None, error.with_traceback(None)
             continue
-        last = tried[0].history[-1]
-        gains[f"{rate:g}"] = last.accuracy - start.accuracy(start.student)
-        seconds += tried[0].seconds
-        if found is None or last.accuracy > found[0].history[-1].accuracy:
+        gains[f"{rate:g}"] = tried.accuracy - start.accuracy(start.student)
+        seconds += tried.row.seconds
+        if found is None or tried.accuracy > found.accuracy:
             found = tried
     if found is None:
         assert diverged is not None  # there is a rate at least
         raise diverged
-    row = dataclasses.replace(found[0], run=run.name, rates=gains, seconds=seconds)
-    return row, found[1]
+    row = dataclasses.replace(found.row, run=run.name, rates=gains, seconds=seconds)
+    return row, found.student
 
 
-def _at(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluated]:
+class _Ended(NamedTuple):
+    row: rows.Run
+    student: Evaluated
+    accuracy: float  # of what its last stage would export, on tune, in percent
+
+
+def _at(start: Setup, common: Common, run: Run) -> _Ended:
     """The same at the run's learning rate. Each stage begins where the one before ended."""
     before = at = start.models[start.student]
-    stages, histories = [], []
+    stages, histories, accuracies = [], [], []
     for name, teachers in zip(run.stage_names, run.stages, strict=True):
         weights = _weights(start, run, teachers, at)
         history, after, exported = _stage(start, common, run, name, teachers, at, weights)
         found = {"weights": weights, "exported": exported}
         stages.append(_row(start, run, name, teachers, at, after, history, **found))
         histories.append(history)
+        accuracies.append(exported.accuracy)
         at = after
     if len(stages) == 1:
-        return stages[0], at
+        return _Ended(stages[0], at, accuracies[0])
     history = _joined(histories)
     # No partition was between all teachers at once: each stage has its own.
     row = _row(
         start, run, run.name, run.teachers, before, at, history, stages=stages, partitions=False
     )
-    return row, at
+    return _Ended(row, at, accuracies[-1])
 
 
 def _stage(
@@ -125,11 +132,14 @@ def _stage(
     )
     after = dataclasses.replace(before.model, variables=fitted.variables, origin=origin)
     if settings.export == "no_regret":
-        exported = export.no_regret(start, before, after, fitted, stages=len(run.stages))
+        stages = len(run.stages)
+        # Each rate's second stage begins with what was decided about its first.
+        tried = len(plan.rates(settings, run.objective)) if stages > 1 else 1
+        exported = export.no_regret(start, before, after, fitted, decisions=stages * tried)
     elif settings.export == "best":
         exported = export.best(start, after, fitted)
     else:
-        exported = export.last(after, fitted)
+        exported = export.last(start, after, fitted)
     exported = exported._replace(
         checkpoint=fitted.checkpoint,
         last_delta=export.last_delta(start, before, fitted, exported),
@@ -219,10 +229,7 @@ def _row(
     weights: Sequence[float] | None = None,
     exported: Exported | None = None,
 ) -> rows.Run:
-    settings, label_N = start.settings, start.splits.tune.label_N
-    tune_delta = evaluate.accuracy(after.tune_NxC, label_N) - evaluate.accuracy(
-        before.tune_NxC, label_N
-    )
+    settings = start.settings
     entry = objectives.OBJECTIVES[settings.objectives[run.objective].objective]
     abstained, of_export = all(stage.abstained for stage in stages), {}
     if exported is not None:
@@ -248,7 +255,7 @@ def _row(
         supervised=entry.supervised if partitions else None,
         temperatures_S=_temperatures(start, teachers, before) if partitions else None,
         weights_S=weights,
-        tune_delta=tune_delta,
+        tune_delta=evaluate.change(before.tune_NxC, after.tune_NxC, start.splits.tune.label_N),
         abstained=abstained,
         stages=stages,
         learning_rate=run.learning_rate,
