@@ -1,1 +1,1 @@
-"""An experiment per file. Installed as ktjax.configs, which is a link to this folder."""
+"""One experiment per file. Installed as ktjax.configs, which is a link to this folder."""

@@ -1,19 +1,19 @@
-"""Are models at the end of their training? What more of it, with labels alone, would still give.
+"""Have models converged? Measures what more training on labels alone would still give.
 
 The embedded zoo, in two hours on 2 CPU cores:
 
   python -m ktjax.main --config=configs/convergence.py --workdir=/tmp/convergence
 
-What a teacher gives to a student that would have gained as much from its labels is not the
-teacher's. So each model trains on for 20 epochs with labels and no teacher, at each of four
-learning rates and with three seeds. On one half of tune the learning rate is picked that gains most
-in the mean of its seeds; what it gains is then measured on the other half. A model is at its end
-where the upper end of that gain's one-sided 95 % interval is below `most_gain`. Validation is read
-once, for the picked rate, and decides nothing.
+If a student would have gained as much from its labels, the gain is not the teacher's. So each model
+trains for 20 more epochs with labels and no teacher, at each of four learning rates and with three
+seeds. The learning rate with the largest mean gain over seeds is picked on one half of tune; its
+gain is then measured on the other half. A model has converged if the upper end of that gain's
+one-sided 95 % interval is below `most_gain`. Validation is read once, for the picked rate, and
+decides nothing.
 
-It gave (gains in points; 20 epochs of a quarter of the images; trained on one NVIDIA H100 with
-jax 0.11.2 by a job for each model with --config.steps_per_dispatch=250, three minutes each, nine at
-a time):
+Results (gains in points; 20 epochs of a quarter of the images; trained on one NVIDIA H100 with
+jax 0.11.2, one job per model with --config.steps_per_dispatch=250, three minutes each, nine at a
+time):
 
                   gain at 0.03   0.1   0.3     1   judged at 0.03  upper end   on validation
   tiny_mlp_narrow        -0.56 -1.62 -4.05 -8.11    -0.76 +- 0.17      -0.48   -0.67 +- 0.18
@@ -26,9 +26,9 @@ a time):
   tiny_convnext          -0.79 -1.98 -3.48 -5.28    -0.70 +- 0.14      -0.47   -0.60 +- 0.14
   tiny_vit               -0.62 -1.46 -2.76 -4.56    -0.76 +- 0.14      -0.54   -0.55 +- 0.14
 
-Before, the first zoo of this package (80 epochs; the same command for its folders, with
---config.seeds="(1,)", on 2 CPU cores): none of the nine was at its end, though a part of this comes
-from images that it had not been trained on.
+For comparison, the first zoo of this package (80 epochs; the same command for its folders, with
+--config.seeds="(1,)", on 2 CPU cores): none of the nine had converged, though part of the gain
+comes from images that it had not been trained on.
 
                   gain at 0.03   0.1   0.3     1   judged                    upper end   validation
   tiny_mlp_narrow        +1.24 +1.84 +2.17 +0.48   +2.25 +- 0.27 at 0.3    +2.70   +1.82 +- 0.30
@@ -41,13 +41,13 @@ from images that it had not been trained on.
   tiny_convnext          +1.57 +1.80 +1.39 +0.74   +1.53 +- 0.22 at 0.1    +1.90   +1.62 +- 0.25
   tiny_vit               +1.45 +1.62 +1.44 +0.80   +2.02 +- 0.23 at 0.1    +2.40   +2.44 +- 0.25
 
-A quarter of the images again and again makes a model forget the other three. All of them
-(--config.train_fraction=1.0) have been tried for tiny_mlp alone, as the control of
+Training on the same quarter of the images makes a model forget the other three. All of them
+(--config.train_fraction=1.0) have been tried only for tiny_mlp, as the control of
 configs/quickstart.py and configs/showcase.py: -0.41 to +0.06 in 5 epochs, +0.1 to +0.2 in 20.
 
-A run's answers are kept as soon as it ends, so a job that is started again goes on from there, and
-the runs of several jobs (one for each model, on several machines, say) come together in one table
-when their folders `runs` are put into one workdir.
+A run's answers are saved when it ends, so a restarted job resumes from there. Runs of several jobs
+(say, one per model, on several machines) are combined into one table when their `runs` folders are
+put into one workdir.
 """
 
 import ml_collections
@@ -76,49 +76,51 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     config.models = tuple(arg.models)  # names or folders, as ktjax.load_model takes them
     config.learning_rates = (0.03, 0.1, 0.3, 1.0)  # per 256 samples; one is picked for each model
-    config.seeds = (1, 2, 3)  # of order and views; a gain is the mean over them
-    config.label_smoothing = 0.0  # towards the uniform distribution
-    config.most_gain = 0.3  # points that a model at its end may still gain, at the very most
+    config.seeds = (1, 2, 3)  # of data order and views; gains are means over them
+    config.label_smoothing = 0.0  # toward the uniform distribution
+    config.most_gain = 0.3  # points: the most that a converged model may still gain
 
-    config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
+    config.data = arg.data  # one of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    # The data set that tune and validation come from, where data is a pool without labels.
+    # The data set to take tune and validation from if data is an unlabeled pool.
     config.eval_data = config_dict.placeholder(str)
-    # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
+    # Also evaluate on these of ktjax.data.robustness.SETS, if the classes are ImageNet's.
     config.robustness = ()
-    # Share of each class of train held out as tune, where there is none. None: 0.01 of ImageNet,
-    # else 0.1.
+    # Share of each class of train held out as tune if the data set has none. None: 0.01 for
+    # ImageNet, else 0.1.
     config.minival = config_dict.placeholder(float)
-    # Share of each class of train that is used. None: a tenth of ImageNet, as in the paper, else 1.
+    # Share of each class of train to use. None: a tenth for ImageNet, as in the paper, else 1.
     config.train_fraction = config_dict.placeholder(float)
     if arg.data == "glyphs":
         config.train_fraction = 0.25  # four times as fast
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
-    config.on_bad_image = "error"  # skip: tries all first; pad: fills what was cut off, as Pillow
-    # Models' classes are found by name. position: those without names are the data's, in order
+    # skip: check every image first and leave out the bad ones; pad: fill in truncated ones, as
+    # Pillow does.
+    config.on_bad_image = "error"
+    # Match models' classes to the data's by name. position: unnamed classes are the data's, in
+    # order.
     config.classes = "names"
-    # What zeroshot:NAME takes the classes for: the mean of these texts, {} being a class's name.
+    # Prompts for zeroshot:NAME, with {} for the class name; their embeddings are averaged.
     config.templates = ("a photo of a {}.",)
 
-    # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
-    # center that it shows, and the filter. None: as the model with the largest input wants it; the
-    # others resize.
+    # All models share one batch: side in pixels (None: 24 for glyphs), center-crop fraction and
+    # resize filter. None: those of the model with the largest input; the other models resize.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
-    config.upright = False  # turn images as their EXIF says; timm, and so its models, do not
-    # Least and most share of the area that a view shows, cropped at random; None: as above.
+    config.upright = False  # apply EXIF orientation; timm, and so its models, do not
+    # Smallest and largest area of a random crop, as a share of the image. None: no random crops.
     config.crop_scale = config_dict.placeholder(tuple)
-    config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
-    config.decode_threads = 16  # of each process that decodes
-    config.decode_processes = 0  # that decode for training; 0: the job's own does
+    config.cache_gb = 2.0  # keep decoded splits up to this size in memory (never random crops)
+    config.decode_threads = 16  # per decoding process
+    config.decode_processes = 0  # that decode for training; 0: the job's own process does
     # ktjax.augment.RECIPES. None: shift_colour for glyphs, else default.
     config.augment = config_dict.placeholder(str)
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices
-    config.total_epochs = 20.0  # passes over train; each sees other views
+    config.total_epochs = 20.0  # each epoch sees new views
     config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
     config.eval_every_epochs = 20.0  # evaluate on tune and save a checkpoint
     config.eval_every_steps = config_dict.placeholder(int)  # instead of eval_every_epochs
@@ -127,15 +129,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer = "sgd"  # ktjax.optim.OPTIMIZERS
     config.schedule = "cosine"  # to zero; or constant
     config.warmup = 0.05  # share of all steps
-    config.weight_decay = 0.0  # as ktjax.optim says, for each optimizer
-    config.clip_norm = 1.0  # of the gradient; None: not clipped
+    config.weight_decay = 0.0  # see ktjax.optim; it differs by optimizer
+    config.clip_norm = 1.0  # of the gradient; None: no clipping
 
-    config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models that fit on no device
-    config.microbatches = 1  # parts of a batch, one after another: less memory, more time
-    config.remat = False  # compute activations again rather than keep them: likewise
+    config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models too large for one device
+    config.microbatches = 1  # gradient accumulation over parts of a batch: less memory, more time
+    config.remat = False  # recompute activations instead of keeping them: likewise
     config.steps_per_dispatch = 1  # more for small models, which wait for the host
-    config.dtype = "float32"  # of training; bfloat16 suits TPU and GPU. Evaluation is in float32
-    config.batch_norm = "frozen"  # train: the batch's statistics; frozen: the running ones
+    config.dtype = "float32"  # for training; bfloat16 suits TPU and GPU. Evaluation is in float32
+    config.batch_norm = "frozen"  # train: batch statistics; frozen: running statistics
 
     if arg.runlocal:
         config.models = config.models[:2]

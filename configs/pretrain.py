@@ -4,7 +4,7 @@ One model on a folder of images (one directory per class):
 
   python -m ktjax.main --config=configs/pretrain.py:model=tiny_resnet,data=folder:PATH --workdir=...
 
-A pretrained model, fitted to other images before a transfer there: a new head, or all weights:
+A pretrained model, fine-tuned on other images before a transfer there: a new head, or all weights:
 
   python -m ktjax.main --workdir=... \
       --config=configs/pretrain.py:model=timm/resnet50.a1_in1k,data=folder:PATH,train=head
@@ -13,12 +13,12 @@ The embedded zoo; its folders `models/*` are what the package ships in ktjax/mod
 
   python -m ktjax.main --config=configs/pretrain.py:zoo --workdir=/tmp/zoo
 
-One rule for all nine, fixed before they were trained: 100 epochs of 64,000 images, and twice as
-many, from the start, for a model of which configs/convergence.py says that it is not at its end.
-After the first 100 all nine were. With --config.seed=100 the same command makes a second zoo, on
-which what was chosen on the first one is checked.
+One rule for all nine, fixed before training: 100 epochs of 64,000 images, or twice as many, from
+scratch, for a model that has not converged according to configs/convergence.py. After 100 epochs
+all nine had. With --config.seed=100 the same command makes a second zoo, used to check what was
+tuned on the first.
 
-Percent right at the end, and seconds, with nine jobs of one model each (--config.models,
+Final accuracy in percent, and seconds, with nine jobs of one model each (--config.models,
 --config.steps_per_dispatch=250) at a time on one NVIDIA H100 (jax 0.11.2); the whole zoo took six
 minutes:
 
@@ -33,8 +33,8 @@ minutes:
   tiny_resnet_gn       92.40  86.08       84.47      296       84.28
   tiny_resnet_wide     98.83  87.29       85.89      310       85.71
 
-(The last three of the second were trained on one CPU core each, beside other work: tiny_convnext in
-50 minutes, tiny_vit in 70, tiny_resnet_wide in 100; jax 0.10.2.)
+(Three models of the second zoo were trained on one CPU core each, alongside other work:
+tiny_convnext in 50 minutes, tiny_vit in 70, tiny_resnet_wide in 100; jax 0.10.2.)
 """
 
 import ml_collections
@@ -55,12 +55,12 @@ ZOO = (
 )
 
 
-# How models are trained. Their learning rates are per 256 samples.
+# Training recipes. Learning rates are per 256 samples.
 RECIPES = {
-    # From scratch: the embedded zoo was.
+    # From scratch, as the embedded zoo.
     "scratch": dict(optimizer="adamw", learning_rate=0.012, weight_decay=0.05, total_epochs=80.0),
     "zoo": dict(optimizer="adamw", learning_rate=0.006, weight_decay=0.05, total_epochs=100.0),
-    # From a checkpoint, on other images than it has seen.
+    # From a checkpoint, on images it has not seen.
     "all": dict(optimizer="adamw", learning_rate=3e-4, weight_decay=0.05, total_epochs=30.0),
     "head": dict(optimizer="adamw", learning_rate=0.003, weight_decay=0.0, total_epochs=30.0),
 }
@@ -72,57 +72,59 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         arg, model="tiny_resnet", data="glyphs", train="all", zoo=False, runlocal=False
     )
     config_lib.check_choice("train", arg.train, ("all", "head"))
-    pretrained = "/" in arg.model or ":" in arg.model  # no architecture is called so
+    pretrained = "/" in arg.model or ":" in arg.model  # no architecture has such a name
     recipe = RECIPES[arg.train if pretrained else "zoo" if arg.zoo else "scratch"]
     config = ml_collections.ConfigDict()
     config.job = "pretrain"  # ktjax.jobs.JOBS
 
-    # Architectures of ktjax.models.MODELS (from scratch), or pretrained models to go on from.
+    # Architectures of ktjax.models.MODELS (from scratch), or pretrained models to start from.
     config.models = ZOO if arg.zoo else (arg.model,)
     config.train = arg.train  # all weights, or the head: the last layer
-    # The last layer of a pretrained model of other classes than the data set's: a new one, zero or
-    # random; keep: such a model is refused.
+    # Last layer of a pretrained model whose classes differ from the data set's. zero, random: a new
+    # one, initialized so; keep: refuse such a model.
     config.head = "zero"
-    config.seed = 0  # of weights, order and views
+    config.seed = 0  # of weights, data order and views
 
-    config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
+    config.data = arg.data  # one of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    # The data set that tune and validation come from, where data is a pool without labels.
+    # The data set to take tune and validation from if data is an unlabeled pool.
     config.eval_data = config_dict.placeholder(str)
-    # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
+    # Also evaluate on these of ktjax.data.robustness.SETS, if the classes are ImageNet's.
     config.robustness = ()
-    # Share of each class of train held out as tune, where there is none. None: 0.01 of ImageNet,
-    # else 0.1.
+    # Share of each class of train held out as tune if the data set has none. None: 0.01 for
+    # ImageNet, else 0.1.
     config.minival = config_dict.placeholder(float)
-    config.train_fraction = 1.0  # share of each class of train that is used
+    config.train_fraction = 1.0  # share of each class of train to use
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
-    config.on_bad_image = "error"  # skip: tries all first; pad: fills what was cut off, as Pillow
-    # Models' classes are found by name. position: those without names are the data's, in order
+    # skip: check every image first and leave out the bad ones; pad: fill in truncated ones, as
+    # Pillow does.
+    config.on_bad_image = "error"
+    # Match models' classes to the data's by name. position: unnamed classes are the data's, in
+    # order.
     config.classes = "names"
-    # What zeroshot:NAME takes the classes for: the mean of these texts, {} being a class's name.
+    # Prompts for zeroshot:NAME, with {} for the class name; their embeddings are averaged.
     config.templates = ("a photo of a {}.",)
 
-    # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
-    # center that it shows, and the filter. None: as the model with the largest input wants it; the
-    # others resize.
+    # All models share one batch: side in pixels (None: 24 for glyphs), center-crop fraction and
+    # resize filter. None: those of the model with the largest input; the other models resize.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
-    config.upright = False  # turn images as their EXIF says; timm, and so its models, do not
-    # Least and most share of the area that a view shows, cropped at random; None: as above.
+    config.upright = False  # apply EXIF orientation; timm, and so its models, do not
+    # Smallest and largest area of a random crop, as a share of the image. None: no random crops.
     config.crop_scale = config_dict.placeholder(tuple)
     if pretrained:
         config.crop_scale = (0.08, 1.0)
-    config.cache_gb = 2.0  # splits up to this size, decoded, stay in memory, unless cropped
-    config.decode_threads = 16  # of each process that decodes
-    config.decode_processes = 0  # that decode for training; 0: the job's own does
+    config.cache_gb = 2.0  # keep decoded splits up to this size in memory (never random crops)
+    config.decode_threads = 16  # per decoding process
+    config.decode_processes = 0  # that decode for training; 0: the job's own process does
     # ktjax.augment.RECIPES. None: shift_colour for glyphs, else minimal (mirrored).
     config.augment = config_dict.placeholder(str)
 
     config.batch_size = 256 if arg.zoo else 64  # over all devices
     config.eval_batch_size = 512  # over all devices
-    config.total_epochs = recipe["total_epochs"]  # passes over train; each sees other views
+    config.total_epochs = recipe["total_epochs"]  # each epoch sees new views
     config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
     config.eval_every_epochs = 5.0  # evaluate on tune and save a checkpoint
     config.eval_every_steps = config_dict.placeholder(int)  # instead of eval_every_epochs
@@ -132,16 +134,16 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.learning_rate = recipe["learning_rate"]  # per 256 samples
     config.schedule = "cosine"  # to zero; or constant
     config.warmup = 0.05  # share of all steps
-    config.weight_decay = recipe["weight_decay"]  # as ktjax.optim says, for each optimizer
-    config.clip_norm = 1.0  # of the gradient; None: not clipped
-    config.label_smoothing = 0.0  # towards the uniform distribution
+    config.weight_decay = recipe["weight_decay"]  # see ktjax.optim; it differs by optimizer
+    config.clip_norm = 1.0  # of the gradient; None: no clipping
+    config.label_smoothing = 0.0  # toward the uniform distribution
 
-    config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models that fit on no device
-    config.microbatches = 1  # parts of a batch, one after another: less memory, more time
-    config.remat = False  # compute activations again rather than keep them: likewise
+    config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models too large for one device
+    config.microbatches = 1  # gradient accumulation over parts of a batch: less memory, more time
+    config.remat = False  # recompute activations instead of keeping them: likewise
     config.steps_per_dispatch = 1  # more for small models, which wait for the host
-    config.dtype = "float32"  # of training; bfloat16 suits TPU and GPU. Evaluation is in float32
-    # train: the batch's statistics; frozen: the running ones
+    config.dtype = "float32"  # for training; bfloat16 suits TPU and GPU. Evaluation is in float32
+    # train: batch statistics; frozen: running statistics
     config.batch_norm = "frozen" if arg.train == "head" else "train"
 
     if arg.runlocal:

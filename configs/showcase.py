@@ -1,15 +1,15 @@
-"""The paper's picture on the embedded zoo, in ten minutes on 2 CPU cores.
+"""The paper's comparison on the embedded zoo, in ten minutes on 2 CPU cores.
 
   python -m ktjax.main --config=configs/showcase.py --workdir=/tmp/showcase
 
-A student that is at the end of its training and has room (it answers 70 % of its training images
-right, and 62 % of others), a weaker and a stronger teacher, 20 epochs of the images that all three
-were trained on, beside the controls that no teacher teaches. What a transfer gains counts net of
-them. With --config.student and --config.teachers another student of the zoo.
+A converged student with headroom (it gets 70 % of its training images right, and 62 % of others), a
+weaker and a stronger teacher, 20 epochs of the images that all three were trained on, plus controls
+without a teacher, net of which gains are counted. --config.student and --config.teachers choose
+other models of the zoo.
 
-The learning rates, per 256 samples, are for each objective the best of three on tune, by the mean
-of both teachers, with seed 100; fixed before validation was read. Change on tune in points, from
-the weaker teacher and from the stronger (standard error 0.1, of kl from the weaker 0.2):
+The learning rates, per 256 samples, are for each objective the best of three on tune, averaged over
+both teachers, with seed 100; fixed before validation was read. Change on tune in points, from the
+weaker and the stronger teacher (standard error 0.1; for kl from the weaker, 0.2):
 
                             0.01           0.03            0.1
   kl                 -4.58 +0.34    -6.56 +0.46    -8.64 +0.64
@@ -18,15 +18,15 @@ the weaker teacher and from the stronger (standard error 0.1, of kl from the wea
   xe (no teacher)          +0.11          +0.13          +0.16
   xe_self (none)           +0.11          +0.19          +0.26
 
-It gave on validation, with --config.seeds="(1,2,3)", in points (change, and net of xe_self at 0.1,
-the control that tune chose: +0.25; 2 CPU cores, jax 0.10.2):
+Results on validation, with --config.seeds="(1,2,3)", in points (change, and net of xe_self at 0.1,
+the control chosen on tune: +0.25; 2 CPU cores, jax 0.10.2):
 
                      weaker teacher                stronger teacher
   kl                 -4.44 +- 0.30  net -4.68      +0.47 +- 0.15  net +0.22 +- 0.17
   kl_dp              -0.07 +- 0.17  net -0.32      +0.82 +- 0.19  net +0.58 +- 0.18
   kl_dp_unsupervised -0.13 +- 0.17  net -0.38      +0.55 +- 0.16  net +0.30 +- 0.17
 
-and the same three of the zoo of the other seed (configs/pretrain.py), on which nothing was chosen,
+and for the same three models of the second zoo (configs/pretrain.py), on which nothing was tuned,
 with seed 1 (the control: xe_self at 0.1, +0.23):
 
   kl                 -4.48 +- 0.29  net -4.71      +0.59 +- 0.15  net +0.36 +- 0.16
@@ -51,17 +51,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Names or folders, as ktjax.load_model takes them.
     config.student = "glyphs/tiny_mlp"
     config.teachers = ("glyphs/tiny_mlp_narrow", "glyphs/tiny_mixer")
-    config.strategy = "single"  # ktjax.jobs.transfer.plan.STRATEGIES: how several teachers are used
-    config.order = "given"  # ktjax.jobs.transfer.plan.ORDERS: of the teachers, if it is sequential
-    config.soup_batch_norm = "average"  # of a soup's students: as the authors; or estimate
-    # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
+    config.strategy = "single"  # how to use several teachers: ktjax.jobs.transfer.plan.STRATEGIES
+    config.order = "given"  # of teachers, if sequential: ktjax.jobs.transfer.plan.ORDERS
+    config.soup_batch_norm = "average"  # for soups: average, as the authors do; or estimate
+    # Of data order and views, one run each. The zoo was trained on the views of seed 0.
     config.seeds = (1,)
 
     def kl() -> dict[str, Any]:
         return dict(temperature=1.0, top_k=config_dict.placeholder(int), standardized=False)
 
-    # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
-    # docstrings explain the options), and the learning rate per 256 samples.
+    # Losses, each under a name of your choice: the objective (ktjax.objectives.OBJECTIVES; the
+    # docstrings explain the options) and the learning rate per 256 samples.
     every = dict(flips=("positive", "negative", "neutral"), mean_over="all")
     dp = dict(top_k_of="target")
     config.objectives = {
@@ -71,77 +71,78 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             objective="kl_dp_unsupervised", learning_rate=0.03, **dp, **kl()
         ),
     }
-    # What a transfer is compared with: the same training without a teacher. Each has a run for
-    # every seed and every learning rate above; the one that gained most on tune, or none, is
-    # subtracted: net.
+    # Baselines for a transfer: the same training without a teacher, run for every seed and every
+    # learning rate above. net subtracts the control that gained most on tune, or none.
     config.controls = {
         "xe": dict(objective="xe", label_smoothing=0.0),  # labels only
         # Half the label, half the initial student.
         "xe_self": dict(objective="xe_self", alpha=0.5, label_smoothing=0.0, **kl()),
-        "self": dict(objective="self", **kl()),  # nobody teaches; only where batch_norm=train
+        "self": dict(objective="self", **kl()),  # no teacher; only if batch_norm=train
     }
-    # From these the best on tune is taken, for each run, where a learning rate is None: all are
-    # tried with all steps, which takes as many times as long.
+    # Where a learning rate is None, each run tries all of these at full length, which takes that
+    # many times as long, and keeps the best on tune.
     config.learning_rates = (0.001, 0.01, 0.1, 1.0)
-    # Slow weights, by name of an objective: {"kl": dict(tau=0.999, every=1)}.
+    # Slow weights, by objective name: {"kl": dict(tau=0.999, every=1)}.
     config.mcl = {}
-    # Who is surer is asked at the temperature that suits each model, fitted on tune: by partitions
-    # and by ensembles.
+    # Calibrate each model with a temperature fitted on tune before confidences are compared in
+    # partitions and ensembles.
     config.calibrate = False
 
     config.data = "glyphs"  # glyphs, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    # The data set that tune and validation come from, where data is a pool without labels.
+    # The data set to take tune and validation from if data is an unlabeled pool.
     config.eval_data = config_dict.placeholder(str)
-    # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
+    # Also evaluate on these of ktjax.data.robustness.SETS, if the classes are ImageNet's.
     config.robustness = ()
-    # Share of each class of train held out as tune, where there is none. None: 0.01 of ImageNet,
-    # else 0.1.
+    # Share of each class of train held out as tune if the data set has none. None: 0.01 for
+    # ImageNet, else 0.1.
     config.minival = config_dict.placeholder(float)
-    # Share of each class of train that is used. None: a tenth of ImageNet, as in the paper, else 1.
+    # Share of each class of train to use. None: a tenth for ImageNet, as in the paper, else 1.
     config.train_fraction = config_dict.placeholder(float)
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
-    config.on_bad_image = "error"  # skip: tries all first; pad: fills what was cut off, as Pillow
-    # Models' classes are found by name. position: those without names are the data's, in order;
-    # shared: of the data's those alone that all models have.
+    # skip: check every image first and leave out the bad ones; pad: fill in truncated ones, as
+    # Pillow does.
+    config.on_bad_image = "error"
+    # Match models' classes to the data's by name. position: unnamed classes are the data's, in
+    # order; shared: use only those classes of the data that all models have.
     config.classes = "names"
-    # What zeroshot:NAME takes the classes for: the mean of these texts, {} being a class's name.
+    # Prompts for zeroshot:NAME, with {} for the class name; their embeddings are averaged.
     config.templates = ("a photo of a {}.",)
 
-    # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
-    # center that it shows, and the filter. None: as the model with the largest input wants it; the
-    # others resize.
+    # All models share one batch: side in pixels (None: 24 for glyphs), center-crop fraction and
+    # resize filter. None: those of the model with the largest input; the other models resize.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
-    config.upright = False  # turn images as their EXIF says; timm, and so its models, do not
-    # Each model's accuracy by its own transform as well, beside that on the batch of all: another
-    # pass over validation for every model whose transform is another.
+    config.upright = False  # apply EXIF orientation; timm, and so its models, do not
+    # Also measure each model's accuracy with its own transform, not only on the shared batch: one
+    # more pass over validation for every model whose transform differs.
     config.own_transform = False
-    # Least and most share of the area that a view shows, cropped at random; None: as above.
+    # Smallest and largest area of a random crop, as a share of the image. None: no random crops.
     config.crop_scale = config_dict.placeholder(tuple)
-    # Splits up to this size, decoded, stay in memory, unless cropped; and what is stored of a model
-    # on the devices: of more than that one view at a time.
+    # Keep a decoded split in host memory if it is no larger than this (never when crops are
+    # random), and a model's stored answers on the devices; if these are larger, only the current
+    # view.
     config.cache_gb = 2.0
-    config.decode_threads = 16  # of each process that decodes
-    config.decode_processes = 0  # that decode for training; 0: the job's own does
+    config.decode_threads = 16  # per decoding process
+    config.decode_processes = 0  # that decode for training; 0: the job's own process does
     # ktjax.augment.RECIPES. None: shift_colour for glyphs, else default.
     config.augment = config_dict.placeholder(str)
-    # What frozen models say: live: asked in every step; stored: computed once for all runs.
+    # Answers of frozen models. live: computed in every step; stored: computed once for all runs.
     config.targets = "stored"
-    # Where stored answers are kept, for this run and all others; None: in memory, until it ends.
+    # Where to keep stored answers, for this and other runs. None: in memory, until the job ends.
     config.store = config_dict.placeholder(str)
-    # How many of the largest logits are kept, with what ktjax.targets says of the others; None: all
-    # of them. ktjax.objectives.OBJECTIVES has which objectives that serves.
+    # How many of the largest logits to store, plus what ktjax.targets keeps of the others. None:
+    # all. ktjax.objectives.OBJECTIVES says which objectives this works for.
     config.store_top_k = config_dict.placeholder(int)
-    # How many views of an image there are, which passes over train see in turn; None: each pass has
-    # its own. Fewer are cheaper to store.
+    # Number of views of an image, which epochs cycle through. None: every epoch has its own. Fewer
+    # are cheaper to store.
     config.views = config_dict.placeholder(int)
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices
-    config.total_epochs = 20.0  # passes over train; each sees other views
+    config.total_epochs = 20.0  # each epoch sees new views
     config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
     config.eval_every_epochs = 5.0  # evaluate on tune and save a checkpoint
     config.eval_every_steps = config_dict.placeholder(int)  # instead of eval_every_epochs
@@ -150,23 +151,23 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer = "sgd"  # ktjax.optim.OPTIMIZERS
     config.schedule = "cosine"  # to zero; or constant
     config.warmup = 0.05  # share of all steps
-    config.weight_decay = 0.0  # as ktjax.optim says, for each optimizer
-    config.clip_norm = 1.0  # of the gradient; None: not clipped
+    config.weight_decay = 0.0  # see ktjax.optim; it differs by optimizer
+    config.clip_norm = 1.0  # of the gradient; None: no clipping
 
-    config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models that fit on no device
-    config.microbatches = 1  # parts of a batch, one after another: less memory, more time
-    config.remat = False  # compute activations again rather than keep them: likewise
+    config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models too large for one device
+    config.microbatches = 1  # gradient accumulation over parts of a batch: less memory, more time
+    config.remat = False  # recompute activations instead of keeping them: likewise
     config.steps_per_dispatch = 10  # more for small models, which wait for the host
-    config.dtype = "float32"  # of training; bfloat16 suits TPU and GPU. Evaluation is in float32
-    config.batch_norm = "frozen"  # train: the batch's statistics; frozen: the running ones
-    # Stochastic depth of the student: the rate of its last block. None: as its checkpoint was
-    # trained, where the model_args of its config.json say so, else 0.
+    config.dtype = "float32"  # for training; bfloat16 suits TPU and GPU. Evaluation is in float32
+    config.batch_norm = "frozen"  # train: batch statistics; frozen: running statistics
+    # Stochastic depth of the student: the rate at its last block. None: as its checkpoint was
+    # trained, if model_args in its config.json says so, else 0.
     config.drop_path_rate = config_dict.placeholder(float)
-    # What is exported: last: the weights at the end; best: those of the evaluation that was best on
-    # tune; no_regret: the best on tune of these, of others on the way, of the mean over the last
-    # half of training and of what lies between before and after, if it is better than before on
-    # images of its own (split accept, or else half of tune), and else the student as it was: the
-    # run has abstained.
+    # What to export. last: the final weights; best: the checkpoint that was best on tune;
+    # no_regret: the best on tune of these, the mean over the last half of training, and
+    # interpolations between old and new weights, if a test on separate images (split accept, or
+    # else half of tune) shows that it improved. Otherwise the student stays as it was: the run
+    # abstains.
     config.export = "last"
 
     if arg.runlocal:

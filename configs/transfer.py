@@ -3,59 +3,58 @@
   python -m ktjax.main --workdir=/tmp/transfer \
       --config=configs/transfer.py:student=glyphs/tiny_resnet,teachers=glyphs/tiny_vit
 
-Several teachers, one after another (or strategy=parallel, soup, mutual), by several objectives:
+Several teachers, one after another (or strategy=parallel, soup, mutual), with several objectives:
 
   python -m ktjax.main --workdir=/tmp/transfer \
       --config=configs/transfer.py:teachers=glyphs/tiny_vit+glyphs/tiny_mixer,strategy=sequential,\
 objectives=kl+kl_dp+xe_kl_mcl
 
-Without objectives= it is kl_dp, the paper's, and kl_pool, which gained as much or more wherever
-both were measured (configs/study.py). What objectives=kl+kl_dp+xe_kl_mcl picks from, each with its
-options, is spelled out below: ktjax.objectives has more about each. The target, per image, and
-whether it needs labels:
+The default is kl_dp, from the paper, and kl_pool, which gained as much or more wherever both were
+measured (configs/study.py). objectives= picks from the entries below, which list their options;
+ktjax.objectives says more about each. The target for each image, and whether it needs labels:
 
-  kl_dp               who gives the label the largest probability, of the initial          labels
-                      student and the teachers (the paper's; one target, KL to it)
-  kl_dp_unsupervised  who has the largest maximum probability                              none
-  kl_dp_flip          where only one is right, teacher or initial student; else as         labels
-                      `neutral` says: retain, teach, average, average_student
-  kl_dp_corrected     as kl_dp; where the label does not lead by `lead`, it is moved       labels
-  kl_pool             initial student and teachers together: a log-linear pool, with       none
-                      weights that are fitted on tune, at temperature 2
+  kl_dp               the model that gives the label the highest probability: initial      labels
+                      student or a teacher (from the paper; one target, KL to it)
+  kl_dp_unsupervised  the model with the highest maximum probability                       none
+  kl_dp_flip          the teacher on positive flips, the initial student on negative;      labels
+                      else set by `neutral`: retain, teach, average, average_student
+  kl_dp_corrected     as kl_dp, adjusted where the label does not lead by `lead`           labels
+  kl_pool             a log-linear pool of initial student and teachers, with weights      none
+                      fitted on tune, at temperature 2
   kl_pool_corrected   the same, corrected                                                  labels
-  kl, hinton          the teacher (several: the mean), as a KL or as a cross-entropy       none
+  kl, hinton          the teacher (several: the mean), with KL or cross-entropy            none
   xe_kl               `alpha` times the teacher, 1 - alpha times the label; xe_kl_mcl:     labels
-                      with slow weights and without negative flips, as the paper has it
-  adaptconf           teacher or own answer, by how sure the student is of each            none
-  cd, crd             how the images of a batch resemble each other in the teacher's       labels
-                      features; contrastive representation distillation; and the label
-  mutual              of several students the one that is surest of the label (Bi-KD)      labels
-  self, self_pool     the initial student, plain or at the temperature that suits it       none
+                      with slow weights and without negative flips, as in the paper
+  adaptconf           teacher or own answer, by the student's confidence in each           none
+  cd, crd             similarities between the images of a batch in the teacher's          labels
+                      features; contrastive representation distillation; plus the label
+  mutual              the most confident in the label among several students (Bi-KD)       labels
+  self, self_pool     the initial student, plain or calibrated                             none
   self_corrected      the same, corrected                                                  labels
   xe, xe_self         the label; half label, half initial student                          labels
 
-The last five are controls: trainings without a teacher, which config.controls runs for each student
-and seed at every learning rate of the objectives, and of which the best on tune, or none, is
-subtracted: net. Without labels those that need them are left out; self is run only where
-batch_norm=train moves a student that nobody teaches. A sequential run of three teachers is compared
-with three such trainings, one after another; a soup has no net.
+The last five are controls, trainings without a teacher: config.controls runs them for each student
+and seed at every learning rate of the objectives, and net subtracts the best on tune, or none.
+Without labels, those that need them are skipped; self runs only if batch_norm=train changes a
+student without a teacher. A sequential run with three teachers is compared with three such
+trainings in sequence; a soup has no net.
 
-On your own images, one directory per class, with models that configs/pretrain.py has trained:
+On your own images, one directory per class, with models trained by configs/pretrain.py:
 
   python -m ktjax.main --workdir=/tmp/transfer \
       --config=configs/transfer.py:student=FOLDER,teachers=FOLDER+FOLDER,data=folder:PATH
 
 With data=imagenet2012 the defaults are the paper's protocol: SGD at a constant learning rate, the
-same for every pair, 20 epochs, temperature 1, its views. On other images nobody knows a rate: each
-run tries config.learning_rates and takes the best on tune, with a schedule that falls to zero and
-with gradients clipped, or the larger rates would diverge (one that does is left out, and said);
-find_rates does so on ImageNet. For the embedded zoo the rate is what configs/study.py found.
+same for every pair, 20 epochs, temperature 1, its views. On other images no good rate is known:
+each run tries config.learning_rates and keeps the best on tune, with a schedule that decays to zero
+and with gradients clipped, or the larger rates would diverge (one that does is dropped and
+reported); find_rates does so on ImageNet. For the embedded zoo the rate is from configs/study.py.
 
-One thing differs: the authors train with the batches' statistics in BatchNorm, here the running
-ones stay (config.batch_norm). Beside each other, from tiny_mixer with the schedule of
-configs/study.py, 5 epochs at 0.1, seed 1, change in points on tune and on validation:
+One thing differs: the authors train BatchNorm with batch statistics, here the running statistics
+are frozen (config.batch_norm). A comparison, from tiny_mixer with the schedule of configs/study.py,
+5 epochs at 0.1, seed 1, change in points on tune and on validation:
 
-                              kl_dp         xe_self       self (nobody teaches)
+                              kl_dp         xe_self       self (no teacher)
   tiny_resnet_narrow  frozen  +0.17 +0.13   +0.18 +0.39   +0.01 +0.03
                       train   +0.04 +0.09   +0.08 +0.14    0.00 +0.03
   tiny_resnet         frozen  +0.12 +0.10   +0.06 +0.13   +0.02 +0.08
@@ -63,12 +62,12 @@ configs/study.py, 5 epochs at 0.1, seed 1, change in points on tune and on valid
   tiny_resnet_wide    frozen  +0.02 +0.13   -0.18 -0.16   -0.02 +0.21
                       train   +0.05 +0.21   -0.09 +0.18   -0.03 +0.01
 
-(errors +- 0.12 on tune, +- 0.05 for self.) In the mean of the three, kl_dp gives +0.10 on tune with
-frozen and +0.15 with train: not distinguishable. And half an epoch of train at a learning rate of
-1e-12, where all that changes is statistics: +0.05, -0.03, -0.02 on tune, -0.10, -0.07, +0.06 on
-validation. So frozen is the default: no worse beyond the error, and a batch of any size is the
-same. (With frozen statistics self has no gradient but rounding, 2e-6; at this rate it grows until
-half a percent of the answers change, as many for the better as for the worse: churn of its own.)
+(errors +- 0.12 on tune, +- 0.05 for self.) Averaged over the three, kl_dp gives +0.10 on tune with
+frozen and +0.15 with train: not distinguishable. Half an epoch of train at a learning rate of
+1e-12, where only the statistics change: +0.05, -0.03, -0.02 on tune, -0.10, -0.07, +0.06 on
+validation. So frozen is the default: no worse within the error, and independent of the batch size.
+(With frozen statistics the only gradient of self is rounding, 2e-6; at this rate it grows until
+half a percent of the answers change, as many for the better as for the worse: pure churn.)
 """
 
 from typing import Any
@@ -101,35 +100,35 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Names or folders, as ktjax.load_model takes them.
     config.student = arg.student
     config.teachers = tuple(arg.teachers)
-    # How several teachers are used (ktjax.jobs.transfer.plan.STRATEGIES). single: each alone;
-    # parallel: all at once; sequential: one after another; soup: each alone, then the average of
-    # the students; mutual: nobody is frozen, student and teachers teach each other.
+    # How to use several teachers (ktjax.jobs.transfer.plan.STRATEGIES). single: each alone;
+    # parallel: all at once; sequential: one after another; soup: each alone, then average the
+    # students; mutual: no model is frozen, student and teachers teach each other.
     config.strategy = arg.strategy
     config.order = arg.order  # sequential: ascending or descending by accuracy, given, random
-    # soup: BatchNorm's statistics are the average of the students' (the authors'), or an estimate
-    # from train's views (ktjax.experiment.statistics, which has a measurement).
+    # For soups, BatchNorm statistics: average over the students, as the authors do; or estimate
+    # from views of train (ktjax.experiment.statistics, which has a measurement).
     config.soup_batch_norm = "average"
-    # Of order and views, a run for each. The zoo was trained with seed 0, whose views it has seen.
+    # Of data order and views, one run each. The zoo was trained on the views of seed 0.
     config.seeds = (1,)
 
     def rate() -> Any:
         return config_dict.placeholder(float)
 
     def kl(top_k: int | None = None, temperature: float = 1.0) -> dict[str, Any]:
-        placeholder = config_dict.placeholder(int)  # its own for each: shared ones change together
+        placeholder = config_dict.placeholder(int)  # one for each: shared ones change together
         placeholder.set(top_k)
         return dict(temperature=temperature, top_k=placeholder, standardized=False)
 
-    # What is minimized, by a name of your choice: the objective (ktjax.objectives.OBJECTIVES, whose
-    # docstrings explain the options), and the learning rate per 256 samples. None: the best on tune
-    # of config.learning_rates.
-    # Which samples are distilled, and whether the loss is the mean over all or (the authors') those
-    # that are distilled.
+    # Losses, each under a name of your choice: the objective (ktjax.objectives.OBJECTIVES; the
+    # docstrings explain the options) and the learning rate per 256 samples. None: the best of
+    # config.learning_rates on tune.
+    # Which samples to distill, and whether to average the loss over all or, as the authors do, only
+    # over those that are distilled.
     every = dict(flips=("positive", "negative", "neutral"), mean_over="all")
-    # With a top_k the classes are the target's, or (the authors') always the teacher's.
+    # With top_k, take the target's classes or, as the authors do, always the teacher's.
     dp = dict(top_k_of="target")
     xe = dict(label_smoothing=0.0)
-    soft = 2.0  # the temperature of pools: configs/study.py says why
+    soft = 2.0  # the temperature of pools: see configs/study.py
     objectives = {
         "xe": dict(objective="xe", learning_rate=rate(), **xe),
         "self": dict(objective="self", learning_rate=rate(), **kl()),
@@ -137,8 +136,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "kl": dict(objective="kl", learning_rate=rate(), **every, **kl()),
         "xe_kl": dict(objective="xe_kl", learning_rate=rate(), alpha=0.5, **every, **xe, **kl()),
         "xe_kl_mcl": dict(
-            # Over the 100 most probable classes, of ImageNet's 1,000; no negative flips, where the
-            # student alone is right.
+            # Over the 100 most probable of ImageNet's 1,000 classes; no negative flips, where only
+            # the student is right.
             objective="xe_kl",
             learning_rate=1e-2,
             alpha=0.68,
@@ -159,39 +158,39 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "kl_dp_teach": dict(
             objective="kl_dp_flip", learning_rate=rate(), neutral="teach", **dp, **kl()
         ),
-        # The authors' is neutral="average_student": with the student of the moment.
+        # The authors use neutral="average_student": with the current student.
         "kl_dp_average": dict(
             objective="kl_dp_flip", learning_rate=rate(), neutral="average", **dp, **kl()
         ),
-        # Targets in which the label leads by `lead` of probability.
+        # Targets in which the label's probability leads by `lead`.
         "kl_dp_corrected": dict(
             objective="kl_dp_corrected", learning_rate=rate(), lead=0.2, **dp, **kl()
         ),
-        # Initial student and teachers together, each with a weight that is fitted on tune.
+        # A pool of initial student and teachers, with weights fitted on tune.
         "kl_pool": dict(objective="kl_pool", learning_rate=rate(), **kl(temperature=soft)),
         "kl_pool_corrected": dict(
             objective="kl_pool_corrected", learning_rate=rate(), lead=0.2, **kl(temperature=soft)
         ),
-        # The same without a teacher: the initial student, as sure as it should be.
+        # The same without a teacher: the calibrated initial student.
         "self_pool": dict(objective="self_pool", learning_rate=rate(), **kl(temperature=soft)),
         "self_corrected": dict(
             objective="self_corrected", learning_rate=rate(), lead=0.2, **kl(temperature=soft)
         ),
-        # The weight is of a sum over the batch: 640 times the mean of 64 samples.
+        # The weight is for a sum over the batch: 640 times the mean of 64 samples.
         "cd": dict(objective="cd", learning_rate=rate(), weight=10.0, gamma=0.1, **xe),
         "crd": dict(
             objective="crd",
             learning_rate=rate(),
             weight=0.8,
             gamma=1.0,
-            projection=128,  # width that features are projected to
-            negatives=4096,  # for each sample
-            same_class_negatives=False,  # of its own class, too; the authors': no
+            projection=128,  # projection width of features
+            negatives=4096,  # per sample
+            same_class_negatives=False,  # also from its own class; the authors: no
             contrast_temperature=0.07,
-            momentum=0.5,  # share of the memory that stays
+            momentum=0.5,  # share of the memory that is kept
             **xe,
         ),
-        # The authors' gradient flows into who teaches, too: detach_teacher=False.
+        # The authors' gradient also flows into the teaching model: detach_teacher=False.
         "mutual": dict(objective="mutual", learning_rate=1e-4, detach_teacher=True, **xe, **kl()),
     }
     if arg.find_rates:
@@ -200,124 +199,127 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     chosen = arg.objectives or (("mutual",) if arg.strategy == "mutual" else ("kl_dp", "kl_pool"))
     for name in chosen:
         config_lib.check_choice("objectives", name, tuple(objectives))
-    config.objectives = {name: objectives[name] for name in chosen}  # of those above
-    # What a transfer is compared with: the same training without a teacher. Each of these has a run
-    # for every seed and every learning rate of the objectives, with their steps, schedule and slow
-    # weights. The one that gained most on tune, in the mean over seeds, or none, is subtracted:
-    # net. What asks for labels is left out where there are none, and self unless batch_norm=train
-    # moves the student. controls=xe+self picks from these; controls= is none.
+    config.objectives = {name: objectives[name] for name in chosen}  # from those above
+    # Baselines for a transfer: the same training without a teacher, run for every seed and every
+    # learning rate of the objectives, with their steps, schedule and slow weights. net subtracts
+    # the control that gained most on tune, averaged over seeds, or none. Controls that need labels
+    # are skipped if there are none, and self unless batch_norm=train changes the student.
+    # controls=xe+self picks from these; controls= is none.
     controls = {
         "xe": dict(objective="xe", **xe),  # labels only
-        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: of the student
-        "self": dict(objective="self", **kl()),  # nobody teaches
-        # The initial student, as sure as it should be; and with the label in the lead.
+        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: student's weight
+        "self": dict(objective="self", **kl()),  # no teacher
+        # The calibrated initial student; and the same, corrected so that the label leads.
         "self_pool": dict(objective="self_pool", **kl(temperature=soft)),
         "self_corrected": dict(objective="self_corrected", lead=0.2, **kl(temperature=soft)),
     }
     for name in arg.controls:
         config_lib.check_choice("controls", name, tuple(controls))
-    config.controls = {name: controls[name] for name in arg.controls}  # of those above
-    # From these the best on tune is taken, for each run, where a learning rate is None: all are
-    # tried with all steps, which takes as many times as long. None: of ImageNet the paper's 1e-4
-    # alone, of glyphs 0.1; of other data, where nobody knows one, 0.001, 0.01, 0.1 and 1.
+    config.controls = {name: controls[name] for name in arg.controls}  # from those above
+    # Where a learning rate is None, each run tries all of these at full length, which takes that
+    # many times as long, and keeps the best on tune. None: the paper's 1e-4 for ImageNet, 0.1 for
+    # glyphs, and 0.001, 0.01, 0.1 and 1 for other data, where no good rate is known.
     config.learning_rates = config_dict.placeholder(tuple)
     if arg.find_rates:
         config.learning_rates = (0.001, 0.01, 0.1, 1.0)
-    # Slow weights: tau of them stays every so many steps. What is evaluated and exported, then.
-    # None: every 512 samples, as in the paper: 2 * 256 / batch_size steps, at least one.
+    # Slow weights, updated every `every` steps with a share tau kept; these are evaluated and
+    # exported. every=None: every 512 samples, as in the paper: 2 * 256 / batch_size steps, at least
+    # one.
     mcl = {"xe_kl_mcl": dict(tau=0.9999, every=config_dict.placeholder(int))}
     config.mcl = {name: mcl[name] for name in chosen if name in mcl}
-    # Who is surer is asked at the temperature that suits each model, fitted on tune: by partitions
-    # and by ensembles.
+    # Calibrate each model with a temperature fitted on tune before confidences are compared in
+    # partitions and ensembles.
     config.calibrate = False
 
-    config.data = arg.data  # of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
+    config.data = arg.data  # one of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    # The data set that tune and validation come from, where data is a pool without labels.
+    # The data set to take tune and validation from if data is an unlabeled pool.
     config.eval_data = config_dict.placeholder(str)
-    # Evaluated too, where the classes are ImageNet's: of ktjax.data.robustness.SETS.
+    # Also evaluate on these of ktjax.data.robustness.SETS, if the classes are ImageNet's.
     config.robustness = ()
-    # Share of each class of train held out as tune, where there is none. None: 0.01 of ImageNet,
-    # else 0.1.
+    # Share of each class of train held out as tune if the data set has none. None: 0.01 for
+    # ImageNet, else 0.1.
     config.minival = config_dict.placeholder(float)
-    # Share of each class of train that is used. None: a tenth of ImageNet, as in the paper, else 1.
+    # Share of each class of train to use. None: a tenth for ImageNet, as in the paper, else 1.
     config.train_fraction = config_dict.placeholder(float)
     config.subset_seed = 1234  # of that subset
     config.max_examples = config_dict.placeholder(int)  # of each split; None: all
-    config.on_bad_image = "error"  # skip: tries all first; pad: fills what was cut off, as Pillow
-    # Models' classes are found by name. position: those without names are the data's, in order;
-    # shared: of the data's those alone that all models have.
+    # skip: check every image first and leave out the bad ones; pad: fill in truncated ones, as
+    # Pillow does.
+    config.on_bad_image = "error"
+    # Match models' classes to the data's by name. position: unnamed classes are the data's, in
+    # order; shared: use only those classes of the data that all models have.
     config.classes = "names"
-    # What zeroshot:NAME takes the classes for: the mean of these texts, {} being a class's name.
+    # Prompts for zeroshot:NAME, with {} for the class name; their embeddings are averaged.
     config.templates = ("a photo of a {}.",)
 
-    # One batch for all models: its side in pixels (None: 24 for glyphs), the share of the image's
-    # center that it shows, and the filter. None: as the model with the largest input wants it; the
-    # others resize.
+    # All models share one batch: side in pixels (None: 24 for glyphs), center-crop fraction and
+    # resize filter. None: those of the model with the largest input; the other models resize.
     config.image_size = config_dict.placeholder(int)
     config.crop_pct = config_dict.placeholder(float)
     config.interpolation = config_dict.placeholder(str)
-    config.upright = False  # turn images as their EXIF says; timm, and so its models, do not
-    # Each model's accuracy by its own transform as well, beside that on the batch of all: another
-    # pass over validation for every model whose transform is another.
+    config.upright = False  # apply EXIF orientation; timm, and so its models, do not
+    # Also measure each model's accuracy with its own transform, not only on the shared batch: one
+    # more pass over validation for every model whose transform differs.
     config.own_transform = False
-    # Least and most share of the area that a view shows, cropped at random; None: as above.
+    # Smallest and largest area of a random crop, as a share of the image. None: no random crops.
     config.crop_scale = config_dict.placeholder(tuple)
-    # Splits up to this size, decoded, stay in memory, unless cropped; and what is stored of a model
-    # on the devices: of more than that one view at a time.
+    # Keep a decoded split in host memory if it is no larger than this (never when crops are
+    # random), and a model's stored answers on the devices; if these are larger, only the current
+    # view.
     config.cache_gb = 2.0
-    config.decode_threads = 16  # of each process that decodes
-    config.decode_processes = 0  # that decode for training; 0: the job's own does
+    config.decode_threads = 16  # per decoding process
+    config.decode_processes = 0  # that decode for training; 0: the job's own process does
     # ktjax.augment.RECIPES. The paper's: default (mirrored, colors distorted, some gray),
-    # weak, very_weak, vicreg, minimal (mirrored), none. shift_colour suits letters: no mirror.
+    # weak, very_weak, vicreg, minimal (mirrored), none. shift_colour suits letters: no mirroring.
     # None: shift_colour for glyphs, else default.
     config.augment = config_dict.placeholder(str)
-    # What frozen models say: live: asked in every step; stored: computed once for all runs.
+    # Answers of frozen models. live: computed in every step; stored: computed once for all runs.
     config.targets = "live"
-    # Where stored answers are kept, for this run and all others; None: in memory, until it ends.
+    # Where to keep stored answers, for this and other runs. None: in memory, until the job ends.
     config.store = config_dict.placeholder(str)
-    # How many of the largest logits are kept, with what ktjax.targets says of the others; None: all
-    # of them. ktjax.objectives.OBJECTIVES has which objectives that serves.
+    # How many of the largest logits to store, plus what ktjax.targets keeps of the others. None:
+    # all. ktjax.objectives.OBJECTIVES says which objectives this works for.
     config.store_top_k = config_dict.placeholder(int)
-    # How many views of an image there are, which passes over train see in turn; None: each pass has
-    # its own. Fewer are cheaper to store.
+    # Number of views of an image, which epochs cycle through. None: every epoch has its own. Fewer
+    # are cheaper to store.
     config.views = config_dict.placeholder(int)
 
     config.batch_size = 64  # over all devices
     config.eval_batch_size = 512  # over all devices
-    # Passes over train, each of which sees other views; or steps. Neither: 20 passes, and of few
-    # images as many more as make 200 steps.
+    # Length of training in epochs, each of which sees new views; or in steps. Neither: 20 epochs,
+    # but at least 200 steps.
     config.total_epochs = config_dict.placeholder(float)
     config.total_steps = config_dict.placeholder(int)
-    # How often to evaluate on tune and save a checkpoint. Neither: after every pass, and 20 times
-    # at most.
+    # How often to evaluate on tune and save a checkpoint. Neither: after every epoch, at most 20
+    # times.
     config.eval_every_epochs = config_dict.placeholder(float)
     config.eval_every_steps = config_dict.placeholder(int)
     config.log_every = 50  # steps
 
     config.optimizer = "sgd"  # ktjax.optim.OPTIMIZERS
-    config.weight_decay = 1e-4  # as ktjax.optim says, for each optimizer
-    # How the learning rate goes on (constant, or cosine: to zero), the share of all steps in which
-    # it begins, and what the gradient's norm is clipped to. All None: on ImageNet as in the paper,
-    # constant, 0 and not clipped; else cosine, 0.05 and 1. With a schedule None is not clipped.
+    config.weight_decay = 1e-4  # see ktjax.optim; it differs by optimizer
+    # Learning-rate schedule (constant, or cosine: to zero), warmup as a share of all steps, and the
+    # norm to clip gradients to. All None: on ImageNet as in the paper, constant, 0 and no clipping;
+    # else cosine, 0.05 and 1. If a schedule is set, clip_norm=None means no clipping.
     config.schedule = config_dict.placeholder(str)
     config.warmup = config_dict.placeholder(float)
     config.clip_norm = config_dict.placeholder(float)
 
-    config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models that fit on no device
-    config.microbatches = 1  # parts of a batch, one after another: less memory, more time
-    config.remat = False  # compute activations again rather than keep them: likewise
+    config.parallel = "pmap"  # ktjax.parallel.LAYOUTS: fsdp for models too large for one device
+    config.microbatches = 1  # gradient accumulation over parts of a batch: less memory, more time
+    config.remat = False  # recompute activations instead of keeping them: likewise
     config.steps_per_dispatch = 1  # more for small models, which wait for the host
-    config.dtype = "float32"  # of training; bfloat16 suits TPU and GPU. Evaluation is in float32
-    config.batch_norm = "frozen"  # train: the batch's statistics; frozen: the running ones
-    # Stochastic depth of the student: the rate of its last block. None: as its checkpoint was
-    # trained, where the model_args of its config.json say so, else 0.
+    config.dtype = "float32"  # for training; bfloat16 suits TPU and GPU. Evaluation is in float32
+    config.batch_norm = "frozen"  # train: batch statistics; frozen: running statistics
+    # Stochastic depth of the student: the rate at its last block. None: as its checkpoint was
+    # trained, if model_args in its config.json says so, else 0.
     config.drop_path_rate = config_dict.placeholder(float)
-    # What is exported: last: the weights at the end; best: those of the evaluation that was best on
-    # tune; no_regret: the best on tune of these, of others on the way, of the mean over the last
-    # half of training and of what lies between before and after, if it is better than before on
-    # images of its own (split accept, or else half of tune), and else the student as it was: the
-    # run has abstained.
+    # What to export. last: the final weights; best: the checkpoint that was best on tune;
+    # no_regret: the best on tune of these, the mean over the last half of training, and
+    # interpolations between old and new weights, if a test on separate images (split accept, or
+    # else half of tune) shows that it improved. Otherwise the student stays as it was: the run
+    # abstains.
     config.export = "last"
 
     if arg.runlocal:

@@ -1,17 +1,17 @@
-"""The experiments of the paper, a file each: another config with what the experiment changes.
+"""The experiments of the paper, one file each: another config plus what the experiment changes.
 
-Each says what the paper claims and publishes, the command for ImageNet, and that for the embedded
-zoo. What is in common is here.
+Each gives the paper's claims and numbers, the command for ImageNet, and that for the embedded zoo.
+What they share is here.
 """
 
 import ml_collections
 
 
 def as_published(config: ml_collections.ConfigDict) -> None:
-    """The protocol of the paper (section 5, appendix), for models and images of ImageNet.
+    """The paper's protocol (section 5, appendix), for ImageNet models and images.
 
-    20 epochs of a tenth of the images, SGD at 1e-4 per 256 samples for every objective and pair,
-    but for the slow weights' 1e-2, and BatchNorm on the batch's statistics, as the authors train.
+    20 epochs of a tenth of the images, SGD at 1e-4 per 256 samples for every objective and pair
+    except slow weights (1e-2), and BatchNorm with batch statistics, as the authors train.
     """
     for name, entry in config.objectives.items():
         entry.learning_rate = 1e-2 if name in config.mcl else 1e-4

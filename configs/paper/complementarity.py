@@ -1,8 +1,8 @@
-"""Figures 1 and 2: every model knows what another does not, however weak it is.
+"""Figures 1 and 2: every model knows something another does not, however weak it is.
 
-The paper: of 466 models of timm on ImageNet's validation images every ordered pair has positive
-flips, images that the teacher alone gets right, of about 2 % and typically 5 to 10 %, even where
-the teacher is far weaker; the classes in which they are most concentrated are more alike than
+The paper: for 466 timm models on the ImageNet validation images, every ordered pair has positive
+flips (images that only the teacher gets right) on about 2 % and typically 5 to 10 % of them, even
+if the teacher is far weaker; the classes in which they are most concentrated are more alike than
 others.
 
   ktjax --config=paper/complementarity:models=A+B+C,data=imagenet2012 --workdir=W
@@ -11,7 +11,7 @@ and on the embedded zoo, in a minute on 2 CPU cores:
 
   ktjax --config=paper/complementarity --workdir=W
 
-It gave positive flips in all 72 pairs, of 2.66 % at least and 6.61 % in the median.
+Result: positive flips in all 72 pairs, at least 2.66 %, median 6.61 %.
 """
 
 import ml_collections

@@ -1,12 +1,12 @@
 """Section 5, fine-grained data: CUB-200-2011, Caltech-256 and Stanford Cars.
 
-The paper transfers between models that were first fitted to one of these data sets, by a linear
-head or all weights. The models first, and then the study of what became of them:
+The paper transfers between models first fine-tuned on one of these data sets, with a linear head or
+all weights. First fine-tune the models, then run the study on them:
 
   ktjax --config=pretrain:model=timm/resnet50.a1_in1k,data=caltech_birds2011,train=all --workdir=A
   ktjax --config=paper/fine_grained:students=A,teachers=B+C,data=caltech_birds2011 --workdir=W
 
-The embedded zoo has no such data; ktjax's own images with models of your own stand in for it:
+The embedded zoo has no such data; use a folder of your own images and models instead:
 
   ktjax --config=paper/fine_grained:students=A,teachers=B,data=folder:PATH --workdir=W
 """

@@ -1,12 +1,12 @@
-"""Section 5: teachers that were trained elsewhere teach students of ImageNet.
+"""Section 5: teachers trained on other data teach ImageNet students.
 
-The paper takes teachers fitted to DomainNet's Infograph. Their head is first fitted to ImageNet's
+The paper uses teachers trained on DomainNet's Infograph. First fit their heads to ImageNet's
 classes:
 
   ktjax --config=pretrain:model=INFOGRAPH_MODEL,data=imagenet2012,train=head --workdir=B
   ktjax --config=paper/other_teachers:students=A,teachers=B,data=imagenet2012 --workdir=W
 
-On the embedded zoo the weakest model, which sees images of 12 pixels, stands for such a teacher:
+On the embedded zoo the weakest model, which sees 12-pixel images, plays such a teacher:
 
   ktjax --config=paper/other_teachers --workdir=W
 """

@@ -1,7 +1,7 @@
 """Table 3: three teachers, one after another, at once, or as a soup.
 
-The paper: one after another gains most, and more than the best single teacher; a soup of the
-students of single teachers gains least.
+The paper: one after another gains most, more than the best single teacher; a soup of single-teacher
+students gains least.
 
   ktjax --config=paper/several_teachers:student=A,teachers=B+C+D,data=imagenet2012 --workdir=W
 
@@ -10,7 +10,7 @@ and on the embedded zoo; likewise with strategy=parallel, soup and single:
   ktjax --config=paper/several_teachers:strategy=sequential,controls=xe_self --workdir=W \
       --config.total_epochs=10.0 --config.views=4 --config.steps_per_dispatch=10
 
-which gave (seed 1, change of tiny_mlp on validation in points, and net of as many steps of xe_self;
+which gave (seed 1, change of tiny_mlp on validation in points, and net of equally long xe_self;
 84 to 189 seconds each on 2 CPU cores):
 
   single      tiny_resnet_narrow +0.46 +- 0.20   tiny_mixer +0.33 +- 0.18   tiny_vit 0.00 +- 0.18
@@ -18,8 +18,8 @@ which gave (seed 1, change of tiny_mlp on validation in points, and net of as ma
   parallel    +0.03 +- 0.18  net +0.05
   soup        +0.46 +- 0.18
 
-Here one after another is no more than the best single teacher: the third, which by itself teaches
-nothing in so few epochs, takes a part of it away. The soup is as good as the best.
+Here one after another gains no more than the best single teacher: the third, which alone teaches
+nothing in so few epochs, undoes part of the gain. The soup is as good as the best.
 """
 
 import ml_collections

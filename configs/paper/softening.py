@@ -1,7 +1,7 @@
-"""Appendix: is it softness that helps? Temperature and label smoothing, beside data partitioning.
+"""Appendix: does softness help? Temperature and label smoothing against data partitioning.
 
-Softer targets are what distillation usually turns to where a teacher does harm; this asks whether
-they do what data partitioning does.
+Softer targets are the usual remedy when a teacher does harm; this tests whether they do what data
+partitioning does.
 
   ktjax --config=paper/softening:students=A+B,teachers=C+D,data=imagenet2012 --workdir=W
 
@@ -25,7 +25,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
                 entry.temperature = temperature  # that logits are divided by
                 config.objectives[f"{name}_T{temperature:g}".replace(".", "_")] = entry
         smoothed = config.objectives.xe_kl.copy_and_resolve_references()
-        smoothed.label_smoothing = 0.1  # towards the uniform distribution
+        smoothed.label_smoothing = 0.1  # toward the uniform distribution
         config.objectives.xe_kl_smoothed = smoothed
         if config.data == "imagenet2012":
             paper.as_published(config)

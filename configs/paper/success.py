@@ -17,7 +17,7 @@ and on the embedded zoo, with the learning rates and the controls of configs/stu
 
   ktjax --config=paper/success --workdir=W
 
-It has not been run whole; configs/study.py has one student from all teachers.
+It has not been run in full; configs/study.py has one student from all teachers.
 """
 
 import ml_collections
@@ -39,6 +39,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         if config.data == "imagenet2012":
             paper.as_published(config)
         else:
-            for name, entry in config.objectives.items():  # what was not tuned takes kl's
+            for name, entry in config.objectives.items():  # untuned ones use that of kl
                 entry.learning_rate = ours.get(name, ours.kl).learning_rate
     return config

@@ -1,8 +1,8 @@
-"""Appendix: KL over the k most probable classes alone.
+"""Appendix: KL over only the k most probable classes.
 
-The paper takes 100 of ImageNet's 1,000 classes where it combines XE-KL with slow weights, and asks
-how few are enough. Here they are those of the target, whoever gives it; top_k_of=teacher in the
-config takes the teacher's always, as the authors do.
+The paper uses 100 of ImageNet's 1,000 classes when it combines XE-KL with slow weights, and tests
+how few are enough. Here they are the target's, whichever model provides it; top_k_of=teacher in the
+config always takes the teacher's, as the authors do.
 
   ktjax --config=paper/top_k:students=A+B,teachers=C+D,data=imagenet2012 --workdir=W
 

@@ -1,17 +1,17 @@
 """Table 1, last row, and appendix: transfers without labels.
 
 The paper: without labels data partitioning succeeds in 82.5 % of the pairs (median over students;
-69.0 % in the mean, -0.06 points), plain KL in 32.5 %.
+mean 69.0 %, -0.06 points), plain KL in 32.5 %.
 
   ktjax --config=paper/unsupervised:students=A+B,teachers=C+D,data=folder:POOL \
       --config.eval_data=imagenet2012 --workdir=W
 
-and on the embedded zoo, on 32,000 new images whose labels nobody sees:
+and on the embedded zoo, on 32,000 new images whose labels are not used:
 
   ktjax --config=paper/unsupervised --workdir=W
 
-For one student and two teachers configs/scarce.py has numbers: kl_dp_unsupervised +0.05 and +0.43
-points where kl has -3.40 and +0.57.
+configs/scarce.py has numbers for one student and two teachers: kl_dp_unsupervised +0.05 and +0.43
+points, kl -3.40 and +0.57.
 """
 
 import ml_collections
