@@ -3,6 +3,7 @@
 On any number of devices and processes, each of which gets all of them.
 """
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from ktjax.train import Student
 
 # predict(variables, images, view=0) -> float32 logits_NxC; NxMxC for M models that train at once
 Predict = Callable[..., np.ndarray]
+
+_AHEAD = 2  # batches that are dispatched before the logits of one are fetched
 
 
 def make_predict(
@@ -43,11 +46,22 @@ def make_predict(
             view=None if augment is None else view,
             seed=seed,
         )
-        logits = [forward((variables, view), batch) for batch in parallel.to_devices(on_host)]
-        logits = np.concatenate([np.asarray(x).reshape(-1, *x.shape[2:]) for x in logits])
+        # Fetched behind what runs: the devices need not hold the logits of a whole split.
+        waiting: collections.deque[Any] = collections.deque()
+        found = []
+        for batch in parallel.to_devices(on_host):
+            waiting.append(forward((variables, view), batch))
+            if len(waiting) > _AHEAD:
+                found.append(_rows(waiting.popleft()))
+        logits = np.concatenate([*found, *map(_rows, waiting)])
         return logits[: len(images)]  # the last batch was padded
 
     return predict
+
+
+def _rows(logits: Any) -> np.ndarray:
+    """Of a batch, without its axis of devices."""
+    return np.asarray(logits).reshape(-1, *logits.shape[2:])
 
 
 def accuracy(logits_NxC: np.ndarray, label_N: np.ndarray) -> float:

@@ -6,7 +6,6 @@ Kept short on purpose: what there is to do lies in ktjax/jobs, which Colab and t
 import hashlib
 import importlib
 import logging as python_logging
-import os
 import platform
 import socket
 import sys
@@ -60,7 +59,7 @@ def run() -> None:
         if not flags.DISTRIBUTED.value:
             raise
         traceback.print_exc()
-        _leave(f"{type(error).__name__}: {error}")
+        peers.leave(f"{type(error).__name__}: {error}", logs.flush)
     finally:
         peers.stop()
 
@@ -69,9 +68,13 @@ def _keep_compiled() -> None:
     """Has JAX keep what it compiles, which is half of what a user waits for at a second start.
 
     Machines that share a home folder may have different processors, for which a program is another.
+    Of several processes only one writes, and on GPUs they compile together: where one found a
+    program and another did not, that one would wait for ever. So these are asked for a folder.
     """
     given = flags.COMPILED.value
     if jax.config.jax_compilation_cache_dir is not None or given == "":
+        return
+    if given is None and flags.DISTRIBUTED.value:
         return
     processor = platform.machine()
     if CPU_INFO.is_file():
@@ -180,16 +183,7 @@ def _fail(error: Exception) -> NoReturn:
     logs.to_terminal()
     progress.close_all()
     _LOG.error("%s\n(--verbosity=1 shows where.)", _sentence(error))
-    _leave(_sentence(error))
-
-
-def _leave(sentence: str) -> NoReturn:
-    """Ends with code 1, without waiting for other processes, which are told why."""
-    logs.flush()
-    sys.stdout.flush()
-    peers.tell(sentence)
-    # Libraries would try again to write what cannot be written, and JAX to leave with the others.
-    os._exit(1)
+    peers.leave(_sentence(error), logs.flush)
 
 
 def _sentence(error: Exception) -> str:

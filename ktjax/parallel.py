@@ -5,8 +5,9 @@ processes, and a process sees its own part. A layout says how state and frozen m
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXIS = "batch"
 # Arrays of fewer numbers are not worth a message between devices: each holds them whole.
 _SMALL = 1024
+_LATE = 90.0  # seconds until every process sees a file on a shared disk
+
+_Found = TypeVar("_Found")
 
 
 def _mesh() -> Mesh:
-    devices = jax.devices()
-    return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
+    # Not jax.make_mesh: it refuses GPUs of several hosts (each is a slice to XLA), and orders TPUs
+    # by their ring, while pmap takes them as they come.
+    return Mesh(np.asarray(jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def _one_after_another(step: Callable) -> Callable:
@@ -238,6 +243,32 @@ def as_first_sees(mine: bool) -> bool:
     if jax.process_count() == 1:
         return mine
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(mine)))
+
+
+def as_first_finds(find: Callable[[], _Found | None], where: str) -> _Found | None:
+    """What `find` gives where it finds something in process 0; else None, in all processes.
+
+    Args:
+      find: looks on a shared disk, where the others may see what process 0 sees only later (NFS
+        keeps for up to a minute that a file is not there): they look again until they do.
+      where: what the processes have to share, for the error.
+
+    Raises:
+      ValueError: this process never sees it.
+    """
+    found = find()
+    if not as_first_sees(found is not None):
+        return None
+    until = time.monotonic() + _LATE
+    while found is None:
+        if time.monotonic() > until:
+            raise ValueError(
+                f"Process {jax.process_index()} does not see what process 0 has in {where}, which "
+                "all processes have to share."
+            )
+        time.sleep(0.5)
+        found = find()
+    return found
 
 
 def told_by_all(mine: str) -> list[str]:

@@ -8,10 +8,11 @@ The service lives in process 0, which therefore ends after the others have heard
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -54,6 +55,17 @@ def tell(sentence: str) -> None:
     with contextlib.suppress(Exception):  # another was first, or the service is gone
         state.client.key_value_set(_FAILED, f"Process {state.process_id} has failed: {sentence}")
     _end(state)
+
+
+def leave(sentence: str, flush: Callable[[], None]) -> NoReturn:
+    """Ends this process with code 1, without waiting for the others, which are told why.
+
+    Libraries would try again to write what cannot be written, and JAX to leave with the others.
+    """
+    flush()
+    sys.stdout.flush()
+    tell(sentence)
+    os._exit(1)
 
 
 def _look(state: Any, flush: Callable[[], None]) -> None:

@@ -28,6 +28,28 @@ def test_each_image_once_and_in_order(batch_size):
     np.testing.assert_array_equal(logits_NxC, IMAGES.image_NxHxWx3.reshape(10, -1) + 0.5)
 
 
+def test_few_batches_are_on_the_devices(monkeypatch):
+    """Fetched behind what runs: of a large split the logits would not fit there."""
+    waiting, most = [0], [0]
+
+    def dispatched(forward):
+        def one(frozen, batch):
+            waiting[0] += 1
+            most[0] = max(most[0], waiting[0])
+            return np.zeros((1, 2, 3))
+
+        return one
+
+    def fetched(logits):
+        waiting[0] -= 1
+        return logits.reshape(-1, 3)
+
+    monkeypatch.setattr(evaluate.parallel, "compile_forward", dispatched)
+    monkeypatch.setattr(evaluate, "_rows", fetched)
+    found = evaluate.make_predict(types.SimpleNamespace(), batch_size=2)({}, IMAGES)
+    assert found.shape == (10, 3) and waiting == [0] and most == [3]
+
+
 def test_equals_a_direct_apply():
     classifier = models.create("tiny_resnet_narrow", classes=("a", "b", "c"), seed=0)
     predict = evaluate.make_predict(classifier, batch_size=4)
@@ -42,7 +64,12 @@ def test_equals_a_direct_apply():
 
 def test_accuracy_by_hand():
     logits_NxC = np.asarray(jnp.eye(4)[jnp.array([0, 1, 2, 2])])
-    assert evaluate.accuracy(logits_NxC, np.array([0, 1, 2, 3])) == 75.0
+    label_N = np.array([0, 1, 2, 3])
+    assert evaluate.accuracy(logits_NxC, label_N) == 75.0
+    assert evaluate.change(logits_NxC, np.eye(4)[[1, 1, 3, 3]], label_N) == -25.0
+    # Of 7 images 3 and then 3 others: 100 * 3 / 7 is what it was.
+    others = (np.eye(2)[[1, 1, 1, 0, 0, 0, 0]], np.eye(2)[[0, 0, 0, 0, 1, 1, 1]])
+    assert evaluate.change(*others, np.ones(7, int)) == 0
 
 
 def test_the_core_takes_any_data_and_any_model(python):

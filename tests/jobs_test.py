@@ -339,6 +339,18 @@ def test_divergence_stops_the_job(images, zoo, tmp_path):
     assert [p for p in (tmp_path / "checkpoints" / "xe-1").iterdir() if p.name.isdigit()]
 
 
+def test_nobody_leaves_before_the_results_are_there(images, zoo, tmp_path, monkeypatch):
+    """JAX ends process 0 if it comes too late to where the others wait to leave."""
+    there = {}
+
+    def wait_for_all(name):
+        there[name] = (tmp_path / "results.json").exists()
+
+    monkeypatch.setattr(workdir_lib.parallel, "wait_for_all", wait_for_all)
+    transfer.run(transferring(images, zoo[0], zoo[1:2], arg="objectives=xe"), tmp_path)
+    assert there["finished"] and list(there)[-1] == "finished"
+
+
 def test_waiting_for_input_is_measured(monkeypatch):
     clock = iter(range(100))  # a second passes whenever somebody looks
     monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))

@@ -38,6 +38,23 @@ def test_programs_are_kept_apart_by_processor(monkeypatch, tmp_path):
     assert one == same != other and one.startswith(f"{folder}/")
 
 
+def test_several_processes_keep_programs_only_where_they_are_told_to(monkeypatch, tmp_path):
+    """One writes alone; on GPUs who finds a program would let who compiles it wait."""
+    monkeypatch.setattr(launch, "CPU_INFO", tmp_path / "none")
+    found = {}
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(jax.config, "update", found.__setitem__)
+            for given in (None, str(tmp_path)):
+                with flagsaver.flagsaver(compiled=given, distributed=True):
+                    launch._keep_compiled()
+                assert bool(found) == (given is not None)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
 def test_who_has_asked_jax_is_not_overruled(monkeypatch, tmp_path):
     assert not asked(monkeypatch, tmp_path / "compiled", "flags : avx", given="elsewhere")
 

@@ -1,5 +1,6 @@
 """Leases: one holder at a time, who may die, and who may only have been asleep."""
 
+import json
 import os
 import signal
 import subprocess
@@ -120,6 +121,25 @@ def test_a_sleeper_has_lost(path):
             (sleeper.place / "results.json").write_text("of a sleeper")
     with lease.take(path, expiry=60) as third:
         assert not list(lease.enter(third).iterdir()) and not sleeper.place.exists()
+
+
+def test_a_number_that_comes_again_is_not_its_own(path, monkeypatch):
+    """In a container the first process has it each time; a bucket has no locks."""
+    monkeypatch.setattr(lease, "_lock", lambda file, kind: False)
+    said = {"boot": lease._boot(), "processes": lease._processes(), "process": os.getpid()}
+    path.with_name("kl_dp-1@0.lease").write_text(json.dumps(said | {"nonce": "of a dead one"}))
+    assert not lease.is_taken(path, expiry=60)
+    with lease.take(path, expiry=60):
+        assert lease.is_taken(path, expiry=60)
+
+
+def test_who_has_lost_hears_of_it(path):
+    heard = threading.Event()
+    with lease.take(path, expiry=0.3, lost=heard.set) as held:
+        held.file.unlink()  # a workdir that is deleted is nobody's
+        assert not heard.wait(0.2)
+        path.with_name("kl_dp-1@1.lease").touch()
+        assert heard.wait(10)
 
 
 def test_the_heart_beats(path):

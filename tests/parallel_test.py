@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,38 @@ VARIANTS = {
 # (variant, whether BatchNorm's statistics are frozen); .ci/full runs the others.
 CASES = [("plain", True), ("in parts", False), ("all", True)]
 OTHERS = [(name, not frozen) for name, frozen in CASES]
+
+
+def test_devices_come_in_the_order_of_pmap(monkeypatch):
+    """GPUs of two hosts are two slices, and chips of a TPU host lie in a ring: 0, 1, 3, 2."""
+    for platform, kind in (("gpu", "NVIDIA H100"), ("tpu", "TPU v5 lite")):
+        devices = [
+            types.SimpleNamespace(
+                id=i,
+                platform=platform,
+                device_kind=kind,
+                process_index=i // 2,
+                slice_index=i // 2 if platform == "gpu" else 0,
+                coords=(i % 2, i // 2, 0),
+                core_on_chip=0,
+            )
+            for i in range(4)
+        ]
+        monkeypatch.setattr(jax, "devices", lambda found=devices: found)
+        assert parallel._mesh().devices.tolist() == devices
+
+
+def test_what_process_0_finds_is_waited_for(monkeypatch):
+    """A client of NFS sees it late."""
+    monkeypatch.setattr(parallel.time, "sleep", lambda seconds: None)
+    seen = iter([None, None, "file"])
+    monkeypatch.setattr(parallel, "as_first_sees", lambda mine: True)
+    assert parallel.as_first_finds(lambda: next(seen), "a folder") == "file"
+    monkeypatch.setattr(parallel, "_LATE", 0.0)
+    with pytest.raises(ValueError, match="does not see what process 0 has in a folder, which all"):
+        parallel.as_first_finds(lambda: None, "a folder")
+    monkeypatch.setattr(parallel, "as_first_sees", lambda mine: False)
+    assert parallel.as_first_finds(lambda: "mine alone", "a folder") is None
 
 
 @functools.cache

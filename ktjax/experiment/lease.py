@@ -32,7 +32,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -41,6 +41,7 @@ from ktjax import files, paths
 _POLL = 0.2  # seconds between two tries
 _BEATS = 6  # signs of life until a lease expires
 _NOBODY = {"nonce": None, "boot": None}
+_OWN: set[str] = set()  # nonces of the leases of this process
 _NAMESPACE = Path("/proc/self/ns/pid")  # of Linux: differs from container to container
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux: differs from machine to machine
 
@@ -68,12 +69,15 @@ class Lease(NamedTuple):
 
 
 @contextlib.contextmanager
-def take(path: Path, *, expiry: float) -> Iterator[Lease | None]:
+def take(
+    path: Path, *, expiry: float, lost: Callable[[], None] | None = None
+) -> Iterator[Lease | None]:
     """Holds the lease of `path` as long as the context; None if another has it.
 
     Args:
       path: what the lease is for; its folder exists, itself it need not.
       expiry: seconds without a sign of life after which a holder is taken for dead.
+      lost: called, in a thread, as soon as it is seen that another has taken over.
     """
     with contextlib.ExitStack() as stack:
         lease = _make(path, expiry, stack)
@@ -81,13 +85,15 @@ def take(path: Path, *, expiry: float) -> Iterator[Lease | None]:
             yield None
             return
         over = threading.Event()
-        beat = threading.Thread(target=_beat, args=(lease, expiry / _BEATS, over), daemon=True)
+        arguments = (lease, expiry / _BEATS, over, lost)
+        beat = threading.Thread(target=_beat, args=arguments, daemon=True)
         beat.start()
         try:
             yield lease
         finally:
             over.set()
             beat.join()
+            _OWN.discard(lease.nonce)
             if lease.held():
                 paths.delete(lease.file)
 
@@ -104,7 +110,7 @@ def wait(path: Path, *, expiry: float) -> Iterator[Lease]:
 
 
 @contextlib.contextmanager
-def alone(path: Path, *, expiry: float) -> Iterator[Lease]:
+def alone(path: Path, *, expiry: float, lost: Callable[[], None] | None = None) -> Iterator[Lease]:
     """As `take`, for work that others are not to wait for.
 
     Whether a holder on another machine is alive, it takes a while to see.
@@ -114,7 +120,7 @@ def alone(path: Path, *, expiry: float) -> Iterator[Lease]:
     """
     until = time.monotonic() + 1.5 * expiry
     while True:
-        with take(path, expiry=expiry) as lease:
+        with take(path, expiry=expiry, lost=lost) as lease:
             if lease is not None:
                 yield lease
                 return
@@ -158,6 +164,7 @@ def _make(path: Path, expiry: float, stack: contextlib.ExitStack) -> Lease | Non
     number = 1 + max([-1, *numbers, *(number for number, _ in _places(path))])
     lease = Lease(path, number, secrets.token_hex(4))
     who = {"host": socket.gethostname(), "process": os.getpid()}
+    _OWN.add(lease.nonce)
     said = json.dumps({"nonce": lease.nonce, "boot": _boot(), "processes": _processes(), **who})
     if paths.is_remote(path):
         if not paths.create(lease.file, said.encode()):
@@ -175,11 +182,16 @@ def _make(path: Path, expiry: float, stack: contextlib.ExitStack) -> Lease | Non
     return lease
 
 
-def _beat(lease: Lease, seconds: float, over: threading.Event) -> None:
+def _beat(
+    lease: Lease, seconds: float, over: threading.Event, lost: Callable[[], None] | None
+) -> None:
     while not over.wait(seconds):
         with contextlib.suppress(Exception):  # clients of buckets raise what they like
             if lease.held():
                 _touch(lease.file)
+            elif lost is not None and _numbers(lease.path)[-1:] > [lease.number]:
+                lost()
+                return
 
 
 def _touch(file: Path) -> None:
@@ -213,6 +225,8 @@ def _runs_here(holder: Mapping[str, Any]) -> bool | None:
         _processes(),
     ):
         return None
+    if holder["process"] == os.getpid():
+        return holder["nonce"] in _OWN  # else a container's first process has this number again
     try:
         os.kill(int(holder["process"]), 0)
     except ProcessLookupError:

@@ -308,13 +308,20 @@ def known(
 ) -> Evaluated | None:
     """A model with what it says of tune and validation, where an earlier run has stored that."""
     assert settings.store is not None
-    description = _description(settings, model, images)
-    store = store_lib.find(paths.of(settings.store), description)
+    folder, description = paths.of(settings.store), _description(settings, model, images)
+
+    def find() -> Store | None:
+        store = store_lib.find(folder, description)
+        if store is None:
+            return None
+        for split in store_lib.MEASURED:
+            if not store.has(split) or store.description[split] != description[split]:
+                return None
+        return store
+
+    store = parallel.as_first_finds(find, f"config.store={folder}")
     if store is None:
         return None
-    for split in store_lib.MEASURED:
-        if not store.has(split) or store.description[split] != description[split]:
-            return None
     form = Form(len(model.classes))
     tune_NxC, validation_NxC = (
         np.asarray(store_lib.read_rows(store, split, form)) for split in store_lib.MEASURED

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
+import logging
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ktjax import data, files, parallel, paths, writer
+from ktjax import data, files, parallel, paths, peers, writer
 from ktjax.analysis import measures, rows
 from ktjax.analysis.rows import Results, Run
 from ktjax.classifier import Classifier
@@ -21,6 +23,7 @@ from ktjax.experiment import beginning, lease, logs
 from ktjax.report import page, tables
 from ktjax.settings.record import Record
 
+_LOG = logging.getLogger(__name__)
 # What jobs write beside the config.
 _WRITTEN = (
     *(files.RESULTS, files.DATA, files.REPORT, files.METRICS, files.CLASS_FLIPS, files.RIGHT),
@@ -171,11 +174,8 @@ def claim(
     beginning.check_processes(settings, found)
     try:
         _as_first(lambda: _make(workdir, settings, found, held))
-        if not (workdir / files.CONFIG).exists():
-            raise ValueError(
-                f"Process {jax.process_index()} does not see what process 0 wrote to '{workdir}': "
-                "--workdir has to be a folder that all processes share."
-            )
+        config = workdir / files.CONFIG
+        parallel.as_first_finds(lambda: config.exists() or None, f"the workdir '{workdir}'")
         beginning.check(workdir, dataset.name, found)
         logs.start(workdir)
     except OSError as error:
@@ -203,10 +203,19 @@ def _make(
 ) -> None:
     paths.make_folder(workdir)
     if held is not None:
-        held.enter_context(lease.alone(workdir / files.WRITER, expiry=_EXPIRY))
+        writer_file = workdir / files.WRITER
+        lost = functools.partial(_taken_over, workdir)
+        held.enter_context(lease.alone(writer_file, expiry=_EXPIRY, lost=lost))
     _clear(workdir, settings)
     files.write_json(workdir / files.CONFIG, settings.identity())
     beginning.note(workdir, found)
+
+
+def _taken_over(workdir: Path) -> None:
+    """Ends this process, which has slept, or lost its disk, so long that another went on."""
+    said = f"Another process has taken over '{workdir}', as this one gave no sign of life."
+    _LOG.error(said)
+    peers.leave(said, logs.flush)
 
 
 def _clear(workdir: Path, settings: Record) -> None:
@@ -294,6 +303,8 @@ def finish(
         files.write_json(workdir / files.RESULTS, rows.to_json(results))
         if report:
             print(f"{tables.as_text(results)}\nReport: {path}")
+    # Else the others would leave, and JAX gives process 0 only seconds to follow.
+    parallel.wait_for_all("finished")
     logs.stop()
     return results
 

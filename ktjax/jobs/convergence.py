@@ -126,13 +126,13 @@ def _check(
     def run(rate: float, seed: int) -> _Right:
         name = f"{short}-{rate:g}-{seed}"
         path = workdir / files.RUNS / f"{name}.npz"
-        if not path.exists():
+        if not parallel.as_first_sees(path.exists()):
             right = _train(settings, student, predict, splits, workdir, name, rate, seed)
             if parallel.is_first():
                 _write(path, right)
                 paths.delete(workdir / files.CHECKPOINTS / name, ignore_errors=True)
-            parallel.wait_for_all(name)
         done()
+        parallel.as_first_finds(lambda: path.exists() or None, f"'{path.parent}'")
         return _read(path, splits)
 
     after: dict[float, list[_Right]] = {}
