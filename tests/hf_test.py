@@ -115,7 +115,7 @@ def resnet(folders, tmp_path):
     ("field", "value", "message"),
     [
         ("hidden_act", "gelu", r"hidden_act='gelu'; ktjax has 'relu' only"),
-        ("architectures", ["ResNetNoModel"], r"has no head, so that it says nothing of images"),
+        ("architectures", ["ResNetNoModel"], r"has no head, so it cannot classify"),
         ("architectures", ["ViTNewForImageClassification"], r"is of ViTNew.*; ktjax has ResNetFor"),
         ("architectures", None, "is of no class; ktjax has "),
         ("model_type", "nothing", "transformers cannot read .*config.json: "),
@@ -197,7 +197,7 @@ def test_an_encoder_gets_a_head(folders, tmp_path, case):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / hf.PREPROCESSOR).write_bytes((folders / case / hf.PREPROCESSOR).read_bytes())
     safetensors_numpy.save_file(alone, tmp_path / weights.WEIGHTS)
-    with pytest.raises(ValueError, match="has no head, so that .* head='zero' or 'random'"):
+    with pytest.raises(ValueError, match="has no head, so .* head='zero' or 'random'"):
         models.load(str(tmp_path))
     with pytest.raises(ValueError, match="has no head"):
         models.load(str(tmp_path), classes=3)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import logging
+import shutil
 import sys
 
 import huggingface_hub
@@ -16,6 +18,7 @@ from safetensors import numpy as safetensors_numpy
 
 from ktjax import models
 from ktjax.classifier import InputSpec
+from ktjax.models import __main__ as command
 from ktjax.models.checkpoints import entries, layouts, weights
 from ktjax.models.imported import importing
 
@@ -250,7 +253,7 @@ def test_an_encoder_of_timms_gets_a_head(classifier, folder, tmp_path):
     write(classifier, tmp_path, root={"num_classes": 0, "model_args": {"num_classes": 0}})
     arrays = entries.read(folder / weights.WEIGHTS, ignored=("fc.",))
     (tmp_path / weights.WEIGHTS).write_bytes(weights.safetensors_numpy.save(arrays))
-    with pytest.raises(ValueError, match="has no head, so that"):
+    with pytest.raises(ValueError, match="has no head, so it cannot"):
         models.load(str(tmp_path))
     found = models.load(str(tmp_path), classes=NEW, head="random")
     assert (found.classes, changed(classifier.variables, found.variables)) == (NEW, FC)
@@ -308,34 +311,76 @@ def test_images_for_a_bare_file_are_read_as_its_architecture_says(tmp_path):
         assert weights.input_spec(found.config).crop_mode == mode
 
 
-def test_a_bare_file_needs_its_architecture(classifier, folder, tmp_path):
+def test_a_bare_file_needs_its_architecture(classifier, folder, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     path = tmp_path / "resnet.safetensors"
     path.write_bytes((folder / weights.WEIGHTS).read_bytes())
-    with pytest.raises(
-        ValueError,
-        match=r"does not say its architecture: ktjax\.load_model\(\.\.\., architecture=NAME",
-    ):
+    with pytest.raises(ValueError, match=rf"`python -m ktjax.models import {path} FOLDER --arch"):
         models.load(str(path))
     with pytest.raises(ValueError, match=r"No architecture 'test_resnt'\. Nearest: test_resnet"):
         models.load(str(path), architecture="test_resnt")
     found = models.load(str(path), architecture="test_resnet")
     assert_same(found.variables, classifier.variables)
     assert found.input == models.MODELS["test_resnet"].input
+    assert "resnet.safetensors does not say how images are prepared: taken are " in caplog.text
     assert (found.classes[9], found.origin) == ("class 9", "pretrained resnet.safetensors")
+    given = dict(mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3), interpolation="bilinear", crop_pct=0.8)
+    found = models.load(path, architecture="timm/test_resnet.r160_in1k", **given)
+    assert {name: getattr(found.input, name) for name in given} == given
+    for name, value in (("mean", (1.0, "x")), ("interpolation", "cubic"), ("crop_pct", 875)):
+        with pytest.raises(ValueError, match=name):
+            models.load(path, architecture="test_resnet", **{name: value})
+
+
+def test_a_bare_file_becomes_a_folder_that_jobs_take(classifier, folder, tmp_path, capsys):
+    path = tmp_path / "resnet.safetensors"
+    path.write_bytes((folder / weights.WEIGHTS).read_bytes())
+    (tmp_path / "names").write_text("".join(f"animal {i}\n" for i in range(10)))
+    words = ["import", str(path), str(tmp_path / "out"), "--architecture=test_resnet"]
+    words += [f"--classes={tmp_path / 'names'}", "--mean", *"000", "--std", *"111", "--size=64"]
+    command.main([*words, "--crop-pct=0.5", "--interpolation=bilinear"])
+    assert "test_resnet, " in capsys.readouterr().out
+    found = models.load(tmp_path / "out")
+    assert_same(found.variables, classifier.variables)
+    assert found.input == InputSpec((64, 64), (0, 0, 0), (1, 1, 1), "bilinear", 0.5)
+    assert found.classes[9] == "animal 9"
+    for wrong, message in (
+        (words[:3], "does not say its architecture"),
+        ([*words, "--drop-rate=0.1"], "--drop-rate: not of a .safetensors file"),
+        (["import", "timm/resnet18", "x", "--mean", *"000"], "--mean: not of such a model"),
+        ([*words[:4], f"--classes={tmp_path / 'nowhere'}"], "nowhere"),
+    ):
+        with pytest.raises(SystemExit):
+            command.main(wrong)
+        assert message in capsys.readouterr().err
+
+
+def test_weights_by_other_names_are_told_what_to_do(folder, tmp_path):
+    """torchvision's MobileNet has its head in classifier.3, its ViT in heads.head."""
+    for head in ("classifier.3", "heads.head"):
+        found = entries.read(folder / weights.WEIGHTS, ignored=("fc.",))
+        found = {f"features.{name}": array for name, array in found.items()}
+        path = tmp_path / "theirs.safetensors"
+        found[f"{head}.bias"] = np.zeros(10, np.float32)
+        path.write_bytes(safetensors_numpy.save(found))
+        with pytest.raises(
+            ValueError, match=r"torchvision's .* ktjax.import_torch\(module, FOLDER"
+        ):
+            models.load(path, architecture="test_resnet")
 
 
 def test_a_file_without_a_classifier_is_refused(folder, tmp_path):
     found = entries.read(folder / weights.WEIGHTS, ignored=("fc.",))
     path = tmp_path / "features.safetensors"
     path.write_bytes(weights.safetensors_numpy.save(found))
-    with pytest.raises(ValueError, match="has no head, so that it says nothing"):
+    with pytest.raises(ValueError, match="has no head, so it cannot classify"):
         models.load(str(path), architecture="test_resnet")
 
 
 def test_another_architecture_is_told_all_that_does_not_fit(folder, caplog):
     with pytest.raises(ValueError, match="does not fit") as refusal:
         models.load(str(folder / weights.WEIGHTS), architecture="resnet18")
-    lines = str(refusal.value).splitlines()[1:]
+    lines = str(refusal.value).splitlines()[1:-1]
     same = "and 7 more of layer*.*.conv*.weight"
     assert f"  missing layer1.1.conv1.weight (64, 64, 3, 3), {same}" in lines
     assert "missing layer4.1.conv2.weight: (512, 512, 3, 3)" in caplog.text
@@ -364,9 +409,21 @@ def test_pickles_are_refused_with_what_to_do(name, tmp_path):
         (path / "pytorch_model.bin").write_bytes(b"")
     else:
         path.write_bytes(b"")
-    message = r"is a pickle, which ktjax never opens.*safetensors\.torch\.save_file\(torch\.load\("
+    message = r"is a pickle, which .* never opens.* torch\.load\(FILE.*torch\.save_file\(.* import"
+    if name == "folder":
+        message = r"are a pickle, which ktjax never opens: `python -m ktjax.models import .*folder"
     with pytest.raises(ValueError, match=message):
         models.load(str(path), architecture="test_resnet")
+
+
+def test_other_files_and_folders_of_checkpoints_are_told_what_to_do(folder, tmp_path):
+    (tmp_path / "vit.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"vit.npz' is no .safetensors file.*checkpoint_path=FILE"):
+        models.load(tmp_path / "vit.npz")
+    for step in (500, 1000):
+        shutil.copytree(folder, tmp_path / "run" / f"checkpoint-{step}")
+    with pytest.raises(ValueError, match=r"run' is no model, but holds some: .*t-1000, .*t-500\."):
+        models.load(tmp_path / "run")
 
 
 # The hub.

@@ -139,7 +139,7 @@ def test_an_encoder_is_imported_with_a_head_to_come(tmp_path):
     swin = of_transformers(tmp_path / "swin", "Swinv2Model")
     for name, module in (("timms", timm), ("swin", swin)):
         imported.import_named(str(tmp_path / name), tmp_path / "graph")
-        with pytest.raises(ValueError, match="graph' has no head, so that it says nothing"):
+        with pytest.raises(ValueError, match="graph' has no head, so it cannot classify"):
             models.load(str(tmp_path / "graph"))
         with pytest.raises(ValueError, match="graph' has no head"):
             models.load(str(tmp_path / "graph"), classes=("a", "b"))

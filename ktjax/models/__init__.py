@@ -1,8 +1,9 @@
 """name -> Classifier: architectures, pretrained models, the embedded zoo, exported folders."""
 
 from ktjax.models.classes import HasClasses, check_classes, has_classes
+from ktjax.models.heads import HEADS, head_of, replace_head
 from ktjax.models.labels import fitted, places, select
-from ktjax.models.loading import HEADS, ZOO, blank, head_of, load, locate, replace_head, zoo
+from ktjax.models.loading import ZOO, blank, load, locate, zoo
 from ktjax.models.registry import (
     FAMILIES,
     MODELS,

@@ -2,18 +2,25 @@
 
 With names of families as arguments: their architectures. `coverage`: the same by timm's files, with
 what is imported. `import NAME FOLDER`: imports timm/NAME, hf:ORGANIZATION/REPOSITORY or a folder
-that one of them wrote, with torch, into a folder that ktjax.load_model reads without.
+that one of them wrote, with torch, into a folder that ktjax.load_model reads without. `import
+FILE.safetensors FOLDER --architecture=NAME` makes such a folder of a single file with timm's names,
+without torch.
 """
 
 import argparse
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ktjax import models
+from ktjax.classifier import Classifier
 from ktjax.models import coverage, imported
 from ktjax.models.checkpoints import catalogue, hf_kinds, weights
+
+_OF_TORCH = ("drop_rate", "drop_path_rate")
+_OF_FILE = ("architecture", "classes", "mean", "std", "interpolation", "crop_pct")
 
 
 def covered(timm: Mapping[str, Any], families: Mapping[str, Any]) -> list[tuple[str, int, int]]:
@@ -60,21 +67,40 @@ def architectures(timm: Mapping[str, Any], families: Mapping[str, Any], name: st
 
 
 def import_model(arguments: Sequence[str]) -> None:
-    """`import NAME FOLDER [--size N] [--drop-rate R] [--drop-path-rate R]`."""
+    """`import NAME FOLDER`, with the options that `--help` lists."""
     parser = argparse.ArgumentParser(prog="python -m ktjax.models import")
-    parser.add_argument("name", help="timm/NAME, hf:ORGANIZATION/REPOSITORY or a folder")
+    parser.add_argument(
+        "name", help="timm/NAME, hf:ORGANIZATION/REPOSITORY, a folder, or a .safetensors file"
+    )
     parser.add_argument("folder", help="where to; ktjax.load_model reads it without torch")
     parser.add_argument("--size", type=int, help="of the images, if not the checkpoint's")
-    for rate in ("drop_rate", "drop_path_rate"):
+    for rate in _OF_TORCH:
         flag = f"--{rate.replace('_', '-')}"
         parser.add_argument(flag, type=float, help="of timm's model, in training")
+    of_file = parser.add_argument_group("of a .safetensors file, which does not say them")
+    of_file.add_argument("--architecture", help="timm's name of the network")
+    of_file.add_argument("--classes", help="a text file with the name of a class on each line")
+    of_file.add_argument("--mean", type=float, nargs=3, help="of the channels, 0 .. 1")
+    of_file.add_argument("--std", type=float, nargs=3, help="of the channels")
+    of_file.add_argument("--interpolation", help=", ".join(weights.INTERPOLATIONS))
+    of_file.add_argument("--crop-pct", type=float, help="share of the shorter side in evaluation")
     chosen = parser.parse_args(arguments)
-    rates = {rate: getattr(chosen, rate) for rate in ("drop_rate", "drop_path_rate")}
-    rates = {rate: value for rate, value in rates.items() if value is not None}
-    size = None if chosen.size is None else (chosen.size, chosen.size)
+    given = {name: value for name, value in vars(chosen).items() if value is not None}
+    name, folder = given.pop("name"), given.pop("folder")
+    if "size" in given:
+        given["size"] = (chosen.size, chosen.size)
+    single = name.endswith(".safetensors")
+    alien = _OF_TORCH if single else _OF_FILE
+    if wrong := sorted(given.keys() & set(alien)):
+        flags = ", ".join(f"--{one.replace('_', '-')}" for one in wrong)
+        parser.error(f"{flags}: not of {'a .safetensors file' if single else 'such a model'}.")
     try:
-        model = imported.import_named(chosen.name, chosen.folder, size=size, **rates)
-    except ValueError as error:
+        model = (
+            _of_file(name, folder, given)
+            if single
+            else imported.import_named(name, folder, **given)
+        )
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     height, width = model.input.size
     count = f"{len(model.classes)} classes" if model.classes else "no head: give it one, head=zero"
@@ -83,6 +109,15 @@ def import_model(arguments: Sequence[str]) -> None:
         f"{model.num_parameters():,} parameters, images of {height}x{width}, "
         f"{count}."
     )
+
+
+def _of_file(name: str, folder: str, given: dict[str, Any]) -> Classifier:
+    if "classes" in given:
+        text = Path(given["classes"]).read_text(encoding="utf-8")
+        given["classes"] = tuple(filter(None, map(str.strip, text.splitlines())))
+    model = models.load(name, **given)
+    weights.export(model, folder)
+    return model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

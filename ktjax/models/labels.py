@@ -19,7 +19,7 @@ import numpy as np
 
 from ktjax import imagenet
 from ktjax.classifier import Classifier, Forward, Output, take
-from ktjax.models import loading, registry, zero_shot
+from ktjax.models import heads, registry, zero_shot
 from ktjax.models.classes import check_classes, has_classes, is_nameless
 
 _LOG = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def select(
         return take(leaf, place_C, axis)
 
     variables = jax.tree.map(
-        chosen, loading.head_of(classifier), dict(classifier.variables), more.variables
+        chosen, heads.head_of(classifier), dict(classifier.variables), more.variables
     )
     return dataclasses.replace(
         classifier, variables=variables, forward=forward, classes=tuple(classes)

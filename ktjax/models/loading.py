@@ -1,26 +1,29 @@
-"""name -> pretrained Classifier: where its weights lie, how they are read, new heads."""
+"""name -> pretrained Classifier: where its weights lie, how they are read."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from ktjax import files, paths, spelling
-from ktjax.classifier import Classifier, Variables
-from ktjax.models import imported, registry, zero_shot
-from ktjax.models.checkpoints import catalogue, entries, hf, hub, weights
+from ktjax.classifier import Classifier
+from ktjax.models import heads, imported, registry, zero_shot
+from ktjax.models.checkpoints import catalogue, entries, fields, hf, hub, weights
 from ktjax.models.classes import class_names, numbered
 
 # The weights of the embedded zoo, one exported folder each, lie in the package.
 ZOO = Path(__file__).parent / "glyphs"
-HEADS = ("zero", "random")  # how a new head begins
 # timm's names for how features are pooled, where a network of ours knows one way only.
 _POOLS = ("avg", "token")
+_OF_OTHERS = (
+    "If it is not timm's names that the weights have (torchvision's are others, but for ResNets), "
+    "load them where they are from, and ktjax.import_torch(module, FOLDER, ...) makes a folder."
+)
+_LOG = logging.getLogger(__name__)
 
 
 def zoo() -> tuple[str, ...]:
@@ -35,6 +38,10 @@ def load(
     classes: Sequence[str] | int | None = None,
     head: str | None = None,
     size: tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    crop_pct: float | None = None,
     seed: int = 0,
     templates: Sequence[str] = zero_shot.TEMPLATES,
     **options: Any,
@@ -61,6 +68,10 @@ def load(
         None: keep the checkpoint's. Encoders without a head need one.
       size: height and width of the input, if not the checkpoint's. Position embeddings of timm's
         families are resized.
+      mean, std, interpolation, crop_pct: how images are prepared for it, if not as the checkpoint
+        says: channels less `mean` over `std` (of values 0 .. 1), and the filter and the share of
+        the image's shorter side in evaluation. A .safetensors file says nothing of it: timm's
+        values for its architecture are taken, and logged.
       seed: what a random head is drawn from.
       templates: of a zero-shot model, texts in which {} stands for a class's name; their mean is
         the class.
@@ -70,9 +81,11 @@ def load(
       ValueError: no such model, with the nearest names; or weights that do not fit.
     """
     if head is not None:
-        _check_head(head)
+        heads.check_head(head)
     name = str(name)
     found = locate(name, architecture=architecture)
+    prepared = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
+    spec = _input(name, found, {k: v for k, v in prepared.items() if v is not None})
     known = class_names(found.config)
     classes = numbered(classes) if isinstance(classes, int) else classes or None
     if found.config["format"] == weights.ZERO_SHOT:
@@ -82,9 +95,10 @@ def load(
         if classes and head is None:
             model = zero_shot.named(model, classes)
     elif not known and (head is None or not classes):
+        others = f" {_OF_OTHERS}" if _is_bare(found) else ""
         raise ValueError(
-            f"'{name}' has no head, so that it says nothing of images: head='zero' or 'random' "
-            "gives it one, for the classes that are given too."
+            f"'{name}' has no head, so it cannot classify: head='zero' or 'random' adds one, for "
+            f"the classes that are given too.{others}"
         )
     elif found.config["format"] == weights.TORCH:
         _check_graph(name, found, size, options)
@@ -95,7 +109,30 @@ def load(
         shapes, module = _described(name, found, classes or known, size, options)
         hint = classes is not None and head is None
         model = _filled(shapes, module, found, fresh_head=head is not None, hint=hint)
-    return model if head is None else replace_head(model, classes or known, head=head, seed=seed)
+    if head is not None:
+        model = heads.replace_head(model, classes or known, head=head, seed=seed)
+    return dataclasses.replace(model, input=dataclasses.replace(model.input, **spec))
+
+
+def _input(name: str, found: hub.Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an InputSpec is not the checkpoint's own; ValueError: there is no such value."""
+    spec = {**found.config["pretrained_cfg"], **given}
+    fields.check_input(spec, name)
+    if "interpolation" in given and given["interpolation"] not in weights.INTERPOLATIONS:
+        known = ", ".join(weights.INTERPOLATIONS)
+        raise ValueError(f"No interpolation '{given['interpolation']}'. Known: {known}.")
+    if _is_bare(found):
+        _LOG.info(
+            "%s does not say how images are prepared: taken are %s, crop %g, mean %s, std %s.",
+            name,
+            *(spec["interpolation"], spec["crop_pct"], tuple(spec["mean"]), tuple(spec["std"])),
+        )
+    return {k: tuple(v) if k in ("mean", "std") else v for k, v in given.items()}
+
+
+def _is_bare(found: hub.Checkpoint) -> bool:
+    """Whether it is a single file, for which the user has named the architecture."""
+    return found.config["origin"] == f"pretrained {found.path.name}"
 
 
 def _filled(
@@ -115,13 +152,19 @@ def _filled(
             ),
             adapt=getattr(module, "adapt", None),
             where=found.path,
-            head=head_of(shapes) if fresh_head else None,
+            head=heads.head_of(shapes) if fresh_head else None,
         )
     except ValueError as error:
-        if not hint:
+        hints = []
+        if hint:
+            hints.append(
+                "Where a checkpoint is of other classes, head='zero' gives it a new last layer."
+            )
+        if _is_bare(found):
+            hints.append(_OF_OTHERS)
+        if not hints:
             raise
-        text = "Where a checkpoint is of other classes, head='zero' gives it a new last layer."
-        raise ValueError(f"{error}\n{text}") from None
+        raise ValueError("\n".join([str(error), *hints])) from None
 
 
 def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
@@ -149,15 +192,30 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     if path.suffix == ".safetensors" and path.is_file():
         if architecture is None:
             raise ValueError(
-                f"'{name}' does not say its architecture: ktjax.load_model(..., architecture=NAME) "
-                "does, and jobs take the folder that ktjax.export_model makes of that."
+                f"'{name}' does not say its architecture: `python -m ktjax.models import {name} "
+                "FOLDER --architecture=NAME` makes a folder that jobs take."
             )
+        architecture = architecture.removeprefix("timm/").partition(".")[0]
         registry.check_architecture(architecture)
         return hub.bare(path, architecture, registry.MODELS[architecture].input)
-    if path.suffix in hub.PICKLED or (path / "pytorch_model.bin").is_file():
+    if (path / "pytorch_model.bin").is_file():
         raise ValueError(
-            f"'{name}' is a pickle, which ktjax never opens. Convert it where you trust it: "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
+            f"The weights of '{name}' are a pickle, which ktjax never opens: `python -m "
+            f"ktjax.models import {name} FOLDER` has torch read them, where it is installed."
+        )
+    if path.suffix in hub.PICKLED:
+        raise ValueError(
+            f"'{name}' is a pickle, which ktjax never opens. Where you trust it, convert it: "
+            "d = torch.load(FILE, 'cpu', weights_only=False); d = d.get('state_dict_ema') or "
+            "d.get('state_dict') or d; safetensors.torch.save_file({k: v.contiguous() for k, v in "
+            "d.items()}, 'model.safetensors'). Then `python -m ktjax.models import "
+            "model.safetensors FOLDER --architecture=NAME`."
+        )
+    if path.is_file():
+        raise ValueError(
+            f"'{name}' is no .safetensors file, which are all that ktjax reads. Where timm reads "
+            "it (big_vision's .npz, say): timm.models.save_for_hf(timm.create_model(NAME, "
+            "checkpoint_path=FILE), FOLDER, safe_serialization=True) makes a folder."
         )
     timms = catalogue.TIMM["architectures"].keys() & registry.MODELS.keys()
     if "." in name and name.partition(".")[0] in timms:
@@ -175,6 +233,9 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
             f"'{name}' is the workdir of a job that has exported no model: the command that began "
             "it goes on where it is, and exports at the end."
         )
+    inside = sorted(str(one.parent) for one in path.glob(f"*/{weights.WEIGHTS}"))
+    if inside:  # checkpoints of transformers' Trainer
+        raise ValueError(f"'{name}' is no model, but holds some: {', '.join(inside)}.")
     nearest = spelling.nearest(name, (*zoo(), *registry.MODELS))
     raise ValueError(
         f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "
@@ -297,61 +358,3 @@ def _described(
     shapes, module = registry.skeleton(architecture, classes, spec.size, {**stored, **options})
     origin = found.config["origin"]
     return dataclasses.replace(shapes, name=name, input=spec, origin=origin), module
-
-
-def replace_head(
-    classifier: Classifier, classes: Sequence[str], *, head: str, seed: int = 0
-) -> Classifier:
-    """The classifier with a new last layer for other classes.
-
-    Args:
-      classifier: its architecture is in MODELS, or it brings a definition.
-      classes: the names of the new classes.
-      head: `zero`, or drawn as timm does, `random`.
-      seed: what a random head is drawn from.
-
-    Raises:
-      ValueError: no such kind of head.
-    """
-    _check_head(head)
-    if isinstance(classifier.definition, zero_shot.Unnamed):
-        classifier = dataclasses.replace(classifier, definition=None)
-    if classifier.definition is not None:
-        return classifier.definition.replace_head(classifier, classes, head=head, seed=seed)
-    shapes, module = registry.skeleton(
-        classifier.architecture, classes, classifier.input.size, classifier.options
-    )
-    if head == "zero":
-        new = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes.variables)
-    else:
-        new = registry.draw(module, shapes.input, seed=seed)
-    variables = jax.tree.map(
-        lambda in_head, a, b: a if in_head else b,
-        head_of(classifier),
-        new,
-        dict(classifier.variables),
-    )
-    return dataclasses.replace(
-        classifier,
-        variables=variables,
-        forward=shapes.forward,
-        classes=tuple(classes),
-        origin=f"{classifier.origin}, new head",
-    )
-
-
-def head_of(classifier: Classifier) -> Variables:
-    """Which variables are the head's, the last layer: a tree of bools."""
-    if classifier.definition is not None:
-        return classifier.definition.head_of(classifier)
-    classes = (*classifier.classes, "one more")
-    more, _ = registry.skeleton(
-        classifier.architecture, classes, classifier.input.size, classifier.options
-    )
-    # The head is what depends on the number of classes.
-    return jax.tree.map(lambda a, b: a.shape != b.shape, dict(classifier.variables), more.variables)
-
-
-def _check_head(head: str) -> None:
-    if head not in HEADS:
-        raise ValueError(f"No head '{head}'. Known: {', '.join(HEADS)}.")
