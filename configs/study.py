@@ -201,9 +201,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.job = "study"  # ktjax.jobs.JOBS
 
     # Names or folders, as ktjax.load_model takes them; zoo:glyphs is the whole embedded zoo. A
-    # model does not teach itself.
-    config.students = arg.students or ("zoo:glyphs",)
-    config.teachers = arg.teachers or ("zoo:glyphs",)
+    # model does not teach itself. None: that zoo for glyphs; else students must be named, and are
+    # each other's teachers.
+    config.students = config_dict.placeholder(tuple)
+    config.teachers = config_dict.placeholder(tuple)
+    config.update({k: arg[k] for k in ("students", "teachers") if arg[k]})
     # How many pairs to draw from them, with pairs_seed (pairs=18). None: all.
     config.pairs = config_dict.placeholder(int)
     config.pairs_seed = 0

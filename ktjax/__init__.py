@@ -1,21 +1,54 @@
 """ktjax: general knowledge transfer between any pretrained image classifiers.
 
-`ktjax.load_model(name)` and `ktjax.jobs.transfer.run(config, workdir)` are what `ktjax.main` runs;
-`ktjax.predict(model, images)` says what a model sees in images, and
-`ktjax.export_model(classifier, folder, format="timm")` brings it back to where it came from, and
-`ktjax.push_to_hub(folder, "OWNER/NAME")` to the Hugging Face hub.
-`ktjax.import_torch(module, folder, ...)` makes a Classifier of a torch module, `ktjax.from_linen`,
-`from_nnx` and `from_function` of what is JAX already; `load_weights` reads these back.
+`ktjax.load_model(name)` and `ktjax.jobs.transfer.run(config, workdir)` are what `ktjax.main` runs.
+`ktjax.predict(model, images)` classifies images.
+`ktjax.export_model(classifier, folder, format="timm")` writes the model in the format it came from,
+and `ktjax.push_to_hub(folder, "OWNER/NAME")` uploads it to the Hugging Face hub.
+`ktjax.import_torch(module, folder, ...)` makes a Classifier from a torch module;
+`ktjax.from_linen`, `from_nnx` and `from_function` make one from a JAX model, and `load_weights`
+reads these back.
 Importing ktjax imports nothing else: JAX starts when a name is first used.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:  # what editors and type checkers see; at run time __getattr__ imports it
+    from ktjax import jobs, parallel
+    from ktjax.classifier import Classifier, InputSpec
+    from ktjax.inference import predict
+    from ktjax.models import load as load_model
+    from ktjax.models.checkpoints.hub import push as push_to_hub
+    from ktjax.models.checkpoints.weights import export as export_model
+    from ktjax.models.imported import import_torch
+    from ktjax.models.own import (
+        from_function,
+        from_linen,
+        from_nnx,
+        load_weights,
+        update_nnx,
+    )
+
+__all__ = [
+    "Classifier",
+    "InputSpec",
+    "export_model",
+    "from_function",
+    "from_linen",
+    "from_nnx",
+    "import_torch",
+    "jobs",
+    "load_model",
+    "load_weights",
+    "parallel",
+    "predict",
+    "push_to_hub",
+    "update_nnx",
+]
 __version__ = "0.2.0"  # setup.py reads it here
 
 
-# name -> (module, what it is called there; None: the module itself)
+# name -> (module, its name there; None: the module itself)
 _LAZY = {
     "load_model": ("ktjax.models", "load"),
     "from_linen": ("ktjax.models.own", "from_linen"),
@@ -27,7 +60,10 @@ _LAZY = {
     "export_model": ("ktjax.models.checkpoints.weights", "export"),
     "push_to_hub": ("ktjax.models.checkpoints.hub", "push"),
     "predict": ("ktjax.inference", "predict"),
+    "Classifier": ("ktjax.classifier", "Classifier"),
+    "InputSpec": ("ktjax.classifier", "InputSpec"),
     "jobs": ("ktjax.jobs", None),
+    "parallel": ("ktjax.parallel", None),
 }
 
 

@@ -1,7 +1,8 @@
-"""Arrays in files, each with its digest beside it, whole or not at all.
+"""Arrays in files, each with its digest beside it, written atomically.
 
-`NAME.npy` comes to its place when it is complete, after `NAME.sha256`, the digest of that file in
-hexadecimal. So whoever reads finds whole files, and several may write what is the same at a time.
+`NAME.npy` is moved into place once it is complete, after `NAME.sha256`, the file's digest in
+hexadecimal. So readers only see complete files, and several processes may write the same array at
+the same time.
 """
 
 import hashlib
@@ -15,11 +16,11 @@ from ktjax import files, paths
 
 
 class Damaged(ValueError):
-    """The file has not the digest that is beside it."""
+    """The file does not match the digest beside it."""
 
 
 def save(path: Path, array: np.ndarray) -> None:
-    """Writes `path`, which ends in .npy, on a disk or in a bucket; OSError as whoever keeps it."""
+    """Writes `path`, which ends in .npy, to a disk or a bucket; OSError if the storage fails."""
     remote = paths.is_remote(path)
     folder = paths.cache() if remote else path.parent
     paths.make_folder(folder)
@@ -35,16 +36,16 @@ def save(path: Path, array: np.ndarray) -> None:
         else:
             os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)  # where the disk is full
+        part.unlink(missing_ok=True)  # left behind if the disk is full
 
 
 def load(path: Path) -> np.ndarray:
-    """The array, mapped into memory; from a copy on this machine, if it is in a bucket.
+    """The array, mapped into memory; from a local copy if it is in a bucket.
 
     Raises:
-      FileNotFoundError: the file, or its digest, is not there.
-      Damaged: it is another file than the one that was written.
-      ValueError, OSError: it is not whole.
+      FileNotFoundError: the file or its digest is missing.
+      Damaged: the file is not the one that was written.
+      ValueError, OSError: the file is incomplete.
     """
     copy = paths.local(path)
     try:
@@ -52,7 +53,7 @@ def load(path: Path) -> np.ndarray:
     except EOFError as error:
         raise ValueError(str(error)) from error
     if path.with_suffix(".sha256").read_text(encoding="utf-8").split() != [_sha256(copy)]:
-        raise Damaged(f"'{path}' is damaged: it has not the digest beside it.")
+        raise Damaged(f"'{path}' is damaged: it does not match the digest beside it.")
     return array
 
 

@@ -1,10 +1,10 @@
 """Random augmentation on the device: a view of an image is a function of (seed, view, index) alone.
 
-So a later pass, a resumed run or another number of devices sees the same pixels. What goes in and
-comes out is uint8: every model normalizes its own input. Each operation rounds, as Pillow's do, so
-that its sums are of whole numbers: their bits depend neither on order nor on the batch size.
+So a later pass, a resumed run or a different number of devices sees the same pixels. Input and
+output are uint8: every model normalizes its own input. Each operation rounds, as Pillow's do, so
+that its sums are over integers: their bits depend neither on order nor on the batch size.
 
-Random crops are made by the data pipeline: what is cut away need not be decoded.
+Random crops are made by the data pipeline: what is cropped away need not be decoded.
 """
 
 import functools
@@ -16,14 +16,14 @@ import jax.numpy as jnp
 
 # augment(image_BxHxWx3, index_B, view) -> image_BxHxWx3, all uint8
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# views(image_BxHxWx3, index_B, view, key) -> image_BxHxWx3: the same, of any seed
+# views(image_BxHxWx3, index_B, view, key) -> image_BxHxWx3: the same for any seed
 Views = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-# What is done to one image: (key, image_HxWx3) -> image_HxWx3, uint8
+# A change to one image: (key, image_HxWx3) -> image_HxWx3, uint8
 Operation = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def shift_colour(key: jax.Array, image_HxWx3: jax.Array) -> jax.Array:
-    """Moves by up to a tenth of the side, then changes contrast and brightness. Never mirrors."""
+    """Shifts by up to a tenth of the side, then changes contrast and brightness. Never mirrors."""
     shift_key, contrast_key, brightness_key = jax.random.split(key, 3)
     height, width, _ = image_HxWx3.shape
     pad = max(height, width) // 10
@@ -38,7 +38,7 @@ def shift_colour(key: jax.Array, image_HxWx3: jax.Array) -> jax.Array:
 
 
 def mirror(image_HxWx3: jax.Array) -> jax.Array:
-    """Left becomes right."""
+    """Flips left and right."""
     return image_HxWx3[:, ::-1]
 
 
@@ -50,7 +50,7 @@ def grayscale(image_HxWx3: jax.Array) -> jax.Array:
 
 
 def solarize(image_HxWx3: jax.Array) -> jax.Array:
-    """Values of 128 and above are inverted."""
+    """Inverts values of 128 and above."""
     return jnp.where(image_HxWx3 < 128, image_HxWx3, 255 - image_HxWx3)
 
 
@@ -60,25 +60,25 @@ def adjust_brightness(image_HxWx3: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def adjust_contrast(image_HxWx3: jax.Array, factor: jax.Array) -> jax.Array:
-    """`factor` times the distance from the mean luma of the image."""
+    """Multiplies the distance from the image's mean luma by `factor`."""
     luma = grayscale(image_HxWx3)[..., 0]
     mean = jnp.sum(luma.astype(jnp.int32)) / luma.size
     return _whole(mean + factor * (image_HxWx3 - mean))
 
 
 def adjust_saturation(image_HxWx3: jax.Array, factor: jax.Array) -> jax.Array:
-    """`factor` times the distance from the luma of the pixel."""
+    """Multiplies the distance from the pixel's luma by `factor`."""
     luma = grayscale(image_HxWx3).astype(jnp.float32)
     return _whole(luma + factor * (image_HxWx3 - luma))
 
 
 def adjust_hue(image_HxWx3: jax.Array, turn: jax.Array) -> jax.Array:
-    """The hue of HSV is turned by `turn` times 360 degrees."""
+    """Rotates the HSV hue by `turn` times 360 degrees."""
     return _whole(255 * dm_pix.adjust_hue(image_HxWx3.astype(jnp.float32) / 255, turn))
 
 
 def gaussian_blur(image_HxWx3: jax.Array, sigma: jax.Array, *, radius: int) -> jax.Array:
-    """Convolution with a Gaussian of `sigma` pixels, cut off after `radius`; edges are mirrored."""
+    """Convolution with a Gaussian of `sigma` pixels, truncated at `radius`; edges are mirrored."""
     weight = jnp.exp(-(jnp.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     weight /= weight.sum()
     x = image_HxWx3.astype(jnp.float32)
@@ -87,7 +87,7 @@ def gaussian_blur(image_HxWx3: jax.Array, sigma: jax.Array, *, radius: int) -> j
         padded = jnp.pad(
             x, [(radius, radius) if a == axis else (0, 0) for a in range(3)], "reflect"
         )
-        # A sum of moved images: a convolution with another kernel for each image is slow.
+        # A sum of shifted images: a convolution with a different kernel per image is slow.
         x = sum(
             weight[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
             for i in range(2 * radius + 1)
@@ -107,10 +107,10 @@ def distort_color(
     """SimCLR's color distortion (Chen et al. 2020, appendix A), in random order.
 
     Args:
-      key: draws the factors and the order.
+      key: for the factors and the order.
       image_HxWx3: uint8.
-      brightness, contrast, saturation: a factor is uniform within this distance of 1.
-      hue: the turn is uniform within this distance of 0.
+      brightness, contrast, saturation: the factor is uniform within this distance of 1.
+      hue: the rotation is uniform within this distance of 0.
     """
     order_key, amount_key = jax.random.split(key)
     width_4 = jnp.array([brightness, contrast, saturation, hue])
@@ -139,7 +139,7 @@ def _ignoring_key(change: Callable[[jax.Array], jax.Array]) -> Operation:
 
 
 def _sometimes(*steps: tuple[float, Operation]) -> Operation:
-    """One operation after another, each with its probability."""
+    """Applies the operations in turn, each with its probability."""
 
     probabilities = [probability for probability, _ in steps]
 
@@ -158,10 +158,10 @@ _full = functools.partial(distort_color, brightness=0.8, contrast=0.8, saturatio
 _half = functools.partial(distort_color, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
 _quarter = functools.partial(distort_color, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
 
-# name -> what is done to one image. Those from `minimal` on are the paper's (the protocol is in
+# name -> the change to one image. Those from `minimal` on are the paper's (the protocol is in
 # section 5, probabilities and strengths in the authors' code, distillation/data.py). In that code
-# `vicreg` equals `weak`, except for a range of crops that nothing reads; here it has the blur that
-# VICReg has, and that the authors' config/augmentations/vicreg.yaml lists.
+# `vicreg` equals `weak`, except for a crop range that nothing reads; here it has VICReg's blur,
+# which the authors' config/augmentations/vicreg.yaml lists.
 RECIPES: dict[str, Operation] = {
     "none": lambda key, image: image,
     "shift_colour": shift_colour,
@@ -176,7 +176,7 @@ RECIPES: dict[str, Operation] = {
 
 
 def make_views(recipe: str) -> Views:
-    """The augmentation named in RECIPES, whose key is that of the seed: `jax.random.key(seed)`."""
+    """The augmentation named in RECIPES, for a key that is `jax.random.key(seed)`."""
 
     def views(
         image_BxHxWx3: jax.Array, index_B: jax.Array, view: jax.Array, key: jax.Array

@@ -1,4 +1,4 @@
-"""What the core takes of data: splits that give images by their index, and batches of them."""
+"""The core's view of data: splits that give images by index, and batches of them."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -24,14 +24,14 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, index_B: np.ndarray) -> np.ndarray:
-        """Images as they are evaluated: uint8 [B, H, W, 3]."""
+        """Images as used for evaluation: uint8 [B, H, W, 3]."""
 
     def views(self, index_B: np.ndarray, *, seed: int, view: int) -> np.ndarray:
-        """Images as they are trained on, a function of (seed, view, index): uint8 [B, H, W, 3]."""
+        """Images as used for training, a function of (seed, view, index): uint8 [B, H, W, 3]."""
 
 
 def batch_of(images: Split, image: np.ndarray, index: np.ndarray, mask: np.ndarray) -> Batch:
-    """The batch of these images, which are at `index` of the split."""
+    """The batch of these images, which are at positions `index` of the split."""
     return {
         "image": image,
         "label": images.label_N[index],
@@ -48,10 +48,10 @@ def eval_batches(
     view: int | None = None,
     seed: int = 0,
 ) -> Iterator[Batch]:
-    """Every image once, in order; the last batch is padded, `mask` tells with what.
+    """Every image once, in order; the last batch is padded, and `mask` marks the padding.
 
-    Of each batch only the `rows` are made. With `view` these are the views that training with
-    `seed` sees, else the images as they are evaluated.
+    Only these `rows` of each batch are made. With `view` they are the views that training with
+    `seed` sees, otherwise the images as used for evaluation.
     """
 
     def batch(number: int) -> Batch:
@@ -62,12 +62,12 @@ def eval_batches(
         image = images.take(index) if still else images.views(index, seed=seed, view=view)
         return batch_of(images, image, index, mask)
 
-    # In threads always: processes take seconds to start, and an evaluation is short.
+    # Always in threads: processes take seconds to start, and an evaluation is short.
     return ahead(batch, range(-(-len(images) // batch_size)))
 
 
 def ahead(batch: Callable[[int], Batch], numbers: Iterable[int]) -> Iterator[Batch]:
-    """The batches of these numbers, in order, some of them made ahead in threads."""
+    """The batches with these numbers, in order, prefetched in threads."""
     pool = futures.ThreadPoolExecutor(_THREADS, "batches")
     try:
         under_way: collections.deque[futures.Future[Batch]] = collections.deque()

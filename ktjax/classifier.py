@@ -1,7 +1,8 @@
-"""What ktjax asks of a model: a `Classifier`, which prepares its own input on the device.
+"""The model interface of ktjax: a `Classifier`, which prepares its own input on the device.
 
-Student and teachers can therefore share one uint8 batch although their sizes and normalizations
-differ. A Classifier computes in the dtype of the parameters it is given; its outputs are float32.
+Student and teachers can therefore share one uint8 batch even if their input sizes and
+normalizations differ. A Classifier computes in the dtype of the parameters it is given; its outputs
+are float32.
 """
 
 import dataclasses
@@ -15,44 +16,44 @@ import numpy as np
 from flax import linen as nn
 
 Variables = Mapping[str, Any]
-# How timm makes an image's proportions those of the input; data/decode.py does it.
+# How timm fits an image to the input's aspect ratio; implemented in data/decode.py.
 CROP_MODES = ("center", "squash", "border")
 
 
 class Output(NamedTuple):
-    """What a model answers for a batch; both float32."""
+    """A model's output for a batch; both float32."""
 
     logits: jax.Array  # [B, C]
-    features: jax.Array | None  # [B, D], what the head reads; None where only logits were kept
+    features: jax.Array | None  # [B, D], the head's input; None if only logits were kept
 
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """The input that a model was trained with, in timm's terms."""
+    """The input a model was trained with, in timm's terms."""
 
     size: tuple[int, int]  # height, width in pixels
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # for values from 0 to 1
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # for values in [0, 1]
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
-    crop_pct: float = 1.0  # share of the shorter side that is kept; the decoder crops
+    crop_pct: float = 1.0  # fraction of the shorter side that is kept; the decoder crops
     crop_mode: str = "center"  # one of CROP_MODES
 
     @property
     def fill(self) -> tuple[int, int, int]:
-        """The color of borders, in timm the mean."""
+        """The color of borders: the mean, as in timm."""
         red, green, blue = (round(255 * value) for value in self.mean)
         return red, green, blue
 
     def prepare(self, image_BxHxWx3: jax.Array) -> jax.Array:
         """Resizes (antialiased) and normalizes uint8 images: float32 [B, height, width, 3].
 
-        Images of the model's own size are only normalized, which gives what timm's transform gives.
-        Larger images have been resized once already, so they are resized twice in all; the filters
-        are Pillow's, in floating point. tests/shared_batch_test.py measures what that costs.
+        Images of the model's own size are only normalized, which matches timm's transform. Images
+        of another size were already resized once, so they are resized twice in all; the filters are
+        Pillow's, in floating point. tests/shared_batch_test.py measures what that costs.
 
         Raises:
-          ValueError: the images are not uint8; normalizing them a second time would give nonsense.
-            Or they are no batch.
+          ValueError: the images are not uint8 (normalizing them twice would give nonsense), or not
+            a batch.
         """
         if image_BxHxWx3.dtype != jnp.uint8:
             raise ValueError(
@@ -61,8 +62,8 @@ class InputSpec:
             )
         if image_BxHxWx3.ndim != 4 or image_BxHxWx3.shape[-1] != 3:
             raise ValueError(
-                f"A Classifier takes images [B, H, W, 3], not {list(image_BxHxWx3.shape)}: one "
-                "image is image[None]. ktjax.predict takes images of any size, and paths."
+                f"A Classifier takes images [B, H, W, 3], not {list(image_BxHxWx3.shape)}: pass a "
+                "single image as image[None]. ktjax.predict takes images of any size, and paths."
             )
         x = image_BxHxWx3.astype(jnp.float32) / 255
         if x.shape[1:3] != self.size:
@@ -77,12 +78,12 @@ Forward = Callable[..., tuple[Output, Any]]
 
 
 class Definition(Protocol):
-    """An architecture that `ktjax.models.MODELS` has not: what a Classifier brings with it."""
+    """An architecture that is not in `ktjax.models.MODELS`; its Classifier carries this along."""
 
     def export(
         self, classifier: "Classifier", folder: Path, *, format: str, facts: Mapping[str, Any]
     ) -> None:
-        """Writes the classifier to a folder, with more `facts` in config.json."""
+        """Writes the classifier to a folder, with additional `facts` in config.json."""
 
     def replace_head(
         self, classifier: "Classifier", classes: Sequence[str], *, head: str, seed: int
@@ -92,27 +93,27 @@ class Definition(Protocol):
     def select(
         self, classifier: "Classifier", place_C: np.ndarray, classes: Sequence[str]
     ) -> "Classifier":
-        """The classifier with the classes at these places alone; ValueError where it cannot."""
+        """The classifier with only the classes at these places; ValueError if it cannot."""
 
     def head_of(self, classifier: "Classifier") -> Variables:
-        """Which variables are the last layer's: a tree of bools."""
+        """Which variables belong to the last layer: a tree of bools."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """An image classifier: its function, its weights, and what its input looks like.
+    """An image classifier: its function, its weights, and its input format.
 
     Attributes:
-      name: what the user calls it.
-      architecture: its entry in `ktjax.models.MODELS`, which an exported folder is read back with;
-        or what it is called where `definition` says what it is.
+      name: the user's name for it.
+      architecture: its entry in `ktjax.models.MODELS`, used to read an exported folder back; or
+        just a name if there is a `definition`.
       forward: the network, on images that are already resized and normalized.
       variables: `params` and, where the model has BatchNorm, `batch_stats`.
       input: size and normalization.
       classes: the names of the classes, in the order of the logits.
       origin: where the weights come from, in words.
-      options: what the architecture was built with, by timm's names.
-      definition: what the architecture is, unless it is in `ktjax.models.MODELS`.
+      options: the architecture's options, by timm's names.
+      definition: the architecture, unless it is in `ktjax.models.MODELS`.
     """
 
     name: str
@@ -137,12 +138,12 @@ class Classifier:
         """Classifies uint8 images.
 
         Args:
-          variables: `params` and `batch_stats`, in the floating dtype that is to be computed in.
-          image_BxHxWx3: uint8 images. Of another size than the model's they are stretched to it;
+          variables: `params` and `batch_stats`, in the floating dtype to compute in.
+          image_BxHxWx3: uint8 images. If they are not the model's size they are stretched to it;
             `ktjax.predict` resizes and crops them by the model's own transform.
-          train: dropout and stochastic depth on, BatchNorm on the batch's own statistics.
+          train: enables dropout and stochastic depth, and BatchNorm uses the batch's statistics.
           rngs: keys for dropout and stochastic depth, by name.
-          freeze_stats: BatchNorm on its running statistics although `train`.
+          freeze_stats: BatchNorm uses its running statistics even with `train`.
 
         Returns:
           The Output in float32, and `batch_stats` after the batch (unchanged when not training).
@@ -162,7 +163,7 @@ class Classifier:
 def linen_forward(module: nn.Module) -> Forward:
     """The `forward` of a Linen module called as `module(x, train=...) -> Output`.
 
-    The module's BatchNorm layers use the batch's statistics exactly where `batch_stats` is mutable.
+    The module's BatchNorm layers use the batch's statistics exactly when `batch_stats` is mutable.
     """
 
     def forward(variables, x, *, train, rngs, freeze_stats):
@@ -185,7 +186,7 @@ def cast(tree: Any, dtype: jnp.dtype) -> Any:
 
 
 def take(leaf: Any, place_N: np.ndarray, axis: int) -> Any:
-    """Parts of an array along an axis, or what is known of them where it is a shape alone."""
+    """Selects places of an array along an axis; a ShapeDtypeStruct gives the resulting shape."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         shape = (*leaf.shape[:axis], len(place_N), *leaf.shape[axis + 1 :])
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
@@ -196,15 +197,15 @@ def average(classifiers: Sequence[Classifier]) -> Classifier:
     """A uniform soup: the mean of all weights and BatchNorm statistics (paper section 5.3).
 
     Raises:
-      ValueError: the classifiers are not all of one architecture.
+      ValueError: the classifiers do not all have the same architecture.
     """
     first = classifiers[0]
     for other in classifiers[1:]:
         same = jax.tree.map(jnp.shape, other.variables) == jax.tree.map(jnp.shape, first.variables)
         if other.architecture != first.architecture or not same:
-            widths = "" if other.architecture != first.architecture else ", of other widths"
+            widths = "" if other.architecture != first.architecture else " with different widths"
             raise ValueError(
-                f"A soup averages models of one architecture: {first.name} is "
+                f"A soup needs models of the same architecture: {first.name} is "
                 f"{first.architecture}, {other.name} is {other.architecture}{widths}."
             )
 

@@ -1,4 +1,4 @@
-"""Logits -> their k largest and what else is needed of them; several models' made alike."""
+"""Compresses logits to the k largest and a few statistics; brings several models to one form."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from ktjax.topk import TopK, Way
 
 
 def compress(logits_BxC: jax.Array, *, label_B: jax.Array, k: int, ways: Sequence[Way]) -> TopK:
-    """The k largest logits of each sample, and the others as one: float32.
+    """The k largest logits of each sample, and all others combined into one: float32.
 
     Args:
-      logits_BxC: of more than k classes.
+      logits_BxC: logits for more than k classes.
       label_B: -1 where unlabeled.
-      k: how many classes are told apart.
-      ways: the softenings for which the others are summed up.
+      k: number of classes kept individually.
+      ways: the softenings for which the others are summed.
     """
     logits_BxC = logits_BxC.astype(jnp.float32)
     top_BxK, class_BxK = jax.lax.top_k(logits_BxC, k)
@@ -42,7 +42,7 @@ def compress(logits_BxC: jax.Array, *, label_B: jax.Array, k: int, ways: Sequenc
 
 
 def shorten(target: TopK, *, k: int, ways: Sequence[Way]) -> TopK:
-    """The same of fewer classes and softenings: the classes cut off are among the others."""
+    """The same with fewer classes and softenings: dropped classes are added to the others."""
 
     def rest(way: Way) -> jax.Array:
         cut_BxJ = target.logit_BxK[:, k:] * _scale_Bx1(target.variance_B, way)
@@ -61,9 +61,9 @@ def shorten(target: TopK, *, k: int, ways: Sequence[Way]) -> TopK:
 def alike(
     targets: Sequence[jax.Array | TopK], *, label_B: jax.Array, ways: Sequence[Way]
 ) -> list[jax.Array] | list[TopK]:
-    """Targets that can be stacked: as they are where all are logits.
+    """Targets that can be stacked: unchanged if all are logits.
 
-    Else each becomes a TopK of as many classes as the one that has the fewest, and these ways.
+    Otherwise each becomes a TopK with the smallest k among them, and these ways.
     """
     kept = [target.k for target in targets if isinstance(target, TopK)]
     if not kept:

@@ -1,7 +1,7 @@
 """Contrastive losses: between the features of a whole batch, or of a memory of the data set.
 
-They need the batch of all devices, and gather it over the axis that the train step names.
-Student and teacher features may differ in width. The objectives made of them are at the end.
+They need the batch of all devices, and gather it over the train step's named axis.
+Student and teacher features may differ in width. The objectives built on them are at the end.
 """
 
 import functools
@@ -20,26 +20,26 @@ _EPSILON = 1e-7  # as in the published implementation of CRD
 
 
 def _gather(value_B: jax.Array) -> jax.Array:
-    """The value for the whole batch, in the order of the devices."""
+    """The value for the whole batch, in device order."""
     return jax.lax.all_gather(value_B, AXIS, tiled=True)
 
 
 def _normalize(x_BxD: jax.Array) -> jax.Array:
     x_BxD = x_BxD.astype(jnp.float32)
-    # The norm of zeros has no gradient: bounded away from it, and 1e-12 of nothing otherwise.
+    # The norm has no gradient at zero: bound it away, with no effect otherwise.
     return x_BxD * jax.lax.rsqrt(jnp.maximum(jnp.sum(x_BxD**2, -1, keepdims=True), 1e-12))
 
 
 def similarity_kl(student_BxD: jax.Array, teacher_BxE: jax.Array) -> jax.Array:
-    """How a batch resembles itself: `cd` of the paper, per sample.
+    """Matches the similarities within a batch: the paper's `cd`, per sample.
 
     Args:
       student_BxD: features of the student.
       teacher_BxE: features of the teacher; no gradient flows to them.
 
     Returns:
-      [B]: KL between the row softmaxes of the cosine similarities of each sample with all samples
-      of the batch (on all devices), of the teacher and of the student.
+      [B]: KL between the teacher's and the student's softmax over the cosine similarities of each
+      sample with all samples of the batch (on all devices).
     """
 
     def log_rows(features: jax.Array) -> jax.Array:
@@ -51,21 +51,21 @@ def similarity_kl(student_BxD: jax.Array, teacher_BxE: jax.Array) -> jax.Array:
 
 
 class Memory(NamedTuple):
-    """The state of CRD for one teacher: the same on every device."""
+    """CRD's state for one teacher: the same on every device."""
 
-    student_NxP: jax.Array  # the last projections of each sample, of unit length
+    student_NxP: jax.Array  # running projections of each sample, of unit length
     teacher_NxP: jax.Array
-    student_z: jax.Array  # what scores are divided by; -1 until the first batch sets it
+    student_z: jax.Array  # normalizer of the scores; -1 until the first batch sets it
     teacher_z: jax.Array
 
 
 def init_crd(
     key: jax.Array, *, student_width: int, teacher_width: int, examples: int, projection: int
 ) -> tuple[Any, Memory]:
-    """Projections of student and teacher features, and a memory for every sample.
+    """Projections of student and teacher features, and a memory of every sample.
 
-    Both are drawn as in the published implementation: torch's default for linear layers, and
-    uniform numbers of the variance of unit vectors.
+    Both are initialized as in the published implementation: torch's default for linear layers, and
+    uniform numbers with the variance of unit vectors.
     """
     keys = jax.random.split(key, 4)
 
@@ -84,7 +84,7 @@ def init_crd(
         return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
     params = {"student": linear(keys[0], student_width), "teacher": linear(keys[1], teacher_width)}
-    # Two arrays, as steps donate the state.
+    # Separate arrays, as steps donate the state.
     return params, Memory(memory(keys[2]), memory(keys[3]), -jnp.ones(()), -jnp.ones(()))
 
 
@@ -104,18 +104,18 @@ def crd(
 
     Args:
       params: the projections of init_crd.
-      memory: its memory.
+      memory: the memory of init_crd.
       student_BxD: features of the student.
-      teacher_BxE: features of the teacher; no gradient flows to them, but to its projection.
+      teacher_BxE: features of the teacher; gradients flow to its projection, but not to them.
       index_B: positions of the samples in the data set.
       draw: keys [B] -> the negatives of each sample, positions [B, K].
-      key: the key of sample i follows from (key, i), whichever device it is on.
-      temperature: that the scores are divided by.
-      momentum: share of the memory that stays when a sample is seen.
+      key: sample i uses a key made from (key, i), whichever device it is on.
+      temperature: divides the scores.
+      momentum: fraction of a sample's memory that is kept when the sample is seen.
 
     Returns:
       ([B], the memory after this batch). The constants that normalize the scores are set on the
-      first batch, from all devices, and stay.
+      first batch, over all devices, and then stay fixed.
     """
     size = len(memory.student_NxP)
     student_BxP = _project(params["student"], student_BxD)
@@ -158,7 +158,7 @@ def crd(
 
 
 def draw_others(key_B: jax.Array, index_B: jax.Array, *, size: int, count: int) -> jax.Array:
-    """For each sample `count` of all `size` samples but itself, with replacement: int32 [B, K]."""
+    """Draws `count` of the other `size` - 1 samples, with replacement, for each: int32 [B, K]."""
 
     def draw(key: jax.Array, index: jax.Array) -> jax.Array:
         step = jax.random.randint(key, (count,), 1, size)
@@ -168,22 +168,22 @@ def draw_others(key_B: jax.Array, index_B: jax.Array, *, size: int, count: int) 
 
 
 class ByClass(NamedTuple):
-    """The samples of a training split, class after class."""
+    """The samples of a training split, sorted by class."""
 
     index_N: jax.Array  # int32, positions in the split
-    begin_C: jax.Array  # int32, where each class begins among these, and after the last the end
+    begin_C: jax.Array  # int32, where each class begins in `index_N`, and then the end
 
 
 def by_class(label_N: np.ndarray, classes: int) -> ByClass:
     """Sorts a training split by its labels.
 
     Raises:
-      ValueError: all samples are of one class, so that none has a negative of another.
+      ValueError: all samples have the same class, so there are no negatives of another.
     """
     count_C = np.bincount(label_N, minlength=classes)
     if np.count_nonzero(count_C) < 2:
         raise ValueError(
-            "All images of train are of one class, and crd draws negatives of another: set "
+            "All train images have the same class, but crd draws negatives from other classes: set "
             "same_class_negatives=True."
         )
     begin_C = np.concatenate([[0], np.cumsum(count_C)])
@@ -194,7 +194,7 @@ def by_class(label_N: np.ndarray, classes: int) -> ByClass:
 def draw_of_other_classes(
     key_B: jax.Array, label_B: jax.Array, samples: ByClass, *, count: int
 ) -> jax.Array:
-    """For each label `count` samples of other classes, all as likely, with replacement: [B, K]."""
+    """Draws `count` samples of other classes per label, uniformly, with replacement: [B, K]."""
 
     def draw(key: jax.Array, label: jax.Array) -> jax.Array:
         begin, end = samples.begin_C[label], samples.begin_C[label + 1]
@@ -216,9 +216,9 @@ def make_cd(*, weight: float, gamma: float, label_smoothing: float) -> Objective
     """`weight` * similarity_kl + gamma * cross-entropy with the labels (section 4.1).
 
     As in the authors' code, the loss of a batch is `weight` times the sum of its samples' KLs plus
-    `gamma` times the mean of their cross-entropies: with a batch of B samples, over all devices, a
-    sample's KL counts `weight` * B. (Of microbatches each is a batch.) Several teachers: the mean
-    of their KLs.
+    `gamma` times the mean of their cross-entropies: with B samples in a batch, over all devices, a
+    sample's KL counts `weight` * B. (Each microbatch is a batch of its own.) Several teachers: the
+    mean of their KLs.
     """
 
     def loss(outputs, batch):
@@ -244,8 +244,8 @@ def make_crd(
 ) -> Objective:
     """`weight` * crd + gamma * cross-entropy with the labels (section 4.1).
 
-    Projections are the objective's parameters and memories its state, one set per teacher; several
-    teachers: the mean of their losses.
+    The projections are the objective's parameters and the memories its state, one set per teacher;
+    several teachers: the mean of their losses.
 
     Args:
       weight: of the contrastive loss.
@@ -253,11 +253,11 @@ def make_crd(
       label_smoothing: of the cross-entropy.
       projection: the width that features are projected to.
       negatives: how many are drawn for each sample, with replacement.
-      same_class_negatives: whether negatives may be of the sample's own class (i != j, what Tian et
-        al. do without labels). False: of other classes alone (y_i != y_j), as they do where there
-        are labels, and as the authors of the paper do.
-      contrast_temperature: that the scores are divided by.
-      momentum: share of the memory that stays when a sample is seen.
+      same_class_negatives: whether negatives may have the sample's own class (i != j, what Tian et
+        al. do without labels). False: only other classes (y_i != y_j), what they do with labels,
+        and what the authors of the paper do.
+      contrast_temperature: divides the scores.
+      momentum: fraction of a sample's memory that is kept when the sample is seen.
     """
 
     def init(key, outputs, label_N):

@@ -1,6 +1,6 @@
 """Exact predictions of a model on a split: every image counted once.
 
-On any number of devices and processes, each of which gets all of them.
+On any number of devices and processes; every process gets all predictions.
 """
 
 import collections
@@ -13,19 +13,19 @@ from ktjax import batches, parallel
 from ktjax.augment import Augment
 from ktjax.train import Student
 
-# predict(variables, images, view=0) -> float32 logits_NxC; NxMxC for M models that train at once
+# predict(variables, images, view=0) -> float32 logits_NxC; NxMxC for M jointly trained models
 Predict = Callable[..., np.ndarray]
 
-_AHEAD = 2  # batches that are dispatched before the logits of one are fetched
+_AHEAD = 2  # batches dispatched before the logits of one are fetched
 
 
 def make_predict(
     classifier: Student, *, batch_size: int, augment: Augment | None = None, seed: int = 0
 ) -> Predict:
-    """Builds the function that gives a classifier's logits for a whole split, compiled once.
+    """Builds a function that computes a classifier's logits on a whole split, compiled once.
 
-    With `augment` these are the logits of the split's `view`, as training with `seed` sees it; else
-    of the images as they are evaluated.
+    With `augment` these are the logits of the split's `view`, as training with `seed` sees it;
+    otherwise of the images as used for evaluation.
     """
 
     def forward(frozen, batch):
@@ -46,7 +46,7 @@ def make_predict(
             view=None if augment is None else view,
             seed=seed,
         )
-        # Fetched behind what runs: the devices need not hold the logits of a whole split.
+        # Fetched while later batches run: the devices need not hold a whole split's logits.
         waiting: collections.deque[Any] = collections.deque()
         found = []
         for batch in parallel.to_devices(on_host):
@@ -60,16 +60,16 @@ def make_predict(
 
 
 def _rows(logits: Any) -> np.ndarray:
-    """Of a batch, without its axis of devices."""
+    """The logits of a batch without its device axis."""
     return np.asarray(logits).reshape(-1, *logits.shape[2:])
 
 
 def accuracy(logits_NxC: np.ndarray, label_N: np.ndarray) -> float:
-    """Share of samples whose largest logit is the label's, in percent."""
+    """Percentage of samples whose largest logit is the label's."""
     return 100 * float(np.mean(logits_NxC.argmax(axis=-1) == label_N))
 
 
 def change(before_NxC: np.ndarray, after_NxC: np.ndarray, label_N: np.ndarray) -> float:
-    """How much `accuracy` has changed, in points; exactly 0 where as many samples are right."""
+    """The change of `accuracy` in points; exactly 0 if equally many samples are correct."""
     before, after = (int(np.sum(x.argmax(axis=-1) == label_N)) for x in (before_NxC, after_NxC))
     return 100 * (after - before) / label_N.size

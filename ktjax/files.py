@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what those of a workdir are called."""
+"""Atomic file writes, and the names of the files in a workdir."""
 
 import hashlib
 import json
@@ -10,16 +10,16 @@ from typing import Any
 
 from ktjax import paths
 
-CONFIG = "config.json"  # whose workdir it is
-DATA = "data.json"  # what images and weights were when the run began
-WRITER = "writer"  # whose lease has who works in the folder
+CONFIG = "config.json"  # the experiment that the workdir belongs to
+DATA = "data.json"  # the images and weights that the run started with
+WRITER = "writer"  # its lease is held by the process that works in the folder
 RESULTS = "results.json"  # written last: the job is finished
-PAIRS = "pairs.csv"  # a line for each run of a study
+PAIRS = "pairs.csv"  # one line per run of a study
 METRICS = "metrics.jsonl"
-TRACKED = "tracked.json"  # run -> where a tracker has it
+TRACKED = "tracked.json"  # run -> its link at the tracker
 REPORT = "report.html"
 CLASS_FLIPS = "class_flips.safetensors"
-RIGHT = "right.safetensors"  # which validation images are answered right after each run
+RIGHT = "right.safetensors"  # which validation images are correct after each run
 # Folders.
 FIGURES = "figures"
 STUDENTS = "students"
@@ -31,15 +31,14 @@ LOGS = "logs"
 RUNS = "runs"
 STORE = "store"
 
-_LONG = 120  # bytes: a file's name has 255 at most, and others stand beside it
+_LONG = 120  # bytes: file names are limited to 255, and contain more than this
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Writes a file as a whole or not at all: whoever reads finds the old one until then.
+    """Writes a file atomically: until then, readers see the old one.
 
-    On a disk the folder has to exist, others may write the same file at that time, and what a
-    process leaves that dies meanwhile ends in `.part`. In a bucket an object is there whole or not
-    at all by itself.
+    On a disk the folder must exist, others may write the same file at the same time, and a process
+    that dies leaves a file that ends in `.part`. In a bucket, object writes are atomic anyway.
     """
     content = content.encode() if isinstance(content, str) else content
     if paths.is_remote(path):
@@ -51,42 +50,42 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(path, f"{text}\n")
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
-      ValueError: it holds no JSON: it is cut off, say, or no UTF-8.
-      OSError: it cannot be read, or there is none.
+      ValueError: it is not valid JSON: truncated, say, or not UTF-8.
+      OSError: it cannot be read, or does not exist.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"'{path}' is no JSON, or damaged: {error}.") from error
+        raise ValueError(f"'{path}' is not valid JSON, or damaged: {error}.") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds; ValueError if it holds something else, or as above."""
+    """The object in a JSON file; ValueError if it holds something else, or as `read_json`."""
     found = read_json(path)
     if not isinstance(found, dict):
-        raise ValueError(f"'{path}' holds no JSON object.")
+        raise ValueError(f"'{path}' does not hold a JSON object.")
     return found
 
 
 def last_part(name: str) -> str:
-    """The last part of a path, fit for a file's name; ValueError if it has none: `.`, `..`, `/`."""
+    """The last part of a path, usable as a file name; ValueError if none: `.`, `..`, `/`."""
     last = Path(os.path.normpath(name)).name
     if not last.strip("."):
-        raise ValueError(f"'{name}' has no name that files could be called by: give the folder's.")
+        raise ValueError(f"'{name}' has no name to name files after: give the folder's name.")
     return last
 
 
 def joined(names: Sequence[str]) -> str:
-    """Names with plus signs between them; cut, and told apart by a digest, where that is long."""
+    """Names joined by plus signs; if that is long, it is cut and gets a digest."""
     text = "+".join(names)
     if len(text.encode()) <= _LONG:
         return text
@@ -95,9 +94,9 @@ def joined(names: Sequence[str]) -> str:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The last part of each path; more parts where that does not tell them apart.
+    """The last part of each path; more parts where needed to tell them apart.
 
-    Fit for a file's name, and different for different names; ValueError as `last_part`.
+    Usable as file names, and different for different names; ValueError as `last_part`.
     """
     for name in names:
         last_part(name)

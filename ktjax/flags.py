@@ -1,7 +1,7 @@
-"""The flags of a job, and what is said when one of them, or a field of the config, is wrong.
+"""The flags of a job, and the error messages for wrong flags and config fields.
 
-`--config` takes a file, or the name of a config that comes with the package (`quickstart`), and
-after a colon its arguments. `--config.<field>=<value>` sets one field.
+`--config` takes a file, or the name of a config that comes with the package (`quickstart`), and its
+arguments after a colon. `--config.<field>=<value>` sets one field.
 """
 
 import ast
@@ -19,60 +19,62 @@ from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
-from ktjax import config as config_lib
 from ktjax import spelling, trackers
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file or name, and after a colon its arguments.", lock_config=True
+    "config", None, "Config file or name; its arguments follow a colon.", lock_config=True
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; where it resumes, too.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run, and where it resumes.")
 OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Delete what another experiment has left in the workdir."
+    "overwrite", False, "Delete what another experiment left in the workdir."
 )
 TRACKER = flags.DEFINE_enum(
-    "tracker", None, list(trackers.TRACKERS), "Who tracks runs beside TensorBoard."
+    "tracker",
+    None,
+    list(trackers.TRACKERS),
+    "Service that tracks runs, in addition to TensorBoard.",
 )
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes; TPU pods, SLURM and Open MPI are detected."
+    "distributed", False, "One of several processes; detects TPU pods, SLURM and Open MPI."
 )
 COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "host:port of process 0, where nothing is detected."
+    "coordinator_address", None, "host:port of process 0, if not detected."
 )
 NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Number of processes on all hosts, where nothing is detected."
+    "num_processes", None, "Number of processes on all hosts, if not detected."
 )
 PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Number of this process, from 0 on, where nothing is detected."
+    "process_id", None, "Number of this process, starting at 0, if not detected."
 )
 HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_timeout", 30, "Seconds without a sign after which a process is taken for dead."
+    "heartbeat_timeout", 30, "Seconds without a heartbeat after which a process counts as dead."
 )
 COMPILED = flags.DEFINE_string(
     "compiled",
     None,
-    "Folder for compiled programs, which later starts find there; by default ktjax/compiled in the "
-    "user's cache; empty: none. JAX_COMPILATION_CACHE_DIR goes before.",
+    "Cache folder for compiled programs, for faster restarts; by default ktjax/compiled in the "
+    "user's cache; empty: none. JAX_COMPILATION_CACHE_DIR takes precedence.",
 )
 
 _PACKAGED = Path(__file__).parent / "configs"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
-_READABLE = 300  # characters of what a library says
+_READABLE = 300  # characters of a library's message
 _UNSET = re.compile(r"--config\.[\w.]+=None")
 _HELP = ("-h", "-help", "--help", "--helpshort")
 
 
 def wants_help(argv: Sequence[str]) -> bool:
-    """Whether a command line asks for help, or says nothing at all."""
+    """Whether a command line asks for help, or is empty."""
     return not argv[1:] or any(word in _HELP for word in argv[1:])
 
 
 _DESCRIPTION = """\
 ktjax --config=NAME[:ARGUMENT=VALUE,...] --workdir=FOLDER [--config.FIELD=VALUE ...]
-  runs a job, or goes on where it was
+  runs a job, or resumes it
 ktjax configs
   lists the configs that come with the package, and their arguments
 ktjax predict MODEL IMAGE... [--top N] [--json]
-  says what a model sees in images
+  classifies images with a model
 
 NAME is a Python file with a get_config, or one of: {configs}.
 
@@ -82,18 +84,18 @@ NAME is a Python file with a get_config, or one of: {configs}.
 
 {flags}
 
---helpfull lists the flags of libraries, too; --verbosity=1 shows where an error is from."""
+--helpfull also lists the flags of libraries; --verbosity=1 shows where an error comes from."""
 
 
 def describe() -> str:
-    """What --help prints."""
+    """The text that --help prints."""
     return _DESCRIPTION.format(
         configs=", ".join(packaged()), flags=flags.FLAGS.module_help(__name__)
     )
 
 
 def describe_configs() -> str:
-    """The configs of the package, each with its first sentence and its arguments; none is run."""
+    """The packaged configs, each with its summary line and arguments; none is executed."""
     lines = []
     for name in packaged():
         module = ast.parse((_PACKAGED / f"{name}.py").read_text(encoding="utf-8"))
@@ -115,14 +117,14 @@ def packaged() -> list[str]:
 
 
 def verbosity_is_given() -> bool:
-    """Whether the user has said how much of what libraries say is to be shown."""
+    """Whether the user set --verbosity."""
     return flags.FLAGS["verbosity"].present
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses flags; ends with a sentence if one of them, or a field of the config, is wrong.
+    """Parses flags; exits with a message if a flag or a config field is wrong.
 
-    ml_collections takes a None for a number to be written wrong, and for a string to be "None".
+    ml_collections rejects a None for a number, and takes one for a string to be "None".
     """
     try:
         argv = _with_files(flags.FLAGS.read_flags_from_files(argv))
@@ -135,34 +137,32 @@ def parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS([a for a in argv if not _UNSET.fullmatch(a)])
         for field in unset:
-            if field.rpartition(".")[2] not in config_lib.OPTIONAL:
-                sys.exit(f"ktjax: config.{field} has to have a value: it cannot be None.")
             config_path.set_value(field, CONFIG.value, None)
     except flags.Error as error:
         line = next(line.strip() for line in str(error).splitlines() if line.strip())
         sys.exit(f"ktjax: {line if len(line) <= _READABLE else f'{line[:_READABLE]}...'}")
     _check_required()
     if rest[1:]:
-        sys.exit(f"ktjax: arguments that nobody asks for: {' '.join(rest[1:])}.")
+        sys.exit(f"ktjax: unexpected arguments: {' '.join(rest[1:])}.")
     return rest
 
 
 def _check_required() -> None:
-    """Ends with what to type if it is not said what to run, or where to."""
+    """Exits with what to type if --config or --workdir is missing."""
     if CONFIG.value is None:
         sys.exit(
-            "ktjax: what is to be run? Type --config=NAME:ARGUMENTS, such as --config=quickstart; "
-            "`ktjax configs` lists what there is."
+            "ktjax: --config is required, for example --config=quickstart; `ktjax configs` lists "
+            "the choices."
         )
     if not WORKDIR.value:
         sys.exit(
-            "ktjax: where to? Type --workdir=FOLDER, such as --workdir=/tmp/ktjax: results go "
-            "there, and the same command goes on from there."
+            "ktjax: --workdir is required, for example --workdir=/tmp/ktjax: results go there, and "
+            "the same command resumes from there."
         )
 
 
 def _with_files(argv: list[str]) -> list[str]:
-    """The same command line, in which --config names a file that exists."""
+    """The same command line, with --config naming a file that exists."""
     words = list(argv)
     for i, word in enumerate(argv):
         flag, equals, value = word.partition("=")
@@ -178,10 +178,10 @@ def _with_files(argv: list[str]) -> list[str]:
 
 
 def _read(path: str, arg: str | None) -> ml_collections.ConfigDict:
-    """The config of a file; ends with a sentence, which names file and line, if it gives none."""
+    """The config of a file; exits with a message, with file and line, if there is none."""
     try:
         get_config = runpy.run_path(path).get("get_config")
-    except (Exception, SystemExit) as error:  # whatever somebody's code raises
+    except (Exception, SystemExit) as error:  # user code may raise anything
         sys.exit(f"ktjax: {_raised(path, error)}")
     if not callable(get_config):
         sys.exit(f"ktjax: config file '{path}' has no function get_config.")
@@ -193,14 +193,14 @@ def _read(path: str, arg: str | None) -> ml_collections.ConfigDict:
         sys.exit(f"ktjax: {_raised(path, error)}")
     if not isinstance(config, ml_collections.ConfigDict):
         kind = type(config).__name__
-        sys.exit(f"ktjax: get_config of '{path}' returns a {kind}, and has to return a ConfigDict.")
+        sys.exit(f"ktjax: get_config of '{path}' returns a {kind}, but must return a ConfigDict.")
     if "job" not in config:
-        sys.exit(f"ktjax: the config of '{path}' has no field 'job', which names what it is for.")
+        sys.exit(f"ktjax: the config of '{path}' has no field 'job', the name of the job to run.")
     return config
 
 
 def _raised(path: str, error: BaseException) -> str:
-    """What a config file raised, and in which of its lines."""
+    """What a config file raised, and on which line."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"config file '{path}', line {error.lineno}: {error.msg}."
     lines = [
@@ -209,12 +209,13 @@ def _raised(path: str, error: BaseException) -> str:
         if frame.filename == path
     ]
     where = f", line {lines[-1]}" if lines else ""
-    said = str(error).strip().partition("\n")[0].rstrip(".")
+    said = str(error).strip().partition("\n")[0]
+    said = said.partition(" Other fields present:")[0].rstrip(".")  # ml_collections lists them all
     return f"config file '{path}'{where}: {type(error).__name__}{f': {said}' if said else ''}."
 
 
 def _file_of(name: str) -> str:
-    """The file of a config: the one of this path, or the packaged one of this name."""
+    """The file of a config: the one at this path, or the packaged one of this name."""
     if os.path.isfile(name):
         return name
     if not name.endswith(".py"):
@@ -233,20 +234,20 @@ def _file_of(name: str) -> str:
 
 
 def _config_of(argv: list[str]) -> tuple[str, str | None]:
-    """The config file and its arguments, as `--config=FILE:ARG` or `--config FILE:ARG` says."""
+    """The config file and its arguments, from `--config=FILE:ARG` or `--config FILE:ARG`."""
     found = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
     path, _, arg = found[1].partition(":") if found else ("", "", "")
     return path, arg or None
 
 
 def _check_fields(argv: list[str], config: ml_collections.ConfigDict) -> None:
-    """Ends with a sentence if a `--config.<field>` is no field of the config."""
+    """Exits with a message if a `--config.<field>` is not a field of the config."""
     for name in filter(None, map(_OVERRIDE.match, argv)):
         *above, last = name[1].split(".")
         fields, owner = config, "config"
         for part in [*above, last]:
             if not isinstance(fields, ml_collections.ConfigDict):
-                sys.exit(f"ktjax: {owner} is a single value, and has no field '{part}'.")
+                sys.exit(f"ktjax: {owner} is a single value and has no field '{part}'.")
             if part not in fields:
                 who = "the config" if owner == "config" else owner
                 near = spelling.nearest(part, _dotted(fields, owner.removeprefix("config")))
@@ -255,7 +256,7 @@ def _check_fields(argv: list[str], config: ml_collections.ConfigDict) -> None:
 
 
 def _dotted(fields: ml_collections.ConfigDict, above: str) -> Iterator[str]:
-    """The names of fields as they stand after `--config.`, those of entries among them."""
+    """The names of fields as written after `--config.`, including nested ones."""
     for name, value in fields.items():
         dotted = f"{above}.{name}".removeprefix(".")
         yield dotted

@@ -1,8 +1,8 @@
-"""What a model says of images: `ktjax.predict` and `ktjax predict`, for people who use a student.
+"""Predictions of a model: `ktjax.predict` and `ktjax predict`, for people who use a student.
 
-Images go through the model's own transform, timm's evaluation transform to the bit: resized and
-cropped as its checkpoint says, and normalized on the device. As in timm, EXIF turns them only where
-that is asked for.
+Images go through the model's own transform, bit-identical to timm's evaluation transform: resized
+and cropped as its checkpoint says, and normalized on the device. As in timm, the EXIF orientation
+is applied only on request.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ImageLike = str | os.PathLike | np.ndarray | Image.Image
 
 
 class Prediction(NamedTuple):
-    """A class that an image may show."""
+    """A predicted class and its probability."""
 
     label: str
     probability: float
@@ -41,30 +41,30 @@ def predict(
     """The most probable classes of each image.
 
     Args:
-      model: a Classifier, or its name or folder as `ktjax.load_model` takes it.
+      model: a Classifier, or a name or folder as `ktjax.load_model` takes it.
       images: paths, Pillow images, or uint8 arrays [H, W, 3], of any sizes; an array [B, H, W, 3];
-        or one of the first three alone.
-      top: how many classes; all, if there are no more.
-      batch_size: how many images the device sees at a time.
-      upright: files and Pillow images are turned as their EXIF says, for a model that was trained
+        or a single one of the first three.
+      top: how many classes to return; all, if there are fewer.
+      batch_size: how many images are processed at a time.
+      upright: rotates files and Pillow images as their EXIF says, for a model that was trained
         with config.upright.
 
     Returns:
-      For each image its classes, the most probable first.
+      The classes of each image, the most probable first.
 
     Raises:
-      ValueError: a file that is missing or no image, an array of another kind, no such model, or
+      ValueError: a missing or unreadable file, an array of the wrong kind, an unknown model, or
         `top` or `batch_size` below 1.
     """
     for name, count in (("top", top), ("batch_size", batch_size)):
         if count < 1:
-            raise ValueError(f"{name}={count} has to be 1 or more.")
+            raise ValueError(f"{name}={count} must be 1 or more.")
     if isinstance(model, str | os.PathLike):
         model = models.load(os.fspath(model))
     if not model.classes:
         raise ValueError(
-            f"{model.name} has no classes of its own: predict(ktjax.load_model(NAME, classes=...), "
-            "...) names them."
+            f"{model.name} has no classes of its own: name them with "
+            "predict(ktjax.load_model(NAME, classes=...), ...)."
         )
     listed, spec = _listed(images), model.input
     found: list[list[Prediction]] = []
@@ -72,7 +72,7 @@ def predict(
         image_BxHxWx3 = np.stack(
             [_prepared(image, spec, upright) for image in listed[start : start + batch_size]]
         )
-        missing = min(batch_size, len(listed)) - len(image_BxHxWx3)  # one size is compiled once
+        missing = min(batch_size, len(listed)) - len(image_BxHxWx3)  # compiles for one size only
         padded = np.pad(image_BxHxWx3, [(0, missing), (0, 0), (0, 0), (0, 0)])
         probability_BxC = _probabilities(model.forward, model.input, model.variables, padded)
         for probability_C in np.asarray(probability_BxC)[: len(image_BxHxWx3)]:
@@ -98,7 +98,7 @@ def _listed(images: Any) -> list[Any]:
 
 
 def _prepared(image: Any, spec: InputSpec, upright: bool) -> np.ndarray:
-    """As the model evaluates it: uint8 [h, w, 3]."""
+    """The image resized and cropped for the model: uint8 [h, w, 3]."""
     return decode.eval_crop(
         _pixels(image, upright),
         size=spec.size,
@@ -110,7 +110,7 @@ def _prepared(image: Any, spec: InputSpec, upright: bool) -> np.ndarray:
 
 
 def _pixels(image: Any, upright: bool) -> np.ndarray:
-    """As it is: uint8 [H, W, 3]."""
+    """The unchanged image: uint8 [H, W, 3]."""
     if isinstance(image, Image.Image):
         image_HxWx3 = decode.of_pillow(image)
         turn = decode.orientation_of(image) if upright else 1
@@ -125,19 +125,19 @@ def _pixels(image: Any, upright: bool) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
-            f"An image is uint8 [H, W, 3], red first, not {image.dtype} {list(image.shape)}."
+            f"An image must be uint8 [H, W, 3], RGB, not {image.dtype} {list(image.shape)}."
         )
     return image
 
 
 def main(words: Sequence[str]) -> None:
     """`ktjax predict MODEL IMAGE... [--top N] [--json]`; ValueError as `predict`."""
-    parser = argparse.ArgumentParser("ktjax predict", description="What a model says of images.")
+    parser = argparse.ArgumentParser("ktjax predict", description="Classifies images.")
     parser.add_argument("model", help="a name or folder, as ktjax.load_model takes it")
-    parser.add_argument("image", nargs="+", help="PNG, JPEG and what else Pillow reads")
-    parser.add_argument("--top", type=int, default=5, help="classes of each image (%(default)s)")
-    parser.add_argument("--upright", action="store_true", help="turn images as their EXIF says")
-    parser.add_argument("--json", action="store_true", help="one JSON object, by image")
+    parser.add_argument("image", nargs="+", help="PNG, JPEG, or any format Pillow reads")
+    parser.add_argument("--top", type=int, default=5, help="classes per image (%(default)s)")
+    parser.add_argument("--upright", action="store_true", help="rotate images as their EXIF says")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, keyed by image")
     asked = parser.parse_args(words)
     found = predict(asked.model, asked.image, top=asked.top, upright=asked.upright)
     if asked.json:

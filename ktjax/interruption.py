@@ -1,7 +1,7 @@
-"""Being asked to end: by SIGTERM, by SIGINT, or by a notice of preemption to any of the processes.
+"""Handles requests to stop: SIGTERM, SIGINT, or a preemption notice to any of the processes.
 
-A run that trains saves first, and loses no step; whatever else is under way ends at once, as it is
-made again. Signals are the process's, and so is what this module remembers.
+A training run saves first, and loses no step; all other work stops at once, as it can be redone.
+Signals are per process, and so is the state of this module.
 """
 
 import contextlib
@@ -16,35 +16,35 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# How the process ends then: EX_TEMPFAIL in sysexits.h. Started again, it goes on where it was.
+# The exit code of a stopped job: EX_TEMPFAIL in sysexits.h. The same command resumes it.
 EXIT_CODE = 75
 _AGAIN = 0.05  # seconds
 
 
 class Interrupted(KeyboardInterrupt):
-    """What there is to save is saved, and the process may end."""
+    """Everything worth saving is saved, and the process may exit."""
 
 
 class _Asked:
     ever = False
-    deferred = False  # whoever deferred it calls `asked`
+    deferred = False  # the code that deferred it calls `asked`
     calls = itertools.count()  # how often `asked` was called
 
 
 def listen() -> None:
-    """Takes over SIGINT, and SIGTERM from where nobody else has: before this they kill at once."""
+    """Handles SIGINT, and SIGTERM unless JAX does: before this call they kill at once."""
     sys.unraisablehook = _unraised
     signal.signal(signal.SIGINT, _on_signal)
     if jax.process_count() == 1:
         signal.signal(signal.SIGTERM, _on_signal)
-    # Otherwise JAX's preemption service has SIGTERM, and tells all processes.
+    # Otherwise JAX's preemption service handles SIGTERM, and notifies all processes.
 
 
 def _on_signal(number: int, frame: Any) -> None:
     del frame
     if number == signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one stops at once
-    os.write(2, b"\nktjax: asked to end; what has been trained is saved first.\n")
+    os.write(2, b"\nktjax: stopping; saving a checkpoint first.\n")
     if jax.process_count() > 1:
         os.kill(os.getpid(), signal.SIGTERM)
         return
@@ -54,7 +54,7 @@ def _on_signal(number: int, frame: Any) -> None:
 
 
 def _unraised(unraisable: Any) -> None:
-    """Asks once more where Python had to ignore an Interrupted: while it deleted an object, say."""
+    """Repeats the signal if Python had to ignore an Interrupted, say while deleting an object."""
     if isinstance(unraisable.exc_value, Interrupted):
         threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
@@ -63,7 +63,7 @@ def _unraised(unraisable: Any) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Nothing is interrupted inside, where `asked` tells, but at the end."""
+    """Interrupts only at the end of the context; inside it, `asked` tells."""
     _Asked.deferred = True
     try:
         yield
@@ -74,15 +74,15 @@ def deferred() -> Iterator[None]:
 
 
 def asked() -> bool:
-    """Whether to end here; every process has to ask equally often, and all get the same answer."""
+    """Whether to stop here; all processes must call it equally often, and get the same answer."""
     if jax.process_count() > 1:
-        # The service agrees on a later call than any process has made: calls are counted, not
-        # steps, which begin again with every run.
+        # The service picks a later call than any process has made: calls are counted, not steps,
+        # which start over with every run.
         _Asked.ever |= multihost_utils.reached_preemption_sync_point(next(_Asked.calls))
     return _Asked.ever
 
 
 def stop_if_asked() -> None:
-    """Raises Interrupted if so; for work that has nothing to save."""
+    """Raises Interrupted if asked to stop; for work that has nothing to save."""
     if asked():
         raise Interrupted

@@ -1,4 +1,4 @@
-"""Several classifiers that train at once, behind the contract of one."""
+"""Several classifiers that train jointly, with the interface of one."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from ktjax.classifier import Classifier, Output, Variables
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """M classifiers of the same classes; `apply` is theirs, with logits [B, M, C].
+    """M classifiers with the same classes; `apply` runs all of them, with logits [B, M, C].
 
-    Each prepares the images for itself. Below `params` and `batch_stats`, each member's variables
-    are found under its number, as a string.
+    Each prepares the images for itself. In `params` and `batch_stats`, each member's variables are
+    stored under its number, as a string.
     """
 
     members: tuple[Classifier, ...]
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What the members are called in the variables."""
+        """The names of the members in the variables."""
         return tuple(str(i) for i in range(len(self.members)))
 
     @property

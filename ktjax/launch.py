@@ -1,6 +1,6 @@
-"""Launches the job that the flags name: logs, processes, signals and exit codes are its matter.
+"""Launches the job that the flags name, and handles logs, processes, signals and exit codes.
 
-Kept short on purpose: what there is to do lies in ktjax/jobs, which Colab and tests call as well.
+Kept short on purpose: the work is in ktjax/jobs, which Colab and tests call as well.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from ktjax.experiment import logs
 from ktjax.jobs import JOBS
 
 CPU_INFO = Path("/proc/cpuinfo")
-_MOST_BYTES = 2 * 2**30  # of compiled programs; those that were not used for longest go
+_MOST_BYTES = 2 * 2**30  # of compiled programs; the least recently used are deleted
 _LOG = python_logging.getLogger("ktjax")
 
 
 def run() -> None:
     """Runs the job that the flags name."""
     if not flags.verbosity_is_given():
-        # Orbax reports every file that it writes, and an error five times; the log has it.
+        # Orbax reports every file it writes, and an error five times; the log file has all of it.
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setLevel(python_logging.CRITICAL)
         _log_threads()
@@ -46,7 +46,7 @@ def run() -> None:
         job.run(config, flags.WORKDIR.value, overwrite=flags.OVERWRITE.value)
     except interruption.Interrupted:
         progress.close_all()
-        _LOG.warning("Ended as asked. Started again, the job goes on where it was.")
+        _LOG.warning("Stopped as requested. Run the same command to resume.")
         logs.stop()
         sys.exit(interruption.EXIT_CODE)
     except (ValueError, FloatingPointError, OSError) as error:
@@ -65,11 +65,12 @@ def run() -> None:
 
 
 def _keep_compiled() -> None:
-    """Has JAX keep what it compiles, which is half of what a user waits for at a second start.
+    """Turns on JAX's compilation cache: compiling is half of what a user waits for at a restart.
 
-    Machines that share a home folder may have different processors, for which a program is another.
-    Of several processes only one writes, and on GPUs they compile together: where one found a
-    program and another did not, that one would wait for ever. So these are asked for a folder.
+    Machines that share a home folder may have different processors, which need different programs.
+    Of several processes only one writes, and on GPUs they compile together: if one found a program
+    in the cache and another did not, that one would wait forever. So with --distributed the user
+    must name a folder.
     """
     given = flags.COMPILED.value
     if jax.config.jax_compilation_cache_dir is not None or given == "":
@@ -84,15 +85,15 @@ def _keep_compiled() -> None:
     folder = Path(given).expanduser() if given else paths.cache() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder / kind))
     jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
-    # By default what takes less than a second is compiled anew: small models are many such things.
+    # By default JAX does not cache what compiles in under a second: most of a small model's time.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _log_threads() -> None:
-    """Sends what threads of libraries raise to the log: the main thread hears of it and says so.
+    """Sends what library threads raise to the log: the main thread gets and reports the error.
 
-    So does what threads print that Python has not begun: where a disk is full, those of TensorStore
-    tell an event loop of further writes that failed, which Orbax has closed because of the first.
+    The same for what threads print that Python did not start: when a disk is full, TensorStore's
+    threads report further failed writes to an event loop that Orbax closed after the first one.
     """
 
     def in_thread(arguments: threading.ExceptHookArgs) -> None:
@@ -109,7 +110,7 @@ def _log_threads() -> None:
 
 
 def _start_processes() -> None:
-    """Joins the other processes, if this is to be one of several."""
+    """Joins the other processes, if this is one of several."""
     explicit = {
         "coordinator_address": flags.COORDINATOR.value,
         "num_processes": flags.NUM_PROCESSES.value,
@@ -121,7 +122,7 @@ def _start_processes() -> None:
             raise ValueError(f"{', '.join(given)}: only with --distributed.")
         return
     if flags.HEARTBEAT.value < 1:
-        raise ValueError(f"--heartbeat_timeout={flags.HEARTBEAT.value} has to be 1 or more.")
+        raise ValueError(f"--heartbeat_timeout={flags.HEARTBEAT.value} must be 1 or more.")
     _check_numbers(flags.NUM_PROCESSES.value, flags.PROCESS_ID.value)
     if flags.COORDINATOR.value is not None:
         _check_address(flags.COORDINATOR.value, is_first=flags.PROCESS_ID.value == 0)
@@ -133,30 +134,30 @@ def _start_processes() -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"--distributed: the processes do not find each other: {str(error).rstrip('.')}. Where "
-            "it is no TPU pod, SLURM or Open MPI job, give --coordinator_address, --num_processes "
-            "and --process_id."
+            f"--distributed: the processes do not find each other: {str(error).rstrip('.')}. "
+            "Outside a TPU pod, SLURM or Open MPI job, give --coordinator_address, "
+            "--num_processes and --process_id."
         ) from error
 
 
 def _check_numbers(processes: int | None, process: int | None) -> None:
     if processes is not None and processes < 1:
-        raise ValueError(f"--num_processes={processes} has to be 1 or more.")
+        raise ValueError(f"--num_processes={processes} must be 1 or more.")
     if process is not None and not 0 <= process < (processes or process + 1):
         raise ValueError(
-            f"--process_id={process} has to be from 0 to --num_processes - 1, "
+            f"--process_id={process} must be from 0 to --num_processes - 1, "
             f"{'any' if processes is None else processes - 1}."
         )
 
 
 def _check_address(address: str, *, is_first: bool) -> None:
-    """Raises ValueError unless this process can reach the address, or listen there.
+    """Raises ValueError unless the address resolves, and process 0 can listen on the port.
 
-    JAX itself crashes where the port is in use, and waits for minutes for a name that nobody has.
+    JAX itself crashes if the port is in use, and waits for minutes if the host does not exist.
     """
     host, _, port = address.rpartition(":")
     if not host.strip("[]") or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f"--coordinator_address='{address}' has to be host:port.")
+        raise ValueError(f"--coordinator_address='{address}' must be host:port.")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -172,12 +173,12 @@ def _check_address(address: str, *, is_first: bool) -> None:
         except OSError as error:
             raise ValueError(
                 f"--coordinator_address='{address}': process 0 cannot listen there "
-                f"({error.strerror}). Take another port, for all processes."
+                f"({error.strerror}). Use another port, for all processes."
             ) from error
 
 
 def _fail(error: Exception) -> NoReturn:
-    """Says what went wrong and ends."""
+    """Logs what went wrong, and exits."""
     if logging.level_debug():
         traceback.print_exc()
     logs.to_terminal()
@@ -189,10 +190,10 @@ def _fail(error: Exception) -> NoReturn:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or flags.WORKDIR.value
-        return f"'{where}': {error.strerror}. What was complete is kept: started again, it goes on."
+        return f"'{where}': {error.strerror}. Run the same command to resume from what is saved."
     if isinstance(error, jax.errors.JaxRuntimeError):
         return (
-            f"The processes cannot go on together, as one has died or failed: {error}. Started "
-            "again, all of them go on from the latest checkpoint."
+            f"The processes cannot continue, as one has died or failed: {error}. Start all of them "
+            "again to resume from the latest checkpoint."
         )
     return str(error)

@@ -1,6 +1,6 @@
-"""The one loop that every job shares: a generator of events.
+"""The training loop that every job shares: a generator of events.
 
-Whoever runs it handles them: logs, evaluates, saves. It knows no data and no files.
+The caller handles them: logs, evaluates, saves. The loop itself knows neither data nor files.
 """
 
 import functools
@@ -17,13 +17,13 @@ from ktjax.train import Metrics, State, Step
 
 
 class Pace(NamedTuple):
-    """How long training goes on, and how often something happens, in steps."""
+    """How long training takes, and how often events occur, in steps."""
 
     total: int  # completed updates at the end
     log_every: int
     eval_every: int
-    per_dispatch: int = 1  # the host hears from so many steps at a time
-    frozen_every: int | None = None  # after so many steps `frozen` may change; None: it does not
+    per_dispatch: int = 1  # the host gets results of this many steps at a time
+    frozen_every: int | None = None  # `frozen` may change every so many steps; None: never
 
 
 class Log(NamedTuple):
@@ -34,7 +34,7 @@ class Log(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The state is to be evaluated and saved; the metrics are means since the last evaluation."""
+    """An evaluation and a checkpoint are due; the metrics are means since the last evaluation."""
 
     step: int
     state: State
@@ -42,7 +42,7 @@ class Evaluation(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """Training was asked to end between two evaluations; `recent`: each step's since the last."""
+    """Training was stopped between two evaluations; `recent`: the metrics since the last one."""
 
     step: int
     state: State
@@ -55,10 +55,10 @@ Event = Log | Evaluation | Stop
 def dispatches(
     first: int, total: int, *, eval_every: int, size: int, frozen_every: int | None = None
 ) -> Iterator[int]:
-    """How many steps each dispatch makes: `size`, and fewer before an evaluation and at the end.
+    """How many steps each dispatch makes: `size`, or fewer before an evaluation and at the end.
 
-    And before what is frozen changes. Their ends do not depend on where a run begins, so that a
-    resumed one makes the same programs.
+    Also fewer before `frozen` changes. Where dispatches end does not depend on where a run begins,
+    so that a resumed run compiles the same programs.
     """
     ends = [n for n in (size, eval_every, frozen_every) if n is not None]
     while first < total:
@@ -70,11 +70,11 @@ def dispatches(
 def of_steps(
     frozen: Callable[[int], Any], *, every: int | None, views: int | None
 ) -> Callable[[int], Any]:
-    """What `run` takes as frozen, of what `frozen(view)` gives: it is asked once for each view.
+    """The `frozen` that `run` takes, made from `frozen(view)`, which is called once per view.
 
     Args:
-      frozen: what steps take while they see a view.
-      every: steps after which the view changes; None: what is frozen is of all views.
+      frozen: gives what steps take while they see a view.
+      every: steps after which the view changes; None: one `frozen` serves all views.
       views: how many there are; None: as many as epochs.
     """
     of_view = functools.lru_cache(maxsize=1)(frozen)
@@ -98,26 +98,26 @@ def run(
     recent: Sequence[dict[str, float]] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Trains from `state.step` to `pace.total`, or until it is to stop.
+    """Trains from `state.step` to `pace.total`, or until `stop` returns True.
 
     Args:
       step: a compiled train step; it donates the state.
       state: where to begin.
-      batches: device batches, the first of them for step `state.step`; as `dispatches` groups them.
-      frozen: gives what is passed to the steps after so many; as `Pace.frozen_every` says.
+      batches: device batches, starting with step `state.step`; grouped as `dispatches` says.
+      frozen: maps a step to what is passed to the steps from there on; see `Pace.frozen_every`.
       key: randomness of the run; each step folds its number in.
-      pace: when there is something to tell.
-      name: what the progress bar is called.
+      pace: when events are due.
+      name: label of the progress bar.
       recent: the metrics of each step before the first one, back to the last evaluation.
-      stop: is asked once after every dispatch whether to end there.
+      stop: called once after every dispatch; whether to stop there.
 
     Yields:
-      What there is to do. An Evaluation also comes at the end, and a Log before each. A Stop comes
-      last, unless its step was evaluated. The state of an event is only valid until the next one
-      is asked for: the last event's is that at the end.
+      The events. There is an Evaluation at the end, too, and a Log before each. A Stop comes last,
+      unless its step was evaluated. The state of an event is only valid until the next event: that
+      of the last one is the final state.
 
     Raises:
-      FloatingPointError: a loss was not finite; names the steps. No later state was given away.
+      FloatingPointError: a loss was not finite; names the steps. No later state was yielded.
     """
     now = int(state.step)
     sizes = dispatches(
@@ -128,12 +128,12 @@ def run(
     )
     with progress.bar(total=pace.total, initial=now, desc=name, unit="step", leave=False) as bar:
         seen = _Seen(now, recent, name=name, log_every=pace.log_every, bar=bar)
-        bar.set_postfix_str("the first step is compiled")
+        bar.set_postfix_str("compiling the first step")
         for size, batch in zip(sizes, batches, strict=False):
             state, metrics = step(state, frozen(now), batch, key)
             if bar.postfix:
                 bar.set_postfix_str("")
-            # These steps are under way on the device: what came before them costs no wait.
+            # These steps are running on the device: fetching earlier ones costs no wait.
             yield from seen.logs_due(now)
             seen.pending.append(metrics)
             now += size
@@ -172,33 +172,33 @@ class _Seen:
         self._name, self._log_every, self._bar = name, log_every, bar
 
     def begin(self, now: int) -> None:
-        """This step was evaluated: counts from here."""
+        """Starts over: this step was evaluated."""
         self.recent, self._evaluated = [], now
 
     def fetch(self) -> None:
-        """Gets what is on the device, and waits for it; FloatingPointError if it is not finite."""
+        """Waits for the metrics on the device; FloatingPointError if they are not finite."""
         first = self._evaluated + len(self.recent) + 1
         fetched = [m for metrics in jax.device_get(self.pending) for m in per_step(metrics)]
         self.pending.clear()
-        # Not finite gradients are seen too: they are in the parameters before the next loss is.
+        # Checks gradients, too: bad ones reach the parameters before the next loss shows them.
         bad = [i for i, m in enumerate(fetched) if not math.isfinite(m["loss"] + m["grad_norm"])]
         if bad:
             raise FloatingPointError(
                 f"{self._name}: the loss or its gradient is not finite at step {first + bad[0]}, "
                 f"and in {len(bad)} of the steps {first} to {first + len(fetched) - 1}. Nothing "
-                "was saved since; a lower learning rate, or clipping, may help."
+                "was saved after that; a lower learning rate, or clipping, may help."
             )
         self.recent.extend(fetched)
         self._bar.update(len(fetched))
 
     def log(self, until: int) -> Log:
-        """The means since the last log; these steps have been fetched."""
+        """The means since the last log; the steps must have been fetched."""
         start, end = self.logged - self._evaluated, until - self._evaluated
         self.logged = until
         return Log(until, _means(self.recent[start:end]))
 
     def logs_due(self, done: int) -> Iterator[Log]:
-        """The logs up to the step `done`; fetches only where there is one."""
+        """The logs up to step `done`; fetches only if one is due."""
         due = range(
             (self.logged // self._log_every + 1) * self._log_every, done + 1, self._log_every
         )
@@ -209,7 +209,7 @@ class _Seen:
 
 
 def per_step(metrics: Metrics) -> list[dict[str, float]]:
-    """The metrics of a dispatch, step by step."""
+    """The metrics of a dispatch, for each step."""
     arrays = {name: np.atleast_1d(value) for name, value in metrics.items()}
     return [{name: float(x[i]) for name, x in arrays.items()} for i in range(len(arrays["loss"]))]
 

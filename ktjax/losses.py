@@ -1,4 +1,4 @@
-"""Losses of logits, per example and in float32; those of features are in contrastive.py."""
+"""Losses on logits, per example and in float32; those on features are in contrastive.py."""
 
 from typing import NamedTuple
 
@@ -17,18 +17,17 @@ def cross_entropy(logits_BxC: jax.Array, *, label_B: jax.Array, smoothing: float
     return optax.losses.softmax_cross_entropy(logits_BxC.astype(jnp.float32), targets_BxC)
 
 
-# Logits of a smaller standard deviation are divided by this, when they are standardized.
+# The smallest standard deviation that standardization divides by.
 SPREAD_FLOOR = 0.01
 
 
 class Softening(NamedTuple):
-    """What a distillation compares of two models' logits.
+    """How a distillation compares two models' logits.
 
     Attributes:
-      temperature: that logits are divided by.
-      top_k: over the target's k most probable classes only; over all where this is None, or where
-        there are no more than k classes. Whose classes these are in a partition, see
-        `objectives.make_kl_dp`.
+      temperature: divides the logits.
+      top_k: compares only the target's k most probable classes; all if None, or if there are at
+        most k classes. For whose classes these are in a partition, see `objectives.make_kl_dp`.
       standardized: whether both models' logits are standardized first, see `standardize`.
     """
 
@@ -38,20 +37,20 @@ class Softening(NamedTuple):
 
     @property
     def ways(self) -> tuple[topk.Way, ...]:
-        """What a TopK has to say of the classes that it does not tell apart, to be compared so."""
+        """The softenings that a TopK must keep for the other classes to be compared like this."""
         return ((self.temperature, self.standardized),) if self.top_k is None else ()
 
 
 def standardize(logits_BxC: jax.Array) -> jax.Array:
-    """Logits of mean 0 and standard deviation 1 in each sample: float32 [B, C].
+    """Logits with mean 0 and standard deviation 1 in each sample: float32 [B, C].
 
     Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, eq. 10. The
-    student no longer has to take over the scale of the teacher's logits, only their relations.
+    student need not match the scale of the teacher's logits, only their relations.
 
-    Nothing is divided by less than SPREAD_FLOOR: logits that are all equal become zeros, and the
-    gradient of a loss grows by no more than 1 / SPREAD_FLOOR. The published code divides by the
-    standard deviation plus 1e-7, which keeps the value finite, but at equal logits (a new head that
-    is zero) multiplies the gradient by 10 million; it also takes the deviation over C - 1.
+    The divisor is at least SPREAD_FLOOR: logits that are all equal become zeros, and the gradient
+    of a loss grows by no more than 1 / SPREAD_FLOOR. The published code divides by the standard
+    deviation plus 1e-7, which keeps the value finite, but at equal logits (a new zero head)
+    multiplies the gradient by 10 million; it also divides the variance by C - 1.
     """
     logits_BxC = logits_BxC.astype(jnp.float32)
     centered_BxC = logits_BxC - logits_BxC.mean(axis=-1, keepdims=True)
@@ -60,16 +59,16 @@ def standardize(logits_BxC: jax.Array) -> jax.Array:
 
 
 def corrected(logits_BxC: jax.Array, *, label_B: jax.Array, lead: float) -> jax.Array:
-    """The target in which the label leads, as logits: float32 [B, C].
+    """The target corrected so that the label leads, as logits: float32 [B, C].
 
-    A distribution p becomes (1 - s) p + s onehot(label), with the smallest s from which on the
-    label's probability exceeds all others' by `lead`; where it does already, p stays. Source:
+    A distribution p becomes (1 - s) p + s onehot(label), with the smallest s for which the label's
+    probability exceeds all others by `lead`; if it already does, p is unchanged. Source:
     "Minifinetuning", arXiv 2506.15702.
 
     Args:
-      logits_BxC: of the target.
+      logits_BxC: the target's logits.
       label_B: the labels.
-      lead: from 0, where label and rival come out even, to below 1.
+      lead: from 0, where label and runner-up tie, to below 1.
     """
     log_p_BxC = jax.nn.log_softmax(logits_BxC.astype(jnp.float32))
     p_BxC = jnp.exp(log_p_BxC)
@@ -88,16 +87,16 @@ def soften(
     *,
     top_of_BxC: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-softmaxes of student and target over the same classes, to be compared.
+    """Log-softmaxes of student and target over the same classes.
 
     Args:
-      student_BxC: logits that learn.
-      target_BxC: logits that teach. Of a TopK: its classes, and all the others as one.
-      softening: how both become softer.
+      student_BxC: the student's logits.
+      target_BxC: the target's logits. For a TopK: its classes, and all others combined into one.
+      softening: how both are softened.
       top_of_BxC: the logits whose top_k classes are compared; None: the target's.
 
     Returns:
-      (log_student, log_target), float32 [B, C], or [B, k]; of a TopK [B, its k + 1], or [B, k].
+      (log_student, log_target), float32 [B, C] or [B, k]; for a TopK [B, its k + 1] or [B, k].
     """
     if isinstance(target_BxC, TopK):
         assert top_of_BxC is None  # `objectives.of_top_k` refuses it
@@ -124,7 +123,7 @@ def _soften_top_k(
 ) -> tuple[jax.Array, jax.Array]:
     temperature, top_k, standardized = softening
     student_BxC = student_BxC.astype(jnp.float32)
-    if top_k is not None and top_k < student_BxC.shape[-1]:  # nothing is said of the others
+    if top_k is not None and top_k < student_BxC.shape[-1]:  # ignores the others
         student_BxK = jnp.take_along_axis(student_BxC, target.class_BxK[:, :top_k], axis=-1)
         return soften(
             student_BxK, target.logit_BxK[:, :top_k], Softening(temperature, None, standardized)

@@ -1,7 +1,7 @@
 """The command line: `ktjax --config=quickstart --workdir=...`, or `python -m ktjax.main`.
 
-`--config.<field>=<value>` sets a field of the config. The same command goes on where a run was.
-Help, lists, and what is wrong with flags and fields are said before anything heavy is imported.
+`--config.<field>=<value>` sets a field of the config. The same command resumes a run.
+Help, lists, and errors in flags and fields are printed before anything heavy is imported.
 """
 
 import importlib
@@ -26,30 +26,30 @@ def cli() -> None:
         _print(flags.describe())
     elif word is not None and not word.startswith("-"):
         sys.exit(
-            f"ktjax: there is no command '{word}', but {' and '.join(_COMMANDS)}; a job is started "
-            "by --config=NAME --workdir=FOLDER."
+            f"ktjax: unknown command '{word}'. Commands: {', '.join(_COMMANDS)}. To run a job: "
+            "ktjax --config=NAME --workdir=FOLDER."
         )
     else:
         app.run(_launch, flags_parser=flags.parse)
 
 
 def _print(text: str) -> None:
-    """Prints to whoever may stop reading before the end: `ktjax --help | head`."""
+    """Prints to a reader that may stop before the end: `ktjax --help | head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Else Python tries once more to write what is left, when it ends.
+        # Otherwise Python would try to write the rest once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _launch(argv: list[str]) -> None:
-    del argv  # flags are all there is
+    del argv  # there are only flags
     _check()
     importlib.import_module("ktjax.launch").run()
 
 
 def _check() -> None:
-    """Ends with a sentence if fields, or names of data sets, are wrong: jobs import JAX first."""
+    """Exits with a message if fields or data set names are wrong: jobs would import JAX first."""
     settings, data = map(importlib.import_module, ("ktjax.settings", "ktjax.data"))
     try:
         read = settings.read(flags.CONFIG.value)
@@ -70,8 +70,8 @@ def _configs(words: Sequence[str]) -> None:
 
 
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
-    "configs": _configs,  # what comes with the package
-    "predict": _predict,  # what a model says of images
+    "configs": _configs,  # lists the packaged configs
+    "predict": _predict,  # classifies images with a model
 }
 
 

@@ -1,4 +1,4 @@
-"""A folder on this machine of what grows, or of what libraries write to disks only."""
+"""A local folder for files that grow, or that libraries can only write to disks."""
 
 import os
 import tempfile
@@ -8,9 +8,9 @@ from ktjax import paths
 
 
 class Mirror:
-    """`local` is a folder on this machine; `upload` brings what changed there to a bucket.
+    """`local` is a folder on this machine; `upload` copies what changed there to the bucket.
 
-    Of a folder of a disk, `local` is that folder itself, and nothing is copied.
+    If the folder is on a disk, `local` is that folder itself, and nothing is copied.
     """
 
     def __init__(self, folder: Path):
@@ -22,14 +22,14 @@ class Mirror:
         self._uploaded: dict[Path, tuple[int, int]] = {}  # size and time of each file
 
     def fetch(self, name: str) -> Path:
-        """The file of this name, of which a bucket's is copied here, if there is one."""
+        """The local file of this name, copied from the bucket if it is there."""
         path = self.local / name
         if self._scratch is not None and (self.folder / name).exists():
             path.write_bytes((self.folder / name).read_bytes())
         return path
 
     def upload(self) -> None:
-        """Uploads each file that was written since the last time, whole."""
+        """Uploads each file that changed since the last call, as a whole."""
         if self._scratch is None:
             return
         for path in sorted(self.local.rglob("*")):
@@ -40,7 +40,7 @@ class Mirror:
                 self._uploaded[path] = now
 
     def close(self) -> None:
-        """Uploads the rest, and deletes what is only here."""
+        """Uploads the rest, and deletes the local copy."""
         self.upload()
         if self._scratch is not None:
             self._scratch.cleanup()

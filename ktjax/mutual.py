@@ -1,4 +1,4 @@
-"""What several students minimize that train at once, see joint.py."""
+"""The objective of several jointly trained students, see joint.py."""
 
 import functools
 
@@ -16,17 +16,17 @@ def make_mutual(
     label_smoothing: float,
     softening: Softening,
 ) -> Objective:
-    """Bi-KD: M models train at once, and the surest about a sample teaches it to the others.
+    """Bi-KD: M models train jointly, and the most confident one on a sample teaches the others.
 
     Each has the cross-entropy with the labels, plus KL(T) to the model with the largest probability
-    of the label where that is larger than its own; the loss of a sample is the sum over models. The
+    of the label if that is larger than its own; the loss of a sample is the sum over models. The
     student's logits are [B, M, C] (joint.py).
 
     Args:
-      detach_teacher: no gradient of the KL flows into the model that teaches, which so never
-        becomes less sure for being disagreed with. False: it does, as in the authors' code.
+      detach_teacher: no gradient of the KL flows into the teaching model, so that disagreement
+        never makes it less confident. False: gradients flow, as in the authors' code.
       label_smoothing: of the cross-entropy.
-      softening: how both become softer.
+      softening: how both are softened.
 
     Source: "Simplifying Knowledge Transfer in Pretrained Models", TMLR 2025, arXiv 2510.22208.
     """

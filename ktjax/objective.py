@@ -1,4 +1,4 @@
-"""What an objective is: what a transfer minimizes, and what it is told about a batch."""
+"""The objective interface: what a transfer minimizes, and the inputs it gets for a batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,24 +11,24 @@ from ktjax import losses
 
 
 class Outputs(NamedTuple):
-    """What the models say of one batch; each has `logits` [B, C] and `features` [B, D]."""
+    """The models' outputs for one batch; each has `logits` [B, C] and `features` [B, D]."""
 
     student: Any
     initial: Any  # the frozen copy of the student from before the transfer
     teachers: tuple[Any, ...]
-    temperatures_S: Any = None  # these calibrate initial and teachers for a partition
-    weights_S: Any = None  # of initial and teachers in a pool
+    temperatures_S: Any = None  # calibrate the initial student and teachers for a partition
+    weights_S: Any = None  # of the initial student and teachers in a pool
 
 
 class Objective(NamedTuple):
     """`init(key, outputs, label_N) -> (params, state)`.
 
-    For `outputs` of the shapes that the models give, and a training split with these labels: NumPy
-    int32 [N], -1 where unlabeled.
+    `outputs` have the shapes of the models' outputs; `label_N` are the labels of the training
+    split: NumPy int32 [N], -1 where unlabeled.
 
     `apply(params, state, outputs, batch, key) -> (loss_B, (state, aux))`. The key is the same on
-    all devices; aux: per-example [B] shares that are worth logging, and `accuracy` where the
-    student does not answer as one model does.
+    all devices; aux: per-example [B] fractions to log, and `accuracy` if the student is not a
+    single model.
     """
 
     init: Callable[[jax.Array, Outputs, np.ndarray], tuple[Any, Any]]
@@ -36,7 +36,7 @@ class Objective(NamedTuple):
 
 
 def stateless(loss: Callable[[Outputs, Mapping], tuple[jax.Array, dict]]) -> Objective:
-    """The objective of `loss(outputs, batch) -> (loss_B, aux)`, which has nothing to learn itself.
+    """The objective with `loss(outputs, batch) -> (loss_B, aux)`, and no parameters of its own.
 
     No gradient flows to the frozen models.
     """

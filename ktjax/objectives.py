@@ -1,9 +1,9 @@
 """What a transfer minimizes (paper sections 4.1, 4.2), per example and without reduction.
 
-An objective is a pair of functions, as an optax transformation is: see objective.py. Most have no
+An objective is a pair of functions, like an optax transformation: see objective.py. Most have no
 parameters and no state. Targets carry no gradients. The losses themselves are in losses.py; those
-about features are in contrastive.py, averages of several models in pools.py, several students that
-train at once in mutual.py.
+on features are in contrastive.py, averages of several models in pools.py, jointly trained students
+in mutual.py.
 """
 
 import functools
@@ -22,8 +22,6 @@ from ktjax.parallel import AXIS
 FLIPS = ("positive", "negative", "neutral")
 NEUTRAL = ("retain", "teach", "average", "average_student")
 AVERAGES = NEUTRAL[2:]
-MEAN_OVER = ("all", "distilled")
-TOP_K_OF = ("target", "teacher")
 
 
 # From labels, from the initial student, from teachers.
@@ -35,7 +33,7 @@ def make_xe(*, label_smoothing: float) -> Objective:
 
 
 def make_self(*, softening: Softening) -> Objective:
-    """KL(T) to the initial student: the control in which nobody teaches."""
+    """KL(T) to the initial student: the control without a teacher."""
     kl = functools.partial(losses.kl, softening=softening)
 
     def loss(outputs, batch):
@@ -49,7 +47,7 @@ def make_self(*, softening: Softening) -> Objective:
 def make_xe_self(*, alpha: float, label_smoothing: float, softening: Softening) -> Objective:
     """`alpha` times `self` plus 1 - alpha times the cross-entropy with the labels.
 
-    The control that learns from the label and holds on to the initial student: `xe_kl` with the
+    The control that learns from the label and stays close to the initial student: `xe_kl` with the
     initial student as the teacher.
     """
     own = make_self(softening=softening)
@@ -64,13 +62,13 @@ def make_xe_self(*, alpha: float, label_smoothing: float, softening: Softening) 
 def _distil(
     divergence: Callable[[jax.Array, jax.Array], jax.Array], flips: Sequence[str], mean_over: str
 ) -> Objective:
-    """The mean over teachers of a divergence, on those samples whose flips are in the list."""
+    """The mean over teachers of a divergence, on the samples whose flips are in the list."""
 
     def share(distilled_B):
-        """Distilled samples among those of all devices."""
+        """Fraction of samples that are distilled, over all devices."""
         count, size = distilled_B.sum(dtype=jnp.float32), jnp.float32(distilled_B.size)
         count, size = jax.lax.psum((count, size), AXIS)
-        return jnp.maximum(count, 1) / size  # where there are none, nothing is divided
+        return jnp.maximum(count, 1) / size  # avoids dividing by 0
 
     def loss(outputs, batch):
         student_BxC = outputs.student.logits
@@ -97,12 +95,12 @@ def make_kl(*, softening: Softening, flips: Sequence[str], mean_over: str) -> Ob
     """KL(T) to the teacher (paper eq. 3); several teachers: the mean of their KLs.
 
     Args:
-      softening: how both become softer.
-      flips: which samples are distilled, by what the student of the moment and the teacher make of
-        them (FLIPS); the loss of the others is 0. Only with all three of them no labels are needed.
-      mean_over: `all`: the loss of a batch is the mean over all its samples, so that what a sample
-        weighs does not depend on its neighbors; `distilled`: over those that are distilled alone,
-        as the authors' code has it (a batch without any: 0). The same where all are distilled.
+      softening: how both are softened.
+      flips: which samples are distilled, by whether the current student and the teacher are correct
+        on them (FLIPS); the loss of the others is 0. Needs labels unless it lists all three.
+      mean_over: `all`: the loss of a batch is the mean over all its samples, so that a sample's
+        weight does not depend on its neighbors; `distilled`: the mean over the distilled samples
+        only, as in the authors' code (a batch without any: 0). The same if all are distilled.
     """
     kl = functools.partial(losses.kl, softening=softening)
     return _distil(kl, flips, mean_over)
@@ -111,8 +109,8 @@ def make_kl(*, softening: Softening, flips: Sequence[str], mean_over: str) -> Ob
 def make_hinton(*, softening: Softening, flips: Sequence[str], mean_over: str) -> Objective:
     """T^2 times the cross-entropy with the teacher's softened probabilities.
 
-    Source: Hinton et al., arXiv 1503.02531, section 2. The gradient is that of `kl`, whose
-    arguments it takes; the value is larger by the entropy of the teacher.
+    Source: Hinton et al., arXiv 1503.02531, section 2. Takes the arguments of `kl` and has the same
+    gradient; the value is larger by the teacher's entropy.
     """
     soft_cross_entropy = functools.partial(losses.soft_cross_entropy, softening=softening)
     return _distil(soft_cross_entropy, flips, mean_over)
@@ -128,8 +126,8 @@ def make_xe_kl(
 ) -> Objective:
     """`alpha` times `kl` plus 1 - alpha times the cross-entropy with the labels (paper eq. 4).
 
-    The cross-entropy is of all samples, whichever are distilled. The authors' XE-KL-Dist + MCL
-    distils positive and neutral flips, not negative ones.
+    The cross-entropy covers all samples, whichever are distilled. The authors' XE-KL-Dist + MCL
+    distills positive and neutral flips, not negative ones.
     """
     kl = make_kl(softening=softening, flips=flips, mean_over=mean_over)
 
@@ -141,11 +139,12 @@ def make_xe_kl(
 
 
 def make_adaptconf(*, sharpness: float, softening: Softening) -> Objective:
-    """The teacher's answer or the student's own, by how sure the student is of each.
+    """The teacher's prediction or the student's own, weighted by the student's confidence in each.
 
-    (1 - b) KL(T) to the teacher + b times the cross-entropy with the student's own answer, where
-    b = sigmoid((own - theirs) / sharpness), without gradient, of the student's cross-entropies with
-    its own and with the teacher's answer. Several teachers: the mean of their losses.
+    (1 - b) KL(T) to the teacher + b times the cross-entropy with the student's own prediction.
+    Here b = sigmoid((own - theirs) / sharpness), without gradient; `own` and `theirs` are the
+    student's cross-entropies with its own and with the teacher's prediction. Several teachers: the
+    mean of their losses.
 
     Source: Guo et al., "Vision Superalignment: Weak-to-Strong Generalization for Vision Foundation
     Models", arXiv 2402.03749, eq. 3 and 4.
@@ -175,13 +174,13 @@ def make_adaptconf(*, sharpness: float, softening: Softening) -> Objective:
     return stateless(loss)
 
 
-# By partition: who is the surest about a sample.
+# By partition: the most confident model on each sample.
 
 
 def _surest(
     teachers: Sequence[partition.Said], outputs: Outputs, label_B: jax.Array | None
 ) -> partition.Said:
-    """What the teacher says [B, C] that is the surest of each sample."""
+    """The logits [B, C] of the most confident teacher on each sample."""
     teachers_KxBxC = partition.stack(teachers)
     calibration = outputs.temperatures_S
     best_B = partition.most_confident(
@@ -193,7 +192,7 @@ def _surest(
 
 
 def _candidates(outputs: Outputs, batch: Mapping, softening: Softening) -> list[partition.Said]:
-    """What the initial student and the teachers say, all in one form."""
+    """The outputs of the initial student and the teachers, all in one form."""
     said = [candidate.logits for candidate in (outputs.initial, *outputs.teachers)]
     return compress.alike(said, label_B=batch["label"], ways=softening.ways)
 
@@ -230,10 +229,10 @@ def make_kl_dp(*, softening: Softening, top_k_of: str) -> Objective:
     its label, among the initial student and the teachers (paper eq. 5).
 
     Args:
-      softening: how student and target become softer.
-      top_k_of: whose most probable classes `top_k` means: the `target`'s, whoever that is, so that
-        what it says of its own answer is never cut off; or always the `teacher`'s (of several the
-        surest's), as in the authors' code. It matters only with a top_k.
+      softening: how student and target are softened.
+      top_k_of: whose most probable classes `top_k` selects: the `target`'s, whichever model that
+        is, so that its own prediction is never cut off; or always the `teacher`'s (the most
+        confident one's), as in the authors' code. It matters only with a top_k.
     """
     return _make_kl_dp(softening=softening, top_k_of=top_k_of, supervised=True)
 
@@ -247,7 +246,7 @@ def make_kl_dp_unsupervised(*, softening: Softening, top_k_of: str) -> Objective
 
 
 def make_kl_dp_corrected(*, lead: float, softening: Softening, top_k_of: str) -> Objective:
-    """`kl_dp` with targets that are right: `losses.corrected` mends those of which none is.
+    """`kl_dp` with correct targets: `losses.corrected` fixes those that no model gets right.
 
     The other arguments are those of `make_kl_dp`.
     """
@@ -255,18 +254,18 @@ def make_kl_dp_corrected(*, lead: float, softening: Softening, top_k_of: str) ->
 
 
 def make_kl_dp_flip(*, neutral: str, softening: Softening, top_k_of: str) -> Objective:
-    """KL + data partitioning by flips between the student of the moment and the teacher.
+    """KL + data partitioning by flips between the current student and the teacher.
 
-    Positive flips are taught by the teacher, negative ones by the initial student. Several teachers
-    count as one, which says of each sample what the one that gives its label the largest
-    probability says. (Paper section 4.2, appendix.)
+    The teacher teaches positive flips, the initial student negative ones. Several teachers count as
+    one: on each sample, the one that gives the label the largest probability. (Paper section 4.2,
+    appendix.)
 
     Args:
-      neutral: who teaches the neutral ones: `retain` the initial student; `teach` the teacher;
-        `average` the mean of both models' logits, a target that stays; `average_student` the mean
-        of the teacher's logits and of the student's of the moment, through which gradients flow, as
-        in the authors' code: there the target follows the student, and keeps nothing in place.
-      softening: how student and target become softer.
+      neutral: who teaches the neutral ones: `retain`: the initial student; `teach`: the teacher;
+        `average`: the mean of both models' logits, a fixed target; `average_student`: the mean of
+        the teacher's and the current student's logits, with gradients flowing through the latter,
+        as in the authors' code: that target follows the student, so it does not anchor it.
+      softening: how student and target are softened.
       top_k_of: as in `make_kl_dp`.
     """
     kl = functools.partial(losses.kl, softening=softening)
@@ -277,7 +276,7 @@ def make_kl_dp_flip(*, neutral: str, softening: Softening, top_k_of: str) -> Obj
         initial_BxC, *teachers = _candidates(outputs, batch, softening)
         teacher_BxC = _surest(teachers, outputs, label_B)
         kinds = partition.flips(student_BxC, teacher_BxC, label_B=label_B)
-        targets = [initial_BxC, teacher_BxC]  # as NEUTRAL has them
+        targets = [initial_BxC, teacher_BxC]  # in the order of NEUTRAL
         if neutral in AVERAGES:
             partner_BxC = student_BxC if neutral == "average_student" else initial_BxC
             targets.append(partner_BxC / 2 + teacher_BxC / 2)
@@ -294,13 +293,13 @@ def make_kl_dp_flip(*, neutral: str, softening: Softening, top_k_of: str) -> Obj
     return stateless(loss)
 
 
-# How the k largest logits (topk.py) serve an objective. EXACT: as all do, to float16's precision.
-# APPROXIMATE: who teaches is the same, all other classes count as one. NOT: it needs more.
+# How well the k largest logits (topk.py) serve an objective. EXACT: like all logits, to float16
+# precision. APPROXIMATE: the same teachers, all other classes count as one. NOT: it needs more.
 EXACT, APPROXIMATE, NOT = "exact", "approximate", "not"
 
 
 class Entry(NamedTuple):
-    """A row of OBJECTIVES: the builder, and what it needs to be there."""
+    """A row of OBJECTIVES: the builder, and what it requires."""
 
     make: Callable[..., Objective]
     labels: bool
@@ -308,9 +307,9 @@ class Entry(NamedTuple):
     teachers: bool
     features: bool = False  # of student and teachers
     joint: bool = False  # the student is several models
-    supervised: bool | None = None  # who a partition asks; None: it makes none that stays
-    without_labels: str = "kl_dp_unsupervised"  # what to take instead where there are none
-    top_k: str = APPROXIMATE  # how it is served by these; `of_top_k` knows what options change
+    supervised: bool | None = None  # whether its partition uses labels; None: no fixed partition
+    without_labels: str = "kl_dp_unsupervised"  # what to use instead without labels
+    top_k: str = APPROXIMATE  # how well top-k logits serve it; `of_top_k` considers its options
     pool: bool = False  # the models have weights, fitted on tune: `analysis.pool`
 
 
@@ -373,8 +372,8 @@ def make(name: str, options: Mapping[str, Any]) -> Objective:
 
     Args:
       name: its key.
-      options: its builder's arguments by name, but with the fields of a Softening in its place, as
-        configs give them.
+      options: its builder's arguments by name, with the fields of a Softening in its place, as in
+        configs.
     """
     arguments = dict(options)
     if "softening" in inspect.signature(OBJECTIVES[name].make).parameters:
@@ -383,7 +382,7 @@ def make(name: str, options: Mapping[str, Any]) -> Objective:
 
 
 def options_of(name: str) -> frozenset[str]:
-    """The names of the options that `make` takes for an objective."""
+    """The names of an objective's options, as `make` takes them."""
     arguments = frozenset(inspect.signature(OBJECTIVES[name].make).parameters)
     if "softening" not in arguments:
         return arguments
@@ -391,6 +390,6 @@ def options_of(name: str) -> frozenset[str]:
 
 
 def needs_labels(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether an objective with these options asks for labels."""
+    """Whether an objective with these options needs labels."""
     chooses = "flips" in options and set(options["flips"]) != set(FLIPS)
     return OBJECTIVES[name].labels or chooses

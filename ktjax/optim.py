@@ -21,12 +21,12 @@ def make_schedule(kind: str, *, peak: float, warmup_steps: int, total_steps: int
 
 
 def _sgd(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """SGD with momentum 0.9 and torch's weight decay: of all parameters, before the momentum."""
+    """SGD with momentum 0.9 and torch's weight decay: on all parameters, before the momentum."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=0.9))
 
 
 def _adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW; weight decay of all parameters of two axes or more, not of biases and gains."""
+    """AdamW; weight decay on parameters with two or more axes, not on biases and gains."""
 
     def decayed(params: Any) -> Any:
         return jax.tree.map(lambda p: p.ndim > 1, params)
@@ -41,7 +41,7 @@ SCHEDULES = ("constant", "cosine")
 def make_optimizer(
     name: str, *, schedule: optax.Schedule, weight_decay: float, clip_norm: float | None
 ) -> optax.GradientTransformation:
-    """The optimizer named in OPTIMIZERS, on gradients clipped to a global norm, if there is one."""
+    """The optimizer named in OPTIMIZERS, with gradients clipped to a global norm if one is set."""
     optimizer = OPTIMIZERS[name](schedule, weight_decay)
     if clip_norm is None:
         return optimizer
@@ -51,13 +51,13 @@ def make_optimizer(
 def per_member(
     optimizer: optax.GradientTransformation, members: Sequence[str]
 ) -> optax.GradientTransformation:
-    """One optimizer per member of a joint student: each has a state and a norm of its own."""
+    """One optimizer per member of a joint student, each with its own state and gradient norm."""
     labels = ({member: member for member in members}, ())  # params, and no objective params
     return optax.multi_transform(dict.fromkeys(members, optimizer), labels)
 
 
 def only(optimizer: optax.GradientTransformation, chosen: Any) -> optax.GradientTransformation:
-    """The optimizer on the `chosen` parameters alone, a tree of bools; the others stay."""
+    """The optimizer on the `chosen` parameters only (a tree of bools); the others are frozen."""
     labels = (jax.tree.map(lambda c: "trained" if c else "frozen", chosen), ())
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 
@@ -68,14 +68,14 @@ def scaled(learning_rate: float, *, batch_size: int) -> float:
 
 
 class SlowWeights(NamedTuple):
-    """Momentum weight interpolation (paper section 4.1, MCL): a copy that follows slowly."""
+    """Momentum weight interpolation (paper section 4.1, MCL): a slowly following copy."""
 
-    tau: float  # share of the slow weights that stays
-    every: int  # number of updates from one interpolation to the next
+    tau: float  # fraction of the slow weights that is kept
+    every: int  # updates between interpolations
 
 
 def interpolate(slow: Any, fast: Any, *, step: jax.Array, settings: SlowWeights) -> Any:
-    """tau * slow + (1 - tau) * fast where `step`, the completed updates, divides by `every`."""
+    """tau * slow + (1 - tau) * fast if `step` (completed updates) is a multiple of `every`."""
 
     def leaf(slow: jax.Array, fast: jax.Array) -> jax.Array:
         mixed = settings.tau * slow + (1 - settings.tau) * fast
@@ -85,9 +85,9 @@ def interpolate(slow: Any, fast: Any, *, step: jax.Array, settings: SlowWeights)
 
 
 def mean_so_far(mean: Any, values: Any, *, count: jax.Array) -> Any:
-    """The mean of `count` values, of which these are the last; the values where none are before.
+    """The running mean of `count` values, the latest being `values`; `values` if they are first.
 
-    Tail averaging (Jain et al. 2018): what the last steps of SGD have in common.
+    Tail averaging (Jain et al. 2018) over the last steps of SGD.
     """
     weight = 1 / jnp.maximum(count, 1).astype(jnp.float32)
     return jax.tree.map(lambda mean, value: mean + weight * (value - mean), mean, values)

@@ -1,7 +1,7 @@
-"""Steps on many devices and in many processes, and batches onto them.
+"""Runs steps on many devices and in many processes, and puts batches on them.
 
-Every process runs the same program on arrays that are global: they lie on the devices of all
-processes, and a process sees its own part. A layout says how state and frozen models lie there.
+Every process runs the same program on global arrays: they span the devices of all processes, and
+each process sees its own part. A layout says how state and frozen models are sharded.
 """
 
 import math
@@ -15,9 +15,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-# The name of the axis that steps sum over; BatchNorm layers take their statistics over it too.
+# The name of the axis that steps sum over; BatchNorm layers compute their statistics over it, too.
 AXIS = "batch"
-# Arrays of fewer numbers are not worth a message between devices: each holds them whole.
+# Arrays with fewer elements are not worth sharding: every device holds them whole.
 _SMALL = 1024
 _LATE = 90.0  # seconds until every process sees a file on a shared disk
 
@@ -25,13 +25,13 @@ _Found = TypeVar("_Found")
 
 
 def _mesh() -> Mesh:
-    # Not jax.make_mesh: it refuses GPUs of several hosts (each is a slice to XLA), and orders TPUs
-    # by their ring, while pmap takes them as they come.
+    # Not jax.make_mesh: it rejects GPUs on several hosts (each is a slice to XLA), and orders TPUs
+    # by their ring, while pmap takes them in the given order.
     return Mesh(np.asarray(jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def _one_after_another(step: Callable) -> Callable:
-    """The step for batches along a leading axis, which its metrics then have too."""
+    """Runs the step on batches along a leading axis, which the metrics then have, too."""
 
     def steps(state, frozen, batches, key):
         return jax.lax.scan(lambda state, batch: step(state, frozen, batch, key), state, batches)
@@ -42,9 +42,9 @@ def _one_after_another(step: Callable) -> Callable:
 def data_parallel(step: Callable, *, several: bool = False) -> Callable:
     """`step(state, frozen, batch, key)` with a share of the batch on each device.
 
-    The batch has a leading axis of devices; with `several` a second one of steps, which the metrics
-    then have too. State, frozen models and key are the same everywhere and have no such axis,
-    before and after: nothing is replicated by hand, and checkpoints see plain arrays. The state is
+    The batch has a leading device axis; with `several` also a second axis of steps, which the
+    metrics then have, too. State, frozen models and key are the same everywhere and never have
+    these axes: nothing is replicated by hand, and checkpoints see plain arrays. The state is
     donated.
     """
     step = _one_after_another(step) if several else step
@@ -57,7 +57,7 @@ def data_parallel(step: Callable, *, several: bool = False) -> Callable:
             donate_argnums=(0,),
         )
 
-    # What pmap does inside. Itself it gives arrays that only one process knows, and cannot donate.
+    # What pmap does internally. pmap itself returns arrays local to a process, and cannot donate.
     def on_device(state, frozen, batch, key):
         return step(state, frozen, jax.tree.map(lambda x: x[0], batch), key)
 
@@ -73,10 +73,10 @@ def data_parallel(step: Callable, *, several: bool = False) -> Callable:
 
 
 def fully_sharded(step: Callable, *, several: bool = False) -> Callable:
-    """The same, each device holding a part of state and frozen models: FSDP.
+    """The same, with state and frozen models sharded over the devices: FSDP.
 
-    For models that do not fit on one device. XLA gathers a layer's parameters where it needs them;
-    the step is the one that `data_parallel` takes, on one member that holds the whole batch.
+    For models that do not fit on one device. XLA gathers a layer's parameters when it needs them;
+    the step is that of `data_parallel`, on a single member that holds the whole batch.
     """
     member = jax.vmap(step, (None, None, 0, None), (None, None), axis_name=AXIS)
     run = _one_after_another(member) if several else member
@@ -101,7 +101,7 @@ def _whole(shape: tuple[int, ...]) -> PartitionSpec:
 
 
 def _largest_axis(shape: tuple[int, ...]) -> PartitionSpec:
-    """Over the largest axis that divides by the devices, if there is one and it is worth it."""
+    """Shards the largest axis divisible by the number of devices, if there is one and it pays."""
     fitting = [axis for axis, size in enumerate(shape) if size % jax.device_count() == 0]
     if not fitting or math.prod(shape) < _SMALL:
         return PartitionSpec()
@@ -113,7 +113,7 @@ class Layout(NamedTuple):
     """How a step runs on all devices."""
 
     compile: Callable[..., Callable]  # compile(step, several=...)
-    spec: Callable[[tuple[int, ...]], PartitionSpec]  # where an array of some shape lies
+    spec: Callable[[tuple[int, ...]], PartitionSpec]  # how an array of some shape is sharded
 
 
 # The choices of config.parallel.
@@ -124,15 +124,15 @@ LAYOUTS = {
 
 
 def compile_forward(forward: Callable) -> Callable:
-    """`forward(frozen, batch)`, compiled for frozen models of any layout.
+    """`forward(frozen, batch)`, compiled for frozen models in any layout.
 
-    Batch and output have a leading axis of devices; every process sees the whole output.
+    Batch and output have a leading device axis; every process sees the whole output.
     """
     return jax.jit(jax.vmap(forward, in_axes=(None, 0), axis_name=AXIS), out_shardings=replicated())
 
 
 def is_mapped() -> bool:
-    """Whether what is traced runs along AXIS: in a step or forward pass of this file's."""
+    """Whether the traced code runs along AXIS: in one of this file's steps or forward passes."""
     try:
         jax.lax.axis_index(AXIS)
     except NameError:
@@ -141,20 +141,20 @@ def is_mapped() -> bool:
 
 
 def replicated() -> NamedSharding:
-    """The sharding of what is the same on every device."""
+    """The sharding of arrays that are the same on every device."""
     return NamedSharding(_mesh(), PartitionSpec())
 
 
 def shardings(tree: Any, layout: str) -> Any:
-    """Where the arrays of a tree, or their shapes, lie in a layout of LAYOUTS."""
+    """The shardings of a tree of arrays, or of their shapes, in a layout of LAYOUTS."""
     mesh = _mesh()
     return jax.tree.map(lambda x: NamedSharding(mesh, LAYOUTS[layout].spec(np.shape(x))), tree)
 
 
 def place(tree: Any, layout: str) -> Any:
-    """Puts a tree where its layout wants it, once, so that no step has to.
+    """Puts a tree in its layout once, so that no step has to.
 
-    Every process has to have the same tree.
+    Every process must have the same tree.
     """
 
     def leaf(x: Any, sharding: NamedSharding) -> jax.Array:
@@ -167,7 +167,7 @@ def place(tree: Any, layout: str) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Puts a tree on every device as a whole."""
+    """Puts a whole tree on every device."""
     return place(tree, "pmap")
 
 
@@ -183,12 +183,12 @@ def fetch(tree: Any) -> Any:
 
 
 def random_key(seed: int) -> jax.Array:
-    """A key that steps on all devices take."""
+    """A replicated key, for steps on all devices."""
     return jax.jit(lambda: jax.random.key(seed), out_shardings=replicated())()
 
 
 def local_rows(batch_size: int) -> np.ndarray:
-    """Which rows of a batch this process makes: those of its devices, in their order."""
+    """Which rows of a batch this process makes: those of its devices, in device order."""
     devices = _mesh().devices.tolist()
     here = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
     return np.arange(batch_size).reshape(len(devices), -1)[here].reshape(-1)
@@ -201,10 +201,10 @@ def to_devices(
 
     Args:
       batches: batches with the rows that `local_rows` gives.
-      several: whether they have an axis of steps before that of rows.
+      several: whether they have an axis of steps before the one of rows.
 
     Yields:
-      Global batches with a leading axis of devices.
+      Global batches with a leading device axis.
     """
     sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
     here = jax.local_device_count()
@@ -214,7 +214,7 @@ def to_devices(
             split = rows.reshape(len(rows), here, -1, *rows.shape[2:]).swapaxes(0, 1)
         else:
             split = rows.reshape(here, -1, *rows.shape[1:])
-        # Said and not inferred: processes that disagree must not find it out later.
+        # Explicit, not inferred: processes that disagree must fail here, not later.
         shape = (jax.device_count(), *split.shape[1:])
         return jax.make_array_from_process_local_data(sharding, split, shape)
 
@@ -233,25 +233,25 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here; `name` says where that is."""
+    """Returns once every process has reached this point; `name` says which one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def as_first_sees(mine: bool) -> bool:
-    """What process 0 says: the others may see an older state of a shared disk."""
+    """Process 0's answer: the others may see an older state of a shared disk."""
     if jax.process_count() == 1:
         return mine
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(mine)))
 
 
 def as_first_finds(find: Callable[[], _Found | None], where: str) -> _Found | None:
-    """What `find` gives where it finds something in process 0; else None, in all processes.
+    """The result of `find` if it finds something in process 0; otherwise None, in all processes.
 
     Args:
-      find: looks on a shared disk, where the others may see what process 0 sees only later (NFS
-        keeps for up to a minute that a file is not there): they look again until they do.
-      where: what the processes have to share, for the error.
+      find: looks on a shared disk. The other processes may see a file later than process 0 (NFS
+        caches a missing file for up to a minute), so they look again until they do.
+      where: what the processes must share, for the error.
 
     Raises:
       ValueError: this process never sees it.
@@ -264,7 +264,7 @@ def as_first_finds(find: Callable[[], _Found | None], where: str) -> _Found | No
         if time.monotonic() > until:
             raise ValueError(
                 f"Process {jax.process_index()} does not see what process 0 has in {where}, which "
-                "all processes have to share."
+                "all processes must share."
             )
         time.sleep(0.5)
         found = find()
@@ -272,7 +272,7 @@ def as_first_finds(find: Callable[[], _Found | None], where: str) -> _Found | No
 
 
 def told_by_all(mine: str) -> list[str]:
-    """What every process says, in their order."""
+    """The strings of all processes, in process order."""
     if jax.process_count() == 1:
         return [mine]
     said = np.frombuffer(mine.encode(), np.uint8)
@@ -284,12 +284,12 @@ def told_by_all(mine: str) -> list[str]:
 
 
 def check_batch_size(batch_size: int, field: str, *, microbatches: int = 1) -> None:
-    """Raises ValueError unless the batch divides by the devices, and by the parts of each."""
+    """Raises ValueError unless the batch divides evenly over devices and their microbatches."""
     parts = jax.device_count() * microbatches
     if batch_size % parts:
         above = -(-batch_size // parts) * parts
         times = f" times {microbatches} microbatches" if microbatches > 1 else ""
         raise ValueError(
-            f"config.{field}={batch_size} does not divide by the {jax.device_count()} devices"
-            f"{times}: {above} does."
+            f"config.{field}={batch_size} is not divisible by the {jax.device_count()} devices"
+            f"{times}: {above} is."
         )

@@ -1,7 +1,7 @@
-"""Who teaches which sample (paper section 4.2): the most confident, or by flips.
+"""Which model teaches which sample (paper section 4.2): the most confident, or by flips.
 
-The candidates are stacked with the frozen initial student first, so that one path serves one
-teacher and many, and a tie goes to the initial student.
+The candidates are stacked with the frozen initial student first, so that one code path serves one
+teacher and many, and ties go to the initial student.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from ktjax.topk import TopK
 
-# What a model says of each sample; of S models all are of one kind, see `compress.alike`.
+# A model's output for each sample; S models all use the same type, see `compress.alike`.
 Said = jax.Array | TopK
 
 
 def stack(said: Sequence[Said]) -> Any:
-    """What S models say, along a new first axis."""
+    """Stacks the outputs of S models along a new first axis."""
     return jax.tree.map(lambda *arrays: jnp.stack(arrays), *said)
 
 
@@ -29,7 +29,7 @@ def answer(said_BxC: Said) -> jax.Array:
 
 
 def confidence(logits_SxBxC: Said, *, label_B: jax.Array | None) -> jax.Array:
-    """How sure each model is of each sample.
+    """How confident each model is on each sample.
 
     Args:
       logits_SxBxC: logits of S models.
@@ -37,11 +37,11 @@ def confidence(logits_SxBxC: Said, *, label_B: jax.Array | None) -> jax.Array:
 
     Returns:
       float32 [S, B]: the log-odds, log p / (1 - p), of the label, or of the most probable class.
-      The paper compares probabilities. Their log-odds have the same order, and still differ where
-      two sure models' probabilities are both 1 in float32.
+      The paper compares probabilities. Log-odds have the same order, and still differ when two
+      confident models' probabilities are both 1 in float32.
       `analysis.flips.confidence` is the same in NumPy, for the measures.
     """
-    if isinstance(logits_SxBxC, TopK):  # it was asked before the other classes were forgotten
+    if isinstance(logits_SxBxC, TopK):  # computed before the other classes were dropped
         return logits_SxBxC.largest_odds_B if label_B is None else logits_SxBxC.label_odds_B
     logits_SxBxC = logits_SxBxC.astype(jnp.float32)
     label_1xB = logits_SxBxC.argmax(axis=-1) if label_B is None else label_B[None]
@@ -62,8 +62,8 @@ def most_confident(
     Args:
       logits_SxBxC: logits of the initial student and its teachers.
       label_B: the labels; None when unsupervised.
-      temperatures_S: what each model's logits are divided by before they are compared, see
-        `analysis.calibration`; None: 1. A TopK knows no other.
+      temperatures_S: divides each model's logits before they are compared, see
+        `analysis.calibration`; None: 1. A TopK supports only None.
     """
     if temperatures_S is not None:
         assert not isinstance(logits_SxBxC, TopK)  # jobs.transfer refuses it
@@ -72,7 +72,7 @@ def most_confident(
 
 
 def take(logits_SxBxC: Said, source_B: jax.Array) -> Any:
-    """What the model says that teaches each sample: logits [B, C], or a TopK."""
+    """The output of the model that teaches each sample: logits [B, C], or a TopK."""
 
     def leaf(x_SxB: jax.Array) -> jax.Array:
         at = source_B.reshape(1, -1, *[1] * (x_SxB.ndim - 2))
@@ -82,9 +82,9 @@ def take(logits_SxBxC: Said, source_B: jax.Array) -> Any:
 
 
 def flips(student_BxC: jax.Array, teacher_BxC: Said, *, label_B: jax.Array) -> dict[str, jax.Array]:
-    """What student and teacher make of each sample (paper section 3): three bool [B].
+    """The kind of flip on each sample (paper section 3): three bool [B].
 
-    `positive`: the teacher is right and the student wrong; `negative`: the reverse; `neutral`: the
+    `positive`: the teacher is right and the student wrong; `negative`: the reverse; `neutral`: all
     others.
     """
     student_B = student_BxC.argmax(axis=-1) == label_B

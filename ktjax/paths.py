@@ -1,13 +1,14 @@
-"""Paths that users give: of a disk, or of a bucket, gs://BUCKET/... and s3://BUCKET/...
+"""Paths that users give: on a disk, or in a bucket, gs://BUCKET/... and s3://BUCKET/...
 
-What lies on a disk is a pathlib.Path. What lies in a bucket is an etils.epath.Path, which has the
-same methods, over fsspec and what the extras `ktjax[gcs]` and `ktjax[s3]` install; nothing of that
-is imported where no such path is given.
+A path on a disk is a pathlib.Path. A path in a bucket is an etils.epath.Path, which has the same
+methods, on top of fsspec and what the extras `ktjax[gcs]` and `ktjax[s3]` install; none of these is
+imported unless such a path is given.
 
-A bucket holds objects, each there whole or not at all. Nothing can be appended to, renamed at once
-or mapped into memory, and there are no folders. So what grows (metrics, events, logs) is written on
-this machine and uploaded as a whole; what is mapped (stores) or opened by others (weights) is
-copied to ~/.cache/ktjax, or $XDG_CACHE_HOME/ktjax, which may be deleted while no job runs.
+A bucket holds objects, each there whole or not at all. They cannot be appended to, renamed
+atomically or mapped into memory, and there are no folders. So what grows (metrics, events, logs) is
+written on this machine and uploaded as a whole; what is mapped (stores) or opened by other code
+(weights) is copied to ~/.cache/ktjax, or $XDG_CACHE_HOME/ktjax, which may be deleted while no job
+runs.
 """
 
 import contextlib
@@ -30,55 +31,55 @@ SCHEMES = {"gs": _Scheme("gcsfs", "gcs"), "s3": _Scheme("s3fs", "s3")}
 
 
 def scheme(name: str | os.PathLike) -> str | None:
-    """What stands before `://`; None: a path of a disk."""
+    """The part before `://`; None: a path on a disk."""
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", os.fspath(name))
     return found[1] if found else None
 
 
 def is_remote(name: str | os.PathLike) -> bool:
-    """Whether it is no path of a disk."""
+    """Whether it is not a path on a disk."""
     return scheme(name) is not None
 
 
 def of(name: str | os.PathLike) -> Path:
-    """The path of a disk, or of a bucket, with which nothing is done yet.
+    """The path on a disk or in a bucket; accesses nothing.
 
     Raises:
-      ValueError: no such buckets are known, or the package for them is not installed.
+      ValueError: an unknown kind of bucket, or the package for it is not installed.
     """
     kind = scheme(name)
     if kind is None:
         if isinstance(name, Path) and name.parts[:1] in [(f"{known}:",) for known in SCHEMES]:
-            raise ValueError(f"pathlib.Path makes '{name}' of a bucket's path: give it as text.")
+            raise ValueError(f"pathlib.Path turns a bucket path into '{name}': pass a string.")
         return _at_home(name)
     if kind not in SCHEMES:
         known = ", ".join(f"{known}://" for known in SCHEMES)
-        raise ValueError(f"'{name}': paths are of a disk, or begin with {known}.")
+        raise ValueError(f"'{name}': paths must be on a disk, or begin with {known}.")
     package, extra = SCHEMES[kind]
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"'{name}' needs {package}: pip install 'ktjax[{extra}]'.")
-    # TensorFlow, where it is installed, would read buckets in ways of its own.
+    # If TensorFlow is installed, etils would use it for buckets.
     os.environ.setdefault("EPATH_USE_TF", "false")
     import fsspec
     from etils import epath
 
-    # Other processes, and TensorStore in this one, write what a list that is kept would not show.
+    # Other processes, and TensorStore in this one, write files that a cached listing would miss.
     fsspec.config.conf.setdefault(kind, {}).setdefault("use_listings_cache", False)
     return epath.Path(os.fspath(name))
 
 
 def on_disk(name: str | os.PathLike, field: str) -> Path:
-    """The path of a disk; ValueError, which names the field, if it is of a bucket."""
+    """The path on a disk; ValueError, which names the field, if it is in a bucket."""
     if is_remote(name):
         raise ValueError(
-            f"{field}: '{name}' is not on a disk, from which alone images are read (ArrayRecord's "
-            "reader, too): copy it, or mount the bucket."
+            f"{field}: '{name}' is not on a disk, and images (ArrayRecord too) are only read from "
+            "disks: copy it, or mount the bucket."
         )
     return _at_home(name)
 
 
 def _at_home(name: str | os.PathLike) -> Path:
-    """The path, of which no shell has replaced a ~ that stands first: `--workdir=~/run` is such."""
+    """The path with a leading ~ expanded, which shells do not do in `--workdir=~/run`."""
     try:
         return Path(name).expanduser()
     except RuntimeError:  # there is no such user
@@ -86,39 +87,39 @@ def _at_home(name: str | os.PathLike) -> Path:
 
 
 def absolute(path: Path) -> Path:
-    """The same path, wherever a process works."""
+    """The same path, independent of the current directory."""
     return path if is_remote(path) else path.absolute()
 
 
 def reach(path: Path) -> None:
-    """Raises ValueError where a bucket does not answer; whether the path is there, it may say."""
+    """Raises ValueError if a bucket does not answer; the path itself need not exist."""
     if not is_remote(path):
         return
     try:
         _fs(path).info(os.fspath(path))
     except FileNotFoundError:
         pass
-    except Exception as error:  # of the package, its transport, or whoever gives credentials
+    except Exception as error:  # of the package, its transport, or the credentials
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"'{path}' cannot be reached: {reason[0].rstrip('.')}.") from error
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it, where a disk has none; buckets have no folders."""
+    """Creates a folder on a disk, and its parents, if missing; buckets have no folders."""
     if not is_remote(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def put(path: Path, content: bytes) -> None:
-    """Makes an object of a bucket, whole, in place of one that is there."""
+    """Writes an object in a bucket atomically, replacing an existing one."""
     _fs(path).pipe_file(os.fspath(path), content)
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Makes an object of a bucket that is not there yet; False: it is.
+    """Creates an object in a bucket unless it exists; False: it exists.
 
-    The bucket itself sees to that (generation 0 on gs://, If-None-Match on s3://), so that of
-    several who try one alone succeeds.
+    The bucket itself guarantees this (generation 0 on gs://, If-None-Match on s3://), so that only
+    one of several attempts succeeds.
     """
     try:
         _fs(path).pipe_file(os.fspath(path), content, mode="create")
@@ -128,7 +129,7 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def names(folder: Path) -> list[str]:
-    """What is in a folder; nothing, where a bucket has none of that name."""
+    """The names in a folder; none if a bucket has no such folder."""
     if not is_remote(folder):
         return os.listdir(folder)
     try:
@@ -139,7 +140,7 @@ def names(folder: Path) -> list[str]:
 
 
 def find(folder: Path, name: str) -> list[Path]:
-    """The files of this name in a folder and all below it."""
+    """The files with this name in a folder and its subfolders."""
     if not is_remote(folder):
         return list(folder.rglob(name))
     fs, root = _opened(folder)
@@ -148,14 +149,14 @@ def find(folder: Path, name: str) -> list[Path]:
 
 
 def modified(path: Path) -> float:
-    """When a file was last written, by the clock of who keeps it, in seconds."""
+    """When a file was last written, by the clock of its storage, in seconds."""
     if is_remote(path):
         return _fs(path).modified(os.fspath(path)).timestamp()
     return path.stat().st_mtime
 
 
 def delete(path: Path, *, ignore_errors: bool = False) -> None:
-    """Deletes a file, or a folder with all that is in it; nothing, where there is none."""
+    """Deletes a file, or a folder and its contents; does nothing if it does not exist."""
     if is_remote(path):
         with contextlib.suppress(FileNotFoundError):
             _fs(path).rm(os.fspath(path), recursive=True)
@@ -166,9 +167,9 @@ def delete(path: Path, *, ignore_errors: bool = False) -> None:
 
 
 def move(path: Path, target: Path, *, last: str = "") -> None:
-    """Renames a folder. In a bucket, what is called `last` comes to its place after all else.
+    """Renames a folder. In a bucket, the file named `last` is moved after all others.
 
-    There it copies all before it deletes any: who is killed meanwhile has lost nothing.
+    There it copies everything before it deletes anything: nothing is lost if it is killed.
     """
     if not is_remote(path):
         os.rename(path, target)
@@ -183,9 +184,9 @@ def move(path: Path, target: Path, *, last: str = "") -> None:
 
 
 def local(path: Path) -> Path:
-    """A file on this machine with the content of this one: itself, or a copy in the cache.
+    """A local file with this content: the file itself, or a copy in the cache.
 
-    FileNotFoundError: there is none.
+    FileNotFoundError: the file does not exist.
     """
     if not is_remote(path):
         return path
@@ -199,7 +200,7 @@ def local(path: Path) -> Path:
 
 
 def upload(source: Path, path: Path, *, keep: bool = False) -> None:
-    """Makes an object of a bucket from a file; with `keep` that becomes the object's local copy."""
+    """Uploads a file to a bucket; with `keep` the file becomes the object's local copy."""
     _fs(path).put_file(os.fspath(source), os.fspath(path))
     if keep:
         copy = _cached(path)
@@ -208,15 +209,15 @@ def upload(source: Path, path: Path, *, keep: bool = False) -> None:
 
 
 def cache() -> Path:
-    """Where copies of what buckets hold lie, what torch has exported of models by name, and images
-    that were drawn.
+    """The cache folder: copies from buckets, models by name that torch exported, and drawn
+    images.
     """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "ktjax"
 
 
 def _cached(path: Path) -> Path:
-    """Where the local copy of an object lies: another place when it has become another."""
+    """The place of an object's local copy: a new one for each version of the object."""
     version = _fs(path).ukey(os.fspath(path))
     digest = hashlib.sha256(f"{path}\n{version}".encode()).hexdigest()[:32]
     return cache() / digest / path.name
@@ -227,7 +228,7 @@ def _fs(path: Path) -> Any:
 
 
 def _opened(path: Path) -> tuple[Any, str]:
-    """The file system of fsspec, and what it calls the path."""
+    """The fsspec file system, and its name for the path."""
     import fsspec
 
     return fsspec.core.url_to_fs(os.fspath(path))

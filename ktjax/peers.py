@@ -1,8 +1,8 @@
-"""When one of several processes fails, the others hear why and end, instead of waiting for it.
+"""When one of several processes fails, the others learn why and exit, instead of waiting for it.
 
-What a process waits for in a collective operation it cannot be told there. So a thread of each
-looks from time to time whether one has said, through JAX's coordination service, that it failed.
-The service lives in process 0, which therefore ends after the others have heard.
+A process that waits in a collective operation cannot be notified there. So a thread in each polls
+JAX's coordination service for reported failures. The service lives in process 0, which therefore
+exits only after the others have heard.
 """
 
 import contextlib
@@ -17,24 +17,24 @@ from typing import Any, NoReturn
 import jax
 
 _FAILED, _HEARD = "ktjax/failed", "ktjax/heard"
-_EVERY = 0.5  # seconds from look to look, of up to 50 processes
-_OWN = 1.0  # seconds in which who hears of a failure may find its own, which it knows better
+_EVERY = 0.5  # seconds between polls, for up to 50 processes
+_OWN = 1.0  # seconds for a process that hears of a failure to report its own, more precise one
 _WAIT = 10.0  # seconds that process 0 waits for the others at most
 _OVER = threading.Event()  # this process has failed itself, or is done
 _LOG = logging.getLogger(__name__)
 
 
 def number() -> int | None:
-    """Which of several processes this is, from 0 on; None: it is alone.
+    """The number of this process, starting at 0; None: it is the only one.
 
-    Other than `jax.process_index` it waits for no devices, which processes look for together.
+    Unlike `jax.process_index` it does not wait for devices, which processes set up together.
     """
     state = _state()
     return None if state is None else state.process_id
 
 
 def listen(flush: Callable[[], None]) -> None:
-    """Ends this process as soon as another one has failed; `flush` is called before."""
+    """Exits this process as soon as another one has failed, after calling `flush`."""
     state = _state()
     if state is not None:
         _OVER.clear()
@@ -42,25 +42,25 @@ def listen(flush: Callable[[], None]) -> None:
 
 
 def stop() -> None:
-    """Nobody is listened to any more."""
+    """Stops listening for failures."""
     _OVER.set()
 
 
 def tell(sentence: str) -> None:
-    """Says that this process fails, and why. Of several that do the first is heard."""
+    """Reports that this process failed, and why. Only the first report counts."""
     _OVER.set()
     state = _state()
     if state is None:
         return
-    with contextlib.suppress(Exception):  # another was first, or the service is gone
+    with contextlib.suppress(Exception):  # another process was first, or the service is gone
         state.client.key_value_set(_FAILED, f"Process {state.process_id} has failed: {sentence}")
     _end(state)
 
 
 def leave(sentence: str, flush: Callable[[], None]) -> NoReturn:
-    """Ends this process with code 1, without waiting for the others, which are told why.
+    """Exits this process with code 1, without waiting for the others, which are told why.
 
-    Libraries would try again to write what cannot be written, and JAX to leave with the others.
+    A normal exit would let libraries retry failed writes, and JAX wait for the others.
     """
     flush()
     sys.stdout.flush()
@@ -69,21 +69,21 @@ def leave(sentence: str, flush: Callable[[], None]) -> NoReturn:
 
 
 def _look(state: Any, flush: Callable[[], None]) -> None:
-    every = _EVERY * max(1, state.num_processes / 50)  # a pod does not keep process 0 busy
+    every = _EVERY * max(1, state.num_processes / 50)  # so that a pod does not overload process 0
     while not _OVER.wait(every):
         try:
             sentence = state.client.key_value_try_get(_FAILED)
-        except Exception:  # nobody has failed; or the service does not answer, or never will again
+        except Exception:  # no failure so far; or the service does not answer, perhaps never again
             continue
         if not _OVER.wait(_OWN):
-            _LOG.error("%s\nThis process ends, too.", sentence)
+            _LOG.error("%s\nThis process exits, too.", sentence)
             flush()
             _end(state)
             os._exit(1)
 
 
 def _end(state: Any) -> None:
-    """Says that this process has heard of a failure; process 0 waits until all have."""
+    """Reports that this process has heard of a failure; process 0 waits until all have."""
     with contextlib.suppress(Exception):
         state.client.key_value_set(f"{_HEARD}/{state.process_id}", "")
         begin = time.monotonic()
@@ -94,7 +94,7 @@ def _end(state: Any) -> None:
 
 
 def _state() -> Any:
-    """What JAX knows of the processes, which has no public name; None: there is one alone."""
+    """JAX's state of the processes, which is not public; None: there is only one."""
     if not jax.distributed.is_initialized():
         return None
     with contextlib.suppress(ImportError, AttributeError):

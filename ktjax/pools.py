@@ -1,9 +1,9 @@
-"""What a transfer minimizes where the initial student and its teachers teach together.
+"""Objectives where the initial student and its teachers teach together.
 
 Their target is a log-linear pool, softmax(sum_s w_s z_s), whose weights are fitted on labeled tune
-images (analysis/pool.py). It keeps a part of everyone where a partition chooses one of them, and
-needs no label of the images that are trained on. Without a teacher it is the initial student's own
-answer at the temperature that suits it: the control of the same target.
+images (analysis/pool.py). It combines all models where a partition chooses one of them, and needs
+no labels for the training images. Without a teacher it is the initial student's own output at its
+best temperature: the control for this target.
 """
 
 import functools

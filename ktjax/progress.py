@@ -1,6 +1,6 @@
-"""Progress: bars in a terminal and in notebooks, elsewhere a line from time to time.
+"""Progress: bars in terminals and notebooks, elsewhere a line from time to time.
 
-Of several processes only the first one shows it.
+With several processes, only the first one shows it.
 """
 
 import contextlib
@@ -11,13 +11,13 @@ from typing import Any
 
 import tqdm
 
-_SECONDS = 30.0  # from line to line, where there is no terminal
+_SECONDS = 30.0  # between lines, without a terminal
 _LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {remaining} left"
-_OWN_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s{postfix}"  # of who knows better what is left
+_OWN_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s{postfix}"  # for callers with a better estimate
 
 
 def bar(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm.tqdm:
-    """As `tqdm.tqdm`, but silent where another process of the same job shows the same bar."""
+    """Like `tqdm.tqdm`, but silent if another process of the job shows the same bar."""
     silent = not shown or _another_shows_it()
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return tqdm.tqdm(iterable, disable=silent, **options)
@@ -27,19 +27,19 @@ def bar(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options:
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """Bars are taken away, so that a sentence stands alone on its lines, and then come back."""
+    """Hides the bars, so that a message gets its own lines, and then redraws them."""
     with tqdm.tqdm.external_write_mode(file=sys.stderr):
         yield
 
 
 def close_all() -> None:
-    """Closes bars that are open because something failed below them: nothing comes after it."""
+    """Closes bars that a failure left open, so that they print nothing after it."""
     for one in [*getattr(tqdm.tqdm, "_instances", ())]:
         one.close()
 
 
 class _Lines(tqdm.tqdm):
-    """Lines for logs and pipes, in which a bar would leave all that it ever showed."""
+    """Lines for logs and pipes, where a bar would leave everything it ever showed."""
 
     def __init__(self, *arguments: Any, **options: Any):
         self._due = time.monotonic() + _SECONDS
@@ -56,16 +56,16 @@ class _Lines(tqdm.tqdm):
         return True
 
     def clear(self, nolock: bool = False) -> None:
-        """A line stays."""
+        """Does nothing: lines stay."""
 
     def close(self) -> None:
-        """Whoever closes it says what came of it."""
+        """Prints nothing: the caller reports the outcome."""
         if not self.disable:
             self.disable = True
             self._decr_instances(self)
 
 
 def _another_shows_it() -> bool:
-    # Converting a folder needs no JAX. Where JAX is not imported there are no other processes.
+    # Converting a folder needs no JAX. Without JAX there are no other processes.
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized() and jax.process_index() > 0

@@ -1,11 +1,11 @@
-"""What may have been meant by a name that nobody knows."""
+"""Suggestions for misspelled names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The three known names that resemble a name most, by what stands after their last dot."""
+    """The three known names most similar to a name, by the part after their last dot."""
     matcher = difflib.SequenceMatcher(b=name)
 
     def unlike(dotted: str) -> tuple[float, int, str]:

@@ -1,7 +1,7 @@
-"""What a model says of its most probable classes, and of all the others as one.
+"""A model's output for its most probable classes, with all others combined into one.
 
-A TopK stands where an array of logits stands: losses.py compares a student with it, partition.py
-asks how sure it is. compress.py makes it of logits.
+A TopK takes the place of an array of logits: losses.py compares a student with it, partition.py
+reads its confidence. compress.py makes it from logits.
 """
 
 import flax.struct
@@ -17,15 +17,15 @@ class TopK:
     """The k largest logits of each sample. All arrays may have more axes before B.
 
     Attributes:
-      class_BxK: their classes, the most probable first; of equals the first one.
+      class_BxK: their classes, the most probable first; ties go to the lower class.
       logit_BxK: their logits minus the largest.
       rest_BxR: log-sum-exp of all other logits minus the largest, softened in each of the `ways`.
       largest_B: the largest logit.
-      mean_B: of all logits minus the largest.
-      variance_B: of all logits.
-      label_odds_B: log-odds of the label, see `partition.confidence`; -inf where it is not known.
+      mean_B: mean of all logits minus the largest.
+      variance_B: variance of all logits.
+      label_odds_B: log-odds of the label, see `partition.confidence`; -inf where it is unknown.
       largest_odds_B: log-odds of the most probable class.
-      ways: what the columns of `rest_BxR` are.
+      ways: the softening of each column of `rest_BxR`.
     """
 
     class_BxK: jax.Array
@@ -40,17 +40,17 @@ class TopK:
 
     @property
     def k(self) -> int:
-        """How many classes are told apart."""
+        """Number of classes kept individually."""
         return self.class_BxK.shape[-1]
 
     def rest_B(self, way: Way) -> jax.Array:
         """The column of `rest_BxR` for a softening.
 
-        ValueError: it has none.
+        ValueError: there is no such column.
         """
         if way not in self.ways:
             raise ValueError(
-                f"What was kept of the other classes is at {told(self.ways)}, not at {told([way])}."
+                f"The other classes are summed at {told(self.ways)}, not at {told([way])}."
             )
         return self.rest_BxR[..., self.ways.index(way)]
 
@@ -69,9 +69,9 @@ def is_kept(class_BxK: jax.Array, classes: int) -> jax.Array:
 
 
 def scale_B(variance_B: jax.Array, way: Way, *, floor: float) -> jax.Array:
-    """What differences of logits are multiplied by where they are softened this way.
+    """The factor by which this softening multiplies differences of logits.
 
-    `floor` is the least standard deviation that logits are divided by, `losses.SPREAD_FLOOR`.
+    `floor` is the smallest standard deviation that logits are divided by, `losses.SPREAD_FLOOR`.
     """
     temperature, standardized = way
     if not standardized:

@@ -1,9 +1,9 @@
-"""Where metrics go beside metrics.jsonl and TensorBoard: services that track runs.
+"""Experiment trackers: services that get metrics in addition to metrics.jsonl and TensorBoard.
 
-`follow(name)`, which --tracker calls, chooses one for all runs of this process from then on. How a
-run is tracked is no part of what it is. A run that goes on is the same run there, by a name that
-follows from its workdir; steps that it makes again say the same again. Each package reads its own
-environment (WANDB_MODE=offline, MLFLOW_TRACKING_URI, ...), and is imported where it is asked for.
+`follow(name)`, which --tracker calls, chooses one for all later runs of this process. Tracking does
+not affect a run's identity. A resumed run continues as the same run there, by an id made from its
+workdir; steps that it repeats log the same values again. Each package reads its own environment
+(WANDB_MODE=offline, MLFLOW_TRACKING_URI, ...), and is imported only on request.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ class Tracker(Protocol):
     link: str  # an address, or a path
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics after so many steps."""
+        """Logs metrics after so many steps."""
 
     def close(self) -> None:
-        """Ends the run, or lets it wait for the next start."""
+        """Ends the run, or leaves it to be resumed."""
 
 
 class _Wandb:
@@ -104,12 +104,12 @@ def follow(name: str | None) -> None:
 
 
 def followed() -> str | None:
-    """What `follow` was given, for processes that work for this one."""
+    """The name given to `follow`, for worker processes."""
     return _followed[0] if _followed else None
 
 
 def begin(workdir: Path, run: str, folder: Path) -> Tracker | None:
-    """The run at the chosen service; None: none was chosen. `folder` is one of this machine."""
+    """The run at the chosen service; None: none was chosen. `folder` is a local folder."""
     return TRACKERS[_followed[0]](workdir, run, folder) if _followed else None
 
 

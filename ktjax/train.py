@@ -1,7 +1,7 @@
 """State and the train step; the loop that runs it is in loop.py.
 
 The step is a pure function, `(state, frozen, batch, key) -> (state, metrics)`. It sums over an axis
-that is called "batch", and so runs under pmap, or under vmap where there are no devices.
+named "batch", so it runs under pmap, shard_map or vmap.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from ktjax.classifier import Classifier, cast
 from ktjax.objective import Objective, Outputs
 from ktjax.parallel import AXIS
 
-# teach(frozen, image, index_B, view) -> Outputs in which the student's are still missing
+# teach(frozen, image, index_B, view) -> Outputs without the student's
 Teach = Callable[[Any, jax.Array, jax.Array, jax.Array], Outputs]
 Metrics = Mapping[str, jax.Array]
 Step = Callable[..., tuple["State", Metrics]]
@@ -32,19 +32,19 @@ KEPT = jax.checkpoint_policies.save_from_both_policies(
 
 
 class Student(Protocol):
-    """What trains: a Classifier, or several behind the contract of one (joint.py)."""
+    """What trains: a Classifier, or several with the interface of one (joint.py)."""
 
     @property
     def variables(self) -> Mapping[str, Any]:
-        """`params` and, where there is BatchNorm, `batch_stats`."""
+        """`params` and, with BatchNorm, `batch_stats`."""
 
     def apply(self, variables: Any, image: jax.Array, **options: Any) -> tuple[Any, Any]:
-        """What Classifier.apply says."""
+        """As Classifier.apply."""
 
 
 @flax.struct.dataclass
 class State:
-    """What training changes. Frozen models are passed beside it, and never checkpointed."""
+    """What training changes. Frozen models are passed separately, and never checkpointed."""
 
     step: jax.Array  # completed updates, int32
     params: Any  # float32
@@ -52,8 +52,8 @@ class State:
     objective_params: Any
     objective_state: Any
     opt_state: Any
-    slow: Any  # the student's variables, interpolated; () where there is no such copy
-    tail: Any  # the mean of the student's variables over the last steps; () where it is not kept
+    slow: Any  # the student's variables, interpolated; () if there is no such copy
+    tail: Any  # the mean of the student's variables over the last steps; () if it is not kept
 
 
 def init_state(
@@ -67,17 +67,17 @@ def init_state(
     tail: bool = False,
     key: jax.Array,
 ) -> State:
-    """The state before the first step. Its arrays are its own: steps donate them.
+    """The state before the first step. Its arrays are copies: steps donate them.
 
     Args:
       variables: the student's, from which training starts.
       objective: may have parameters and a state of its own.
       optimizer: acts on the parameters of both.
-      outputs: the shapes of what student and teachers say, as `output_shapes` gives them.
+      outputs: the shapes of student and teacher outputs, from `output_shapes`.
       label_N: the labels of the training split, int32 [N], -1 where unlabeled.
-      slow: whether a slow copy of the student's variables is kept.
-      tail: whether their mean over the last steps is.
-      key: for what is drawn at random for the objective.
+      slow: whether to keep a slow copy of the student's variables.
+      tail: whether to keep their mean over the last steps.
+      key: for random initialization of the objective.
     """
     variables = jax.tree.map(jnp.copy, dict(variables))
     params = cast(variables["params"], jnp.float32)
@@ -100,7 +100,7 @@ def init_state(
 
 
 def output_shapes(student: Student, teachers: Sequence[Classifier], *, size: int) -> Outputs:
-    """What models say about one image of `size` x `size` pixels, as shapes; computes nothing."""
+    """The shapes of the models' outputs for one `size` x `size` image; computes nothing."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
 
     def shapes(model: Student) -> Any:
@@ -110,7 +110,7 @@ def output_shapes(student: Student, teachers: Sequence[Classifier], *, size: int
 
 
 def student_variables(state: State) -> dict[str, Any]:
-    """The student's variables as its Classifier takes them: the slow ones where there are any."""
+    """The student's variables as its Classifier takes them: the slow ones if there are any."""
     return state.slow or _variables(state.params, state.batch_stats)
 
 
@@ -119,7 +119,7 @@ def _variables(params: Any, batch_stats: Any) -> dict[str, Any]:
 
 
 def teach_nothing(frozen: Any, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Outputs:
-    """The `teach` of objectives that ask nobody but the labels."""
+    """The `teach` of objectives that use only labels."""
     del frozen, image, index_B, view
     return Outputs(student=None, initial=None, teachers=())
 
@@ -130,14 +130,14 @@ class _Shared(NamedTuple):
     trainable: tuple[Any, Any]  # params of the student and of the objective
     frozen: Any
     view: jax.Array
-    count: jax.Array  # samples of the whole batch that are no padding
+    count: jax.Array  # samples of the whole batch, without padding
     key: jax.Array  # of this step, the same on all devices
     run_key: jax.Array  # of all steps
 
 
 # gradient(shared, part, stats, objective_state, dropout_key)
-#   -> (grads, (stats, objective_state, metrics)): what a part of this device's batch adds to
-# gradient and metrics of the whole batch, and what it leaves to the next part.
+#   -> (grads, (stats, objective_state, metrics)): what a part of this device's batch adds to the
+# gradient and metrics of the whole batch, and what it passes to the next part.
 _Gradient = Callable[..., tuple[Any, tuple[Any, Any, dict[str, jax.Array]]]]
 
 
@@ -161,29 +161,28 @@ def make_train_step(
 
     Args:
       student: the classifier to adapt; its own variables are not used.
-      teach: what the frozen models say about a batch.
+      teach: gives the frozen models' outputs for a batch.
       objective: what is minimized.
       optimizer: acts on (student's params, objective's params).
       slow: how a slow copy of the student's variables follows; None: there is none.
-      augment: makes the views of the seed that `key` was made of, which so is no part of what is
-        compiled; the number of a view is the number of the epoch.
-      steps_per_epoch: after so many steps the view changes.
+      augment: makes the views for the seed that `key` was made from, so the seed is not compiled
+        in; the view number is the epoch number.
+      steps_per_epoch: the view changes every so many steps.
       dtype: what the student computes in; parameters stay float32.
       freeze_stats: BatchNorm keeps its running statistics.
-      views: how many there are, which epochs then see in turn; None: one for each epoch.
-      tail_after: the mean is kept of the variables after each of the steps that follow so many;
-        None: it is not.
-      microbatches: parts of the batch, one after another, whose gradients are added up. Each is a
-        batch of its own for whatever looks at several samples: BatchNorm's statistics, which every
-        part then updates; the similarities of `cd`; the memory of `crd`; means over those samples
-        that are distilled.
-      remat: of the student's forward pass only the results of convolutions and of products with
-        weights are kept for the backward pass; the others are computed again.
+      views: how many there are, which the epochs cycle through; None: one per epoch.
+      tail_after: keeps the mean of the variables over all steps after this many; None: keeps none.
+      microbatches: parts of the batch, run in sequence, whose gradients are summed. Each is its own
+        batch for anything that looks at several samples: BatchNorm's statistics, which every part
+        then updates; the similarities of `cd`; the memory of `crd`; means over the distilled
+        samples.
+      remat: keeps only the results of convolutions and weight products of the student's forward
+        pass for the backward pass, and recomputes the rest.
 
     Returns:
       `step(state, frozen, batch, key) -> (state, metrics)`, to be run where the axis "batch" is
-      bound. The metrics are means over the whole batch, float32. Padding counts neither in the loss
-      nor in the gradient, but it does in BatchNorm's statistics: batches to train on are full.
+      bound. The metrics are means over the whole batch, float32. Padding is excluded from loss and
+      gradient, but not from BatchNorm's statistics: training batches must be full.
     """
     gradient = _make_gradient(
         forward=_make_forward(student, freeze_stats=freeze_stats, remat=remat),
@@ -264,7 +263,7 @@ def _make_gradient(
             loss_B, (new_objective_state, aux) = objective.apply(
                 objective_params, objective_state, outputs, part, shared.key
             )
-            if "accuracy" not in aux:  # else the objective knows better what its student answers
+            if "accuracy" not in aux:  # some objectives compute it for their kind of student
                 aux = {"accuracy": output.logits.argmax(axis=-1) == part["label"]} | aux
             shares = {name: 100 * mean(value_B) for name, value_B in aux.items()}
             metrics = {"loss": mean(loss_B)} | shares
@@ -276,7 +275,7 @@ def _make_gradient(
 
 
 def _in_parts(gradient: _Gradient, microbatches: int) -> _Gradient:
-    """The same for a whole batch, of which only one part is in memory at a time."""
+    """The same for a whole batch, with only one part in memory at a time."""
 
     def add_up(shared: _Shared, batch, stats, objective_state, device_key):
         def accumulate(so_far, numbered):
@@ -287,7 +286,7 @@ def _in_parts(gradient: _Gradient, microbatches: int) -> _Gradient:
             )
             return (optax.tree.add(grads, more), stats, objective_state), metrics
 
-        # Strided: the same samples in each on any number of devices and in any layout.
+        # Strided: each part has the same samples on any number of devices and in any layout.
         parts = jax.tree.map(
             lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
         )

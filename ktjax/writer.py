@@ -1,4 +1,4 @@
-"""The stream of metrics of a run: JSON lines, and TensorBoard events without TensorFlow."""
+"""A run's metrics: JSON lines, and TensorBoard events without TensorFlow."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ from ktjax.mirror import Mirror
 class Writer:
     """Appends to `metrics.jsonl` in the workdir, and to the run's TensorBoard events.
 
-    A run that resumes takes back what it wrote after its last checkpoint: its stream ends up as an
-    undisturbed run's. To a bucket all of it is brought by `flush`.
+    A resumed run removes what it wrote after its last checkpoint, so that its metrics end up like
+    an uninterrupted run's. `flush` uploads everything to a bucket.
     """
 
     def __init__(self, workdir: Path, *, run: str, first_step: int):
@@ -53,7 +53,7 @@ class Writer:
             self._tracker.log(step, metrics)
 
     def flush(self) -> None:
-        """What was written is where it belongs: a checkpoint that follows may rely on it."""
+        """Makes the metrics durable, before a checkpoint that relies on them."""
         self._lines.flush()
         self._events.flush()
         self._mirror.upload()
@@ -68,6 +68,6 @@ class Writer:
 
 
 def tracked(workdir: Path) -> dict[str, str]:
-    """Where a tracker has each run of a workdir; empty: none was asked for."""
+    """The tracker link of each run of a workdir; empty: no tracker was used."""
     path = workdir / files.TRACKED
     return files.read_json(path) if path.exists() else {}

@@ -71,7 +71,8 @@ def test_other_images_are_noticed(change, told, folder, tmp_path):
     beginning.note(tmp_path, seen(folder))
     beginning.check(tmp_path, "mine", seen(folder))
     change(folder)
-    with pytest.raises(ValueError, match=rf"was begun on other images of 'mine' \(\w+ had {told}"):
+    message = rf"was started on other images of 'mine' \(\w+ had {told}"
+    with pytest.raises(ValueError, match=message):
         beginning.check(tmp_path, "mine", seen(folder))
 
 
@@ -106,7 +107,7 @@ def test_pretrained_weights_are_noticed(images, zoo, tmp_path, monkeypatch):
     description = files.read_json(tmp_path / "workdir" / files.DATA)
     description["models"] = {str(model): "cd34"}
     files.write_json(tmp_path / "workdir" / files.DATA, description)
-    with pytest.raises(ValueError, match=f"begun with other weights of {model}, and a resumed"):
+    with pytest.raises(ValueError, match=f"started with other weights of {model}, and a resumed"):
         pretrain.run(config, tmp_path / "workdir")
 
 
@@ -122,7 +123,7 @@ def test_other_weights_are_noticed(folder, tmp_path):
 )
 def test_what_is_not_as_it_was_written_is_told(content, folder, tmp_path):
     (tmp_path / files.DATA).write_text(content)
-    with pytest.raises(ValueError, match=r"data.json' is (not as ktjax writes it|no JSON)"):
+    with pytest.raises(ValueError, match=r"data.json' is (not as ktjax writes it|not valid JSON)"):
         beginning.check(tmp_path, "mine", seen(folder))
 
 
@@ -146,7 +147,7 @@ def test_processes_that_differ_are_told(monkeypatch):
         ({"images": {"train": {"names": "b2"}}}, r"images.train.names \(a1 here, b2 there\)"),
         ({"models": {"A": "b2"}}, r"models.A \(None here, b2 there\)"),
     ):
-        with pytest.raises(ValueError, match=rf"Process 1 was started otherwise .*: {told}"):
+        with pytest.raises(ValueError, match=rf"Process 1 was started differently .*: {told}"):
             check(**theirs)
 
 
@@ -174,9 +175,9 @@ def unfinished(killed, tmp_path):
 @pytest.mark.parametrize(
     ("lost", "error", "message"),
     [
-        ("config.json", ValueError, "holds data.json, metrics.jsonl.*and no config.json says that"),
-        ("config.json for another", OSError, "the latest because of: it is not of the same config"),
-        ("data.json", OSError, "None of .* the latest because of: it is not of the same images"),
+        ("config.json", ValueError, "holds data.json, metrics.jsonl.*no config.json shows that"),
+        ("config.json for another", OSError, "the latest: it differs in config"),
+        ("data.json", OSError, "None of .* the latest: it differs in images"),
     ],
 )
 def test_old_checkpoints_are_not_relabeled(lost, error, message, unfinished):
@@ -202,7 +203,7 @@ def test_one_writer(unfinished):
     _, config, workdir = unfinished
     with lease.alone(workdir / files.WRITER, expiry=60):
         before = tree(workdir)
-        message = f"Process {os.getpid()} on .* works in '{workdir}' at this moment: end it first"
+        message = f"Process {os.getpid()} on .* is working in '{workdir}': stop it first"
         with pytest.raises(ValueError, match=message):
             pretrain.run(config, workdir)
         assert {k: v for k, v in tree(workdir).items() if "writer" not in k} == {
@@ -219,7 +220,8 @@ def test_weights_of_models_are_compared(images, quartet, noisy, tmp_path, monkey
         with pytest.raises(KilledError):
             transfer.run(config, tmp_path / "workdir")
     shutil.copy(f"{quartet[0]}/model.safetensors", teacher)
-    with pytest.raises(ValueError, match=rf"begun with other weights of {teacher}, and a resumed"):
+    message = rf"started with other weights of {teacher}, and a resumed"
+    with pytest.raises(ValueError, match=message):
         transfer.run(config, tmp_path / "workdir")
 
 

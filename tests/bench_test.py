@@ -75,7 +75,7 @@ def test_step(tmp_path, capsys):
     # Two passes of the student with a gradient, one without, and the teachers'.
     narrow, wide = 2 * 60_964 * 8 / 1e9, 2 * 204_772 * 8 / 1e9
     assert found["gflop"] == pytest.approx(5 * narrow + wide, rel=0.25)
-    assert found["torch_lazy"] == "not measured: 'lazy' is none of eager, channels_last, compile"
+    assert found["torch_lazy"] == "not measured: 'lazy' is not one of eager, channels_last, compile"
     assert "torch_lazy" in capsys.readouterr().out
 
     kept = json.loads(file.read_text())

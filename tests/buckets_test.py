@@ -108,7 +108,7 @@ def test_killed_and_resumed(bucket, images, zoo, cached, tmp_path):
     assert len(paths.names(workdir / "tensorboard" / run)) == 4  # a file of each start
 
     done = launch(*arguments, f"--workdir={workdir}", **cached)
-    assert done.returncode == 0 and "Finished before." in done.stdout
+    assert done.returncode == 0 and "Already finished." in done.stdout
     said = launch("predict", str(workdir / files.STUDENTS / run), str(next(images.rglob("*.png"))))
     assert said.returncode == 0, said.stderr
     assert models.load(str(workdir)).name == str(workdir)

@@ -39,8 +39,8 @@ def read(text):
 
 
 def test_the_header_is_what_the_hub_reads(model):
-    text = card.text(model, format="timm", training=training())
-    data = read(text).data
+    timms = dataclasses.replace(model, architecture="resnet18")
+    data = read(card.text(timms, format="timm", training=training())).data
     assert (data.base_model, data.library_name) == ("timm/a.b", "timm")
     found = {one.metric_name: (one.metric_type, one.metric_value) for one in data.eval_results}
     assert found == {
@@ -52,6 +52,21 @@ def test_the_header_is_what_the_hub_reads(model):
     assert data.datasets is None and data.license is None
     data = read(card.text(model, format="ktjax", training=training(data="imagenet2012"))).data
     assert data.datasets == ["ILSVRC/imagenet-1k"]
+
+
+def test_a_student_that_is_as_it_was_was_not_taught(model):
+    text = card.text(model, format="ktjax", training=training(abstained=True))
+    assert "is unchanged: what x" in text and "did not improve it, on folder:p." in text
+    assert "was taught by" not in text
+
+
+def test_what_timm_does_not_load_is_not_said_to_be_timms(model):
+    """Imported modules of torchvision's, say, have their own names."""
+    for architecture, timms in (("torch:MobileNetV3", False), ("resnet18", True)):
+        imported = dataclasses.replace(model, architecture=architecture)
+        text = card.text(imported, format="timm", training=None)
+        assert ("timm.create_model" in text) == timms
+        assert read(text).data.library_name == ("timm" if timms else "ktjax")
 
 
 def test_the_text_is_escaped_and_tells_no_paths(model):
@@ -96,7 +111,7 @@ def test_command_is_the_one_that_was_given(words, expected):
 
 def test_a_call_from_python_has_no_command(model):
     text = card.text(model, format="ktjax", training=training(command=None))
-    assert "its workdir holds.\n\n" in text and "--workdir" not in text
+    assert "config.json of\nits workdir.\n\n" in text and "--workdir" not in text
 
 
 def test_license_is_the_base_models(model, tmp_path):
@@ -231,7 +246,7 @@ def test_what_the_hub_does_not_take(endpoint, model, tmp_path):
     with pytest.raises(ValueError, match="holds no config.json and model.safetensors"):
         ktjax.push_to_hub(tmp_path, "me/student")
     weights.export(model, tmp_path)
-    with pytest.raises(ValueError, match="The hub does not take 'me/s': .*username or password"):
+    with pytest.raises(ValueError, match="The hub rejects 'me/s': .*username or password"):
         ktjax.push_to_hub(tmp_path, "me/s", token="hf_wrong")
-    with pytest.raises(ValueError, match="The hub does not take 'a/b/c': "):
+    with pytest.raises(ValueError, match="The hub rejects 'a/b/c': "):
         ktjax.push_to_hub(tmp_path, "a/b/c", token="hf_right")

@@ -55,7 +55,7 @@ def test_correlation_that_is_not_defined_is_none(correlation):
     assert correlation([1, 2, 3], [4, 4, 4]) is None
     assert correlation([1, 2], [3, 4]) is None
     assert correlation([], []) is None
-    with pytest.raises(ValueError, match="same things"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         correlation([1, 2, 3], [1, 2])
 
 
@@ -97,5 +97,5 @@ def test_the_interval_of_one_student_is_over_its_teachers():
     assert clustered([1, 2, 3], "aaa", "xyz") == pytest.approx(expected)
     assert clustered([1, 2, 3], "abc", "xxx") == pytest.approx(expected)
     assert clustered([1], "a", "x") is None
-    with pytest.raises(ValueError, match="a student and a teacher each"):
+    with pytest.raises(ValueError, match="a student and a teacher for each"):
         clustered([1, 2], "ab", "x")

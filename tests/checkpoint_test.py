@@ -214,9 +214,9 @@ def test_a_checkpoint_of_another_is_not_used(what, folder, tmp_path, caplog):
     checkpoints = Checkpoints(tmp_path / "run", of=OF)
     assert checkpoints.restore(parallel.replicate(make_state(6)))[1] == [*RECORD, 4]
     checkpoints.close()
-    assert f"of step 5 cannot be used (it is not of the same {what})" in caplog.text
+    assert f"of step 5 cannot be used (it differs in {what})" in caplog.text
     checkpoints = Checkpoints(folder, of=OF | {what: "another"})
-    with pytest.raises(OSError, match=f"latest because of: it is not of the same {what}"):
+    with pytest.raises(OSError, match=f"the latest: it differs in {what}"):
         checkpoints.restore(parallel.replicate(make_state(6)))
     checkpoints.close()
 
@@ -228,9 +228,7 @@ def test_none_can_be_read(folder, tmp_path):
         if path.is_file() and "state" in path.parts:
             damage(path, "cut")
     checkpoints = Checkpoints(damaged, of=OF)
-    with pytest.raises(
-        OSError, match=r"None of the checkpoints in .* can be used, the latest because"
-    ):
+    with pytest.raises(OSError, match=r"None of the checkpoints in .* can be used; the latest: "):
         checkpoints.restore(parallel.replicate(make_state(6)))
     checkpoints.close()
     assert {path.name for path in damaged.iterdir() if path.is_dir()} == {"2", "4", "5"}

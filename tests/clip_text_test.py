@@ -236,14 +236,14 @@ def test_a_tokenizer_has_to_be_there(folder, missing):
     ("text", "message"),
     [
         (None, r"has no config\.json"),
-        ("", r"config\.json' is no JSON"),
-        ("[]", "holds no JSON object"),
+        ("", r"config\.json' is not valid JSON"),
+        ("[]", "does not hold a JSON object"),
         ('{"model_type": ["clip"]}', r"its model_type is \['clip'\]"),
         ('{"model_type": "siglip2"}', "not of a CLIP or SigLIP model: its model_type is 'siglip2'"),
         ('{"model_type": "clip", "text_config": {"hidden_size": "x"}}', "'hidden_size' expected"),
         (
             '{"model_type": "clip", "text_config": {"hidden_act": "relu"}}',
-            "hidden_act 'relu'; there are quick_gelu, gelu",
+            "hidden_act 'relu'; ktjax supports quick_gelu, gelu",
         ),
     ],
 )
@@ -296,7 +296,7 @@ def test_a_tokenizer_of_another_tower_is_refused(folder):
         ),
     )
     assert clip_text.embed_names(str(folder), ["cat"]).shape == (1, 16)
-    with pytest.raises(ValueError, match="gives token 557, the text tower has 557"):
+    with pytest.raises(ValueError, match="gives token 557, but the text tower has 557"):
         clip_text.embed_names(str(folder), ["cat", "<extra> hen"])
     change_config(folder, {}, eos_token_id=550)
     with pytest.raises(ValueError, match="ends texts without token 550"):

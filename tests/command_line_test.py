@@ -45,7 +45,7 @@ def test_command_line(images, cached, tmp_path):
             "objectives.kl_pool.learning_rate, learning_rates.\n",
         ),
         (["pretrain.py", "--config.batch_size=big"], "flag --config.batch_size=big"),
-        (["pretrain.py", "--config.batch_size=None"], "config.batch_size has to have a value"),
+        (["pretrain.py", "--config.batch_size=None"], "config.batch_size=None must be a whole"),
         (["pretrain.py", "--config.lrr=None"], "the config has no field 'lrr'. Nearest: "),
     ],
 )
@@ -64,7 +64,7 @@ def test_command_line_error_is_a_sentence(arguments, message, tmp_path):
     [
         (["--config=pretrain:data=glyphz"], "No data set 'glyphz'"),
         (["--config=transfer", "--config.eval_data=folder:/nowhere"], "No folder '/nowhere'"),
-        (["--config=transfer", "--config.batch_size=-1"], "config.batch_size=-1 has to be 1"),
+        (["--config=transfer", "--config.batch_size=-1"], "config.batch_size=-1 must be 1"),
         (["--config=transfer", "--config.job=tranfer"], "config.job='tranfer' is not known"),
         (["--config=transfer", "--config.batchsize=1"], "the config has no field 'batchsize'"),
     ],

@@ -146,7 +146,8 @@ def test_killed_job_goes_on_with_the_next_model(config, done, tmp_path, monkeypa
     began = json.loads((tmp_path / "data.json").read_text())
     other = began | {"models": began["models"] | {MODELS[0]: "cd34"}}
     (tmp_path / "data.json").write_text(json.dumps(other))
-    with pytest.raises(ValueError, match=f"begun with other weights of {MODELS[0]}, and a resumed"):
+    message = f"started with other weights of {MODELS[0]}, and a resumed"
+    with pytest.raises(ValueError, match=message):
         complementarity.run(config, tmp_path)
     (tmp_path / "data.json").write_text(json.dumps(began, indent=1, ensure_ascii=False) + "\n")
     calls = calls_of(monkeypatch)
@@ -362,8 +363,8 @@ def refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(models=MODELS[:1]), "models has 1 entries, and takes 2 or more"),
-        (dict(models=()), "models has 0 entries, and takes 2 or more"),
+        (dict(models=MODELS[:1]), "models has 1 entries, but must have 2 or more"),
+        (dict(models=()), "models has 0 entries, but must have 2 or more"),
         (dict(models=(*MODELS, "glyphs/tiny_mlpp")), r"'glyphs/tiny_mlpp'.*glyphs/tiny_mlp\b"),
         (dict(models=(*MODELS, "tiny_vit")), "'tiny_vit' is an architecture"),
         (dict(models=(*MODELS, MODELS[0])), "names a model twice"),
@@ -376,7 +377,7 @@ def refused(tmp_path, monkeypatch):
         (dict(max_examples=0), "max_examples=0"),
         (dict(image_size=0), "image_size=0"),
         (dict(eval_batch_size=0), "eval_batch_size=0"),
-        (dict(seed=-1), "seed=-1 has to be 0 or more"),
+        (dict(seed=-1), "seed=-1 must be 0 or more"),
     ],
 )
 def test_refuses(fields, message, refused):
@@ -398,11 +399,11 @@ def test_transfers_have_to_be_of_these_models_and_images(refused, tmp_path):
     (tmp_path / "list").mkdir()
     (tmp_path / "list" / "results.json").write_text("[]")
     for folder, message in (
-        (str(tmp_path / "empty"), "empty' has no results.json"),
-        (made_transfers(tmp_path / "a", job="pretrain"), "is of a pretrain job"),
-        (made_transfers(tmp_path / "b", data=DIGITS), "is about digits, not glyphs"),
+        (str(tmp_path / "empty"), "empty' has no readable results.json"),
+        (made_transfers(tmp_path / "a", job="pretrain"), "is from a pretrain job"),
+        (made_transfers(tmp_path / "b", data=DIGITS), "is from digits, not glyphs"),
         (str(tmp_path / "list"), "list/results.json' is not as ktjax writes it"),
-        (made_transfers(tmp_path / "c", runs=other), "models that config.models lacks: x"),
+        (made_transfers(tmp_path / "c", runs=other), "models that are not in config.models: x"),
     ):
         refused(config_of(transfers=(folder,)), message)
 

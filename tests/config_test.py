@@ -55,12 +55,12 @@ def test_an_unknown_argument_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("arg", "message"),
     [
-        ("size=big", "'size' is of type int: 'big' is not"),
-        ("size=1.5", "'size' is of type int: '1.5' is not"),
+        ("size=big", "'size' must be of type int, not 'big'"),
+        ("size=1.5", "'size' must be of type int, not '1.5'"),
         ("size", "'size' needs a value"),
-        ("rate=fast", "'rate' is of type float: 'fast' is not"),
-        ("fast=1", "'fast' is true or false, not '1'"),
-        ("seeds=1+b", "'seeds' is of type int: 'b' is not"),
+        ("rate=fast", "'rate' must be of type float, not 'fast'"),
+        ("fast=1", "'fast' must be true or false, not '1'"),
+        ("seeds=1+b", "'seeds' must be of type int, not 'b'"),
     ],
 )
 def test_a_value_of_another_type_is_refused(arg, message):

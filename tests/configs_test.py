@@ -8,8 +8,9 @@ from pathlib import Path
 
 import ml_collections
 import pytest
+from ml_collections.config_flags import config_path
 
-from ktjax import config as config_lib
+from ktjax import settings
 from ktjax.jobs import transfer
 from ktjax.settings.transfer import Transfer
 
@@ -69,7 +70,13 @@ def test_fields_that_are_none_may_be(path):
     none = {key for key, value in get_config(path).items() if value is None}
     told = set(re.findall(r"    config\.(\w+) = .*  # .*\bNone:", path.read_text()))
     assert "max_examples" in told
-    assert none | told <= set(config_lib.OPTIONAL)
+    for field in none | told:
+        config = get_config(path)
+        config_path.set_value(field, config, None)
+        try:
+            settings.read(config)
+        except ValueError as error:  # of two durations one has to be given
+            assert "one of config" in str(error), error
 
 
 @pytest.mark.usefixtures("compile_once")

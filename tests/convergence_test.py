@@ -70,7 +70,7 @@ def test_what_it_finds(done, zoo):
     assert len(list((workdir / "runs").iterdir())) == 2 * 2
     assert not list((workdir / "checkpoints").iterdir())
     page = (workdir / "report.html").read_text()
-    assert re.search(r"\d of 2 models (is|are) at the end of training", page)
+    assert re.search(r"\d of 2 models (is|are) converged: more training", page)
     assert "<h2>Figures</h2>" not in page  # there are none
 
 
@@ -111,7 +111,7 @@ def test_a_rate_at_which_a_model_diverges_is_left_out(images, zoo, tmp_path, mon
 
 def test_tune_that_cannot_be_halved_is_told_at_once(images, zoo, refused, monkeypatch):
     monkeypatch.setattr(sources, "halves", lambda *_, **__: (np.arange(1), np.arange(0)))
-    refused(job.run, config_of(images, zoo[:1]), "has 1 tune images, which are to be halved")
+    refused(job.run, config_of(images, zoo[:1]), "has 1 tune images, too few to split in half")
 
 
 def test_damaged_runs_are_told(done, images, zoo, tmp_path):
@@ -125,7 +125,7 @@ def test_damaged_runs_are_told(done, images, zoo, tmp_path):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(seeds=(1, 1)), "seeds=.* names one twice"),
+        (dict(seeds=(1, 1)), "seeds=.* has duplicates"),
         (dict(models=("nobody",)), "nobody"),
         (dict(learning_rates=()), "learning_rates"),
     ],

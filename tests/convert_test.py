@@ -54,7 +54,7 @@ def test_converted_pool_without_labels(tmp_path):
 
 @pytest.mark.parametrize(
     ("out", "message"),
-    [("Animals", "small letters"), ("taken", "exists: delete it"), ("fine", "No folder")],
+    [("Animals", "lowercase letters"), ("taken", "exists: delete it"), ("fine", "No folder")],
 )
 def test_conversion_refuses(out, message, tmp_path):
     (tmp_path / "taken" / convert.VERSION).mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_data_without_labels_in_its_records_is_refused(tmp_path):
     image = tfds.features.Image(encoding_format="jpeg")
     examples = {"train": [{"image": jpeg(0)}], "test": [{"image": jpeg(1)}]}
     prepare("images_alone", "1.0.0", examples, tmp_path, {"image": image})
-    with pytest.raises(ValueError, match="has no feature label with names of classes: .*image"):
+    with pytest.raises(ValueError, match="has no feature `label` with class names: .*image"):
         data.load("tfds:images_alone", data_dir=str(tmp_path))
 
 

@@ -82,7 +82,7 @@ def test_networks_without_stochastic_depth(images, mixers, refused):
     job.check(Transfer.read(config))  # there is nothing to turn off
     for rate in (-0.1, 1.0):
         config.drop_path_rate = rate
-        refused(transfer.run, config, f"drop_path_rate={rate} has to be")
+        refused(transfer.run, config, f"drop_path_rate={rate} must be")
 
 
 @pytest.mark.full

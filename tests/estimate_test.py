@@ -24,7 +24,7 @@ def test_needs():
     ("needs", "message"),
     [
         (dict(batches=900, state=200), r"900 B for two batches of images of 7 .* 1 kB of memory"),
-        (dict(disk=5000), r"5 kB of disk, and there are 2 kB for '.*new'\."),
+        (dict(disk=5000), r"5 kB of disk, but only 2 kB are free for '.*new'\."),
         (dict(batches=700, state=200, disk=2000), None),
     ],
 )

@@ -83,7 +83,7 @@ def test_full_disk(arguments, small_disk, cached, tmp_path):
     """
     done = mounted(script, cached)
     told = check_sentence(done.stderr)
-    assert "No space left on device" in told and "goes on" in told
+    assert "No space left on device" in told and "to resume" in told
     assert "Traceback" not in done.stderr and "Event loop" not in done.stderr
     before, after = done.stdout.split("exit code")[1:]
     assert before.startswith(" 1") and after.startswith(" 0"), done.stdout + done.stderr

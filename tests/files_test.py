@@ -48,7 +48,7 @@ def test_short_names_are_different():
 @pytest.mark.parametrize("name", [".", "..", "/", "a/../..", "..."])
 def test_what_names_no_file(name):
     for call in (files.last_part, lambda name: files.short_names([name])):
-        with pytest.raises(ValueError, match="has no name that files could be called by"):
+        with pytest.raises(ValueError, match="has no name to name files after"):
             call(name)
 
 

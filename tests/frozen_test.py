@@ -171,14 +171,14 @@ def test_statistics_of_a_soup_are_estimated_if_asked_for(images, zoo, quartet, t
 def test_models_of_other_architectures_make_no_soup(quartet):
     student, narrow, weak, _ = map(ktjax.load_model, quartet)
     with pytest.raises(
-        ValueError, match="one architecture: .*weak is tiny_mlp, .*student is tiny_mlp_n"
+        ValueError, match="the same architecture: .*weak is tiny_mlp, .*student is tiny_mlp_n"
     ):
         ktjax.classifier.average([weak, student])
     head = dict(narrow.variables["params"]["head"])
     head["kernel"] = head["kernel"][:, :2]
     params = dict(narrow.variables["params"]) | {"head": head}
     other = dataclasses.replace(narrow, variables={"params": params})
-    with pytest.raises(ValueError, match="one architecture"):
+    with pytest.raises(ValueError, match="the same architecture"):
         ktjax.classifier.average([narrow, other])
 
 

@@ -114,7 +114,7 @@ def resnet(folders, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("hidden_act", "gelu", r"hidden_act='gelu'; ktjax has 'relu' only"),
+        ("hidden_act", "gelu", r"hidden_act='gelu'; ktjax supports only 'relu'"),
         ("architectures", ["ResNetNoModel"], r"has no head, so it cannot classify"),
         ("architectures", ["ViTNewForImageClassification"], r"is of ViTNew.*; ktjax has ResNetFor"),
         ("architectures", None, "is of no class; ktjax has "),
@@ -153,7 +153,7 @@ def test_without_a_preprocessor_config_the_models_class_says_it(resnet, caplog):
     (resnet / hf.PREPROCESSOR).unlink()
     found = models.blank(str(resnet)).input
     assert (found.size, found.mean, found.crop_pct) == ((224, 224), (0.5, 0.5, 0.5), 0.875)
-    assert "as ConvNextImageProcessor does by itself" in caplog.text
+    assert "with the defaults of ConvNextImageProcessor" in caplog.text
 
 
 def test_a_file_of_a_vit_squeezes(folders):
@@ -224,7 +224,7 @@ def test_weights_in_parts(resnet):
     jax.tree.map(np.testing.assert_array_equal, models.load(str(resnet)).variables, whole)
     for listed, message in (
         (names | {"extra": "model-00001-of-00002.safetensors"}, "lacks extra, which model.safe"),
-        (names | {"extra": "../model.safetensors"}, "no .safetensors beside it"),
+        (names | {"extra": "../model.safetensors"}, "not a .safetensors beside it"),
         (names | {"extra": "model-3.safetensors"}, "There is no .*model-3.safetensors"),
         ({}, "has no weight_map"),
     ):

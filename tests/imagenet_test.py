@@ -111,7 +111,7 @@ def test_robustness_sets_say_where_they_come_from(tmp_path):
         ("imagenet_r", ["a.jpg"], "a directory for each class of imagenet_r.*and nothing else"),
         ("imagenet_r", ["test/n01443537/a.jpg", "test/n01484850/a.jpg"], "and nothing else"),
         ("imagenet2012_real", ["a.jpg"], "lacks real.json: ILSVRC2012_img_val.tar"),
-        ("imagenet2012_real", ["real.json", "a.jpg"], "a.jpg is no validation image"),
+        ("imagenet2012_real", ["real.json", "a.jpg"], "a.jpg is not a validation image"),
     ],
 )
 def test_folders_that_are_no_robustness_set_are_refused(name, files, message, tmp_path):

@@ -192,14 +192,14 @@ def test_what_cannot_be_imported_says_why(tmp_path):
             return torch.lgamma(self.odd(x).mean((2, 3)))
 
     for kind, message in (
-        (Data, r"torch\.export cannot take this Data"),
-        (Two, r"The module gives 2 tensors .*wrap it in a module that returns the logits"),
-        (OneBatch, r"torch\.export cannot take this OneBatch .*a batch of any size"),
+        (Data, r"torch\.export cannot trace this Data"),
+        (Two, r"The module returns 2 tensors .*wrap it in a module that returns the logits"),
+        (OneBatch, r"torch\.export cannot trace this OneBatch .*a batch of any size"),
         (Unknown, r"igamma in odd; lgamma in the model itself; special_bessel_j0 in odd"),
     ):
         with pytest.raises(ValueError, match=message):
             ktjax.import_torch(kind(), tmp_path / "out", size=(8, 8), classes=3, **NORMAL)
-    with pytest.raises(ValueError, match="has 3 classes, and 4 are named"):
+    with pytest.raises(ValueError, match="has 3 classes, but 4 are named"):
         linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
         ktjax.import_torch(linear, tmp_path / "out", size=(8, 8), classes=4, **NORMAL)
     assert not (tmp_path / "out").exists()
@@ -254,7 +254,7 @@ def test_a_name_of_timms_is_imported_once(tmp_path, monkeypatch):
     assert first.origin == second.origin == "pretrained timm/test_byobnet.r160_in1k"
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
     with pytest.raises(
-        ValueError, match=r"No architecture 'test_byobnot'\. Nearest: .* Nor has timm"
+        ValueError, match=r"No architecture 'test_byobnot'\. Nearest: .* timm does not have it"
     ):
         models.load("timm/test_byobnot.r160_in1k")
 
@@ -298,10 +298,10 @@ def test_what_is_else_in_training_is_not_trained_so(tmp_path, caplog):
     for kind, said in (
         (Plain, None),
         (Fresh, None),  # all logits are 0, and have no spread
-        (More, r"More is trained as it is evaluated, .* it gives \[2, 8\], and not \[2, 4\]"),
-        (Two, "Two is trained as it is evaluated, .* it gives 2 tensors"),
-        (Other, "Other is trained as it is evaluated, .* its logits are others, by"),
-        (Depends, "Depends is trained as it is evaluated, .* cannot take this Depends"),
+        (More, r"More is trained as in evaluation, .* it returns \[2, 8\], not \[2, 4\]"),
+        (Two, "Two is trained as in evaluation, .* it returns 2 tensors"),
+        (Other, "Other is trained as in evaluation, .* its logits differ, by"),
+        (Depends, "Depends is trained as in evaluation, .* cannot trace this Depends"),
     ):
         caplog.clear()
         model = ktjax.import_torch(kind(), tmp_path, size=(8, 8), classes=4, **NORMAL)

@@ -10,7 +10,7 @@ import pytest
 from PIL import ExifTags, Image
 
 import ktjax
-from ktjax import main, models
+from ktjax import inference, main, models
 from ktjax.data import decode
 
 NAME = "glyphs/tiny_resnet_narrow"
@@ -64,6 +64,13 @@ def test_any_image_goes_through_the_models_transform(model, photo, tmp_path):
     assert ktjax.predict(model, []) == []
 
 
+def test_a_name_is_compiled_once(photo):
+    inference._probabilities.clear_cache()
+    for _ in range(3):
+        inference.predict("glyphs/tiny_mlp_narrow", photo)
+    assert inference._probabilities._cache_size() == 1
+
+
 def test_all_classes_add_up(model, photo):
     (classes,) = ktjax.predict(NAME, photo, top=1000)
     assert len(classes) == len(model.classes) == 100
@@ -74,10 +81,10 @@ def test_all_classes_add_up(model, photo):
     ("image", "options", "message"),
     [
         ("nowhere.png", {}, r"There is no image 'nowhere\.png'\."),
-        (__file__, {}, r"inference_test\.py' does not decode: of no known format\."),
+        (__file__, {}, r"inference_test\.py' does not decode: unknown format\."),
         (np.zeros((8, 8, 3), np.float32), {}, r"uint8 \[H, W, 3\], .*not float32 \[8, 8, 3\]\."),
         (np.zeros((8, 8), np.uint8), {}, r"not uint8 \[8, 8\]\."),
-        (np.zeros((8, 8, 3), np.uint8), {"top": 0}, r"top=0 has to be 1 or more\."),
+        (np.zeros((8, 8, 3), np.uint8), {"top": 0}, r"top=0 must be 1 or more\."),
     ],
 )
 def test_what_is_refused(model, image, options, message):
@@ -109,7 +116,7 @@ def test_a_wrong_name_is_a_sentence(monkeypatch, capsys):
 
 @pytest.mark.parametrize("word", ["quickstart", "predcit"])
 def test_a_word_that_is_no_command_is_a_sentence(word, monkeypatch, capsys):
-    message = f"there is no command '{word}', but configs and predict; a job is started by --conf"
+    message = rf"unknown command '{word}'\. Commands: configs, predict\. To run a job: ktjax --conf"
     with pytest.raises(SystemExit, match=message):
         said(monkeypatch, capsys, word)
 

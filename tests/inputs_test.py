@@ -38,7 +38,7 @@ def test_half_of_tune_decides_and_half_is_left(per_class, sizes, tmp_path):
     names = [source.where(i) for source in halves for i in range(len(source))]
     assert sorted(names) == sorted(whole.where(i) for i in range(len(whole)))
     alone = loaded._replace(dataset=loaded.dataset._replace(tune=whole.take(1)))
-    with pytest.raises(ValueError, match="has 1 tune images, which are to be halved"):
+    with pytest.raises(ValueError, match="has 1 tune images, too few to split in half"):
         inputs.with_accept(settings, alone)
 
 
@@ -255,11 +255,11 @@ def _leaves(tree):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(minival=0.0), r"minival=0.0 has to be above 0"),
-        (dict(train_fraction=1.5), r"train_fraction=1.5 has to be at most 1"),
-        (dict(crop_pct=0.0), r"crop_pct=0.0 has to be 0.1 or more"),
+        (dict(minival=0.0), r"minival=0.0 must be above 0"),
+        (dict(train_fraction=1.5), r"train_fraction=1.5 must be at most 1"),
+        (dict(crop_pct=0.0), r"crop_pct=0.0 must be 0.1 or more"),
         (dict(interpolation="lanczos"), r"interpolation='lanczos'.*bicubic"),
-        (dict(crop_scale=(0.5, 0.2)), r"crop_scale=\(0.5, 0.2\) is the least"),
+        (dict(crop_scale=(0.5, 0.2)), r"crop_scale=\(0.5, 0.2\) must be the smallest"),
         (dict(on_bad_image="ignore"), r"on_bad_image='ignore'.*error, skip"),
         (dict(eval_data="glyphz"), r"'glyphz'.*glyphs"),
         (dict(robustness=("imagenet_b",)), r"'imagenet_b'.*imagenet_a"),

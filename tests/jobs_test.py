@@ -237,7 +237,7 @@ def test_a_run_is_not_resumed_on_other_images(images, tmp_path, monkeypatch):
     some = sorted(folder.glob("*/*.png"))
     for path in some[:5]:
         shutil.copy(path, path.with_name(f"more{path.name}"))
-    with pytest.raises(ValueError, match=r"begun on other images of .*train had 68 and has 7\d"):
+    with pytest.raises(ValueError, match=r"started on other images of .*train had 68 and has 7\d"):
         pretrain.run(config, tmp_path / "workdir")
 
 
@@ -283,7 +283,7 @@ def test_workdir_of_another_experiment_is_refused(pretrained, together, images, 
 
 
 def test_workdir_of_another_job_is_refused(pretrained, images, zoo):
-    with pytest.raises(ValueError, match="it is of the job pretrain, not transfer. Take another"):
+    with pytest.raises(ValueError, match="its job is pretrain, not transfer. Use another"):
         transfer.run(transferring(images, zoo[0], zoo[1:]), pretrained[0])
 
 
@@ -291,10 +291,13 @@ def test_workdir_of_another_job_is_refused(pretrained, images, zoo):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"config.json": '{"model_type": "bert"}', "models/m": ""}, "is no config of a job"),
-        ({"config.json": "[]"}, "is no config of a job"),
-        ({"config.json": "{"}, "is no JSON"),
-        ({"results.json": "{}", "logs/l": ""}, "holds results.json, logs, and no config.json says"),
+        ({"config.json": '{"model_type": "bert"}', "models/m": ""}, "is not the config of a job"),
+        ({"config.json": "[]"}, "is not the config of a job"),
+        ({"config.json": "{"}, "is not valid JSON"),
+        (
+            {"results.json": "{}", "logs/l": ""},
+            "holds results.json, logs, but no config.json shows",
+        ),
     ],
 )
 def test_what_ktjax_did_not_write_stays(files, message, overwrite, images, tmp_path):

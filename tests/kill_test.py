@@ -91,7 +91,7 @@ def test_second_interrupt_stops_at_once():
     )
     assert job.stdout.readline() == "ready\n"
     job.send_signal(signal.SIGINT)
-    assert "asked to end" in job.stderr.readline() + job.stderr.readline()
+    assert "saving a checkpoint first" in job.stderr.readline() + job.stderr.readline()
     assert job.poll() is None
     job.send_signal(signal.SIGINT)
     assert job.wait(timeout=10) == -signal.SIGINT

@@ -156,7 +156,7 @@ def test_the_heart_beats(path):
 
 def test_who_is_alive_on_another_machine_shows_it_in_time(path, holder, monkeypatch):
     """There it takes a while to see; here a living one is refused at once."""
-    message = f"Process {holder.pid} on .* works in '{path.parent}' at this moment"
+    message = f"Process {holder.pid} on .* is working in '{path.parent}'"
     with pytest.raises(ValueError, match=message), lease.alone(path, expiry=60):
         pytest.fail("two of them")
     monkeypatch.setattr(lease, "_boot", lambda: "another")

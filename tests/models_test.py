@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import json
 import re
 
@@ -302,6 +303,12 @@ def test_what_a_notebook_shows_of_a_model_is_short():
     assert shown.startswith("Classifier(name='glyphs/tiny_vit', architecture='tiny_vit', input=")
     assert len(shown) < 500
     assert {"load_model", "export_model", "jobs"} <= set(dir(ktjax))
+    # What editors are told is what is there.
+    assert set(ktjax.__all__) == set(ktjax._LAZY)
+    for name in ktjax.__all__:
+        assert getattr(ktjax, name) is not None
+    source = inspect.getsource(ktjax).partition("if TYPE_CHECKING")[2].partition("__all__")[0]
+    assert set(re.findall(r"\w+", source)) >= set(ktjax.__all__)
 
 
 def test_a_loaded_model_says_the_same(exported):
@@ -356,9 +363,7 @@ def test_an_unknown_architecture_lists_the_nearest():
 def test_an_architecture_given_as_a_model_says_how_to_train_it():
     with pytest.raises(ValueError, match=r"train it with configs/pretrain\.py:model=tiny_resnet,"):
         models.load("tiny_resnet")
-    with pytest.raises(
-        ValueError, match=r"this exports; or take one of timm's: timm/resnet18\.a1_"
-    ):
+    with pytest.raises(ValueError, match=r"this exports; or use one of timm's: timm/resnet18\.a1_"):
         models.load("resnet18")
 
 
@@ -366,7 +371,7 @@ def test_images_that_somebody_has_normalized_are_refused():
     model = models.load("glyphs/tiny_mlp_narrow")
     with pytest.raises(ValueError, match="takes uint8 images .*, not float32"):
         model.apply(model.variables, np.zeros((1, 24, 24, 3), np.float32), train=False)
-    with pytest.raises(ValueError, match=r"\[B, H, W, 3\], not \[255, 237, 3\]: one image is "):
+    with pytest.raises(ValueError, match=r"\[B, H, W, 3\], not \[255, 237, 3\]: pass a single im"):
         model.apply(model.variables, np.zeros((255, 237, 3), np.uint8))
 
 
@@ -412,9 +417,9 @@ def test_truncated_weights_are_refused_with_one_sentence(exported, kept):
             '{"architecture": "resnet50", "num_classes": 1000}',
             "neither by ktjax nor by timm or transformers: it lacks pretrained_cfg",
         ),
-        ("[]", "holds no JSON object"),
-        ('{"architecture": ', "is no JSON"),
-        ("", "is no JSON"),
+        ("[]", "does not hold a JSON object"),
+        ('{"architecture": ', "is not valid JSON"),
+        ("", "is not valid JSON"),
     ],
 )
 def test_a_config_that_is_not_ours_is_refused(exported, text, message):
@@ -469,5 +474,5 @@ def test_imagenet_has_synsets_and_words():
         known = dataclasses.replace(student, classes=classes)
         models.check_classes(known, list(synsets), "imagenet2012")
         for others in (sorted(in_words), synsets[::-1], [f"class {i}" for i in range(1000)]):
-            with pytest.raises(ValueError, match="has other classes than others: class 0 is"):
+            with pytest.raises(ValueError, match="has different classes from others: class 0"):
                 models.check_classes(known, others, "others")

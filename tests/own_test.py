@@ -159,7 +159,7 @@ def test_a_job_takes_them_beside_names(zoo, images, tmp_path, monkeypatch):
     np.testing.assert_allclose(
         logits, student.apply(student.variables, IMAGES)[0].logits, atol=1e-5
     )
-    with pytest.raises(ValueError, match=r"a module of somebody's own, linen:Mine: ktjax\.load_w"):
+    with pytest.raises(ValueError, match=r"a user's own module, linen:Mine: ktjax\.load_w"):
         models.load(str(folder))
 
 
@@ -177,9 +177,9 @@ def test_a_student_of_nnx_goes_back_into_its_module(tmp_path):
 
 def test_what_does_not_fit_is_refused(images, zoo, refused, tmp_path):
     module, model = of_linen()
-    with pytest.raises(ValueError, match=r"logits of the shape \[2, 4\].* there are 5 classes"):
+    with pytest.raises(ValueError, match=r"logits of shape \[2, 4\].* there are 5 classes"):
         ktjax.from_linen(module, model.variables, **{**SPEC, "classes": 5})
-    with pytest.raises(ValueError, match="is a module of yours: there is no format timm"):
+    with pytest.raises(ValueError, match="is your own module: there is no format timm"):
         ktjax.export_model(model, tmp_path, format="timm")
     with pytest.raises(ValueError, match="give it the head that you want"):
         models.replace_head(model, ("a", "b"), head="zero")
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_refused(images, zoo, refused, tmp_path):
         ktjax.load_weights(model, tmp_path)
     ktjax.export_model(model, tmp_path / "ordered")
     other = dataclasses.replace(model, classes=model.classes[::-1])
-    with pytest.raises(ValueError, match="is of other classes than .*, or in another order: che"):
+    with pytest.raises(ValueError, match="has different classes from .*, or another order: che"):
         ktjax.load_weights(other, tmp_path / "ordered")
     assert weights.is_export(tmp_path)
     run = functools.partial(transfer.run, models={"mine": model, "other": model})
@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_refused(images, zoo, refused, tmp_path):
     refused(run, config, "Neither config.student nor config.teachers names the given other")
     run = functools.partial(transfer.run, models={"yours": of_nnx()[1]})
     config = small_jobs.transferring(images, zoo[0], ["yours"], arg="objectives=cd")
-    refused(run, config, r"cd compares features, and yours gives none: let it return \(logits")
+    refused(run, config, r"cd compares features, but yours returns none: let it return \(logits")
     run = functools.partial(transfer.run, models={"mine": model, "other": model})
     config = small_jobs.transferring(images, "mine", ["other"])
-    refused(run, config, "Student and teachers have to differ: mine, other")
+    refused(run, config, "Student and teachers must differ: mine, other")

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -97,11 +99,33 @@ def test_a_pool_is_written_once(pool, noisy, quartet):
     assert small_jobs.tree(pool) == before and path.stat().st_mtime_ns == written
     for fields, message in (
         (dict(augment="minimal"), r"holds other images: images.augment is 'shift_colour' there"),
-        (dict(seeds=(1, 2)), r"config.seeds=\(1, 2\): views are of one seed"),
+        (dict(seeds=(1, 2)), r"config.seeds=\(1, 2\): views need a single seed"),
     ):
         config = config_of(noisy, quartet, quartet[2:3], **fields)
         with pytest.raises(ValueError, match=message):
             views_lib.write(Transfer.read(config), pool)
+
+
+def test_a_pool_for_a_decision_has_half_of_tune(noisy, quartet, tmp_path, monkeypatch, caplog):
+    config = config_of(noisy, quartet, quartet[2:3], export="no_regret")
+    whole = np.load(
+        views_lib.write(Transfer.read(config_of(noisy, quartet, quartet[2:3])), tmp_path / "whole")
+        / "tune.npy"
+    )
+    caplog.set_level(logging.INFO)
+    pool = views_lib.write(Transfer.read(config), tmp_path / "half")
+    assert len(np.load(pool / "tune.npy")) == len(whole) // 2
+    assert "2 views of " in caplog.text
+    monkeypatch.setattr(views_lib.store_lib.shutil, "disk_usage", lambda path: Usage(0))
+    with pytest.raises(ValueError, match=r"/new' would take 0\.\d+ GB more, and 0\.00 GB are free"):
+        views_lib.write(Transfer.read(config), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+class Usage(NamedTuple):
+    """Of a disk."""
+
+    free: int
 
 
 def test_what_was_not_answered_is_blank(pool, answers, noisy, quartet, tmp_path, caplog):
@@ -119,14 +143,14 @@ def test_what_was_not_answered_is_blank(pool, answers, noisy, quartet, tmp_path,
     assert results["pairs"] == [] and 0 < row["taught"] <= 100
     assert {results["models"][name]["accuracy"] for name in names} == {None}
     assert row["history"][0]["taught_1"] != row["history"][0]["taught_2"]
-    blank = "what needs that is left blank."
-    assert f"{names[0]} says nothing of the tune images and validation images: {blank}" in (
+    blank = "results that need them are left blank."
+    assert f"{names[0]} has no logits for the tune images and validation images: {blank}" in (
         caplog.text
     )
-    assert f"{names[1]} says nothing of the validation images: {blank}" in caplog.text
+    assert f"{names[1]} has no logits for the validation images: {blank}" in caplog.text
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "answers of A (packed), says nothing of the tune and validation images" in page
-    assert "(packed), asked about the plain images, says nothing of the validation images" in page
+    assert "answers of A (packed), no logits for the tune and validation images" in page
+    assert "(packed), run on the plain images, no logits for the validation images" in page
     json.dumps(results, allow_nan=False)
 
 
@@ -135,10 +159,10 @@ def test_what_cannot_be_blank_is_refused(pool, answers, noisy, quartet, refused,
         pool, asked(answers, *VIEWED), tmp_path / "A", name="A", classes=small_jobs.CLASSES
     )
     for fields, message in (
-        (dict(calibrate=True), "config.calibrate need what a model says of the tune images"),
+        (dict(calibrate=True), "config.calibrate need a model's logits on the tune images"),
         (
             dict(arg="objectives=kl,strategy=sequential,order=ascending"),
-            "config.order=ascending need what a model says of the tune",
+            "config.order=ascending need a model's logits on the tune",
         ),
     ):
         refused(transfer.run, config_of(noisy, quartet, [store.name], **fields), message)
@@ -153,7 +177,7 @@ def test_what_cannot_be_blank_is_refused(pool, answers, noisy, quartet, refused,
     refused(
         transfer.run,
         config,
-        "keeps what the other classes sum up to at temperature 1.0, and config.objectives ask for "
+        "keeps the sum of the other classes at temperature 1.0, but config.objectives need "
         "temperature 2.0",
     )
 
@@ -168,11 +192,11 @@ def wrong(answers):
     of_view = {
         "shape": (
             right[:-1],
-            r"are float32 \[67, 4\], and have to be .* \[68, 4\]: a row for each",
+            r"are float32 \[67, 4\], but must be .* \[68, 4\]: one row per",
         ),
         "integers": (right.astype(int), r"are int64 \[68, 4\]"),
-        "finite": (nan, "are not finite for 2 images, the first of them 3"),
-        "range": (1e5 * right, "logits and log-probabilities lie within 10000 of 0"),
+        "finite": (nan, "are not finite for 2 images, the first being 3"),
+        "range": (1e5 * right, "logits and log-probabilities must be within 10000 of 0"),
         "probabilities": (e / e.sum(axis=1, keepdims=True), "are probabilities: give logits"),
     }
     found = {k: (rest | {view: v}, small_jobs.CLASSES, m) for k, (v, m) in of_view.items()}
@@ -181,12 +205,12 @@ def wrong(answers):
         "classes": (
             rest,
             names,
-            "other classes: they lack rows and have diagonals, which the images have not",
+            "other classes: they lack rows and have diagonals, which the images do not",
         ),
-        "twice": (rest, (*names[:3], "checks"), "two columns of one class"),
+        "twice": (rest, (*names[:3], "checks"), "two columns for one class"),
         "unknown": (rest | {"train": right}, names, "No images are called 'train'. The pool has"),
-        "both": (rest | {"plain": right}, names, "are to view-00001, plain"),
-        "neither": (asked(answers, "tune"), names, "are to neither"),
+        "both": (rest | {"plain": right}, names, "are for view-00001, plain"),
+        "neither": (asked(answers, "tune"), names, "are for neither"),
     }
 
 
@@ -219,7 +243,7 @@ def test_as_a_program(pool, answers, packed, tmp_path, capsys):
     assert small_jobs.tree(tmp_path / "store") == small_jobs.tree(packed.folder)
     with pytest.raises(SystemExit, match="has no answers"):
         program.main(["pack", str(pool), str(pool.parent), str(tmp_path / "s"), "--name=x"])
-    with pytest.raises(SystemExit, match="is no pool of images"):
+    with pytest.raises(SystemExit, match="is not a pool of images"):
         program.main(["pack", str(tmp_path), *arguments[2:]])
 
 

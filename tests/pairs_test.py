@@ -168,7 +168,7 @@ def test_a_single_class_has_no_entropy():
         (lambda: pairs.both_right(np.broadcast_to(T, (1, 2**24))), "16,777,216 samples are more"),
         (lambda: pairs.same_answer(ANSWER * 1.0), r"integers of shape \[M, N\].*float64"),
         (lambda: pairs.surer_right(CORRECT, ANSWER * 1.0), r"float32 \[3, 6\], not float64"),
-        (lambda: pairs.surer_right(CORRECT, np.full((3, 6), np.nan, "f4")), "not a number"),
+        (lambda: pairs.surer_right(CORRECT, np.full((3, 6), np.nan, "f4")), "has NaN values"),
         (lambda: pairs.flips_per_class(CORRECT, LABEL[1:], num_classes=3), r"shape \[6\]"),
         (lambda: pairs.flips_per_class(CORRECT, LABEL, num_classes=2), r"0 \.\. 1, not 0 \.\. 2"),
     ],

@@ -34,9 +34,9 @@ def test_paths_of_a_disk_are_as_ever(tmp_path):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("az://b/run", "'az://b/run': paths are of a disk, or begin with gs://, s3://."),
+        ("az://b/run", "'az://b/run': paths must be on a disk, or begin with gs://, s3://."),
         ("gs://b/run", r"'gs://b/run' needs nothing_like_it: pip install 'ktjax\[gcs\]'."),
-        (pathlib.Path("gs://b/run"), "give it as text"),
+        (pathlib.Path("gs://b/run"), "pass a string"),
     ],
 )
 def test_what_is_no_path(name, told, monkeypatch, images, tmp_path):

@@ -134,8 +134,8 @@ def test_one_of_two_processes_refuses(failing, two):
     assert time.monotonic() - failed < 15
     codes, told = processes_test.finish(jobs)
     assert codes == [1, 1]
-    assert "batch_size=17 does not divide" in told[failing][1]
-    assert f"Process {failing} has failed: config.batch_size=17 does not" in told[1 - failing][1]
+    assert "batch_size=17 is not divisible" in told[failing][1]
+    assert f"Process {failing} has failed: config.batch_size=17 is not" in told[1 - failing][1]
     assert "Traceback" not in told[0][1] + told[1][1]
 
 
@@ -151,7 +151,7 @@ def test_processes_that_were_started_otherwise(word, field, two, tmp_path):
     codes, told = processes_test.finish(two(1, word))
     assert codes == [1, 1]
     for _, stderr in told:
-        assert f"Process 1 was started otherwise than process 0: config.{field}" in stderr
+        assert f"Process 1 was started differently from process 0: config.{field}" in stderr
     assert not (tmp_path / "new" / "results.json").exists()
 
 

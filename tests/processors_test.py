@@ -119,20 +119,20 @@ def test_without_a_file_it_is_what_the_models_class_does(config, expected, tmp_p
     assert found.crop_mode == ("squash" if squashes else "center")
     filters = "bilinear" if config["model_type"] == "vit" else "bicubic"
     assert found.interpolation == filters
-    assert "images are read as" in caplog.text
+    assert "images are read with the defaults of" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (dict(resample=1), r"resample=1; ktjax has .*3: 'bicubic'"),
-        (dict(do_pad=True), "has do_pad, which ktjax does not do"),
-        (dict(do_flip_channel_order=True), "has do_flip_channel_order, which ktjax does not do"),
+        (dict(resample=1), r"resample=1; ktjax supports .*3: 'bicubic'"),
+        (dict(do_pad=True), "has do_pad, which ktjax cannot do"),
+        (dict(do_flip_channel_order=True), "has do_flip_channel_order, which ktjax cannot do"),
         (dict(do_resize=False), "has do_resize=false"),
         (dict(size={"max_height": 9, "max_width": 9}), "has the size .*max_height"),
-        (dict(size="large"), "has the size large: ktjax knows a number"),
+        (dict(size="large"), "has the size large: ktjax supports a number"),
         (dict(size=0.5), "has the size 0.5"),
-        (dict(size=64, crop_size=96, do_center_crop=True), "cuts 96x96 pixels out of 64x64"),
+        (dict(size=64, crop_size=96, do_center_crop=True), "crops 96x96 pixels from 64x64"),
     ],
 )
 def test_what_timms_terms_have_not_is_refused_by_name(spec, message, tmp_path):

@@ -83,7 +83,7 @@ def test_what_is_told_of_rates_is_the_whole_change(noisy, quartet, tmp_path):
 def test_rates_that_are_alike_are_refused(noisy, quartet, refused):
     config = choosing(noisy, quartet)
     config.learning_rates = (0.1234561, 0.1234562)
-    refused(transfer.run, config, "learning_rates=.* names one twice")
+    refused(transfer.run, config, "learning_rates=.* has duplicates")
 
 
 def test_rates_at_which_all_diverge_are_an_error(noisy, quartet, tmp_path):
@@ -102,5 +102,5 @@ def test_an_argument_asks_for_it():
 
 def test_models_that_train_at_once_have_one(noisy, quartet, tmp_path):
     config = choosing(noisy, quartet, arg="strategy=mutual")
-    with pytest.raises(ValueError, match="mutual.learning_rate has to be a number"):
+    with pytest.raises(ValueError, match="mutual.learning_rate must be a number"):
         transfer.run(config, tmp_path)

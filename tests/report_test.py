@@ -145,11 +145,11 @@ def test_table_is_what_a_person_reads(results):
 
 def test_conclusion_names_the_best_objective_per_kind_of_teacher(results):
     assert verdicts.conclusion(rows.read(results)) == (
-        "From a weaker teacher nothing improved, best was kl_dp (-0.12 points, 1 seed), and kl is "
-        "worse than before by 2.00 ± 0.25; "
-        "from a stronger teacher kl_dp improved most, by 1.50 ± 0.25 points (1 seed); "
-        "from several teachers kl_dp improved by 2.00 ± 0.25 points (1 seed); "
-        "without a teacher nothing improved, best was xe (-0.25 points, 1 seed)."
+        "From a weaker teacher nothing improved the student: the best was kl_dp (-0.12 points, 1 "
+        "seed), and kl made it worse by 2.00 ± 0.25; "
+        "from a stronger teacher kl_dp improved the student most, by 1.50 ± 0.25 points (1 seed); "
+        "from several teachers kl_dp improved the student by 2.00 ± 0.25 points (1 seed); "
+        "without a teacher nothing improved the student: the best was xe (-0.25 points, 1 seed)."
     )
 
 
@@ -162,7 +162,7 @@ def test_conclusion_takes_the_mean_over_runs(results):
     ]
     # Seeds spread by sqrt((12.5 + 0.5) / 2): the error of a mean of two is sqrt(1/16 + 13/4).
     expected = (
-        "From a stronger teacher nothing is surely better than before, best was kl_dp by 1.50 ± "
+        "From a stronger teacher nothing is a clear improvement: the best was kl_dp, by 1.50 ± "
         "1.82 points (2 seeds)."
     )
     assert verdicts.conclusion(rows.read(results)) == expected
@@ -214,7 +214,7 @@ kl_dp      strong (90.12 %)     2     62.00 -> 63.75       +1.75 ± 0.25     +1.
 
 """  # noqa: E501
 NET_CONTROLS = """\
-Controls of mlp, which no teacher taught.
+Controls of mlp, trained without a teacher.
 
 control      seed  before -> after %  delta ± se points  gain %  loss %  on tune points  chosen
 -----------  ----  -----------------  -----------------  ------  ------  --------------  -------
@@ -249,8 +249,8 @@ def test_tables_with_net(controlled, tmp_path):
 
 def test_verdicts_speak_of_net(controlled):
     assert verdicts.conclusion(rows.read(controlled)) == (
-        "From a stronger teacher kl_dp improved most, by 1.75 ± 0.25 points, of which 0.50 without "
-        "a teacher (2 seeds)."
+        "From a stronger teacher kl_dp improved the student most, by 1.75 ± 0.25 points, of which "
+        "0.50 without a teacher (2 seeds)."
     )
     assert (
         "Net of the control without a teacher 1 of 2 gained and 0 lost by more than two standard "
@@ -272,7 +272,8 @@ def test_what_of_an_improvement_is_the_teachers(results, net, control, expected)
     fields = dict(net=net, net_se=net and 0.25, control=control)
     results["runs"] = [make_run(["weak"], "kl_dp", 1.75, **fields)]
     assert verdicts.conclusion(rows.read(results)) == (
-        f"From a weaker teacher kl_dp improved by 1.75 ± 0.25 points{expected} (1 seed)."
+        "From a weaker teacher kl_dp improved the student by "
+        f"1.75 ± 0.25 points{expected} (1 seed)."
     )
 
 
@@ -280,8 +281,12 @@ def test_what_of_an_improvement_is_the_teachers(results, net, control, expected)
     ("other", "expected"),
     [
         # Two standard errors of a difference: 2 sqrt(2 / 16) = 0.71.
-        (0.75, "kl_dp improved most, by 1.50 ± 0.25 points (1 seed)."),
-        (0.80, "kl_dp improved by 1.50 ± 0.25 points, not distinguishable from kl (1 seed)."),
+        (0.75, "kl_dp improved the student most, by 1.50 ± 0.25 points (1 seed)."),
+        (
+            0.80,
+            "kl_dp improved the student by 1.50 ± 0.25 points, not distinguishable from kl (1 "
+            "seed).",
+        ),
     ],
 )
 def test_most_is_more_than_the_error_of_the_difference(results, other, expected):
@@ -307,8 +312,8 @@ def test_summary_counts_changes_beyond_two_standard_errors(results):
 @pytest.mark.parametrize(
     ("delta", "expected"),
     [
-        (0.50, "nothing is surely better than before, best was kl by 0.50 ± 0.25 points"),
-        (0.51, "kl improved by 0.51 ± 0.25 points"),
+        (0.50, "nothing is a clear improvement: the best was kl, by 0.50 ± 0.25 points"),
+        (0.51, "kl improved the student by 0.51 ± 0.25 points"),
     ],
 )
 def test_an_improvement_is_more_than_its_error(results, delta, expected):
@@ -321,12 +326,12 @@ def test_an_improvement_is_more_than_its_error(results, delta, expected):
     ("delta", "expected"),
     [
         (-0.50, ""),
-        (-0.51, ", and kl is worse than before by 0.51 ± 0.25"),
+        (-0.51, ", and kl made it worse by 0.51 ± 0.25"),
     ],
 )
 def test_what_does_harm_is_told_beside_the_best(results, delta, expected):
     results["runs"] = [make_run(["weak"], "kl", delta), make_run(["weak"], "kl_dp", 1.5)]
-    best = "From a weaker teacher kl_dp improved most, by 1.50 ± 0.25 points (1 seed)"
+    best = "From a weaker teacher kl_dp improved the student most, by 1.50 ± 0.25 points (1 seed)"
     assert verdicts.conclusion(rows.read(results)) == f"{best}{expected}."
 
 
@@ -344,7 +349,9 @@ def test_each_student_has_its_table(results):
     results["runs"].append(make_run([NASTY], "kl", 0.0, student="other"))
     text = tables.as_text(results)
     assert text.index("Student mlp: ") < text.index("Student other: ")
-    assert "from a teacher of unknown accuracy nothing improved, best was kl" in text
+    assert (
+        "from a teacher of unknown accuracy nothing improved the student: the best was kl" in text
+    )
 
 
 def test_columns_line_up_under_wide_characters():
@@ -377,8 +384,8 @@ def test_pretrain(results, tmp_path):
         "weak         50.00     501,000  here",
         "",
         *textwrap.wrap(
-            "accuracy: share of the 15,000 validation images of glyphs that a model answers "
-            f"rightly; {CHANCE}. origin: where its weights come from.",
+            "accuracy: share of the 15,000 validation images of glyphs that a model gets "
+            f"right; {CHANCE}. origin: where its weights come from.",
             100,
         ),
         "",
@@ -480,6 +487,10 @@ def test_where_no_answer_changed_it_is_said_what_to_do(results):
     for run in results["runs"]:
         run.update(gain=0.0, loss=0.0, delta=0.0, accuracy_after=run["accuracy_before"])
     assert said in verdicts.conclusion(rows.read(results))
+    for run in results["runs"]:
+        run["taught"] = 0.0
+    text = verdicts.conclusion(rows.read(results))
+    assert said not in text and "as no training image was taught by a teacher" in text
 
 
 def test_results_are_left_as_they_are(results, examples, tmp_path):
@@ -566,7 +577,7 @@ def test_every_table_has_a_legend(hostile):
         for table in (*page.tables(made), *page.sections(made)):
             assert table.note.endswith("."), table.heading
     text = tables.as_text(hostile)
-    assert "Nobody was frozen" in text and CHANCE in text.replace("\n", " ")
+    assert "No model was frozen" in text and CHANCE in text.replace("\n", " ")
 
 
 def test_a_legend_is_said_once_for_tables_of_a_kind(results):

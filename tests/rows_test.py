@@ -96,15 +96,15 @@ def test_what_a_pretrain_row_lacks_is_none(results):
     [
         (lambda r: r.update(job="dance"), "of the job 'dance'"),
         (lambda r: r.pop("job"), "of the job 'None'"),
-        (lambda r: r.pop("classes"), "TransferResults in results.json lacks classes"),
+        (lambda r: r.pop("classes"), "TransferResults in results.json is missing classes"),
         (lambda r: r.update(extra=1), "TransferResults in results.json has unknown extra"),
-        (lambda r: r["runs"][0].pop("delta"), "Run in results.json lacks delta"),
+        (lambda r: r["runs"][0].pop("delta"), "Run in results.json is missing delta"),
         (lambda r: r["runs"][1]["stages"][0].update(x=1, a=2), "Run .* has unknown a, x"),
         (lambda r: r["runs"][0]["history"][0].update(x=1), "Entry .* has unknown x"),
         (lambda r: r["models"]["s"].update(family="f"), "TransferModel .* has unknown family"),
-        (lambda r: r["pairs"][0].pop("rho_pos"), "Pair in results.json lacks rho_pos"),
-        (lambda r: r["outcomes"][0].pop("net"), "Outcome in results.json lacks net"),
-        (lambda r: r["data"].pop("train"), "Data in results.json lacks train"),
+        (lambda r: r["pairs"][0].pop("rho_pos"), "Pair in results.json is missing rho_pos"),
+        (lambda r: r["outcomes"][0].pop("net"), "Outcome in results.json is missing net"),
+        (lambda r: r["data"].pop("train"), "Data in results.json is missing train"),
     ],
 )
 def test_other_fields_are_refused_in_one_sentence(results, change, message):

@@ -99,8 +99,8 @@ def test_shards_that_cannot_be_are_told(tmp_path):
     archive(tmp_path / "d" / "train.tar", [(image(), "x\ud800".encode("utf-8", "surrogatepass"))])
     archive(tmp_path / "e" / "train.tar", [(image(), -1)])
     for name, message in (
-        ("a", r"a/train.parquet is no whole Parquet file"),
-        ("b", r"b/train.tar is no whole .tar file"),
+        ("a", r"a/train.parquet is not a whole Parquet file"),
+        ("b", r"b/train.tar is not a whole .tar file"),
         ("d", r"d/train.tar: the label of .*train/0000 cannot be read"),
         ("e", r"holds no image with a label"),
     ):
@@ -153,8 +153,8 @@ def test_samples_as_people_pack_them(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("noted", "labels", "message"),
     [
-        ("{", [0, 1], "what `datasets` has noted of its columns is damaged"),
-        ('{"info": {"features": {"image": 3}}}', [0, 1], "what `datasets` has noted of its"),
+        ("{", [0, 1], "what `datasets` recorded of its columns is"),
+        ('{"info": {"features": {"image": 3}}}', [0, 1], "what `datasets` recorded of its"),
         ("{}", [0.0, 1.0], "a label is neither a whole number nor a name: 0.0"),
         ("{}", ["", "b"], "a label is neither a whole number nor a name: ''"),
     ],
@@ -172,7 +172,7 @@ def test_a_damaged_page_names_the_file(tmp_path):
     parquet(tmp_path / "train.parquet", rows(4))
     content = (tmp_path / "train.parquet").read_bytes()
     (tmp_path / "train.parquet").write_bytes(content[:4] + bytes(60) + content[64:])
-    with pytest.raises(ValueError, match=r"train.parquet is no whole Parquet file"):
+    with pytest.raises(ValueError, match=r"train.parquet is not a whole Parquet file"):
         shards.unpack(tmp_path, tmp_path / "out")
 
 
@@ -180,7 +180,7 @@ def test_names_of_classes_that_cannot_be(tmp_path):
     archive(tmp_path / "a" / "x.tar", rows(4))
     for names, message in (
         ("crane\ntench\ncrane", r"classnames.txt calls two classes 'crane', in lines 1 and 3"),
-        ("tench", r"x.tar has the label 1, and names for 1 classes alone"),
+        ("tench", r"x.tar has the label 1, and names for only 1 classes"),
     ):
         put(tmp_path / "a" / "classnames.txt", names.encode())
         with pytest.raises(ValueError, match=message):

@@ -139,18 +139,18 @@ def test_taking_more_than_there_is_takes_all(tmp_path):
 
 
 REFUSED = {
-    "one-sided": ({"train/a": 3, "train/b": 3}, "has only .*, and training wants both, train"),
+    "one-sided": ({"train/a": 3, "train/b": 3}, "has only .*, and training needs both train"),
     "one-sided validation": (
         {"val/a": 3, "val/b": 3},
-        "has only .*, and training wants both, train",
+        "has only .*, and training needs both train",
     ),
     "other classes": (
         {"train/a": 3, "train/b": 3, "train/c": 3, "val/a": 3, "val/b": 3, "val/d": 3},
-        "differ in classes: c, d",
+        "have different classes: c, d",
     ),
-    "empty": ({}, "holds images of no class"),
-    "empty classes": ({"a": 0, "b": 0}, "holds images of no class"),
-    "one class": ({"a": 9}, "holds images of one class, 'a', so nothing can be told apart"),
+    "empty": ({}, "holds no images: it needs one directory per class"),
+    "empty classes": ({"a": 0, "b": 0}, "holds no images: it needs one directory per class"),
+    "one class": ({"a": 9}, "holds images of only one class, 'a': it needs one directory"),
 }
 
 
@@ -172,6 +172,8 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
 def test_no_such_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match="No folder '.*/nowhere'"):
         load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=f"'{tmp_path}' is a folder: data=folder:{tmp_path} reads"):
+        data.load(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["glyph", "imagenet", ""])
@@ -189,7 +191,8 @@ def test_files_that_are_no_images_are_not_waited_for(tmp_path, monkeypatch):
     endless.symlink_to("/dev/zero")
     large.write_bytes(b"12345")
     monkeypatch.setattr(sources, "_MAX_BYTES", 4)
-    for path, reason in ((pipe, "no regular"), (endless, "no regular"), (large, "5 bytes, more")):
+    device = "not a regular file"
+    for path, reason in ((pipe, device), (endless, device), (large, "5 bytes, more")):
         source = sources.of_files(tmp_path, [path.name], np.zeros(1, np.int32))
         with pytest.raises(decode.DecodeError, match=reason):
             source.read(0)

@@ -228,16 +228,16 @@ REFUSED = {
     "seed": (dict(seeds=(2,)), r"has the views of seed 1: set config.seeds to \(1,\)"),
     "augment": (
         dict(augment="minimal"),
-        r"of something else: images.augment is 'shift_colour' there and 'minimal' here",
+        r"does not match: images.augment is 'shift_colour' there and 'minimal' here",
     ),
     "size": (dict(image_size=16), "images.size is 12 there and 16 here"),
     "crop": (dict(crop_pct=0.9), "images.crop_pct is 1.0 there and 0.9 here"),
     "fewer images": (dict(max_examples=40), "images.examples is 68 there and 40 here"),
-    "views": (dict(views=None, total_steps=12), r"lacks view 2: training sees 3, and it has 2"),
-    "features": (dict(arg="objectives=cd"), "compares features, and stored targets are logits"),
+    "views": (dict(views=None, total_steps=12), r"lacks view 2: training sees 3, but it has 2"),
+    "features": (dict(arg="objectives=cd"), "compares features, but stored targets are logits"),
     "mutual": (
         dict(arg="objectives=mutual,strategy=mutual"),
-        "has no frozen models, which .* teachers that are a store are about",
+        "has no frozen models: .* teachers that are a store do not apply",
     ),
 }
 
@@ -253,7 +253,7 @@ def test_refused_before_any_work(name, stored, noisy, quartet, refused):
 def test_other_images_of_the_same_labels_are_refused(stored, images, quartet, refused):
     teacher = f"store:{of_model(stored[0], 'weak')}"
     config = config_of(images, quartet, teachers=[teacher])
-    told = refused(transfer.run, config, "images.pixels is another; tune.pixels is another")
+    told = refused(transfer.run, config, "images.pixels is different; tune.pixels is different")
     assert len(told.splitlines()) == 1
 
 
@@ -279,7 +279,7 @@ def test_other_classes_or_versions_are_refused(stored, noisy, quartet, refused, 
             dict(versions=description["versions"] | dict(jax="0.1")),
             "versions.jax is '0.1' there and",
         ),
-        ("format", dict(format=2), "is a store of format 2, and this version of ktjax reads 1"),
+        ("format", dict(format=2), "is a store of format 2, but this version of ktjax reads 1"),
     ):
         other = changed(folder, tmp_path / name, **fields)
         refused(transfer.run, config_of(noisy, quartet, teachers=[f"store:{other}"]), message)
@@ -293,7 +293,7 @@ def test_what_a_run_would_fill_belongs_to_one_model(stored, tmp_path):
     assert store_lib.digest(wanted) != store_lib.digest(description)
     renamed = tmp_path / f"weak-{store_lib.digest(wanted)}"
     shutil.copytree(folder, renamed)
-    with pytest.raises(ValueError, match=r"is of something else: model.weights is another\."):
+    with pytest.raises(ValueError, match=r"does not match: model.weights is different\."):
         store_lib.create(tmp_path, wanted)
     told = description | {"model": description["model"] | dict(origin="elsewhere")}
     assert store_lib.create(stored[0], told).folder == folder  # the same answers
@@ -333,13 +333,13 @@ def damage_pickle(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_truncated, r"view-00001.npy' is not whole \(.*\): delete it\."),
-        (damage_bit, "is damaged: it has not the digest beside it"),
+        (damage_truncated, r"view-00001.npy' cannot be read \(.*\): delete it\."),
+        (damage_bit, "is damaged: it does not match the digest beside it"),
         (
             damage_foreign,
-            r"holds float32 \[3, 4\], and store.json beside it says float32 \[68, 4\]",
+            r"holds float32 \[3, 4\], but store.json next to it says float32 \[68, 4\]",
         ),
-        (damage_pickle, r"is not whole \(.*Python objects.*\): delete it"),
+        (damage_pickle, r"cannot be read \(.*Python objects.*\): delete it"),
     ],
 )
 def test_a_view_that_is_not_what_was_written_is_told(damage, message, stored, tmp_path):
@@ -353,17 +353,17 @@ def test_a_view_that_is_not_what_was_written_is_told(damage, message, stored, tm
         store_lib.read_rows(store, name, store.form)
     assert "\n" not in str(error.value)
     (tmp_path / "store" / f"{name}.npy").unlink()
-    with pytest.raises(ValueError, match="is not there: make the store again"):
+    with pytest.raises(ValueError, match="is missing: make the store again"):
         store_lib.read_rows(store, name, store.form)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is no store of answers: it has no store.json"),
-        ("[1", "store.json' is no JSON, or damaged"),
-        ("[1]", "store.json' holds no JSON object"),
-        ("{}", "is a store of format None, and this version of ktjax reads 1"),
+        (None, "is not a store: it has no store.json"),
+        ("[1", "store.json' is not valid JSON, or damaged"),
+        ("[1]", "store.json' does not hold a JSON object"),
+        ("{}", "is a store of format None, but this version of ktjax reads 1"),
         ('{"format": 1, "k": null}', "store.json of .* lacks classes, dtype, images, model"),
     ],
 )
@@ -376,11 +376,11 @@ def test_a_folder_that_is_no_store_is_told(content, message, tmp_path):
 
 def test_settings_that_do_not_go_together(noisy, quartet, refused):
     for fields, message in (
-        (dict(store="/tmp/x"), "config.store=/tmp/x: only where config.targets='stored'"),
-        (dict(store_top_k=2), "config.store_top_k=2: only where config.targets='stored'"),
+        (dict(store="/tmp/x"), "config.store=/tmp/x: only with config.targets='stored'"),
+        (dict(store_top_k=2), "config.store_top_k=2: only with config.targets='stored'"),
         (
             dict(store_top_k=2, targets="stored", calibrate=True),
-            "config.calibrate compares models at other temperatures, and the 2 largest",
+            "config.calibrate compares models at other temperatures, but the 2 largest",
         ),
         (
             dict(store_top_k=2, targets="stored", arg="objectives=kl_dp_average"),
@@ -435,7 +435,7 @@ def test_what_the_rest_is_summed_up_for(noisy, quartet):
     config.update(targets="stored", store_top_k=2)
     stores.check(Transfer.read(config))
     config.controls.self.top_k = 3
-    with pytest.raises(ValueError, match="'self' compares top_k=3 classes, and only the 2 largest"):
+    with pytest.raises(ValueError, match="'self' compares top_k=3 classes, but only the 2 largest"):
         stores.check(Transfer.read(config))
 
 

@@ -207,7 +207,7 @@ def results_of(pairs, failed=(), export="last"):
 def test_what_cannot_be_told_apart_is_said(pairs):
     text = report.conclusion(results_of(pairs))
     assert text.startswith("Success rate (median over 3 students): kl 50.0 %, kl_dp 100.0 %. ")
-    assert "kl_dp did best: +3.75 points in the mean over 2 pairs" in text
+    assert "kl_dp did best: +3.75 points on average over 2 pairs" in text
     assert "it is not distinguishable from kl." in text
     # The same twenty times over, with all but the same differences.
     many = [
@@ -220,7 +220,7 @@ def test_what_cannot_be_told_apart_is_said(pairs):
     text = report.conclusion(results_of(many))
     assert "distinguishable" not in text and "kl_dp did best: +1.01" in text
     centered = [dataclasses.replace(p, delta=p.delta - 1.01) for p in many if p.delta > 0.5]
-    assert "not distinguishable from none" in report.conclusion(results_of(centered))
+    assert "not distinguishable from zero" in report.conclusion(results_of(centered))
 
 
 def test_who_abstains_is_told():
@@ -228,7 +228,7 @@ def test_who_abstains_is_told():
     row = study.row(make_run("xe", 0.0, abstained=True, **same))
     assert row.status == "abstained"
     results = results_of([], [row])
-    text = "1 of 1 runs abstained, and left their student as it was."
+    text = "1 of 1 runs abstained and left their student unchanged."
     assert report.conclusion(results).endswith(text)
     (table,) = report.tables(results)
     assert table.groups[0][0][:4] == ["s", "xe", "1", "60.00 -> 60.00"]

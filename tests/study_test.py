@@ -11,7 +11,7 @@ import pytest
 import small_jobs
 from controls_test import make_run
 from safetensors import numpy as safetensors_numpy
-from small_jobs import KilledError, kill_at, read, studying, without_seconds
+from small_jobs import KilledError, kill_at, load_config, read, studying, without_seconds
 
 from ktjax import files, models
 from ktjax.checkpoint import Checkpoints
@@ -197,7 +197,8 @@ def test_other_weights_of_a_model_are_noticed(whole, config, quartet, tmp_path):
     more = changed(config, teachers=(str(teacher),), students=config.students[:1])
     study.run(more, workdir)
     shutil.copy(f"{quartet[3]}/model.safetensors", teacher)
-    with pytest.raises(ValueError, match=rf"begun with other weights of {teacher}, and a resumed"):
+    message = rf"started with other weights of {teacher}, and a resumed"
+    with pytest.raises(ValueError, match=message):
         study.run(changed(more, seeds=(1, 2)), workdir)
 
 
@@ -313,6 +314,37 @@ def test_a_failed_run_stops_no_other(whole, config, quartet, tmp_path, monkeypat
         assert row["after"] == expected["after"] and row["status"] == "done"
 
 
+def test_a_study_of_which_all_fails_has_failed(config, quartet, tmp_path):
+    broken = shutil.copytree(quartet[3], tmp_path / "wide")
+    entries = safetensors_numpy.load_file(broken / weights.WEIGHTS)
+    spoiled = {name: array * float("nan") for name, array in entries.items()}
+    safetensors_numpy.save_file(spoiled, broken / weights.WEIGHTS)
+    of_it = changed(config, students=quartet[:1], teachers=(str(broken),))
+    with of_it.unlocked():
+        del of_it.objectives.xe
+    with pytest.raises(ValueError, match=r"All 1 transfers failed; the first one: Value.*finite"):
+        study.run(of_it, tmp_path / "workdir")
+    assert (tmp_path / "workdir" / "report.html").exists()
+
+
+def test_models_where_none_are_named():
+    """Of other data than glyphs students have to be, and teach each other."""
+    named = Study.read(load_config("study", "students=a+b,data=folder:/"))
+    assert named.teachers == named.students == ("a", "b")
+    for config in (
+        load_config("study", "data=glyphs_few"),
+        load_config("study", "", data="glyphs"),
+    ):
+        found = Study.read(config)
+        assert found.teachers == found.students == ("zoo:glyphs",)
+    for config in (
+        load_config("study", "data=folder:/"),
+        load_config("study", "", data="folder:/"),
+    ):
+        with pytest.raises(ValueError, match="config.students: name the models of 'folder:/'"):
+            job.check(Study.read(config))
+
+
 @pytest.mark.parametrize("only_failed", [False, True])
 def test_what_another_has_done_meanwhile_is_left(only_failed, whole, config, tmp_path, monkeypatch):
     """Between the look at a run and its lease."""
@@ -413,7 +445,7 @@ def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path,
 def test_refused(refused, config, quartet, noisy):
     controls = studying(noisy, quartet[:1], quartet[1:2], arg="objectives=kl_dp,controls=self_pool")
     refused(study.run, changed(controls, store_top_k=2), "self_pool.* needs all logits")
-    refused(study.run, changed(config, shard="2/2"), r"shard='2/2' has to be i/n")
+    refused(study.run, changed(config, shard="2/2"), r"shard='2/2' must be i/n")
     refused(study.run, changed(config, processes=2, engine="ray"), "only with config.engine=local")
     refused(study.run, changed(config, pairs=5), "only 4 pairs")
     refused(study.run, changed(config, teachers=("glyphs/tiny_vitt",)), "No model 'glyphs/tiny_vi")

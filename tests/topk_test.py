@@ -103,7 +103,7 @@ def test_what_is_cut_off_is_among_the_rest():
         ways=WAYS[:1],
     )
     assert a.k == b.k == c.k == 3 and a.ways == b.ways == c.ways == WAYS[:1]
-    with pytest.raises(ValueError, match=r"is at temperature 1.0, not at temperature 3.0\."):
+    with pytest.raises(ValueError, match=r"summed at temperature 1.0, not at temperature 3.0\."):
         kept(logits(1), ways=WAYS[:1]).rest_B((3.0, False))
 
 
@@ -179,13 +179,13 @@ def test_the_table_says_what_is_served():
             options = OPTIONS[name]
             assert served.of_top_k(name, options, 16) == objectives.APPROXIMATE
             assert served.of_top_k(name, options | dict(top_k=16), 16) == objectives.EXACT
-            with pytest.raises(ValueError, match="top_k=17 classes, and only the 16 largest"):
+            with pytest.raises(ValueError, match="top_k=17 classes, but only the 16 largest"):
                 served.of_top_k(name, options | dict(top_k=17), 16)
     assert served.of_top_k("xe", {}, 16) == objectives.EXACT
     for neutral in ("average", "average_student"):
         with pytest.raises(ValueError, match="an average of two models"):
             served.of_top_k("kl_dp_flip", OPTIONS["kl_dp_flip"] | dict(neutral=neutral), 16)
-    with pytest.raises(ValueError, match="teacher's classes, which need not be among"):
+    with pytest.raises(ValueError, match="teacher's classes, which may not be among"):
         served.of_top_k("kl_dp", OPTIONS["kl_dp"] | dict(top_k=3, top_k_of="teacher"), 16)
 
 

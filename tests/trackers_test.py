@@ -108,7 +108,7 @@ def test_a_job_that_is_tracked(images, zoo, cached, tmp_path):
     assert done.returncode == 0, done.stderr
     ((run, link),) = read(tmp_path)["tracked"].items()
     assert run == read(tmp_path)["runs"][0]["run"] and list(Path(link).glob("*.wandb"))
-    assert "Finished before." in launch(*arguments, f"--workdir={tmp_path}", **cached).stdout
+    assert "Already finished." in launch(*arguments, f"--workdir={tmp_path}", **cached).stdout
 
 
 @pytest.mark.full

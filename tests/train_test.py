@@ -311,7 +311,7 @@ def test_a_bar_says_that_the_first_step_is_compiled(monkeypatch):
         return count(*arguments)
 
     loop(first=0, total=3, log_every=1, eval_every=3, step=step)
-    assert said == ["the first step is compiled", "", ""]
+    assert said == ["compiling the first step", "", ""]
 
 
 def test_events_where_nothing_divides():

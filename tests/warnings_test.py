@@ -39,8 +39,8 @@ def test_turned_images_are_counted(caplog):
     assert not caplog.messages
     inputs.say_turned(settings_of(), dataset, names=data.SPLITS)
     assert caplog.messages == [
-        "photos: EXIF says to turn 3 of 5 images, which are taken as they lie, as by timm; "
-        "config.upright=True turns them."
+        "photos: EXIF says to rotate 3 of 5 images, which are used unrotated, as in timm; "
+        "config.upright=True rotates them."
     ]
     assert pipeline.turned(source_of([6] * 9), threads=2, most=4) == (4, 4)
 
@@ -66,7 +66,7 @@ def test_what_is_read_is_turned():
 @pytest.mark.parametrize(
     ("images", "fields", "said"),
     [
-        (499, dict(rate=None), "learning rates chosen by it are chosen by chance"),
+        (499, dict(rate=None), "learning rates chosen on it are largely due to chance"),
         (100, dict(controls={"xe": 1}), "known to 5.0 points (standard error): the control chosen"),
         (100, dict(controls={"xe": 1}, export="best"), "the control and the weights to export"),
         (500, dict(controls={"xe": 1}, export="best", rate=None), None),
@@ -104,3 +104,42 @@ def test_own_transform_is_the_models():
     assert own_accuracy(same, how, seen) == 12.5
     assert own_accuracy(InputSpec((16, 24)), how, seen) is None
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("tune", "validation", "data", "warns"),
+    [
+        (40, 24, "folder:birds", True),  # 100 % against 60 %
+        (32, 24, "folder:birds", False),  # 80 % of 40 are within three standard errors of 60 %
+        (40, 39, "folder:birds", False),
+        (40, 24, "glyphs", False),  # its validation has other fonts
+    ],
+)
+def test_models_that_have_seen_tune_are_told(tune, validation, data, warns, caplog):
+    def answers(right):
+        return np.eye(2)[(np.arange(40) < right).astype(int)]
+
+    of_model = types.SimpleNamespace(tune_NxC=answers(tune), validation_NxC=answers(validation))
+    blank = types.SimpleNamespace(tune_NxC=None, validation_NxC=None)  # of a store
+    split = pipeline.Images(np.zeros((40, 2, 2, 3), np.uint8), np.ones(40, np.int32))
+    start = types.SimpleNamespace(
+        splits=types.SimpleNamespace(tune=split, validation=split),
+        settings=types.SimpleNamespace(data=data),
+        models={"resnet50": of_model, "store:x": blank},
+    )
+    setup.warn_of_seen_images(start)
+    said = "resnet50 is right on 100.0 % of tune and 60.0 % of validation: it has probably been"
+    assert [record.getMessage().startswith(said) for record in caplog.records] == [True] * warns
+
+
+def test_models_that_see_other_images_are_told(caplog):
+    how = pipeline.Reading(224)
+    sizes = {"small": (96, 96), "large": (384, 384), "wide": (64, 128)}
+    models = [
+        types.SimpleNamespace(name=name, input=InputSpec(size, (0,) * 3, (1,) * 3, "bicubic", 0.9))
+        for name, size in sizes.items()
+    ]
+    inputs.say_crops(how, models)
+    large, wide = caplog.messages
+    assert large.startswith("large expects images of 384 pixels, but gets 224, enlarged: ")
+    assert wide.startswith("wide expects images of 64 x 128 pixels, but all models get squares")

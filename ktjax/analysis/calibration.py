@@ -1,7 +1,7 @@
-"""How sure a model should have been: one temperature per model, from labeled predictions.
+"""Calibration: one temperature per model, fitted to labeled predictions.
 
 Models of a zoo differ in the scale of their logits, and a partition that compares probabilities
-favors the boastful. Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
+favors the overconfident. Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
 section 4.2.
 """
 
@@ -14,8 +14,8 @@ BOUNDS = (0.01, 100.0)
 def temperature(logits_NxC: np.ndarray, label_N: np.ndarray) -> float:
     """The temperature, within BOUNDS, that minimizes the cross-entropy of logits / temperature.
 
-    The cross-entropy is convex in 1 / temperature: there is one minimum. It lies at a bound where
-    every answer is right, or the logits say nothing.
+    The cross-entropy is convex in 1 / temperature, so there is one minimum. It lies at a bound if
+    every answer is right or the logits carry no information.
     """
     logits_NxC = np.asarray(logits_NxC, np.float64)
     right_N = np.take_along_axis(logits_NxC, label_N[:, None], axis=1)[:, 0]

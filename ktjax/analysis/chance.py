@@ -1,8 +1,7 @@
-"""What chance alone would do: exact intervals and tests for shares of samples, and correlations.
+"""Statistics of chance: exact intervals and tests for shares of samples, and correlations.
 
-These hold the models fixed: they say what another draw of the samples would change, not another
-training. What other seeds, students and teachers would change is said by `pooled_sd` and
-`clustered_interval`.
+These hold the models fixed: they cover another draw of the samples, not another training run.
+`pooled_sd` and `clustered_interval` cover other seeds, students and teachers.
 """
 
 import statistics
@@ -15,7 +14,7 @@ from scipy import special, stats
 def binomial_interval(
     count: np.ndarray | int, size: int, *, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clopper and Pearson's interval for a share, 0 .. 1, when `count` of `size` were seen.
+    """The Clopper-Pearson interval for a share, 0 .. 1, after observing `count` of `size`.
 
     It is exact: it covers the true share at least as often as `level` says.
 
@@ -27,7 +26,7 @@ def binomial_interval(
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}.")
     tail = (1 - level) / 2
-    # The quantiles are those of beta distributions, which do not exist at the two ends.
+    # These are quantiles of beta distributions, which are undefined at the two ends.
     low = special.betaincinv(np.maximum(count, 1), size - count + 1, tail)
     high = special.betaincinv(count + 1, np.maximum(size - count, 1), 1 - tail)
     return np.where(count == 0, 0.0, low), np.where(count == size, 1.0, high)
@@ -36,8 +35,8 @@ def binomial_interval(
 def mcnemar(positive: np.ndarray | int, negative: np.ndarray | int) -> np.ndarray:
     """p-values of McNemar's exact test that two models are equally accurate, two-sided.
 
-    If they are, a coin decides which of the two gets a sample right that only one of them does;
-    `positive` and `negative` count these. Without such samples: 1.
+    If they are, a fair coin decides which of the two gets a sample right that only one of them
+    gets right; `positive` and `negative` count these samples. 1 if there are none.
     """
     positive, negative = np.asarray(positive), np.asarray(negative)
     fewer, both = np.minimum(positive, negative), positive + negative
@@ -45,18 +44,18 @@ def mcnemar(positive: np.ndarray | int, negative: np.ndarray | int) -> np.ndarra
 
 
 def holm(p_values: Sequence[float], *, level: float = 0.05) -> np.ndarray:
-    """Which of many tests reject, so that one that should not is among them in `level` at most.
+    """Which of many tests reject, at a family-wise error rate of at most `level`.
 
     Holm, "A simple sequentially rejective multiple test procedure" (Scandinavian Journal of
-    Statistics 1979): the smallest p-value is held against level / tests, the next against
+    Statistics 1979): the smallest p-value is compared with level / tests, the next with
     level / (tests - 1), up to the first that is larger. The tests may depend on each other.
 
     Args:
-      p_values: of each test.
-      level: how often a true hypothesis may be rejected, in all tests together.
+      p_values: one per test.
+      level: the probability of rejecting any true hypothesis, over all tests.
 
     Returns:
-      bool, for each test.
+      bool [T], one per test.
     """
     p_T = np.asarray(p_values, np.float64)
     order_T = np.argsort(p_T, kind="stable")
@@ -67,15 +66,15 @@ def holm(p_values: Sequence[float], *, level: float = 0.05) -> np.ndarray:
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Rank correlation, -1 .. 1; ties share their mean rank. None where it is not defined."""
+    """Rank correlation, -1 .. 1; ties share their mean rank. None if it is undefined."""
     return pearson(stats.rankdata(x), stats.rankdata(y))
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Linear correlation, -1 .. 1; None with fewer than three points, or where one never varies."""
+    """Linear correlation, -1 .. 1; None with fewer than three points, or if one is constant."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"These must be about the same things: {x.shape} and {y.shape}.")
+        raise ValueError(f"x and y must have the same shape [N], not {x.shape} and {y.shape}.")
     # Two points always lie on a line.
     if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
@@ -83,16 +82,16 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean, to a billionth: what is nothing, or equal, in whole images is so here, too."""
+    """The mean, rounded to 1e-9, so that means of whole images compare exactly, also with 0."""
     return round(statistics.fmean(values), 9)
 
 
 def pooled_sd(groups: Sequence[Sequence[float]]) -> float | None:
-    """Standard deviation within groups, in their unit: of one run over seeds, say.
+    """Pooled standard deviation within groups, in their unit: of runs over seeds, for example.
 
-    The squared distances from each group's own mean, over sum(size - 1): three seeds alone tell
-    little of how seeds spread, those of a whole table do. It takes the spread to be the same in all
-    groups. None where no group has two members.
+    The squared distances from each group's own mean, over sum(size - 1): three seeds alone say
+    little about the spread over seeds, those of a whole table say more. Assumes the same spread in
+    all groups. None if no group has two members.
     """
     squares = sum(float(np.sum((np.asarray(g) - np.mean(g)) ** 2)) for g in groups if len(g) > 1)
     freedom = sum(len(group) - 1 for group in groups if len(group) > 1)
@@ -106,28 +105,28 @@ def clustered_interval(
     teachers: Sequence[Hashable],
     level: float = 0.95,
 ) -> tuple[float, float] | None:
-    """An interval for the mean over pairs, of which those of one model are alike.
+    """A confidence interval for the mean over pairs, where pairs with a common model correlate.
 
-    The variance of the mean is that clustered by student, plus that by teacher, less that of pairs
+    The variance of the mean is that clustered by student, plus that by teacher, minus that by pair
     (Cameron, Gelbach and Miller, "Robust Inference with Multiway Clustering", JBES 2011, eq. 2.13),
-    each with the factor clusters / (clusters - 1), and never less than either alone. The quantile
-    is Student's t of one degree less than the fewer clusters. Of a side with one model nothing is
-    said: the interval is for this model.
+    each with the factor clusters / (clusters - 1), and at least as large as either alone. The
+    quantile is Student's t with one degree of freedom less than the smaller number of clusters.
+    If a side has only one model, the interval holds for this model.
 
     Args:
-      values: of each pair, one for all its seeds; in any unit, which is that of the interval.
-      students: of each pair.
-      teachers: of each pair.
-      level: how often the interval is to hold the mean.
+      values: one per pair, for all its seeds; the interval has the same unit.
+      students: one per pair.
+      teachers: one per pair.
+      level: coverage of the interval.
 
     Returns:
-      (low, high); None where neither side has two models.
+      (low, high); None if neither side has two models.
 
-    ValueError if there are no values, or these are not about the same pairs.
+    ValueError if there are no values, or the lengths differ.
     """
     value_P = np.asarray(values, np.float64)
     if not value_P.size or not value_P.size == len(students) == len(teachers):
-        raise ValueError("There must be values, with a student and a teacher each.")
+        raise ValueError("There must be at least one value, and a student and a teacher for each.")
     sides = [side for side in (students, teachers) if len(set(side)) > 1]
     if not sides:
         return None
@@ -144,22 +143,21 @@ def clustered_interval(
 def resampled(
     students: Sequence[Hashable], teachers: Sequence[Hashable], *, draws: int, seed: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs as other students and teachers would give them: the pigeonhole bootstrap.
+    """Resamples the students and teachers of pairs: the pigeonhole bootstrap.
 
-    Students are drawn with replacement, and so are teachers, each on their own; a pair is there as
-    often as both were drawn. A side with one model stays as it is. (Owen, "The pigeonhole
-    bootstrap", Annals of Applied Statistics 2007: its variance is somewhat too large rather than
-    too small.)
+    Students and teachers are drawn independently, with replacement; the weight of a pair is the
+    product of both counts. A side with one model stays as it is. (Owen, "The pigeonhole bootstrap",
+    Annals of Applied Statistics 2007: its variance is slightly too large rather than too small.)
 
     Args:
-      students: of each pair.
-      teachers: of each pair.
-      draws: how often.
+      students: one per pair.
+      teachers: one per pair.
+      draws: the number of draws.
       seed: of the draws.
 
     Yields:
-      How often the student, and how often the teacher of each pair was drawn: int [P] each. Draws
-      that leave no pair are left out.
+      How often each pair's student and its teacher were drawn: int [P] each. Draws that leave no
+      pair are skipped.
     """
     generator = np.random.Generator(np.random.Philox(key=seed))
     sides = []
@@ -176,7 +174,7 @@ def resampled(
 
 
 def _clustered_variance(value_P: np.ndarray, clusters: Sequence[Hashable]) -> float:
-    """Variance of the mean where the members of a cluster may be alike."""
+    """Variance of the mean if the members of a cluster may correlate."""
     numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
     number_P = [numbers[cluster] for cluster in clusters]
     sum_G = np.bincount(number_P, weights=value_P - value_P.mean())

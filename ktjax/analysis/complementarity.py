@@ -1,4 +1,4 @@
-"""What results.json says about the pairs of a zoo: a row each, areas of expertise, controls.
+"""The pairs of a zoo in results.json: a row per pair, areas of expertise, controls.
 
 Models are given by their answers, `predictions.Predictions`, in the order of the matrices of
 pairs.py. Everything is in percent of the samples, or in percentage points.
@@ -16,7 +16,7 @@ from ktjax.analysis.predictions import Predictions
 
 Rows = list[dict[str, Any]]
 
-# The measures that the teachers of a student are ranked by before any training.
+# The measures by which the teachers of a student are ranked before any training.
 RANKED = ("rho_pos", "partition_gain", "partition_gain_unsupervised")
 
 
@@ -26,19 +26,19 @@ def pair_rows(
     *,
     similarity_CxC: np.ndarray | None,
 ) -> Rows:
-    """A row for each ordered pair, those of one student together.
+    """A row for each ordered pair, grouped by student.
 
     Args:
-      answers: what each model answered, by name.
-      flips_MxMxC: their positive flips, as `pairs.flips_per_class` gives.
-      similarity_CxC: how alike two classes are; None where that is not known.
+      answers: the answers of each model, by name.
+      flips_MxMxC: their positive flips, from `pairs.flips_per_class`.
+      similarity_CxC: similarities of classes; None if unknown.
 
     Returns:
       Rows of `teacher`, `student`, and the measures of `pairs.measure`, with `rho_pos_low` and
       `rho_pos_high` (exact 95 % interval), `rho_pos_independent` (what it would be if the two
       models' errors were independent), `accuracy_difference` (teacher minus student), `mcnemar_p`
       (exact test that they are equally accurate), `flip_entropy` (share of the maximum), `rank_*`
-      (the teacher's place among those of this student by RANKED, 1 the best), and
+      (the teacher's rank among this student's teachers by each of RANKED, 1 is best), and
       `top_classes_similarity` (mean and largest similarity among the classes that hold 2, 5, 20,
       50 % of the positive flips).
     """
@@ -75,8 +75,8 @@ def pair_rows(
 
 
 def showcase(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
-    """The pair to show pictures of, (teacher, student): the most accurate model as the student, and
-    as its teacher the model that knows most of what it does not."""
+    """The (teacher, student) to show pictures of: the most accurate model is the student, and its
+    teacher is the model with the most positive flips."""
     student = max(models, key=lambda name: models[name]["accuracy"])
     own = [row for row in rows if row["student"] == student]
     return max(own, key=lambda row: row["rho_pos"])["teacher"], student
@@ -90,9 +90,9 @@ def areas(
     images_C: np.ndarray,
     most: int = 20,
 ) -> Rows:
-    """The classes that hold half of a pair's positive flips, those with most first.
+    """The classes that hold half of a pair's positive flips, largest first.
 
-    `among_top` is the smallest of 2, 5, 20, 50 whose set of top classes has the class.
+    `among_top` is the smallest of 2, 5, 20, 50 whose set of top classes includes the class.
     """
     tops = {percent: expertise.top_classes(flips_C, percent) for percent in expertise.PERCENTS}
     return [
@@ -108,16 +108,16 @@ def areas(
 
 
 def similarity_of_all(similarity_CxC: np.ndarray | None) -> float | None:
-    """The mean over all pairs of classes; None where it is not known."""
+    """The mean over all pairs of classes; None if unknown."""
     return None if similarity_CxC is None else expertise.set_similarity((), similarity_CxC).mean_all
 
 
 def random_students(
     correct_MxN: np.ndarray, random: Mapping[str, np.ndarray], *, teachers: Sequence[str]
 ) -> Rows:
-    """Control: for students that have learned nothing, rho_pos is about the teacher's accuracy.
+    """Control: for untrained students, rho_pos is about the teacher's accuracy.
 
-    `random` says on which samples each of them was right, bool [N], by name.
+    `random` says which samples each of them gets right, bool [N], by name.
     """
     return [
         {
@@ -133,10 +133,10 @@ def random_students(
 
 
 def shuffled(correct_MxN: np.ndarray, *, seed: int) -> dict[str, float]:
-    """Control: rho_pos where every model's samples are shuffled on their own.
+    """Control: rho_pos after shuffling every model's samples independently.
 
-    Their errors are independent then, and rho_pos is acc(teacher) * (1 - acc(student)), apart from
-    chance. Who is right is shuffled, not the labels: every model keeps its accuracy.
+    Errors are then independent, and rho_pos is acc(teacher) * (1 - acc(student)), apart from
+    chance. Correctness is shuffled, not the labels, so every model keeps its accuracy.
     """
     generator = np.random.Generator(np.random.Philox(seed))
     both_MxM = pairs.both_right(generator.permuted(correct_MxN, axis=1))
@@ -152,7 +152,7 @@ def shuffled(correct_MxN: np.ndarray, *, seed: int) -> dict[str, float]:
 
 
 def _ranks(gain_MxM: np.ndarray) -> np.ndarray:
-    """The place of each teacher among those of its student, 1 for the largest gain: [M, M]."""
+    """The rank of each teacher among those of its student, 1 for the largest gain: [M, M]."""
     others_MxM = np.where(np.eye(len(gain_MxM), dtype=bool), -np.inf, gain_MxM)
     return stats.rankdata(-others_MxM, method="min", axis=0).astype(int)
 
@@ -167,7 +167,7 @@ def _top_similarity(
         top = expertise.top_classes(flips_C, percent)
         mean = largest = None
         if len(top) > 1:
-            # Among these classes alone: the mean over all takes long, and is always the same.
+            # Only among these classes: the mean over all is slow, and always the same.
             among = expertise.set_similarity(range(len(top)), similarity_CxC[np.ix_(top, top)])
             mean, largest = among.mean, among.max
         found[str(percent)] = (mean, largest)

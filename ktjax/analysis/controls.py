@@ -1,7 +1,7 @@
-"""What a teacher gave: the change of a transfer, net of that of the same training without one.
+"""What a teacher contributed: the change by a transfer, net of the same training without one.
 
-A control is chosen on tune, never by what it does on validation, and is the same for all teachers
-and objectives of a student: net = delta - delta of that control.
+A control is chosen on tune, never on validation, and is the same for all teachers and objectives of
+a student: net = delta - delta of that control.
 """
 
 import dataclasses
@@ -13,21 +13,21 @@ import numpy as np
 from ktjax.analysis import chance
 from ktjax.analysis.rows import Outcome, Run
 
-NONE = "none"  # the control that is not trained: its delta is 0
+NONE = "none"  # the untrained control: its delta is 0
 
 
 def tune_delta(run: Run) -> float:
-    """The change of accuracy on tune, in points: over all stages, whose changes add up."""
+    """The change in accuracy on tune, in points, summed over all stages."""
     if run.tune_delta is not None:
         return run.tune_delta
     return sum(one.history[-1].tune["delta"] for one in run.stages or (run,))
 
 
 def choose(controls: Sequence[Run]) -> dict[str, str]:
-    """For each student the control with the largest change on tune, in the mean over seeds.
+    """The control of each student with the largest change on tune, averaged over seeds.
 
-    NONE where no change is above 0. Of equals the first. One that lacks a seed which others have,
-    because its training diverged there, is left out.
+    NONE if no change is above 0; ties go to the first. A control whose training diverged with a
+    seed that others have is left out.
     """
     changes: dict[str, dict[str, list[float]]] = {}
     for run in controls:
@@ -47,16 +47,16 @@ def with_net(
 ) -> list[Run]:
     """The runs with `control`, `net` and `net_se`, in points.
 
-    Of a run that was trained by teachers: its delta minus that of its student's control with the
-    same seed (the mean over seeds, if that seed has none), and the standard error of that
-    difference, paired over the validation images. The others are as they were: nobody taught them,
-    or they are soups, and nothing was trained as often without a teacher.
+    For a run trained by teachers, net is its delta minus that of its student's control with the
+    same seed (the mean over seeds, if that seed has none); its standard error is paired over the
+    validation images. Other runs stay as they are: they have no teacher, or are soups, for which
+    there is no equally long training without a teacher.
 
     Args:
       runs: of a transfer.
-      controls: of its students; one who has none is compared with NONE.
-      correct: whether each validation image is answered correctly after it, bool [N], by the names
-        of runs and controls.
+      controls: of its students; a student without one is compared with NONE.
+      correct: which validation images each run or control gets right afterwards, bool [N], by its
+        name.
     """
     chosen = choose(controls)
     found = []
@@ -77,20 +77,20 @@ def with_net(
 
 
 def outcomes(runs: Sequence[Run]) -> list[Outcome]:
-    """The mean over seeds of each student, teachers and objective: the unit of success.
+    """The mean over seeds for each student, teachers and objective: the unit of success.
 
-    A standard error is the root of two squares: that over the validation images, which is at most
-    the mean of the runs' own, as they share the images; and, where some outcome has several seeds,
-    the spread over seeds, pooled over all outcomes, by the root of their number. It is rather too
-    large than too small.
+    A standard error has two parts, added in quadrature: that over the validation images, at most
+    the mean of the runs' own, as they share the images; and, if any outcome has several seeds, the
+    spread over seeds, pooled over all outcomes, over the root of their number. It errs on the large
+    side.
     """
     return list(by_what(runs).values())
 
 
 def by_what(runs: Sequence[Run]) -> dict[tuple[str, frozenset[str], str], Outcome]:
-    """The same by student, teachers and objective.
+    """The same by student, set of teachers and objective.
 
-    One after another teachers may come in another order with each seed.
+    The order of sequential teachers may differ between seeds.
     """
     groups: dict[tuple[str, frozenset[str], str], list[Run]] = {}
     for run in runs:

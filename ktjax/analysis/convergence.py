@@ -1,4 +1,4 @@
-"""What more training with labels alone gives a model: is it at its end? NumPy on right answers."""
+"""Has a model converged? The gain of more training on labels alone; NumPy, no models."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,24 +8,24 @@ from scipy import stats
 
 
 class Gain(NamedTuple):
-    """A change of accuracy in points, the mean over seeds."""
+    """A change in accuracy in points, the mean over seeds."""
 
     mean: float
-    se: float  # standard error: another draw of the images and of the seeds
+    se: float  # standard error, over draws of the images and the seeds
 
 
 def gain(before_N: np.ndarray, after_SxN: np.ndarray) -> Gain:
-    """What training gained, from who was right before it and after it with each of S seeds.
+    """What training gained, from correctness before it and after it with each of S seeds.
 
     The standard error adds the variance over images of a sample's gain (the mean over seeds) to
-    the variance over seeds of the whole gain. The second holds some of the first again: where it
-    errs, it is too large.
+    the variance over seeds of the whole gain. The second includes part of the first, so it errs on
+    the large side.
 
     Args:
       before_N: bool.
       after_SxN: bool.
 
-    ValueError: no image, no seed, or not the same images.
+    ValueError if there is no image or no seed, or the shapes do not match.
     """
     if before_N.shape != after_SxN.shape[1:] or not after_SxN.size:
         raise ValueError(f"Shapes {before_N.shape} and {after_SxN.shape} are not N and SxN.")
@@ -38,7 +38,7 @@ def gain(before_N: np.ndarray, after_SxN: np.ndarray) -> Gain:
 
 
 class Check(NamedTuple):
-    """What was found about a model."""
+    """The result for one model."""
 
     learning_rate: float  # the picked one
     picked_on: Mapping[float, Gain]  # learning rate -> gain on the half that picks
@@ -54,12 +54,12 @@ def check(
     judge_N: np.ndarray,
     level: float = 0.95,
 ) -> Check:
-    """Picks a learning rate on some images, and measures what it gains on others.
+    """Picks a learning rate on some images and measures its gain on others.
 
     Args:
-      before_N: bool, who was right before.
-      after: learning rate -> bool [S, N], who is right after training with each of S seeds.
-      pick_N: positions of the images on which the rate is picked; of equal ones, the smaller.
+      before_N: bool, which images are right before training.
+      after: learning rate -> bool [S, N], which are right after training with each of S seeds.
+      pick_N: positions of the images on which the rate is picked; ties go to the smaller rate.
       judge_N: positions of those on which its gain is measured.
       level: of the interval.
     """

@@ -1,21 +1,21 @@
-"""One decision about a student, on images that nothing else has seen: is it better than before?
+"""One decision about a student, on images used for nothing else: is it better than before?
 
-Who exports only what is better harms nobody, as far as a test of this level can say. Each split
-allows one such decision: the candidate is chosen elsewhere.
+Exporting only what is better does no harm, up to the level of this test. Each split allows one such
+decision; the candidate is chosen elsewhere.
 """
 
 import numpy as np
 from scipy import special, stats
 
 LEVEL = 0.05  # how often a student that is no better is exported
-POWER = 0.9  # how often one that is better by `least_gain` is
+POWER = 0.9  # how often one that is better by `least_gain` is exported
 
 
 def p_value(gained: int, lost: int) -> float:
-    """McNemar's exact test against the student before, one-sided: how likely at least this is.
+    """The one-sided p-value of McNemar's exact test against the student before.
 
-    If it were no better, a coin at best would decide which images are gained, of those that are
-    gained or lost. Without such images: 1.
+    If the student were no better, each changed image would be gained with probability 1/2 at most.
+    1 if no image changed.
     """
     return float(stats.binom.sf(gained - 1, gained + lost, 0.5))
 
@@ -29,7 +29,7 @@ def is_better(
       before_N: its answers before, int [N].
       after_N: its answers now.
       label_N: the labels.
-      decisions: how many of them a run makes on the same images; LEVEL is divided by it
+      decisions: how many decisions a run makes on the same images; LEVEL is divided by it
         (Bonferroni), so that it holds for the whole run.
     """
     was_N, is_N = before_N == label_N, after_N == label_N
@@ -38,18 +38,18 @@ def is_better(
 
 
 def least_gain(changed: int, size: int, *, decisions: int = 1) -> float | None:
-    """The least gain, in points, that `is_better` detects with POWER.
+    """The smallest gain, in points, that `is_better` detects with POWER.
 
-    None where so few images changed that not even gaining all of them would pass.
+    None if so few images changed that even gaining all of them would not pass.
 
     Args:
       changed: how many images were gained or lost.
       size: how many images there are.
-      decisions: as above.
+      decisions: as for `is_better`.
     """
     if p_value(changed, 0) > LEVEL / decisions:
         return None
-    # The fewest gained images that pass, and the share of gains at which so many are likely.
+    # The fewest gained images that pass, and the share of gains that reaches it with POWER.
     critical = int(stats.binom.isf(LEVEL / decisions, changed, 0.5)) + 1
     share = float(special.betaincinv(critical, changed - critical + 1, POWER))
     return 100 * (2 * share - 1) * changed / size

@@ -29,7 +29,8 @@ def top_classes(counts_C: np.ndarray, percent: float) -> np.ndarray:
       are no flips.
 
     Raises:
-      ValueError: `counts_C` is not non-negative integers [C] with C > 0, or `percent` is outside.
+      ValueError: `counts_C` is not non-negative integers [C] with C > 0, or `percent` is out of
+        range.
     """
     counts_C = np.asarray(counts_C)
     if counts_C.ndim != 1 or counts_C.size == 0 or counts_C.dtype.kind not in "iu":
@@ -38,7 +39,7 @@ def top_classes(counts_C: np.ndarray, percent: float) -> np.ndarray:
             f"not {counts_C.dtype} {list(counts_C.shape)}."
         )
     if counts_C.min() < 0:
-        raise ValueError(f"counts_C must not be negative, and its smallest is {counts_C.min()}.")
+        raise ValueError(f"counts_C must not be negative, but its minimum is {counts_C.min()}.")
     if not 0 < percent <= 100:
         raise ValueError(f"percent must be above 0 and at most 100, not {percent}.")
     counts_C = counts_C.astype(np.int64)  # unsigned counts cannot be negated
@@ -52,7 +53,7 @@ def top_classes(counts_C: np.ndarray, percent: float) -> np.ndarray:
 
 
 class SetSimilarity(NamedTuple):
-    """How alike some classes are, against how alike all are; None where there are no pairs."""
+    """Similarity of some classes, compared with all classes; None if there are no pairs."""
 
     mean: float | None  # over the pairs of the classes
     max: float | None  # the most similar pair of the classes
@@ -62,12 +63,12 @@ class SetSimilarity(NamedTuple):
 def set_similarity(
     classes: Sequence[int] | np.ndarray, similarity_CxC: np.ndarray
 ) -> SetSimilarity:
-    """How alike some classes are, against how alike all are (paper section 3).
+    """Similarity of some classes, compared with all classes (paper section 3).
 
     Args:
       classes: distinct class numbers, such as `top_classes` gives.
-      similarity_CxC: of each pair, in both orders; NaN where it is not known. Such pairs and the
-        diagonal are left out.
+      similarity_CxC: of each pair, in both orders; NaN if unknown. Such pairs and the diagonal are
+        left out.
 
     Returns:
       Mean and maximum over the pairs of `classes`, and the mean over all pairs of the C classes.
@@ -104,7 +105,7 @@ def group_similarity(group_C: Sequence | np.ndarray) -> np.ndarray:
     group_C = np.asarray(group_C)
     if group_C.ndim != 1 or group_C.size == 0:
         raise ValueError(f"group_C must have shape [C] with C > 0, not {list(group_C.shape)}.")
-    number_C = np.unique(group_C, return_inverse=True)[1]  # names take long to compare
+    number_C = np.unique(group_C, return_inverse=True)[1]  # comparing names is slow
     return (number_C[:, None] == number_C[None]).astype(np.float64)
 
 
@@ -113,7 +114,7 @@ def cosine_similarity(embedding_CxD: np.ndarray) -> np.ndarray:
 
     NaN for the pairs of a class whose embedding is 0 or NaN, which has no direction.
 
-    ValueError if `embedding_CxD` is not [C, D] without a zero.
+    ValueError if `embedding_CxD` is not [C, D], or is empty.
     """
     unit_CxD = _unit(_matrix(embedding_CxD, "embedding_CxD"))
     unit_CxD[~unit_CxD.any(axis=1)] = np.nan
@@ -126,8 +127,8 @@ def prototypes(features_NxD: np.ndarray, label_N: np.ndarray, num_classes: int) 
 
     NaN for a class without samples. Features that are all 0 have no direction, and count as 0.
 
-    ValueError if the features are not [N, D] without a zero, or not finite, or if `label_N` is not
-    an integer [N] with every label in 0 .. C - 1.
+    ValueError if the features are not [N, D], are empty or not finite, or if `label_N` is not an
+    integer [N] with every label in 0 .. C - 1.
     """
     features_NxD = _matrix(features_NxD, "features_NxD")
     if not np.all(np.isfinite(features_NxD)):
@@ -140,7 +141,7 @@ def prototypes(features_NxD: np.ndarray, label_N: np.ndarray, num_classes: int) 
 
 
 def _pairs(similarity_KxK: np.ndarray) -> np.ndarray:
-    """The similarities of distinct classes, as far as they are known."""
+    """The known similarities of distinct classes."""
     known_KxK = ~np.isnan(similarity_KxK)
     np.fill_diagonal(known_KxK, False)
     return similarity_KxK[known_KxK]
@@ -154,12 +155,12 @@ def _matrix(array: np.ndarray, name: str) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 2 or array.size == 0:
         shape = f"[{name[-3]}, {name[-1]}]"
-        raise ValueError(f"{name} must have shape {shape} without a zero, not {list(array.shape)}.")
+        raise ValueError(f"{name} must be non-empty, of shape {shape}, not {list(array.shape)}.")
     return array
 
 
 def _unit(rows_NxD: np.ndarray) -> np.ndarray:
-    """The rows at unit length, float64; those of length 0 stay."""
+    """The rows scaled to unit length, float64; rows of length 0 stay."""
     rows_NxD = rows_NxD.astype(np.float64)
     norm_Nx1 = np.linalg.norm(rows_NxD, axis=1, keepdims=True)
     return rows_NxD / np.where(norm_Nx1 == 0, 1, norm_Nx1)

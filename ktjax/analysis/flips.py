@@ -2,8 +2,8 @@
 
 The paper is Roth et al., "Fantastic Gains and Where to Find Them", ICLR 2024 (arXiv 2310.17653).
 Shapes: N samples, C classes, M models. Every sample counts once, so shares are exact counts over N.
-Who answered correctly is a bool array (`correct_N`): the label was needed to make it, and padding
-and unlabeled samples (label -1) have to be gone by then.
+Correctness is a bool array (`correct_N`) made from labels, so padding and unlabeled samples
+(label -1) must be removed before.
 """
 
 from collections.abc import Sequence
@@ -48,8 +48,8 @@ def delta_se(*, before_correct_N: np.ndarray, after_correct_N: np.ndarray) -> fl
 
     Both accuracies come from the same N samples, so only the samples whose correctness changed
     carry variance (as in McNemar's test): with gain g and loss l as fractions of N,
-    sqrt((g + l - (g - l)^2) / N). It holds the two models fixed: it says what another validation
-    set would change, not another training seed.
+    sqrt((g + l - (g - l)^2) / N). It holds the two models fixed: it covers another validation
+    set, not another training seed.
 
     ValueError if an input is not bool [N], is empty, or the two differ in length.
     """
@@ -73,8 +73,8 @@ def flip_entropy(counts_C: np.ndarray) -> tuple[float, float]:
     """Entropy of the flips over the classes, in nats, and its share of the maximum, log C.
 
     -sum_c q_c log q_c with q = counts / sum(counts) (paper section 3, figure 2). The share is 1
-    for flips spread evenly over the classes and 0 for all in one. No flips, or a single class:
-    (0, 0).
+    for flips spread evenly over the classes and 0 for all in one. (0, 0) if there are no
+    flips or only one class.
 
     ValueError if `counts_C` is not [C] with C > 0, or has a negative or infinite count.
     """
@@ -92,7 +92,7 @@ def flip_entropy(counts_C: np.ndarray) -> tuple[float, float]:
 
 
 def confidence(logits_MxNxC: np.ndarray, label_N: np.ndarray | None = None) -> np.ndarray:
-    """How sure each model is of each sample: float32 [M, N] (paper sections 4.2, 4.3).
+    """How confident each model is on each sample: float32 [M, N] (paper sections 4.2, 4.3).
 
     The log-odds, log p / (1 - p), of the label, or, without labels, of the most probable class.
     This is `partition.confidence` in NumPy: the same steps in the same precision, so that measures
@@ -104,7 +104,7 @@ def confidence(logits_MxNxC: np.ndarray, label_N: np.ndarray | None = None) -> n
     logits_MxNxC = np.asarray(logits_MxNxC)
     if logits_MxNxC.ndim != 3 or logits_MxNxC.size == 0:
         shape = list(logits_MxNxC.shape)
-        raise ValueError(f"logits_MxNxC must have shape [M, N, C] without a zero, not {shape}.")
+        raise ValueError(f"logits_MxNxC must be non-empty, of shape [M, N, C], not {shape}.")
     num_models, num_samples, num_classes = logits_MxNxC.shape
     if label_N is not None:
         label_N = labels(label_N, size=num_samples, num_classes=num_classes)
@@ -123,9 +123,9 @@ def confidence(logits_MxNxC: np.ndarray, label_N: np.ndarray | None = None) -> n
 def calibrated(
     logits_MxNxC: np.ndarray, temperatures_M: Sequence[float] | np.ndarray | None
 ) -> np.ndarray:
-    """Each model's logits at the temperature that suits it; None: as they are.
+    """Each model's logits divided by its temperature; unchanged if there are none.
 
-    In float32, as `partition.most_confident` divides them in training.
+    In float32, as in `partition.most_confident` during training.
     """
     if temperatures_M is None:
         return logits_MxNxC
@@ -137,8 +137,9 @@ def confidence_ensemble(
 ) -> np.ndarray:
     """Answer of the most confident model on each sample: int [N] (paper section 5.3).
 
-    The reference line for several teachers: the most probable class of the model that is surest of
-    its own; ties go to the first model. Models are compared at `temperatures_M`; None: 1.
+    The reference line for several teachers: the most probable class of the model that is most
+    confident in its own; ties go to the first model. Models are compared at `temperatures_M`;
+    None: 1.
 
     ValueError if the logits are not [M, N, C], are empty or not finite.
     """
@@ -215,7 +216,7 @@ def _same_samples(**arrays: np.ndarray) -> list[np.ndarray]:
             )
     if len({array.size for array in arrays.values()}) > 1:
         sizes = ", ".join(f"{name} has {array.size}" for name, array in arrays.items())
-        raise ValueError(f"These must be about the same samples: {sizes}.")
+        raise ValueError(f"All arrays must cover the same samples: {sizes}.")
     return list(arrays.values())
 
 
@@ -230,6 +231,6 @@ def labels(label_N: np.ndarray, *, size: int, num_classes: int) -> np.ndarray:
     if label_N.min() < 0 or label_N.max() >= num_classes:
         raise ValueError(
             f"label_N must lie in 0 .. {num_classes - 1}, not {label_N.min()} .. {label_N.max()} "
-            "(-1 is a sample without a label: leave it out)."
+            "(-1 marks a sample without a label: leave it out)."
         )
     return label_N.astype(np.int64)

@@ -32,18 +32,18 @@ def of_transfer(
 
     Args:
       before_NxC: logits of the student before the transfer.
-      after_NxC: its logits after it.
-      teachers_KxNxC: logits of its teachers, none (K = 0) for a control. Several teachers are
-        taken as one, which answers each sample as the most confident of them does.
+      after_NxC: its logits after the transfer.
+      teachers_KxNxC: logits of its teachers, none (K = 0) for a control. Several teachers count as
+        one that answers each sample as the most confident of them does.
       label_N: the labels.
-      temperatures_S: what the logits of student and teachers are divided by before it is asked who
-        is the most confident; None: 1.
+      temperatures_S: divide the logits of student and teachers before their confidence is compared;
+        None: 1.
 
     Returns:
       `accuracy_before`, `accuracy_after`, `delta` with its standard error `delta_se`, knowledge
-      `gain` and `loss`, `class_gain` and `class_loss` (samples per class); and, None where there
-      is no teacher, `rho_pos` and `rho_neg`, what they are after it (`rho_pos_after`,
-      `rho_neg_after`), `transfer_rate` and `transfer_rate_top`, the same inside the smallest sets
+      `gain` and `loss`, `class_gain` and `class_loss` (samples per class); and, None without a
+      teacher, `rho_pos` and `rho_neg`, the same after the transfer (`rho_pos_after`,
+      `rho_neg_after`), `transfer_rate` and `transfer_rate_top`, the same within the smallest sets
       of classes that hold 2, 5, 20, 50 % of the teacher's positive flips, and `ensemble_accuracy`,
       the reference line: each sample answered by the most confident of student and teachers.
     """
@@ -52,7 +52,7 @@ def of_transfer(
     after_N = after_NxC.argmax(axis=1) == label_N
     gained_N = flips.positive_flips(teacher_correct_N=after_N, student_correct_N=before_N)
     lost_N = flips.negative_flips(teacher_correct_N=after_N, student_correct_N=before_N)
-    # Of whole numbers: as many gained as lost is no change at all.
+    # From whole numbers: as many gained as lost is exactly no change.
     net = int(gained_N.sum()) - int(lost_N.sum())
     measures = {
         "accuracy_before": _percent(before_N.mean()),
@@ -112,12 +112,12 @@ def of_partition(
       teachers_KxNxC: logits of its teachers.
       label_N: the labels.
       supervised: which confidence the partition compares; None: there is no partition.
-      temperatures_S: what the logits of student and teachers are divided by; None: 1.
+      temperatures_S: divide the logits of student and teachers; None: 1.
 
     Returns:
       `taught_by`, the share of samples given to each teacher, [K]; `taught_positive_flips` and
-      `taught_negative_flips`, the share of these given to any; in percent. None where there are no
-      such flips, or no teacher or partition.
+      `taught_negative_flips`, the share of these flips given to any teacher; in percent. None if
+      there are no such flips, no teacher or no partition.
     """
     if not len(teachers_KxNxC) or supervised is None:
         return dict.fromkeys(OF_PARTITION)
@@ -151,19 +151,19 @@ def of_pair(
     """Complementary knowledge of an ordered pair (paper section 3).
 
     Args:
-      student_NxC: its logits.
+      student_NxC: the student's logits.
       teacher_NxC: the teacher's logits.
       label_N: the labels.
-      classes: names.
+      classes: their names.
       groups: of each class.
-      temperatures_S: what the logits of student and teacher are divided by before it is asked who
-        is the more confident; None: 1.
+      temperatures_S: divide the logits of student and teacher before their confidence is compared;
+        None: 1.
 
     Returns:
       `rho_pos`, `rho_neg` and `ensemble_accuracy` (each sample answered by the more confident of
       the two; section 5.3) in percent; `class_flips`, positive flips per class; `flip_entropy`, as
       a share of the maximum; `top_classes`, the areas of expertise; and `top_classes_alike`, the
-      share of pairs of those classes that are of one group, beside that among all classes.
+      share of pairs of those classes in the same group, and that share among all classes.
     """
     student_N = student_NxC.argmax(axis=1) == label_N
     teacher_N = teacher_NxC.argmax(axis=1) == label_N
@@ -186,16 +186,16 @@ def of_pair(
 
 
 def of_history(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What a history keeps of `of_transfer`: everything except the counts per class."""
+    """The part of `of_transfer` kept in a history: everything except the counts per class."""
     return {k: v for k, v in measured.items() if not k.startswith("class_")}
 
 
 def of_objectives(runs: Sequence[Run]) -> dict[str, dict[str, float | None]]:
-    """Per objective how often it improved a student, in percent, and by how much, in points (5.1).
+    """How often each objective improved a student, in percent, and by how much, in points (5.1).
 
     `success_rate` and `mean_delta`; and `net_success_rate` and `mean_net`, the same net of the
-    control without a teacher, None where a run has none. What counts is the mean over seeds of a
-    student with the same teachers.
+    control without a teacher, None if a run has none. The unit is the mean over seeds of a student
+    with the same teachers.
     """
     found: dict[str, list[Outcome]] = {}
     for outcome in controls.outcomes(runs):

@@ -1,8 +1,8 @@
-"""Complementary knowledge of every ordered pair of a zoo, from what each model answered.
+"""Complementary knowledge of every ordered pair of a zoo, from the answers of each model.
 
 Shapes: M models, N samples, C classes. A matrix [M, M] has a row for each teacher and a column for
 each student; `pairs[t, s]` is about what t could teach s. flips.py counts one pair, and this file
-has to agree with it.
+must agree with it.
 
 This is the one file of analysis/ that uses the device: 466 models are 217,000 pairs of 50,000
 samples each, 11 billion comparisons. They become matrix products and elementwise sums over blocks.
@@ -30,25 +30,25 @@ def measure(
     label_log_odds_MxN: np.ndarray,
     max_log_odds_MxN: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """What is known about all pairs before any training (paper sections 3, 4.2 and 5.3).
+    """Measures of all pairs before any training (paper sections 3, 4.2 and 5.3).
 
     Args:
-      correct_MxN: who answered correctly, bool.
-      answer_MxN: the classes that were answered, integers.
+      correct_MxN: which samples each model gets right, bool.
+      answer_MxN: the predicted classes, integers.
       label_log_odds_MxN: log-odds of the label, float32 (`flips.confidence`).
       max_log_odds_MxN: log-odds of the answer, float32.
 
     Returns:
       Matrices [M, M], row teacher, column student, float64. In percent of N: `rho_pos`, `rho_neg`;
-      `agreement`, the same answer, right or wrong; `oracle_accuracy`, one of the two is right;
-      `ensemble_accuracy`, each sample answered by the surer of the two. `error_correlation` is the
-      phi coefficient of being wrong, -1 .. 1, NaN where a model is always or never wrong. In
+      `agreement`, the same answer, right or wrong; `oracle_accuracy`, at least one is right;
+      `ensemble_accuracy`, each sample answered by the more confident model. `error_correlation` is
+      the phi coefficient of being wrong, -1 .. 1, NaN if a model is always or never wrong. In
       points: `partition_gain` and `partition_gain_unsupervised`, the accuracy of the partitioned
       targets minus the student's. The target of a sample is the distribution of the model that is
-      surer of the label, or surer of its own answer. Ties go to the student.
+      more confident in the label, or in its own answer. Ties go to the student.
 
     Raises:
-      ValueError: shapes or dtypes are not these.
+      ValueError: a shape or dtype differs.
     """
     correct_MxN = _checked(correct_MxN)
     size = correct_MxN.shape[1]
@@ -87,7 +87,7 @@ def same_answer(answer_MxN: np.ndarray, *, block: int = 16) -> np.ndarray:
     answer_MxN = np.asarray(answer_MxN)
     if answer_MxN.ndim != 2 or answer_MxN.size == 0 or answer_MxN.dtype.kind not in "iu":
         raise ValueError(
-            f"answer_MxN must be integers of shape [M, N] without a zero, "
+            f"answer_MxN must be non-empty integers of shape [M, N], "
             f"not {answer_MxN.dtype} {list(answer_MxN.shape)}."
         )
     return np.asarray(_same_answer(answer_MxN, block=block)).astype(np.int64)
@@ -96,9 +96,9 @@ def same_answer(answer_MxN: np.ndarray, *, block: int = 16) -> np.ndarray:
 def surer_right(
     correct_MxN: np.ndarray, confidence_MxN: np.ndarray, *, block: int = 16
 ) -> np.ndarray:
-    """Samples that the surer model of each pair gets right; ties go to the student: int64 [M, M].
+    """Samples that the more confident model of each pair gets right: int64 [M, M].
 
-    `confidence_MxN` is float32, and only its order counts.
+    Ties go to the student. `confidence_MxN` is float32, and only its order matters.
 
     ValueError if the inputs are not bool and float32 [M, N], or a confidence is NaN.
     """
@@ -109,14 +109,14 @@ def surer_right(
             f"not {confidence_MxN.dtype} {list(confidence_MxN.shape)}."
         )
     if np.isnan(confidence_MxN).any():
-        raise ValueError("confidence_MxN has values that are not a number.")
+        raise ValueError("confidence_MxN has NaN values.")
     return np.asarray(_surer_right(correct_MxN, confidence_MxN, block=block)).astype(np.int64)
 
 
 def error_correlation(both_MxM: np.ndarray, *, size: int) -> np.ndarray:
     """Phi coefficient of being wrong, from `both_right` of `size` samples: float64 [M, M].
 
-    Being right and being wrong have the same. NaN where a model is always or never right.
+    It is the same for being right. NaN if a model is always or never right.
     """
     right_M = np.diagonal(both_MxM).astype(np.float64)
     spread_M = np.sqrt(right_M * (size - right_M))
@@ -143,7 +143,7 @@ def flips_per_class(
     label_N = labels(label_N, size=size, num_classes=num_classes)
     size_C = np.bincount(label_N, minlength=num_classes)
     by_class, start_C = np.argsort(label_N, kind="stable"), np.cumsum(size_C) - size_C
-    # One more sample, which nobody gets right or wrong, fills the classes up.
+    # One more sample, which no model gets right or wrong, pads the classes.
     blank_Mx1 = np.zeros((num_models, 1), np.float32)
     right = jnp.asarray(np.concatenate([correct_MxN, blank_Mx1], axis=1, dtype=np.float32))
     wrong = jnp.asarray(np.concatenate([~correct_MxN, blank_Mx1], axis=1, dtype=np.float32))
@@ -169,7 +169,7 @@ def flip_entropy(flips_MxMxC: np.ndarray) -> np.ndarray:
     count = np.arange(int(flips_MxMxC.max()) + 1)
     count_log_count = count * np.log(np.maximum(count, 1))
     entropy_MxM = np.empty(flips_MxMxC.shape[:2])
-    for t, flips_MxC in enumerate(flips_MxMxC):  # one teacher at a time: float64 takes room
+    for t, flips_MxC in enumerate(flips_MxMxC):  # one teacher at a time: float64 takes memory
         total_M = np.maximum(flips_MxC.sum(axis=1, dtype=np.int64), 1)
         entropy_MxM[t] = np.log(total_M) - count_log_count[flips_MxC].sum(axis=1) / total_M
     return entropy_MxM.clip(0) / np.log(num_classes)
@@ -178,7 +178,7 @@ def flip_entropy(flips_MxMxC: np.ndarray) -> np.ndarray:
 @jax.jit
 def _both_right(correct_MxN):
     right_MxN = correct_MxN.astype(jnp.float32)
-    # Sums of ones are exact in float32 below 2^24, if no device computes in less.
+    # Sums of ones are exact in float32 below 2^24, unless a device uses lower precision.
     return jnp.matmul(right_MxN, right_MxN.T, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -201,8 +201,8 @@ def _same_answer(answer_MxN, *, block):
 @functools.partial(jax.jit, static_argnames="block")
 def _surer_right(correct_MxN, confidence_MxN, *, block):
     sure_MxN = _ordered(confidence_MxN)
-    # Who is wrong is never surer: the least number is below those of all confidences. Padding is
-    # wrong, and as sure as nobody is.
+    # A wrong model never counts as more confident: _LEAST is below all confidences. Padding is
+    # wrong, and more confident than any model.
     right = _in_steps(jnp.where(correct_MxN, sure_MxN, _LEAST), block, _LEAST)
     sure = _in_steps(sure_MxN, block, _LARGEST)
 
@@ -216,16 +216,16 @@ def _surer_right(correct_MxN, confidence_MxN, *, block):
 def _ordered(confidence):
     """float32 numbers as int32 in the same order; equal where they are equal, as 0.0 and -0.0.
 
-    Integers, because devices may take the smallest floats for 0 when they compare them. Infinities
-    lie strictly between _LEAST and _LARGEST.
+    Integers, because devices may treat subnormal floats as 0 in comparisons. Infinities lie
+    strictly between _LEAST and _LARGEST.
     """
     bits = jax.lax.bitcast_convert_type(confidence, jnp.int32)
-    # The bits of negative numbers grow with their size.
+    # The bits of negative numbers grow with their magnitude.
     return jnp.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
 
 def _count(teachers, students, *, test: Callable, block: int):
-    """On how many samples `test` holds, for all pairs: int32 [M', M'], a row for each teacher.
+    """How many samples pass `test`, for all pairs: int32 [M', M'], a row for each teacher.
 
     `teachers` and `students` are tuples of arrays as `_in_steps` gives them; `test` compares the
     teachers' with the students'. `block` teachers are compared at once.
@@ -235,8 +235,8 @@ def _count(teachers, students, *, test: Callable, block: int):
         teachers, students = both
 
         def rows(some_teachers):
-            # XLA makes vector code of a sum of comparisons, term by term, on the CPU; where it is
-            # told to reduce over the samples it compares one by one and takes four times as long.
+            # On CPUs XLA vectorizes a sum of comparisons that is written term by term; a reduction
+            # over the samples compares one by one and takes four times as long.
             held_KxMxL = sum(
                 test(
                     *(of_KxUxL[:, None, u] for of_KxUxL in some_teachers),
@@ -266,7 +266,7 @@ def _checked(correct_MxN: np.ndarray) -> np.ndarray:
     correct_MxN = np.asarray(correct_MxN)
     if correct_MxN.dtype != bool or correct_MxN.ndim != 2 or correct_MxN.size == 0:
         raise ValueError(
-            f"correct_MxN must be bool of shape [M, N] without a zero, "
+            f"correct_MxN must be non-empty, bool of shape [M, N], "
             f"not {correct_MxN.dtype} {list(correct_MxN.shape)}."
         )
     if correct_MxN.shape[1] >= 2**24:

@@ -1,7 +1,7 @@
-"""How much each model of a pool counts, from labeled predictions.
+"""The weight of each model in a pool, fitted to labeled predictions.
 
 A log-linear pool answers with softmax(sum_s w_s z_s) of its models' logits z_s: a product of their
-distributions, each to a power. Unlike a choice of the most confident model it keeps a part of all.
+distributions, each raised to a power. Unlike picking the most confident model, it uses all of them.
 With one model it is temperature scaling, w = 1 / T (analysis/calibration.py). Source: Genest and
 Zidek, "Combining Probability Distributions", Statistical Science 1986.
 """
@@ -13,14 +13,14 @@ from scipy import special
 
 _STEPS = 100
 _AT_ONCE = 4096  # samples whose float64 logits are in memory together
-_RIDGE = 1e-9  # of the Hessian, which is singular where two models say the same
+_RIDGE = 1e-9  # of the Hessian, which is singular if two models agree everywhere
 
 
 def weights(logits_SxNxC: Sequence[np.ndarray], label_N: np.ndarray) -> np.ndarray:
     """The weights, float64 [S], that minimize the cross-entropy of the pool with the labels.
 
     It is convex in the weights, and the minimum is found by Newton's method with steps that are
-    halved until they help. Weights may be negative: of a model that is wrong where another is sure.
+    halved until they help. Weights may be negative, for models wrong where another is confident.
 
     Args:
       logits_SxNxC: of S models, float [N, C] each.
@@ -30,10 +30,10 @@ def weights(logits_SxNxC: Sequence[np.ndarray], label_N: np.ndarray) -> np.ndarr
       ValueError: there is no model or no sample, or a logit is not finite.
     """
     if not len(logits_SxNxC) or not len(label_N):
-        raise ValueError("The weights of a pool are fitted on predictions: there are none.")
+        raise ValueError("The weights of a pool are fitted on predictions, but there are none.")
     if not all(np.isfinite(logits_NxC).all() for logits_NxC in logits_SxNxC):
-        raise ValueError("The weights of a pool are fitted on finite logits.")
-    weight_S = np.zeros(len(logits_SxNxC))  # where no model is too sure for a first step
+        raise ValueError("The weights of a pool are fitted on logits, which must be finite.")
+    weight_S = np.zeros(len(logits_SxNxC))  # where no overconfident model spoils the first step
     loss, gradient_S, hessian_SxS = _expansion(weight_S, logits_SxNxC, label_N)
     for _ in range(_STEPS):
         ridge_SxS = _RIDGE * (1 + np.trace(hessian_SxS)) * np.eye(len(weight_S))

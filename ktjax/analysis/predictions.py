@@ -1,7 +1,7 @@
-"""What a model answers on a split, kept in 19 bytes per sample: all that pairs are measured by.
+"""A model's answers on a split in 19 bytes per sample: all that is needed to measure pairs.
 
 The logits of 466 models on 50,000 images of 1,000 classes would take 93 GB; this takes 443 MB. One
-safetensors file per model, whole or absent, so that a killed job goes on with the next model.
+safetensors file per model, written atomically, so that a killed job resumes with the next model.
 """
 
 from pathlib import Path
@@ -20,24 +20,23 @@ _ROWS_AT_ONCE = 4096  # copies of all logits would take 200 MB
 
 
 class Predictions(NamedTuple):
-    """What one model answers on N samples; K = 5, or C where there are fewer classes.
+    """One model's answers on N samples; K = 5, or C if there are fewer classes.
 
-    Its confidence is kept as log-odds, log p / (1 - p), as `flips.confidence` gives them: they
-    still differ where a good model's probabilities would all be 1. They are those of its logits
-    divided by `temperature`.
+    Its confidence is kept as log-odds, log p / (1 - p), from `flips.confidence` of its logits
+    divided by `temperature`: they still differ where a good model's probabilities would all be 1.
     """
 
     top_NxK: np.ndarray  # classes with the largest logits, largest first; ties by class number
     correct_N: np.ndarray  # bool: the first of them is the label
     label_log_odds_N: np.ndarray  # float32, of the label
     max_log_odds_N: np.ndarray  # float32, of the first class
-    temperature: np.ndarray = np.ones((), np.float32)  # one number
+    temperature: np.ndarray = np.ones((), np.float32)  # a scalar
 
 
 def of_logits(
     logits_NxC: np.ndarray, label_N: np.ndarray, *, temperature: float | None = None
 ) -> Predictions:
-    """What is kept of a model's logits, its confidence at a temperature; None: 1.
+    """The predictions of a model's logits, with its confidence at a temperature; None: 1.
 
     ValueError if the logits are not [N, C] or not finite.
     """
@@ -68,19 +67,19 @@ def of_logits(
 
 
 def save(path: Path, predictions: Predictions) -> None:
-    """Writes the file as a whole or not at all."""
+    """Writes the file atomically."""
     files.write_whole(path, safetensors_numpy.save(predictions._asdict()))
 
 
 def load(path: Path) -> Predictions:
-    """Reads what `save` wrote; ValueError if it is no such file."""
+    """Reads what `save` wrote; ValueError if it is not such a file."""
     try:
         found = Predictions(**safetensors_numpy.load(path.read_bytes()))
     except (safetensors.SafetensorError, TypeError) as error:
         raise ValueError(f"{path} was not written by ktjax: {error}.") from error
     if found.label_log_odds_N.dtype != np.float32 or found.max_log_odds_N.dtype != np.float32:
         raise ValueError(
-            f"{path} was written by an earlier ktjax, which kept less precise log-odds: delete it, "
-            "and the model is run again."
+            f"{path} was written by an earlier ktjax with less precise log-odds: delete it, and "
+            "the model is run again."
         )
     return found

@@ -1,4 +1,4 @@
-"""What results.json holds, as types: written and read by attribute, and checked where it is read.
+"""The contents of results.json as types: accessed by attribute, and checked on reading.
 
 A field with a default may be missing in the file; any other missing field, and any unknown one, is
 an error.
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the history of a run says about one of its evaluations."""
+    """One evaluation in the history of a run."""
 
     step: int
     epoch: float
@@ -25,7 +25,7 @@ class Entry:
     taught: float | None  # share of the samples whose target came from a teacher, in percent
     seconds: float
     tune: Mapping[str, Any]  # what was measured on tune
-    # What only some runs say: `stage`, from 1 on, and the shares `taught_1` and so on.
+    # Only in some runs: `stage`, from 1, and the shares `taught_1` and so on.
     rest: Mapping[str, float] = dataclasses.field(
         default_factory=dict, metadata={"names": r"stage|taught_\w+"}
     )
@@ -33,7 +33,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training: who it was, what it changed (`measures.of_transfer`), and how it went."""
+    """A training run: its models, what it changed (`measures.of_transfer`), and how it went."""
 
     run: str
     student: str
@@ -48,8 +48,8 @@ class Run:
     loss: float
     class_gain: tuple[int, ...]
     class_loss: tuple[int, ...]
-    # None, as all up to `ensemble_accuracy`, where there is no teacher, or one that is only a store
-    # and does not say what it makes of the validation images.
+    # This and all up to `ensemble_accuracy` are None without a teacher, or if the teacher is only a
+    # store that has no answers to the validation images.
     rho_pos: float | None
     rho_neg: float | None
     rho_pos_after: float | None
@@ -57,15 +57,15 @@ class Run:
     transfer_rate: float | None
     transfer_rate_top: Mapping[str, float | None] | None
     ensemble_accuracy: float | None
-    taught_by: tuple[float, ...] | None = None  # with the next two `measures.of_partition`
+    taught_by: tuple[float, ...] | None = None  # this and the next two: `measures.of_partition`
     taught_positive_flips: float | None = None
     taught_negative_flips: float | None = None
     temperatures: tuple[float, ...] | None = None  # at which the partition compares models
-    weights: tuple[float, ...] | None = None  # of student and teachers, where a pool taught
-    # What config.export says, with the next four: the change on tune of what is exported; whether
-    # that is the student as it was; which weights these are (jobs/transfer/export.py); the least
-    # gain that its decision would have seen; and the change by the weights at the end of training,
-    # on validation, where they are not what is exported. In points.
+    weights: tuple[float, ...] | None = None  # of student and teachers, if a pool taught
+    # This and the next four depend on config.export: the change on tune of what is exported;
+    # whether that is the unchanged student; which weights these are (jobs/transfer/export.py); the
+    # smallest gain that the decision would have detected; and, if other weights are exported, the
+    # change on validation by the weights at the end of training. In points.
     tune_delta: float | None = None
     abstained: bool = False
     exported: str | None = None
@@ -75,13 +75,13 @@ class Run:
     taught: float | None
     seconds: float
     history: tuple[Entry, ...]
-    stages: tuple["Run", ...] = ()  # one for each teacher, if these come one after another
-    checkpoint: Mapping[str, str] | None = None  # of its end, as `training.Fitted` has it
-    learning_rate: float | None = None  # per 256 samples; None where nothing was trained
-    # What tune gained at each learning rate that was tried; None: training diverged there.
+    stages: tuple["Run", ...] = ()  # one per teacher, if teachers are sequential
+    checkpoint: Mapping[str, str] | None = None  # at its end, as in `training.Fitted`
+    learning_rate: float | None = None  # per 256 samples; None if nothing was trained
+    # The gain on tune at each learning rate tried; None: training diverged.
     rates: Mapping[str, float | None] | None = None
-    # With the next two `controls.with_net`: the control without a teacher, controls.NONE where
-    # none was better, and delta minus that control's. None where there is nothing to compare with.
+    # This and the next two are from `controls.with_net`: the control without a teacher
+    # (controls.NONE if none was better), and delta minus that control's. None without controls.
     control: str | None = None
     net: float | None = None
     net_se: float | None = None
@@ -89,7 +89,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What an objective did with the same teachers, in the mean over seeds: `controls.outcomes`."""
+    """An objective with the same teachers, averaged over seeds: `controls.outcomes`."""
 
     student: str
     teachers: tuple[str, ...]
@@ -104,17 +104,17 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model that a job trained, and what all jobs say about theirs."""
+    """A model that a job trained; the models of all jobs have these fields."""
 
     accuracy: float
     parameters: int
     origin: str
-    own_accuracy: float | None = None  # by its own transform, with config.own_transform
+    own_accuracy: float | None = None  # with its own transform, if config.own_transform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransferModel(Model):
-    """A model before a transfer; what a teacher that is only a store does not say is None."""
+    """A model before a transfer; None: unknown, for a teacher that is only a store."""
 
     accuracy: float | None
     parameters: int | None
@@ -127,12 +127,12 @@ class ZooModel(Model):
     """A model that is compared with others."""
 
     family: str
-    temperature: float | None = None  # that calibrates it; None: it is taken as it is
+    temperature: float | None = None  # that calibrates it; None: not calibrated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What a teacher of a transfer knows beside its student: `measures.of_pair`."""
+    """Complementary knowledge of a teacher and its student: `measures.of_pair`."""
 
     teacher: str
     student: str
@@ -147,7 +147,7 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ZooPair:
-    """What one model knows beside another: `complementarity.pair_rows`."""
+    """Complementary knowledge of two models: `complementarity.pair_rows`."""
 
     teacher: str
     student: str
@@ -184,13 +184,13 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """What all jobs say, and all that a pretrain job says."""
+    """The results of all jobs; those of a pretrain job have no other fields."""
 
     job: str
     runs: tuple[Run, ...]
     objectives: Mapping[str, Mapping[str, float | None]]  # `measures.of_objectives`
     models: Mapping[str, Model]
-    pairs: tuple[Any, ...]  # what is known about pairs of models; of each job its own kind
+    pairs: tuple[Any, ...]  # facts about pairs of models; each job has its own kind
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     data: Data
@@ -201,19 +201,19 @@ class Results:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransferResults(Results):
-    """What a transfer says."""
+    """The results of a transfer."""
 
     models: Mapping[str, TransferModel]
     pairs: tuple[Pair, ...]
     controls: tuple[Run, ...] = ()  # without a teacher, at each learning rate of the objectives
     outcomes: tuple[Outcome, ...] = ()
-    # objective -> how stored answers serve it, see `objectives.EXACT`; empty: all logits are there.
+    # objective -> how stored answers serve it, see `objectives.EXACT`; empty: with all logits.
     served: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComplementarityResults(Results):
-    """What a complementarity job says; analysis/complementarity.py and transfers.py make it."""
+    """The results of a complementarity job, from analysis/complementarity.py and transfers.py."""
 
     models: Mapping[str, ZooModel]
     pairs: tuple[ZooPair, ...]
@@ -225,13 +225,13 @@ class ComplementarityResults(Results):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """Whether a model is at the end of its training (`convergence.check`); gains in points."""
+    """Whether a model has converged (`convergence.check`); gains in points."""
 
     model: str
     accuracy: float  # on validation, in percent, as on tune
     tune_accuracy: float
     learning_rate: float  # the picked one
-    # learning rate -> gain on the half of tune that picks; None: training diverged there
+    # learning rate -> gain on the half of tune that picks; None: training diverged
     picked_on: Mapping[str, float | None]
     gain: float  # of the picked one, on the other half
     gain_se: float
@@ -243,24 +243,24 @@ class Check:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvergenceResults(Results):
-    """What a convergence job says."""
+    """The results of a convergence job."""
 
     checks: tuple[Check, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyRow:
-    """A run of a study, as pairs.csv has it; in percent and points. A failed one has an error only.
+    """A run of a study, a row of pairs.csv; in percent and points. A failed one has only an error.
 
     `net` and `net_se` are those of `Run`, `ensemble` is its `ensemble_accuracy`; `last_delta` is
-    `delta` where the weights at the end of training are what is exported.
+    `delta` if the weights at the end of training are exported.
     """
 
     student: str
-    teacher: str | None  # None: nobody taught
+    teacher: str | None  # None: no teacher
     objective: str
     seed: int
-    status: str  # done, abstained (the student stays as it was) or failed
+    status: str  # done, abstained (the student is unchanged) or failed
     before: float | None = None
     after: float | None = None
     delta: float | None = None
@@ -296,14 +296,14 @@ class StudyPair:
     before: float
     ensemble: float | None
     headroom_share: float | None
-    accuracy_difference: float | None  # teacher minus student; None: the teacher does not say
+    accuracy_difference: float | None  # teacher minus student; None: unknown
     abstained: int  # of the runs
-    last_delta: float  # delta by the weights at the end of training, whatever is exported
+    last_delta: float  # delta of the weights at the end of training, whatever is exported
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyResults(Results):
-    """What a study says; analysis/study.py makes it. Its runs have results.json of their own."""
+    """The results of a study, from analysis/study.py. Each run has a results.json of its own."""
 
     models: Mapping[str, TransferModel]
     pairs: tuple[StudyPair, ...]
@@ -314,7 +314,7 @@ class StudyResults(Results):
 
     @property
     def transfers(self) -> dict[str, Any]:
-        """The same as ComplementarityResults has it, for the figures of both."""
+        """As in ComplementarityResults, for the figures of both."""
         known = (pair for pair in self.pairs if pair.accuracy_difference is not None)
         return {"rows": list(map(vars, known)), "success": self.success}
 
@@ -329,9 +329,9 @@ RESULTS = {
 
 
 def read(data: Mapping[str, Any] | Results) -> Results:
-    """What results.json holds, as the record of its job; a record is returned as it is.
+    """The contents of results.json as the record of its job; a record is returned as it is.
 
-    ValueError if the job is none of RESULTS, or a field is missing or unknown.
+    ValueError if the job is not in RESULTS, or a field is missing or unknown.
     """
     if isinstance(data, Results):
         return data
@@ -341,7 +341,7 @@ def read(data: Mapping[str, Any] | Results) -> Results:
 
 
 def from_json(cls: type[_T], data: Mapping[str, Any]) -> _T:
-    """A record of what `to_json` gave; ValueError if a field is missing or unknown."""
+    """The record that `to_json` wrote; ValueError if a field is missing or unknown."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values, unknown = dict(data), sorted(set(data) - set(fields))
     if "rest" in fields:
@@ -350,7 +350,7 @@ def from_json(cls: type[_T], data: Mapping[str, Any]) -> _T:
         values["rest"], unknown = rest, [name for name in unknown if name not in rest]
     required = [name for name, field in fields.items() if _required(field)]
     if missing := [name for name in required if name not in data]:
-        raise ValueError(f"{cls.__name__} in results.json lacks {', '.join(missing)}.")
+        raise ValueError(f"{cls.__name__} in results.json is missing {', '.join(missing)}.")
     if unknown:
         raise ValueError(f"{cls.__name__} in results.json has unknown {', '.join(unknown)}.")
     kinds = typing.get_type_hints(cls)
@@ -358,7 +358,7 @@ def from_json(cls: type[_T], data: Mapping[str, Any]) -> _T:
 
 
 def to_json(record: Any) -> dict[str, Any]:
-    """The record as results.json holds it: of dicts, lists, strings and numbers."""
+    """The record as in results.json: dicts, lists, strings and numbers."""
     found = {}
     for field in dataclasses.fields(record):
         value = _plain(getattr(record, field.name))
@@ -372,7 +372,7 @@ def _required(field: dataclasses.Field) -> bool:
 
 
 def _of_kind(kind: Any, value: Any) -> Any:
-    """The JSON value as its field's type says: a record or a tuple where JSON has none."""
+    """The JSON value as its field's type: a record or a tuple, which JSON does not have."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         kinds = [one for one in args if one is not types.NoneType]

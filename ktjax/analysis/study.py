@@ -1,7 +1,7 @@
 """A table over many pairs of models: how often transfers help, and by how much.
 
 A row of `pairs.csv` is a run; a pair under one objective, the unit of success, is the mean over its
-seeds. Runs without a teacher are rows of their own, and what `net` refers to (`controls.py`).
+seeds. Runs without a teacher have rows of their own; `net` is relative to them (`controls.py`).
 """
 
 import itertools
@@ -49,7 +49,7 @@ def _last_delta(run: Run) -> float:
 
 
 def failed(*, student: str, teacher: str | None, objective: str, seed: int, error: str) -> StudyRow:
-    """The row of a run that has failed."""
+    """The row of a failed run."""
     return StudyRow(
         student=student,
         teacher=teacher,
@@ -61,9 +61,9 @@ def failed(*, student: str, teacher: str | None, objective: str, seed: int, erro
 
 
 def headroom_share(delta: float, before: float, ensemble: float | None) -> float | None:
-    """How much of what the ensemble gains over the student the transfer did, in percent.
+    """The transfer's gain as a share of the ensemble's gain over the student, in percent.
 
-    None where the ensemble gains nothing, or nobody taught.
+    None if the ensemble gains nothing or there is no teacher.
     """
     if ensemble is None or ensemble <= before:
         return None
@@ -74,8 +74,8 @@ def pairs(runs: Sequence[Run], models: Mapping[str, TransferModel]) -> list[Stud
     """The mean over seeds of each pair under each objective, in order of appearance.
 
     Args:
-      runs: those with one teacher; with `net` where there are controls.
-      models: student and teacher of each, as they were before.
+      runs: those with one teacher count; with `net` if there are controls.
+      models: their students and teachers, as they were before.
     """
     taught = [run for run in runs if len(run.teachers) == 1]
     groups: dict[tuple[str, str, str], list[Run]] = {}
@@ -119,17 +119,17 @@ def _difference(teacher: TransferModel, student: TransferModel) -> float | None:
 def success(
     found: Sequence[StudyPair], diverged: Collection[transfers.Key] = ()
 ) -> dict[str, dict[str, Any]]:
-    """How often each objective improved a student, and by how much: what a table's lines say.
+    """How often each objective improved a student, and by how much: the lines of a table.
 
-    To what `transfers.success` says it adds, per objective: `pairs`, `improved` of them, how many
+    To `transfers.success` it adds, per objective: `pairs`, how many of them `improved` and
     `diverged`, `best` and `worst` of the others (by delta), mean `gain` and `loss`,
-    `headroom_share`, the ratio of the mean delta and the mean that ensembles gain over students, in
-    percent (None where they gain nothing, or are not known);
-    `bootstrap`, 95 % intervals of the `median`, `mean` and `mean_delta`, from drawing students and
-    teachers again; `surely_better` and `surely_worse`, how many pairs are so by a one-sided test
-    of each, all of an objective together at 0.05 (`chance.holm`); `abstained`, how many have left
-    their student as it was with every seed; and `last`, what the weights at the end of training
-    would have been: `improved`, `mean_delta` and `worst`. It differs where others are exported.
+    `headroom_share`, the mean delta over the mean gain of ensembles over students, in percent (None
+    if they gain nothing or are unknown); `bootstrap`, 95 % intervals of the `median`, `mean` and
+    `mean_delta`, from resampling students and teachers; `surely_better` and `surely_worse`, the
+    number of pairs by one-sided tests, at a family-wise 0.05 per objective (`chance.holm`);
+    `abstained`, how many left their student unchanged with every seed; and `last`, the results of
+    the weights at the end of training: `improved`, `mean_delta` and `worst`. It differs if other
+    weights are exported.
     """
     by_objective: dict[str, list[StudyPair]] = {}
     for pair in found:
@@ -169,14 +169,14 @@ def _more(same: Sequence[StudyPair], diverged: Collection[transfers.Key]) -> dic
 
 
 def _share_of_all(same: Sequence[StudyPair]) -> float | None:
-    """What the pairs with an ensemble gained of what it gains, in percent."""
+    """The gain of pairs with an ensemble as a share of the ensembles' gain, in percent."""
     known = [(p.delta, p.ensemble - p.before) for p in same if p.ensemble is not None]
     delta, headroom = (sum(column) for column in zip(*known, strict=True)) if known else (0, 0)
     return 100 * delta / headroom if headroom > 0 else None
 
 
 def _surely(same: Sequence[StudyPair], *, better: bool) -> int:
-    """How many pairs changed that way by more than chance, of all these tests together."""
+    """How many pairs changed that way significantly, corrected for all these tests."""
     moved = [(pair.delta if better else -pair.delta, pair.delta_se) for pair in same]
     p_values = [float(stats.norm.sf(by / se)) if by > 0 and se > 0 else 1.0 for by, se in moved]
     return int(chance.holm(p_values).sum())
@@ -185,8 +185,8 @@ def _surely(same: Sequence[StudyPair], *, better: bool) -> int:
 def _bootstrap(
     same: Sequence[StudyPair], diverged: Collection[transfers.Key]
 ) -> dict[str, tuple[float, float]] | None:
-    """None where neither side has two models."""
-    # Nobody knows the delta of a pair whose training always diverged.
+    """None if neither side has two models."""
+    # The delta of a pair whose training always diverged is unknown.
     delta = {_key(pair): pair.delta for pair in same}
     delta |= {key: np.nan for key in sorted(diverged) if key not in delta}
     students, teachers, _ = zip(*delta, strict=True)
@@ -215,10 +215,10 @@ def _bootstrap(
 
 
 def compared(found: Sequence[StudyPair]) -> list[dict[str, Any]]:
-    """Every two objectives, over the pairs that both have: which changed students more.
+    """Compares every two objectives, over the pairs that both have.
 
     A row has `one`, `other`, `pairs`, the mean `difference` of their deltas in points, and its
-    `interval`, 95 %, clustered by student and by teacher; None where a side has too few models.
+    `interval`, 95 %, clustered by student and by teacher; None if no side has two models.
     """
     deltas: dict[str, dict[tuple[str, str], float]] = {}
     for pair in found:
@@ -239,11 +239,11 @@ def compared(found: Sequence[StudyPair]) -> list[dict[str, Any]]:
 
 
 def seconds_left(done: Sequence[tuple[str, float]], left: Sequence[str]) -> float:
-    """How long the runs that are left will take: each as the mean of its student's, or of all.
+    """How long the remaining runs will take: each the mean of its student's runs, or of all.
 
     Args:
       done: student and seconds of each finished run.
-      left: the student of each that is left.
+      left: the student of each remaining run.
     """
     if not done:
         return 0.0

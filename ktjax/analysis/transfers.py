@@ -1,7 +1,7 @@
-"""What many transfers have in common: where they succeed, and whether it could be foreseen.
+"""Patterns over many transfers: where they succeed, and whether that can be predicted.
 
-Success is that of paper section 5.1, the properties of student and teacher those of section 5.2. A
-row is a pair of student and teacher under one objective: several seeds are averaged.
+Success is as in paper section 5.1, the properties of student and teacher as in section 5.2. A row
+is a student, a teacher and an objective, averaged over seeds.
 """
 
 import statistics
@@ -14,21 +14,21 @@ from ktjax.analysis.rows import Run
 Rows = list[dict[str, Any]]
 Key = tuple[str, str, str]  # student, teacher, objective
 
-# What is known about a pair before any training, and so could tell which teacher to take.
+# Known about a pair before any training, so it could be used to choose a teacher.
 FORESEEN = ("rho_pos", "partition_gain", "partition_gain_unsupervised", "accuracy_difference")
 OUTCOMES = ("delta", "gain", "loss")
 PROPERTIES = ("parameters", "accuracy")
 
 
 def rows(runs: Sequence[Run], pairs: Sequence[Mapping[str, Any]]) -> Rows:
-    """A row per student, teacher and objective: what came of it, and what was foreseen.
+    """A row per student, teacher and objective: the outcome, and what was known before.
 
-    `delta`, `gain`, `loss`, and `net`, delta net of the control without a teacher: None where a run
+    `delta`, `gain`, `loss`, and `net`, delta net of the control without a teacher: None if a run
     has none.
 
     Args:
-      runs: those of transfers' results.json; without a teacher or with several: left out.
-      pairs: what a complementarity job knows about each pair of student and teacher.
+      runs: from transfers' results.json; those without a teacher or with several are left out.
+      pairs: the rows of a complementarity job for each pair of student and teacher.
 
     Raises:
       KeyError: a pair is not among `pairs`.
@@ -53,13 +53,13 @@ def success(rows: Rows, diverged: Collection[Key] = ()) -> dict[str, dict[str, A
 
     Per objective: `per_student`, the share of teachers that improved each, in percent; the `median`
     and `mean` over students; `mean_delta` over all pairs, in points, and its `interval`, 95 %,
-    clustered by student and by teacher. And as `net` the same net of the controls without a
-    teacher, with `mean_net`; None where a pair has no control.
+    clustered by student and by teacher. `net` has the same net of the controls without a
+    teacher, with `mean_net`; None if a pair has no control.
 
     Args:
       rows: the pairs.
-      diverged: (student, teacher, objective) of pairs whose training diverged, with some seed or
-        with all, where they have no row. They improved nobody; means are over the others.
+      diverged: (student, teacher, objective) of pairs whose training diverged with some seed, or
+        with all: these have no row. They count as not improved; means are over the others.
     """
     found = {}
     for objective, same in _by(rows, "objective").items():
@@ -101,7 +101,7 @@ def foresight(rows: Rows) -> Rows:
     """Spearman correlation of each measure of FORESEEN with the delta that followed.
 
     A row per objective and student, over its teachers; and one with student None, over all pairs.
-    None where fewer than three pairs, or all alike.
+    None with fewer than three pairs, or if all are equal.
     """
     found = []
     for objective, same in _by(rows, "objective").items():
@@ -118,7 +118,7 @@ def properties(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> Rows:
     """Correlation of delta, gain and loss with properties of student and teacher (section 5.2).
 
     A row per objective, `side` (student, teacher), `property` and `outcome`, with `pearson` and
-    `spearman` over the pairs; None where there are too few, or all alike.
+    `spearman` over the pairs; None if there are too few, or all are equal.
     """
     found = []
     for objective, same in _by(rows, "objective").items():

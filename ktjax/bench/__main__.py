@@ -1,4 +1,4 @@
-"""`python -m ktjax.bench NAME`: measures, and prints a line for each number; see --help."""
+"""`python -m ktjax.bench NAME`: measures, and prints one line per number; see --help."""
 
 import argparse
 import sys
@@ -26,44 +26,44 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
     of_pairs.add_argument("--samples", type=int, default=50_000, help="samples (%(default)s)")
     of_pairs.add_argument("--classes", type=int, default=1000, help="classes (%(default)s)")
     of_pairs.add_argument(
-        "--naive_pairs", type=int, default=200, help="of which a loop is timed (%(default)s)"
+        "--naive_pairs", type=int, default=200, help="pairs to time with a loop (%(default)s)"
     )
     of_data = benchmarks.add_parser("data", help="the input pipeline (ktjax/data/pipeline.py)")
     of_data.add_argument("--images", type=int, default=512, help="files (%(default)s)")
     of_data.add_argument(
-        "--photos", type=int, default=64, help="that many of them differ (%(default)s)"
+        "--photos", type=int, default=64, help="how many of them differ (%(default)s)"
     )
     of_data.add_argument("--batch_size", type=int, default=64, help="images (%(default)s)")
-    of_data.add_argument("--rounds", type=int, default=5, help="that count (%(default)s)")
-    of_step = benchmarks.add_parser("step", help="a step of training, beside PyTorch's")
+    of_data.add_argument("--rounds", type=int, default=5, help="timed rounds (%(default)s)")
+    of_step = benchmarks.add_parser("step", help="a training step, compared to PyTorch's")
     of_step.add_argument("--student", required=True, help="an architecture or a model")
-    of_step.add_argument("--teachers", required=True, help="several with a plus sign")
+    of_step.add_argument("--teachers", required=True, help="one, or several joined by plus signs")
     of_step.add_argument("--batch_size", type=int, default=8, help="images (%(default)s)")
-    of_step.add_argument("--rounds", type=int, default=7, help="that count (%(default)s)")
-    of_step.add_argument("--seconds", type=float, default=0.5, help="of a turn (%(default)s)")
+    of_step.add_argument("--rounds", type=int, default=7, help="timed rounds (%(default)s)")
+    of_step.add_argument("--seconds", type=float, default=0.5, help="per turn (%(default)s)")
     of_step.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     of_step.add_argument(
         "--torch", default="eager+channels_last", help=f"{'+'.join(step.VARIANTS)} (%(default)s)"
     )
     of_step.add_argument(
-        "--library", action="store_true", help="and with XLA's own convolutions alone"
+        "--library", action="store_true", help="also with XLA's own convolutions only"
     )
     of_step.add_argument("--json", dest="json_file", help="a file for the numbers of many pairs")
     of_graphs = benchmarks.add_parser("imported", help="a step of an imported model")
-    of_graphs.add_argument("--architecture", required=True, help="that ktjax and timm have")
+    of_graphs.add_argument("--architecture", required=True, help="one that ktjax and timm have")
     of_graphs.add_argument("--batch_size", type=int, default=8, help="images (%(default)s)")
-    of_graphs.add_argument("--rounds", type=int, default=5, help="that count (%(default)s)")
-    of_graphs.add_argument("--seconds", type=float, default=0.5, help="of a turn (%(default)s)")
+    of_graphs.add_argument("--rounds", type=int, default=5, help="timed rounds (%(default)s)")
+    of_graphs.add_argument("--seconds", type=float, default=0.5, help="per turn (%(default)s)")
     of_saving = benchmarks.add_parser("checkpoint", help="saving a student (ktjax/checkpoint.py)")
     of_saving.add_argument("--student", default="resnet50", help="an architecture (%(default)s)")
-    of_saving.add_argument("--rounds", type=int, default=5, help="that count (%(default)s)")
+    of_saving.add_argument("--rounds", type=int, default=5, help="timed rounds (%(default)s)")
     of_saving.add_argument("--folder", help="where to save")
-    of_start = benchmarks.add_parser("quickstart", help="what a user waits for, by phase")
+    of_start = benchmarks.add_parser("quickstart", help="a user's waiting time, by phase")
     of_start.add_argument("--config", default="quickstart", help="of a transfer (%(default)s)")
     of_start.add_argument("--json", dest="json_file", help="a file for the numbers")
     of_start.add_argument("flags", nargs="*", help="more flags of the job, after --")
-    of_ratios = benchmarks.add_parser("guard", help="fails where ratios have become worse")
-    of_ratios.add_argument("measured", help="the file that `step --json` has written")
+    of_ratios = benchmarks.add_parser("guard", help="fails if ratios have become worse")
+    of_ratios.add_argument("measured", help="the file that `step --json` wrote")
     of_ratios.add_argument("--kept", default=str(guard.KEPT), help="the one to compare with")
     options = vars(parser.parse_args(argv))
     run = _RUN[options.pop("name")]

@@ -1,4 +1,4 @@
-"""What saving a student costs: how long it holds a run up, how long it takes, how large it is."""
+"""The cost of saving a student: how long it blocks the run, how long it takes, its size."""
 
 import secrets
 import tempfile
@@ -22,13 +22,13 @@ def run(*, student: str, rounds: int, folder: str | None) -> dict[str, Any]:
     """Saves and restores the state of a transfer: parameters, statistics, momentum.
 
     Args:
-      student: an architecture, of random weights and 1,000 classes.
-      rounds: saves, after one that does not count.
-      folder: where; None: a temporary one.
+      student: an architecture, with random weights and 1,000 classes.
+      rounds: timed saves, after an untimed one.
+      folder: where to save; None: a temporary folder.
 
     Returns:
-      Medians: for how long `save` keeps a run from going on, how long it is until all is on disk,
-      and how long the latest takes to be read, as a job that is resumed does.
+      Medians: how long `save` blocks the run, how long until everything is on disk, and how long
+      reading the latest takes, as in a resumed job.
     """
     classifier = step.drawn(student)
     objective, optimizer = step.kl_dp()
@@ -78,7 +78,7 @@ def run(*, student: str, rounds: int, folder: str | None) -> dict[str, Any]:
 
 
 def _filled(state: train.State) -> train.State:
-    """With numbers as training leaves them: zeros would be compressed to nothing."""
+    """Fills the state with random numbers, as zeros would compress to nothing."""
 
     def leaf(x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.floating):

@@ -1,8 +1,8 @@
-"""Images per second from JPEG files to uint8 batches, beside torch's DataLoader and tf.data.
+"""Images per second from JPEG files to uint8 batches, compared to torch's DataLoader and tf.data.
 
-The files are like ImageNet's: 500 x 375 pixels, quality 90, some 80 kB. All three read them, decode
-them, crop and resize them antialiased, and stack batches, on the same cores: for evaluation the
-shorter side to 256 and the center of 224, for training a random crop resized to 224, both bicubic.
+The files are like ImageNet's: 500 x 375 pixels, quality 90, some 80 kB. All three read, decode,
+crop and resize them (antialiased), and stack batches, on the same cores: for evaluation the shorter
+side to 256 and the center of 224, for training a random crop resized to 224, both bicubic.
 """
 
 import functools
@@ -35,19 +35,19 @@ Pass = Callable[[], Iterable[Any]]
 
 
 def run(*, images: int, photos: int, batch_size: int, rounds: int, seed: int = 0) -> dict[str, Any]:
-    """Measures the loaders in turn, `rounds` times after one that is not counted.
+    """Measures the loaders in turn, `rounds` times after an untimed pass.
 
     Args:
-      images: files of a pass.
+      images: files in a pass.
       photos: how many of them are different; the others are copies.
       batch_size: images.
-      rounds: passes of each loader.
-      seed: decides what the images show.
+      rounds: timed passes of each loader.
+      seed: for the content of the images.
 
     Returns:
       For each transform and loader the images per second, for ours also per core, and how many
-      times as fast as each other loader ours was. All are from the fastest pass, since other work
-      on the machine can only slow it. A loader that cannot be imported has the reason instead.
+      times faster ours was than each other loader. All are from the fastest pass, since other work
+      on the machine can only slow it down. A loader that cannot be imported has the reason instead.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found: dict[str, Any] = {"images": images, "batch_size": batch_size, "cores": cores}
@@ -59,7 +59,7 @@ def run(*, images: int, photos: int, batch_size: int, rounds: int, seed: int = 0
             for name, build in {"ktjax": _ktjax, "torch": _torch, "tf_data": _tf_data}.items():
                 try:
                     passes[name] = build(files, transform, batch_size, cores)
-                # torchvision raises RuntimeError where it does not fit torch.
+                # torchvision raises RuntimeError if it does not match torch.
                 except (ImportError, RuntimeError) as error:
                     found[f"{transform}_{name}"] = f"not measured: {error}"
             seconds = _time(passes, images, rounds, transform)
@@ -73,7 +73,7 @@ def run(*, images: int, photos: int, batch_size: int, rounds: int, seed: int = 0
 
 
 def photo(rng: np.random.Generator, *, height: int, width: int) -> np.ndarray:
-    """A made-up image with the statistics of a photograph, uint8 [height, width, 3].
+    """A synthetic image with the statistics of a photograph, uint8 [height, width, 3].
 
     Its amplitudes fall as 1 / frequency, its channels are similar, and objects with edges overlap.
     """
@@ -101,7 +101,7 @@ def photo(rng: np.random.Generator, *, height: int, width: int) -> np.ndarray:
 
 
 def _write(folder: Path, images: int, photos: int, seed: int) -> list[str]:
-    """Names of JPEG files."""
+    """Writes JPEG files, and returns their names."""
     rng = np.random.default_rng(seed)
     encoded = []
     for _ in progress.bar(range(photos), desc="make photos", leave=False):
@@ -125,7 +125,7 @@ def _time(passes: dict[str, Pass], images: int, rounds: int, transform: str) -> 
             spent = time.perf_counter() - start
             if sum(shape[0] for shape in shapes) != images:
                 raise RuntimeError(f"{name} gave batches of {shapes}, not {images} images.")
-            if number:  # the first starts processes, and fills caches
+            if number:  # the first pass starts processes, and fills caches
                 seconds[name] = min(seconds[name], spent)
     return seconds
 
@@ -147,13 +147,13 @@ def _ktjax(files: list[str], transform: str, batch_size: int, cores: int) -> Pas
 
     def batches() -> Iterable[np.ndarray]:
         for batch in eval_batches(stream, batch_size=batch_size, view=view):
-            yield batch["image"][: batch["mask"].sum()]  # padding stands at the end
+            yield batch["image"][: batch["mask"].sum()]  # padding is at the end
 
     return batches
 
 
 class _Files:
-    """A data set as torch's DataLoader wants it."""
+    """A data set for torch's DataLoader."""
 
     def __init__(self, files: list[str], transform: Callable[[Image.Image], Any]):
         self.files = files

@@ -1,6 +1,6 @@
-"""Whether ratios have become worse than those that are kept in ratios.json.
+"""Checks that ratios have not become worse than those kept in ratios.json.
 
-Ratios, not seconds: what they compare was measured in turns, on one machine. Smaller is better.
+Ratios, not seconds, as both sides were measured in turns, on one machine. Smaller is better.
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from typing import Any
 from ktjax import files
 
 KEPT = Path(__file__).parent / "ratios.json"
-ALLOWED = 1.15  # times what is kept
+ALLOWED = 1.15  # times the kept ratio
 
 
 def run(*, measured: str, kept: str) -> dict[str, Any]:
-    """Compares the file that `step --json` has written with one that is kept.
+    """Compares the file that `step --json` wrote with a kept one.
 
     Returns:
-      For each pair that both have, each ratio with the kept one, and `worse`, how many are above.
+      Each ratio with the kept one, for the pairs in both files, and `worse`, how many got worse.
 
     Raises:
-      SystemExit: some are, or there was nothing to compare; which a script wants to know.
+      SystemExit: some ratios got worse, or there is nothing to compare; so that scripts fail.
     """
     found, before = (files.read_json(Path(file)) for file in (measured, kept))
     compared = compare(found, before)

@@ -1,14 +1,14 @@
-"""A step of training of an imported model, beside the same architecture of ktjax and PyTorch's.
+"""A training step of an imported model, compared to the same architecture in ktjax and PyTorch.
 
 The cross-entropy of a batch, its gradient and plain SGD, on random weights; BatchNorm's running
-statistics stay. All take turns, and what counts are ratios. Needs torch and timm.
+statistics are frozen. All take turns, and the ratios are what counts. Needs torch and timm.
 
-Batch 8, 5 rounds on 2 CPU cores (jax 0.10.2, torch 2.14.1), of the time of ktjax's own network and
-of PyTorch's eager:
+Batch 8, 5 rounds on 2 CPU cores (jax 0.10.2, torch 2.14.1), relative to the time of ktjax's own
+network and of eager PyTorch:
 
-  resnet18               1.06 and 0.56, beside other work
+  resnet18               1.06 and 0.56, with other work running
   vit_tiny_patch16_224   1.24 and 1.45; with dense layers on rows and a plain softmax where nothing
-                         is masked 1.07, beside other work that was worse for PyTorch
+                         is masked 1.07, with other work running that slowed PyTorch more
   convnext_atto          1.21 and 1.56
 """
 
@@ -30,13 +30,13 @@ _RATE = 0.01
 
 
 def run(*, architecture: str, batch_size: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Measures an architecture that ktjax has, too.
+    """Measures an architecture that both ktjax and timm have.
 
     Args:
-      architecture: timm's name of it.
-      batch_size: images a step.
-      rounds: turns of each, after one that does not count.
-      seconds: how long a turn goes on, at least; it is one step at least.
+      architecture: timm's name for it.
+      batch_size: images per step.
+      rounds: timed turns of each, after an untimed one.
+      seconds: minimum length of a turn, which has at least one step.
 
     Returns:
       Seconds (medians of the rounds) and ratios (medians of the ratios of each round).

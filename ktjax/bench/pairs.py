@@ -1,6 +1,6 @@
-"""Every ordered pair of a made-up zoo: seconds, memory, and a NumPy loop over pairs beside it.
+"""Every ordered pair of a synthetic zoo: seconds and memory, compared to a NumPy loop over pairs.
 
-The time depends only on how many models there are, not on what they answer.
+The time depends only on the number of models, not on their predictions.
 """
 
 import resource
@@ -21,9 +21,9 @@ def run(*, models: int, samples: int, classes: int, naive_pairs: int, seed: int 
     """Measures `pairs.measure`, `flips_per_class` and `flip_entropy`, and a loop over some pairs.
 
     Returns:
-      Seconds for all pairs and for one; the peak memory of the process up to then, in MB; how many
-      times as long the loop takes per pair; and the largest difference between the results of
-      both, in percent of the samples or in points, which has to be 0 but for rounding.
+      Seconds for all pairs and for one; the process's peak memory up to then, in MB; how many times
+      longer the loop takes per pair; and the largest difference between the results of both, in
+      percent of the samples or in points, which must be 0 up to rounding.
     """
     zoo, label_N = _make_zoo(models, samples, classes, seed)
     num_pairs = models * (models - 1)
@@ -61,7 +61,7 @@ def run(*, models: int, samples: int, classes: int, naive_pairs: int, seed: int 
         "per_class_pair_us": 1e6 * pair_class_s,
         "naive_per_class_pair_us": 1e6 * naive_class_s,
         "naive_per_class_times_as_long": naive_class_s / pair_class_s,
-        "naive_all_pairs_s": naive_s * num_pairs,  # from those that were timed
+        "naive_all_pairs_s": naive_s * num_pairs,  # extrapolated from the timed ones
         "largest_difference": max(
             abs(of[name] - matrices[name][t, s])
             for of, (t, s) in zip(naive, some, strict=True)
@@ -93,7 +93,7 @@ def _make_zoo(models, samples, classes, seed):
 
 
 def _naive(zoo, t, s):
-    """The measures of one pair, written down as they are defined."""
+    """The measures of one pair, written out as defined."""
     teacher_N, student_N = (zoo["correct_MxN"][m] for m in (t, s))
     rho = flips.rho(teacher_correct_N=teacher_N, student_correct_N=student_N)
     accuracy = student_N.mean()
@@ -121,6 +121,6 @@ def _naive_per_class(zoo, label_N, classes, t, s):
 
 
 def _peak_mb():
-    """The most memory, in MB, that this process has held so far."""
+    """The peak memory of this process so far, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # kilobytes, but for macOS
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # in kilobytes, except on macOS

@@ -1,7 +1,7 @@
-"""What a user of the quickstart waits for, by phase, the first time and the second.
+"""A quickstart user's waiting time, by phase, on the first and the second start.
 
-Each time is a process of its own, which begins in a new workdir; the folder of compiled programs is
-empty the first time. The process runs the command line's own code, with a clock around its parts.
+Each start is a separate process with a new workdir; the compilation cache is empty on the first.
+The process runs the command line's own code, with a clock around its parts.
 """
 
 import collections
@@ -29,7 +29,7 @@ PHASES = (
     "report",  # results.json, report.html and its figures
     "other",
 )
-_WORK = ("training", "evaluation")  # what the others are to be small beside
+_WORK = ("training", "evaluation")  # compared to these, the others should be small
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -42,9 +42,9 @@ def run(*, config: str, flags: list[str], json_file: str | None) -> dict[str, An
       json_file: a file for the numbers; None: no file.
 
     Returns:
-      Of each time: seconds of every phase, of the clock and of all cores (`cpu`); how long it took
-      until the first step was done, and the end; `rest`: what is neither training nor evaluation;
-      `compiling`: what XLA took of it all, or reading what it had compiled.
+      For each start: seconds of every phase, in wall time and in CPU time (`cpu`); the time until
+      the first step was done, and until the end; `rest`: all but training and evaluation;
+      `compiling`: the part that XLA took to compile, or to read compiled programs.
     """
     found: dict[str, Any] = {"config": config}
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def run(*, config: str, flags: list[str], json_file: str | None) -> dict[str, An
 
 
 class _Clock:
-    """Seconds of each phase; of phases inside each other the innermost counts."""
+    """Seconds of each phase; of nested phases, the innermost counts."""
 
     def __init__(self, started: float):
         self._within = ["imports"]
@@ -85,7 +85,7 @@ class _Clock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What happens within counts as `name`; other threads count for where the first one is."""
+        """Counts the context as `name`; other threads count toward the main thread's phase."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -98,7 +98,7 @@ class _Clock:
             self._within.pop()
 
     def around(self, owner: Any, name: str, phase: str) -> None:
-        """From now on every call of a function or method counts as `phase`."""
+        """Makes every later call of a function or method count as `phase`."""
         call = getattr(owner, name)
 
         @functools.wraps(call)
@@ -155,7 +155,7 @@ def _watch(clock: _Clock, facts: dict[str, float], started: float) -> None:
 
 
 def _child(measured: str, started: str, flags: list[str]) -> None:
-    """Runs the job of the flags, and writes what it took to a file."""
+    """Runs the job of the flags, and writes its times to a file."""
     clock, facts = _Clock(float(started)), {"compiling_s": 0.0}
     main = importlib.import_module("ktjax.main")
     importlib.import_module("ktjax.launch")

@@ -1,13 +1,13 @@
-"""A step of training by `kl_dp`, the sum of its parts, and the same step in PyTorch.
+"""A training step of `kl_dp`, the sum of its parts, and the same step in PyTorch.
 
-Everything takes turns, and what counts are ratios: other work on the machine slows all of them. A
-whole step is frozen initial student and teachers, partition, the student's forward and backward
-pass, clipping and SGD with momentum, on uint8 images that lie on the device; its parts are the same
-student with answers that are given, and each frozen model alone, compiled one by one.
+Everything takes turns, and the ratios are what counts: other work on the machine slows all sides. A
+whole step is the frozen initial student and teachers, partition, the student's forward and backward
+pass, clipping and SGD with momentum, on uint8 images that are on the device. Its parts are the same
+student with precomputed answers, and each frozen model alone, each compiled separately.
 
 Measured on 2 idle CPU cores (5 rounds, jax 0.10.2, torch 2.14.1, timm 1.0.31, float32); below 1
-ktjax is faster. ratios.json beside this file has all numbers, `python -m ktjax.bench guard`
-compares others:
+ktjax is faster. ratios.json next to this file has all numbers; `python -m ktjax.bench guard`
+compares new ones to them:
 
                                             step / parts  / eager  / channels_last  stored / step
   glyphs/tiny_resnet_narrow <- tiny_mixer, 64     0.99      0.89        0.94            0.61
@@ -15,10 +15,10 @@ compares others:
   vit_small_patch16_224 <- convnext_tiny, 8       0.93      1.15        1.16            0.67
   mixer_b16_224 <- vit_base_patch16_224, 4        0.98      1.12        1.13            0.65
 
-So a step costs less than its parts do, the three of large networks reach 60 to 71 % of the peak of
-matrix products, and PyTorch is ahead there by 12 to 19 %. Where frozen models were asked before
-(stored) a step takes 0.6 of its time. XLA's own convolutions make the first 0.95 of what it takes
-(--library). torch.compile is not measured.
+So a step costs less than its parts. With the three large networks, steps reach 60 to 71 % of the
+peak of matrix products, and eager PyTorch is faster by 12 to 19 %. With precomputed answers of the
+frozen models (stored), a step takes 0.6 of the time. With XLA's own convolutions (--library), the
+first pair takes 0.95 of the time. torch.compile is not measured.
 """
 
 import dataclasses
@@ -47,13 +47,13 @@ from ktjax.targets import live
 
 VARIANTS = ("eager", "channels_last", "compile")
 _MACHINE = ("platform", "cpu_cores", "python", "jax")
-_CLASSES = 1000  # of networks that are drawn at random
-_MATRIX = 2048  # the side of those whose product is taken for the peak
+_CLASSES = 1000  # of networks with random weights
+_MATRIX = 2048  # the side of the matrices whose product measures the peak
 _RATE = 0.01
 
 
 class Pair(NamedTuple):
-    """Who learns from whom, and what they see."""
+    """A student, its teachers, and their input."""
 
     student: Classifier
     teachers: tuple[Classifier, ...]
@@ -82,16 +82,15 @@ def run(
 
     Args:
       student, teachers: an architecture, with random weights and 1,000 classes, or a model as
-        `ktjax.load_model` takes it; several teachers with a plus sign.
-      batch_size: images a step.
-      rounds: turns of each, after one that does not count.
-      seconds: how long a turn goes on, at least; it is one step at least.
+        `ktjax.load_model` takes it; several teachers are joined by plus signs.
+      batch_size: images per step.
+      rounds: timed turns of each, after an untimed one.
+      seconds: minimum length of a turn, which has at least one step.
       dtype: what both compute in: float32, or bfloat16 (in PyTorch: autocast).
-      torch: VARIANTS of PyTorch to measure, with a plus sign; empty: none.
-      library: whether the step is also measured with XLA's own convolutions alone, which takes
-        minutes where a network has depthwise ones.
-      json_file: a file for the numbers of this pair, beside those of others that it has; None: no
-        file.
+      torch: VARIANTS of PyTorch to measure, joined by plus signs; empty: none.
+      library: whether to also measure the step with XLA's own convolutions only, which takes
+        minutes if a network has depthwise ones.
+      json_file: a file to add the numbers of this pair to; None: no file.
 
     Returns:
       Seconds (medians of the rounds) and ratios (medians of the ratios of each round). A variant of
@@ -112,7 +111,7 @@ def run(
     parts_R = sum(times[name] for name in times if name.startswith("part_"))
     found["parts_s"] = float(np.median(parts_R))
     found["ratio_parts"] = float(np.median(times["step"] / parts_R))
-    # What a step takes whose frozen models were asked before, of one that asks them.
+    # A step with precomputed answers, relative to one that runs the frozen models.
     found["ratio_stored"] = float(np.median(times["part_student"] / times["step"]))
     for name in times:
         if name.startswith(("torch_", "library")):
@@ -148,13 +147,13 @@ def _pair(student: str, teachers: Sequence[str], batch_size: int, dtype: jnp.dty
 
 
 def drawn(architecture: str) -> Classifier:
-    """A network of random weights, with as many classes as ImageNet."""
+    """A network with random weights, and as many classes as ImageNet."""
     created = registry.create(architecture, classes=[str(i) for i in range(_CLASSES)], seed=0)
     return dataclasses.replace(created, name=architecture)
 
 
 def kl_dp() -> tuple[Objective, optax.GradientTransformation]:
-    """What a step minimizes, and by what."""
+    """The objective of a step, and its optimizer."""
     softening = losses.Softening(temperature=1.0, top_k=None, standardized=False)
     optimizer = optim.make_optimizer(
         "sgd",
@@ -166,7 +165,7 @@ def kl_dp() -> tuple[Objective, optax.GradientTransformation]:
 
 
 def _ours(pair: Pair, *, library: bool) -> tuple[dict[str, Work], dict[str, float]]:
-    """The step and its parts, compiled, and what compiling has shown of the step."""
+    """The step and its parts, compiled, and statistics from compiling the step."""
     objective, optimizer = kl_dp()
     answers = live.make_ask(pair.student, pair.teachers)
     asked = [
@@ -226,12 +225,12 @@ def _ours(pair: Pair, *, library: bool) -> tuple[dict[str, Work], dict[str, floa
     if library:
         with mock.patch.object(convolution, "form_for", lambda *_, **__: None):
             works["library"] = compiled(answers, frozen)[0]
-            works["library"]()  # is traced while there are no other forms
+            works["library"]()  # traces it while the other forms are disabled
     return works, facts
 
 
 class _Logits(NamedTuple):
-    """What an objective takes of a model that has answered already."""
+    """The output of a model, for an objective, with precomputed logits."""
 
     logits: jax.Array
 
@@ -241,7 +240,7 @@ def _done(ask: Callable[[], jax.Array]) -> None:
 
 
 def _compiling(program: Callable[[], Any]) -> dict[str, float]:
-    """Seconds to compile without and with JAX's cache, arithmetic and memory of the program."""
+    """Seconds to compile without and with JAX's cache, and the program's FLOPs and memory."""
     before = {
         name: getattr(jax.config, name)
         for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -260,7 +259,7 @@ def _compiling(program: Callable[[], Any]) -> dict[str, float]:
         finally:
             for name, value in before.items():
                 jax.config.update(name, value)
-            compilation_cache.reset_cache()  # else it goes on to write to the folder
+            compilation_cache.reset_cache()  # else it would keep writing to the folder
     costs, memory = executable.cost_analysis(), executable.memory_analysis()
     if costs is not None:
         found["gflop"] = costs["flops"] / 1e9
@@ -272,7 +271,7 @@ def _compiling(program: Callable[[], Any]) -> dict[str, float]:
 
 
 def _peak(found: Mapping[str, Any], dtype: jnp.dtype) -> dict[str, float]:
-    """What the device reaches in a product of large matrices, and how much of it a step does."""
+    """The device's peak in a product of large matrices, and how much of it a step reaches."""
     a = jnp.ones((_MATRIX, _MATRIX), dtype)
     product = jax.jit(jnp.matmul)
     times = turns({"product": functools.partial(_done, lambda: product(a, a))}, 3, 0.1)
@@ -284,7 +283,7 @@ def _peak(found: Mapping[str, Any], dtype: jnp.dtype) -> dict[str, float]:
 
 
 def turns(works: Mapping[str, Work], rounds: int, seconds: float) -> dict[str, np.ndarray]:
-    """Seconds of each work once, in each of the rounds that count: float [rounds]."""
+    """Seconds per call of each work, in each timed round: float [rounds]."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, one in works.items():
@@ -302,7 +301,7 @@ def turns(works: Mapping[str, Work], rounds: int, seconds: float) -> dict[str, n
 def _torch(pair: Pair, variant: str) -> Work:
     """The step in PyTorch."""
     if variant not in VARIANTS:
-        raise ValueError(f"'{variant}' is none of {', '.join(VARIANTS)}")
+        raise ValueError(f"'{variant}' is not one of {', '.join(VARIANTS)}")
     from ktjax.bench.in_torch import step  # needs torch and timm
 
     return step.make(
@@ -320,7 +319,7 @@ def _torch(pair: Pair, variant: str) -> Work:
 
 
 def _keep(file: Path, found: Mapping[str, Any]) -> None:
-    """Puts the numbers of a pair into a file of several, in place of those it has of that pair."""
+    """Writes the numbers of a pair to a file of several, replacing those of the same pair."""
     pairs = files.read_json(file) if file.exists() else {}
     key = f"{found['student']} <- {found['teachers']}, batch {found['batch_size']}"
     pairs[f"{key}, {found['dtype']}, {found['device']}"] = dict(found)

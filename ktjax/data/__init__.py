@@ -24,13 +24,13 @@ class Dataset(NamedTuple):
 
     Attributes:
       name: as the user gave it.
-      train: what is learned from.
-      tune: the minival, of the same distribution as train; hyperparameters are chosen on it.
+      train: what models are trained on.
+      tune: the minival, from the same distribution as train; for choosing hyperparameters.
       validation: for reporting only.
-      accept: as tune, but nothing is chosen on it: whether a student is better than before is
-        decided there, once. None: there is none.
+      accept: like tune, but nothing is chosen on it: it decides, once, whether a student is
+        better than before. None: there is none.
       classes: the names of the classes, in label order.
-      groups: for each class the name of its semantic group; all the same where there are none.
+      groups: the name of each class's semantic group; all the same if there are none.
       measured: the name of the data set that tune and validation come from.
       skipped: split -> a sentence about each image that was left out.
     """
@@ -47,22 +47,22 @@ class Dataset(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The splits that a data set comes with, by the fields of a Dataset; or only `all`."""
+    """The splits a data set comes with, by the fields of a Dataset; or only `all`."""
 
     splits: dict[str, Source]
-    classes: tuple[str, ...]  # empty where nothing is labeled
+    classes: tuple[str, ...]  # empty if nothing is labeled
     groups: tuple[str, ...]  # as in Dataset
 
 
 class Known(NamedTuple):
-    """A data set that has a name here."""
+    """A data set that ktjax knows by name."""
 
     tfds: str  # its name in TFDS
     origin: str  # where its files come from, and what they look like
-    fetched: bool = True  # whether TFDS, where it has a builder, still can prepare it
+    fetched: bool = True  # whether TFDS can still prepare it, if it has a builder
 
 
-# Each lies in `data_dir/<name>`, prepared by TFDS or `python -m ktjax.data convert`, or as a folder
+# Each is in `data_dir/<name>`, prepared by TFDS or `python -m ktjax.data convert`, or as a folder
 # of images; glyphs is drawn whenever it is read.
 DATASETS = {
     "glyphs": Known("glyphs", "It is drawn when it is read"),
@@ -82,7 +82,7 @@ DATASETS = {
     "caltech256": Known(
         "caltech256",
         "Download 256_ObjectCategories.tar from data.caltech.edu/records/nyy15-4j048 and unpack "
-        "it: a folder with one directory per class, from 001.ak47 on (257.clutter is no class: "
+        "it: a folder with one directory per class, from 001.ak47 on (257.clutter is not a class: "
         "delete it)",
     ),
     "cars196": Known(
@@ -105,8 +105,10 @@ def check(name: str, field: str = "data") -> None:
     if name.startswith(_FOLDER):
         path = name.removeprefix(_FOLDER)
         if not paths.on_disk(path, field).is_dir():
-            raise ValueError(f"No folder '{path}': {field}=folder:PATH wants images.")
+            raise ValueError(f"No folder '{path}': {field}=folder:PATH must be a folder of images.")
     elif not name.startswith(_TFDS) and name not in DATASETS:
+        if name and Path(name).is_dir():
+            raise ValueError(f"'{name}' is a folder: {field}=folder:{name} reads its images.")
         near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4) or sorted(DATASETS)
         raise ValueError(f"No data set '{name}'. Known: {', '.join(near)}, tfds:NAME, folder:PATH.")
 
@@ -122,23 +124,24 @@ def load(
 ) -> Dataset:
     """Opens a data set.
 
-    What a data set lacks is held out: validation, a fifth of each class; tune, a share of each
-    class of train or, where train has no labels, a fifth of each class of validation.
+    Missing splits are held out: validation, a fifth of each class; tune, a share of each class of
+    train or, if train has no labels, a fifth of each class of validation.
 
     Args:
       name: an entry of DATASETS; `tfds:NAME`, any data set that TFDS has prepared as ArrayRecord
         with `image` and `label`; `folder:PATH`, a folder of images: one directory per class, or
         `metadata.csv` or `metadata.jsonl` with labels or, for training without labels, neither;
-        and `train` and `validation` (and `tune`) above these if there are splits.
-      data_dir: where prepared data sets are kept; None: the default of TFDS.
-      eval_data: the data set whose tune, validation and classes are taken instead, where `name` is
-        a pool of images without labels. Images that both hold are not trained on.
-      minival: the share of each class of train that is held out as tune, where there is none.
-      train_fraction: the share of each class of train that is learned from, to one sample.
+        if there are splits, these are below `train` and `validation` (and `tune`).
+      data_dir: where prepared data sets are kept; None: TFDS's default.
+      eval_data: the data set whose tune, validation and classes are used instead, for a `name`
+        that is a pool of unlabeled images. Images in both are not trained on.
+      minival: the share of each class of train that is held out as tune, if there is no tune split.
+      train_fraction: the share of each class of train to train on, to within one sample.
       subset_seed: decides which samples these are.
 
     Raises:
-      ValueError: no such data set, with where it comes from; or splits that cannot be.
+      ValueError: there is no such data set (the message says where to get it), or its splits
+        cannot be used.
     """
     parts = _open(name, data_dir)
     classes, groups, accept = parts.classes, parts.groups, parts.splits.get("accept")
@@ -147,7 +150,7 @@ def load(
     else:
         measured = load(eval_data, data_dir=data_dir, minival=minival)
         if classes and classes != measured.classes:
-            raise ValueError(f"'{name}' and eval_data='{eval_data}' have labels of other classes.")
+            raise ValueError(f"'{name}' and eval_data='{eval_data}' have different classes.")
         tune, validation = measured.tune, measured.validation
         classes, groups, accept = measured.classes, measured.groups, measured.accept
         pool = next((parts.splits[k] for k in ("train", "all") if k in parts.splits), None)
@@ -155,7 +158,7 @@ def load(
             raise ValueError(f"'{name}' has only {', '.join(parts.splits)}: nothing to train on.")
         kept = _without(pool, (tune, validation, accept))
         if not len(kept):
-            raise ValueError(f"All images of '{name}' are measured on: eval_data='{eval_data}'.")
+            raise ValueError(f"All images of '{name}' are evaluated on: eval_data='{eval_data}'.")
     if train_fraction < 1:
         kept = sources.subset(pool.label_N, kept, fraction=train_fraction, seed=subset_seed)
     train = pool if len(kept) == len(pool) else pool.select(kept)
@@ -177,7 +180,7 @@ def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
 
 
 def _without(pool: Source, others: Sequence[Source | None]) -> np.ndarray:
-    """The positions in the pool of images that none of the others has."""
+    """The positions of the pool's images that none of the others has."""
 
     def names(source: Source) -> list[str]:
         return [os.path.abspath(source.where(i)) for i in range(len(source))]
@@ -206,9 +209,9 @@ def _part(
     else:
         train, validation = ("|".join(folders.SPLIT_NAMES[k]) for k in ("train", "validation"))
         raise ValueError(
-            f"'{name}' has only {' and '.join(splits)}, and training wants both, {train} and "
-            f"{validation}, or images without splits; or set config.eval_data to a data set that "
-            "has labels, for what is measured."
+            f"'{name}' has only {' and '.join(splits)}, and training needs both {train} and "
+            f"{validation}, or images without splits; or set config.eval_data to a labeled data "
+            "set to evaluate on."
         )
     kept = np.arange(len(pool))
     if "tune" in splits:
@@ -223,11 +226,11 @@ def _part(
 
 
 def _check_counts(label_N: np.ndarray, classes: Sequence[str], *, least: int) -> None:
-    """Each split needs an image of every class."""
+    """Raises ValueError unless every class has an image for each split."""
     counts = np.bincount(label_N, minlength=len(classes))
     few = [name for name, n in zip(classes, counts, strict=True) if 0 < n < least]
     if few:
-        raise ValueError(f"Classes of fewer than {least} images: {', '.join(few)}.")
+        raise ValueError(f"Classes with fewer than {least} images: {', '.join(few)}.")
 
 
 def _open(name: str, data_dir: str | None) -> Parts:
@@ -235,7 +238,7 @@ def _open(name: str, data_dir: str | None) -> Parts:
     if name.startswith(_FOLDER):
         return _of_folder(paths.on_disk(name.removeprefix(_FOLDER), "data"))
     if name.startswith("glyphs"):
-        # It imports Matplotlib, and TFDS takes a third of a second: only who asks for them waits.
+        # It imports Matplotlib, and TFDS takes a third of a second: imported only when needed.
         from ktjax.data import glyphs
 
         names = {"train": glyphs.TRAIN[name]} | {k: k for k in ("tune", "validation", "accept")}
@@ -247,14 +250,14 @@ def _open(name: str, data_dir: str | None) -> Parts:
     candidates = (DATASETS[name].tfds, name) if known else (name.removeprefix(_TFDS),)
     for candidate in candidates:
         try:
-            # Reads what is on the disk, whether or not TFDS has code for the data set.
+            # Reads what is on disk, whether or not TFDS has code for the data set.
             builder = tfds.core.read_only_builder.builder_from_files(candidate, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError:
             continue
         except ValueError:
             raise ValueError(
-                f"'{candidate}' is no name that TFDS takes: tfds:NAME, tfds:NAME/CONFIG, or either "
-                "with :VERSION behind it."
+                f"TFDS does not accept the name '{candidate}': it takes tfds:NAME or "
+                "tfds:NAME/CONFIG, optionally followed by :VERSION."
             ) from None
         return _of_tfds(builder)
     root = Path(data_dir or tfds.core.constants.DATA_DIR)
@@ -281,13 +284,13 @@ def _missing(name: str, tfds_name: str, root: Path) -> str:
         )
     if in_tfds:
         return (
-            f"'{name}' is not prepared in {root} (config.data_dir): {with_tfds}, where TensorFlow "
-            "is installed, does that."
+            f"'{name}' is not prepared in {root} (config.data_dir): run {with_tfds} where "
+            "TensorFlow is installed."
         )
     near = spelling.nearest(tfds_name, tfds.list_builders(with_community_datasets=False))
     return (
-        f"There is no '{tfds_name}' in {root} (config.data_dir), nor does TFDS know it. Nearest "
-        f"there: {near}."
+        f"There is no '{tfds_name}' in {root} (config.data_dir), and TFDS does not know it. "
+        f"Nearest in TFDS: {near}."
     )
 
 
@@ -301,11 +304,11 @@ def _of_folder(folder: Path) -> Parts:
 
 
 def _of_tfds(builder: Any) -> Parts:
-    """Validation is `validation`, or `test` where there is none (ImageNet's test has no labels)."""
+    """Validation is `validation`, or `test` if there is none (ImageNet's test has no labels)."""
     features = builder.info.features
     if "label" not in features or not hasattr(features["label"], "names"):
         raise ValueError(
-            f"'{builder.data_path}' has no feature label with names of classes: it has "
+            f"'{builder.data_path}' has no feature `label` with class names: it has "
             f"{', '.join(features)}."
         )
     names = list(builder.info.splits)
@@ -318,8 +321,8 @@ def _of_tfds(builder: Any) -> Parts:
         chosen = {"validation" if held else "all": names[0]}
     else:
         raise ValueError(
-            f"'{builder.data_path}' has the splits {', '.join(names)}: it takes train and "
-            "validation or test, or one alone."
+            f"'{builder.data_path}' has the splits {', '.join(names)}: it needs train and "
+            "validation or test, or only one split."
         )
     splits = {ours: sources.from_tfds(builder, theirs) for ours, theirs in chosen.items()}
     labeled = any(source.label_N.max() >= 0 for source in splits.values())

@@ -12,7 +12,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ktjax.data")
     commands = parser.add_subparsers(dest="command", required=True)
     of_convert = commands.add_parser("convert", help=convert.__doc__.partition(".")[0])
-    of_convert.add_argument("folder", help="images: see configs' data=folder:PATH")
+    of_convert.add_argument("folder", help="folder of images, as for data=folder:PATH")
     of_convert.add_argument("out", help="DATA_DIR/NAME")
     options = parser.parse_args(argv)
     try:

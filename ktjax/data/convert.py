@@ -1,7 +1,7 @@
-"""Images of a folder, Parquet files or archives -> ArrayRecord that TFDS and ktjax read.
+"""A folder of images, Parquet files or archives -> ArrayRecord that TFDS and ktjax read.
 
-They are not encoded again. One file of a thousand images is read faster than a thousand files, and
-travels as one. TensorFlow is not needed.
+Images are not re-encoded. One file of a thousand images reads faster than a thousand files, and is
+easier to copy. TensorFlow is not needed.
 """
 
 import io
@@ -26,32 +26,32 @@ _SEED = 1234
 def convert(folder: str | Path, out: str | Path) -> Path:
     """Writes the images of a folder to `out/1.0.0`; `data=tfds:<name of out>` reads it.
 
-    The splits are those of the folder; one that has none becomes `train`. Records are in a random
-    order, the same every time.
+    The splits are those of the folder; without any, all images become `train`. Records are in
+    random order, the same every time.
 
     Args:
-      folder: as `folder:PATH` takes it, see `ktjax.data.folders`; or Parquet files and WebDataset's
-        archives of the Hugging Face hub, see `shards`, which take their space twice meanwhile.
-      out: `DATA_DIR/NAME`, the name in lower case, as TFDS wants it.
+      folder: as for `folder:PATH`, see `ktjax.data.folders`; or Parquet files or WebDataset
+        archives from the Hugging Face hub, see `shards`, which need twice their space meanwhile.
+      out: `DATA_DIR/NAME`, with a lowercase name, as TFDS requires.
 
     Returns:
       The folder written.
 
     Raises:
-      ValueError: the name is none, something is there already, the folder holds no data set, or a
-        class has a name that TFDS would change.
+      ValueError: the name is invalid, the output exists already, the folder holds no data set, or
+        TFDS would change the name of a class.
     """
     folder, out = paths.on_disk(folder, "folder"), paths.on_disk(out, "out")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", out.name):
         raise ValueError(
-            f"'{out}' has to end with a name of small letters, digits and underscores: it is what "
-            "data=tfds:NAME is called by."
+            f"'{out}' must end with a name of lowercase letters, digits and underscores: the NAME "
+            "in data=tfds:NAME."
         )
     if not folder.is_dir():
         raise ValueError(f"No folder '{folder}'.")
     final = out / VERSION
     if final.exists():
-        raise ValueError(f"'{final}' exists: delete it, or take another name.")
+        raise ValueError(f"'{final}' exists: delete it, or choose another name.")
     if shards.holds(folder):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix="unpacked-") as unpacked:
@@ -65,12 +65,11 @@ def _convert(folder: Path, out: Path, final: Path) -> Path:
     for name in found.classes:
         if [name] != name.strip().splitlines():
             raise ValueError(
-                f"TFDS keeps the names of classes in lines, and {name!r} would be another there: "
-                "rename it."
+                f"TFDS stores class names as lines of text, which would change {name!r}: rename it."
             )
     import tensorflow_datasets as tfds
 
-    # TFDS asks for at least one class.
+    # TFDS requires at least one class.
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -115,7 +114,7 @@ def _write(template: Any, features: Any, folder: Path, listed: lists.Listed) -> 
     with bar:
         for shard, number in enumerate(numbers):
             path = template.sharded_filepath(shard_index=shard, num_shards=len(numbers))
-            # One record per group, so that each can be read alone.
+            # One record per group, so that each can be read by itself.
             writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
             for i in order[shard_of == number]:
                 example = {

@@ -1,9 +1,9 @@
-"""Encoded images -> uint8 [H, W, 3] of the size that a batch wants, on the host.
+"""Encoded images -> uint8 [H, W, 3] of the batch's size, on the host.
 
 simplejpeg decodes JPEGs to the same bits as Pillow, in two thirds of the time. Pillow decodes what
-simplejpeg refuses (CMYK, damaged files), and other formats. Resizing has Pillow's bits too: the
-models were trained and are scored with them. An orientation in EXIF is applied only where that is
-asked for: timm does not, and its models were trained and are scored without.
+simplejpeg refuses (CMYK, damaged files), and other formats. Resizing matches Pillow bit for bit
+too: the models were trained and are scored with it. EXIF orientation is applied only on request:
+timm ignores it, and its models were trained and are scored that way.
 """
 
 import functools
@@ -19,25 +19,25 @@ from PIL import ExifTags, Image, ImageFile
 
 from ktjax.data import resize
 
-# A file that claims to be larger is an attack, or damaged. It is refused before that much memory is
-# allocated for it.
+# A file that claims to be larger is an attack, or damaged. It is rejected before that much memory
+# is allocated.
 _MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-# Of a file of any name Pillow looks at the content, and hands some kinds to external programs.
+# Pillow detects formats by content, and passes some of the others to external programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _PADDING = threading.Lock()
 HEAD = 32  # bytes that tell formats apart
-CROP_MODES = ("center", "squash", "border")  # classifier.CROP_MODES, which would import JAX
+CROP_MODES = ("center", "squash", "border")  # as classifier.CROP_MODES, without importing JAX
 
 
 class DecodeError(ValueError):
-    """An image does not decode. The message is the reason; whoever read the image can name it."""
+    """An image does not decode. The message is the reason; the caller can name the image."""
 
 
 def decode(encoded: bytes, *, upright: bool = False, pad: bool = False) -> np.ndarray:
-    """A JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF as uint8 [H, W, 3]; alpha is dropped, as by timm.
+    """A JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF as uint8 [H, W, 3]; alpha is dropped, as in timm.
 
-    16-bit images keep their higher byte. An `upright` image is turned as its EXIF says. With `pad`
-    what lacks of a file that was cut off is filled as Pillow does with LOAD_TRUNCATED_IMAGES.
+    16-bit images keep their high byte. `upright` rotates the image as its EXIF says. `pad` fills
+    the missing part of a truncated file, as Pillow does with LOAD_TRUNCATED_IMAGES.
 
     Raises:
       DecodeError: with the reason.
@@ -58,22 +58,22 @@ def is_image(head: bytes) -> bool:
 
 
 def orientation(encoded: bytes) -> int:
-    """How EXIF says that an image lies, from 1 to 8; 1, upright, where it says nothing."""
+    """The EXIF orientation of an image, from 1 to 8; 1, upright, if there is none."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
             return orientation_of(image)
-    except Exception:  # whoever decodes the image says what is wrong with it
+    except Exception:  # decoding the image reports what is wrong with it
         return 1
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The same of an image that Pillow has opened."""
+    """The same for an image that Pillow has opened."""
     found = image.getexif().get(ExifTags.Base.Orientation, 1)
     return found if found in range(1, 9) else 1
 
 
 def turned(image_HxWx3: np.ndarray, orientation: int) -> np.ndarray:
-    """An image that lies as `orientation` says, upright."""
+    """Turns an image with this EXIF orientation upright."""
     if orientation >= 5:
         image_HxWx3 = image_HxWx3.swapaxes(0, 1)
     down, across = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
@@ -81,12 +81,12 @@ def turned(image_HxWx3: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def of_pillow(image: Image.Image) -> np.ndarray:
-    """The pixels of a Pillow image: uint8 [H, W, 3]. Of 16 bits the higher byte is kept."""
+    """The pixels of a Pillow image: uint8 [H, W, 3]. 16-bit images keep their high byte."""
     if image.mode.startswith("I;16"):
-        # Pillow would cut off what is above 255. Of 16-bit colors it keeps the higher byte itself.
+        # Pillow would clip values above 255. For 16-bit colors it keeps the high byte itself.
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
-        raise DecodeError("its pixels have 32 bits, and which of them are white is not said")
+        raise DecodeError("its pixels have 32 bits, and it does not say which value is white")
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
@@ -101,25 +101,26 @@ def eval_crop(
     crop_mode: str = "center",
     fill: tuple[int, int, int] = (0, 0, 0),
 ) -> np.ndarray:
-    """The center of an image as uint8 [h, w, 3], bit for bit as timm's transform for evaluation.
+    """The center of an image as uint8 [h, w, 3], bit for bit as in timm's evaluation transform.
 
-    The image is resized, then its center is cut out.
+    The image is resized, then center-cropped.
 
     Args:
       image_HxWx3: uint8.
       size: height and width of the result.
       crop_pct: above 0, at most 1.
       interpolation: nearest, bilinear or bicubic.
-      crop_mode: `center`: the image is resized until it just covers `size / crop_pct`; `squash`:
-        to just that, whatever becomes of its proportions; `border`: until it just fits in there,
-        and what lacks is filled.
+      crop_mode: `center` resizes the image to just cover `size / crop_pct`; `squash` to exactly
+        that, whatever its aspect ratio; `border` to just fit inside it, and fills the rest.
       fill: the color of borders.
 
     Raises:
-      ValueError: another interpolation or crop_mode, or a crop_pct out of range.
+      ValueError: the interpolation or crop_mode is unknown, or crop_pct is out of range.
     """
     if not 0 < crop_pct <= 1:
-        raise ValueError(f"crop_pct is {crop_pct}: it is a share of the image, above 0, at most 1.")
+        raise ValueError(
+            f"crop_pct is {crop_pct}: it must be a share of the image, above 0 and at most 1."
+        )
     grid = _grid(image_HxWx3.shape[:2], [math.floor(side / crop_pct) for side in size], crop_mode)
     kept = [min(side, crop) for side, crop in zip(grid, size, strict=True)]
     top, left = (round((side - crop) / 2) for side, crop in zip(grid, kept, strict=True))
@@ -139,7 +140,7 @@ def _grid(shape: Sequence[int], covered: Sequence[int], crop_mode: str) -> tuple
     height, width = shape
     if crop_mode == "squash":
         return covered[0], covered[1]
-    if crop_mode == "center" and covered[0] == covered[1]:  # rounds otherwise than what follows
+    if crop_mode == "center" and covered[0] == covered[1]:  # rounds differently from the code below
         longer = int(covered[0] * max(height, width) / min(height, width))
         return (covered[0], longer) if height <= width else (longer, covered[0])
     fitting = max if crop_mode == "border" else min
@@ -160,7 +161,7 @@ def random_resized_crop(
 ) -> np.ndarray:
     """A random part of an image, resized to uint8 [h, w, 3].
 
-    A JPEG is decoded at a half, a quarter or an eighth of its size where the part would still have
+    A JPEG is decoded at a half, a quarter or an eighth of its size if the part still has at least
     twice as many pixels as the result along each side.
 
     Args:
@@ -169,12 +170,12 @@ def random_resized_crop(
       generator: draws the part.
       scale, ratio: see `draw_crop`.
       interpolation: nearest, bilinear or bicubic.
-      upright: the image is turned as its EXIF says; one that is turned is decoded whole.
-      pad: as `decode` has it.
+      upright: rotates the image as its EXIF says; a rotated one is decoded at full size.
+      pad: see `decode`.
 
     Raises:
       DecodeError: with the reason.
-      ValueError: another interpolation.
+      ValueError: the interpolation is unknown.
     """
     turn = orientation(encoded) if upright else 1
     shape = _jpeg_shape(encoded) if turn == 1 else None
@@ -188,7 +189,7 @@ def random_resized_crop(
         spare = min(rows / size[0], columns / size[1]) / 2
         shrink = max(s for s in (1, 2, 4, 8) if s <= max(1, spare))
         image = _decode(encoded, shrink=shrink, pad=pad)
-    if image.shape[:2] == (height, width):  # also where a damaged JPEG went to Pillow
+    if image.shape[:2] == (height, width):  # also if a damaged JPEG went to Pillow
         image, box = image[top : top + rows, left : left + columns], None
     else:
         box = tuple(at / shrink for at in (top, left, top + rows, left + columns))
@@ -206,8 +207,8 @@ def draw_crop(
     """Top, left, height and width of a part of an image, drawn as torchvision draws its crops.
 
     Its area is uniform between the two shares of `scale`, the logarithm of width / height between
-    those of `ratio`; what does not fit is drawn again, up to ten times. Then it is the largest
-    centered part whose ratio is within the bounds.
+    the bounds of `ratio`. A part that does not fit is redrawn, up to ten times; after that it is
+    the largest centered part whose ratio is within the bounds.
     """
     low, high = (math.log(bound) for bound in ratio)
     for _ in range(10):
@@ -238,7 +239,7 @@ def _jpeg_shape(encoded: bytes) -> tuple[int, int] | None:
 
 
 def _decode(encoded: bytes, *, shrink: int, pad: bool) -> np.ndarray:
-    """Like `decode`, but a JPEG is decoded at a `shrink`-th of its size, rounded up."""
+    """Like `decode`, but a JPEG is decoded at 1 / `shrink` of its size, rounded up."""
     shape = _jpeg_shape(encoded)
     if shape is not None:
         least = [math.ceil(side / shrink) for side in shape]
@@ -255,8 +256,8 @@ def _decode(encoded: bytes, *, shrink: int, pad: bool) -> np.ndarray:
     except DecodeError:
         if not pad:
             raise
-    # Pillow has this as a switch of the whole process. A thread that decodes the first time
-    # meanwhile gets what it would get here.
+    # Pillow's switch is process-wide. A thread that makes its first attempt meanwhile gets what it
+    # would get here.
     with _PADDING:
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
@@ -271,14 +272,14 @@ def _by_pillow(encoded: bytes) -> np.ndarray:
         image.load()
         return of_pillow(image)
     except PIL.UnidentifiedImageError as error:
-        raise DecodeError("of no known format") from error
-    # The parsers of damaged files raise whatever they stumble over.
+        raise DecodeError("unknown format") from error
+    # Parsers may raise anything on damaged files.
     except Exception as error:
         raise DecodeError(str(error).rstrip(".") or type(error).__name__) from error
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of _FORMATS that this Pillow was built with."""
+    """The formats of _FORMATS that this Pillow was built with."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)

@@ -1,8 +1,8 @@
 """Folders of image files: one directory per class, flat and unlabeled, or with lists of labels.
 
-Files are images by their content, whatever they are called, and classes are all that lies below
-their directories, as for torchvision and timm. Classes are in the order of their names, as there:
-`10` stands before `2`. What is left out is counted by cause.
+Files are recognized as images by extension or content, and a class has all images below its
+directory, as in torchvision and timm. Classes are sorted by name, as there: `10` comes before `2`.
+Files that are left out are counted by cause.
 """
 
 import logging
@@ -16,20 +16,20 @@ from ktjax.data import decode, lists
 from ktjax.data.lists import Folder, Listed
 
 # fmt: off
-# Files with these names are not looked at before they are decoded.
+# Files with these extensions are not inspected before they are decoded.
 EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
 )
-# Images that are not read.
+# Image formats that are not supported.
 _OTHERS = (
     ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm", ".psd", ".raw", ".svg", ".dng",
     ".cr2", ".nef", ".arw",
 )
 # fmt: on
 _ARCHIVES = (".parquet", ".tar", ".zip", ".tgz", ".gz", ".arrow", ".tfrecord")
-_NO_IMAGE, _FORMAT, _NO_FILE = "no images", "of formats that are not read", "no regular files"
+_NO_IMAGE, _FORMAT, _NO_FILE = "not images", "unsupported formats", "not regular files"
 _EMPTY = "directories without images"
-# Names that people give the folders of a split.
+# Common names of the folders of a split.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "tune": ("tune", "minival"),
@@ -42,8 +42,8 @@ def read(folder: Path) -> Folder:
     """Lists the images of a folder, in sorted order.
 
     Raises:
-      ValueError: no images, fewer than two classes, a class that nothing is left of, splits of
-        other classes, or validation without labels.
+      ValueError: there are no images, fewer than two classes, a class without readable images,
+        splits with different classes, or validation without labels.
     """
     below = _splits(folder)
     found = lists.of_archive(folder)
@@ -59,7 +59,7 @@ def read(folder: Path) -> Folder:
     _say_unused(folder, below)
     unlabeled = below.pop("validation") if _is_unlabeled_test(below) else None
     if unlabeled is not None:
-        _LOG.warning("%s has no labels and is left out: a part of train is held out.", unlabeled)
+        _LOG.warning("%s has no labels and is left out: part of train is held out.", unlabeled)
     splits, known = {}, {}
     for split, path in below.items():
         listed = None
@@ -72,13 +72,13 @@ def read(folder: Path) -> Folder:
     for others in known.values():
         if others != classes:
             differ = ", ".join(sorted(set(classes) ^ set(others)))
-            raise ValueError(f"The splits of '{folder}' differ in classes: {differ}.")
+            raise ValueError(f"The splits of '{folder}' have different classes: {differ}.")
     if classes and "validation" in splits and "validation" not in known:
         splits["validation"] = lists.of_imagenet(splits["validation"], classes)
     for split in set(splits) & {"tune", "validation"}:
         if classes and splits[split].label_N.min() < 0:
             raise ValueError(
-                f"'{below[split]}' has no labels: it wants one directory per class, or "
+                f"'{below[split]}' has no labels: it needs one directory per class, or "
                 f"{' or '.join(lists.METADATA)} with the columns file_name and label."
             )
     if unlabeled is not None and set(splits) == {"train"}:
@@ -87,7 +87,7 @@ def read(folder: Path) -> Folder:
 
 
 def _say_unlisted(folder: Path, found: Folder) -> None:
-    """Warns of images that a list does not name."""
+    """Warns about images that the lists do not name."""
     listed = {file for split in found.splits.values() for file in split.files}
     others = [file for file in _images(folder, folder)[0] if file not in listed]
     if others:
@@ -95,18 +95,18 @@ def _say_unlisted(folder: Path, found: Folder) -> None:
 
 
 def _say_unused(folder: Path, splits: Mapping[str, Path]) -> None:
-    """Warns of directories with images beside the splits: of val/ and test/ one is taken."""
+    """Warns about directories of images that are not splits: only one of val/ and test/ is used."""
     unused = []
     for path in directories(folder):
         if path not in splits.values():
-            places = (path, *directories(path)[:8])  # annotations may lie there by the million
+            places = (path, *directories(path)[:8])  # there may be a million annotations
             unused += [path.name] * any(map(holds_images, places))
     if unused:
         _LOG.warning("Left out of %s, %s.", folder, _by_cause({"beside the splits": unused}))
 
 
 def _splits(folder: Path) -> dict[str, Path]:
-    """The folders of splits, which people write in any case; ValueError if two are of one split."""
+    """The folders of splits, in upper or lower case; ValueError if two are for the same split."""
     there: dict[str, list[Path]] = {}
     for path in directories(folder):
         there.setdefault(path.name.lower(), []).append(path)
@@ -123,7 +123,7 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 
 def _is_class(folder: Path, splits: list[Path]) -> bool:
-    """Whether the one folder with the name of a split is a class, such as trains beside buses."""
+    """Whether the one folder named like a split is a class, such as `train` beside `bus`."""
     if len(splits) > 1 or not holds_images(splits[0]):
         return False
     known = {name for names in SPLIT_NAMES.values() for name in names}
@@ -131,15 +131,14 @@ def _is_class(folder: Path, splits: list[Path]) -> bool:
     classes = sum(holds_images(path) for path in others)
     if classes > 1 and splits[0].name.lower() not in SPLIT_NAMES["train"]:
         raise ValueError(
-            f"'{folder}' holds images in {splits[0].name}, the name of a split, beside "
-            "directories of classes: put it elsewhere if its labels are not known; or, if it is a "
-            "class, give it another name."
+            f"'{folder}' holds images in {splits[0].name}, the name of a split, beside class "
+            "directories: move it elsewhere if it has no labels, or rename it if it is a class."
         )
     return classes > 0
 
 
 def _is_unlabeled_test(splits: Mapping[str, Path]) -> bool:
-    """Whether validation is a test set whose answers are not told, flat or in one directory."""
+    """Whether validation is a test set without labels, flat or in one directory."""
     path = splits.get("validation")
     if path is None or path.name.lower() != "test" or "train" not in splits:
         return False
@@ -150,7 +149,7 @@ def _is_unlabeled_test(splits: Mapping[str, Path]) -> bool:
 def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
     """The images of a folder with one directory per class, or with none, and the classes."""
     loose, others = _images(folder, root, deep=False)
-    left_out = {_FORMAT: others[_FORMAT]}  # what else lies beside classes is nobody's image
+    left_out = {_FORMAT: others[_FORMAT]}  # other files beside the classes do not matter
     files, labels, classes = [], [], []
     for directory in directories(folder):
         images, others = _images(directory, root)
@@ -161,7 +160,7 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
             files += images
         elif others[_FORMAT] or others[_NO_FILE]:
             raise ValueError(
-                f"The class '{directory}' has no image that is read ({_by_cause(others)})."
+                f"The class '{directory}' has no readable image ({_by_cause(others)})."
             )
         else:
             others = {_EMPTY: [str(directory.relative_to(root))]}
@@ -171,7 +170,7 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
         _LOG.warning("Left out of %s, %s.", folder, _by_cause(left_out))
     if loose and classes:
         raise ValueError(
-            f"'{folder}' holds images both beside and in directories of classes: {loose[0]}."
+            f"'{folder}' holds images both in class directories and next to them: {loose[0]}."
         )
     if loose:
         return Listed(loose, np.full(len(loose), -1, np.int32)), ()
@@ -191,37 +190,37 @@ def _by_cause(left_out: Mapping[str, Sequence[str]]) -> str:
 
 
 def _no_classes(folder: Path, classes: Sequence[str]) -> str:
-    """Why a folder is no data set, and what may be meant."""
-    wanted = "it wants one directory per class, of two classes or more"
+    """Why a folder is not a data set, and what the user may have meant."""
+    wanted = "it needs one directory per class, for at least two classes"
     if classes:
-        text = f"'{folder}' holds images of one class, '{classes[0]}', so nothing can be told apart"
+        text = f"'{folder}' holds images of only one class, '{classes[0]}'"
         below = [path.name for path in directories(folder / classes[0])]
-        hint = f" Maybe folder:{folder / classes[0]} is meant." if len(below) > 1 else ""
+        hint = f" Did you mean folder:{folder / classes[0]}?" if len(below) > 1 else ""
         return f"{text}: {wanted}.{hint}"
     packed = sorted(path.name for path in seen(folder) if path.suffix.lower() in _ARCHIVES)
     if packed:
         return (
-            f"'{folder}' holds no images but {packed[0]}: `python -m ktjax.data convert FOLDER "
-            "OUT` takes Parquet files and WebDataset's .tar files of the Hugging Face hub; other "
-            "archives are to be unpacked."
+            f"'{folder}' holds no images, but {packed[0]}: `python -m ktjax.data convert FOLDER "
+            "OUT` takes Parquet and WebDataset .tar files from the Hugging Face hub; unpack other "
+            "archives."
         )
-    return f"'{folder}' holds images of no class: {wanted}."
+    return f"'{folder}' holds no images: {wanted}."
 
 
 def _say_repeated(folder: Path, classes: Sequence[str]) -> None:
-    """Warns where what lies below the classes looks more like classes: folds, sites, cameras."""
+    """Warns if the directories below look more like the classes: these may be folds or cameras."""
     below = [{path.name for path in directories(folder / name)} for name in classes[:8]]
     common = sorted(set.intersection(*below))
     if len(common) > 1:
         _LOG.warning(
-            "All classes of %s, such as %s, have the same directories (%s), whose images are taken "
-            "together.",
+            "All classes of %s, such as %s, contain the same directories (%s), whose images are "
+            "merged.",
             *(folder, classes[0], ", ".join(common[:4])),
         )
 
 
 def _check_name(directory: Path) -> None:
-    """Raises ValueError where a class has a name that no results.json could hold."""
+    """Raises ValueError if results.json could not hold the name of the class."""
     try:
         directory.name.encode()
     except UnicodeEncodeError:
@@ -234,9 +233,9 @@ def _check_name(directory: Path) -> None:
 def _images(
     folder: Path, root: Path, *, deep: bool = True
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """Sorted names, below the root, of the images in a directory; cause -> names of the others.
+    """Sorted names, relative to root, of the images in a directory; cause -> names of the others.
 
-    A `deep` look goes below it, too, also where links lead, but not in circles.
+    `deep` also searches the directories below and follows links, but not in circles.
     """
     images: list[str] = []
     others: dict[str, list[str]] = {_NO_IMAGE: [], _FORMAT: [], _NO_FILE: []}
@@ -263,7 +262,7 @@ def _images(
 
 
 def _why_not(entry: os.DirEntry) -> str | None:
-    """Why a file is not read, None: it is an image."""
+    """Why a file is not read; None: it is an image."""
     suffix = os.path.splitext(entry.name)[1].lower()
     if not entry.is_file():
         return _NO_FILE if suffix in EXTENSIONS else _NO_IMAGE
@@ -279,7 +278,7 @@ def _why_not(entry: os.DirEntry) -> str | None:
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether images lie in the folder itself, by their names."""
+    """Whether the folder itself holds images, judging by their names."""
     with os.scandir(folder) as entries:
         return any(
             entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
@@ -288,10 +287,10 @@ def holds_images(folder: Path) -> bool:
 
 
 def directories(folder: Path) -> list[Path]:
-    """Those that are not hidden, sorted."""
+    """The directories in a folder that are not hidden, sorted."""
     return sorted(path for path in seen(folder) if path.is_dir())
 
 
 def seen(folder: Path) -> Iterator[Path]:
-    """What is not hidden: macOS and notebooks leave `._1.jpg`, `.ipynb_checkpoints`."""
+    """Entries that are not hidden: macOS and notebooks leave `._1.jpg`, `.ipynb_checkpoints`."""
     return (path for path in folder.iterdir() if not path.name.startswith("."))

@@ -1,17 +1,17 @@
 """The embedded data set: 100 characters of six scripts, drawn from the fonts that matplotlib ships.
 
-It needs no download, so that every claim of this project can be tried anywhere: 24x24 color images
+It needs no download, so every claim of this project can be tried anywhere: 24x24 color images
 of digits, Latin, Greek and Cyrillic letters and mathematical symbols, warped, textured, occluded,
 blurred and noisy enough that small networks differ in what they know. The scripts are real semantic
 groups, so areas of expertise (paper section 3) can be read off them.
 
 Image `i` is a function of `(SEED, i)` alone, and its class is `i % 100`. Images are drawn when a
-split is read, some 8,000 a second on one core; a split that was read whole stays in
+split is read, some 8,000 a second on one core; a split that was read whole is kept in
 ~/.cache/ktjax/glyphs (0.24 GB for all), which may be deleted. The splits are disjoint ranges of
 `i`, balanced over the classes: `pretrain`, `tune` (the minival: hyperparameters are chosen there),
-`accept` (one decision per run is made there) and `validation`, which is for reporting and adds
-fonts that no other split has seen. Two more are for when labels are scarce: `unlabeled` hides its
-labels, and `few` has ten images of each class.
+`accept` (for one decision per run) and `validation`, which is for reporting and adds fonts that no
+other split has. Two more are for scarce labels: `unlabeled` hides its labels, and `few` has ten
+images of each class.
 """
 
 import functools
@@ -31,8 +31,8 @@ from ktjax.data.sources import Source
 
 SIZE = 24
 SEED = 2310_17653
-# The numbers of the images of each split. New images take numbers after all others, so that those
-# that there are keep their bits.
+# The numbers of the images of each split. New images get numbers after all others, so existing ones
+# never change.
 SPLITS = {
     "pretrain": (range(0, 16_000), range(36_000, 84_000)),
     "tune": (range(16_000, 20_000), range(84_000, 120_000)),
@@ -41,8 +41,8 @@ SPLITS = {
     "unlabeled": (range(140_000, 172_000),),
     "few": (range(172_000, 173_000),),
 }
-# The data sets made of them: name -> what is trained on. The other splits are the same, and where
-# labels are scarce, no model of the zoo has seen what is trained on.
+# The data sets made from them: name -> training split. The other splits are the same, and no model
+# of the zoo has seen the training splits for scarce labels.
 TRAIN = {"glyphs": "pretrain", "glyphs_unlabeled": "unlabeled", "glyphs_few": "few"}
 
 # Characters that look alike across scripts (I O l o k, psi, pi, ...) are left out.
@@ -58,7 +58,7 @@ CHARACTERS = "".join(GROUPS.values())
 
 
 def _name(character: str) -> str:
-    """A character as people call it: "digit 0", "capital A", "small a", "Greek small gamma"."""
+    """The common name of a character: "digit 0", "capital A", "small a", "Greek small gamma"."""
     if character.isdigit():
         return f"digit {character}"
     name = unicodedata.name(character).lower().replace("lamda", "lambda")
@@ -92,12 +92,12 @@ UNSEEN_FONTS = (
     "cmtt10",
     "cmti10",
 )
-# Computer Modern has TeX's own encoding outside of letters and digits; STIX Italic has few symbols.
+# Computer Modern has TeX's own encoding outside letters and digits; STIX Italic has few symbols.
 _LATIN_ONLY = ("cmr10", "cmss10", "cmtt10", "cmti10")
 _NO_MATHEMATICS = (*_LATIN_ONLY, "STIXGeneralItalic")
 
 _CANVAS = 56  # side of the glyph masks that the images are sampled from
-_AT_ONCE = 64  # images whose arrays stay in a processor's cache
+_AT_ONCE = 64  # images whose arrays fit in the CPU's cache
 
 
 def _has(font: str, group: str) -> bool:
@@ -130,9 +130,9 @@ def _masks() -> np.ndarray:
 
 
 def _sample(mask_B: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Bilinear reading of masks, by their places among all of them, each at its own coordinates.
+    """Samples masks, given by index, bilinearly, each at its own coordinates.
 
-    Outside of a mask is what is at its edge.
+    Outside a mask its edge is repeated.
     """
     side = _CANVAS
     x, y = np.clip(x, 0, side - 1.001), np.clip(y, 0, side - 1.001)
@@ -142,7 +142,7 @@ def _sample(mask_B: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     at = mask_B[:, None, None] * (side * side) + (top * side + left)
 
     def read(step: int) -> np.ndarray:
-        return flat.take(at + step, mode="clip")  # which looks for no index that is out of range
+        return flat.take(at + step, mode="clip")  # skips the range check
 
     above = read(0) * (1 - fx) + read(1) * fx
     below = read(side) * (1 - fx) + read(side + 1) * fx
@@ -178,7 +178,7 @@ def render(indices: np.ndarray, *, unseen_fonts: bool) -> tuple[np.ndarray, np.n
     grid = np.linspace(-1, 1, SIZE, dtype=np.float32)
     x0, y0 = grid[None, None, :], grid[None, :, None]
     angle, shear = uniform(-0.3, 0.3), uniform(-0.3, 0.3)
-    # Scales are of the mask over the image: large values draw a small glyph.
+    # Scales are mask over image: large values draw a small glyph.
     sx, sy = uniform(0.75, 1.2), uniform(0.75, 1.2)
     x = sx * (np.cos(angle) * x0 + (np.sin(angle) + shear) * y0) + uniform(-0.25, 0.25)
     y = sy * (np.cos(angle) * y0 - np.sin(angle) * x0) + uniform(-0.25, 0.25)
@@ -197,7 +197,7 @@ def render(indices: np.ndarray, *, unseen_fonts: bool) -> tuple[np.ndarray, np.n
     light = np.maximum(glyph, stroke)[:, None]
 
     # The glyph is lighter than its background: with random polarity small ViTs barely learn.
-    # Channels come before pixels, over which NumPy's loops are long.
+    # Channels come before pixels, so that NumPy's inner loops are long.
     back = np.stack([uniform(0, 0.55) for _ in range(3)], axis=1)
     front = back + np.stack([uniform(0.2, 0.6) for _ in range(3)], axis=1)
     texture = uniform(0, 0.12) * np.sin(uniform(-9, 9) * x0 + uniform(-9, 9) * y0)
@@ -217,9 +217,9 @@ def render(indices: np.ndarray, *, unseen_fonts: bool) -> tuple[np.ndarray, np.n
 
 
 def _kept(split: str, number_N: np.ndarray) -> Path:
-    """Where the images of a split stay; another place where they would be drawn otherwise."""
+    """The file that keeps the images of a split; another one if they would be drawn differently."""
     versions = (np.__version__, PIL.__version__, features.version("freetype2"))
-    fonts = matplotlib.__version__  # whose files they are
+    fonts = matplotlib.__version__  # which ships the fonts
     drawn_by = hashlib.sha256(Path(__file__).read_bytes())
     drawn_by.update(" ".join(map(str, (*versions, fonts))).encode())
     drawn_by.update(number_N.tobytes())
@@ -227,7 +227,7 @@ def _kept(split: str, number_N: np.ndarray) -> Path:
 
 
 def source(split: str) -> Source:
-    """A split of SPLITS; every image is drawn whenever it is asked for, unless all were kept."""
+    """A split of SPLITS; images are drawn whenever they are read, unless all were kept."""
     number_N = np.concatenate([np.asarray(numbers) for numbers in SPLITS[split]])
 
     def draw(index_B: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Image folders that say in lists beside the images what these show.
+"""Image folders with lists of labels beside the images.
 
-The archives of CUB-200-2011, Stanford Cars, DomainNet, ImageNet and Tiny ImageNet as they unpack,
-and `metadata.csv` or `metadata.jsonl` as the Hugging Face hub has them.
+The archives of CUB-200-2011, Stanford Cars, DomainNet, ImageNet and Tiny ImageNet as unpacked, and
+`metadata.csv` or `metadata.jsonl` as on the Hugging Face hub.
 """
 
 import csv
@@ -32,17 +32,17 @@ class Listed(NamedTuple):
 class Folder(NamedTuple):
     """What a folder holds."""
 
-    splits: Mapping[str, Listed]  # train, tune, validation; or `all`, where it has no splits
-    classes: tuple[str, ...]  # empty where nothing is labeled
+    splits: Mapping[str, Listed]  # train, tune, validation; or `all`, if it has no splits
+    classes: tuple[str, ...]  # empty if nothing is labeled
 
 
 def readable(name: str) -> str:
-    """The name of a file, of whatever bytes, as text that can be written."""
+    """A file name, whatever its bytes, as text that can be written."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def of_archive(folder: Path) -> Folder | None:
-    """What an archive of lists holds; None: it is none of those we know."""
+    """The contents of a known archive with lists; None: it is not one."""
     found = (layout(folder) for layout in (_birds, _cars, _domainnet))
     return next((archive for archive in found if archive is not None), None)
 
@@ -50,7 +50,7 @@ def of_archive(folder: Path) -> Folder | None:
 def _of_rows(
     folder: Path, rows: Iterable[tuple[str, str, int]], classes: tuple[str, ...]
 ) -> Folder:
-    """A Folder of these (split, file, label); ValueError names a file that is not in there."""
+    """A Folder of these (split, file, label); ValueError names a missing file."""
     splits: dict[str, tuple[list[str], list[int]]] = {}
     for split, file, label in rows:
         if not _is_inside(PurePosixPath(file)) or not (folder / file).is_file():
@@ -65,7 +65,7 @@ def _of_rows(
 
 
 def _is_inside(place: PurePosixPath) -> bool:
-    """Whether a name leads to something in the folder that it is said of."""
+    """Whether a path stays inside the folder that it is relative to."""
     return bool(place.parts) and not place.is_absolute() and ".." not in place.parts
 
 
@@ -74,7 +74,7 @@ def _lines(path: Path) -> list[list[str]]:
 
 
 def _birds(folder: Path) -> Folder | None:
-    """CUB-200-2011: lists of `<image id> <what>`."""
+    """CUB-200-2011: lists of `<image id> <value>`."""
     names = ("images", "image_class_labels", "train_test_split", "classes")
     if not all((folder / f"{name}.txt").is_file() for name in names):
         return None
@@ -90,7 +90,7 @@ def _birds(folder: Path) -> Folder | None:
 def _cars(folder: Path) -> Folder | None:
     """Stanford Cars: annotations as MATLAB files.
 
-    The labels of the test images were published later, as a file that lies beside the others.
+    The labels of the test images were published later, in a separate file.
     """
     devkit = folder / "devkit"
     if not (devkit / "cars_meta.mat").is_file():
@@ -132,13 +132,13 @@ def _domainnet(folder: Path) -> Folder | None:
         for file, label in _lines(folder / f"{domain}_{name}.txt")
     ]
     names = {label: Path(file).parent.name for _, file, label in rows}
-    numbers = {label: i for i, label in enumerate(sorted(names))}  # lists of a part leave some out
+    numbers = {label: i for i, label in enumerate(sorted(names))}  # lists of a subset skip some
     classes = tuple(names[label] for label in numbers)
     return _of_rows(folder, ((split, file, numbers[n]) for split, file, n in rows), classes)
 
 
 def of_imagenet(listed: Listed, classes: tuple[str, ...]) -> Listed:
-    """ImageNet's archive of validation images has no classes: TFDS knows these by number."""
+    """Labels ImageNet's validation images, whose archive has no classes, by number, from TFDS."""
     numbers = [imagenet.image_number(file) for file in listed.files]
     if not all(numbers) or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
         return listed
@@ -150,14 +150,14 @@ def of_imagenet(listed: Listed, classes: tuple[str, ...]) -> Listed:
     names = [synsets[number - 1] for number in numbers]
     for file, name in zip(listed.files, names, strict=True):
         if name not in label_of:
-            raise ValueError(f"{file} is of class {name}, of which train has no images.")
+            raise ValueError(f"{file} is of class {name}, which has no images in train.")
     return Listed(listed.files, np.asarray([label_of[name] for name in names], np.int32))
 
 
 def of_tiny_imagenet(folder: Path, root: Path, classes: tuple[str, ...]) -> Listed | None:
     """Validation images of Tiny ImageNet, listed as `<file> <class> <box>`; None: of another set.
 
-    ValueError: a file is not there, or of a class that train has not.
+    ValueError: a file is missing, or train lacks its class.
     """
     path, images = folder / _ANNOTATIONS, folder / "images"
     if not (path.is_file() and images.is_dir()):
@@ -167,23 +167,23 @@ def of_tiny_imagenet(folder: Path, root: Path, classes: tuple[str, ...]) -> List
     rows = []
     for file, name, *_ in _lines(path):
         if name not in label_of:
-            raise ValueError(f"{path}: {file} is of class {name}, of which train has no images.")
+            raise ValueError(f"{path}: {file} is of class {name}, which has no images in train.")
         rows.append(("validation", f"{below}/{file}", label_of[name]))
     return _of_rows(root, rows, classes).splits["validation"]
 
 
 def of_metadata(folder: Path, splits: Mapping[str, Path]) -> Folder | None:
-    """What `metadata.csv` or `metadata.jsonl` says, in the folder or in each of its splits.
+    """The labels in `metadata.csv` or `metadata.jsonl`, of the folder or of each of its splits.
 
-    Rows have a `file_name`, below the file's own folder, and a `label`, a name or a number. Classes
-    are in the order of their names or, where all of these are numbers, of the numbers.
+    Rows have a `file_name`, relative to the list's folder, and a `label`, a name or a number.
+    Classes are sorted by name or, if all names are numbers, by number.
 
     Returns:
-      None where there is no such file, or it has no labels, which is said.
+      None if there is no such file, or if it has no labels, which is logged.
 
     Raises:
-      ValueError: what is wrong with which line; a file that is not there; or splits of which some
-        have such lists.
+      ValueError: a line is wrong, which the message names; a file is missing; or only some of the
+        splits have such lists.
     """
     if _metadata(folder) is not None:
         found = {"": folder}
@@ -200,17 +200,19 @@ def of_metadata(folder: Path, splits: Mapping[str, Path]) -> Folder | None:
     there = {split for split, _, _ in rows}
     if there != set(splits or ("all",)) and (there != {"all"} or "" not in found):
         lacking = ", ".join(sorted(set(splits) - there)) or "some rows"
-        raise ValueError(f"'{folder}': {' and '.join(METADATA)} say nothing of {lacking}.")
+        raise ValueError(f"'{folder}': {' and '.join(METADATA)} say nothing about {lacking}.")
     names = {name for _, _, name in rows}
     learned = {name for split, _, name in rows if split == "train"}
     if learned and (strange := sorted(names - learned)):
         raise ValueError(f"'{folder}': train has no image of {', '.join(map(repr, strange[:5]))}.")
     if negative := sorted(name for name in names if re.fullmatch(r"-\d+", name)):
-        raise ValueError(f"'{folder}' has the label {negative[0]}: labels are names, or from 0 on.")
+        raise ValueError(
+            f"'{folder}' has the label {negative[0]}: labels must be names, or numbers from 0."
+        )
     numbers = all(re.fullmatch(r"\d+", name) for name in names)
     classes = tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
     if len(classes) < 2:
-        raise ValueError(f"'{folder}' has labels of one class alone, '{classes[0]}'.")
+        raise ValueError(f"'{folder}' has labels of only one class, '{classes[0]}'.")
     label_of = {name: label for label, name in enumerate(classes)}
     return _of_rows(folder, ((of, file, label_of[name]) for of, file, name in rows), classes)
 
@@ -223,10 +225,10 @@ def _metadata(folder: Path) -> Path | None:
 
 
 def _labeled(path: Path, root: Path) -> list[tuple[str, str]]:
-    """(file below the root, name of its class) of the rows of a list; none: it has no labels."""
+    """(file relative to root, class name) for each row of a list; empty: it has no labels."""
     rows = list((_csv if path.suffix == ".csv" else _json)(path))
     if not any("label" in row for _, row in rows):
-        _LOG.warning("%s has no column label, so classes are looked for as directories.", path)
+        _LOG.warning("%s has no column label, so classes are taken from directories.", path)
         return []
     found: dict[str, str] = {}
     below = path.parent.relative_to(root)
@@ -236,13 +238,13 @@ def _labeled(path: Path, root: Path) -> list[tuple[str, str]]:
         if not isinstance(file, str) or not file:
             raise ValueError(f"{where}: no file_name.")
         if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
-            raise ValueError(f"{where}: label is {name!r}, and has to be a name or a whole number.")
+            raise ValueError(f"{where}: label is {name!r}, and must be a name or a whole number.")
         place = PurePosixPath(file)
         if not _is_inside(place):
-            raise ValueError(f"{where}: {file!r} is no file in the folder.")
+            raise ValueError(f"{where}: {file!r} is not a file in the folder.")
         file = str(below / place)
-        if file in found:  # it could be learned from and measured on
-            raise ValueError(f"{where}: {file!r} stands there twice.")
+        if file in found:  # it could be trained and evaluated on
+            raise ValueError(f"{where}: {file!r} is listed twice.")
         found[file] = str(name)
     return list(found.items())
 
@@ -255,11 +257,11 @@ def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             for row in reader:
                 yield reader.line_num, row
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no CSV in UTF-8: {error}.") from None
+            raise ValueError(f"{path} is not a CSV file in UTF-8: {error}.") from None
 
 
 def _json(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The same of a file with one JSON object on each line."""
+    """The same for a file with one JSON object per line."""
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
@@ -268,5 +270,5 @@ def _json(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: no JSON object.")
+            raise ValueError(f"{path}, line {number}: not a JSON object.")
         yield number, row

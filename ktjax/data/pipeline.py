@@ -1,8 +1,8 @@
 """Sources -> batches: uint8 images of one size, in an order that is a function of (seed, step).
 
-A split is decoded once and kept, if it is small, or decoded anew for every batch, if it is not;
-batches are the same. The order of an epoch is addressed by the step, and the view of an image by
-(seed, view, index), so a resumed run needs to know only its step.
+A small split is decoded once and kept, a large one is decoded anew for every batch; batches are the
+same. The step determines the order of an epoch, and (seed, view, index) the view of an image, so a
+resumed run needs only its step.
 """
 
 import contextlib
@@ -31,21 +31,21 @@ NO_FILL = (0, 0, 0)  # where there are no borders
 
 
 class Reading(NamedTuple):
-    """How encoded images become those of a batch."""
+    """How encoded images become the images of a batch."""
 
     size: int  # side in pixels
     crop_pct: float = 1.0  # share of the shorter side that is kept, in timm's terms
     interpolation: str = "bicubic"
     crop_mode: str = "center"  # of InputSpec
-    fill: tuple[int, int, int] = NO_FILL  # color of the borders of that name
-    # Least and most share of the area that a view for training shows; None: views are the same
+    fill: tuple[int, int, int] = NO_FILL  # border color of the crop mode `border`
+    # Smallest and largest share of the area that a training view shows; None: views are the same
     # images as for evaluation.
     crop_scale: tuple[float, float] | None = None
-    upright: bool = False  # images are turned as their EXIF says
-    pad: bool = False  # what lacks of files that were cut off is filled
-    cache_gb: float = 2.0  # a split up to this size, decoded, is kept in memory
-    threads: int = 16  # in each process that decodes
-    processes: int = 0  # how many decode for training; 0: this one does
+    upright: bool = False  # images are rotated as their EXIF says
+    pad: bool = False  # the missing part of truncated files is filled
+    cache_gb: float = 2.0  # a split is kept in memory if it is at most this large, decoded
+    threads: int = 16  # per decoding process
+    processes: int = 0  # that decode for training; 0: this one does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +59,18 @@ class Images:
         return len(self.label_N)
 
     def take(self, index_B: np.ndarray) -> np.ndarray:
-        """Images as they are evaluated: uint8 [B, H, W, 3]."""
+        """Images for evaluation: uint8 [B, H, W, 3]."""
         return self.image_NxHxWx3[index_B]
 
     def views(self, index_B: np.ndarray, *, seed: int, view: int) -> np.ndarray:
-        """Images as they are trained on: uint8 [B, H, W, 3]."""
+        """Images for training: uint8 [B, H, W, 3]."""
         del seed, view  # nothing is cropped
         return self.take(index_B)
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A split of encoded images, decoded when asked for."""
+    """A split of encoded images, decoded on demand."""
 
     source: Source
     reading: Reading
@@ -85,14 +85,14 @@ class Stream:
 
     @functools.cached_property
     def drawn(self) -> bool:
-        """Whether the source draws its images as they are evaluated: nothing is left to resize."""
+        """Whether the source draws images ready for evaluation: nothing is left to resize."""
         source, size = self.source, self.reading.size
         if source.draw is None or not len(source) or self.reading.crop_pct != 1:
             return False
         return source.draw(np.zeros(1, int)).shape[1:] == (size, size, 3)
 
     def take(self, index_B: np.ndarray) -> np.ndarray:
-        """Images as they are evaluated: uint8 [B, H, W, 3]; ValueError names a bad one."""
+        """Images for evaluation: uint8 [B, H, W, 3]; ValueError names a bad one."""
         reading = self.reading
         if self.drawn and self.source.draw is not None:
             return self.source.draw(index_B)
@@ -109,7 +109,7 @@ class Stream:
         )
 
     def views(self, index_B: np.ndarray, *, seed: int, view: int) -> np.ndarray:
-        """Images as they are trained on, a function of (seed, view, index): uint8 [B, H, W, 3]."""
+        """Images for training, a function of (seed, view, index): uint8 [B, H, W, 3]."""
         reading = self.reading
         if reading.crop_scale is None:
             return self.take(index_B)
@@ -138,9 +138,8 @@ class Stream:
                 images[row] = image_of(self.source.read(index), index)
             except decode.DecodeError as error:
                 raise ValueError(
-                    f"{_undecodable(self.source, index, error)} With config.on_bad_image=skip such "
-                    "images are left out; with pad those that are cut off are taken as far as they "
-                    "go."
+                    f"{_undecodable(self.source, index, error)} config.on_bad_image=skip leaves "
+                    "such images out; pad keeps what there is of truncated ones."
                 ) from error
 
         # A batch is padded with one image repeated, which is decoded once.
@@ -150,12 +149,12 @@ class Stream:
         return images if len(first) == len(index_B) else images[first[same_B]]
 
 
-# Either kind of split; batches are made of it.
+# Either kind of split; batches are made from it.
 Split = Images | Stream
 
 
 class Splits(NamedTuple):
-    """The splits of a data set, ready to make batches of."""
+    """The splits of a data set, ready for making batches."""
 
     train: Split
     tune: Split
@@ -190,25 +189,25 @@ def read(source: Source, reading: Reading, *, name: str) -> Images:
             images[index] = image_BxHxWx3
             bar.update(len(index))
     if kept is not None:
-        with contextlib.suppress(OSError):  # of a disk that is full, or for reading only
+        with contextlib.suppress(OSError):  # the disk is full, or read-only
             arrays.save(kept, images)
     return Images(images, source.label_N)
 
 
 def _kept(path: Path | None, count: int, size: int) -> np.ndarray | None:
-    """The images that an earlier job drew, mapped into memory; None: they are to be drawn."""
+    """The images that an earlier job drew, mapped into memory; None: they must be drawn."""
     if path is None:
         return None
     try:
         images = np.asarray(arrays.load(path))
-    except (OSError, ValueError):  # not there, or not whole: drawn anew and written again
+    except (OSError, ValueError):  # missing, or not complete: drawn anew and written again
         return None
     wanted = (count, size, size, 3)
     return images if images.shape == wanted and images.dtype == np.uint8 else None
 
 
 def open_split(source: Source, reading: Reading, *, name: str) -> Split:
-    """A split in memory, if its views are its images and it is small enough; else streamed."""
+    """A split in memory, if it is small enough and not cropped at random; else streamed."""
     fits = len(source) * reading.size**2 * 3 <= reading.cache_gb * 2**30
     if fits and reading.crop_scale is None:
         return read(source, reading, name=name)
@@ -228,13 +227,13 @@ def read_splits(dataset: Dataset, reading: Reading) -> Splits:
 def decodable(source: Source, *, threads: int, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """(positions of the images that decode, a sentence about each that does not).
 
-    Tried once and beforehand, so that batches stay a function of the step, and predictions exact.
+    Checked once, beforehand, so that batches stay a function of the step, and predictions exact.
     """
 
     def one(index: int) -> str | None:
         try:
             decode.decode(source.read(index))
-        except (decode.DecodeError, OSError) as error:  # such as a file that may not be read
+        except (decode.DecodeError, OSError) as error:  # such as a file without read permission
             return _undecodable(source, index, error)
         return None
 
@@ -248,13 +247,13 @@ def decodable(source: Source, *, threads: int, name: str) -> tuple[np.ndarray, t
 
 
 def turned(source: Source, *, threads: int, most: int = 2_000) -> tuple[int, int]:
-    """(how many images EXIF says to turn, of how many that were looked at, spread evenly)."""
+    """(how many images EXIF says to rotate, of how many checked, spread evenly)."""
     if source.draw is not None:
         return 0, len(source)
     looked = np.unique(np.linspace(0, max(len(source) - 1, 0), min(len(source), most)).astype(int))
 
     def one(index: int) -> bool:
-        with contextlib.suppress(decode.DecodeError):  # told by who decodes it
+        with contextlib.suppress(decode.DecodeError):  # reported when it is decoded
             return decode.orientation(source.read(index)) != 1
         return False
 
@@ -272,12 +271,11 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Endless shuffled batches from `first_step` on; every image at most once per epoch.
 
-    Only the `rows` of each batch are made. Other processes, which make the others, have the same
-    order.
+    Only the `rows` of each batch are made. Other processes make the others, in the same order.
 
     An epoch has `len(images) // batch_size` steps: images that do not fill a batch wait for an
-    epoch in which they stand elsewhere. The view of an image is the number of the epoch; of
-    `views` epochs see one after another, and then the first again.
+    epoch with another order. The view of an image is the number of the epoch, modulo `views` if
+    given.
     """
     steps = len(images) // batch_size
 
@@ -313,14 +311,14 @@ def grouped(single: Iterator[Batch], sizes: Iterable[int]) -> Iterator[Batch]:
 def _in_processes(
     batch: Callable[[int], Batch], numbers: range, *, processes: int
 ) -> Iterator[Batch]:
-    """The batches of these numbers, in order, some of them ahead, made by other processes."""
-    # Grain takes a quarter of a second to import, which those who only decode are spared.
+    """The batches with these numbers, in order, made ahead of time by other processes."""
+    # Grain takes a quarter of a second to import: only done when needed.
     import grain
 
     # Grain's elements are whole batches, so its workers share these and lose no image.
     ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(batch).to_iter_dataset(ahead)
-    # Grain reads absl's flags, which nobody has parsed in a notebook or a test.
+    # Grain reads absl's flags, which are not parsed in a notebook or a test.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=processes)
@@ -328,25 +326,25 @@ def _in_processes(
 
 
 def _told(made: Iterable[Batch]) -> Iterator[Batch]:
-    """The same batches; raises ChildProcessError if a process that makes them is gone."""
+    """The same batches; raises ChildProcessError if a process that makes them died."""
     iterator = iter(made)
     try:
         yield from iterator
-    except RuntimeError as error:  # Grain has no class for it
+    except RuntimeError as error:  # Grain has no exception class for it
         if "terminated unexpectedly" not in str(error):
             raise
         raise ChildProcessError(
-            "A process that decodes (config.decode_processes) was killed, maybe for its memory. "
-            "Started again, the job goes on from its latest checkpoint."
+            "A decoding process (config.decode_processes) was killed, maybe because it ran out of "
+            "memory. Start the job again to resume from its latest checkpoint."
         ) from error
     finally:
         iterator.close()
 
 
 def _follow_parent(worker: int, workers: int) -> None:
-    """Makes a process that decodes end when its parent ends, in whatever way, and not before.
+    """Makes a decoding process end when its parent ends, for whatever reason, and not before.
 
-    Ctrl-C and schedulers signal all processes; the parent wants batches until it has saved.
+    Ctrl-C and schedulers signal all processes; the parent needs batches until it has saved.
     """
     del worker, workers
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,9 +1,9 @@
-"""Weighted sums of pixels, compiled by Numba: what resize.py does with Pillow's bits.
+"""Weighted sums of pixels, compiled by Numba: how resize.py matches Pillow bit for bit.
 
-Pillow (libImaging/Resample.c) takes each value of a row as a weighted sum of the pixels that the
-filter reaches, in integers of 22 fractional bits, and rounds it to uint8; then the same down the
-columns. Here both are weighted sums of whole rows, which a processor does many values of at once:
-the first on the transposed image. What a crop does not need is left out.
+Pillow (libImaging/Resample.c) computes each value of a row as a weighted sum of the pixels within
+the filter's support, in integers with 22 fractional bits, and rounds it to uint8; then it does the
+same down the columns. Here both passes are weighted sums of whole rows, which vectorize: the first
+on the transposed image. Pixels that a crop does not need are skipped.
 """
 
 import functools
@@ -14,26 +14,26 @@ from typing import Any
 import numba
 import numpy as np
 
-_BITS = 22  # 32 less the 8 of a pixel, and 2 for sums outside of its range
+_BITS = 22  # 32 minus 8 for a pixel, and 2 for sums outside its range
 _HALF = np.int32(1 << (_BITS - 1))
-_BLOCK = 64  # rows that are transposed together, and stay in the cache meanwhile
+_BLOCK = 64  # rows that are transposed together, and fit in the cache
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets Numba compile a function when it is first called, and keep the result for other runs.
+    """Has Numba compile a function when it is first called, and cache the result for other runs.
 
-    It runs without the interpreter's lock.
+    The function releases the GIL.
     """
     njit = functools.partial(numba.njit, nogil=True)
     try:
         return njit(cache=True)(function)
-    except RuntimeError:  # nothing can be written: every process compiles it anew
+    except RuntimeError:  # the cache is not writable: every process compiles it anew
         return njit()(function)
 
 
 @_compiled
 def weights(pixels, low, high, places, first, count, reach):
-    """For `count` places along an axis: the first pixel, how many there are, integer weights."""
+    """For `count` places along an axis: the first pixel, the number of pixels, integer weights."""
     low, high = np.float32(low), np.float32(high)  # Pillow's precision
     step = np.float64(high - low) / places
     coarser = max(step, 1.0)

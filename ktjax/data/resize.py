@@ -1,10 +1,10 @@
-"""Antialiased resizing of uint8 images on the host, to the bits of Pillow in a quarter of its time.
+"""Antialiased resizing of uint8 images on the host, bit for bit as Pillow in a quarter of its time.
 
 The sums themselves are in resample.py.
 
-Rows come first, always. Pillow 13 begins with the columns where the height shrinks by more than
-twice as much as the width. That rounds some values differently from all earlier versions, with
-which the models were trained and scored.
+Rows always come first. Pillow 13 begins with the columns if the height shrinks by more than twice
+as much as the width. That rounds some values differently from all earlier versions, with which the
+models were trained and scored.
 """
 
 import difflib
@@ -25,7 +25,7 @@ def resize(
     box: tuple[float, float, float, float] | None = None,
     crop: tuple[int, int, int, int] | None = None,
 ) -> np.ndarray:
-    """An image on a grid of another size, or a part of that.
+    """Resizes an image to a grid of another size, or to a part of that grid.
 
     Args:
       image_HxWx3: uint8.
@@ -33,13 +33,13 @@ def resize(
       interpolation: nearest, bilinear or bicubic.
       box: top, left, bottom and right of the part that the grid covers, in pixels of the image;
         None: all of it. Filters also read pixels beyond it.
-      crop: top, left, height and width of the part of the grid that is wanted; None: all of it.
+      crop: top, left, height and width of the part of the grid to return; None: all of it.
 
     Returns:
       uint8 [h, w, 3], of the height and width of `crop`, or else of `size`.
 
     Raises:
-      ValueError: another interpolation.
+      ValueError: the interpolation is unknown.
     """
     if interpolation not in INTERPOLATIONS:
         near = difflib.get_close_matches(interpolation, INTERPOLATIONS, n=1, cutoff=0.4)
@@ -58,7 +58,7 @@ def resize(
         return np.asarray(resized)[
             first_row : first_row + rows, first_column : first_column + columns
         ]
-    # Numba takes a fifth of a second to import, which those who resize nothing are spared.
+    # Numba takes a fifth of a second to import: only done when needed.
     from ktjax.data import resample
 
     reach = _REACH[interpolation]

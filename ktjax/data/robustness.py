@@ -1,8 +1,8 @@
-"""Test sets of ImageNet-1k's classes that are not ImageNet: how robust is what was learned?
+"""Robustness test sets with ImageNet-1k's classes.
 
-ImageNet-V2, ReaL, A, R and Sketch. A and R have images of 200 of the classes, and a model answers
-with one of these (Hendrycks et al. 2021, both). In ReaL any of an image's several labels is right;
-images without a label do not count (Beyer et al. 2020).
+ImageNet-V2, ReaL, A, R and Sketch. A and R have images of 200 of the classes, and the prediction is
+restricted to these (Hendrycks et al. 2021, both). In ReaL any of an image's labels is right; images
+without a label do not count (Beyer et al. 2020).
 """
 
 import json
@@ -30,14 +30,14 @@ class RobustnessSet(NamedTuple):
         return RobustnessSet(self.source.select(index_N), self.right_NxC[index_N], self.among_C)
 
     def take(self, count: int) -> "RobustnessSet":
-        """`count` images drawn evenly (all, if there are fewer), in their order."""
+        """`count` images drawn uniformly (all, if there are fewer), in their order."""
         return self.select(drawn(len(self.source), count))
 
 
 class _Known(NamedTuple):
     tfds: str  # its name in TFDS, and its split there
     split: str
-    synsets: str  # the list of the classes it is about, in imagenet.SYNSETS
+    synsets: str  # the list of its classes, in imagenet.SYNSETS
     origin: str
 
 
@@ -45,24 +45,24 @@ _ALL = "imagenet2012"
 SETS = {
     "imagenet_v2": _Known(
         *("imagenet_v2/matched-frequency", "test", _ALL),
-        "imagenetv2-matched-frequency.tar.gz of huggingface.co/datasets/vaishaal/ImageNetV2",
+        "imagenetv2-matched-frequency.tar.gz from huggingface.co/datasets/vaishaal/ImageNetV2",
     ),
     "imagenet2012_real": _Known(
         *("imagenet2012_real", "validation", _ALL),
-        "ILSVRC2012_img_val.tar of image-net.org, and beside the images real.json of "
+        "ILSVRC2012_img_val.tar from image-net.org, and beside the images real.json from "
         "github.com/google-research/reassessed-imagenet",
     ),
     "imagenet_a": _Known(
         *("imagenet_a", "test", "imagenet_a"),
-        "imagenet-a.tar of github.com/hendrycks/natural-adv-examples",
+        "imagenet-a.tar from github.com/hendrycks/natural-adv-examples",
     ),
     "imagenet_r": _Known(
         *("imagenet_r", "test", "imagenet_r"),
-        "imagenet-r.tar of github.com/hendrycks/imagenet-r",
+        "imagenet-r.tar from github.com/hendrycks/imagenet-r",
     ),
     "imagenet_sketch": _Known(
         *("imagenet_sketch", "test", _ALL),
-        "ImageNet-Sketch.zip of github.com/HaohanWang/ImageNet-Sketch",
+        "ImageNet-Sketch.zip from github.com/HaohanWang/ImageNet-Sketch",
     ),
 }
 
@@ -70,7 +70,7 @@ SETS = {
 def load(name: str, *, data_dir: str | None) -> RobustnessSet:
     """Opens a set of SETS, from `data_dir/<name>`: prepared by TFDS, or its folder of images.
 
-    ValueError, with where it comes from, if it is not there.
+    ValueError, with where to get it, if it is missing.
     """
     import tensorflow_datasets as tfds
 
@@ -110,8 +110,8 @@ def _of_folder(folder: Path, name: str, among: str, among_C: np.ndarray) -> Robu
     if strange or not found.classes or "all" not in found.splits:
         what = f"not {strange[0]}" if strange else "and nothing else"
         raise ValueError(
-            f"'{folder}' has to hold a directory for each class of {name}, called by its synset "
-            f"or number, {what}."
+            f"'{folder}' must hold a directory for each class of {name}, named by its synset or "
+            f"number, {what}."
         )
     listed = found.splits["all"]
     source = sources.of_files(folder, listed.files, listed.label_N)
@@ -119,7 +119,7 @@ def _of_folder(folder: Path, name: str, among: str, among_C: np.ndarray) -> Robu
 
 
 def _real_of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
-    """ImageNet's validation images, in classes or not, and ReaL's list of their labels."""
+    """ImageNet's validation images, in class directories or not, and ReaL's list of labels."""
     path = folder / "real.json"
     if not path.is_file():
         raise ValueError(f"'{folder}' lacks real.json: {SETS['imagenet2012_real'].origin}.")
@@ -128,7 +128,7 @@ def _real_of_folder(folder: Path, among_C: np.ndarray) -> RobustnessSet:
     numbers = [image_number(file) for file in files]
     for file, number in zip(files, numbers, strict=True):
         if number is None or number > len(labels_of):
-            raise ValueError(f"'{folder}': {file} is no validation image that real.json lists.")
+            raise ValueError(f"'{folder}': {file} is not a validation image in real.json.")
     right_NxC = _right([labels_of[number - 1] for number in numbers], among_C)
     return _counted(sources.of_files(folder, files, _first(right_NxC)), right_NxC, among_C)
 

@@ -1,7 +1,7 @@
 """Data sets as the Hugging Face hub serves them: Parquet files and WebDataset, unpacked to folders.
 
-Neither can be read at random, so their images are unpacked once, to files with a list of labels
-that `folders` reads. Of archives nothing is extracted by name.
+Neither allows random access, so their images are unpacked once, to files with a list of labels that
+`folders` reads. No file gets its path from an archive.
 """
 
 import itertools
@@ -24,13 +24,13 @@ _LOG = logging.getLogger(__name__)
 class Example(NamedTuple):
     """An image with its label."""
 
-    name: str  # what it is called there
+    name: str  # in the shard
     image: bytes
     label: int | str  # below 0: none
 
 
 def holds(folder: Path) -> bool:
-    """Whether a folder holds such files, and neither images nor directories of anything else."""
+    """Whether a folder holds such files, and neither images nor other directories."""
     shards = _shards(folder)
     if not shards or folders.holds_images(folder):
         return False
@@ -38,18 +38,18 @@ def holds(folder: Path) -> bool:
 
 
 def unpack(folder: Path, out: Path) -> Path:
-    """Writes the images with lists of their labels below `out`, and says which folder has them.
+    """Writes the images and lists of their labels below `out`; returns the folder that has them.
 
-    Splits are known by the names of files; what has no labels is left out, which is said.
+    File names tell the splits. Images without labels are left out, which is logged.
 
     Args:
       folder: `train-00000-of-00004.parquet` and the like, or `.tar`, also one folder deeper. A
-        column of Parquet has the type Image, and one, by preference `label`, ClassLabel; an archive
-        has `KEY.jpg` and `KEY.cls`, a number or a name, and `classnames.txt` may lie beside it.
+        Parquet file has a column of type Image and one, preferably `label`, of type ClassLabel; an
+        archive has `KEY.jpg` and `KEY.cls`, a number or a name, and maybe `classnames.txt` beside.
       out: a new folder.
 
     Raises:
-      ValueError: no split is known, nothing has a label, or what is wrong with which file.
+      ValueError: nothing has a label, or a file is wrong, which the message names.
     """
     shards = _shards(folder)
     classes = _class_names(folder / "classnames.txt")
@@ -57,7 +57,7 @@ def unpack(folder: Path, out: Path) -> Path:
     for split, paths in _by_split(shards, folder).items():
         place = out / split
         place.mkdir(parents=True)
-        # Shards of several folders may be called the same: their numbers tell their images apart.
+        # Shards in several folders may have the same name: their numbers tell their images apart.
         rows = [row for i, path in enumerate(paths) for row in _write(path, classes, place, i)]
         if rows:
             text = "".join(f"{json.dumps(row)}\n" for row in rows)
@@ -71,7 +71,7 @@ def unpack(folder: Path, out: Path) -> Path:
 
 
 def _class_names(path: Path) -> list[str]:
-    """The lines of a file, none where there is none; ValueError if two are the same."""
+    """The lines of a file, none if it does not exist; ValueError if two are the same."""
     names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, name in enumerate(names, 1):
         first = names.index(name) + 1
@@ -87,7 +87,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _by_split(shards: Sequence[Path], folder: Path) -> Mapping[str, list[Path]]:
-    """Of several splits that one of ours may be, the first: `validation` before `test`."""
+    """The shards of each split. Of several candidates the first: `validation` before `test`."""
     ours = {name for names in folders.SPLIT_NAMES.values() for name in names}
     named: dict[str, list[Path]] = {}
     for path in shards:
@@ -108,7 +108,7 @@ def _by_split(shards: Sequence[Path], folder: Path) -> Mapping[str, list[Path]]:
 
 
 def _write(path: Path, classes: Sequence[str], place: Path, shard: int) -> Iterator[dict[str, Any]]:
-    """Writes the images of a file, and gives the rows of the list."""
+    """Writes the images of a file, and yields the rows of the list."""
     lacking = 0
     examples = (_parquet if path.suffix == ".parquet" else _tar)(path)
     with progress.bar(desc=f"unpack {path.name}", unit="image", leave=False) as bar:
@@ -127,18 +127,18 @@ def _write(path: Path, classes: Sequence[str], place: Path, shard: int) -> Itera
 
 
 def _named(label: int | str, classes: Sequence[str], path: Path) -> int | str:
-    """The name of a class, where classes have names; ValueError if that of a number is not told."""
+    """The name of a class, if classes have names; ValueError if a number has none."""
     if isinstance(label, str) or label < 0 or not classes:
         return label
     if label >= len(classes):
         raise ValueError(
-            f"{path} has the label {label}, and names for {len(classes)} classes alone."
+            f"{path} has the label {label}, and names for only {len(classes)} classes."
         )
     return classes[label]
 
 
 def _parquet(path: Path) -> Iterator[Example]:
-    """The rows of a Parquet file of the hub's."""
+    """The rows of a Parquet file from the hub."""
     from pyarrow import ArrowException, parquet  # it takes half a second to import
 
     number = 0
@@ -160,16 +160,16 @@ def _parquet(path: Path) -> Iterator[Example]:
                 number += 1
     except (ArrowException, OSError) as error:
         reason = str(error).rstrip(".")
-        raise ValueError(f"{path} is no whole Parquet file: {reason}.") from None
+        raise ValueError(f"{path} is not a whole Parquet file: {reason}.") from None
 
 
 def _features(metadata: bytes, path: Path) -> dict[str, dict[str, Any]]:
-    """What `datasets` has noted of the columns."""
+    """What `datasets` recorded about the columns."""
     try:
         found = json.loads(metadata).get("info", {}).get("features", {})
         return {name: dict(feature) for name, feature in found.items()}
     except (ValueError, AttributeError, TypeError, RecursionError):
-        raise ValueError(f"{path}: what `datasets` has noted of its columns is damaged.") from None
+        raise ValueError(f"{path}: what `datasets` recorded of its columns is damaged.") from None
 
 
 def _label(found: Any, path: Path) -> int | str:
@@ -186,12 +186,12 @@ def _one(path: Path, wanted: str, there: Sequence[str]) -> str:
     if wanted in there or len(there) == 1:
         return wanted if wanted in there else there[0]
     raise ValueError(
-        f"{path} wants a column '{wanted}': it has {', '.join(there) or 'none of that type'}."
+        f"{path} needs a column '{wanted}': it has {', '.join(there) or 'none of that type'}."
     )
 
 
 def _tar(path: Path) -> Iterator[Example]:
-    """The samples of a WebDataset: files that follow each other and have the same key."""
+    """The samples of a WebDataset: consecutive files with the same key."""
     lacking = 0
     try:
         with tarfile.open(path) as archive:
@@ -209,10 +209,10 @@ def _tar(path: Path) -> Iterator[Example]:
                 else:
                     lacking += not parts.keys().isdisjoint((".cls", ".json"))
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no whole .tar file: {error}.") from None
+        raise ValueError(f"{path} is not a whole .tar file: {error}.") from None
     if lacking:
         _LOG.warning(
-            "Left out of %s: %d samples without an image, KEY.jpg or the like, of 1 GiB at most.",
+            "Left out of %s: %d samples without an image (KEY.jpg or the like) of at most 1 GiB.",
             *(path, lacking),
         )
 

@@ -18,7 +18,7 @@ from ktjax.data import decode
 _LOG = logging.getLogger(__name__)
 _MAX_BYTES = 2**30  # of an image file
 _SIZES, _CONTENTS = 2**15, 2**9  # images that a fingerprint looks at
-_AT_ONCE = 4096  # records whose labels are read together: their images have to fit into memory
+_AT_ONCE = 4096  # records whose labels are read together: their images must fit into memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Source:
       read: position -> the encoded image.
       where: position -> the name of the image in error messages.
       draw: positions [B] -> uint8 [B, H, W, 3], the same images decoded; None: they are stored.
-      size: position -> the bytes of the encoded image; None: only who reads it knows.
-      kept: the file where all images stay that are drawn, for the next time; None: nowhere.
+      size: position -> size of the encoded image in bytes; None: unknown until it is read.
+      kept: the file that keeps all drawn images for the next time; None: nothing does.
     """
 
     label_N: np.ndarray
@@ -62,10 +62,10 @@ class Source:
 
     @functools.cached_property
     def fingerprint(self) -> Mapping[str, Any]:
-        """What tells other images: number, labels, names, sizes, and what is in some of the files.
+        """Identifies the images: number, labels, names, sizes, and the contents of some files.
 
-        Sizes are of _SIZES images that are drawn evenly, contents of _CONTENTS: in a data set of
-        no more that is all. What is drawn when it is read has neither.
+        Sizes are of _SIZES images drawn uniformly, contents of _CONTENTS; of all, if there are no
+        more. Images that are drawn when they are read have neither.
         """
         found: dict[str, Any] = {"images": len(self), "labels": _digest([self.label_N.tobytes()])}
         found["names"] = _digest(os.fsencode(f"{self.where(i)}\0") for i in range(len(self)))
@@ -80,11 +80,11 @@ class Source:
     def _peek(self, i: int) -> bytes:
         try:
             return self.read(i)
-        except (OSError, decode.DecodeError) as error:  # told by who needs it
+        except (OSError, decode.DecodeError) as error:  # reported when the image is needed
             return type(error).__name__.encode()
 
     def take(self, count: int) -> "Source":
-        """`count` images drawn evenly (all, if there are fewer), in their order."""
+        """`count` images drawn uniformly (all, if there are fewer), in their order."""
         return self.select(drawn(len(self), count))
 
 
@@ -109,13 +109,13 @@ def drawn(total: int, count: int) -> np.ndarray:
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """What a file holds.
+    """The contents of a file.
 
-    DecodeError for what cannot be an image: a pipe, a device, or more than _MAX_BYTES.
+    DecodeError if it cannot be an image: a pipe, a device, or more than _MAX_BYTES.
     """
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
-        raise decode.DecodeError("no regular file")
+        raise decode.DecodeError("not a regular file")
     if found.st_size > _MAX_BYTES:
         raise decode.DecodeError(f"it has {found.st_size:,} bytes, more than {_MAX_BYTES:,}")
     return Path(path).read_bytes()
@@ -123,7 +123,7 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 def of_files(root: Path, files: Sequence[str], label_N: np.ndarray) -> Source:
     """Image files, by their names below `root`."""
-    # Not a Path each: a million of them would take a gigabyte.
+    # Strings, not Paths: a million of those would take a gigabyte.
     return Source(
         label_N,
         lambda i: read_file(os.path.join(root, files[i])),
@@ -133,7 +133,7 @@ def of_files(root: Path, files: Sequence[str], label_N: np.ndarray) -> Source:
 
 
 def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(positions kept, positions held out): the same fraction of each class, to one sample.
+    """(positions kept, positions held out): the same fraction of each class, to within one sample.
 
     At least one sample of each class is held out, and one is kept if there are two.
     """
@@ -146,9 +146,9 @@ def stratified(label_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.n
 
 
 def halves(label_N: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(positions of one half, of the other): of each class as many.
+    """(positions of one half, of the other): as many of each class.
 
-    Where that cannot be, the first has one more of every second such class, the other of the rest.
+    The odd sample of a class goes to the first half and to the other in turn.
     """
     sizes = _sizes(label_N)
     odd = [label for label, size in sizes.items() if size % 2]
@@ -161,10 +161,10 @@ def halves(label_N: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def subset(
     label_N: np.ndarray, candidates: np.ndarray, *, fraction: float, seed: int
 ) -> np.ndarray:
-    """Some of the `candidates`: from each class a fraction of all its samples, to one sample.
+    """Some of the `candidates`: a fraction of all samples of each class, to within one sample.
 
-    Candidates are the positions that are left after others were held out. That makes the subset
-    smaller only where a class has too few left.
+    Candidates are the positions left after holding out others. That makes the subset smaller only
+    if a class has too few left.
     """
     counts = {label: max(1, round(size * fraction)) for label, size in _sizes(label_N).items()}
     return candidates[_draw(label_N[candidates], counts, seed=seed)]
@@ -181,7 +181,7 @@ def _draw(label_N: np.ndarray, counts: Mapping[int, int], *, seed: int) -> np.nd
     by_class = np.argsort(label_N, kind="stable")
     labels, starts = np.unique(label_N[by_class], return_index=True)
     for label, members in zip(labels.tolist(), np.split(by_class, starts[1:]), strict=True):
-        # One generator per class: a class's share does not depend on the other classes. Images
+        # One generator per class: what a class gets does not depend on the other classes. Images
         # without a label are a class of their own, -1.
         generator = np.random.Generator(np.random.Philox(key=[seed, label % 2**63]))
         drawn.append(generator.permutation(members)[: counts[label]])
@@ -191,7 +191,7 @@ def _draw(label_N: np.ndarray, counts: Mapping[int, int], *, seed: int) -> np.nd
 def from_tfds(builder: Any, split: str) -> Source:
     """A split of a prepared TFDS builder with `image` and `label`, read without TensorFlow.
 
-    Labels are in the same records as images: they are read once and kept beside the records.
+    Labels are in the same records as images, so they are read once and kept beside the records.
 
     Raises:
       ValueError: it has no image, no label, or is not prepared as ArrayRecord.
@@ -234,8 +234,8 @@ def tfds_reader(
         )
     except (NotImplementedError, ValueError) as error:
         raise ValueError(
-            f"'{builder.data_path}' is not prepared as ArrayRecord, which alone can be read at "
-            f"random: tfds build {builder.name} --file_format=array_record, or tfds "
+            f"'{builder.data_path}' is not prepared as ArrayRecord, the only format with random "
+            f"access: run tfds build {builder.name} --file_format=array_record, or tfds "
             "convert_format."
         ) from error
 
@@ -278,7 +278,7 @@ def _labels(builder: Any, split: str) -> np.ndarray:
         part.replace(path)
     except OSError as error:
         _LOG.warning(
-            "%s cannot be written (%s): all records are read for their labels at every start.",
+            "%s cannot be written (%s): every start reads all records for their labels.",
             path,
             error.strerror,
         )

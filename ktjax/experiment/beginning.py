@@ -1,4 +1,4 @@
-"""What a run begins with: the same has to be there when it goes on, and in every process."""
+"""What a run starts from: it must be the same when the run resumes, and in every process."""
 
 import hashlib
 import importlib.metadata
@@ -12,21 +12,21 @@ from ktjax import data, files, parallel
 from ktjax.data.sources import Source
 from ktjax.settings.record import Record
 
-# The last four draw, decode and resize: pixels depend on them.
+# The last four draw, decode and resize images: pixels depend on them.
 PACKAGES = (
     *("jax", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("pillow", "simplejpeg", "numba", "matplotlib"),
 )
 _FOUND = ("images", "models")  # what data.json holds
-_MANY = 5  # differences that a sentence names
+_MANY = 5  # differences named in a message
 
 
 def seen(
     dataset: data.Dataset, weights: Mapping[str, str], accept: Source | None = None
 ) -> dict[str, Any]:
-    """What data.json holds: what tells other images of the splits, and other weights of models.
+    """The content of data.json: fingerprints of the splits' images and digests of the weights.
 
-    Among the splits is `accept`, where a decision is made on it.
+    The splits include `accept` if a decision is made on it.
     """
     splits = {name: dict(getattr(dataset, name).fingerprint) for name in data.SPLITS}
     if accept is not None:
@@ -35,7 +35,7 @@ def seen(
 
 
 def versions() -> dict[str, str]:
-    """Those of ktjax and of the packages on which results depend."""
+    """The versions of ktjax and of the packages that results depend on."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"ktjax": ktjax.__version__, **found}
 
@@ -44,8 +44,8 @@ def check_processes(settings: Record, found: Mapping[str, Any]) -> None:
     """Raises ValueError, in all processes, unless they have the same settings, packages and files.
 
     Args:
-      settings: of the job.
-      found: what `seen` gave.
+      settings: the job's settings.
+      found: the result of `seen`.
     """
     mine = {"config": settings.identity(), "package": versions(), **found}
     first, *others = map(json.loads, parallel.told_by_all(json.dumps(mine)))
@@ -56,13 +56,13 @@ def check_processes(settings: Record, found: Mapping[str, Any]) -> None:
             told = [f"{n} ({here.get(n)} here, {there.get(n)} there)" for n in differ[:_MANY]]
             more = f" and {len(differ) - _MANY} more" if len(differ) > _MANY else ""
             raise ValueError(
-                f"Process {process} was started otherwise than process 0: {', '.join(told)}{more}. "
-                "All need the same config, packages and files."
+                f"Process {process} was started differently from process 0: {', '.join(told)}"
+                f"{more}. All need the same config, packages and files."
             )
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
-    """(dotted name, value) of all that is no mapping."""
+    """(dotted name, value) of everything that is not a mapping."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{above}{name}.")
@@ -71,24 +71,24 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any
 
 
 def note(workdir: Path, found: Mapping[str, Any]) -> None:
-    """Writes what `check` compares with, where nothing is there."""
+    """Writes what `check` compares with, unless it exists."""
     if not (workdir / files.DATA).exists():
         files.write_json(workdir / files.DATA, found)
 
 
 def renew(workdir: Path, models: Mapping[str, str]) -> None:
-    """What `check` compares with is from now on this of these models."""
+    """Replaces the weights of these models that `check` compares with."""
     began = read(workdir)
     files.write_json(workdir / files.DATA, began | {"models": began["models"] | dict(models)})
 
 
 def check(workdir: Path, name: str, found: Mapping[str, Any]) -> None:
-    """Raises ValueError unless a run began here with these images and weights.
+    """Raises ValueError unless the run here started with these images and weights.
 
     Args:
-      workdir: that `note` wrote to.
-      name: of the data set.
-      found: what `seen` gave.
+      workdir: the folder that `note` wrote to.
+      name: the data set's name.
+      found: the result of `seen`.
     """
     began = read(workdir)
     changed = [
@@ -98,14 +98,14 @@ def check(workdir: Path, name: str, found: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise ValueError(
-            f"'{workdir}' was begun on other images of '{name}' ({', '.join(changed)}), and a "
-            "resumed run has to see the same: put them back, or take another --workdir."
+            f"'{workdir}' was started on other images of '{name}' ({', '.join(changed)}), and a "
+            "resumed run must see the same: restore them, or use another --workdir."
         )
     others = [model for model, now in found["models"].items() if began["models"].get(model) != now]
     if others:
         raise ValueError(
-            f"'{workdir}' was begun with other weights of {', '.join(others)}, and a resumed run "
-            "has to find the same: put them back, or take another --workdir."
+            f"'{workdir}' was started with other weights of {', '.join(others)}, and a resumed run "
+            "must find the same: restore them, or use another --workdir."
         )
 
 
@@ -116,21 +116,21 @@ def _change(split: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> st
 
 
 def read(workdir: Path) -> dict[str, Any]:
-    """What `note` wrote; ValueError if that is damaged."""
+    """What `note` wrote; ValueError if it is damaged."""
     path = workdir / files.DATA
     began = files.read_json(path)
     whole = isinstance(began, dict) and all(isinstance(began.get(k), dict) for k in _FOUND)
     if not whole or not all(isinstance(split, dict) for split in began["images"].values()):
         raise ValueError(
-            f"'{path}' is not as ktjax writes it. Delete it: checkpoints know what it said."
+            f"'{path}' is not as ktjax writes it. Delete it: checkpoints know its content."
         )
     return began
 
 
 def identity(workdir: Path, run: str) -> dict[str, str]:
-    """Whose a checkpoint is: the run's name, and digests of all that the run depends on.
+    """A checkpoint's owner: the run's name, and digests of everything the run depends on.
 
-    As process 0 reads it: the others may see an older state of a shared disk.
+    As read by process 0: the others may see an older state of a shared disk.
     """
     mine = json.dumps({"config": files.read_json(workdir / files.CONFIG), **read(workdir)})
     found = json.loads(parallel.told_by_all(mine)[0])

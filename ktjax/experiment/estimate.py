@@ -1,7 +1,7 @@
-"""What a run needs at least, before anything is allocated: what cannot be is refused.
+"""Lower bounds on a run's memory and disk, checked before anything is allocated.
 
-Lower bounds only: activations, which depend on the network and the compiler, are not in them. So
-nothing that could work is refused, and what passes may still turn out too large.
+They exclude activations, which depend on the network and the compiler. So nothing that could work
+is refused, and what passes may still turn out too large.
 """
 
 import logging
@@ -21,22 +21,22 @@ from ktjax.settings.training import Training
 
 _LOG = logging.getLogger(__name__)
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
-_MOMENTS = {"sgd": 1, "adamw": 2}  # numbers beside each parameter that an optimizer keeps
+_MOMENTS = {"sgd": 1, "adamw": 2}  # numbers that an optimizer keeps per parameter
 
 
 class Needs(NamedTuple):
     """Lower bounds, in bytes."""
 
     steps: int
-    batches: int  # of images: one that is used, one ahead
-    state: int  # of the smallest of the models, as if it was the one that trains: with gradients
-    disk: int  # of one checkpoint of it, and the export
+    batches: int  # of images: one in use, one ahead
+    state: int  # with gradients, of the smallest model, as if it were the one that trains
+    disk: int  # for one checkpoint of it, and the export
 
 
 def of_training(
     settings: Training, examples: int, how: pipeline.Reading, models: Collection[Classifier]
 ) -> Needs:
-    """What a run on so many images needs at least."""
+    """The least that a run on so many images needs."""
     weights = 4 * min(model.num_parameters() for model in models)
     kept = 1 + _MOMENTS[settings.optimizer] * settings.trains_all
     durations = settings.durations(examples)
@@ -51,43 +51,43 @@ def of_training(
 
 
 def of_evaluation(settings: Data, how: pipeline.Reading) -> Needs:
-    """What models need that are only asked."""
+    """The least that evaluating models needs."""
     return Needs(steps=0, batches=2 * settings.eval_batch_size * how.size**2 * 3, state=0, disk=0)
 
 
 def check(needs: Needs, how: pipeline.Reading, folder: Path) -> None:
-    """Raises ValueError, with the estimate, if this machine cannot have it.
+    """Raises ValueError, with the estimate, if this machine has too little memory or disk.
 
     Args:
-      needs: of the run.
-      how: its images are read.
-      folder: the workdir, which need not be there yet.
+      needs: the run's lower bounds.
+      how: how its images are read.
+      folder: the workdir, which need not exist yet.
     """
     told = (
         f"at least {_readable(needs.batches)} for two batches of images of {how.size} pixels, "
         f"{_readable(needs.state)} for what trains, and {_readable(needs.disk)} of disk"
     )
-    _LOG.info("%s steps, which need %s.", f"{needs.steps:,}", told)
+    _LOG.info("%s steps; they need %s.", f"{needs.steps:,}", told)
     memory, device = _memory(), _device_memory()
     if memory is not None and needs.batches + (needs.state if device is None else 0) > memory:
         raise ValueError(
-            f"This needs {told}, and there are {_readable(memory)} of memory: lower "
+            f"This needs {told}, but there are only {_readable(memory)} of memory: lower "
             "config.batch_size, config.eval_batch_size, config.steps_per_dispatch or "
             "config.image_size."
         )
-    # With fsdp each device holds a part of what trains.
+    # With fsdp each device holds a part of the state.
     share = needs.state / jax.device_count() + needs.batches / 2 / jax.device_count()
     if device is not None and share > device:
         raise ValueError(
-            f"This needs {told}, and {jax.device_count()} devices have {_readable(device)} each."
+            f"This needs {told}, but {jax.device_count()} devices have {_readable(device)} each."
         )
     free = _free(folder)
     if free is not None and needs.disk > free:
-        raise ValueError(f"This needs {told}, and there are {_readable(free)} for '{folder}'.")
+        raise ValueError(f"This needs {told}, but only {_readable(free)} are free for '{folder}'.")
 
 
 def _memory() -> int | None:
-    """What this machine has, or this container may use; None: nobody says."""
+    """This machine's memory, or this container's limit; None: unknown."""
     try:
         found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
@@ -97,13 +97,13 @@ def _memory() -> int | None:
 
 
 def _device_memory() -> int | None:
-    """What a device has of its own; None: nobody says, or it is the machine's."""
+    """A device's own memory; None: unknown, or shared with the machine."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit")
 
 
 def _free(folder: Path) -> int | None:
-    """What is free where a folder is, or will be; None in a bucket, and where a run goes on."""
+    """Free space where a new folder will be; None for a bucket, or if a run resumes there."""
     if paths.is_remote(folder) or folder.exists():
         return None
     above = next((path for path in folder.absolute().parents if path.is_dir()), None)

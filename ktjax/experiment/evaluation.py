@@ -1,4 +1,4 @@
-"""A model, and what it says of tune, validation and the robustness sets."""
+"""Evaluates a model on tune, validation and the robustness sets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from ktjax.experiment.inputs import Splits
 
 
 class Answers(NamedTuple):
-    """Logits [N, C], or of models that train at once [N, M, C]."""
+    """Logits [N, C], or [N, M, C] for jointly trained models."""
 
     tune: np.ndarray
     validation: np.ndarray
     robustness: Mapping[str, np.ndarray]
 
     def member(self, number: int) -> "Answers":
-        """What one of several models says."""
+        """The logits of one of several models."""
         return Answers(
             self.tune[:, number],
             self.validation[:, number],
@@ -32,26 +32,26 @@ class Answers(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """A model at some time, and what it says.
+    """A model at some point in time, and its logits.
 
-    Of a teacher that is only a store the model is this, and its logits are None where it has none.
+    For a teacher that is only a store, `model` is the store, and missing logits are None.
     """
 
     model: Any
     tune_NxC: Any  # logits
     validation_NxC: Any  # logits
-    temperature: float | None  # that calibrates it; None: it is taken as it is
+    temperature: float | None  # that calibrates it; None: it is not calibrated
     robustness: Mapping[str, float]  # accuracy in percent on each set of config.robustness
 
 
 def temperatures(models: Sequence[Evaluated]) -> list[float] | None:
-    """The temperatures of a student and its teachers; None where they are taken as they are."""
+    """The temperatures of a student and its teachers; None if they are not calibrated."""
     found = [model.temperature for model in models]
     return None if None in found else [float(t) for t in found if t is not None]
 
 
 def known(logits: Sequence[np.ndarray | None]) -> np.ndarray:
-    """What K models say, float32 [K, N, C]; as of no model where one of them is not known."""
+    """The logits of K models, float32 [K, N, C]; of no models if any model's are unknown."""
     found = [logits_NxC for logits_NxC in logits if logits_NxC is not None]
     return np.asarray(found if len(found) == len(logits) else [])
 
@@ -64,7 +64,7 @@ def ask(
     layout: str,
     tune: np.ndarray | None = None,
 ) -> Answers:
-    """What a model with these variables says of all but train; of tune only if it is not known."""
+    """A model's logits on all splits but train; uses `tune` if its logits there are known."""
     interruption.stop_if_asked()
     placed = parallel.place(dict(variables), layout)
     return Answers(
@@ -77,7 +77,7 @@ def ask(
 
 
 def judge(model: Classifier, answers: Answers, splits: Splits, *, calibrate: bool) -> Evaluated:
-    """The model with its answers, and the temperature that calibrates it on tune if asked for.
+    """The model with its logits, and with `calibrate` the temperature that calibrates it on tune.
 
     ValueError: logits are not finite.
     """
@@ -103,10 +103,10 @@ def evaluate(
     placed: Mapping[str, Any] | None = None,
     tune: np.ndarray | None = None,
 ) -> Evaluated:
-    """Asks a model about all but train.
+    """Evaluates a model on all splits but train.
 
-    Of a model that has just been trained `placed` are its variables on the devices, and `tune` its
-    logits on tune: neither is made again.
+    For a model that was just trained, `placed` are its variables on the devices, and `tune` its
+    logits on tune: neither is computed again.
     """
     variables = model.variables if placed is None else placed
     answers = ask(predict, variables, splits, layout=layout, tune=tune)
@@ -121,18 +121,18 @@ def own_accuracy(
     *,
     shared: float | None,
 ) -> float | None:
-    """Accuracy in percent on images as the model's own transform reads them, timm's to the bit.
+    """Accuracy in percent with the model's own transform, bit-identical to timm's.
 
     Args:
-      model: of any input.
-      predict: of this model.
+      model: a model with any input size.
+      predict: its predict function.
       source: the encoded images.
-      how: the way in which all models read them.
-      shared: the model's accuracy when they are read so.
+      how: the shared way in which all models read images.
+      shared: the model's accuracy when images are read that way.
 
     Returns:
-      `shared` where that is the model's own way. None where its input is no square, as what is read
-      is one.
+      `shared` if the shared way is the model's own. None if its input is not square, as only
+      squares are read.
     """
     spec = model.input
     if spec.size[0] != spec.size[1]:
@@ -140,6 +140,6 @@ def own_accuracy(
     own = inputs.as_made_for(spec, how)
     if own == how:
         return shared
-    # Nobody else reads them so: they are not kept.
+    # No other model reads them this way: they are not cached.
     logits_NxC = predict(parallel.replicate(dict(model.variables)), pipeline.Stream(source, own))
     return evaluate_lib.accuracy(logits_NxC, source.label_N)

@@ -1,4 +1,4 @@
-"""The models that a job hands on: a folder each, with a card that says what made them."""
+"""Exports a job's models: one folder each, with a model card on how it was trained."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from ktjax.models.checkpoints import card, weights
 
 
 def write(model: Classifier, folder: Path, row: Run, *, data: str, validation: Split) -> None:
-    """Writes a model that was trained, with a card of what its row says.
+    """Writes a trained model, with a card made from its row.
 
     Args:
-      model: at its end.
-      folder: of the model.
-      row: of its training.
-      data: the name of the images that it was trained on.
-      validation: what it was measured on.
+      model: the trained model.
+      folder: the model's folder.
+      row: the row of its training.
+      data: the name of its training data.
+      validation: the images it was evaluated on.
     """
     training = card.Training(
         student=row.student,
@@ -28,5 +28,6 @@ def write(model: Classifier, folder: Path, row: Run, *, data: str, validation: S
         after=row.accuracy_after,
         delta_se=row.delta_se,
         command=card.command(logs.STARTED_BY.get()),
+        abstained=row.abstained,
     )
     weights.export(model, folder, training=training, accuracy=row.accuracy_after)

@@ -1,4 +1,4 @@
-"""What a job reads: from the settings about data to splits. Written once, for every job."""
+"""A job's inputs: from the data settings to splits. Shared by all jobs."""
 
 import contextlib
 import dataclasses
@@ -25,11 +25,11 @@ _ACCEPT = "accept"
 
 
 class Loaded(NamedTuple):
-    """A data set, and the robustness sets beside it; nothing is decoded."""
+    """A data set and its robustness sets; nothing is decoded."""
 
     dataset: data.Dataset
     robustness: Mapping[str, RobustnessSet] = {}
-    accept: Source | None = None  # where a job makes a decision about each run
+    accept: Source | None = None  # if the job makes a decision about each run
 
 
 class Robust(NamedTuple):
@@ -39,7 +39,7 @@ class Robust(NamedTuple):
     images: pipeline.Split
 
     def accuracy(self, logits_NxC: np.ndarray) -> float:
-        """Accuracy in percent of a model that says this of the images."""
+        """Accuracy in percent of a model with these logits."""
         return robustness.accuracy(self.chosen, logits_NxC)
 
 
@@ -50,11 +50,11 @@ class Splits(NamedTuple):
     tune: pipeline.Split
     validation: pipeline.Split
     robustness: Mapping[str, Robust] = {}
-    accept: pipeline.Split | None = None  # where one decision about each run is made
+    accept: pipeline.Split | None = None  # for one decision about each run
 
 
 def check(settings: Data) -> None:
-    """Raises ValueError unless there are such data sets; opens nothing."""
+    """Raises ValueError unless the data sets exist; opens nothing."""
     for field, name in settings.datasets().items():
         data.check(name, field)
     if settings.data_dir is not None:
@@ -63,11 +63,11 @@ def check(settings: Data) -> None:
 
 
 def load(settings: TrainingData) -> Loaded:
-    """The data of a job that trains, of each split at most `max_examples` images.
+    """The data of a job that trains, with at most `max_examples` images per split.
 
     Raises:
-      ValueError: as `data.load`; or the classes are not those of ImageNet-1k, which the robustness
-        sets have; or one of these is missing.
+      ValueError: as `data.load`; or there are robustness sets and the classes are not those of
+        ImageNet-1k; or a robustness set is missing.
     """
     dataset = _first_alone(
         lambda: data.load(
@@ -81,7 +81,7 @@ def load(settings: TrainingData) -> Loaded:
     )
     if settings.robustness and dataset.classes != imagenet.synsets():
         raise ValueError(
-            f"config.robustness: these sets have the classes of ImageNet-1k, and {dataset.name} "
+            f"config.robustness: these sets have the classes of ImageNet-1k, but {dataset.name} "
             "has others."
         )
     sets = {
@@ -94,7 +94,7 @@ def load(settings: TrainingData) -> Loaded:
 
 
 def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
-    """With images for a decision about each run: the data set's own, or else half of tune."""
+    """Adds images for a decision about each run: the data set's accept split, or half of tune."""
     dataset = loaded.dataset
     if dataset.accept is not None:
         count = settings.max_examples
@@ -105,7 +105,7 @@ def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
     check_halves(dataset.name, kept, held)
     if parallel.is_first():
         _LOG.warning(
-            "%s has no accept split: half of tune, %d images, is taken for it.",
+            "%s has no accept split: using half of tune, %d images, instead.",
             *(dataset.name, len(held)),
         )
     accept = dataset.tune.select(held)
@@ -113,16 +113,16 @@ def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
 
 
 def check_halves(name: str, one: np.ndarray, other: np.ndarray) -> None:
-    """Raises ValueError where tune has too few images for something to be in both halves."""
+    """Raises ValueError if tune has too few images to fill both halves."""
     if not len(one) or not len(other):
         raise ValueError(
-            f"'{name}' has {len(one) + len(other)} tune images, which are to be halved: a larger "
-            "config.minival, or a tune split, has more."
+            f"'{name}' has {len(one) + len(other)} tune images, too few to split in half: use a "
+            "larger config.minival, or a tune split with more."
         )
 
 
 def load_validation(settings: Data, *, minival: float | None = None) -> Loaded:
-    """The data of a job that reads the validation split alone; with a `minival` tune as well.
+    """The data of a job that reads only the validation split; with a `minival` also tune.
 
     ValueError: as `data.load`.
     """
@@ -147,14 +147,14 @@ def check_labels(loaded: Loaded) -> None:
     for name in data.SPLITS:
         if not getattr(loaded.dataset, name).labeled:
             raise ValueError(
-                f"'{loaded.dataset.name}' has {name} images without labels, which training with "
-                "labels alone and its measures need; a transfer by kl_dp_unsupervised does without "
-                "those of train, and config.eval_data says what it is measured on."
+                f"'{loaded.dataset.name}' has {name} images without labels, which supervised "
+                "training and its measures need; a transfer by kl_dp_unsupervised needs no train "
+                "labels, and config.eval_data names the images it is measured on."
             )
 
 
 def check_models(loaded: Loaded, classifiers: Iterable[models.HasClasses]) -> None:
-    """Raises ValueError unless all have the classes of the data set."""
+    """Raises ValueError unless all models have the classes of the data set."""
     for classifier in classifiers:
         models.check_classes(classifier, loaded.dataset.classes, loaded.dataset.name)
 
@@ -167,10 +167,10 @@ def fitted(
     trained: Collection[str] = (),
     once: shared.Once = shared.anew,
 ) -> dict[str, Classifier]:
-    """The models with the classes of the data set, which they have by other names or among others.
+    """The models mapped to the data set's classes, which they may have by other names or as part.
 
-    With `once` each is made once. What models lack that is trained, and what else cannot be, says
-    models.fitted.
+    With `once` each is made only once. See models.fitted for trained models that lack classes, and
+    for errors.
     """
     classes, name_of_data = loaded.dataset.classes, loaded.dataset.name
 
@@ -192,12 +192,12 @@ def fitted(
 def with_shared_classes(
     loaded: Loaded, classifiers: Mapping[str, Classifier], *, trained: Collection[str]
 ) -> tuple[Loaded, dict[str, Classifier]]:
-    """The data set with those of its classes alone that all models have, and such models.
+    """The data set and the models, restricted to the classes that all models share.
 
     Images without labels stay.
 
     Raises:
-      ValueError: there are fewer than two such classes, or robustness sets, which have all.
+      ValueError: there are fewer than two such classes, or there are robustness sets.
     """
     dataset = loaded.dataset
     classifiers = {n: models.named(model, dataset.classes) for n, model in classifiers.items()}
@@ -206,14 +206,14 @@ def with_shared_classes(
     if len(common) < 2:
         raise ValueError(f"config.classes=shared: the models and {dataset.name} share no classes.")
     if loaded.robustness:
-        raise ValueError("config.classes=shared and config.robustness do not go together.")
+        raise ValueError("config.classes=shared cannot be combined with config.robustness.")
     classes = tuple(dataset.classes[i] for i in common)
     if parallel.is_first():
         _LOG.warning(
-            "%s: %d of its %d classes are those of all models, and only these take part.",
+            "%s: using only the %d of its %d classes that all models have.",
             *(dataset.name, len(common), len(dataset.classes)),
         )
-    number_C = np.full(len(dataset.classes) + 1, -2, np.int32)  # the last is for no label
+    number_C = np.full(len(dataset.classes) + 1, -2, np.int32)  # the last is for unlabeled images
     number_C[common], number_C[-1] = np.arange(len(common)), -1
 
     def kept(source: Source | None) -> Source | None:
@@ -237,9 +237,9 @@ def with_shared_classes(
 
 
 def without_bad(settings: Data, loaded: Loaded, *, names: Sequence[str] = data.SPLITS) -> Loaded:
-    """Without the images that do not decode, if the settings say so: every one is tried.
+    """Drops images that do not decode, if the settings say so, after trying every one.
 
-    ValueError where that leaves none.
+    ValueError if that leaves none.
     """
     if settings.on_bad_image != "skip":
         return loaded
@@ -265,7 +265,7 @@ def without_bad(settings: Data, loaded: Loaded, *, names: Sequence[str] = data.S
 
 
 def say_turned(settings: Data, dataset: data.Dataset, *, names: Sequence[str]) -> None:
-    """Warns of images that EXIF says to turn, where they are taken as they lie."""
+    """Warns of images whose EXIF rotation is ignored."""
     if settings.upright or not parallel.is_first():
         return
     found = [
@@ -274,17 +274,17 @@ def say_turned(settings: Data, dataset: data.Dataset, *, names: Sequence[str]) -
     count, looked = (sum(column) for column in zip(*found, strict=True))
     if count:
         _LOG.warning(
-            "%s: EXIF says to turn %s of %s images, which are taken as they lie, as by timm; "
-            "config.upright=True turns them.",
+            "%s: EXIF says to rotate %s of %s images, which are used unrotated, as in timm; "
+            "config.upright=True rotates them.",
             *(dataset.name, f"{count:,}", f"{looked:,}"),
         )
 
 
 def reading(settings: Data, classifiers: Iterable[Classifier]) -> pipeline.Reading:
-    """How images are read: what the settings leave open, as the model of the largest input wants.
+    """How images are read: what the settings leave open follows the model with the largest input.
 
-    Of several such models it is the first. The others resize what it gets. A crop_pct of the
-    settings is that of a center crop.
+    With several such models, the first one counts. The others resize its images. A crop_pct in the
+    settings means a center crop.
     """
     largest = max((model.input for model in classifiers), key=lambda spec: max(spec.size))
     how = pipeline.Reading(
@@ -306,7 +306,7 @@ def reading(settings: Data, classifiers: Iterable[Classifier]) -> pipeline.Readi
 
 
 def as_made_for(spec: InputSpec, how: pipeline.Reading) -> pipeline.Reading:
-    """The same by a model's own transform; at the longer side of an input that is no square."""
+    """The same with a model's own transform; non-square inputs use the longer side."""
     return how._replace(
         size=max(spec.size),
         crop_pct=spec.crop_pct,
@@ -317,24 +317,29 @@ def as_made_for(spec: InputSpec, how: pipeline.Reading) -> pipeline.Reading:
 
 
 def say_crops(how: pipeline.Reading, classifiers: Iterable[Classifier]) -> None:
-    """Warns of models that are for images with other proportions than they are shown."""
+    """Warns of models that get other images than they were trained with: crops, shape, size."""
     for model in classifiers if parallel.is_first() else ():
         if model.input.crop_mode != how.crop_mode:
             _LOG.warning(
-                "%s is for images of crop_mode %s, and all models see them in crop_mode %s.",
+                "%s expects images in crop_mode %s, but all models get them in crop_mode %s.",
                 *(model.name, model.input.crop_mode, how.crop_mode),
             )
         height, width = model.input.size
         if height != width:
             _LOG.warning(
-                "%s is for images of %d x %d pixels, and all models see squares, which it squeezes "
-                "(ktjax.predict crops).",
+                "%s expects images of %d x %d pixels, but all models get squares, which it "
+                "stretches to that size (ktjax.predict crops).",
                 *(model.name, height, width),
+            )
+        if max(height, width) > how.size:
+            _LOG.warning(
+                "%s expects images of %d pixels, but gets %d, enlarged: config.image_size.",
+                *(model.name, max(height, width), how.size),
             )
 
 
 def open_splits(settings: TrainingData, loaded: Loaded, how: pipeline.Reading) -> Splits:
-    """The splits of a job that trains; the robustness sets are read as validation is."""
+    """The splits of a job that trains; the robustness sets are read like validation."""
     of_training = how._replace(crop_scale=settings.crop_scale, processes=settings.decode_processes)
     return Splits(
         *pipeline.read_splits(loaded.dataset, of_training),
@@ -359,15 +364,15 @@ def prepare(
     refuse: Callable[[Splits], None] = lambda splits: None,
     held: contextlib.ExitStack | None = None,
 ) -> tuple[data.Dataset, Splits]:
-    """What can be refused is refused, then the workdir is claimed: before any work of training.
+    """Runs all checks, then claims the workdir, before any training.
 
-    With `once` images are tried, and splits opened, once for all jobs that share them.
-    `loaded_weights` are those of the models that were not drawn at random: a resumed run has to
-    find the same. `refuse` raises ValueError where the splits are not what the job takes; the
-    workdir is the job's until `held` ends.
+    With `once`, images are tried and splits opened only once for all jobs that share them.
+    `loaded_weights` are the models whose weights are not random: a resumed run must find the same.
+    `refuse` raises ValueError if the job cannot use the splits; the workdir belongs to the job
+    until `held` closes.
 
     Raises:
-      ValueError: models of other classes, images that do not decode, too few of them, or a workdir
+      ValueError: models with other classes, images that do not decode, too few images, or a workdir
         that cannot be used.
     """
     check_models(loaded, classifiers)
@@ -388,7 +393,7 @@ def prepare(
 
 
 def _first_alone(prepare: Callable[[], _T]) -> _T:
-    """Runs in one process before the others: what has to be written is written once."""
+    """Runs in process 0 before the others, so that files are written only once."""
     if not parallel.is_first():
         parallel.wait_for_all("data")
     prepared = prepare()

@@ -1,26 +1,27 @@
-"""Who works on something: at most one of all processes and machines that share a disk.
+"""Leases: at most one of all processes and machines that share a disk works on something.
 
-A lease is a file beside what it is for, `NAME@N.lease`. It is made exclusively (O_EXCL), so that of
-several who try one alone has it, and it says by a nonce whose it is. Its holder touches it, the
-heartbeat; it has expired when nobody has for a while. Who takes up what a dead one left makes the
-lease of the next number: nothing is renamed that another could hold meanwhile. The lease of the
-largest number counts, so that who was only asleep sees that it has lost.
+A lease is a file next to what it protects, `NAME@N.lease`. It is created exclusively (O_EXCL), so
+that only one of several attempts succeeds, and a nonce in it identifies the holder. The holder
+touches it, the heartbeat; the lease expires when nobody has for a while. A process that takes over
+from a dead one creates the lease with the next number: nothing is renamed that another might hold
+meanwhile. The lease with the largest number counts, so that a holder that was only suspended sees
+that it has lost.
 
-That alone would not keep a sleeper from writing when it wakes. So a holder works in a folder of its
-own, `Lease.place`, which the next holder takes over by renaming it, and it gives its work away by
-renaming it, too: a sleeper has nothing left to rename.
+That alone would not keep a suspended holder from writing when it wakes. So a holder works in a
+folder of its own, `Lease.place`, which the next holder takes over by renaming it. The holder also
+publishes its work by renaming the folder: a suspended one has nothing left to rename.
 
-On a local disk all of this is exact, and the death of a process of the same machine is seen at
-once: it had locked the file (flock). On NFS (version 3 and later) O_EXCL and renaming are atomic on
-the server, whose clock alone tells the ages of files; signs of life may be seen late, as clients
-cache attributes, so `expiry` should be a minute or more.
+On a local disk all of this is exact, and the death of a process on the same machine is noticed at
+once, since it had locked the file (flock). On NFS (version 3 and later) O_EXCL and renaming are
+atomic on the server, and only the server's clock tells the ages of files; heartbeats may be seen
+late, as clients cache attributes, so `expiry` should be a minute or more.
 
-In a bucket (gs://, s3://) a lease is put on the condition that there is none (paths.create), which
-is as exclusive; locks there are none, so that a dead holder is known by its age alone. A folder is
-renamed object by object, results last: of a sleeper that wakes after it has looked whether it has
-lost, what it moves may come over what the next holder moves. Both are of one run, the same but for
-times. A bucket that is mounted as a folder (gcsfuse) has neither: there one launcher has to start
-everything.
+In a bucket (gs://, s3://) a lease is created on the condition that it does not exist
+(paths.create), which is as exclusive. There are no locks, so a dead holder is detected only by the
+lease's age. A folder is renamed object by object, results last: if a holder is suspended right
+after it checked its lease, what it moves when it wakes may overwrite what the next holder moves.
+Both belong to the same run, and differ only in times. A bucket mounted as a folder (gcsfuse) has
+neither: there one launcher must start everything.
 """
 
 import contextlib
@@ -38,18 +39,18 @@ from typing import IO, Any, NamedTuple
 
 from ktjax import files, paths
 
-_POLL = 0.2  # seconds between two tries
-_BEATS = 6  # signs of life until a lease expires
+_POLL = 0.2  # seconds between attempts
+_BEATS = 6  # heartbeats until a lease expires
 _NOBODY = {"nonce": None, "boot": None}
 _OWN: set[str] = set()  # nonces of the leases of this process
-_NAMESPACE = Path("/proc/self/ns/pid")  # of Linux: differs from container to container
-_BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux: differs from machine to machine
+_NAMESPACE = Path("/proc/self/ns/pid")  # on Linux: differs between containers
+_BOOT = Path("/proc/sys/kernel/random/boot_id")  # on Linux: differs between machines
 
 
 class Lease(NamedTuple):
-    """A lease that was taken; whether it still counts, `held` says."""
+    """A lease that was taken; `held` tells whether it still counts."""
 
-    path: Path  # what it is for
+    path: Path  # what it protects
     number: int
     nonce: str
 
@@ -64,7 +65,7 @@ class Lease(NamedTuple):
         return self.path.with_name(f"{self.path.name}@{self.number}-{self.nonce}")
 
     def held(self) -> bool:
-        """Whether nobody has taken over."""
+        """Whether no other holder has taken over."""
         return _numbers(self.path)[-1:] == [self.number] and _read(self.file)["nonce"] == self.nonce
 
 
@@ -72,12 +73,12 @@ class Lease(NamedTuple):
 def take(
     path: Path, *, expiry: float, lost: Callable[[], None] | None = None
 ) -> Iterator[Lease | None]:
-    """Holds the lease of `path` as long as the context; None if another has it.
+    """Holds the lease of `path` during the context; yields None if another process has it.
 
     Args:
-      path: what the lease is for; its folder exists, itself it need not.
-      expiry: seconds without a sign of life after which a holder is taken for dead.
-      lost: called, in a thread, as soon as it is seen that another has taken over.
+      path: what the lease protects; its folder must exist, the path itself need not.
+      expiry: seconds without a heartbeat after which a holder counts as dead.
+      lost: called, in a thread, as soon as another holder is seen to have taken over.
     """
     with contextlib.ExitStack() as stack:
         lease = _make(path, expiry, stack)
@@ -100,7 +101,7 @@ def take(
 
 @contextlib.contextmanager
 def wait(path: Path, *, expiry: float) -> Iterator[Lease]:
-    """As `take`, but waits while another has it."""
+    """Like `take`, but waits while another process has it."""
     while True:
         with take(path, expiry=expiry) as lease:
             if lease is not None:
@@ -111,12 +112,12 @@ def wait(path: Path, *, expiry: float) -> Iterator[Lease]:
 
 @contextlib.contextmanager
 def alone(path: Path, *, expiry: float, lost: Callable[[], None] | None = None) -> Iterator[Lease]:
-    """As `take`, for work that others are not to wait for.
+    """Like `take`, but fails instead of waiting for another process.
 
-    Whether a holder on another machine is alive, it takes a while to see.
+    It takes a while to see whether a holder on another machine is alive.
 
     Raises:
-      ValueError: another has it, and is alive.
+      ValueError: another process has it, and is alive.
     """
     until = time.monotonic() + 1.5 * expiry
     while True:
@@ -128,18 +129,18 @@ def alone(path: Path, *, expiry: float, lost: Callable[[], None] | None = None) 
         holder = _read(_file(path, numbers[-1])) if numbers else _NOBODY
         if _runs_here(holder) or time.monotonic() > until:
             raise ValueError(
-                f"Process {holder.get('process')} on {holder.get('host')} works in '{path.parent}' "
-                "at this moment: end it first, or take another --workdir."
+                f"Process {holder.get('process')} on {holder.get('host')} is working in "
+                f"'{path.parent}': stop it first, or use another --workdir."
             )
         time.sleep(_POLL)
 
 
 def enter(lease: Lease) -> Path:
-    """The holder's place, in which it finds what the last holder left in its own.
+    """The holder's place, with what the previous holder left.
 
-    Of losers, who wrote on, everything goes.
+    Everything that earlier holders kept writing is deleted.
     """
-    # A larger number is of who has taken over meanwhile.
+    # A larger number belongs to a process that has taken over meanwhile.
     earlier = [place for number, place in sorted(_places(lease.path)) if number < lease.number]
     for place in earlier[:-1]:
         paths.delete(place, ignore_errors=True)
@@ -151,13 +152,13 @@ def enter(lease: Lease) -> Path:
 
 
 def is_taken(path: Path, *, expiry: float) -> bool:
-    """Whether somebody alive has the lease of `path`."""
+    """Whether a live process has the lease of `path`."""
     numbers = _numbers(path)
     return bool(numbers) and not _is_dead(_file(path, numbers[-1]), expiry)
 
 
 def _make(path: Path, expiry: float, stack: contextlib.ExitStack) -> Lease | None:
-    """The lease, whose file stays open and locked until the stack is unwound."""
+    """The new lease, whose file stays open and locked until the stack is unwound."""
     numbers = _numbers(path)
     if numbers and not _is_dead(_file(path, numbers[-1]), expiry):
         return None
@@ -172,7 +173,7 @@ def _make(path: Path, expiry: float, stack: contextlib.ExitStack) -> Lease | Non
     else:
         try:
             file = stack.enter_context(lease.file.open("x+", encoding="utf-8"))
-            _lock(file, fcntl.LOCK_EX)  # before it is said whose it is, and others look at the lock
+            _lock(file, fcntl.LOCK_EX)  # before the owner is written and others check the lock
             file.write(said)
             file.flush()
         except FileExistsError:
@@ -186,7 +187,7 @@ def _beat(
     lease: Lease, seconds: float, over: threading.Event, lost: Callable[[], None] | None
 ) -> None:
     while not over.wait(seconds):
-        with contextlib.suppress(Exception):  # clients of buckets raise what they like
+        with contextlib.suppress(Exception):  # bucket clients may raise anything
             if lease.held():
                 _touch(lease.file)
             elif lost is not None and _numbers(lease.path)[-1:] > [lease.number]:
@@ -195,7 +196,7 @@ def _beat(
 
 
 def _touch(file: Path) -> None:
-    """Makes a file new, by the clock of the server that has it."""
+    """Updates a file's modification time, by its server's clock."""
     if paths.is_remote(file):
         paths.put(file, file.read_bytes())
     else:
@@ -203,7 +204,7 @@ def _touch(file: Path) -> None:
 
 
 def _is_dead(file: Path, expiry: float) -> bool:
-    """Whether the holder of a lease has died: its lock is gone, or it has long given no sign."""
+    """Whether a lease's holder has died: its lock is gone, or its heartbeat has expired."""
     try:
         if _runs_here(_read(file)) is False:
             return True
@@ -215,7 +216,7 @@ def _is_dead(file: Path, expiry: float) -> bool:
                 return True
             return _now(file.parent) - os.fstat(opened.fileno()).st_mtime > expiry
     except FileNotFoundError:
-        return False  # given back at this moment: it is free the next time
+        return False  # just released: it is free the next time
 
 
 def _runs_here(holder: Mapping[str, Any]) -> bool | None:
@@ -226,18 +227,18 @@ def _runs_here(holder: Mapping[str, Any]) -> bool | None:
     ):
         return None
     if holder["process"] == os.getpid():
-        return holder["nonce"] in _OWN  # else a container's first process has this number again
+        return holder["nonce"] in _OWN  # else a reused number, such as a container's first process
     try:
         os.kill(int(holder["process"]), 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's
+    except OSError:  # it belongs to another user
         return True
     return True
 
 
 def _lock(file: IO[Any], kind: int) -> bool:
-    """Whether the lock was free; where a disk has no locks, nobody can tell."""
+    """Whether the lock was free; False on disks without locks."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError:
@@ -246,7 +247,7 @@ def _lock(file: IO[Any], kind: int) -> bool:
 
 
 def _now(folder: Path) -> float:
-    """The time of the server that has the folder, which is not this machine's on NFS."""
+    """The time on the folder's server, which on NFS is not this machine's."""
     probe = folder / f".now-{secrets.token_hex(4)}"
     files.write_whole(probe, "")
     try:
@@ -256,7 +257,7 @@ def _now(folder: Path) -> float:
 
 
 def _processes() -> str | None:
-    """What tells the processes of this container from others of the same number."""
+    """Identifies this container, as process numbers repeat across containers."""
     return os.readlink(_NAMESPACE) if _NAMESPACE.is_symlink() else None
 
 
@@ -269,7 +270,7 @@ def _file(path: Path, number: int) -> Path:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Whose a lease is: nobody's, where it is gone or not yet written."""
+    """The holder of a lease; nobody if the file is gone or not yet written."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -277,7 +278,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _numbers(path: Path) -> list[int]:
-    """The numbers of the leases that there are, the largest last."""
+    """The numbers of the existing leases, in ascending order."""
     return sorted(int(n) for n in _matching(path, r"(\d+)\.lease"))
 
 
@@ -288,7 +289,7 @@ def _places(path: Path) -> list[tuple[int, Path]]:
 
 
 def _matching(path: Path, tail: str) -> list[str]:
-    """What matches the group of `tail`, of the files beside `path` that are called NAME@tail."""
+    """The matches of the group in `tail` among the files next to `path` named NAME@tail."""
     pattern = re.compile(rf"{re.escape(path.name)}@{tail}")
     matches = (pattern.fullmatch(name) for name in paths.names(path.parent))
     return [match[1] for match in matches if match]

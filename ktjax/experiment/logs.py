@@ -1,6 +1,6 @@
-"""What each process says while it works: workdir/logs/process-<i>.log, appended to.
+"""The log of each process: workdir/logs/process-<i>.log, appended to.
 
-Warnings and errors of ktjax stand in the terminal too.
+Warnings and errors of ktjax also go to the terminal.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import ktjax
 from ktjax import files, parallel, paths, peers, progress
 from ktjax.mirror import Mirror
 
-# The words of the command line that has started this process; None: a program calls ktjax.
+# The command line arguments of this process; None: ktjax is called by a program.
 STARTED_BY: contextvars.ContextVar[Sequence[str] | None] = contextvars.ContextVar(
     "STARTED_BY", default=None
 )
@@ -23,14 +23,14 @@ _OURS, _ALL = logging.getLogger("ktjax"), logging.getLogger()
 
 
 class _File(logging.FileHandler):
-    """A file; one of a bucket is written here, and uploaded by `upload` and when it is closed."""
+    """A log file; for a bucket it is written locally, and uploaded by `upload` and `close`."""
 
     def __init__(self, folder: Path, name: str):
         self._mirror = Mirror(folder)
         super().__init__(self._mirror.fetch(name), encoding="utf-8")
 
     def upload(self) -> None:
-        with contextlib.suppress(Exception):  # whatever its library says of a bucket
+        with contextlib.suppress(Exception):  # whatever a bucket's library raises
             self.flush()
             self._mirror.upload()
 
@@ -40,7 +40,7 @@ class _File(logging.FileHandler):
             self._mirror.close()
 
     def handleError(self, record: logging.LogRecord) -> None:
-        pass  # a full disk is told by those who write results to it
+        pass  # a full disk is reported by the code that writes results
 
 
 class _Terminal(logging.StreamHandler):
@@ -64,7 +64,7 @@ def to_terminal() -> None:
 
 
 def start(workdir: Path) -> None:
-    """Sends what ktjax says, and the warnings of all others, to this process's file from now on."""
+    """Starts sending ktjax's log, and other libraries' warnings, to this process's file."""
     if parallel.is_first():
         paths.make_folder(workdir / files.LOGS)
     parallel.wait_for_all("logs")
@@ -88,14 +88,14 @@ def start(workdir: Path) -> None:
 
 
 def flush() -> None:
-    """Brings to a bucket what was said so far; a disk has it."""
+    """Uploads the log so far to a bucket; on a disk it is already there."""
     for handler in _OURS.handlers:
         if isinstance(handler, _File):
             handler.upload()
 
 
 def stop() -> None:
-    """Closes the file."""
+    """Closes the log file."""
     for logger in (_OURS, _ALL):
         for handler in [h for h in logger.handlers if isinstance(h, _File)]:
             logger.removeHandler(handler)

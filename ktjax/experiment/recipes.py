@@ -1,4 +1,4 @@
-"""What training runs with one objective share: a compiled step, how it begins, and its numbers."""
+"""What runs with one objective share: the compiled step, its initialization, and its settings."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -20,16 +20,16 @@ Optimizer = optax.GradientTransformation
 
 
 class Recipe(NamedTuple):
-    """What all runs with one objective share: the compiled step and its numbers.
+    """What all runs with one objective share: the compiled step and its settings.
 
-    Only `seed` is a seed's own: with another one in its place it is that seed's recipe.
+    Only `seed` differs between seeds: replacing it gives another seed's recipe.
     """
 
     step: train.Step
-    init: Callable[..., train.State]  # init(variables, key=key), of the student's variables
-    state: Any  # what `init` gives, in shapes and shardings
+    init: Callable[..., train.State]  # init(variables, key=key), on the student's variables
+    state: Any  # shapes and shardings of what `init` returns
     layout: str
-    seed: int  # of order, views and the step's randomness
+    seed: int  # for order, views and the step's randomness
     batch_size: int
     steps_per_dispatch: int
     log_every: int
@@ -37,12 +37,12 @@ class Recipe(NamedTuple):
     steps_per_epoch: int
     total_steps: int
     eval_every: int
-    views: int | None  # that epochs see in turn; None: each its own
-    frozen_every: int | None  # steps after which what is frozen changes with the view, or None
+    views: int | None  # that epochs cycle through; None: one per epoch
+    frozen_every: int | None  # steps after which `frozen` changes with the view, or None
 
 
 def check(settings: Run) -> None:
-    """Raises ValueError unless batches divide by the devices that there are."""
+    """Raises ValueError unless batches are divisible by the number of devices."""
     parallel.check_batch_size(settings.batch_size, "batch_size", microbatches=settings.microbatches)
 
 
@@ -63,23 +63,23 @@ def make(
     tail: bool = False,
     wrap: Callable[[Optimizer], Optimizer] | None = None,
 ) -> Recipe:
-    """Builds and wraps the train step.
+    """Builds the recipe: the train step, its initialization and its settings.
 
     Args:
-      settings: of the run.
-      student: who learns.
-      teachers: those whose features the step is to see.
+      settings: the run's settings.
+      student: the model that learns.
+      teachers: those whose features the step uses.
       objective: what is minimized.
-      teach: what the frozen models say of a batch.
+      teach: gives the frozen models' outputs for a batch.
       learning_rate: per 256 samples.
       slow: how a slow copy of the weights follows; None: there is none.
-      augment: names the views, in ktjax.augment.RECIPES.
-      label_N: of the training split, -1 where unlabeled.
-      seed: of order, views and randomness.
-      views: how many epochs see in turn; None: each its own.
-      one_view: what the steps take as frozen is of one view, and changes with it.
-      tail: the mean of the student's variables over the last half of all steps is kept.
-      wrap: what becomes of the optimizer where not all parameters are one student's, or trained.
+      augment: the augmentation's name in ktjax.augment.RECIPES.
+      label_N: labels of the training split, -1 where unlabeled.
+      seed: for order, views and randomness.
+      views: how many views epochs cycle through; None: one per epoch.
+      one_view: the steps' `frozen` holds a single view, and changes with it.
+      tail: keeps the mean of the student's variables over the last half of all steps.
+      wrap: wraps the optimizer if the student is joint, or not all parameters are trained.
     """
     durations = settings.durations(len(label_N))
     schedule = _schedule(settings, learning_rate, durations)

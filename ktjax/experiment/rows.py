@@ -1,4 +1,4 @@
-"""The rows of results.json: one function makes each kind, whoever asks."""
+"""The rows of results.json: one function for each kind, used by all jobs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,28 +38,28 @@ def of_run(
     checkpoint: Mapping[str, str] | None = None,
     learning_rate: float | None = None,
 ) -> Run:
-    """A run, a stage of one, a soup, or a model that trained with others.
+    """The row of a run, a stage of one, a soup, or a jointly trained model.
 
     Args:
       run: its name.
-      student: who learned.
-      objective: as config.objectives calls it.
+      student: the model that learned.
+      objective: its name in config.objectives.
       seed: of order and views.
-      before: the student at its beginning.
-      after: the student at its end.
-      teachers: who taught, by name; none for a control.
-      label_N: of the validation images.
-      history: an entry for each evaluation, see `training.fit`.
-      seconds: that it took.
-      taught: the share of samples whose target was a teacher's, in percent; None without a choice.
-      supervised: which confidence its partition compared; None: there was none.
-      temperatures_S: that the partition divided the logits of student and teachers by.
-      weights_S: of student and teachers in the pool that taught; None: there was none.
-      tune_delta, abstained, exported, least_gain, last_delta: what is exported, as
-        `analysis.rows.Run` has it.
-      stages: their rows, if there were several.
-      checkpoint: of its end, see `training.Fitted`.
-      learning_rate: that it was trained with, per 256 samples; None: of a soup.
+      before: the student before training.
+      after: the student after training.
+      teachers: the teachers by name; none for a control.
+      label_N: labels of the validation images.
+      history: one entry per evaluation, see `training.fit`.
+      seconds: duration of the run.
+      taught: percentage of samples whose target was a teacher's; None without a choice.
+      supervised: which confidence its partition compared; None: there was no partition.
+      temperatures_S: divided the logits of student and teachers in the partition.
+      weights_S: of student and teachers in the pool that taught; None: there was no pool.
+      tune_delta, abstained, exported, least_gain, last_delta: about the exported model, see
+        `analysis.rows.Run`.
+      stages: rows of the stages, if there were several.
+      checkpoint: the final checkpoint, see `training.Fitted`.
+      learning_rate: used in training, per 256 samples; None: a soup.
     """
     of_models = {
         "before_NxC": before.validation_NxC,
@@ -102,7 +102,7 @@ def of_run(
 
 
 def of_model(model: Evaluated, label_N: np.ndarray) -> TransferModel:
-    """A model as it was before any run."""
+    """The row of a model before any run."""
     has_weights, answers_NxC = isinstance(model.model, Classifier), model.validation_NxC
     return TransferModel(
         accuracy=None if answers_NxC is None else evaluate.accuracy(answers_NxC, label_N),
@@ -120,7 +120,7 @@ def on_tune(
     label_N: np.ndarray,
     temperatures_S: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """What a history keeps of an evaluation on tune."""
+    """The entry of an evaluation on tune in a history."""
     measured = measures.of_transfer(
         before_NxC=before_NxC,
         after_NxC=after_NxC,

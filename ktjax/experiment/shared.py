@@ -1,4 +1,4 @@
-"""What several jobs of one process have in common: made when it is first asked for, and kept."""
+"""Shares work between the jobs of one process: made on first use, and kept."""
 
 import json
 from collections.abc import Callable, Collection, Hashable
@@ -10,30 +10,30 @@ _T = TypeVar("_T")
 
 
 class Once(Protocol):
-    """What `make` gave when the key was first asked for."""
+    """A memo: returns what `make` returned when the key was first used."""
 
     def __call__(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """Calls `make` if it is the first time."""
+        """Calls `make` only the first time."""
         ...
 
 
 def anew(key: Hashable, make: Callable[[], _T]) -> _T:
-    """Where nothing is shared."""
+    """Calls `make` every time: nothing is shared."""
     del key
     return make()
 
 
 class Shared:
-    """Data sets, models and what they say, compiled steps: by all that they depend on.
+    """Data sets, models, their logits and compiled steps, keyed by everything they depend on.
 
-    Everything stays until the object goes: memory grows with the models that were asked for.
+    Everything is kept as long as this object: memory grows with the models that were used.
     """
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Any] = {}
 
     def of(self, settings: Record, *, but: Collection[str], also: Hashable = ()) -> Once:
-        """What jobs share whose settings agree in all fields `but` these, and in what is `also`."""
+        """A memo for jobs whose settings agree in all fields `but` these, and in `also`."""
         fields = {name: value for name, value in settings.to_json().items() if name not in but}
         common = (json.dumps(fields, sort_keys=True), also)
 

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics for weights that no training has left there: those of a soup."""
+"""BatchNorm's running statistics for weights that do not come from training: those of a soup."""
 
 import dataclasses
 import itertools
@@ -21,24 +21,24 @@ def estimated(
     batch_size: int,
     layout: str,
 ) -> Classifier:
-    """The classifier with the mean of the statistics of an epoch's batches, in training mode.
+    """The classifier with the mean of the batch statistics over an epoch, in training mode.
 
-    An average of weights has other activations than the models that it is of, and the average of
-    their statistics fits neither (Izmailov et al., "Averaging Weights Leads to Wider Optima", UAI
+    Averaged weights have different activations than the models they come from, so the average of
+    their statistics does not fit (Izmailov et al., "Averaging Weights Leads to Wider Optima", UAI
     2018, section 3.2; the authors of the paper average them, `soup_student_weights`).
 
     Measured on the first embedded zoo: tiny_resnet_narrow (68.03 % of 4,000 tune images) by kl_dp
     from tiny_mixer, tiny_resnet_gn and tiny_vit, in 5 epochs with batch_norm="train", one seed: the
-    soup has 68.60 % with averaged and 68.63 % with estimated statistics. That is no difference; it
-    takes a pass over train (15 s on 2 busy CPU cores, jax 0.10.2).
+    soup has 68.60 % with averaged and 68.63 % with estimated statistics. That is no difference, and
+    estimating takes a pass over train (15 s on 2 busy CPU cores, jax 0.10.2).
 
     Args:
-      model: what has no BatchNorm is returned as it is.
-      images: the training split, of a batch or more.
-      augment: makes the views, of which the first is taken.
-      seed: of order, views and dropout.
+      model: returned unchanged if it has no BatchNorm.
+      images: the training split, at least one batch.
+      augment: makes the views; only the first view is used.
+      seed: for order, views and dropout.
       batch_size: over all devices.
-      layout: of parallel.LAYOUTS.
+      layout: one of parallel.LAYOUTS.
     """
     given = model.variables.get("batch_stats")
     if not given:
@@ -55,7 +55,7 @@ def estimated(
     key = parallel.random_key(seed)
 
     def after(batch, *, begin: float):
-        """The statistics after a batch that they met with this value everywhere."""
+        """The statistics after one batch, starting from this value everywhere."""
         stats = jax.tree.map(lambda x: np.full(x.shape, begin, np.float32), given)
         variables = {"params": params, "batch_stats": parallel.place(stats, layout)}
         return jax.tree.map(lambda x: np.float64(x[0]), forward((variables, key), batch))
@@ -74,7 +74,7 @@ def estimated(
         for batch in itertools.islice(parallel.to_devices(on_host), steps):
             interruption.stop_if_asked()
             found.append(after(batch, begin=0.0))
-            if kept is None:  # what each layer keeps of its statistics: momentum, to Flax
+            if kept is None:  # the fraction of its statistics each layer keeps: Flax's momentum
                 ones = after(batch, begin=1.0)
                 kept = jax.tree.map(lambda one, zero: one - zero, ones, found[0])
     finally:

@@ -1,4 +1,4 @@
-"""Stored answers of a transfer: its models' own, and those of teachers that are only a store."""
+"""Stored logits of a transfer: of its own models, and of teachers that are only a store."""
 
 import logging
 import secrets
@@ -30,13 +30,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def teachers(settings: Transfer) -> dict[str, Store]:
-    """The teachers that are only a store, by name; ValueError: one cannot be read."""
+    """The teachers that are only a store, by name; ValueError if one cannot be read."""
     names = [name for name in settings.teachers if name.startswith(store_lib.PREFIX)]
     return {name: store_lib.open_store(name) for name in names}
 
 
 def check(settings: Transfer) -> None:
-    """Raises ValueError unless stored answers serve what the settings ask for; loads nothing."""
+    """Raises ValueError unless stored logits support the settings; loads nothing."""
     if settings.store is not None:
         paths.reach(paths.of(settings.store))
     stores = teachers(settings)
@@ -47,8 +47,8 @@ def check(settings: Transfer) -> None:
             served.of_top_k(entry.objective, entry.options(), k)
     if kept and settings.calibrate:
         raise ValueError(
-            f"config.calibrate compares models at other temperatures, and the {kept[0]} largest "
-            "logits do not say how sure a model is there: keep all (config.store_top_k=None)."
+            f"config.calibrate compares models at other temperatures, but the {kept[0]} largest "
+            "logits do not give a model's confidence there: keep all (config.store_top_k=None)."
         )
     for name, store in stores.items():
         _check_teacher(settings, name, store)
@@ -58,8 +58,8 @@ def _check_teacher(settings: Transfer, name: str, store: Store) -> None:
     wanted = ways(settings)
     if store.form.k is not None and (lacking := [w for w in wanted if w not in store.form.ways]):
         raise ValueError(
-            f"'{name}' keeps what the other classes sum up to at {told(store.form.ways)}, and "
-            f"config.objectives ask for {told(lacking)}."
+            f"'{name}' keeps the sum of the other classes at {told(store.form.ways)}, but "
+            f"config.objectives need {told(lacking)}."
         )
     seed = store.description["images"]["seed"]
     if not store.plain and any(other != seed for other in settings.seeds):
@@ -79,13 +79,13 @@ def _check_teacher(settings: Transfer, name: str, store: Store) -> None:
     asking = [field for field, needed in need.items() if needed]
     if asking and not store.has("tune"):
         raise ValueError(
-            f"{' and '.join(asking)} need what a model says of the tune images, and '{name}' does "
-            "not have it."
+            f"{' and '.join(asking)} need a model's logits on the tune images, which '{name}' does "
+            "not have."
         )
 
 
 def serve(settings: Transfer, classes: int) -> dict[str, str]:
-    """How answers that are not whole serve each objective, `objectives.EXACT` or not quite."""
+    """How well top-k logits serve each objective: `objectives.EXACT` or APPROXIMATE."""
     kept = [store.form.k for store in teachers(settings).values()]
     if settings.targets == "stored":
         kept.append(form_of(settings, classes).k)
@@ -108,24 +108,24 @@ def ways(settings: Transfer) -> tuple[rows.Way, ...]:
 
 
 def _entries(settings: Transfer) -> list[Entry]:
-    """The objectives and the controls; what the rate of these is does not count here."""
+    """The objectives and the controls; the learning rate of controls does not matter here."""
     return [*settings.objectives.values(), *(c.at(1.0) for c in settings.controls.values())]
 
 
 def form_of(settings: Transfer, classes: int) -> Form:
-    """What is kept of the answers of the transfer's own models."""
+    """The form in which the logits of the transfer's own models are stored."""
     return rows.form(classes, settings.store_top_k, ways(settings))
 
 
 def passes(settings: Transfer, splits: Splits) -> int:
-    """How many views training sees."""
+    """The number of views that training sees."""
     durations = settings.durations(len(splits.train))
     count = -(-durations.total // durations.epoch)
     return count if settings.views is None else min(count, settings.views)
 
 
 def one_view(settings: Transfer, splits: Splits, models: Sequence[Classifier | Store]) -> bool:
-    """Whether the answers of a model are too large for all views to be on the devices."""
+    """Whether a model's logits are too large to keep all views on the devices."""
     views = passes(settings, splits)
     forms = [
         model.form if isinstance(model, Store) else form_of(settings, len(model.classes))
@@ -144,7 +144,7 @@ def images_of(
     *,
     plain: bool = False,
 ) -> dict[str, Any]:
-    """What store.json says of the views that training sees with a seed, or of the plain images."""
+    """store.json's description of a seed's training views, or of the plain images."""
     how = inputs.reading(settings, classifiers)
     return describe.views(
         splits.train,
@@ -168,9 +168,9 @@ def described(
     seed: int,
     once: Once,
 ) -> dict[str, Any]:
-    """What store.json says of all images that models are asked about, see `describe.answers`.
+    """store.json's description of all images that models are run on, see `describe.answers`.
 
-    Images are looked at once for all models, and for all transfers that share them.
+    Images are read once for all models, and for all transfers that share them.
     """
 
     def describe_them() -> dict[str, Any]:
@@ -186,15 +186,15 @@ def refuse_others(
     classifiers: Sequence[Classifier],
     stores: Mapping[str, Store],
 ) -> None:
-    """Raises ValueError unless teachers that are only a store were asked about what is trained on.
+    """Raises ValueError unless teachers that are only a store were run on the training views.
 
-    And about the images that the transfer is measured on, where they say something of these.
+    Also unless their logits for tune and validation, if any, are of the same images.
     """
     for name, store in stores.items():
         here = images_of(settings, splits, classifiers, settings.seeds[0], plain=store.plain)
         there = dict(store.description["images"])
         for images in (here, there):
-            del images["data"]  # how it is called
+            del images["data"]  # the name does not matter
         different = store_lib.differences(
             {"images": there, "versions": store.description["versions"]},
             {"images": here, "versions": describe.versions()},
@@ -206,13 +206,13 @@ def refuse_others(
         lacking = [v for v in range(passes(settings, splits)) if not store.has(view_name(v))]
         if lacking and not store.plain:
             raise ValueError(
-                f"'{name}' lacks view {lacking[0]}: training sees {passes(settings, splits)}, and "
+                f"'{name}' lacks view {lacking[0]}: training sees {passes(settings, splits)}, but "
                 f"it has {len(store.complete())} (config.views)."
             )
 
 
 def evaluated(store: Store, splits: Splits, *, calibrate: bool) -> Evaluated:
-    """A teacher that is only a store, with what it says of tune and validation, if it does."""
+    """A teacher that is only a store, with its logits on tune and validation, if it has them."""
     form = Form(len(store.classes))
     found = {
         split: np.asarray(store_lib.read_rows(store, split, form)) if store.has(split) else None
@@ -221,7 +221,7 @@ def evaluated(store: Store, splits: Splits, *, calibrate: bool) -> Evaluated:
     lacking = [f"{split} images" for split, logits in found.items() if logits is None]
     if lacking and parallel.is_first():
         _LOG.warning(
-            "%s says nothing of the %s: what needs that is left blank.",
+            "%s has no logits for the %s: results that need them are left blank.",
             *(store.name, " and ".join(lacking)),
         )
     temperature = None
@@ -231,7 +231,7 @@ def evaluated(store: Store, splits: Splits, *, calibrate: bool) -> Evaluated:
 
 
 def replayed(settings: Transfer, splits: Splits, store: Store, *, alone: bool) -> live.OfView:
-    """What steps take of a teacher that is only a store; `alone`: a view at a time."""
+    """The steps' `frozen` of a teacher that is only a store; `alone`: one view at a time."""
     if store.plain:
         rows_N = store_lib.read_rows(store, view_name(0), store.form)
         return live.all_at_once(rows_N[None], store.form, settings.parallel)
@@ -248,16 +248,16 @@ def stored(
     measured: Evaluated | None,
     alone: bool,
 ) -> live.OfView:
-    """What steps take of a model whose answers are stored.
+    """The steps' `frozen` of a model whose logits are stored.
 
     Args:
-      settings: of the transfer.
-      splits: of the transfer.
-      model: who is asked.
+      settings: the transfer's settings.
+      splits: the transfer's splits.
+      model: the model to run.
       seed: of the views.
-      images: `described` of the seed; None: the answers are kept in memory, until the job ends.
-      measured: its answers about tune and validation, which are stored too.
-      alone: a view at a time is on the devices.
+      images: `described` for the seed; None: the logits are kept in memory, until the job ends.
+      measured: its logits on tune and validation, which are stored too.
+      alone: only one view at a time is on the devices.
     """
     form, views = form_of(settings, len(model.classes)), passes(settings, splits)
     asked = dict(
@@ -293,7 +293,7 @@ def stored(
 def _description(
     settings: Transfer, model: Classifier, images: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What store.json of a model's answers says; `images` are what `described` gives."""
+    """The content of store.json for a model's logits; `images` come from `described`."""
     return describe.answers(
         describe.model(model),
         classes=model.classes,
@@ -306,7 +306,7 @@ def _description(
 def known(
     settings: Transfer, splits: Splits, model: Classifier, images: Mapping[str, Any]
 ) -> Evaluated | None:
-    """A model with what it says of tune and validation, where an earlier run has stored that."""
+    """A model with its logits on tune and validation, if an earlier run stored them."""
     assert settings.store is not None
     folder, description = paths.of(settings.store), _description(settings, model, images)
 
@@ -331,9 +331,9 @@ def known(
 
 
 def _fill(store: Store, answers: Any, views: int, images: pipeline.Split) -> None:
-    """Writes the views that are not there.
+    """Writes the missing views.
 
-    Runs that fill one store at once begin at different views, and skip what others have written.
+    Runs that fill the same store begin at different views, and skip what others have written.
     """
     missing = [view for view in range(views) if not store.has(view_name(view))]
     if missing and parallel.is_first():
@@ -342,7 +342,7 @@ def _fill(store: Store, answers: Any, views: int, images: pipeline.Split) -> Non
         tqdm.tqdm.write(f"store {store.folder}: {size}")
         needed = len(missing) * len(images) * store.form.dtype.itemsize
         store_lib.check_space(store.folder, needed)
-        _LOG.info("Answers of %s to %d views: %s.", name, len(missing), size)
+        _LOG.info("Storing the logits of %s for %d views: %s.", name, len(missing), size)
     begin = secrets.randbelow(views) if jax.process_count() == 1 else 0
     order = [(begin + i) % views for i in range(views)]
     for view in progress.bar(order, desc=f"store {store.folder.name}", unit="view", leave=False):
@@ -356,12 +356,12 @@ def _fill(store: Store, answers: Any, views: int, images: pipeline.Split) -> Non
 
 
 def _add_measured(store: Store, description: Mapping[str, Any], measured: Evaluated) -> None:
-    """So that the store can teach where the model is not."""
+    """Stores logits on tune and validation, so that the store can teach without the model."""
     answers = {"tune": measured.tune_NxC, "validation": measured.validation_NxC}
     for split, logits_NxC in answers.items():
         if logits_NxC is None or store.has(split):
             continue
-        if store.description[split] == description[split]:  # else it is told of other images
+        if store.description[split] == description[split]:  # otherwise the store is of other images
             store_lib.write_rows(store, split, np.asarray(logits_NxC, np.float32))
 
 

@@ -1,4 +1,4 @@
-"""A training run from labels alone: nobody teaches."""
+"""A training run on labels only, without a teacher."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,15 +26,15 @@ def fit(
     """Trains a student, as `training.fit` does.
 
     Args:
-      settings: of the job.
-      student: who learns.
-      splits: those of train and tune are read.
+      settings: the job's settings.
+      student: the model that learns.
+      splits: train and tune are used.
       predict: gives the student's logits.
       learning_rate: per 256 samples.
-      seed: of order, views and the step's randomness.
+      seed: for order, views and the step's randomness.
       run: its name.
-      workdir: of the job.
-      wrap: what becomes of the optimizer where not all parameters are trained.
+      workdir: the job's workdir.
+      wrap: wraps the optimizer if not all parameters are trained.
     """
     recipe = recipes.make(
         settings,

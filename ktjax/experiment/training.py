@@ -21,21 +21,21 @@ _LOG = logging.getLogger(__name__)
 
 
 class Fitted(NamedTuple):
-    """A run at its end."""
+    """A finished run."""
 
-    variables: Any  # the student's, in the host's memory
-    placed: Any  # the same where training left them: on the devices, in the recipe's layout
-    tune_NxC: np.ndarray  # what they say of the tune split: what `predict` gives
+    variables: Any  # the student's, in host memory
+    placed: Any  # the same on the devices, in the recipe's layout, as training left them
+    tune_NxC: np.ndarray  # their logits on the tune split, from `predict`
     history: list[dict[str, Any]]  # one entry per evaluation, see `fit`
-    checkpoint: Mapping[str, str]  # of its end: `path` below the workdir, `digest` of the arrays
-    # Others, placed likewise: their mean over the last half of the steps, where the recipe keeps
-    # it; and those of the evaluation that was best on tune, where they are wanted and not the last.
+    checkpoint: Mapping[str, str]  # the final one: `path` in the workdir, `digest` of the arrays
+    # Other variables, also on the devices: the mean over the last half of the steps, if the recipe
+    # keeps it; and those of the best evaluation on tune, if requested and not the last.
     tail: Any | None = None
     best: Any | None = None
 
 
 def mean_taught(history: Sequence[Mapping[str, Any]]) -> float | None:
-    """Share of the samples seen whose target was a teacher's, in percent; None without a choice."""
+    """Percentage of samples seen whose target was a teacher's; None without a choice."""
     if history[-1]["taught"] is None:
         return None
     steps = np.diff([0, *(entry["step"] for entry in history)])
@@ -57,18 +57,18 @@ def fit(
 ) -> Fitted:
     """Trains a student, from its latest checkpoint if there is one.
 
-    Asked to end, it saves after the step that is under way, and raises `interruption.Interrupted`.
+    When asked to stop, it saves after the current step, and raises `interruption.Interrupted`.
 
-    `frozen` gives what the steps take as such while they see a view, by its number; it is not
-    called where no step is left, and only once unless the recipe has a `frozen_every`. From the
-    logits on the tune split `measure` makes the `accuracy` in percent, and what else is worth
-    keeping. `best`: the variables that were best on tune are wanted, too.
+    `frozen` maps a view number to the steps' `frozen` while they see that view; it is not called
+    if no step is left, and only once unless the recipe has a `frozen_every`. `measure` computes
+    the `accuracy` in percent, and other values worth keeping, from the logits on the tune split.
+    `best`: also return the variables that were best on tune.
 
     Every evaluation writes metrics, saves a checkpoint and adds to the history: `step`, `epoch`,
     `accuracy`, `seconds` since the run began (over all the processes that worked on it, without
-    what is stored for several runs), the means since the last evaluation of `loss` and of what the
-    objective says about its targets (`taught`, None where it has no choice; `taught_1` and so on
-    for each teacher), and as `tune` what `measure` made.
+    work shared by several runs), the means since the last evaluation of `loss` and of the
+    objective's fractions of targets (`taught`, None if it has no choice; `taught_1` and so on for
+    each teacher), and the result of `measure` as `tune`.
     """
     key = parallel.random_key(recipe.seed)
     folder = workdir / files.CHECKPOINTS / run
@@ -107,7 +107,7 @@ def fit(
                 else:
                     journal.save(event.step, state, event.recent)
             digest = checkpoints.digest
-            if best and int(state.step) == recipe.total_steps:  # else it was asked to end
+            if best and int(state.step) == recipe.total_steps:  # else it was asked to stop
                 best_variables = _best(checkpoints, recipe, journal.history)
         finally:
             events.close()
@@ -132,9 +132,9 @@ def fit(
 def _best(
     checkpoints: Checkpoints, recipe: Recipe, history: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any] | None:
-    """The student's variables that were best on tune; None where they are the last.
+    """The student's variables that were best on tune; None if they are the last.
 
-    Of several that were as good it is the latest, which is the one whose checkpoint is kept.
+    Ties go to the latest, as that is the checkpoint that is kept.
     """
     best = max(history, key=lambda entry: (entry["accuracy"], entry["step"]))
     if best["step"] == history[-1]["step"]:
@@ -146,7 +146,7 @@ def _best(
 def _begin(
     recipe: Recipe, student: train.Student, checkpoints: Checkpoints, key: jax.Array
 ) -> tuple[train.State, dict[str, Any]]:
-    """The state to go on from, and what a checkpoint records beside it."""
+    """The state to start or resume from, and the checkpoint's record."""
     if checkpoints.latest() is not None:
         return checkpoints.restore(recipe.state)
     variables = parallel.place(dict(student.variables), recipe.layout)
@@ -166,7 +166,7 @@ def _pace(recipe: Recipe) -> loop.Pace:
 def _batches(
     recipe: Recipe, images: pipeline.Split, first_step: int
 ) -> tuple[Iterator[pipeline.Batch], Iterator[Mapping[str, jax.Array]]]:
-    """The batches from a step on, to be closed, and the same on the devices, as steps take them."""
+    """The batches from a step on, to be closed, and the same on the devices, grouped for steps."""
     batches = groups = pipeline.train_batches(
         images,
         batch_size=recipe.batch_size,
@@ -189,7 +189,7 @@ def _batches(
 
 
 class _Journal:
-    """What a run keeps while it trains: its metrics, its checkpoints, and the history in them."""
+    """Records a run while it trains: its metrics, its checkpoints, and the history in them."""
 
     def __init__(
         self,
@@ -205,10 +205,10 @@ class _Journal:
         self._run, self._recipe = run, recipe
         self._checkpoints, self._writer = checkpoints, writer
         self._start = time.perf_counter() - record["seconds"]
-        self._labeled = labeled  # else nobody knows what is right
+        self._labeled = labeled  # otherwise accuracy is undefined
 
     def log(self, event: loop.Log, waits: Mapping[str, float]) -> None:
-        """Writes the metrics of training, and how long it waited for input."""
+        """Writes training metrics, and how long training waited for input."""
         known = {k: v for k, v in event.means.items() if self._labeled or k != "accuracy"}
         metrics = {f"train/{name}": value for name, value in known.items()}
         rate = float(np.asarray(self._recipe.schedule(event.step - 1)))
@@ -239,7 +239,7 @@ class _Journal:
         recent: Sequence[Mapping[str, float]],
         score: float | None = None,
     ) -> None:
-        """Saves a checkpoint that the run can go on from."""
+        """Saves a checkpoint that the run can resume from."""
         seconds = time.perf_counter() - self._start
         record = {"history": list(self.history), "recent": list(recent), "seconds": seconds}
         if self._writer is not None:
@@ -255,9 +255,9 @@ class _Journal:
 
 
 class _Waited:
-    """Batches, and how long the loop waited for them: the share of the time between two logs.
+    """Batches, and how long the loop waited for them, as a fraction of the time between two logs.
 
-    A device that is slower than its input makes the loop wait for metrics, not for batches.
+    If the device is slower than its input, the loop waits for metrics, not for batches.
     """
 
     def __init__(self, batches: Iterator[Mapping[str, jax.Array]]):
@@ -276,11 +276,11 @@ class _Waited:
         return batch
 
     def begin(self) -> None:
-        """Counts from here."""
+        """Starts counting."""
         self._images, self._seconds, self._since = 0, 0.0, time.perf_counter()
 
     def measured(self) -> dict[str, float]:
-        """What was counted, and begins anew; the same again for another log of the same moment."""
+        """The counts so far, and resets them; the same again for another log of the same moment."""
         if self._images:
             seconds = time.perf_counter() - self._since
             self._found = {

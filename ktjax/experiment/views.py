@@ -1,7 +1,8 @@
-"""The exact images that a transfer sees, for who answers with something else: targets/pack.py."""
+"""Writes the exact images that a transfer sees, for external teachers: see targets/pack.py."""
 
 import io
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,17 @@ from ktjax import augment, batches, files, models, parallel, paths, progress
 from ktjax.experiment import inputs, stores
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import describe, pack
+from ktjax.targets import store as store_lib
 from ktjax.targets.store import MEASURED, PLAIN, PREFIX, differences, view_name
+
+_LOG = logging.getLogger(__name__)
 
 
 def write(settings: Transfer, folder: str | Path) -> Path:
-    """Writes the views of a transfer, and the plain images of all splits; goes on where it was.
+    """Writes the views of a transfer, and the plain images of all splits; resumable.
 
-    How images are read follows from the settings and, where these leave it open, from the models
-    that are no store: fix `image_size`, `crop_pct` and `interpolation`, and no model counts.
+    How images are read follows from the settings and, where they leave it open, from the models
+    that are not stores: with `image_size`, `crop_pct` and `interpolation` set, no model matters.
 
     Raises:
       ValueError: the settings have several seeds, or the folder holds other images.
@@ -29,10 +33,10 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     folder = paths.on_disk(folder, "--workdir")
     inputs.check(settings)
     if settings.classes == "shared":
-        raise ValueError("config.classes=shared: views are of all classes of the data.")
+        raise ValueError("config.classes=shared: views cover all classes of the data.")
     if len(settings.seeds) > 1:
         raise ValueError(
-            f"config.seeds={settings.seeds}: views are of one seed; write others elsewhere."
+            f"config.seeds={settings.seeds}: views need a single seed; write others elsewhere."
         )
     names = (settings.student, *settings.teachers)
     classifiers = [
@@ -40,7 +44,10 @@ def write(settings: Transfer, folder: str | Path) -> Path:
         for name in names
         if not name.startswith(PREFIX)
     ]
-    loaded = inputs.without_bad(settings, inputs.load(settings))
+    loaded = inputs.load(settings)
+    if settings.export == "no_regret":
+        loaded = inputs.with_accept(settings, loaded)  # of tune it takes half
+    loaded = inputs.without_bad(settings, loaded)
     how = inputs.reading(settings, classifiers)
     splits = inputs.open_splits(settings, loaded, how)
     (seed,) = settings.seeds
@@ -54,6 +61,15 @@ def write(settings: Transfer, folder: str | Path) -> Path:
         "versions": describe.versions(),
         **{split: describe.split(getattr(splits, split)) for split in MEASURED},
     }
+    measured = sum(len(getattr(splits, split)) for split in MEASURED)
+    count = (description["views"] + 1) * len(splits.train) + measured
+    needed = count * of_views["size"] ** 2 * 3
+    store_lib.check_space(folder, needed)
+    _LOG.info(
+        "%s images of %d pixels, %d views of %s: %.2f GB. config.views bounds the views.",
+        *(f"{count:,}", of_views["size"], description["views"], f"{len(splits.train):,}"),
+        needed / 1e9,
+    )
     _claim(folder, description)
     change = augment.make_augment(settings.augment, seed=seed)
 
@@ -97,7 +113,7 @@ def _claim(folder: Path, description: dict) -> None:
 
 
 def _write(path: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> None:
-    """Images one part after another, of which the last may have padding behind it."""
+    """Writes images part by part; the last part may end in padding."""
     if path.exists():
         return
     part = path.with_name(f"{path.name}.part")

@@ -1,4 +1,4 @@
-"""The folder of one run of an experiment: whose it is, whether it is finished, what it found."""
+"""The workdir of an experiment: which one it belongs to, whether it is finished, its results."""
 
 import contextlib
 import dataclasses
@@ -24,27 +24,27 @@ from ktjax.report import page, tables
 from ktjax.settings.record import Record
 
 _LOG = logging.getLogger(__name__)
-# What jobs write beside the config.
+# What jobs write, in addition to the config.
 _WRITTEN = (
     *(files.RESULTS, files.DATA, files.REPORT, files.METRICS, files.CLASS_FLIPS, files.RIGHT),
     *(files.PAIRS, files.FIGURES, files.TRACKED),
     *(files.STUDENTS, files.MODELS, files.PREDICTIONS, files.CHECKPOINTS, files.TENSORBOARD),
     *(files.LOGS, files.RUNS, files.STORE),
 )
-_EXPIRY = 60.0  # seconds without a sign of life, see lease.py
-_READABLE = 80  # characters of the two values of a field, in a sentence
+_EXPIRY = 60.0  # seconds without a heartbeat, see lease.py
+_READABLE = 80  # characters of a field's two values, in a message
 
 
 def finished(
     workdir: Path, settings: Record, *, overwrite: bool, report: bool = True
 ) -> Results | None:
-    """The results if this experiment has been run here, and else None. Writes nothing.
+    """The results if this experiment has finished here, otherwise None. Writes nothing.
 
     With `report` they are printed.
 
     Raises:
-      ValueError: the folder belongs to another experiment, and that is not to be overwritten; or it
-        is none, or another program's.
+      ValueError: the folder belongs to another experiment, which must not be overwritten, or to
+        another program, or it is not a folder.
     """
     try:
         found, resolved = config_of(workdir), settings.identity()
@@ -65,16 +65,16 @@ def finished(
             text = tables.as_text(results)
         except (ValueError, TypeError, AttributeError, LookupError) as error:  # as in results_in
             raise _damaged(workdir / files.RESULTS, error) from error
-        print(f"Finished before.\n\n{text}\nReport: {workdir / files.REPORT}")
+        print(f"Already finished.\n\n{text}\nReport: {workdir / files.REPORT}")
     return results
 
 
 def results_in(workdir: Path) -> Results:
-    """What a finished job has found.
+    """The results of a finished job.
 
     Raises:
       ValueError: results.json is not as ktjax writes it.
-      OSError: it cannot be read, or there is none.
+      OSError: it cannot be read, or does not exist.
     """
     path = workdir / files.RESULTS
     found = files.read_json(path)
@@ -86,40 +86,40 @@ def results_in(workdir: Path) -> Results:
 
 def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"'{path}' is not as ktjax writes it ({error}). Delete it: started again, the job goes on "
-        "from its checkpoints."
+        f"'{path}' is not as ktjax writes it ({error}). Delete it and run the same command to "
+        "resume from the checkpoints."
     )
 
 
 def config_of(workdir: Path) -> dict[str, Any] | None:
     """The resolved config of the experiment in a folder; None: there is none yet.
 
-    Whoever deletes or replaces anything in a workdir has to know that ktjax wrote it.
+    Before anything in a workdir is deleted or replaced, this makes sure that ktjax wrote it.
 
     Raises:
-      ValueError: the folder is another program's, as its config.json tells, or holds what a job
-        would write although no config says which.
+      ValueError: config.json shows that the folder belongs to another program, or the folder holds
+        files that a job would write, without a config.
     """
     paths.reach(workdir)
     path = workdir / files.CONFIG
     try:
         found = files.read_json(path)
     except FileNotFoundError:
-        # Runs and stores say themselves whose they are, and may be brought together from elsewhere.
+        # Runs and stores carry their own identity, and may be copied here from elsewhere.
         own = set(_WRITTEN) - {files.RUNS, files.STORE}
         there = [name for name in _WRITTEN if name in own and (workdir / name).exists()]
         if not there:
             return None
         raise ValueError(
-            f"'{workdir}' holds {', '.join(there)}, and no {files.CONFIG} says that ktjax wrote "
-            "this: take another --workdir."
+            f"'{workdir}' holds {', '.join(there)}, but no {files.CONFIG} shows that ktjax wrote "
+            "this: use another --workdir."
         ) from None
     except OSError as error:
         raise unusable(workdir, error) from error
     if not isinstance(found, dict) or found.get("job") not in tuple(rows.RESULTS):
         raise ValueError(
-            f"{files.CONFIG} of '{workdir}' is no config of a job: ktjax did not write it. Take "
-            "another --workdir."
+            f"{files.CONFIG} of '{workdir}' is not the config of a job: ktjax did not write it. "
+            "Use another --workdir."
         )
     return found
 
@@ -127,15 +127,15 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
 def of_another(
     workdir: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Iterable[str]
 ) -> ValueError:
-    """The config that was found in a workdir differs from the wanted one in these fields."""
+    """The error that the config in a workdir differs from the wanted one in these fields."""
     if found["job"] != wanted["job"]:
-        what = f"it is of the job {found['job']}, not {wanted['job']}"
+        what = f"its job is {found['job']}, not {wanted['job']}"
     else:
         differ = (_difference(name, found.get(name), wanted.get(name)) for name in sorted(fields))
         what = f"its config differs in {', '.join(differ)}"
     return ValueError(
-        f"'{workdir}' belongs to another experiment: {what}. Take another --workdir, or "
-        "--overwrite that one."
+        f"'{workdir}' belongs to another experiment: {what}. Use another --workdir, or "
+        "--overwrite to replace it."
     )
 
 
@@ -153,22 +153,23 @@ def claim(
     accept: Source | None = None,
     held: contextlib.ExitStack | None = None,
 ) -> None:
-    """Makes the folder this experiment's: writes the resolved config, and logs to it from now on.
+    """Claims the folder for this experiment: writes the resolved config, and starts logging there.
 
-    Of another experiment, which `finished` would have refused, everything is deleted but what
-    ktjax does not write.
+    Everything that ktjax wrote for another experiment, which `finished` would have refused, is
+    deleted.
 
     Args:
-      workdir: of the job.
-      settings: of the job.
-      dataset: that it reads.
-      weights: digests of the weights that it begins with, by the models' names.
+      workdir: the job's folder.
+      settings: the job's settings.
+      dataset: the data set it reads.
+      weights: digests of the weights it starts with, by the models' names.
       accept: the images of its decisions; None: it makes none.
-      held: nobody else may write to the folder until it ends; None: the caller sees to that.
+      held: no one else may write to the folder until it closes; None: the caller ensures that.
 
     Raises:
-      ValueError: the folder cannot be written, or the processes do not share it, or another writes
-        to it; or the processes were started otherwise; or the run began on other images or weights.
+      ValueError: the folder cannot be written, or the processes do not share it, or another process
+        writes to it; or the processes were started differently; or the run started with other
+        images or weights.
     """
     found = beginning.seen(dataset, weights or {}, accept)
     beginning.check_processes(settings, found)
@@ -183,7 +184,7 @@ def claim(
 
 
 def _as_first(do: Callable[[], None]) -> None:
-    """Does something in process 0 alone; what that is refused by is raised in all of them."""
+    """Does something only in process 0; its ValueError is raised in all processes."""
     refused = ""
     if parallel.is_first():
         try:
@@ -212,26 +213,26 @@ def _make(
 
 
 def _taken_over(workdir: Path) -> None:
-    """Ends this process, which has slept, or lost its disk, so long that another went on."""
-    said = f"Another process has taken over '{workdir}', as this one gave no sign of life."
+    """Exits this process, after another took over because it was suspended or lost its disk."""
+    said = f"Another process has taken over '{workdir}', as this one had no heartbeat."
     _LOG.error(said)
     peers.leave(said, logs.flush)
 
 
 def _clear(workdir: Path, settings: Record) -> None:
-    """Deletes what another experiment has written."""
+    """Deletes what another experiment wrote."""
     if config_of(workdir) not in (None, settings.identity()):
         clear(workdir)
 
 
 def clear(workdir: Path) -> None:
-    """Deletes what jobs write; the config last, should this be interrupted."""
+    """Deletes what jobs write; the config last, in case this is interrupted."""
     for name in (*_WRITTEN, files.CONFIG):
         paths.delete(workdir / name)
 
 
 def on_host(classifier: Classifier) -> Classifier:
-    """The classifier with its weights in the host's memory: devices hold only what steps use."""
+    """The classifier with its weights in host memory, so that devices hold only what steps use."""
     return dataclasses.replace(classifier, variables=jax.device_get(dict(classifier.variables)))
 
 
@@ -245,16 +246,16 @@ def results_of(
     pairs: Sequence[Any] = (),
     **found: Any,
 ) -> Results:
-    """What results.json holds.
+    """The content of results.json.
 
     Args:
-      settings: of the job.
-      dataset: that the job ran on.
-      label_N: of the validation images.
-      runs: a row for each run, with the measures of `analysis.measures`.
+      settings: the job's settings.
+      dataset: the data set the job ran on.
+      label_N: labels of the validation images.
+      runs: one row per run, with the measures of `analysis.measures`.
       models: name -> accuracy in percent, parameters, origin.
-      pairs: what is known about pairs of models.
-      **found: what else the job found.
+      pairs: results for pairs of models.
+      **found: other results of the job.
     """
     return rows.read(
         {
@@ -287,23 +288,23 @@ def finish(
     report: bool = True,
     **found: Any,
 ) -> Results:
-    """Writes report and results.json, prints the table, and returns what results.json holds.
+    """Writes report and results.json, prints the table, and returns the content of results.json.
 
     Args:
-      workdir: of the job.
-      settings: of the job.
+      workdir: the job's folder.
+      settings: the job's settings.
       examples: images for the report.
-      report: else results.json is all that is written, and nothing is printed.
+      report: False: only writes results.json, and prints nothing.
       **found: what `results_of` takes.
     """
     results = results_of(settings, tracked=writer.tracked(workdir), **found)
     if parallel.is_first():
         path = page.write(workdir, results, examples) if report else None
-        # Last: it says that the job is finished.
+        # Last: it marks the job as finished.
         files.write_json(workdir / files.RESULTS, rows.to_json(results))
         if report:
             print(f"{tables.as_text(results)}\nReport: {path}")
-    # Else the others would leave, and JAX gives process 0 only seconds to follow.
+    # Otherwise the others would exit, and JAX gives process 0 only seconds to follow.
     parallel.wait_for_all("finished")
     logs.stop()
     return results
@@ -323,11 +324,11 @@ def environment() -> dict[str, Any]:
 
 
 def _peak_device_bytes() -> int | None:
-    """The most memory that a device of this process has had in use; None where nobody counts."""
+    """The peak memory in use on a device of this process; None if devices do not report it."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
 
 
 def unusable(workdir: Path, error: OSError) -> ValueError:
-    """The workdir cannot be read or written."""
+    """The error that the workdir cannot be read or written."""
     return ValueError(f"The workdir '{workdir}' cannot be used: {error.strerror or error}.")

@@ -3,8 +3,8 @@
 import importlib
 from typing import Any
 
-# config.job -> the module whose `run(config, workdir, overwrite=...)` does it. None of them is
-# imported before it is asked for: who converts a folder or reads --help should not wait.
+# config.job -> the module whose `run(config, workdir, overwrite=...)` does it. Imported on first
+# use, so that converting a folder or reading --help does not wait for them.
 JOBS = {
     "complementarity": "ktjax.jobs.complementarity",
     "convergence": "ktjax.jobs.convergence",

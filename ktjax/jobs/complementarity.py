@@ -1,7 +1,7 @@
-"""What the models of a zoo know of each other's mistakes: every ordered pair, before any training.
+"""Complementary knowledge of the models of a zoo: every ordered pair, before any training.
 
-Every model is run once; what it answers is kept in the workdir, and a killed job goes on with the
-next model. All pairs are then measured from what was kept.
+Every model is run once and its answers are kept in the workdir; a killed job resumes with the next
+model. All pairs are then measured from these answers.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _EXAMPLES = 12  # pictures in the report
 def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """As `execute`, of the models of the config; returns what results.json holds."""
+    """Runs `execute` on the models of the config; returns the contents of results.json."""
     settings = Complementarity.read(config)
     with contextlib.ExitStack() as held:
         return to_json(execute(settings, workdir, overwrite=overwrite, held=held))
@@ -59,11 +59,11 @@ def execute(
 ) -> Results:
     """Measures every ordered pair of the models; resumes what was interrupted.
 
-    With `overwrite` what another experiment has left in the workdir is deleted. Until `held` ends
-    nobody else may write to it.
+    With `overwrite`, what another experiment left in the workdir is deleted. No other process may
+    write to it until `held` is closed.
 
     Returns:
-      What results.json holds, as a record.
+      The contents of results.json, as a record.
 
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work.
@@ -84,9 +84,9 @@ def execute(
     dataset = loaded.dataset
     if not dataset.validation.labeled:
         raise ValueError(
-            f"'{settings.data}' has images without labels: nobody is right about them."
+            f"'{settings.data}' has images without labels: accuracy is not defined for them."
         )
-    # First, so that a name that CLIP does not have is told before any work.
+    # First, so that a wrong CLIP model or template is reported before any work.
     named_CxC = _similarity_of_names(settings, dataset)
     dataset = inputs.without_bad(settings, loaded, names=read).dataset
     source = dataset.validation
@@ -178,27 +178,27 @@ def _measure(
 
 
 def _past_runs(settings: Complementarity) -> list[Run]:
-    """The past runs that the settings name; ValueError if one is not about the same models."""
+    """The runs of past transfers in the settings; ValueError if one has other models."""
     runs: list[Run] = []
     for folder in settings.transfers:
         try:
             results = workdir_lib.results_in(paths.of(folder))
         except OSError as error:
             raise ValueError(
-                f"config.transfers: '{folder}' has no {files.RESULTS} that can be read; it "
-                "takes workdirs of finished transfers."
+                f"config.transfers: '{folder}' has no readable {files.RESULTS}; it must be the "
+                "workdir of a finished transfer."
             ) from error
         if not isinstance(results, TransferResults):
-            raise ValueError(f"config.transfers: '{folder}' is of a {results.job} job.")
+            raise ValueError(f"config.transfers: '{folder}' is from a {results.job} job.")
         if results.data.name != settings.data:
             raise ValueError(
-                f"config.transfers: '{folder}' is about {results.data.name}, not {settings.data}."
+                f"config.transfers: '{folder}' is from {results.data.name}, not {settings.data}."
             )
         paired = [run for run in results.runs if len(run.teachers) == 1]
         names = {name for run in paired for name in (run.student, *run.teachers)}
         if unknown := sorted(names - set(settings.models)):
             raise ValueError(
-                f"config.transfers: '{folder}' has models that config.models lacks: "
+                f"config.transfers: '{folder}' has models that are not in config.models: "
                 f"{', '.join(unknown)}."
             )
         runs += paired
@@ -211,7 +211,7 @@ def _answers(
     dataset: data.Dataset,
     reading: pipeline.Reading,
 ) -> dict[str, Predictions]:
-    """What every model answers, and every random student; from the store where it is there."""
+    """The answers of every model and every random student; stored ones are read."""
     loads: dict[str, Callable[[], Classifier]] = {
         name: functools.partial(_fitted, settings, name, dataset) for name in settings.models
     } | {
@@ -225,14 +225,14 @@ def _answers(
         paths.make_folder(folder)
 
     @functools.cache
-    def images(split: str) -> pipeline.Split:  # not decoded where every model is in the store
+    def images(split: str) -> pipeline.Split:  # not decoded if all answers are stored
         return pipeline.open_split(getattr(dataset, split), reading, name=f"{dataset.name} {split}")
 
     answers = {}
     random = f" and {len(settings.random_students)} controls" if settings.random_students else ""
     bar = progress.bar(loads.items(), desc=f"{len(settings.models)} models{random}", unit="model")
     for i, (name, load) in enumerate(bar):
-        # The config is this workdir's: its i-th model is always the same.
+        # The config belongs to this workdir, so its i-th model is always the same.
         interruption.stop_if_asked()
         path = folder / f"{i:03}-{Path(name).name}.safetensors"
         if not parallel.as_first_sees(path.exists()):
@@ -274,7 +274,7 @@ def _own(
     reading: pipeline.Reading,
     answers: Mapping[str, Predictions],
 ) -> float | None:
-    """The model's accuracy by its own transform, if the settings ask for it."""
+    """The model's accuracy with its own transform, if the settings ask for it."""
     if not settings.own_transform:
         return None
     interruption.stop_if_asked()
@@ -289,9 +289,9 @@ def _random_name(architecture: str) -> str:
 
 
 def _similarity_of_names(settings: Complementarity, dataset: data.Dataset) -> np.ndarray | None:
-    """How alike any two classes are by their names in CLIP, [C, C]; None for another similarity.
+    """Similarities of class names in CLIP, [C, C]; None if the settings have another similarity.
 
-    ImageNet's classes are embedded by their words, not by the numbers of their synsets.
+    ImageNet's classes are embedded by their words, not by their synset IDs.
     """
     if not settings.similarity.startswith(CLIP):
         return None
@@ -309,7 +309,7 @@ def _similarity(
     reading: pipeline.Reading,
     facts: Mapping[str, Mapping[str, Any]],
 ) -> np.ndarray | None:
-    """How alike any two classes are, [C, C]; None where the data set has no groups."""
+    """Similarities of classes, [C, C]; None if the data set has no groups."""
     if settings.similarity == "groups":
         known = len(set(dataset.groups)) > 1
         return expertise.group_similarity(dataset.groups) if known else None
@@ -323,7 +323,7 @@ def _similarity(
 
 
 def _of_features(classifier: Classifier) -> Classifier:
-    """A classifier that gives its features as its logits."""
+    """A classifier that returns its features as its logits."""
 
     def forward(variables, x, **options):
         output, stats = classifier.forward(variables, x, **options)
@@ -339,7 +339,7 @@ def _examples(
     teacher: str,
     student: str,
 ) -> list[dict[str, Any]]:
-    """Positive flips of a pair, those first of which the teacher is surest."""
+    """Positive flips of a pair, those with the most confident teacher first."""
     of_teacher, of_student = answers[teacher], answers[student]
     flipped = np.flatnonzero(of_teacher.correct_N & ~of_student.correct_N)
     surest = np.argsort(-of_teacher.max_log_odds_N[flipped], kind="stable")
@@ -357,7 +357,7 @@ def _examples(
 
 
 def _write_class_flips(path: Path, settings: Complementarity, flips_MxMxC: np.ndarray) -> None:
-    """Positive flips of every pair per class, which results.json has no room for: [M, M, C]."""
+    """Positive flips of every pair per class, too large for results.json: [M, M, C]."""
     tensors = {"positive_flips": flips_MxMxC}
     metadata = {"models": json.dumps(settings.models)}
     files.write_whole(path, safetensors_numpy.save(tensors, metadata=metadata))

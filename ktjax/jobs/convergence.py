@@ -1,4 +1,4 @@
-"""Whether models are at the end of their training: what more of it, from labels, still gives."""
+"""Whether models have converged: what more training on labels alone gains."""
 
 import contextlib
 import io
@@ -21,11 +21,11 @@ from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.convergence import Convergence
 
 _LOG = logging.getLogger(__name__)
-_HALVES = 1234  # the seed that parts tune
+_HALVES = 1234  # the seed that splits tune
 
 
 class _Right(NamedTuple):
-    """Which images a model answers right: bool [N]."""
+    """Which images a model gets right: bool [N]."""
 
     tune: np.ndarray
     validation: np.ndarray
@@ -34,7 +34,7 @@ class _Right(NamedTuple):
 def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Checks the models of the config, as `execute` does; returns what results.json holds."""
+    """Checks the models of the config, as `execute` does; returns the contents of results.json."""
     settings = Convergence.read(config)
     with contextlib.ExitStack() as held:
         return to_json(execute(settings, workdir, overwrite=overwrite, held=held))
@@ -55,12 +55,12 @@ def execute(
     overwrite: bool = False,
     held: contextlib.ExitStack,
 ) -> Results:
-    """Trains each model on with labels alone, at each learning rate and with each seed.
+    """Trains each model further on labels alone, at each learning rate and with each seed.
 
-    What a run found is kept in `workdir/runs` as soon as it ends, and not made again.
+    The result of a run is kept in `workdir/runs` as soon as it ends, and is not computed again.
 
     Returns:
-      What results.json holds, as a record.
+      The contents of results.json, as a record.
 
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work is done.
@@ -118,7 +118,7 @@ def _check(
     workdir: Path,
     done: Callable[[], Any],
 ) -> rows.Check:
-    """Every run of one model, and what they say of it."""
+    """Executes every run of one model, and checks whether it has converged."""
     predict = evaluate.make_predict(student, batch_size=settings.eval_batch_size)
     asked = evaluation.evaluate(student, predict, splits, layout=settings.parallel)
     before = _right(asked.tune_NxC, asked.validation_NxC, splits)
@@ -182,7 +182,7 @@ def _train(
     rate: float,
     seed: int,
 ) -> _Right:
-    """What the model answers right after one run."""
+    """Which images the model gets right after one run."""
     fitted = supervised.fit(
         settings,
         student,
@@ -213,7 +213,7 @@ def _write(path: Path, right: _Right) -> None:
 
 
 def _read(path: Path, splits: inputs.Splits) -> _Right:
-    """What `_write` kept. ValueError: the file is damaged, or about other images."""
+    """Reads what `_write` wrote. ValueError: the file is damaged, or is for other images."""
     counts = _Right(len(splits.tune), len(splits.validation))._asdict()
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
@@ -222,7 +222,7 @@ def _read(path: Path, splits: inputs.Splits) -> _Right:
         raise ValueError(f"'{path}' was not written by ktjax, or is damaged: delete it.") from error
     for name, bits in packed.items():
         if bits.size != -(-counts[name] // 8):
-            raise ValueError(f"'{path}' is about other {name} images: delete it.")
+            raise ValueError(f"'{path}' is for other {name} images: delete it.")
     return _Right(
         **{
             name: np.unpackbits(bits, count=counts[name]).astype(bool)

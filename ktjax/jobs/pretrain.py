@@ -1,4 +1,4 @@
-"""Trains classifiers from labels: from scratch, or from a checkpoint, of which all or the head."""
+"""Trains classifiers on labels: from scratch, or all or only the head of a checkpoint."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ _LOG = logging.getLogger(__name__)
 def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Trains the models of the config, as `execute` does; returns what results.json holds."""
+    """Trains the models of the config, as `execute` does; returns the contents of results.json."""
     settings = Pretrain.read(config)
     with contextlib.ExitStack() as held:
         return to_json(execute(settings, workdir, overwrite=overwrite, held=held))
@@ -40,7 +40,7 @@ def check(settings: Pretrain) -> None:
             models.locate(name)
     names = [files.last_part(name) for name in settings.models]
     if len(set(names)) < len(names):
-        raise ValueError(f"config.models has two of the same name: {', '.join(names)}.")
+        raise ValueError(f"config.models has two models of the same name: {', '.join(names)}.")
 
 
 def execute(
@@ -52,11 +52,11 @@ def execute(
 ) -> Results:
     """Trains each of the models and exports it to `workdir/models/<name>`.
 
-    With `overwrite` what another experiment has left in the workdir is deleted. Until `held` ends
-    nobody else may write to it.
+    With `overwrite`, what another experiment left in the workdir is deleted. No other process may
+    write to it until `held` is closed.
 
     Returns:
-      What results.json holds, as a record.
+      The contents of results.json, as a record.
 
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work is done.
@@ -78,7 +78,7 @@ def execute(
         loaded_weights=[
             student
             for name, student in zip(settings.models, students, strict=True)
-            if name not in models.MODELS  # whose weights are drawn at random
+            if name not in models.MODELS  # whose weights are random
         ],
         held=held,
     )
@@ -149,7 +149,7 @@ def _only_the_head(student: Classifier) -> Callable[[recipes.Optimizer], recipes
 
 
 def _start(name: str, dataset: data.Dataset, settings: Pretrain) -> Classifier:
-    """A fresh model of the table, or a pretrained one; with a new head if it has other classes."""
+    """A new model of the table, or a pretrained one, with a new head if its classes differ."""
     if name in models.MODELS:
         return models.create(name, classes=dataset.classes, seed=settings.seed)
     if settings.head != "keep" and not models.locate(name).config["num_classes"]:
@@ -166,6 +166,6 @@ def _start(name: str, dataset: data.Dataset, settings: Pretrain) -> Classifier:
         )
     if parallel.is_first():
         _LOG.warning(
-            "%s has other classes than %s: a new last layer is fitted.", name, dataset.name
+            "%s and %s have different classes: a new last layer is trained.", name, dataset.name
         )
     return models.replace_head(student, dataset.classes, head=settings.head, seed=settings.seed)

@@ -1,7 +1,7 @@
-"""`python -m ktjax.models`: what can be loaded, and how much of timm's list that is.
+"""`python -m ktjax.models`: which models ktjax can load, and how much of timm's list they cover.
 
-With names of families as arguments: their architectures. `coverage`: the same by timm's files, with
-what is imported. `import NAME FOLDER`: imports timm/NAME, hf:ORGANIZATION/REPOSITORY or a folder
+With family names as arguments: their architectures. `coverage`: the same by timm's files, with
+imported models. `import NAME FOLDER`: imports timm/NAME, hf:ORGANIZATION/REPOSITORY or a folder
 that one of them wrote, with torch, into a folder that ktjax.load_model reads without. `import
 FILE.safetensors FOLDER --architecture=NAME` makes such a folder of a single file with timm's names,
 without torch.
@@ -24,7 +24,7 @@ _OF_FILE = ("architecture", "classes", "mean", "std", "interpolation", "crop_pct
 
 
 def covered(timm: Mapping[str, Any], families: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    """For each family its name, how many architectures it has and how many checkpoints timm has."""
+    """(name, number of architectures, number of timm's checkpoints) of each family."""
     return [
         (
             name,
@@ -72,16 +72,16 @@ def import_model(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "name", help="timm/NAME, hf:ORGANIZATION/REPOSITORY, a folder, or a .safetensors file"
     )
-    parser.add_argument("folder", help="where to; ktjax.load_model reads it without torch")
-    parser.add_argument("--size", type=int, help="of the images, if not the checkpoint's")
+    parser.add_argument("folder", help="output; ktjax.load_model reads it without torch")
+    parser.add_argument("--size", type=int, help="image size, if not the checkpoint's")
     for rate in _OF_TORCH:
         flag = f"--{rate.replace('_', '-')}"
         parser.add_argument(flag, type=float, help="of timm's model, in training")
-    of_file = parser.add_argument_group("of a .safetensors file, which does not say them")
+    of_file = parser.add_argument_group("for a .safetensors file, which does not have them")
     of_file.add_argument("--architecture", help="timm's name of the network")
-    of_file.add_argument("--classes", help="a text file with the name of a class on each line")
-    of_file.add_argument("--mean", type=float, nargs=3, help="of the channels, 0 .. 1")
-    of_file.add_argument("--std", type=float, nargs=3, help="of the channels")
+    of_file.add_argument("--classes", help="a text file with one class name per line")
+    of_file.add_argument("--mean", type=float, nargs=3, help="per channel, 0 .. 1")
+    of_file.add_argument("--std", type=float, nargs=3, help="per channel")
     of_file.add_argument("--interpolation", help=", ".join(weights.INTERPOLATIONS))
     of_file.add_argument("--crop-pct", type=float, help="share of the shorter side in evaluation")
     chosen = parser.parse_args(arguments)
@@ -103,7 +103,7 @@ def import_model(arguments: Sequence[str]) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     height, width = model.input.size
-    count = f"{len(model.classes)} classes" if model.classes else "no head: give it one, head=zero"
+    count = f"{len(model.classes)} classes" if model.classes else "no head: add one with head=zero"
     print(
         f"{chosen.folder}: {model.architecture.removeprefix(weights.IMPORTED)}, "
         f"{model.num_parameters():,} parameters, images of {height}x{width}, "
@@ -121,7 +121,7 @@ def _of_file(name: str, folder: str, given: dict[str, Any]) -> Classifier:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table, or the architectures of the families that are named; or imports."""
+    """Prints the table, or the architectures of the named families; or imports a model."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["import"]:
         import_model(arguments[1:])

@@ -1,4 +1,4 @@
-"""What a model's classes are called, and whether they are those of a data set."""
+"""The names of a model's classes, and whether they are those of a data set."""
 
 import functools
 import json
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ktjax import imagenet
 
-# Some of ImageNet-1k's classes in words, by which transformers' configs call them all.
+# Some of ImageNet-1k's classes in words, as transformers' configs name them all.
 _IN_WORDS = {
     **{0: "tench", 1: "goldfish", 281: "tabby", 388: "giant panda", 817: "sports car"},
     **{954: "banana", 999: "toilet tissue"},
@@ -16,7 +16,7 @@ _IN_WORDS = {
 
 
 def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the classes, as far as a config.json tells."""
+    """The names of the classes, as far as config.json has them."""
     for place in (config, config["pretrained_cfg"]):
         if place.get("label_names"):
             return tuple(place["label_names"])
@@ -38,14 +38,14 @@ def numbered(count: int) -> tuple[str, ...]:
 
 
 def is_nameless(names: Sequence[str]) -> bool:
-    """Whether the classes have numbers for names, ours or those of transformers."""
+    """Whether the names are only numbers, ours or those of transformers."""
     starts = ("class ", "LABEL_")
     return any(all(name == f"{s}{i}" for i, name in enumerate(names)) for s in starts)
 
 
 @functools.cache
 def _larger() -> Mapping[str, Sequence[int]]:
-    """Where ImageNet-1k's classes are in larger sets, by how many classes these have; -1: not.
+    """The positions of ImageNet-1k's classes in larger sets, by the size of the set; -1: missing.
 
     Google's 21,843, timm's 12k, and the two of MIIL; tests/goldens/make_imagenet_lists.py wrote it.
     """
@@ -58,12 +58,12 @@ def is_imagenet(classes: Sequence[str]) -> bool:
     if len(classes) != len(imagenet.synsets()):
         return False
     in_words = all(classes[i].lower().startswith(name) for i, name in _IN_WORDS.items())
-    nameless = all(name == f"LABEL_{i}" for i, name in enumerate(classes))  # to transformers
+    nameless = all(name == f"LABEL_{i}" for i, name in enumerate(classes))  # in transformers
     return in_words or nameless or tuple(classes) == imagenet.synsets()
 
 
 class HasClasses(Protocol):
-    """What answers with classes: a Classifier, or a store of answers."""
+    """Anything that predicts classes: a Classifier, or a store."""
 
     @property
     def name(self) -> str:
@@ -75,13 +75,13 @@ class HasClasses(Protocol):
 
 
 def has_classes(classifier: HasClasses, classes: Sequence[str]) -> bool:
-    """Whether the classifier answers with these classes; those of ImageNet have several names."""
+    """Whether the classifier predicts these classes; those of ImageNet have several names."""
     same = classifier.classes == tuple(classes)
     return same or (is_imagenet(classifier.classes) and is_imagenet(classes))
 
 
 def check_classes(classifier: HasClasses, classes: Sequence[str], data: str) -> None:
-    """Raises ValueError unless the classifier answers with the classes of the data set."""
+    """Raises ValueError unless the classifier predicts the classes of the data set."""
     if has_classes(classifier, classes):
         return
     if len(classifier.classes) != len(classes):
@@ -90,6 +90,6 @@ def check_classes(classifier: HasClasses, classes: Sequence[str], data: str) -> 
         )
     at = next(i for i, c in enumerate(classes) if c != classifier.classes[i])
     raise ValueError(
-        f"{classifier.name} has other classes than {data}: class {at} is "
+        f"{classifier.name} has different classes from {data}: class {at} is "
         f"'{classifier.classes[at]}' there and '{classes[at]}' here."
     )

@@ -1,15 +1,16 @@
 """How much of timm and transformers ktjax has and imports: `python -m ktjax.models coverage`.
 
-Of timm by files: of each that is not native its smallest model has been imported and compared with
-torch, and its other checkpoints count as imported with it. tests/goldens/sweep_timm.py says what
-the numbers are, sweep_transformers.py those of tiny models of transformers' classes.
+timm is listed by file. For each file that is not native, its smallest model was imported and
+compared with torch, and its other checkpoints count as imported with it. The numbers are explained
+in tests/goldens/sweep_timm.py, those of tiny models of transformers' classes in
+sweep_transformers.py.
 """
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-# What a model may differ from torch by and still count as equal, unless torch's own float32 is as
-# far from its float64.
+# The largest differences from torch at which a model counts as equal, unless torch's own float32
+# differs as much from its float64.
 LIMITS = {"logits": 1e-4, "gradients": 1e-3, "step": 1e-3, "statistics": 1e-4}
 
 
@@ -21,7 +22,7 @@ class Row(NamedTuple):
 
     file: str
     native: int  # ImageNet-1k checkpoints of architectures that ktjax has itself
-    imported: int  # the others, where a model of the file has been compared with torch
+    imported: int  # the others, if a model of the file was compared with torch
     refused: int  # or cannot be imported
     untried: int  # or neither is known
     said: str  # what is known about importing

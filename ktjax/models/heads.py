@@ -1,4 +1,4 @@
-"""The last layer of a classifier: which it is, and new ones for other classes."""
+"""The last layer of a classifier: finds it, and makes new ones for other classes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ktjax.classifier import Classifier, Variables
 from ktjax.models import registry, zero_shot
 
-HEADS = ("zero", "random")  # how a new head begins
+HEADS = ("zero", "random")  # how a new head is initialized
 
 
 def replace_head(
@@ -18,10 +18,10 @@ def replace_head(
     """The classifier with a new last layer for other classes.
 
     Args:
-      classifier: its architecture is in MODELS, or it brings a definition.
+      classifier: its architecture is in MODELS, or it has a definition.
       classes: the names of the new classes.
-      head: `zero`, or drawn as timm does, `random`.
-      seed: what a random head is drawn from.
+      head: `zero`, or `random`, initialized as in timm.
+      seed: the seed of a random head.
 
     Raises:
       ValueError: no such kind of head.
@@ -54,7 +54,7 @@ def replace_head(
 
 
 def head_of(classifier: Classifier) -> Variables:
-    """Which variables are the head's, the last layer: a tree of bools."""
+    """Which variables belong to the head, the last layer: a tree of bools."""
     if classifier.definition is not None:
         return classifier.definition.head_of(classifier)
     classes = (*classifier.classes, "one more")
@@ -66,6 +66,6 @@ def head_of(classifier: Classifier) -> Variables:
 
 
 def check_head(head: str) -> None:
-    """Raises ValueError unless a new head may begin so."""
+    """Raises ValueError unless this is a way to initialize a head."""
     if head not in HEADS:
         raise ValueError(f"No head '{head}'. Known: {', '.join(HEADS)}.")

@@ -1,7 +1,7 @@
-"""Models whose classes are a data set's in another order, by other names, or among others.
+"""Models whose classes are a data set's in another order, under other names, or among others.
 
-Classes are told apart by name and never by place, unless they have no names and that is asked for.
-ImageNet's have several: synset (`n01440764`), number, words (`tench, Tinca tinca`).
+Classes are matched by name, never by position, unless they have no names and the user asks for it.
+ImageNet's have several names: synset (`n01440764`), number, words (`tench, Tinca tinca`).
 """
 
 import collections
@@ -34,20 +34,20 @@ def fitted(
     trained: bool = False,
     by_position: bool = False,
 ) -> Classifier:
-    """The classifier with the data set's classes in their order; a line of the log says so once.
+    """The classifier with the data set's classes in their order; changes are logged.
 
-    A zero-shot classifier is told what they are called. Of more classes one keeps those of the data
-    set: the softmax over their logits is renormalized.
+    A zero-shot classifier gets the names of the classes. A classifier with more classes keeps those
+    of the data set: the softmax over their logits is renormalized.
 
     Args:
       classifier: its variables may be shapes.
       classes: the data set's.
-      data: what that is called.
-      trained: it is a student, which keeps all that it has, and whose weights are handed on.
-      by_position: classes without names are the data set's in their order.
+      data: the data set's name.
+      trained: it is a student, which must keep all its classes, and whose weights are exported.
+      by_position: classes without names are the data set's, in the same order.
 
     Raises:
-      ValueError: it lacks classes, or what they are cannot be told; or a student has others too.
+      ValueError: it lacks classes, or they cannot be identified; or a student has others too.
     """
     classifier = zero_shot.named(classifier, classes)
     if has_classes(classifier, classes):
@@ -57,9 +57,8 @@ def fitted(
         if by_position:
             return dataclasses.replace(classifier, classes=tuple(classes))
         raise ValueError(
-            f"{classifier.name} does not say what its {count} classes are: give its config.json "
-            f"label_names, or set config.classes to position if they are those of {data} in their "
-            "order."
+            f"{classifier.name} does not name its {count} classes: add label_names to its "
+            f"config.json, or set config.classes to position if they are those of {data}, in order."
         )
     found_C = places(classifier.classes, classes)
     lacking = [name for name, place in zip(classes, found_C, strict=True) if place < 0]
@@ -68,19 +67,19 @@ def fitted(
             check_classes(classifier, classes, data)
         except ValueError as error:
             raise ValueError(
-                f"{error} To fit its last layer to these: ktjax --workdir=W "
-                f"--config=pretrain:model={classifier.name},data={data},train=head, and then take "
-                "W in its place."
+                f"{error} To train a new last layer for these: ktjax --workdir=W "
+                f"--config=pretrain:model={classifier.name},data={data},train=head, and then use "
+                "W instead."
             ) from None
     if lacking:
         raise ValueError(
             f"{classifier.name} lacks {len(lacking):,} of the {len(classes):,} classes of {data}: "
-            f"{_listed(lacking)}. config.classes=shared transfers over those that all have."
+            f"{_listed(lacking)}. config.classes=shared uses only those that all have."
         )
     if count > len(classes) and trained:
         raise ValueError(
             f"{classifier.name} has {count:,} classes, {len(classes):,} of them those of {data}: a "
-            "student has the classes of the data, see config.classes."
+            "student must have exactly the classes of the data, see config.classes."
         )
     if count > len(classes):
         _LOG.warning(
@@ -88,7 +87,7 @@ def fitted(
             *(classifier.name, f"{count:,}", f"{len(classes):,}", data),
         )
     elif (found_C == np.arange(count)).all():
-        _LOG.warning("%s: its classes are those of %s by other names.", classifier.name, data)
+        _LOG.warning("%s: its classes are those of %s under other names.", classifier.name, data)
     else:
         _LOG.warning("%s: its classes are those of %s in another order.", *(classifier.name, data))
     return select(classifier, found_C, classes, trained=trained)
@@ -100,9 +99,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def places(theirs: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """Where a model has each of these classes, by name: int [C], -1 where it has not.
+    """Where a model has each of these classes, by name: int [C], -1 if it lacks the class.
 
-    By the very name first, for `a` and `A` may both be there; then by whatever else it is called.
+    By the exact name first, since `a` and `A` may both exist; then by the class's other names.
     """
     ours, others = list(map(_composed, classes)), list(map(_composed, theirs))
     found_C = _matched(others, ours)
@@ -113,7 +112,7 @@ def places(theirs: Sequence[str], classes: Sequence[str]) -> np.ndarray:
 
 
 def _matched(theirs: Sequence[str | None], ours: Sequence[str | None]) -> np.ndarray:
-    """Where each is among theirs, int, -1 for none; nobody knows which of two is meant."""
+    """Where each is among theirs, int; -1 if there is none, or several."""
     once, counts = collections.Counter(ours), collections.Counter(theirs)
     at = {name: i for i, name in enumerate(theirs) if counts[name] == 1}
     known = (name is not None and once[name] == 1 for name in ours)
@@ -121,7 +120,7 @@ def _matched(theirs: Sequence[str | None], ours: Sequence[str | None]) -> np.nda
 
 
 def _keys(names: Sequence[str]) -> list[str]:
-    """A name for each class that is the same whatever it is called."""
+    """A canonical name for each class."""
     synsets = imagenet.synsets()
     plain = [_plain(name) for name in names]
     if len(names) == len(synsets) and sorted(plain) == sorted(map(str, range(len(synsets)))):
@@ -131,14 +130,14 @@ def _keys(names: Sequence[str]) -> list[str]:
     keys = []
     for name in plain:
         known = aliases.get(name, ())
-        # Of two classes called `crane` the bird comes first, as in everybody's list.
+        # Of two classes called `crane` the bird comes first, as in all lists.
         number = met[name] = met.get(name, -1) + 1
         keys.append(known[number] if times[name] == len(known) else name)
     return keys
 
 
 def _composed(name: str) -> str:
-    """A name with accents as most programs write them: file systems may take them apart."""
+    """A name with composed accents, as most programs write them: file systems may split them."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -148,7 +147,7 @@ def _plain(name: str) -> str:
 
 @functools.cache
 def _aliases() -> Mapping[str, tuple[str, ...]]:
-    """What ImageNet-1k's classes are called -> the synsets of which that is said."""
+    """Name of an ImageNet-1k class -> the synsets that have it."""
     whole: dict[str, tuple[str, ...]] = {}
     parts: dict[str, tuple[str, ...]] = {}
     for synset, text in zip(imagenet.synsets(), imagenet.words(), strict=True):
@@ -162,19 +161,19 @@ def _aliases() -> Mapping[str, tuple[str, ...]]:
 def select(
     classifier: Classifier, place_C: np.ndarray, classes: Sequence[str], *, trained: bool
 ) -> Classifier:
-    """The classifier with these of its classes alone, in this order, under other names.
+    """The classifier with only these of its classes, in this order, under other names.
 
-    The last layer loses the others. Where it is not known what that is, the logits do, which
-    suffices for who only teaches.
+    The last layer drops the others. If the last layer is unknown, the logits drop them, which is
+    enough for a teacher.
 
     Args:
       classifier: its variables may be shapes.
       place_C: where it has each class.
-      classes: what they are called.
-      trained: the weights are handed on.
+      classes: their new names.
+      trained: it is a student, whose weights are exported.
 
     Raises:
-      ValueError: it is trained, and its last layer is not known.
+      ValueError: it is a student, and its last layer is unknown.
     """
     if len(place_C) == len(classifier.classes) and (place_C == np.arange(len(place_C))).all():
         return dataclasses.replace(classifier, classes=tuple(classes))
@@ -210,7 +209,7 @@ def select(
 
 @dataclasses.dataclass(frozen=True)
 class _Selected:
-    """A forward that gives some of the logits."""
+    """A forward that returns some of the logits."""
 
     forward: Forward
     place_C: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""name -> pretrained Classifier: where its weights lie, how they are read."""
+"""name -> pretrained Classifier: where its weights are, how they are read."""
 
 import dataclasses
 import logging
@@ -15,13 +15,13 @@ from ktjax.models import heads, imported, registry, zero_shot
 from ktjax.models.checkpoints import catalogue, entries, fields, hf, hub, weights
 from ktjax.models.classes import class_names, numbered
 
-# The weights of the embedded zoo, one exported folder each, lie in the package.
+# The weights of the embedded zoo, one exported folder each, are in the package.
 ZOO = Path(__file__).parent / "glyphs"
-# timm's names for how features are pooled, where a network of ours knows one way only.
+# timm's names for how features are pooled, where our network supports only one way.
 _POOLS = ("avg", "token")
 _OF_OTHERS = (
-    "If it is not timm's names that the weights have (torchvision's are others, but for ResNets), "
-    "load them where they are from, and ktjax.import_torch(module, FOLDER, ...) makes a folder."
+    "If the weights do not have timm's names (torchvision's differ, except for ResNets), load them "
+    "in the library they are from, and ktjax.import_torch(module, FOLDER, ...) makes a folder."
 )
 _LOG = logging.getLogger(__name__)
 
@@ -51,30 +51,30 @@ def load(
     Args:
       name: one of
         `timm/<architecture>.<tag>`, a repository of timm's on the Hugging Face hub (cached;
-        HF_HUB_OFFLINE is respected); what ktjax has no architecture for is imported, once, where
-        torch and timm are installed, and `import:` before the name does so with any;
+        HF_HUB_OFFLINE is respected); if ktjax lacks the architecture and torch and timm are
+        installed, it is imported, once; the prefix `import:` imports any;
         `hf:<owner>/<repository>`, or `hf-hub:`, or `timm/<owner>/<repository>`: any other on the
-        hub that transformers, timm or ktjax has written; `@<revision>` may stand at the end;
+        hub, written by transformers, timm or ktjax, optionally followed by `@<revision>`;
         `glyphs/<name>` of the embedded zoo;
-        a folder with config.json and model.safetensors, which ktjax, timm or transformers wrote;
+        a folder with config.json and model.safetensors, written by ktjax, timm or transformers;
         or the folder of an imported torch module;
-        `zeroshot:` and a folder or repository of CLIP's or SigLIP's, for any `classes`: without
-        these it is to be told them by `ktjax.models.named`;
+        `zeroshot:` and a folder or repository of CLIP or SigLIP, for any `classes`; without
+        them, `ktjax.models.named` sets them later;
         a workdir of ktjax that holds one model (of several, the folder of one);
-        a .safetensors file with timm's names. Weights may lie in several files with an index.
-      architecture: what a .safetensors file is of, as it does not say so itself.
+        a .safetensors file with timm's names. Weights may be in several files with an index.
+      architecture: that of a .safetensors file, which does not name it itself.
       classes: the names of the classes, or how many there are, instead of those in config.json.
-      head: the last layer is a new one for `classes`: `zero`, or drawn as timm does, `random`;
-        None: keep the checkpoint's. Encoders without a head need one.
+      head: a new last layer for `classes`: `zero`, or `random`, initialized as in timm; None: keep
+        the checkpoint's. Encoders without a head need one.
       size: height and width of the input, if not the checkpoint's. Position embeddings of timm's
         families are resized.
       mean, std, interpolation, crop_pct: how images are prepared for it, if not as the checkpoint
-        says: channels less `mean` over `std` (of values 0 .. 1), and the filter and the share of
-        the image's shorter side in evaluation. A .safetensors file says nothing of it: timm's
-        values for its architecture are taken, and logged.
-      seed: what a random head is drawn from.
-      templates: of a zero-shot model, texts in which {} stands for a class's name; their mean is
-        the class.
+        says: channels become (x - mean) / std, of values from 0 to 1; the filter, and the share of
+        the image's shorter side in evaluation. A .safetensors file does not say: timm's values for
+        its architecture are used, and logged.
+      seed: the seed of a random head.
+      templates: for a zero-shot model, texts in which {} stands for a class's name; their
+        embeddings are averaged.
       **options: attributes of the network, by timm's names: `drop_rate`, `drop_path_rate`.
 
     Raises:
@@ -90,7 +90,7 @@ def load(
     classes = numbered(classes) if isinstance(classes, int) else classes or None
     if found.config["format"] == weights.ZERO_SHOT:
         if head is not None and not classes:
-            raise ValueError(f"'{name}' has no classes: those of a new head are to be given too.")
+            raise ValueError(f"'{name}' has no classes: pass those of the new head, too.")
         model = zero_shot.load(name, found, templates=templates, size=size, options=options)
         if classes and head is None:
             model = zero_shot.named(model, classes)
@@ -115,7 +115,7 @@ def load(
 
 
 def _input(name: str, found: hub.Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an InputSpec is not the checkpoint's own; ValueError: there is no such value."""
+    """The fields of an InputSpec that are given; ValueError if one is not valid."""
     spec = {**found.config["pretrained_cfg"], **given}
     fields.check_input(spec, name)
     if "interpolation" in given and given["interpolation"] not in weights.INTERPOLATIONS:
@@ -123,7 +123,7 @@ def _input(name: str, found: hub.Checkpoint, given: Mapping[str, Any]) -> dict[s
         raise ValueError(f"No interpolation '{given['interpolation']}'. Known: {known}.")
     if _is_bare(found):
         _LOG.info(
-            "%s does not say how images are prepared: taken are %s, crop %g, mean %s, std %s.",
+            "%s does not say how images are prepared: using %s, crop %g, mean %s, std %s.",
             name,
             *(spec["interpolation"], spec["crop_pct"], tuple(spec["mean"]), tuple(spec["std"])),
         )
@@ -131,7 +131,7 @@ def _input(name: str, found: hub.Checkpoint, given: Mapping[str, Any]) -> dict[s
 
 
 def _is_bare(found: hub.Checkpoint) -> bool:
-    """Whether it is a single file, for which the user has named the architecture."""
+    """Whether it is a single file, whose architecture the user named."""
     return found.config["origin"] == f"pretrained {found.path.name}"
 
 
@@ -141,7 +141,7 @@ def _filled(
     """The classifier with the weights of its checkpoint; a `fresh_head` is not read.
 
     Raises:
-      ValueError: they do not fit; with a `hint`, that the checkpoint may be of other classes.
+      ValueError: they do not fit; with a `hint` that the checkpoint may have other classes.
     """
     try:
         return weights.fill(
@@ -158,7 +158,7 @@ def _filled(
         hints = []
         if hint:
             hints.append(
-                "Where a checkpoint is of other classes, head='zero' gives it a new last layer."
+                "If the checkpoint has other classes, head='zero' gives it a new last layer."
             )
         if _is_bare(found):
             hints.append(_OF_OTHERS)
@@ -178,7 +178,7 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     repository = hub.repository_of(name)
     if repository is not None:
         return _of_hub(name, repository)
-    name = name.removeprefix("local-dir:")  # timm's word for it
+    name = name.removeprefix("local-dir:")  # timm's prefix
     path = paths.of(name)
     if weights.is_export(path):
         return hub.folder(path)
@@ -186,13 +186,13 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     written = [one for kind in kinds for one in paths.find(path / kind, weights.WEIGHTS)]
     inside = sorted(one.parent for one in written)
     if len(inside) > 1:
-        raise ValueError(f"'{name}' holds several models: name one, {', '.join(map(str, inside))}.")
+        raise ValueError(f"'{name}' holds several models: use one, {', '.join(map(str, inside))}.")
     if inside:
         return hub.folder(inside[0])
     if path.suffix == ".safetensors" and path.is_file():
         if architecture is None:
             raise ValueError(
-                f"'{name}' does not say its architecture: `python -m ktjax.models import {name} "
+                f"'{name}' does not name its architecture: `python -m ktjax.models import {name} "
                 "FOLDER --architecture=NAME` makes a folder that jobs take."
             )
         architecture = architecture.removeprefix("timm/").partition(".")[0]
@@ -201,11 +201,11 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     if (path / "pytorch_model.bin").is_file():
         raise ValueError(
             f"The weights of '{name}' are a pickle, which ktjax never opens: `python -m "
-            f"ktjax.models import {name} FOLDER` has torch read them, where it is installed."
+            f"ktjax.models import {name} FOLDER` reads them with torch, where it is installed."
         )
     if path.suffix in hub.PICKLED:
         raise ValueError(
-            f"'{name}' is a pickle, which ktjax never opens. Where you trust it, convert it: "
+            f"'{name}' is a pickle, which ktjax never opens. If you trust it, convert it: "
             "d = torch.load(FILE, 'cpu', weights_only=False); d = d.get('state_dict_ema') or "
             "d.get('state_dict') or d; safetensors.torch.save_file({k: v.contiguous() for k, v in "
             "d.items()}, 'model.safetensors'). Then `python -m ktjax.models import "
@@ -213,8 +213,8 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
         )
     if path.is_file():
         raise ValueError(
-            f"'{name}' is no .safetensors file, which are all that ktjax reads. Where timm reads "
-            "it (big_vision's .npz, say): timm.models.save_for_hf(timm.create_model(NAME, "
+            f"'{name}' is not a .safetensors file, and ktjax reads no others. If timm reads it "
+            "(such as big_vision's .npz): timm.models.save_for_hf(timm.create_model(NAME, "
             "checkpoint_path=FILE), FOLDER, safe_serialization=True) makes a folder."
         )
     timms = catalogue.TIMM["architectures"].keys() & registry.MODELS.keys()
@@ -222,20 +222,20 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
         raise ValueError(f"No model '{name}': timm's checkpoint is called 'timm/{name}'.")
     if name in registry.MODELS:
         tags = catalogue.TIMM["architectures"][name]["checkpoints"] if name in timms else ()
-        others = f"; or take one of timm's: {', '.join(f'timm/{name}.{tag}' for tag in tags)}"
+        others = f"; or use one of timm's: {', '.join(f'timm/{name}.{tag}' for tag in tags)}"
         raise ValueError(
             f"'{name}' is an architecture, not a pretrained model: train it with "
-            f"configs/pretrain.py:model={name}, then give the folder that this exports"
+            f"configs/pretrain.py:model={name}, then use the folder that this exports"
             f"{others if tags else ''}."
         )
     if (path / files.CONFIG).is_file() and "job" in files.read_object(path / files.CONFIG):
         raise ValueError(
-            f"'{name}' is the workdir of a job that has exported no model: the command that began "
-            "it goes on where it is, and exports at the end."
+            f"'{name}' is the workdir of a job that has not exported a model: its command, run "
+            "again, resumes it and exports at the end."
         )
     inside = sorted(str(one.parent) for one in path.glob(f"*/{weights.WEIGHTS}"))
     if inside:  # checkpoints of transformers' Trainer
-        raise ValueError(f"'{name}' is no model, but holds some: {', '.join(inside)}.")
+        raise ValueError(f"'{name}' is not a model, but holds some: {', '.join(inside)}.")
     nearest = spelling.nearest(name, (*zoo(), *registry.MODELS))
     raise ValueError(
         f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "
@@ -245,8 +245,8 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
 
 
 def _of_hub(name: str, repository: str) -> hub.Checkpoint:
-    """The checkpoint of a repository; imported if need be, where ktjax lacks its architecture."""
-    if name.startswith("timm/") and repository == name:  # what it is is known without asking
+    """The checkpoint of a repository; imported if ktjax lacks its architecture."""
+    if name.startswith("timm/") and repository == name:  # known without asking the hub
         architecture, _, tag = name.removeprefix("timm/").partition(".")
         known = catalogue.TIMM["architectures"].get(architecture, {})
         if not tag and known.get("checkpoints"):
@@ -257,8 +257,8 @@ def _of_hub(name: str, repository: str) -> hub.Checkpoint:
         config = hub.read_config(repository)
         if hf.is_config(config) and hf.is_zero_shot(config):
             raise ValueError(
-                f"'{name}' is of CLIP or SigLIP, for which classes are texts: "
-                f"{zero_shot.PREFIX}{repository} asks it about those of the data."
+                f"'{name}' is a CLIP or SigLIP model, whose classes are texts: "
+                f"{zero_shot.PREFIX}{repository} uses it with those of the data."
             )
         if hf.is_config(config):
             architecture = " or ".join(config.get("architectures") or ["no class"])
@@ -278,7 +278,7 @@ def _of_hub(name: str, repository: str) -> hub.Checkpoint:
 def _without_background(
     found: dict[str, np.ndarray], config: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Without the classes before those that timm counts, `label_offset` of them."""
+    """The entries without the first `label_offset` classes, which timm does not count."""
     offset, heads = (config["pretrained_cfg"].get(k) for k in ("label_offset", "classifier"))
     if not offset or not heads:
         return found
@@ -292,7 +292,7 @@ def _without_background(
 def _check_graph(
     name: str, found: hub.Checkpoint, size: tuple[int, int] | None, options: Mapping[str, Any]
 ) -> None:
-    """Raises ValueError where something is asked of an imported graph that is not in it."""
+    """Raises ValueError if an imported graph does not have these options or this size."""
     if options:
         raise ValueError(
             f"{name} is an imported graph, which has no option {', '.join(sorted(options))}."
@@ -309,14 +309,14 @@ def _called(model: Classifier, classes: Sequence[str]) -> Classifier:
     """The classifier with other names for its classes."""
     if len(classes) != len(model.classes):
         raise ValueError(
-            f"{model.name} has {len(model.classes)} classes, and {len(classes)} are named: "
+            f"{model.name} has {len(model.classes)} classes, but {len(classes)} are named: "
             "head='zero' gives it a new last layer."
         )
     return dataclasses.replace(model, classes=tuple(classes))
 
 
 def blank(name: str) -> Classifier:
-    """What `load(name)` gives, but for the weights, which it does not read: variables are shapes.
+    """As `load(name)`, but without reading weights: variables are shapes.
 
     Raises:
       ValueError: no such model, with the nearest names.
@@ -336,7 +336,7 @@ def _described(
     size: tuple[int, int] | None,
     options: dict[str, Any],
 ) -> tuple[Classifier, nn.Module]:
-    """The Classifier of a checkpoint, whose variables have shapes only, and its network."""
+    """The Classifier of a checkpoint, whose variables are shapes only, and its network."""
     spec = weights.input_spec(found.config)
     if size is not None:
         spec = dataclasses.replace(spec, size=size)
@@ -349,7 +349,7 @@ def _described(
     except ValueError as error:
         raise ValueError(
             f"{error} Where torch is installed, `python -m ktjax.models import {name} FOLDER` "
-            "makes a folder of it that ktjax reads."
+            "converts it to a folder that ktjax reads."
         ) from None
     if "global_pool" in stored and "global_pool" not in registry.options_of(architecture):
         pool = stored.pop("global_pool")

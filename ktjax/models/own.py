@@ -1,9 +1,9 @@
-"""Models of yours as Classifiers: Linen and NNX modules, and functions of parameters.
+"""Your own models as Classifiers: Linen and NNX modules, and functions of parameters.
 
-They take prepared images [B, height, width, 3], float, and give logits [B, C], or these and the
-features [B, D] that the head reads, which objectives that compare features need. A job takes the
-Classifiers beside names, `transfer.run(config, workdir, models={"mine": classifier})`, and exports
-what it has trained as weights that `load_weights` puts into such a Classifier again.
+They take prepared images [B, height, width, 3], float, and return logits [B, C], or logits and the
+features [B, D] that the head reads, which objectives that compare features need. A job takes
+Classifiers besides names, `transfer.run(config, workdir, models={"mine": classifier})`, and exports
+what it trained as weights that `load_weights` puts back into such a Classifier.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ktjax.classifier import Classifier, Forward, InputSpec, Output, Variables
 from ktjax.models.checkpoints import entries, weights
 from ktjax.models.classes import numbered
 
-_KEPT = ("params", "batch_stats")  # the collections that training knows
+_KEPT = ("params", "batch_stats")  # the collections that training uses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Own:
         """
         if format != "ktjax":
             raise ValueError(
-                f"{classifier.name} is a module of yours: there is no format {format}."
+                f"{classifier.name} is your own module: there is no format {format} for it."
             )
         paths.make_folder(folder)
         arrays = safetensors_numpy.save(_flat(classifier.variables))
@@ -60,9 +60,9 @@ class Own:
     def replace_head(
         self, classifier: Classifier, classes: Sequence[str], *, head: str, seed: int
     ) -> Classifier:
-        """Nobody but its owner knows where the head is."""
+        """Only its owner knows where the head is."""
         del classes, head, seed
-        raise ValueError(f"{classifier.name} is a module of yours: give it the head that you want.")
+        raise ValueError(f"{classifier.name} is your own module: give it the head that you want.")
 
     def select(
         self, classifier: Classifier, place_C: np.ndarray, classes: Sequence[str]
@@ -70,14 +70,14 @@ class Own:
         """Likewise."""
         del place_C, classes
         raise ValueError(
-            f"{classifier.name} is a module of yours: give it the classes of the data, in their "
+            f"{classifier.name} is your own module: give it the classes of the data, in their "
             "order."
         )
 
     def head_of(self, classifier: Classifier) -> Variables:
         """Likewise."""
         raise ValueError(
-            f"{classifier.name} is a module of yours, and where its head is is unknown."
+            f"{classifier.name} is your own module, and ktjax does not know where its head is."
         )
 
 
@@ -89,26 +89,30 @@ def from_linen(
     mean: Sequence[float],
     std: Sequence[float],
     classes: Sequence[str] | int,
+    interpolation: str = "bicubic",
+    crop_pct: float = 1.0,
+    crop_mode: str = "center",
     name: str | None = None,
 ) -> Classifier:
     """A Classifier of a Linen module.
 
-    If `module(x)` takes `train`, or else `deterministic`, it is told whether it trains; dropout
-    draws from the key `dropout`. BatchNorm normalizes with what its own device sees unless it has
+    If `module(x)` takes `train`, or else `deterministic`, this says whether it trains; dropout
+    draws from the key `dropout`. BatchNorm normalizes with its own device's images unless it has
     `axis_name=ktjax.parallel.AXIS`; its running statistics become the mean over all devices. With
-    frozen statistics the module is not told that it trains, and has no dropout either.
+    frozen statistics the module runs as in evaluation, so without dropout.
 
     Args:
       module: takes prepared images [B, height, width, 3].
-      variables: what `module.init` gives, or training has left: `params`, `batch_stats` and any
-        others, which stay as they are.
+      variables: from `module.init` or training: `params`, `batch_stats` and any others, which stay
+        as they are.
       size: height and width of the images.
       mean, std: what images are normalized with, for values from 0 to 1.
       classes: their names, or how many there are.
-      name: what it is called; None: as its class.
+      interpolation, crop_pct, crop_mode: how images are resized and cropped, in timm's terms.
+      name: its name; None: that of its class.
 
     Raises:
-      ValueError: it gives something else than logits, of so many classes.
+      ValueError: it does not return logits for that many classes.
     """
     constant = {kind: value for kind, value in variables.items() if kind not in _KEPT}
     flags = inspect.signature(type(module).__call__).parameters
@@ -130,7 +134,12 @@ def from_linen(
     kept = {kind: variables[kind] for kind in _KEPT if variables.get(kind)}
     called = type(module).__name__
     return _checked(
-        f"linen:{called}", forward, kept, _spec(size, mean, std), classes, name or called
+        f"linen:{called}",
+        forward,
+        kept,
+        InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode),
+        classes,
+        name or called,
     )
 
 
@@ -141,13 +150,16 @@ def from_nnx(
     mean: Sequence[float],
     std: Sequence[float],
     classes: Sequence[str] | int,
+    interpolation: str = "bicubic",
+    crop_pct: float = 1.0,
+    crop_mode: str = "center",
     name: str | None = None,
 ) -> Classifier:
-    """A Classifier of an NNX module, called as `module(x)`; it stays as it is.
+    """A Classifier of an NNX module, called as `module(x)`; the module itself is not changed.
 
     `module.train()` and `module.eval()` say whether it trains; frozen statistics leave dropout on.
-    Else as `from_linen`. In `variables` a parameter is called by its path, `layers.0.kernel`;
-    `update_nnx` brings them back into such a module.
+    Otherwise as `from_linen`. In `variables` a parameter's name is its path, `layers.0.kernel`;
+    `update_nnx` copies them back into such a module.
     """
     graph, params, stats, others = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
     structures = [jax.tree.structure(state) for state in (params, stats)]
@@ -180,11 +192,18 @@ def from_nnx(
     leaves = [dict(zip(_names(s), jax.tree.leaves(s), strict=True)) for s in (params, stats)]
     kept = {kind: values for kind, values in zip(_KEPT, leaves, strict=True) if values}
     called = type(module).__name__
-    return _checked(f"nnx:{called}", forward, kept, _spec(size, mean, std), classes, name or called)
+    return _checked(
+        f"nnx:{called}",
+        forward,
+        kept,
+        InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode),
+        classes,
+        name or called,
+    )
 
 
 def update_nnx(module: nnx.Module, classifier: Classifier) -> None:
-    """Gives a module like the one that `from_nnx` took the classifier's weights."""
+    """Copies the classifier's weights into a module like the one that `from_nnx` took."""
     for kind, kinds in zip(_KEPT, (nnx.Param, nnx.BatchStat), strict=True):
         state = nnx.state(module, kinds)
         found = classifier.variables.get(kind, {})
@@ -200,11 +219,14 @@ def from_function(
     mean: Sequence[float],
     std: Sequence[float],
     classes: Sequence[str] | int,
+    interpolation: str = "bicubic",
+    crop_pct: float = 1.0,
+    crop_mode: str = "center",
     name: str = "function",
 ) -> Classifier:
-    """A Classifier of a function `apply(params, x)`, which draws nothing and keeps nothing.
+    """A Classifier of a pure function `apply(params, x)`, without randomness or state.
 
-    `params` is a dict of dicts of arrays. Else as `from_linen`.
+    `params` is a dict of dicts of arrays. Otherwise as `from_linen`.
     """
 
     def forward(variables, x, *, train, rngs, freeze_stats):
@@ -212,22 +234,29 @@ def from_function(
         return _output(apply(variables["params"], x)), {}
 
     kept = {"params": params}
-    return _checked(f"function:{name}", forward, kept, _spec(size, mean, std), classes, name)
+    return _checked(
+        f"function:{name}",
+        forward,
+        kept,
+        InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode),
+        classes,
+        name,
+    )
 
 
 def load_weights(classifier: Classifier, folder: str | Path) -> Classifier:
-    """The classifier with the weights that a job has exported of it.
+    """The classifier with the weights that a job exported.
 
     Raises:
-      ValueError: they do not fit; all that do not are listed. Or they are of other classes.
+      ValueError: they do not fit (all that do not are listed), or are for other classes.
     """
     folder = paths.of(folder)
     config = files.read_object(folder / weights.CONFIG)
     named = config.get("label_names") or classifier.classes
     if list(named) != list(classifier.classes):
         raise ValueError(
-            f"'{folder}' is of other classes than {classifier.name}, or in another order: "
-            f"{', '.join(named[:5])}, and not {', '.join(classifier.classes[:5])}."
+            f"'{folder}' has different classes from {classifier.name}, or another order: "
+            f"{', '.join(named[:5])}, not {', '.join(classifier.classes[:5])}."
         )
     path = folder / weights.WEIGHTS
     found = entries.read(path)
@@ -245,7 +274,7 @@ def _flat(variables: Variables) -> dict[str, np.ndarray]:
 
 
 def _names(state: Any) -> list[str]:
-    """What the leaves of an NNX state are called, in their order."""
+    """The names of the leaves of an NNX state, in their order."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     return [
         ".".join(str(getattr(key, "key", getattr(key, "idx", ""))) for key in path).strip(".")
@@ -254,19 +283,15 @@ def _names(state: Any) -> list[str]:
 
 
 def _output(given: Any) -> Output:
-    """Logits, or these and features."""
+    """Logits, or logits and features."""
     if isinstance(given, Output):
         return given
     return Output(*given) if isinstance(given, tuple) else Output(given, None)
 
 
 def _over_devices(stats: Any) -> Any:
-    """The mean over all devices, where a step runs on several."""
+    """The mean over all devices, if a step runs on several."""
     return jax.lax.pmean(stats, parallel.AXIS) if parallel.is_mapped() else stats
-
-
-def _spec(size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> InputSpec:
-    return InputSpec(tuple(size), tuple(mean), tuple(std))
 
 
 def _checked(
@@ -277,7 +302,7 @@ def _checked(
     classes: Sequence[str] | int,
     name: str,
 ) -> Classifier:
-    """The Classifier, if it gives what Classifiers do."""
+    """The Classifier, if it returns what Classifiers do."""
     names = numbered(classes) if isinstance(classes, int) else tuple(classes)
     model = Classifier(
         name=name,
@@ -293,7 +318,7 @@ def _checked(
     given = jax.eval_shape(lambda v, x: model.apply(v, x)[0], dict(variables), image)
     if given.logits.shape != (2, len(names)):
         raise ValueError(
-            f"{name} gives logits of the shape {list(given.logits.shape)} for 2 images, and there "
+            f"{name} returns logits of shape {list(given.logits.shape)} for 2 images, but there "
             f"are {len(names)} classes."
         )
     return model

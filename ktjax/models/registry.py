@@ -1,4 +1,4 @@
-"""The architectures: how each is built, what input it is made for, which options it takes."""
+"""The architectures: how to build each, the input it is made for, the options it takes."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ktjax import spelling
-from ktjax.classifier import Classifier, InputSpec, Variables, linen_forward
+from ktjax.classifier import Classifier, Forward, InputSpec, Variables, linen_forward
 from ktjax.models.checkpoints import catalogue, hf_kinds
 from ktjax.models.networks import (
     convnext,
@@ -92,6 +92,7 @@ _HF = {
     for name, kind in _KINDS.items()
 }
 MODELS = _TINY | _TIMM | _HF
+_FORWARDS: dict[tuple[Any, int, str], Forward] = {}  # by build, number of classes and options
 
 _NARROW = {"depth": 2, "embed_dim": 32, "num_heads": 2}
 # A tiny network of each family, for tests: an architecture, and options that make it smaller.
@@ -138,9 +139,9 @@ def create(
 
 
 def family(architecture: str) -> str:
-    """The kind of network: one of FAMILIES, or `mlp` and `beit`, which timm has not.
+    """The kind of network: one of FAMILIES, or `mlp` and `beit`, which timm does not have.
 
-    Of what MODELS has not: where it comes from, such as `torch`.
+    For an architecture that is not in MODELS: where it comes from, such as `torch`.
     """
     known = MODELS.get(architecture)
     return architecture.partition(":")[0] if known is None else known.family
@@ -161,7 +162,7 @@ def skeleton(
     size: tuple[int, int] | None,
     options: dict[str, Any],
 ) -> tuple[Classifier, nn.Module]:
-    """A Classifier whose variables have shapes only, and its network.
+    """A Classifier whose variables are shapes only, and its network.
 
     Args:
       architecture: a name in MODELS.
@@ -170,8 +171,8 @@ def skeleton(
       options: attributes of the network, by timm's names.
 
     Raises:
-      ValueError: no such architecture, or it has no such option, with the nearest names; or there
-        is no such network.
+      ValueError: no such architecture, or it has no such option, with the nearest names; or no
+        network can be built with these options.
     """
     check_architecture(architecture)
     known = options_of(architecture)
@@ -191,16 +192,19 @@ def skeleton(
     except Exception as error:
         if not options or type(error) is ValueError:
             raise
-        # The options are those of a file, and may be anything: a network stumbles over them.
+        # The options may come from a file and be anything, so a network may fail in any way.
         told = str(error).strip().splitlines() or [""]
         raise ValueError(
-            f"There is no {architecture} of {reprlib.repr(options)}: {type(error).__name__}: "
+            f"{architecture} cannot be built with {reprlib.repr(options)}: {type(error).__name__}: "
             f"{told[0][:300]}"
         ) from error
     shapes = Classifier(
         name=architecture,
         architecture=architecture,
-        forward=linen_forward(module),
+        # The same function for the same network: what JAX compiles of it once is compiled.
+        forward=_FORWARDS.setdefault(
+            (build, len(classes), repr(sorted(options.items()))), linen_forward(module)
+        ),
         variables=variables,
         input=spec,
         classes=tuple(classes),
@@ -213,7 +217,7 @@ def skeleton(
 def options_of(architecture: str) -> set[str]:
     """The options a user may set: attributes of the network, or fields of a config.
 
-    None, where MODELS has not the architecture: a graph is as it is.
+    None, if MODELS lacks the architecture: a graph cannot be changed.
     """
     if architecture not in MODELS:
         return set()
@@ -228,8 +232,8 @@ def draw(module: nn.Module, spec: InputSpec, *, seed: int) -> Variables:
     key = jax.random.key(seed)
     options = None
     if jax.default_backend() == "cpu" and not isinstance(key, jax.core.Tracer):
-        # What runs once is not worth compiling well: half the time, the same bits. (Level 0, which
-        # contracts no products and sums, has others.)
+        # This runs once, so optimizing it does not pay: half the time, the same bits. (Level 0,
+        # which does not fuse products and sums, changes bits.)
         options = {"xla_backend_optimization_level": 1}
     return jax.jit(functools.partial(_initialize, module, spec), compiler_options=options)(key)
 

@@ -1,8 +1,8 @@
-"""Zero-shot classifiers, `zeroshot:NAME`: CLIP and SigLIP, to which any classes can be named.
+"""Zero-shot classifiers, `zeroshot:NAME`: CLIP and SigLIP, for classes of any name.
 
 Their image tower is a network like any other (networks/contrastive.py); the kernel of its last
-layer is what the text tower says of the classes' names, computed once. They are loaded without
-classes, and get those of the data set where other models' are compared with these
+layer holds the text tower's embeddings of the class names, computed once. They are loaded without
+classes, and get those of the data set where other models' classes are matched with it
 (`ktjax.models.fitted`).
 """
 
@@ -24,7 +24,7 @@ from ktjax.models.networks import clip_text
 
 PREFIX = "zeroshot:"  # before a folder, or a repository on the hub
 TEMPLATES = (clip_text.TEMPLATE,)
-# What the file of weights has for texts.
+# Entries of the weights file that belong to the text tower.
 _TEXT = ("text_model.", "text_projection.")
 
 
@@ -41,15 +41,15 @@ class Unnamed:
     templates: tuple[str, ...]
 
     def named(self, classifier: Classifier, classes: Sequence[str]) -> Classifier:
-        """The classifier for these classes; where its variables are shapes, nothing is computed.
+        """The classifier for these classes; if its variables are shapes, nothing is computed.
 
         Raises:
-          ValueError: they have numbers for names; or the text tower is not of the image tower.
+          ValueError: the names are only numbers, or the text tower does not fit the image tower.
         """
         if classes and is_nameless(classes):
             raise ValueError(
-                f"{classifier.name} is asked about classes by what they are called, and "
-                f"'{classes[0]}' says nothing."
+                f"{classifier.name} classifies by the names of the classes, and '{classes[0]}' "
+                "says nothing."
             )
         shapes, _ = registry.skeleton(
             classifier.architecture, classes, classifier.input.size, dict(classifier.options)
@@ -61,8 +61,8 @@ class Unnamed:
             text_CxD = clip_text.embed_names(self.where, names, *self.templates)
             if text_CxD.shape != kernel_DxC.shape[::-1]:
                 raise ValueError(
-                    f"{classifier.name}: images are of {kernel_DxC.shape[0]} numbers, and texts of "
-                    f"{text_CxD.shape[1]}."
+                    f"{classifier.name}: image embeddings have {kernel_DxC.shape[0]} dimensions, "
+                    f"and text embeddings {text_CxD.shape[1]}."
                 )
             kernel_DxC = jnp.asarray(text_CxD.T)
         return dataclasses.replace(
@@ -76,7 +76,7 @@ class Unnamed:
     def export(
         self, classifier: Classifier, folder: Path, *, format: str, facts: Mapping[str, Any]
     ) -> None:
-        """It is no classifier yet."""
+        """Raises ValueError: there are no classes yet."""
         del folder, format, facts
         self._refuse(classifier)
 
@@ -100,8 +100,8 @@ class Unnamed:
 
     def _refuse(self, classifier: Classifier) -> NoReturn:
         raise ValueError(
-            f"{classifier.name} has no classes of its own: ktjax.load_model(NAME, classes=...) "
-            "names them."
+            f"{classifier.name} has no classes of its own: name them with "
+            "ktjax.load_model(NAME, classes=...)."
         )
 
 
@@ -113,19 +113,21 @@ def named(classifier: Classifier, classes: Sequence[str]) -> Classifier:
 
 
 def locate(name: str) -> hub.Checkpoint:
-    """The checkpoint of a name with PREFIX; ValueError as `load`, but reads no weights."""
+    """The checkpoint of a name with PREFIX; raises as `load` does, but reads no weights."""
     where = _where(name)
     path = clip_text.folder_of(where, weights.CONFIG) / weights.CONFIG
     whole = clip_text.read_config(path)
     kind = next((k for k, v in hf_kinds.ZERO_SHOT.items() if v.model_type == whole.model_type), "")
     if not kind:
-        raise ValueError(f"{path} is of a text tower alone, and '{name}' needs that of images too.")
+        raise ValueError(f"{path} is of a text tower only, and '{name}' needs an image tower too.")
     options, fixed = hf_kinds.ZERO_SHOT[kind].options, hf_kinds.ZERO_SHOT[kind].fixed
     vision = whole.vision_config.to_dict()
     for field, value in fixed.items():
         if vision[field] != value:
-            raise ValueError(f"{path} has {field}={vision[field]!r}; ktjax has {value!r} only.")
-    if "projection_dim" in options:  # of both towers; that of the image tower may be another
+            raise ValueError(
+                f"{path} has {field}={vision[field]!r}; ktjax supports only {value!r}."
+            )
+    if "projection_dim" in options:  # of both towers; the image tower's own may differ
         vision["projection_dim"] = whole.projection_dim
     folder = clip_text.folder_of(where, processors.PREPROCESSOR, *clip_text.WEIGHTS)
     seen = {"model_type": whole.model_type, "image_size": vision["image_size"]}
@@ -151,7 +153,7 @@ def blank(
     size: tuple[int, int] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """The classifier without classes, whose variables have shapes only."""
+    """The classifier without classes, whose variables are shapes only."""
     spec = weights.input_spec(found.config)
     spec = spec if size is None else dataclasses.replace(spec, size=tuple(size))
     options = {**found.config["model_args"], **(options or {})}
@@ -195,9 +197,9 @@ def _where(name: str) -> str:
 
 
 def _as_ours(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Entries with the axes that ktjax's parameters have, and queries apart from keys and values.
+    """Entries with the axes of ktjax's parameters, and queries separate from keys and values.
 
-    What has other shapes than transformers gives it stays as it is, and will not fit.
+    Entries whose shapes are not transformers' stay as they are, and will not fit.
     """
     arrays = dict(found)
     for name, shape in (

@@ -1,4 +1,4 @@
-"""The page of a convergence job: which models are at the end of their training."""
+"""The page of a convergence job: which models have converged."""
 
 from typing import Any
 
@@ -7,28 +7,28 @@ from ktjax.report import parts
 from ktjax.report.parts import Table
 
 NOTE = (
-    "In points, the mean over seeds, of more training with labels alone. at: the gain at each "
+    "Gains in points by more training on labels alone, the mean over seeds. at: the gain at each "
     "learning rate, on the half of tune that picks one. gain: of the picked one on the other half, "
-    "± one standard error; upper: the upper end of its one-sided 95 % interval. A model is at its "
-    "end where that is less than config.most_gain; validation only confirms."
+    "± one standard error; upper: the upper end of its one-sided 95 % interval. A model has "
+    "converged if that is less than config.most_gain; validation only confirms."
 )
 DRAWINGS = ()
 
 
 def title(results: ConvergenceResults) -> str:
     """The heading of the page."""
-    return "Are the models at the end of their training?"
+    return "Have the models converged?"
 
 
 def conclusion(results: ConvergenceResults) -> str:
-    """One sentence: how many models are."""
+    """One sentence: how many models have converged."""
     most = results.config["most_gain"]
     at_end = sum(check.at_its_end for check in results.checks)
     models = "model" if len(results.checks) == 1 else "models"
     are = "is" if at_end == 1 else "are"
     return (
-        f"{at_end} of {len(results.checks)} {models} {are} at the end of training: more of it, "
-        f"with labels alone, gives less than {most:g} points."
+        f"{at_end} of {len(results.checks)} {models} {are} converged: more training on labels "
+        f"alone gains less than {most:g} points."
     )
 
 
@@ -37,11 +37,11 @@ def tables(results: ConvergenceResults) -> list[Table]:
     rates = [f"{rate:g}" for rate in results.config["learning_rates"]]
     header = [
         *("model", "accuracy %", *(f"at {rate}" for rate in rates)),
-        *("picked", "gain", "upper", "on validation", "at its end"),
+        *("picked", "gain", "upper", "on validation", "converged"),
     ]
     rows = [_row(check, rates) for check in results.checks]
-    heading = f"Accuracy on {parts.validation_images(results)}, and what more training gives"
-    return [Table(heading, header, [rows], words=("model", "at its end"), note=NOTE)]
+    heading = f"Accuracy on {parts.validation_images(results)}, and what more training gains"
+    return [Table(heading, header, [rows], words=("model", "converged"), note=NOTE)]
 
 
 def _row(check: Any, rates: list[str]) -> list[str]:

@@ -2,8 +2,8 @@
 
 `*_rows` give the data that a figure shows, a dict per bar, point or image; page.py also writes them
 as CSV. No rows: nothing to draw. Figures are made without pyplot: no global state, no display.
-Objectives differ in color and in marker, hatch or dashes, so a print in black and white will do.
-Each is drawn for a screen and for a phone, WIDE and NARROW, with letters of the same size.
+Objectives differ in color and in marker, hatch or dashes, so a black and white print is readable.
+Each is drawn for a screen and for a phone, WIDE and NARROW, with text of the same size.
 """
 
 import itertools
@@ -51,7 +51,7 @@ class Group(NamedTuple):
 
 
 def whole_numbers() -> ticker.Locator:
-    """Ticks of an axis that counts."""
+    """Integer ticks for an axis of counts."""
     return ticker.MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True)
 
 
@@ -70,7 +70,7 @@ def groups(results: Results) -> list[Group]:
 
     def key(run: Run) -> tuple:
         mean = sum(accuracy_of.get(t, 0.0) for t in run.teachers) / max(len(run.teachers), 1)
-        # In whatever order they come, which may be another with each seed.
+        # Whatever their order, which may differ between seeds.
         return students.index(run.student), len(run.teachers), mean, sorted(run.teachers)
 
     runs = sorted(runs, key=lambda r: (key(r), objectives.index(r.objective), r.seed))
@@ -82,7 +82,7 @@ def groups(results: Results) -> list[Group]:
 
 
 def styles(objectives: Iterable[str]) -> dict[str, Style]:
-    """How each objective is drawn, in the order in which they are named."""
+    """How each objective is drawn, in order of appearance."""
     lists = (COLORS, HATCHES, MARKERS, DASHES)
     found = enumerate(dict.fromkeys(objectives))
     return {name: Style(*(kind[i % len(kind)] for kind in lists)) for i, name in found}
@@ -155,7 +155,7 @@ def progress(results: Results, width: float) -> Figure:
 
 
 def class_rows(results: Results, *, most: int = 10) -> Rows:
-    """The best run's classes that changed most, best first: images gained, lost, net, in all."""
+    """The best run's classes that changed most, best first: images gained, lost, net, total."""
     run = best_run(results)
     if run is None or not run.class_gain:
         return []
@@ -196,15 +196,15 @@ def classes(results: Results, width: float) -> Figure:
 
 
 def example_rows(examples: Sequence[Mapping[str, Any]], *, most: int = 12) -> Rows:
-    """The captions of the images that `examples` shows, as many as it shows."""
+    """The captions of the images that `examples` shows."""
     keys = ("label", "student_says", "teacher", "teacher_says", "after_says")
-    # Where nothing was trained, there is no student after it.
+    # Without training there is no student after it.
     found = [{k: example[k] for k in keys if k in example} for example in examples[:most]]
     return [dict(zip(row, names.in_words(list(row.values())), strict=True)) for row in found]
 
 
 def examples(examples: Sequence[Mapping[str, Any]], width: float) -> Figure:
-    """Images that a teacher got right and the student wrong, with what each of them said."""
+    """Images that a teacher got right and the student wrong, with the answer of each."""
     said = {"label": "true", "student_says": "student", "teacher_says": "teacher"}
     said |= {"after_says": "after"}
     columns = 4 if is_wide(width) else 2
@@ -267,19 +267,19 @@ def _name(run: Run) -> dict[str, Any]:
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """A figure of so many inches; its title may take several lines."""
+    """A figure, sizes in inches; its title may take several lines."""
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     figure.suptitle(clip(title, round(width * 10), 4), fontsize=11)
     return figure
 
 
 def is_wide(width: float) -> bool:
-    """Whether so many inches are more than a phone has."""
+    """Whether a width in inches is more than a phone has."""
     return width > NARROW
 
 
 def clip(text: str, width: int, lines: int) -> str:
-    """`text` over at most so many lines; what does not fit ends in an ellipsis."""
+    """`text` wrapped at `width`; more than `lines` lines end in an ellipsis."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))
 
 
@@ -289,7 +289,7 @@ def cut(text: str, letters: int) -> str:
 
 
 def labels(models: Mapping[str, Model], shown: Sequence[str], width: float) -> list[str]:
-    """Models at the side of a map: the last parts of their paths, and their accuracy if known."""
+    """Labels of models on a heat map: the last parts of paths, and the accuracy if known."""
     tails = [cut(n.rstrip("/").rpartition("/")[2], 24 if is_wide(width) else 17) for n in shown]
     found = [models[name].accuracy for name in shown]
     return [
@@ -299,12 +299,12 @@ def labels(models: Mapping[str, Model], shown: Sequence[str], width: float) -> l
 
 
 def numbers(width: float) -> int:
-    """Up to how many models a map of pairs has numbers in its cells."""
+    """The most models for which a heat map of pairs has numbers in its cells."""
     return 14 if is_wide(width) else 9
 
 
 def named(width: float) -> int:
-    """Up to how many models a map of pairs has names at its sides."""
+    """The most models for which a heat map of pairs has names at its sides."""
     return 60 if is_wide(width) else 20
 
 

@@ -1,4 +1,4 @@
-"""The picture of a transfer: what each gained and lost, beside what there was to gain."""
+"""The figure of a transfer job: what each transfer gained and lost, and the headroom."""
 
 import statistics
 import textwrap
@@ -14,7 +14,7 @@ from ktjax.analysis.rows import TransferResults
 from ktjax.report import figures
 from ktjax.report.verdicts import SURE
 
-_ROOM = 1.6  # times the largest change: so far the headroom is drawn
+_ROOM = 1.6  # times the largest change, up to which the headroom is drawn
 _EDGE = {"edgecolor": "black", "linewidth": 0.6}
 
 
@@ -70,7 +70,7 @@ def change(results: TransferResults, width: float) -> Figure:
 def _placed(
     results: TransferResults, letters: int
 ) -> tuple[list[tuple[float, str]], list[tuple[float, dict[str, Any]]], float]:
-    """Where headings and bars stand, from the top; and where they end."""
+    """The positions of headings and bars, from the top; and where they end."""
     rows = iter(change_rows(results))
     found = figures.groups(results)
     many_students = len({group.student for group in found}) > 1
@@ -109,6 +109,6 @@ def _legend() -> list[Any]:
     return [
         Patch(facecolor=figures.COLORS[0], label="gain: wrong before, right after", **_EDGE),
         Patch(label="loss: right before, wrong after", **loss, **_EDGE),
-        Line2D([], [], label="change of accuracy", **diamond),
+        Line2D([], [], label="change in accuracy", **diamond),
         Patch(fill=False, edgecolor="#666666", label="headroom"),
     ]

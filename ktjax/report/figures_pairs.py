@@ -2,7 +2,7 @@
 
 As in figures.py: `*_rows` give the data that a figure shows; no rows mean nothing to draw. The
 shades are those of cividis, whose steps look even, also to color-blind readers and in black and
-white; what differs in kind differs in marker or hatch, too.
+white; different kinds also differ in marker or hatch.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from ktjax.report.figures import COLORS, HATCHES
 
 Rows = list[dict[str, Any]]
 
-_BINS = 24  # that the lower envelope is made of
+_BINS = 24  # of the lower envelope
 
 
 def pair_rows(results: ComplementarityResults) -> Rows:
@@ -81,9 +81,9 @@ def heat(results: ComplementarityResults, width: float) -> Figure:
 
 
 def envelope(results: ComplementarityResults) -> Rows:
-    """The smallest rho_pos among the pairs of about the same accuracy difference."""
+    """The smallest rho_pos among pairs with about the same accuracy difference."""
     difference, rho = _columns(results, "accuracy_difference", "rho_pos")
-    # Bins hold as many pairs each, or few models would leave most of them empty.
+    # Bins hold equal numbers of pairs: with few models, most would be empty otherwise.
     order = np.argsort(difference, kind="stable")
     bins = np.array_split(order, min(_BINS, max(1, len(order) // 3)))
     lowest = [members[np.argmin(rho[members])] for members in bins]
@@ -176,7 +176,7 @@ def areas(results: ComplementarityResults, width: float) -> Figure:
 
 
 def similarity_rows(results: ComplementarityResults) -> Rows:
-    """A row per pair and size of set: how alike its top classes are, and how alike all are."""
+    """A row per pair and size of set: the similarity of its top classes, and of all."""
     return [
         {"teacher": pair.teacher, "student": pair.student, "percent": int(percent)}
         | {"mean": mean, "largest": largest, "all": results.similarity_of_all}
@@ -208,7 +208,7 @@ def similarity(results: ComplementarityResults, width: float) -> Figure:
     ticks = [f"{p} %\n{n} pairs" for p, n in zip(percents, counts, strict=True)]
     axes.set_xticks(range(len(percents)), ticks)
     axes.set_xlim(-0.6, len(percents) - 0.3)
-    axes.set_xlabel("smallest set of classes with so many of the positive flips")
+    axes.set_xlabel("smallest set of classes with this share of the positive flips")
     axes.set_ylabel("mean similarity of two classes of the set")
     axes.grid(axis="y", alpha=0.3)
     return figures.plain_text(figure, [line])

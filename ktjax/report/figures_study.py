@@ -16,8 +16,8 @@ Rows = list[dict[str, Any]]
 
 
 def headroom_rows(results: StudyResults) -> Rows:
-    """What each pair gained and lost, and what the ensemble gains; pairs that have no ensemble
-    are left out.
+    """What each pair gained and lost, and what the ensemble gains; pairs without an ensemble are
+    left out.
     """
     keys = ("objective", "student", "teacher", "runs", "delta", "gain", "loss")
     return [
@@ -34,7 +34,7 @@ def headroom(results: StudyResults, width: float) -> Figure:
     columns = min(2, len(styles)) if figures.is_wide(width) else 1
     lines = -(-len(styles) // columns)
     figure = figures.new_figure(width, 1.3 + 2.8 * lines, "Gain and loss against headroom")
-    # A scale of its own for each: one objective's losses can be a hundred times another's gains.
+    # Each has its own scale: one objective's losses can be a hundred times another's gains.
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
     for axes, (objective, style) in zip(grid, styles.items(), strict=False):
         own = [row for row in rows if row["objective"] == objective]
@@ -46,7 +46,7 @@ def headroom(results: StudyResults, width: float) -> Figure:
             room, [-x for x in loss], 0, color=COLORS[1], linewidth=2.2, ls=":", label="loss"
         )
         look = {"color": "white", "markeredgecolor": "black", "markersize": 5}
-        axes.plot(room, delta, style.marker, label="change of accuracy", **look)
+        axes.plot(room, delta, style.marker, label="change in accuracy", **look)
         axes.axhline(0, color="black", linewidth=1)
         axes.set_title(figures.clip(objective, 48, 2), fontsize=9)
         axes.grid(alpha=0.3)
@@ -77,8 +77,8 @@ def heat(results: StudyResults, width: float) -> Figure:
     title = "What each teacher changed in each student"
     figure = figures.new_figure(width, 4 * lines + 0.4, title)
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    # Gains and losses each over their half of the colors, as losses may be a hundred times larger:
-    # the same ones in all panels, or the least loss of one would look like the largest of another.
+    # Gains and losses have half of the colors each, as losses may be a hundred times larger. The
+    # scale is the same in all panels, so that equal losses look the same.
     deltas = [pair.delta for pair in results.pairs]
     norm = TwoSlopeNorm(0.0, vmin=min(*deltas, -1e-9), vmax=max(*deltas, 1e-9))
     for axes, objective in zip(grid, objectives, strict=False):

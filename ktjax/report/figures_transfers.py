@@ -25,7 +25,7 @@ def delta(results: ComplementarityResults, width: float) -> Figure:
 
 
 def foresight(results: ComplementarityResults, width: float) -> Figure:
-    """Transfer delta against the gain that the partition promised before it, per objective."""
+    """Transfer delta against the gain that the partition promised beforehand, per objective."""
     title = "What transfers changed, by what the partitioned targets promised"
     label = "accuracy of the targets minus the student's (points)"
     return _panels(results, width, "partition_gain", label, title)
@@ -50,7 +50,7 @@ def success(results: ComplementarityResults, width: float) -> Figure:
         rates = list(of["per_student"].values())
         style = styles[objective]
         figures.box(axes, i, rates, color=style.color, hatch=style.hatch)
-        # Beside each other, or equal rates would hide one another.
+        # Side by side, or equal rates would hide each other.
         spread = np.linspace(-0.18, 0.18, len(rates)) if len(rates) > 1 else [0.0]
         look = {"marker": style.marker, "color": "white", "markeredgecolor": "black"}
         axes.plot(i + np.asarray(spread), rates, linestyle="", markersize=5, **look)

@@ -1,4 +1,4 @@
-"""Names as people say them: of models that are paths, of classes that are synsets or paragraphs."""
+"""Readable names: of models that are paths, of classes that are synsets or paragraphs."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ from ktjax import imagenet
 from ktjax.analysis import rows
 from ktjax.analysis.rows import Results
 
-LONGEST = 40  # letters of a class in a table
+LONGEST = 40  # characters of a class in a table
 _AS_THEY_ARE = ("job", "config", "environment", "data")
 
 
 def readable(results: Results) -> Results:
-    """The results with the last parts of paths for models, whose origin says the path, and words
-    for the synsets of ImageNet.
+    """The results with models named by the last parts of their paths (the origin has the path), and
+    words for the synsets of ImageNet.
     """
     named = {*results.models, *(n for run in results.runs for n in (run.student, *run.teachers))}
     short = {name: tail for name, tail in tails(named).items() if tail != name}
@@ -32,7 +32,7 @@ def readable(results: Results) -> Results:
 
 
 def in_words(classes: Sequence[str]) -> list[str]:
-    """Classes of ImageNet by the first of their words: `tench` for `n01440764`."""
+    """Classes of ImageNet by their first name: `tench` for `n01440764`."""
     return [
         name if name == words else words.partition(",")[0]
         for name, words in zip(classes, imagenet.in_words(classes), strict=True)
@@ -40,7 +40,7 @@ def in_words(classes: Sequence[str]) -> list[str]:
 
 
 def tails(names: Collection[str]) -> dict[str, str]:
-    """The shortest end of each path that no other name has; names of hubs and zoos as they are."""
+    """The shortest unique end of each path; names of hubs and zoos are kept."""
     found = {}
     for name in names:
         parts = name.rstrip("/").split("/")
@@ -52,14 +52,14 @@ def tails(names: Collection[str]) -> dict[str, str]:
 
 
 def of_classes(classes: Iterable[str], *, most: int = 6) -> str:
-    """The first of several classes, and how many there are besides."""
+    """The first of several classes, and how many more there are."""
     classes = list(classes)
     text = ", ".join(clipped(name) for name in classes[:most])
     return text + (f" and {len(classes) - most} more" if len(classes) > most else "")
 
 
 def clipped(name: str) -> str:
-    """What fits in a table's cell."""
+    """The part of a name that fits in a table's cell."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1].rstrip()}…"
 
 

@@ -1,8 +1,8 @@
 """report.html: what a run found, with its figures.
 
-The page needs no network: style and figures are inside it, these once for a screen and once for a
+The page works offline: style and figures are embedded, the latter once for a screen and once for a
 phone. Everything that comes from a run (names of models and classes, config values) is escaped. The
-figures lie beside it as PNG and CSV too.
+figures are also written next to it, as PNG and CSV.
 """
 
 import base64
@@ -32,7 +32,7 @@ EXAMPLES = Drawing(
     "examples",
     figures.example_rows,
     figures.examples,
-    "What a transfer is after: images that the teacher answered correctly and the student did not.",
+    "What a transfer aims at: images that the teacher got right and the student did not.",
 )
 
 
@@ -43,7 +43,7 @@ def write(
 ) -> pathlib.Path:
     """Writes report.html and figures/*.png, *.csv into `folder`; returns the page's path.
 
-    ValueError if `results` is not what results.json of a job holds.
+    ValueError if `results` does not have the contents of a results.json.
     """
     results = names.readable(rows.read(results))
     folder = paths.of(folder)
@@ -53,7 +53,7 @@ def write(
     body = [_tag("h1", title), _tag("p", page.summary(results))]
     tables = page.tables(results)
     body += [line for table in tables[:1] for line in _section(table)]
-    # What a reader looks for comes first: in sentences, in numbers, in a picture.
+    # The main result comes first: in sentences, in numbers, in a figure.
     drawn = [_figure(folder, drawing, results) for drawing in page.drawings]
     body += drawn[0] if drawn else []
     body += [line for table in tables[1:] for line in _section(table)]
@@ -75,7 +75,7 @@ def write(
 
 
 def _figure(folder: pathlib.Path, drawing: Drawing, source: Any) -> list[str]:
-    """Writes the figure and its data as files, and gives the figure as HTML; [] without data."""
+    """Writes the figure and its data as files, and returns the figure as HTML; [] without data."""
     drawn = drawing.rows(source)
     if not drawn:
         return []
@@ -106,7 +106,7 @@ def _tag(name: str, text: str) -> str:
 
 
 def _html_table(table: Table) -> str:
-    """On a phone each row folds to a card, in which every number has its column's name."""
+    """On a phone each row becomes a card in which every number has its column's name."""
     kinds = ["word" if name in table.words else "number" for name in table.header]
     named = [
         f' data-name="{html.escape(name)}"' if i else "" for i, name in enumerate(table.header)
@@ -135,7 +135,7 @@ def _cell(text: str) -> str:
 
 
 def _long(kind: str, text: str) -> str:
-    """Marks words that may be cut anywhere, and numbers that may be, at a space."""
+    """Marks words that may break anywhere, and numbers that may break at a space."""
     longest = max(map(len, text.split() or [text]))
     return " long" if (longest > 26 if kind == "word" else len(text) > 16) else ""
 
@@ -156,7 +156,7 @@ def _png(figure: Figure) -> bytes:
     figure.set_dpi(130)
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # The figure's font lacks some scripts; the names stand in full in the CSV beside it.
+        # The figure's font lacks some scripts; the CSV next to it has the full names.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         canvas.draw()  # lays it out, too; savefig would draw it twice
     Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(data, format="png")

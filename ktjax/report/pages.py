@@ -1,4 +1,4 @@
-"""The page of each job. A new job says what its page holds in a file of its own, and adds a row."""
+"""The page of each job. A new job defines its page in its own file, and adds an entry here."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ def _no_sections(results: Results) -> Sequence[Table]:
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """What the report of one job says; each function takes that job's record of `rows.RESULTS`."""
+    """The report of one job; each function takes that job's record of `rows.RESULTS`."""
 
     title: Callable[[Any], str]
     summary: Callable[[Any], str]  # a few sentences, for the page

@@ -16,9 +16,9 @@ DRAWINGS = (
         "rho_pos",
         figures_pairs.heat_rows,
         figures_pairs.heat,
-        "rho_pos: share of the images on which the teacher is right and the student wrong. Read "
-        "along a column what each teacher could teach one student, along a row what one teacher "
-        "could teach each.",
+        "rho_pos: share of the images on which the teacher is right and the student wrong. A "
+        "column shows what each teacher could teach one student, a row what one teacher could "
+        "teach each student.",
     ),
     Drawing(
         "pairs",
@@ -31,29 +31,29 @@ DRAWINGS = (
         "entropy",
         figures_pairs.entropy_rows,
         figures_pairs.entropy,
-        "A count of pairs. Further to the left, what a teacher knows is concentrated in fewer "
+        "A histogram of pairs. Further to the left, a teacher's knowledge is concentrated in fewer "
         "classes; at 1 it is the same in every class.",
     ),
     Drawing(
         "areas",
         figures_pairs.area_rows,
         figures_pairs.areas,
-        "The classes that hold half of the positive flips of the most accurate model's best "
-        "complement (of these, the first 20).",
+        "The classes that hold half of the positive flips from the best complement to the most "
+        "accurate model (at most 20 classes).",
     ),
     Drawing(
         "similarity",
         figures_pairs.similarity_rows,
         figures_pairs.similarity,
-        "Boxes above the dashed line: the classes in which one teacher knows more are more alike "
-        "than any two classes. Whiskers reach to the extremes.",
+        "Boxes above the dashed line: the classes in which a teacher knows more are more similar "
+        "than classes are on average. Whiskers extend to the extremes.",
     ),
     Drawing(
         "transfer_delta",
         figures_transfers.rows,
         figures_transfers.delta,
         "A point per transfer. Above zero the student improved; left of the dotted line its "
-        "teacher was the weaker one. Each objective has a scale of its own.",
+        "teacher was the weaker one. Each objective has its own scale.",
     ),
     Drawing(
         "transfer_success",
@@ -65,8 +65,8 @@ DRAWINGS = (
         "transfer_foresight",
         figures_transfers.rows,
         figures_transfers.foresight,
-        "A point per transfer. Where the points rise to the right, the teacher to take was known "
-        "before any training. Each objective has a scale of its own.",
+        "A point per transfer. Where the points rise to the right, the best teacher could be told "
+        "before any training. Each objective has its own scale.",
     ),
 )
 
@@ -74,19 +74,19 @@ DRAWINGS = (
 def title(results: ComplementarityResults) -> str:
     """The heading of the page."""
     random = len({row["student"] for row in results.controls["random_students"]})
-    controls = f" and {names.counted(random, 'control')} of random weights" if random else ""
+    controls = f" and {names.counted(random, 'control')} with random weights" if random else ""
     return f"Complementary knowledge of {names.counted(len(results.models), 'model')}{controls}"
 
 
 def conclusion(results: ComplementarityResults) -> str:
-    """One sentence: how much every pair has, and what chance would give."""
+    """One sentence: the positive flips of all pairs, and the interval of the smallest."""
     pairs = results.pairs
     lowest = min(pairs, key=lambda pair: pair.rho_pos)
     rho = [pair.rho_pos for pair in pairs]
     above = sum(value > 2 for value in rho)
     return (
-        f"Of {len(pairs)} ordered pairs {above} have positive flips on more than 2 % of the "
-        f"images: median {np.median(rho):.2f} %, largest {max(rho):.2f} %, least "
+        f"Of {len(pairs)} ordered pairs, {above} have positive flips on more than 2 % of the "
+        f"images: median {np.median(rho):.2f} %, largest {max(rho):.2f} %, smallest "
         f"{lowest.rho_pos:.2f} % (95 % interval {lowest.rho_pos_low:.2f} to "
         f"{lowest.rho_pos_high:.2f} %; teacher {lowest.teacher}, student "
         f"{lowest.student})."
@@ -100,27 +100,28 @@ def summary(results: ComplementarityResults) -> str:
     if weaker:
         mean = np.mean([pair.rho_pos for pair in weaker])
         sentences.append(
-            f"A weaker teacher is right where its student fails on {mean:.2f} % of the images, in "
-            "the mean over pairs."
+            f"A weaker teacher is right where its student is wrong on {mean:.2f} % of the images, "
+            "averaged over pairs."
         )
     correlations = [pair.error_correlation for pair in results.pairs]
     known = [value for value in correlations if value is not None]
     if known:
         sentences.append(
-            f"Models err together: the correlation of their errors is {min(known):.2f} to "
-            f"{max(known):.2f}, where independent errors would have 0."
+            f"The errors of models correlate, by {min(known):.2f} to {max(known):.2f}; the "
+            "correlation of independent errors is 0."
         )
     return " ".join(sentences)
 
 
 def tables(results: ComplementarityResults) -> list[Table]:
-    """A row per student, the most accurate first, with the teachers to take."""
-    heading = f"What could be learned from whom, on {parts.validation_images(results)}"
+    """A row per student, the most accurate first, with its best teachers."""
+    heading = f"What each student could learn, on {parts.validation_images(results)}"
     note = (
         "rho_pos: share of the images on which a teacher is right and the student wrong, from the "
-        "least to the largest over its teachers. partition gain: what a perfect learner of the "
-        "partitioned targets would gain, in points; each image is answered by that of student and "
-        "teacher who gives its label more probability. First teachers: those with the most of it. "
+        "smallest to the largest over its teachers. partition gain: what a student that learned "
+        "the partitioned targets perfectly would gain, in points; each image is answered by the "
+        "student or teacher that gives its label more probability. first teachers: those with the "
+        "largest values. "
         f"For comparison, {parts.of_chance(results)}."
     )
     header = ["student", "accuracy %", "rho_pos %", "first teachers by rho_pos"]
@@ -145,7 +146,7 @@ def tables(results: ComplementarityResults) -> list[Table]:
 
 
 def sections(results: ComplementarityResults) -> list[Table]:
-    """Controls, how certain the numbers are, what transfers made of it if there are any; models."""
+    """Controls, how certain the numbers are, past transfers if there are any, and models."""
     found = [_controls(results), _certainty(results)]
     if results.transfers["rows"]:
         found += [_foresight(results), _properties(results), _families(results)]
@@ -161,11 +162,11 @@ def _first(own: Sequence[ZooPair], rank: str) -> str:
 def _controls(results: ComplementarityResults) -> Table:
     shuffled = results.controls["shuffled"]
     note = (
-        "A student that has learned nothing lacks all that its teacher knows: rho_pos is about the "
+        "An untrained student knows nothing of what its teacher knows: rho_pos is about the "
         "teacher's accuracy. With the samples of each model shuffled, errors are independent, and "
         f"rho_pos is accuracy(teacher) x (1 - accuracy(student)): {shuffled['rho_pos_mean']:.2f} % "
-        f"in the mean over pairs, expected {shuffled['expected_mean']:.2f} %, largest difference "
-        f"of a pair {shuffled['largest_difference']:.2f} points."
+        f"on average over pairs, expected {shuffled['expected_mean']:.2f} %, largest difference "
+        f"for a pair {shuffled['largest_difference']:.2f} points."
     )
     rows: dict[str, list[list[str]]] = {}
     for row in results.controls["random_students"]:
@@ -178,14 +179,14 @@ def _controls(results: ComplementarityResults) -> Table:
 
 def _certainty(results: ComplementarityResults) -> Table:
     note = (
-        "The ten pairs with the fewest positive flips. Interval: Clopper and Pearson's, exact, "
-        "95 %. If errors were independent: what rho_pos would be. p: McNemar's exact test that the "
-        "two models are equally accurate. agreement: the same answer. errors correlate: 0 if "
-        "independent. either right: what the two know together. surer of the two: accuracy where "
-        "the more confident one answers."
+        "The ten pairs with the fewest positive flips. interval: Clopper and Pearson's, exact, "
+        "95 %. if independent: rho_pos if errors were independent. p: McNemar's exact test that "
+        "the two models are equally accurate. agreement: the same answer. errors correlate: 0 if "
+        "independent. either right: at least one of the two is right. more confident: accuracy if "
+        "the more confident of the two answers."
     )
     header = ["teacher", "student", "rho_pos %", "interval", "if independent %", "rho_neg %", "p"]
-    header += ["agreement %", "errors correlate", "either right %", "surer of the two %"]
+    header += ["agreement %", "errors correlate", "either right %", "more confident %"]
     lowest = sorted(results.pairs, key=lambda pair: pair.rho_pos)[:10]
     rows = [
         [
@@ -209,7 +210,7 @@ def _certainty(results: ComplementarityResults) -> Table:
 def _foresight(results: ComplementarityResults) -> Table:
     note = (
         "Spearman's rank correlation between what was known before any training and the transfer "
-        "delta that followed: 1 where the ranking was right, 0 where it told nothing."
+        "delta that followed: 1 if the ranking was right, 0 if it said nothing."
     )
     header = ["objective", "student", "pairs"]
     header += [name.replace("_", " ") for name in transfers.FORESEEN]
@@ -218,7 +219,7 @@ def _foresight(results: ComplementarityResults) -> Table:
         cells = [row["objective"], row["student"] or "all", str(row["pairs"])]
         cells += [_text(row[name], "+.2f") for name in transfers.FORESEEN]
         rows.setdefault(row["objective"], []).append(cells)
-    heading = "Which teacher to take, and what happened"
+    heading = "Predicting the best teacher"
     return Table(heading, header, list(rows.values()), ("objective", "student"), note)
 
 
@@ -245,7 +246,7 @@ def _properties(results: ComplementarityResults) -> Table:
 
 def _families(results: ComplementarityResults) -> Table:
     note = (
-        "Mean over the pairs whose student or teacher is of a family: delta, the change of "
+        "Mean over the pairs whose student or teacher is in a family: delta, the change in "
         "accuracy in points; gain and loss, the share of images that became right and wrong."
     )
     header = ["objective", "of", "family", "pairs", *transfers.OUTCOMES]

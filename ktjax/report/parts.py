@@ -1,4 +1,4 @@
-"""What the pages of reports are made of, and the parts that several of them have."""
+"""Building blocks of report pages, and the parts that several of them share."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ class Table:
     header: Sequence[str]
     groups: Sequence[Sequence[Sequence[str]]]
     words: Collection[str]  # columns that are aligned left; the others hold numbers
-    note: str  # how to read it; empty where the next table says it for both
+    note: str  # how to read it; empty if the next table's note is for both
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Drawing:
 
     name: str  # of its files
     rows: Callable[[Any], list[dict[str, Any]]]
-    draw: Callable[[Any, float], Figure]  # so many inches wide: figures.WIDE or figures.NARROW
+    draw: Callable[[Any, float], Figure]  # of a width in inches: figures.WIDE or figures.NARROW
     caption: str  # how to read it
 
 
@@ -36,7 +36,7 @@ PROGRESS = Drawing(
     "progress",
     functools.partial(figures.history_rows, key="accuracy"),
     figures.progress,
-    "A line per run: accuracy on the tune split while it trained. Compare the shapes of the lines, "
+    "A line per run: accuracy on the tune split during training. Compare the shapes of the lines, "
     "not their level: this is not the validation split.",
 )
 
@@ -48,7 +48,7 @@ def validation_images(results: Results) -> str:
 
 
 def of_chance(results: Results) -> str:
-    """How accurate it is to name the most frequent class always: what accuracies start from."""
+    """The accuracy of always naming the most frequent class: the baseline of accuracies."""
     share = 100 * max(results.class_counts) / max(sum(results.class_counts), 1)
     return f"naming the most frequent class always: {share:.1f} %"
 
@@ -67,12 +67,12 @@ def models_table(heading: str, results: Results) -> Table:
     ]
     header = ["model", "accuracy %", *["own transform %"] * own, "parameters", "origin"]
     note = (
-        f"accuracy: share of the {validation_images(results)} that a model answers rightly; "
+        f"accuracy: share of the {validation_images(results)} that a model gets right; "
         f"{of_chance(results)}. "
     )
     if own:
-        note += "own transform: the same, of images as the model's own transform crops and resizes "
-        note += "them, and not as all models see them here. "
+        note += "own transform: the same on images cropped and resized by the model's own "
+        note += "transform, instead of as all models see them here. "
     note += "origin: where its weights come from."
     return Table(heading, header, [rows], words=("model", "origin"), note=note)
 
@@ -92,5 +92,5 @@ def robustness_tables(results: Results) -> list[Table]:
         for name, found in rows
     ]
     heading = "Accuracy on other test sets, before -> after %"
-    note = "The student of each run before and after its transfer, on images nobody trained on."
+    note = "The student of each run before and after its transfer, on images not used in training."
     return [Table(heading, ["run", *sets], [cells], words=("run",), note=note)]

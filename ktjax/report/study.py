@@ -8,16 +8,16 @@ from ktjax.report import figures_study, figures_transfers, parts
 from ktjax.report.parts import Drawing, Table
 
 NOTE = (
-    "A pair is a student and a teacher, the mean over seeds. success: share of its teachers that "
-    "improved a student, the median and the mean over students. delta: accuracy after minus "
+    "A pair is a student and a teacher, the mean over seeds. success: share of a student's "
+    "teachers that improved it, the median and the mean over students. delta: accuracy after minus "
     "before, in percentage points, the mean over pairs. net: delta minus that of the student's "
     "control, the same training without a teacher that gained most on tune. of headroom: the mean "
-    "delta over the mean that the confidence ensemble of student and teacher gains over the "
+    "delta as a share of the mean gain of the confidence ensemble of student and teacher over the "
     "student. In brackets: 95 % intervals over models; those of delta and net are clustered by "
-    "student and by teacher, those of success are from drawing students and teachers again. "
-    "surely: pairs that are better, and worse, by a one-sided test of each; those of an objective "
-    "that are better, together, are wrong in one of twenty such tables, and so are those that are "
-    "worse (Holm)."
+    "student and by teacher, those of success are from resampling students and teachers. surely: "
+    "how many pairs are better, and worse, by one-sided tests; for each objective, at most one in "
+    "twenty such tables has any pair wrongly among the better ones, and likewise among the worse "
+    "(Holm)."
 )
 DRAWINGS = (
     Drawing(
@@ -25,27 +25,27 @@ DRAWINGS = (
         figures_study.headroom_rows,
         figures_study.headroom,
         "A line per pair, from what it lost to what it gained (percent of the validation "
-        "images), and a point at the difference, the change of accuracy; further to the right "
-        "there was more to gain, by the more confident of student and teacher.",
+        "images), and a point at the difference, the change in accuracy; further to the right, "
+        "answering with the more confident of student and teacher would gain more.",
     ),
     Drawing(
         "success",
         figures_transfers.success_rows,
         figures_transfers.success,
-        "A point per student: the share of its teachers that improved it, in the mean over seeds.",
+        "A point per student: the share of its teachers that improved it, averaged over seeds.",
     ),
     Drawing(
         "pairs",
         figures_study.heat_rows,
         figures_study.heat,
-        "Gains and losses have a scale of colors each, the same for all objectives; white is no "
-        "change, gray no such pair.",
+        "Gains and losses each have their own color scale, the same for all objectives; white is "
+        "no change, gray no such pair.",
     ),
     Drawing(
         "delta",
         figures_transfers.rows,
         figures_transfers.delta,
-        "A point per pair: what a transfer changed, by how much better the teacher was (the "
+        "A point per pair: the change by a transfer, against how much better the teacher was (the "
         "paper's figure 4).",
     ),
 )
@@ -60,7 +60,7 @@ def title(results: StudyResults) -> str:
 
 
 def conclusion(results: StudyResults) -> str:
-    """The success rates, the objective that did best, and whether that can be told apart."""
+    """The success rates, the objective that did best, and whether it is distinguishable."""
     if not results.success:
         return f"No pair of student and teacher is done.{_others(results)}"
     students = len({pair.student for pair in results.pairs})
@@ -74,7 +74,7 @@ def _best(results: StudyResults) -> str:
     best = max(results.success, key=lambda name: results.success[name]["mean_delta"])
     of = results.success[best]
     text = (
-        f"{best} did best: {of['mean_delta']:+.2f} points in the mean over {of['pairs']} pairs"
+        f"{best} did best: {of['mean_delta']:+.2f} points on average over {of['pairs']} pairs"
         f"{_said(of['interval'])}"
     )
     if of["net"]:
@@ -90,16 +90,16 @@ def _best(results: StudyResults) -> str:
 
 
 def _said(interval: Any) -> str:
-    """What an interval allows to say."""
+    """An interval in words."""
     if interval is None:
         return ""
     low, high = interval
     shown = f" [{low:+.2f}, {high:+.2f}]"
-    return f"{shown}, not distinguishable from none" if low <= 0 <= high else shown
+    return f"{shown}, not distinguishable from zero" if low <= 0 <= high else shown
 
 
 def _alike(row: Any) -> bool:
-    """Whether two objectives cannot be told apart over the pairs that both have."""
+    """Whether two objectives are not distinguishable over the pairs that both have."""
     return row["interval"] is None or row["interval"][0] <= 0 <= row["interval"][1]
 
 
@@ -107,7 +107,7 @@ def _others(results: StudyResults) -> str:
     """How many runs did not change their student."""
     statuses = [row.status for row in results.rows]
     counts = {
-        "abstained, and left their student as it was": statuses.count(study.ABSTAINED),
+        "abstained and left their student unchanged": statuses.count(study.ABSTAINED),
         "failed": statuses.count(study.FAILED),
     }
     return "".join(
@@ -151,7 +151,7 @@ def _objectives_table(results: StudyResults) -> Table:
 
 
 def _export_tables(results: StudyResults) -> list[Table]:
-    """What was decided about the exports; no table where the last weights are what is exported."""
+    """What was decided about the exports; no table if the last weights are exported."""
     if results.config["export"] == "last":
         return []
     rows = []
@@ -171,7 +171,7 @@ def _export_tables(results: StudyResults) -> list[Table]:
     header = ["objective", "abstained", "others improved", "worst"]
     header += ["last: improved", "last: points", "last: worst"]
     note = (
-        "abstained: pairs whose student stays as it was, because nothing better was surely found; "
+        "abstained: pairs whose student stays unchanged, because nothing was significantly better; "
         "they are no success. others improved: of the pairs that did not abstain. last: what the "
         "weights at the end of training would have changed, had they been exported."
     )
@@ -203,11 +203,11 @@ def _students_table(results: StudyResults) -> Table:
             mean = f" {sum(own) / len(own):+.2f}" if own else ""
             cells.append("-" if rate is None else f"{rate:.0f} %{mean}")
         rows.append([student, f"{before[student]:.2f}", results.chosen.get(student, "-"), *cells])
-    heading = "Teachers that improved each student, and its mean delta"
+    heading = "Share of teachers that improved each student, and its mean delta"
     note = (
-        "Of each objective: the share of its teachers that improved a student, and the mean delta "
-        "over its teachers in points. control: the training without a teacher that net subtracts, "
-        f"chosen on tune. accuracy: before any transfer; {parts.of_chance(results)}."
+        "For each objective: the share of a student's teachers that improved it, and the mean "
+        "delta over its teachers in points. control: the training without a teacher that net "
+        f"subtracts, chosen on tune. accuracy: before any transfer; {parts.of_chance(results)}."
     )
     return Table(heading, header, [rows], words=("student", "control"), note=note)
 
@@ -230,9 +230,9 @@ def _alone_tables(results: StudyResults) -> list[Table]:
     header = ["student", "objective", "seed", "before -> after %", "delta ± se points"]
     header += ["gain %", "loss %"]
     note = (
-        "What training alone changed. xe: labels only, xe_self: half label and half initial "
-        "student, self: the initial student only, at the learning rate that follows. gain, loss: "
-        "share of the validation images that became right, wrong."
+        "What training without a teacher changed. xe: labels only, xe_self: half label and half "
+        "initial student, self: the initial student only; the number is the learning rate. gain, "
+        "loss: share of the validation images that became right, wrong."
     )
     words = ("student", "objective")
     return [Table("Runs without a teacher", header, [rows], words, note)] if rows else []
@@ -248,13 +248,13 @@ def _failed_tables(results: StudyResults) -> list[Table]:
     words = ("student", "teacher", "objective", "error")
     note = (
         "Pairs whose training diverged (FloatingPointError) count as not improved, and are in no "
-        "mean; the others count nowhere above. config.only_failed=True runs them again."
+        "mean; other failures are not counted above. config.only_failed=True runs all again."
     )
     return [Table("Runs that failed", header, [rows], words, note)] if rows else []
 
 
 def sections(results: StudyResults) -> list[Table]:
-    """The models, every pair, and objectives beside each other."""
+    """The models, every pair, and a comparison of objectives."""
     found = [parts.models_table("Models", results)]
     if results.compared:
         found.append(_compared_table(results))
@@ -277,9 +277,9 @@ def _compared_table(results: StudyResults) -> Table:
     words = ("objective", "minus", "distinguishable")
     note = (
         "The mean difference of their delta in points, its 95 % interval clustered by student and "
-        "by teacher, and whether that interval leaves out zero."
+        "by teacher, and whether that interval excludes zero."
     )
-    heading = "Objectives beside each other, over the pairs of both"
+    heading = "Objectives compared, over the pairs of both"
     return Table(heading, header, [rows], words, note)
 
 
@@ -304,7 +304,7 @@ def _pairs_table(results: StudyResults) -> Table:
     note = (
         "The mean over seeds, ± one standard error. net: delta minus that of the student's "
         "control. gain, loss: share of the validation images that became right, wrong. ensemble: "
-        "accuracy of the more confident of student and teacher. of headroom: delta over what the "
-        "ensemble gains."
+        "accuracy of the more confident of student and teacher. of headroom: delta as a share "
+        "of the gain of the ensemble."
     )
     return Table("Pairs", header, [rows], ("student", "teacher", "objective"), note)

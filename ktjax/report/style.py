@@ -1,4 +1,4 @@
-"""How report.html looks: on a screen and on a phone, by day and by night."""
+"""The style of report.html: on a screen and on a phone, light and dark."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --quiet: #555; --line: #ccc;

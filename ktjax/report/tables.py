@@ -13,9 +13,9 @@ from ktjax.report.parts import Table
 
 
 def as_text(results: Results | Mapping[str, Any]) -> str:
-    """The tables of a job one after another, each with how to read it, and the conclusion.
+    """The tables of a job, each with its note, and the conclusion.
 
-    ValueError if `results` is not what results.json of a job holds.
+    ValueError if `results` does not have the contents of a results.json.
     """
     results = names.readable(rows.read(results))
     page = PAGES[results.job]

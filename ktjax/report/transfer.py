@@ -11,33 +11,32 @@ NOTE = (
     "delta: accuracy after minus before, in percentage points, ± one standard error over the "
     "validation images. net: delta minus that of the control, the same training without a teacher "
     "that gained most on tune. gain, loss: share of these images that became right, wrong. taught: "
-    "share of the training samples whose target came from a teacher. ensemble: the reference line, "
-    "where each image is answered by the most confident of the student before the transfer and the "
-    "teachers."
+    "share of the training samples whose target came from a teacher. ensemble: for reference, each "
+    "image answered by the most confident of the initial student and the teachers."
 )
 SOUP_NOTE = (
-    "soup: the average of the weights of the students that each teacher taught alone, which is not "
-    "trained itself."
+    "soup: the average of the weights of the students that each teacher taught alone, without "
+    "further training."
 )
-MUTUAL_NOTE = "Nobody was frozen: all models taught each other, and each has a table as a student."
+MUTUAL_NOTE = "No model was frozen: all taught each other, and each has a table as a student."
 MEANS_NOTE = (
-    "In percentage points, ± one standard error: of the validation images and of the seeds, pooled "
+    "In percentage points, ± one standard error over the validation images and the seeds, pooled "
     "over the table. net: delta minus that of the control without a teacher."
 )
 CONTROLS_NOTE = (
     "xe: labels only. xe_self: half label, half initial student. self: the initial student only. "
-    "The number is the learning rate; none is not trained at all. on tune: the change on the tune "
-    "split, by which the control is chosen that net is the difference from."
+    "The number is the learning rate; none: no training. on tune: the change on the tune split; "
+    "net subtracts the control with the largest."
 )
 STAGES_NOTE = (
-    "A row for each teacher, on the student that the one before left; before and after are those "
-    "of the row."
+    "A row for each teacher, which starts with the student from the previous row; before and "
+    "after are those of the row."
 )
 PAIRS_NOTE = (
     "positive flips (rho_pos): share of the validation images on which the teacher is right and "
     "the student, before the transfer, wrong: what could be learned. negative flips: the reverse. "
     "entropy: how evenly the positive flips are spread over the classes; 1 is evenly. 5 % of them "
-    "in: the fewest classes that hold so many of the positive flips."
+    "in: the fewest classes that hold that share of the positive flips."
 )
 SERVED_NOTE = (
     "exact: as with all logits. approximate: the divergence counts all other classes as one."
@@ -49,10 +48,10 @@ DRAWINGS = (
         figures_change.change,
         "Means over seeds of the answers that became right (to the right of zero) and wrong (to "
         "the left), in percent of the validation images. The diamond is their difference, the "
-        "change of accuracy, with two standard errors to each side: where these reach zero, it "
+        "change in accuracy, with two standard errors to each side: if these reach zero, it "
         "is not distinguishable from no change. The hollow bar, which ends in an arrow where it "
-        "leaves the picture, is the headroom: what the more confident of student and teachers "
-        "would gain.",
+        "leaves the picture, is the headroom: what answering with the more confident of student "
+        "and teachers would gain.",
     ),
     Drawing(
         "gain_loss",
@@ -66,7 +65,7 @@ DRAWINGS = (
         functools.partial(figures.history_rows, key="taught"),
         figures.taught,
         "A line per run: the share of the training samples whose target is a teacher's; the others "
-        "keep what was known.",
+        "preserve what the student knew.",
     ),
     parts.PROGRESS,
     Drawing(
@@ -80,7 +79,7 @@ DRAWINGS = (
 
 
 def _served(results: TransferResults) -> list[Table]:
-    """Which objectives saw less than all logits of a frozen model."""
+    """Which objectives did not see all logits of a frozen model."""
     if not results.served:
         return []
     rows = [[name, served] for name, served in results.served.items()]
@@ -230,7 +229,7 @@ def _controls_tables(results: TransferResults) -> list[Table]:
         none += [_with_error(0.0, 0.0), "0.00", "0.00", "+0.00", _mark(chosen == controls.NONE)]
         own.sort(key=lambda run: order.index(run.objective))  # seeds beside each other
         rows = [none, *(_control_cells(run, run.objective == chosen, seeds) for run in own)]
-        heading = f"Controls of {student}, which no teacher taught"
+        heading = f"Controls of {student}, trained without a teacher"
         note = CONTROLS_NOTE if student == list(of_students)[-1] else ""
         tables.append(Table(heading, header, [rows], words=("control", "chosen"), note=note))
     return tables

@@ -1,6 +1,6 @@
-"""What a transfer came to, in sentences that claim no more than the errors allow.
+"""The result of a transfer, in sentences that claim no more than the errors allow.
 
-What is compared are means over seeds, and their standard errors (`controls.outcomes`).
+Means over seeds are compared by their standard errors (`controls.outcomes`).
 """
 
 import statistics
@@ -22,12 +22,12 @@ SURE = 2.0  # standard errors
 
 
 class Effect(NamedTuple):
-    """What an objective did with the teachers of one kind."""
+    """The effect of an objective with teachers of one kind."""
 
     delta: float
     se: float
-    alone: float | None  # the mean delta of the control; None where nothing is compared with
-    trained: bool  # a control gained on tune: else nothing was trained, and `alone` is 0
+    alone: float | None  # the mean delta of the control; None without a control
+    trained: bool  # some control gained on tune; else the control is untrained, and `alone` is 0
     runs: int
     seeds: int
 
@@ -49,7 +49,7 @@ def summary(results: TransferResults) -> str:
 
 
 def abstentions(results: TransferResults) -> str:
-    """Which transfers left the student as it was, and what would have been seen; or nothing."""
+    """How many transfers abstained, and which gain would have been detected; or nothing."""
     taught = [run for run in results.runs if run.teachers]
     decided = [run for run in taught if run.abstained or run.least_gain is not None]
     if not decided:
@@ -83,7 +83,7 @@ def _net_summary(found: list[Outcome]) -> str:
 def conclusion(results: TransferResults) -> str:
     """One sentence: the objective with the largest mean delta for each kind of teacher.
 
-    It improved only where the change is more than two standard errors, and most only where it
+    It says "improved" only if the change is more than two standard errors, and "most" only if it
     differs from every other by more than two.
     """
     before = {run.student: run.accuracy_before for run in results.runs}
@@ -100,9 +100,16 @@ def conclusion(results: TransferResults) -> str:
 
 
 def _unmoved(results: TransferResults) -> str:
-    """What to do where training has changed no answer; or nothing."""
+    """What to do if training has changed no answer; or nothing."""
     if any(run.gain or run.loss or run.abstained for run in results.runs):
         return ""
+    taught = [run.taught for run in results.runs if run.teachers]
+    if taught and not any(taught):
+        return (
+            " No run has changed a single answer, as no training image was taught by a teacher: "
+            "the student was more confident in the label of each. It may have been trained on "
+            "these images."
+        )
     return (
         " No run has changed a single answer: train longer (config.total_epochs), or with larger "
         "learning rates (config.objectives.<name>.learning_rate; None finds one)."
@@ -121,7 +128,7 @@ def _teacher_kind(outcome: Outcome, before: float, results: TransferResults) -> 
 
 
 def _effect(same: list[Outcome]) -> Effect:
-    """The mean over students and teachers; their errors are taken for one, as images are shared."""
+    """The mean over students and teachers; errors are averaged, as the images are shared."""
     known = all(outcome.net is not None for outcome in same)
     return Effect(
         delta=statistics.fmean(outcome.delta for outcome in same),
@@ -138,21 +145,22 @@ def _clause(effects: dict[str, Effect]) -> str:
     effect = effects[best]
     over, worse = _over(effect), _worse({k: v for k, v in effects.items() if k != best})
     if effect.delta <= 0:
-        return f"nothing improved, best was {best} ({effect.delta:+.2f} points, {over}){worse}"
+        size = f"{effect.delta:+.2f} points"
+        return f"nothing improved the student: the best was {best} ({size}, {over}){worse}"
     size = f"{effect.delta:.2f} ± {effect.se:.2f} points"
     if effect.delta <= SURE * effect.se:
-        return f"nothing is surely better than before, best was {best} by {size} ({over}){worse}"
+        return f"nothing is a clear improvement: the best was {best}, by {size} ({over}){worse}"
     alike = [name for name in effects if name != best and _alike(effect, effects[name])]
     most = " most," if len(effects) > 1 and not alike else ""
-    text = f"{best} improved{most} by {size}{_of_the_control(effect)}"
+    text = f"{best} improved the student{most} by {size}{_of_the_control(effect)}"
     others = f", not distinguishable from {' and '.join(alike)}" if alike else ""
     return f"{text}{others} ({over}){worse}"
 
 
 def _worse(effects: dict[str, Effect]) -> str:
-    """Which objectives surely did harm; or nothing."""
+    """Which objectives did significant harm; or nothing."""
     lost = [
-        f"{name} is worse than before by {-effect.delta:.2f} ± {effect.se:.2f}"
+        f"{name} made it worse by {-effect.delta:.2f} ± {effect.se:.2f}"
         for name, effect in effects.items()
         if effect.delta < -SURE * effect.se
     ]
@@ -160,7 +168,7 @@ def _worse(effects: dict[str, Effect]) -> str:
 
 
 def _over(effect: Effect) -> str:
-    """What an effect is a mean of."""
+    """What an effect is averaged over."""
     seeds = names.counted(effect.seeds, "seed")
     return seeds if effect.runs == effect.seeds else f"mean of {effect.runs} runs, {seeds}"
 

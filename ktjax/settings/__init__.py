@@ -1,4 +1,4 @@
-"""What a config says, read once: a frozen, typed record per job, and the parts that jobs share."""
+"""Configs as frozen, typed records: one per job, and the parts that jobs share."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ RECORDS = {
 
 
 def read(config: Any) -> "Data":
-    """The record of a config, by its field `job`. ValueError as `Record.read`, or no such job."""
+    """The record of a config, by its field `job`. ValueError as `Record.read`, or unknown job."""
     check_choice("job", config["job"], tuple(RECORDS))
     module, name = RECORDS[config["job"]]
     return getattr(importlib.import_module(module), name).read(config)

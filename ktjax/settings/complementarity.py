@@ -13,7 +13,7 @@ CLIP = "clip:"
 
 
 class Complementarity(Data):
-    """What configs/complementarity.py holds."""
+    """The fields of configs/complementarity.py."""
 
     job: Literal["complementarity"]
     models: Annotated[tuple[Name, ...], Field(min_length=2)]

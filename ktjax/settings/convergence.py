@@ -10,7 +10,7 @@ from ktjax.settings.training import Training
 
 
 class Convergence(Training):
-    """What configs/convergence.py holds."""
+    """The fields of configs/convergence.py."""
 
     job: Literal["convergence"]
     models: Annotated[tuple[Name, ...], Field(min_length=1)]

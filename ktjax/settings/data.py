@@ -1,4 +1,4 @@
-"""What a config says about data."""
+"""The data settings of a config."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -23,7 +23,7 @@ from ktjax.settings.record import (
     filled,
 )
 
-# The names of tables that would be slow to import; settings_test.py holds them equal.
+# Names from tables that would be slow to import; settings_test.py checks that they match.
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Robustness = Literal[
     "imagenet_v2", "imagenet2012_real", "imagenet_a", "imagenet_r", "imagenet_sketch"
@@ -32,7 +32,7 @@ Augment = Literal["none", "shift_colour", "minimal", "very_weak", "weak", "defau
 
 
 def following(data: Any) -> dict[str, Any]:
-    """What follows from the data set where a config says None."""
+    """The data set's defaults for fields that are None in a config."""
     imagenet, glyphs = data == "imagenet2012", str(data).startswith("glyphs")
     return {
         "image_size": 24 if glyphs else None,
@@ -43,7 +43,7 @@ def following(data: Any) -> dict[str, Any]:
 
 
 class Data(Record):
-    """The fields that every job reads."""
+    """The fields that all jobs read."""
 
     data: Name
     data_dir: Name | None
@@ -61,7 +61,7 @@ class Data(Record):
 
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With what follows from the data set, whichever way that was given."""
+        """Adds the data set's defaults, however the data set was given."""
         return filled(raw, following(raw.get("data")))
 
     def datasets(self) -> dict[str, str]:
@@ -86,8 +86,8 @@ class TrainingData(Data):
         scale = self.crop_scale
         if scale is not None and not scale[0] <= scale[1] <= 1:
             raise ValueError(
-                f"config.crop_scale={scale} is the least and the most share of an image's area, or "
-                "None: not cropped."
+                f"config.crop_scale={scale} must be the smallest and largest fraction of an "
+                "image's area, or None for no crop."
             )
         return self
 

@@ -1,6 +1,6 @@
-"""What a config says about objectives: a record for each, told apart by its name.
+"""The objective settings of a config: one record per objective, selected by its name.
 
-The fields beside `objective` and `learning_rate` are the options of its builder in
+The fields other than `objective` and `learning_rate` are the options of its builder in
 ktjax.objectives, which explains them.
 """
 
@@ -24,10 +24,10 @@ Flips = Annotated[tuple[Literal["positive", "negative", "neutral"], ...], Field(
 
 
 class _Named(Record):
-    """What names an objective, and says its options."""
+    """An objective's name and options."""
 
     def options(self) -> dict[str, Any]:
-        """What the entry says to the objective's builder, and not to the optimizer."""
+        """The options for the objective's builder, without those for the optimizer."""
         return {
             name: getattr(self, name)
             for name in type(self).model_fields
@@ -38,7 +38,7 @@ class _Named(Record):
 class Entry(_Named):
     """An entry of config.objectives."""
 
-    learning_rate: Positive | None  # per 256 samples; None: the best on tune of several
+    learning_rate: Positive | None  # per 256 samples; None: the best of several on tune
 
 
 class _Softened(Entry):
@@ -99,7 +99,7 @@ class XeKl(_Distilled, _Labels):
 
 
 class AdaptConf(_Softened):
-    """The teacher or the student's own answer."""
+    """The teacher or the student's own prediction."""
 
     objective: Literal["adaptconf"]
     sharpness: Positive
@@ -125,7 +125,7 @@ class KlDpFlip(_Partitioned):
 
 
 class KlDpCorrected(_Partitioned):
-    """Data partitioning, with targets that are right."""
+    """Data partitioning, with corrected targets."""
 
     objective: Literal["kl_dp_corrected"]
     lead: Lead
@@ -138,20 +138,20 @@ class KlPool(_Softened):
 
 
 class KlPoolCorrected(_Softened):
-    """The same, with targets that are right."""
+    """The same, with corrected targets."""
 
     objective: Literal["kl_pool_corrected"]
     lead: Lead
 
 
 class SelfPool(_Softened):
-    """The initial student, as sure as it should be."""
+    """The initial student, at its fitted temperature."""
 
     objective: Literal["self_pool"]
 
 
 class SelfCorrected(_Softened):
-    """The same, with targets that are right."""
+    """The same, with corrected targets."""
 
     objective: Literal["self_corrected"]
     lead: Lead
@@ -179,7 +179,7 @@ class Crd(_Labels):
 
 
 class Mutual(_Softened, _Labels):
-    """Several students at once."""
+    """Several jointly trained students."""
 
     objective: Literal["mutual"]
     detach_teacher: bool
@@ -209,10 +209,10 @@ Objective = Annotated[
 
 
 class _Control(_Named):
-    """An entry of config.controls: what is minimized without a teacher, at no rate of its own."""
+    """An entry of config.controls: an objective without a teacher or its own learning rate."""
 
     def at(self, learning_rate: float) -> Entry:
-        """The entry of config.objectives that it is at a learning rate per 256 samples."""
+        """The equivalent entry of config.objectives at a learning rate per 256 samples."""
         options = {name: getattr(self, name) for name in type(self).model_fields}
         return _ENTRIES[options["objective"]](learning_rate=learning_rate, **options)
 
@@ -237,13 +237,13 @@ class SelfControl(_SoftenedControl):
 
 
 class SelfPoolControl(_SoftenedControl):
-    """The initial student, as sure as it should be."""
+    """The initial student, at its fitted temperature."""
 
     objective: Literal["self_pool"]
 
 
 class SelfCorrectedControl(_SoftenedControl):
-    """The same, with targets that are right."""
+    """The same, with corrected targets."""
 
     objective: Literal["self_corrected"]
     lead: Lead
@@ -278,11 +278,11 @@ class SlowWeights(Record):
 
 
 def every_resolved(slow: Any, batch_size: Any) -> Any:
-    """The entries of config.mcl, `every` of those where it is None set.
+    """The entries of config.mcl, with `every` set where it is None.
 
     The paper interpolates every 2 * 256 / batch_size steps (appendix, and `parse_cfg` in the
-    authors' code): as often per sample whatever the batch. Here that is a whole number of steps,
-    rounded, and at least one. What is no such mapping is left to be refused.
+    authors' code): equally often per sample at any batch size. Here that is rounded to a whole
+    number of steps, at least one. Invalid entries are left for validation to reject.
     """
     if not isinstance(slow, Mapping) or not isinstance(batch_size, int) or batch_size < 1:
         return slow
@@ -296,5 +296,5 @@ def every_resolved(slow: Any, batch_size: Any) -> Any:
 
 
 def unknown_labels(slow: Mapping[str, Any], objectives: Mapping[str, Any]) -> list[str]:
-    """The entries of config.mcl that no objective has."""
+    """The entries of config.mcl without an objective of that name."""
     return sorted(set(slow) - set(objectives))

@@ -10,7 +10,7 @@ from ktjax.settings.training import Training
 
 
 class Pretrain(Training):
-    """What configs/pretrain.py holds."""
+    """The fields of configs/pretrain.py."""
 
     job: Literal["pretrain"]
     models: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -27,7 +27,7 @@ class Pretrain(Training):
 
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With what follows from the data set; photographs are mirrored, and keep their colors."""
+        """Adds the data set's defaults; photographs are mirrored, and keep their colors."""
         found = dict(super().resolved(raw))
         if found.get("augment") == "default" and raw.get("augment") is None:
             found["augment"] = "minimal"

@@ -1,11 +1,12 @@
-"""What all records share: types with their bounds, and how a config becomes a record.
+"""What all records share: types with bounds, and the conversion of a config to a record.
 
-Every fault of a config is told at once, a sentence each, with the dotted name of the field and what
-it takes. Records have no defaults: these stand in the config files. No JAX.
+All errors in a config are reported at once, one sentence each, with the dotted name of the field
+and its valid values. Records have no defaults: these are in the config files. No JAX.
 """
 
 import math
 import types
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
@@ -16,19 +17,19 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from ktjax import spelling
 
-MOST = 2**31 - 1  # of what counts steps, images or bytes of a batch
-_READABLE = 80  # characters of a value, in a sentence
+MOST = 2**31 - 1  # of steps, images or bytes of a batch
+_READABLE = 80  # characters of a value, in a message
 _LONGEST = 255  # bytes of a part of a path
 _SMALLEST, _LARGEST = 1e-30, 1e30  # float32 holds these, and some products
 
 
 def _number(value: Any) -> Any:
-    """To Python True is a number, and to pydantic too; and float32 makes 0 or inf of some."""
+    """Rejects bools, which are numbers to Python and pydantic, and values outside float32."""
     if isinstance(value, bool):
         raise pydantic_core.PydanticKnownError("float_type")
     finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if finite and value and not _SMALLEST <= abs(value) <= _LARGEST:
-        raise pydantic_core.PydanticCustomError("float32", "such that float32 holds it")
+        raise pydantic_core.PydanticCustomError("float32", "in the range of float32")
     return value
 
 
@@ -39,23 +40,23 @@ NotNegative = Annotated[int, Field(ge=0, le=MOST)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the 32 bits that JAX takes
 Positive = Annotated[float, NUMBER, Field(gt=0)]
 Amount = Annotated[float, NUMBER, Field(ge=0)]
-Share = Annotated[float, NUMBER, Field(gt=0, le=1)]  # of something, not nothing
-Part = Annotated[float, NUMBER, Field(gt=0, lt=1)]  # likewise, and not all
+Share = Annotated[float, NUMBER, Field(gt=0, le=1)]  # a fraction, above 0
+Part = Annotated[float, NUMBER, Field(gt=0, lt=1)]  # a fraction, above 0 and below 1
 BelowOne = Annotated[float, NUMBER, Field(ge=0, lt=1)]
-Lead = Annotated[float, NUMBER, Field(ge=0, le=0.999)]  # of a probability over others, in float32
+Lead = Annotated[float, NUMBER, Field(ge=0, le=0.999)]  # of a probability, in float32
 Side = Annotated[int, Field(ge=1, le=2**14)]  # of an image, in pixels
 Workers = Annotated[int, Field(ge=1, le=1024)]  # threads or processes of a machine
 OtherWorkers = Annotated[int, Field(ge=0, le=1024)]  # likewise, or none
-# timm's: the share of the shorter side that a centered crop shows; the smallest in use is 0.8.
+# timm's: the fraction of the shorter side that a center crop keeps; the smallest in use is 0.8.
 Cropped = Annotated[float, NUMBER, Field(ge=0.1, le=1)]
 
 
 def _name(value: str) -> str:
-    """What names files or models: text that a file system and a terminal take."""
+    """A name of files or models: text that file systems and terminals accept."""
     if not value.strip() or not value.isprintable():
         raise pydantic_core.PydanticCustomError("name", "a name, of printable characters")
     if any(len(part.encode()) > _LONGEST for part in value.split("/")):
-        raise pydantic_core.PydanticCustomError("long", "a name that file systems take: shorter")
+        raise pydantic_core.PydanticCustomError("long", "a shorter name, which file systems accept")
     return value
 
 
@@ -75,27 +76,27 @@ def _unchangeable(mapping: dict[Any, Any]) -> Mapping[Any, Any]:
     return types.MappingProxyType(mapping)
 
 
-# Annotated[Mapping[...], FROZEN]: a mapping that nobody can change.
+# Annotated[Mapping[...], FROZEN]: a read-only mapping.
 FROZEN = AfterValidator(_unchangeable)
 
 
 def check_once(field: str, values: Sequence[Any]) -> None:
-    """Raises ValueError where two values of a field are the same; numbers in six digits.
+    """Raises ValueError if two values of a field are the same; numbers to six digits.
 
-    Folders are named by them.
+    Folders are named after them.
     """
     told = [f"{value:g}" if isinstance(value, float) else value for value in values]
     if len(set(told)) < len(told):
-        raise ValueError(f"config.{field}={tuple(values)} names one twice.")
+        raise ValueError(f"config.{field}={tuple(values)} has duplicates.")
 
 
 def filled(raw: Mapping[str, Any], follow: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config, where they are None with what follows from others."""
+    """The fields of a config, with those that are None taken from `follow` if it has them."""
     return {k: follow[k] if k in follow and v is None else v for k, v in raw.items()}
 
 
 class Record(pydantic.BaseModel):
-    """A part of a config, checked and unchangeable; fields are those of the config, by name."""
+    """A part of a config, validated and immutable; its fields have the config's names."""
 
     model_config = pydantic.ConfigDict(
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -103,7 +104,7 @@ class Record(pydantic.BaseModel):
 
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The fields of a config, those that are None and follow from another one set."""
+        """The fields of a config, with defaults that depend on other fields filled in."""
         return raw
 
     @classmethod
@@ -111,7 +112,7 @@ class Record(pydantic.BaseModel):
         """The record of a config.
 
         Raises:
-          ValueError: with a sentence for every field that is unknown, missing or not what it takes.
+          ValueError: with a sentence for every field that is unknown, missing or invalid.
         """
         raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
         fields = {name: _tuples(value) for name, value in cls.resolved(raw).items()}
@@ -122,16 +123,16 @@ class Record(pydantic.BaseModel):
             raise ValueError("\n".join(dict.fromkeys(faults))) from None
 
     def identity(self) -> dict[str, Any]:
-        """What says whose a workdir is: the fields on which what is found depends."""
+        """What identifies a workdir: the fields that results depend on."""
         return self.to_json()
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON has it."""
+        """The record as JSON."""
         return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
 
 
 def _tuples(value: Any) -> Any:
-    """Lists become tuples: both are written in configs."""
+    """Turns lists into tuples: configs may use either."""
     if isinstance(value, Mapping):
         return {key: _tuples(one) for key, one in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
@@ -145,7 +146,7 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
-# What a value has to be, by pydantic's name of the fault.
+# What a value must be, by pydantic's name for the error.
 _WANTED = {
     "greater_than": "above {gt}",
     "greater_than_equal": "{ge} or more",
@@ -191,19 +192,19 @@ def _sentence(fault: Mapping[str, Any], record: type[Record]) -> str:
         return f"{field}={value} is not known. Known: {known}."
     if kind in ("too_short", "too_long"):
         wanted = _WANTED[kind].format(**context)
-        return f"{field} has {context.get('actual_length', 0)} entries, and takes {wanted}."
+        return f"{field} has {context.get('actual_length', 0)} entries, but must have {wanted}."
     wanted = _WANTED.get(kind, fault["msg"]).format(**context)
-    return f"{field}={value} has to be {wanted}."
+    return f"{field}={value} must be {wanted}."
 
 
 def _shown(value: Any) -> str:
-    """A value in a sentence: on one line, and cut where it is long."""
+    """A value for a message: on one line, and truncated if long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= _READABLE else f"{text[: _READABLE - 3]}..."
 
 
 def _place(loc: tuple[str | int, ...]) -> tuple[str, ...]:
-    """The dotted name; pydantic adds the objective's own name below each entry that has one."""
+    """The dotted name, without the objective's name that pydantic adds below each entry."""
     if len(loc) > 2 and loc[0] in ("objectives", "controls"):
         loc = (*loc[:2], *loc[3:])
     return tuple(map(str, loc))
@@ -211,7 +212,21 @@ def _place(loc: tuple[str | int, ...]) -> tuple[str, ...]:
 
 def _unknown(place: tuple[str, ...], record: type[Record]) -> str:
     *above, name = place
-    if above:
-        return f"config.{'.'.join(above)} has no field '{name}'."
-    near = spelling.nearest(name, record.model_fields)
-    return f"The config has no field '{name}'. Nearest: {near}."
+    near = spelling.nearest(name, _fields_below(above, record))
+    owner = f"config.{'.'.join(above)}" if above else "The config"
+    return f"{owner} has no field '{name}'. Nearest: {near}."
+
+
+def _fields_below(above: Sequence[str], record: type[Record]) -> list[str]:
+    """The fields that records at such a place may have."""
+    if not above:
+        return list(record.model_fields)
+    own = _records(record.model_fields[above[0]].annotation)
+    return sorted({field for one in own for field in one.model_fields})
+
+
+def _records(annotation: Any) -> list[type[Record]]:
+    """The records that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return [annotation]
+    return [one for part in typing.get_args(annotation) for one in _records(part)]

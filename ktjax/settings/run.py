@@ -1,4 +1,4 @@
-"""What a config says about a training run."""
+"""The training-run settings of a config."""
 
 import math
 from typing import Literal, NamedTuple, Self
@@ -7,8 +7,8 @@ import pydantic
 
 from ktjax.settings.record import MOST, Amount, BelowOne, Count, Positive, Record
 
-# Where a config says nothing: the paper's epochs, and of few images as many more as make so many
-# steps; evaluated after each epoch, but no more often than that.
+# Defaults: the paper's epochs, or more with few images, to make at least LEAST_STEPS; evaluated
+# after each epoch, but at most EVALUATIONS times.
 EPOCHS = 20
 LEAST_STEPS = 200
 EVALUATIONS = 20
@@ -23,7 +23,7 @@ class Durations(NamedTuple):
 
 
 class Run(Record):
-    """The fields that every training run reads."""
+    """The fields that all training runs read."""
 
     batch_size: Count
     total_epochs: Positive | None
@@ -52,7 +52,7 @@ class Run(Record):
             if steps is not None and epochs is not None:
                 raise ValueError(
                     f"Give one of config.{name}_steps={steps} and config.{name}_epochs={epochs}, "
-                    "and None for the other."
+                    "and set the other to None."
                 )
         return self
 
@@ -65,7 +65,7 @@ class Run(Record):
         """The durations of a run on so many examples.
 
         Raises:
-          ValueError: they do not fill one batch, or a duration is not a step long.
+          ValueError: they do not fill one batch, or a duration is less than a step.
         """
         epoch = examples // self.batch_size
         if not epoch:
@@ -85,7 +85,7 @@ class Run(Record):
             raise ValueError(f"config.{name}_steps or config.{name}_epochs comes to {count} steps.")
         if round(count) > MOST:
             raise ValueError(
-                f"config.{name}_steps or config.{name}_epochs comes to {count:.3g} steps, and "
-                f"{MOST:,} are the most."
+                f"config.{name}_steps or config.{name}_epochs comes to {count:.3g} steps, more "
+                f"than {MOST:,}."
             )
         return round(count)

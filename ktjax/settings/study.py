@@ -24,20 +24,20 @@ from ktjax.settings.record import (
 )
 from ktjax.settings.transfer import Methods, Transfer
 
-# How a study is started, which is no part of what it finds.
+# How a study is started, which does not affect its results.
 STARTED = ("keep", "engine", "processes", "shard", "only_failed", "lease_expiry", "ray", "store")
-# What may differ from the last start, as it only says which runs are asked for.
+# What may differ from the last start, as it only selects the runs.
 ASKED = ("students", "teachers", "seeds", "objectives", "controls", "mcl", "pairs", "pairs_seed")
 
 
-# How images are read where a config leaves that open.
+# How images are read if a config leaves that open.
 OF_GLYPHS = {"image_size": 24, "crop_pct": 1.0, "interpolation": "bilinear"}
 OF_OTHERS = {"image_size": 224, "crop_pct": 0.875, "interpolation": "bicubic"}
 _SHARED = frozenset(Methods.model_fields)
 
 
 class Ray(Record):
-    """What a task of Ray, which does the runs of one student, asks for."""
+    """The resources of a Ray task, which does the runs of one student."""
 
     cpus: Amount
     gpus: Amount
@@ -45,15 +45,15 @@ class Ray(Record):
 
 
 class Study(Methods):
-    """What configs/study.py holds."""
+    """The fields of configs/study.py."""
 
     job: Literal["study"]
-    students: Annotated[tuple[Name, ...], Field(min_length=1)]
+    students: tuple[Name, ...]
     teachers: tuple[Name, ...]
     pairs: Count | None
     pairs_seed: Seed
 
-    # One batch for all pairs: one more model must not change what the others see.
+    # One batch for all pairs: adding a model must not change what the others see.
     image_size: Side
     crop_pct: Cropped
     interpolation: Interpolation
@@ -68,10 +68,14 @@ class Study(Methods):
 
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With the batch that follows from the data set, whichever models there are."""
+        """Adds the data set's batch, and its models where none are named."""
         raw = super().resolved(raw)
-        batch = OF_GLYPHS if str(raw.get("data")).startswith("glyphs") else OF_OTHERS
-        return filled(raw, batch)
+        of_glyphs = str(raw.get("data")).startswith("glyphs")
+        raw = filled(raw, OF_GLYPHS if of_glyphs else OF_OTHERS)
+        if of_glyphs:
+            return filled(raw, dict.fromkeys(("students", "teachers"), ("zoo:glyphs",)))
+        raw = filled(raw, {"students": ()})
+        return filled(raw, {"teachers": raw.get("students")})
 
     @pydantic.model_validator(mode="after")
     def _shard(self) -> Self:
@@ -84,14 +88,14 @@ class Study(Methods):
         match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
         if not match or int(match[1]) >= int(match[2]):
             raise ValueError(
-                f"config.shard='{self.shard}' has to be i/n, where i is from 0 to n - 1: 0/4."
+                f"config.shard='{self.shard}' must be i/n with i from 0 to n - 1, such as 0/4."
             )
         if self.engine != "local":
             raise ValueError("config.shard: only with config.engine=local.")
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What config.json holds: all but how it is started."""
+        """The content of config.json: all fields but those on how it is started."""
         return {name: value for name, value in self.to_json().items() if name not in STARTED}
 
     def transfer(
@@ -103,7 +107,7 @@ class Study(Methods):
         seeds: Sequence[int],
         mcl: Mapping[str, SlowWeights],
     ) -> Transfer:
-        """The settings of a transfer of this study, from each of the teachers alone."""
+        """The settings of a transfer in this study, from one teacher at a time."""
         fields = {name: value for name, value in self.to_json().items() if name in _SHARED}
         return Transfer.read(
             fields

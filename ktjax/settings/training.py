@@ -1,4 +1,4 @@
-"""What the jobs that train have in common: data to train on, and a run."""
+"""The settings shared by jobs that train: training data, and a run."""
 
 from ktjax.settings.data import TrainingData
 from ktjax.settings.run import Run
@@ -9,5 +9,5 @@ class Training(TrainingData, Run):
 
     @property
     def trains_all(self) -> bool:
-        """Whether all weights train, and not the head alone."""
+        """Whether all weights train, not only the head."""
         return True

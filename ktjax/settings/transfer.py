@@ -23,20 +23,20 @@ from ktjax.settings.training import Training
 
 
 def rates_of(data: Any) -> tuple[float, ...]:
-    """The learning rates to choose from where a config says None: one, where it is known."""
+    """The learning rates to choose from if a config says None: a single one if it is known."""
     if data == "imagenet2012":
         return (1e-4,)  # the paper's
     return (0.1,) if str(data).startswith("glyphs") else (0.001, 0.01, 0.1, 1.0)
 
 
-# How a transfer trains whose config leaves the schedule open: on ImageNet as in the paper, and
-# elsewhere so that the larger of several learning rates can be tried.
+# How a transfer trains if its config leaves the schedule open: on ImageNet as in the paper,
+# otherwise so that the larger of several learning rates can be tried.
 PUBLISHED = {"schedule": "constant", "warmup": 0.0, "clip_norm": None}
 OTHERWISE = {"schedule": "cosine", "warmup": 0.05, "clip_norm": 1.0}
 
 
 class Methods(Training):
-    """What transfers minimize, and what they are compared with: the same for all pairs."""
+    """The objectives of transfers, and their controls: the same for all pairs."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     objectives: Annotated[Mapping[str, objective.Objective], Field(min_length=1), FROZEN]
@@ -53,12 +53,12 @@ class Methods(Training):
     views: Count | None
 
     def identity(self) -> dict[str, Any]:
-        """All but where stored answers are kept: they are the same everywhere."""
+        """All fields but the location of stored answers, which does not affect them."""
         return {name: value for name, value in self.to_json().items() if name != "store"}
 
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With what follows from the data set, and from the batch size."""
+        """Adds defaults that depend on the data set and the batch size."""
         raw = super().resolved(raw)
         if "learning_rates" in raw and raw["learning_rates"] is None:
             raw = {**raw, "learning_rates": rates_of(raw.get("data"))}
@@ -70,17 +70,17 @@ class Methods(Training):
     def _fields_that_go_together(self) -> Self:
         check_once("learning_rates", self.learning_rates)
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"config.seeds={self.seeds}: seeds have to be different.")
+            raise ValueError(f"config.seeds={self.seeds}: seeds must be different.")
         for field in ("objectives", "controls"):
             for label in getattr(self, field):
                 if not re.fullmatch(r"[\w.+-]+", label):
                     raise ValueError(
-                        f"config.{field}: '{label}' names files; take letters and digits."
+                        f"config.{field}: '{label}' names files; use letters and digits."
                     )
         for field in ("store", "store_top_k"):
             value = getattr(self, field)
             if value is not None and self.targets == "live":
-                raise ValueError(f"config.{field}={value}: only where config.targets='stored'.")
+                raise ValueError(f"config.{field}={value}: only with config.targets='stored'.")
         if unknown := objective.unknown_labels(self.mcl, self.objectives):
             raise ValueError(
                 f"config.mcl='{unknown[0]}' is not known. Known: {', '.join(self.objectives)}."
@@ -89,7 +89,7 @@ class Methods(Training):
 
 
 class Transfer(Methods):
-    """What configs/transfer.py and configs/quickstart.py hold."""
+    """The fields of configs/transfer.py and configs/quickstart.py."""
 
     job: Literal["transfer"]
     classes: Literal["names", "position", "shared"]
@@ -101,7 +101,7 @@ class Transfer(Methods):
 
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With the protocol that follows from the data set, where the schedule is left open."""
+        """Adds the data set's training protocol if the schedule is left open."""
         raw = super().resolved(raw)
         protocol = dict(PUBLISHED if raw.get("data") == "imagenet2012" else OTHERWISE)
         if raw.get("schedule", "") is not None:

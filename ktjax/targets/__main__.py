@@ -2,13 +2,13 @@
 
   python -m ktjax.targets views --config=NAME[:ARGUMENTS] --workdir=POOL
 
-writes the images that a run of this config sees to the folder POOL: see targets/pack.py. Whoever
-teaches answers them with logits, in a folder ANSWERS of arrays called as those of the images, and
-classes.txt, the name of each column a line. Then
+writes the images that a run of this config sees to the folder POOL: see targets/pack.py. The
+teacher answers them with logits, in a folder ANSWERS of arrays named like those of the images, and
+classes.txt with the name of each column, one per line. Then
 
   python -m ktjax.targets pack POOL ANSWERS STORE --name=MODEL [--k=16]
 
-makes a store of these, which teaches as teachers=store:STORE.
+makes a store of them, which teaches as teachers=store:STORE.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from ktjax.targets import pack
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Does what the arguments say, and prints how to go on."""
+    """Runs the command in the arguments, and prints the next step."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv[:1] == ["views"]:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _views(argv: list[str]) -> None:
-    # It reads data and models, which who packs has no need of.
+    # These import data and models, which packing does not need.
     from ktjax import flags
     from ktjax.experiment import views
     from ktjax.settings.transfer import Transfer
@@ -39,8 +39,11 @@ def _views(argv: list[str]) -> None:
     flags.parse(argv)
     folder = views.write(Transfer.read(flags.CONFIG.value), flags.WORKDIR.value)
     print(
-        f"Written: {folder}\nAnswers to it, [images, classes] logits in files of the same names, "
-        f"become a teacher by: python -m ktjax.targets pack {folder} ANSWERS STORE --name=MODEL"
+        f"Written: {folder}\nAnswer the images of view-*.npy (or, for a teacher without views, "
+        "those of plain.npy instead), tune.npy and validation.npy with [images, classes] logits in "
+        "files of the same names in a folder ANSWERS, and list the class of each column in "
+        f"{pack.CLASSES}, one per line. Then they become a teacher: python -m ktjax.targets pack "
+        f"{folder} ANSWERS STORE --name=MODEL"
     )
 
 
@@ -52,13 +55,13 @@ def _pack(argv: list[str]) -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("views", help="writes the images of a config; flags as ktjax.main")
-    of_pack = commands.add_parser("pack", help="makes a store of answers to them")
-    of_pack.add_argument("pool", help="what `views` has written")
-    of_pack.add_argument("answers", help="a folder of .npy and classes.txt")
-    of_pack.add_argument("store", help="the folder that is made")
-    of_pack.add_argument("--name", required=True, help="of the model")
-    of_pack.add_argument("--origin", default="packed", help="whose it is, in words")
-    of_pack.add_argument("--k", type=int, help="how many of the largest logits are kept; all")
+    of_pack = commands.add_parser("pack", help="makes a store of the answers to them")
+    of_pack.add_argument("pool", help="the folder that `views` wrote")
+    of_pack.add_argument("answers", help="a folder of .npy files and classes.txt")
+    of_pack.add_argument("store", help="the folder to create")
+    of_pack.add_argument("--name", required=True, help="the model's name")
+    of_pack.add_argument("--origin", default="packed", help="where it comes from, in words")
+    of_pack.add_argument("--k", type=int, help="how many of the largest logits to keep (all)")
     options = parser.parse_args(argv)
     answers, classes = pack.read_answers(options.answers)
     store = pack.pack(

@@ -1,4 +1,4 @@
-"""What answers depend on: what store.json holds, see targets/__init__.py."""
+"""The content of store.json: what answers depend on, see targets/__init__.py."""
 
 import hashlib
 import importlib.metadata
@@ -15,9 +15,9 @@ from ktjax.classifier import Classifier
 from ktjax.targets.rows import Form
 from ktjax.targets.store import FORMAT, PLAIN
 
-# They decode, draw, resize and change images, and compute answers.
+# They decode, draw, resize and augment images, and compute answers.
 _PACKAGES = ("jax", "dm-pix", "numpy", "pillow", "simplejpeg", "numba", "matplotlib")
-_PROBES = 512  # images whose pixels are looked at
+_PROBES = 512  # images whose pixels are hashed
 
 
 def views(
@@ -36,16 +36,16 @@ def views(
 ) -> dict[str, Any]:
     """The views of a training split.
 
-    The images are told apart by their number, their labels, and the pixels of some hundreds of them
-    before they are augmented; where the files lie, and what `data` is called, does not count.
+    The images are identified by their count, their labels, and the pixels of some hundreds of them
+    before augmentation; neither the location of the files nor the name `data` matters.
 
     Args:
       images: the split.
-      data: what it is called.
+      data: its name.
       size: side in pixels.
       crop_pct, interpolation, crop_scale, upright: how images are read, as in configs.
-      crop_mode, fill: of the models' input, as pipeline.Reading has them.
-      augment: of ktjax.augment.RECIPES; or PLAIN: there is one view, images as they are evaluated.
+      crop_mode, fill: of the models' input, as in pipeline.Reading.
+      augment: from ktjax.augment.RECIPES; or PLAIN: one view, the images as used for evaluation.
       seed: of the views.
     """
     plain = augment == PLAIN
@@ -65,12 +65,12 @@ def views(
 
 
 def split(images: Split) -> dict[str, Any]:
-    """A split as it is evaluated."""
+    """A split as used for evaluation."""
     return _seen(images, None)
 
 
 def model(classifier: Classifier) -> dict[str, Any]:
-    """A model: what its weights are, and how it takes images."""
+    """A model: its weights, and its input format."""
     spec = classifier.input
     return {
         "name": classifier.name,
@@ -103,15 +103,15 @@ def answers(
     tune: Mapping[str, Any] | None = None,
     validation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What store.json says of a model's answers.
+    """store.json's description of a model's answers.
 
     Args:
-      of_model: `model`, or what is known of another framework's.
+      of_model: `model`, or what is known of another framework's model.
       of_images: `views`.
-      classes: in the order of the logits.
+      classes: in logit order.
       form: what is kept.
       dtype: what the model computed in.
-      tune, validation: `split`; None: nothing is known of it.
+      tune, validation: `split`; None: there are no answers for it.
     """
     description = {
         "format": FORMAT,
@@ -125,11 +125,11 @@ def answers(
         "tune": tune,
         "validation": validation,
     }
-    return json.loads(json.dumps(description))  # as it is read: lists, no tuples
+    return json.loads(json.dumps(description))  # as when read back: lists, not tuples
 
 
 def versions() -> dict[str, str]:
-    """What answers and views may change with."""
+    """The versions of ktjax and the packages that may change answers and views."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"ktjax": ktjax.__version__, **found}
 
@@ -143,7 +143,7 @@ def _seen(images: Split, seed: int | None) -> dict[str, Any]:
 
 
 def _pixels(images: Split, seed: int | None) -> str:
-    """The SHA-256 of some images, spread evenly; at their first view where there is a seed."""
+    """The SHA-256 of some images, spread evenly; of their first view if there is a seed."""
     probes = np.unique(np.linspace(0, len(images) - 1, _PROBES).astype(int))
     taken = images.take(probes) if seed is None else images.views(probes, seed=seed, view=0)
     return hashlib.sha256(np.ascontiguousarray(taken).tobytes()).hexdigest()

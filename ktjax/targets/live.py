@@ -1,11 +1,11 @@
-"""What frozen models say about a training split: asked in every step, or once for all runs.
+"""Outputs of frozen models on a training split: computed in every step, or once for all runs.
 
-Both are a `teach` of train.py and what it takes as `frozen`, so that a step knows neither.
+Both provide a `teach` for train.py and its `frozen`, so that the step is the same for both.
 
-Answers that were kept join a batch by index, on the devices: there lie all views, or those of a
-store that is too large for that one at a time (`one_at_a_time`), which is read and copied once an
-epoch, when the view changes, and lies beside the one before until then. Nothing is added to a
-batch, and a step waits for no host.
+Stored answers are looked up by a batch's index, on the devices. These hold all views or, if a store
+is too large for that, one at a time (`one_at_a_time`), which is read and copied once per epoch,
+when the view changes, while the one before is still there. Nothing is added to a batch, and steps
+never wait for the host.
 """
 
 import functools
@@ -24,26 +24,26 @@ from ktjax.targets import rows
 from ktjax.targets.rows import Form
 from ktjax.train import Teach
 
-# of(view) -> what steps take of a model while training sees this view
+# of(view) -> a model's part of `frozen` while training sees this view
 OfView = Callable[[int], Any]
 
 
 class Frozen(NamedTuple):
-    """What a step takes as `frozen`: each model's variables, or what was kept of its answers.
+    """A step's `frozen`: each model's variables, or its stored answers.
 
     Which entries are set depends on the objective: `initial` may be None, `teachers` empty.
     """
 
     initial: Any
     teachers: tuple[Any, ...]
-    temperatures_S: Any = None  # these calibrate initial and teachers; None: taken as they are
-    weights_S: Any = None  # of initial and teachers in a pool; None: there is none
+    temperatures_S: Any = None  # calibrate initial and teachers; None: uncalibrated
+    weights_S: Any = None  # of initial and teachers in a pool; None: there is no pool
 
 
 def make_ask(initial: Classifier, teachers: Sequence[Classifier | None]) -> Teach:
-    """The `teach` that asks the models themselves in every step; `frozen` holds their variables.
+    """The `teach` that runs the models in every step; `frozen` holds their variables.
 
-    And of teachers that are None, what was kept of their answers.
+    For teachers that are None, it holds their stored answers.
     """
 
     def teach(frozen, image, index_B, view):
@@ -60,16 +60,16 @@ def make_ask(initial: Classifier, teachers: Sequence[Classifier | None]) -> Teac
 
 
 def frozen_variables(model: Classifier, *, dtype: jnp.dtype, layout: str = "pmap") -> Any:
-    """A model's variables as the layout wants them, with the parameters in `dtype`.
+    """A model's variables in the layout, with the parameters in `dtype`.
 
-    BatchNorm's statistics stay float32, as the student's do: the initial student is the student.
+    BatchNorm's statistics stay float32, like the student's: the initial student must match it.
     """
     params = cast(model.variables["params"], dtype)
     return parallel.place(dict(model.variables) | {"params": params}, layout)
 
 
 def replay(frozen: Frozen, image: jax.Array, index_B: jax.Array, view: jax.Array) -> Outputs:
-    """The `teach` of kept answers: `frozen` holds `rows.arrays` of [views, N]."""
+    """The `teach` of stored answers: `frozen` holds `rows.arrays` of [views, N]."""
     del image
 
     def look_up(kept):
@@ -91,17 +91,17 @@ def make_answers(
     layout: str,
     form: Form,
 ) -> Callable[[int], np.ndarray]:
-    """`answers(view)`: what a model says of a split as training with `seed` sees it, as rows."""
+    """`answers(view)`: a model's outputs, as rows, on a split as training with `seed` sees it."""
     predict = evaluate.make_predict(model, batch_size=batch_size, augment=augment, seed=seed)
 
     @functools.cache
-    def variables() -> Any:  # where nothing is asked, nothing is placed
+    def variables() -> Any:  # placed on first use only
         return frozen_variables(model, dtype=dtype, layout=layout)
 
     def answers(view: int) -> np.ndarray:
         logits_NxC = predict(variables(), images, view)
         if not np.isfinite(logits_NxC).all():
-            raise ValueError(f"{model.name} gives logits of view {view} that are not finite.")
+            raise ValueError(f"{model.name} gives logits for view {view} that are not finite.")
         return rows.to_rows(logits_NxC, images.label_N, form)
 
     return answers
@@ -137,8 +137,8 @@ def store(
 ) -> Any:
     """A model's answers to each of the first `views` views of a seed, on the devices.
 
-    All logits are float32 [views, N, C]; with a `form` they are what that keeps, `rows.arrays`.
-    Cheaper than asking in every step as soon as two runs see the same views.
+    All logits, float32 [views, N, C]; with a `form`, what it keeps, as `rows.arrays`.
+    Cheaper than running the model in every step as soon as two runs see the same views.
     """
     form = Form(len(model.classes)) if form is None else form
     answers = make_answers(

@@ -1,12 +1,12 @@
-"""Answers that something else gave -> a store: another framework, a proprietary model, an API.
+"""Makes a store from external answers: of another framework, a proprietary model, or an API.
 
-`python -m ktjax.targets views` (experiment/views.py) writes a pool, a folder of the images that are
-to be asked about: pool.json and, as uint8 [N, H, W, 3], `view-00000.npy` and so on, `plain.npy`
-(the training images without augmentation), `tune.npy` and `validation.npy`. Image i of a file has
-the index i. Labels are in `labels.npy`, which `pack` reads and who answers need not see.
+`python -m ktjax.targets views` (experiment/views.py) writes a pool, a folder of the images to be
+answered: pool.json and, as uint8 [N, H, W, 3], `view-00000.npy` and so on, `plain.npy` (the
+training images without augmentation), `tune.npy` and `validation.npy`. Image i of a file has the
+index i. Labels are in `labels.npy`, which `pack` reads and the teacher need not see.
 
-Answers are logits, or log-probabilities, as [N, C] arrays called as the images are. Where a model
-names its most probable classes only, all others get an equal share of what is left.
+Answers are logits, or log-probabilities, as [N, C] arrays named like the images. If a model names
+only its most probable classes, give all others an equal share of the rest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ from ktjax.topk import Way
 
 POOL = "pool.json"
 LABELS = "labels"
-CLASSES = "classes.txt"  # beside answers: a name a line, in the order of their columns
-_LARGEST = 1e4  # of a logit: what lies further below the largest one is nothing in float16
+CLASSES = "classes.txt"  # next to the answers: one name per line, in the order of their columns
+_LARGEST = 1e4  # magnitude of a logit: beyond it, float16 differences underflow to nothing
 
 
 def pack(
@@ -38,22 +38,22 @@ def pack(
     k: int | None = None,
     ways: Sequence[Way] = ((1.0, False),),
 ) -> Store:
-    """Makes a store of answers, checked.
+    """Checks answers, and makes a store from them.
 
     Args:
-      pool: the folder of images that was asked about.
-      answers: logits [N, C] by the names of the pool's files: `view-00000` and on, or `plain`
-        instead, where the model was asked about the images as they are; `tune` and `validation`
-        where it answered these.
-      folder: of the store.
-      name: of the model.
-      classes: what the columns are, by the pool's names of classes, in any order.
-      origin: whose the model is, in words.
+      pool: the folder of images that were answered.
+      answers: logits [N, C] by the names of the pool's files: `view-00000` and so on, or `plain`
+        instead, if the model saw the images without augmentation; `tune` and `validation` if it
+        answered these.
+      folder: the store's folder.
+      name: the model's name.
+      classes: the class of each column, by the pool's class names, in any order.
+      origin: where the model comes from, in words.
       k: how many of the largest logits are kept; None: all.
-      ways: the softenings for which the other classes are summed up: (temperature, standardized).
+      ways: the softenings for which the other classes are summed: (temperature, standardized).
 
     Raises:
-      ValueError: answers are missing, of another shape, of other classes, not finite, or
+      ValueError: answers are missing, have the wrong shape or classes, are not finite, or are
         probabilities; nothing is written.
     """
     pool, folder = paths.on_disk(pool, "pool"), paths.of(folder)
@@ -91,30 +91,30 @@ def pack(
 
 
 def read_answers(folder: str | Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The answers in a folder by name, and their classes; ValueError: they are not there."""
+    """The answers in a folder by name, and their classes; ValueError if they are missing."""
     folder = paths.on_disk(folder, "answers")
     found = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
     if not found:
-        raise ValueError(f"'{folder}' has no answers: view-00000.npy and on, or plain.npy.")
+        raise ValueError(f"'{folder}' has no answers: view-00000.npy and so on, or plain.npy.")
     if not (folder / CLASSES).is_file():
-        raise ValueError(f"'{folder}' lacks {CLASSES}: the class of each column, a line each.")
+        raise ValueError(f"'{folder}' lacks {CLASSES}: the class of each column, one per line.")
     return found, tuple((folder / CLASSES).read_text(encoding="utf-8").splitlines())
 
 
 def read_pool(folder: Path) -> dict[str, Any]:
-    """What pool.json says; ValueError: there is none, or it is damaged."""
+    """The content of pool.json; ValueError if it is missing or damaged."""
     try:
         return files.read_object(folder / POOL)
     except OSError:
         raise ValueError(
-            f"'{folder}' is no pool of images: `python -m ktjax.targets views` writes one."
+            f"'{folder}' is not a pool of images: `python -m ktjax.targets views` writes one."
         ) from None
 
 
 def _images(
     description: Mapping[str, Any], answers: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What was asked about, and what the files of its answers are called in the store."""
+    """The images that were answered, and the names of the answers' files in the store."""
     views = {view_name(view): view_name(view) for view in range(description["views"])}
     known = [*views, PLAIN, *MEASURED]
     if unknown := sorted(set(answers) - set(known)):
@@ -122,8 +122,9 @@ def _images(
     asked = [called for called in answers if called not in MEASURED]
     if not asked or (PLAIN in asked and len(asked) > 1):
         raise ValueError(
-            f"A store is of views or of {PLAIN}, and these answers are to "
-            f"{', '.join(asked) or 'neither'}."
+            f"A store holds either views or {PLAIN}, but these answers are for "
+            f"{', '.join(asked) or 'neither'}"
+            + (f": delete {PLAIN}.npy, or those of the views." if asked else ".")
         )
     if asked == [PLAIN]:
         return description[PLAIN], {PLAIN: view_name(0)}
@@ -131,15 +132,15 @@ def _images(
 
 
 def _order(wanted: Sequence[str], given: Sequence[str]) -> np.ndarray:
-    """Where in the answers each class of the pool stands."""
+    """The column of each of the pool's classes in the answers."""
     if len(set(given)) < len(given):
-        raise ValueError("The answers have two columns of one class.")
+        raise ValueError("The answers have two columns for one class.")
     lacking = [name for name in wanted if name not in given]
     unknown = [name for name in given if name not in wanted]
     if lacking or unknown:
         told = [f"lack {', '.join(lacking[:5])}"] * bool(lacking)
-        told += [f"have {', '.join(unknown[:5])}, which the images have not"] * bool(unknown)
-        raise ValueError(f"The answers are of other classes: they {' and '.join(told)}.")
+        told += [f"have {', '.join(unknown[:5])}, which the images do not"] * bool(unknown)
+        raise ValueError(f"The answers have other classes: they {' and '.join(told)}.")
     at = {name: i for i, name in enumerate(given)}
     return np.array([at[name] for name in wanted])
 
@@ -149,21 +150,20 @@ def _checked(called: str, answers: np.ndarray, examples: int, order_C: np.ndarra
     shape = (examples, len(order_C))
     if np.shape(answers) != shape or not np.issubdtype(answers.dtype, np.floating):
         raise ValueError(
-            f"The answers to '{called}' are {answers.dtype} {list(np.shape(answers))}, and have to "
-            f"be floating-point numbers {list(shape)}: a row for each image, a column for each "
-            "class."
+            f"The answers to '{called}' are {answers.dtype} {list(np.shape(answers))}, but must be "
+            f"floating-point numbers {list(shape)}: one row per image, one column per class."
         )
     logits_NxC = np.asarray(answers[:, order_C], np.float32)
     bad_N = np.flatnonzero(~np.isfinite(logits_NxC).all(axis=1))
     if len(bad_N):
         raise ValueError(
-            f"The answers to '{called}' are not finite for {len(bad_N)} images, the first of them "
+            f"The answers to '{called}' are not finite for {len(bad_N)} images, the first being "
             f"{bad_N[0]}."
         )
     if np.abs(logits_NxC).max() > _LARGEST:
         raise ValueError(
             f"The answers to '{called}' go up to {np.abs(logits_NxC).max():.3g}: logits and "
-            f"log-probabilities lie within {_LARGEST:g} of 0."
+            f"log-probabilities must be within {_LARGEST:g} of 0."
         )
     if (logits_NxC >= 0).all() and np.abs(logits_NxC.sum(axis=1) - 1).max() < 1e-2:
         raise ValueError(
@@ -173,10 +173,10 @@ def _checked(called: str, answers: np.ndarray, examples: int, order_C: np.ndarra
 
 
 def _labels(pool: Path, description: Mapping[str, Any], *, wanted: bool) -> np.ndarray:
-    """The labels, where the largest logits are kept and say nothing of a label that is not one."""
+    """The labels, needed if only the largest logits are kept: the label may not be among them."""
     path = pool / f"{LABELS}.npy"
     if wanted and not path.is_file():
-        raise ValueError(f"'{path}' is not there: without labels all logits have to be kept (k).")
+        raise ValueError(f"'{path}' is missing: without labels all logits must be kept (k).")
     if not wanted:
         return np.full(description["images"]["examples"], -1, np.int32)
     return np.load(path, allow_pickle=False)

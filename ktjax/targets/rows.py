@@ -1,7 +1,7 @@
-"""How answers are kept: a row for each image, of all logits or of the k largest.
+"""How answers are stored: one row per image, with all logits or the k largest.
 
-Written in NumPy and read by steps: `Form` says what the rows are, `to_rows` makes them of logits,
-`arrays` gives them as a step takes them, and `look_up` what was said of a batch.
+Written with NumPy and read in steps: `Form` describes the rows, `to_rows` makes them from logits,
+`arrays` prepares them for a step, and `look_up` gets those of a batch.
 """
 
 import functools
@@ -22,9 +22,9 @@ class Form(NamedTuple):
     """What is kept of a model's answers.
 
     Attributes:
-      classes: how many the model has.
+      classes: number of classes.
       k: how many of the largest logits; None: all.
-      ways: the softenings for which the other classes are summed up; none where all are kept.
+      ways: the softenings for which the other classes are summed; empty if all are kept.
     """
 
     classes: int
@@ -33,7 +33,7 @@ class Form(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of a row: float32 [C], or a record of the top k, which targets/__init__.py explains."""
+        """The dtype of a row: float32 [C], or a record of the top k, see targets/__init__.py."""
         if self.k is None:
             return np.dtype((np.float32, (self.classes,)))
         index = np.int16 if self.classes <= np.iinfo(np.int16).max else np.int32
@@ -49,11 +49,11 @@ class Form(NamedTuple):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Of a record."""
+        """The field names of a record."""
         return self.dtype.names or ()
 
     def told(self, examples: int, views: int) -> str:
-        """How much memory or disk so many answers take, in words."""
+        """The memory or disk that so many answers take, in words."""
         size = examples * views * self.dtype.itemsize
         whole = examples * views * self.classes * 4
         what = "all" if self.k is None else f"the {self.k} largest"
@@ -62,7 +62,7 @@ class Form(NamedTuple):
 
 
 def form(classes: int, k: int | None, ways: tuple[Way, ...]) -> Form:
-    """The form with the k largest of so many logits; all where there are no more than k."""
+    """The form with the k largest of so many logits; all if there are no more than k."""
     return Form(classes) if k is None or k >= classes else Form(classes, k, ways)
 
 
@@ -85,7 +85,7 @@ def _compressed(logits_BxC: jax.Array, label_B: jax.Array, k: int, ways: tuple[W
 
 
 def arrays(rows_VxN: np.ndarray, form: Form) -> Any:
-    """Rows of views [V, N] as arrays with these axes first: one, or a TopK of them."""
+    """Rows of views [V, N] as arrays with these axes first: one array, or a TopK of arrays."""
     if form.k is None:
         return rows_VxN
     columns = {_field(name): np.ascontiguousarray(rows_VxN[name]) for name in form.fields}
@@ -93,7 +93,7 @@ def arrays(rows_VxN: np.ndarray, form: Form) -> Any:
 
 
 def look_up(kept: Any, view: jax.Array, index_B: jax.Array) -> Output:
-    """What was said of the images of a batch at a view; where one view is kept, that one."""
+    """The answers for a batch at a view; if only one view is kept, at that one."""
     at = jax.tree.map(lambda x_VxN: x_VxN[view % len(x_VxN), index_B], kept)
     if isinstance(at, TopK):
         at = at.replace(
@@ -103,7 +103,7 @@ def look_up(kept: Any, view: jax.Array, index_B: jax.Array) -> Output:
 
 
 def _field(name: str) -> str:
-    """The field of a TopK by its name in a row."""
+    """The name of a TopK's field, from its name in a row."""
     axes = {"class": "BxK", "logit": "BxK", "rest": "BxR"}
     return f"{name}_{axes.get(name, 'B')}"
 

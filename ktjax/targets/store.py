@@ -1,8 +1,8 @@
-"""A store of answers on disk: made once, read by all runs that see the same images.
+"""A store of answers on disk: written once, read by all runs that see the same images.
 
-The folder's format is in targets/__init__.py. Files are written whole or not at all, by any number
-of processes and runs at once: what two of them write is the same. Whoever reads compares what the
-store is of with what is wanted, and refuses it in one sentence that names the difference.
+The folder's format is in targets/__init__.py. Files are written atomically, by any number of
+processes and runs at once: they all write the same content. A reader compares the store's
+description with what it needs, and refuses it with an error that names the difference.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ FORMAT = 1
 DESCRIPTION = "store.json"
 PREFIX = "store:"  # of a teacher that is only a store
 PLAIN = "plain"
-# What is known beside the views: the splits that transfers are measured on, as they are evaluated.
+# The splits that transfers are measured on, as used for evaluation; stored in addition to views.
 MEASURED = ("tune", "validation")
-# Fields of the description that say nothing about the answers to the views.
+# Fields of the description that do not affect the answers to the views.
 _TOLD = ("model.name", "model.origin", "images.data", *MEASURED)
-_ABANDONED = 3600.0  # seconds after which a part of a file is taken for one that nobody writes
+_ABANDONED = 3600.0  # seconds after which a .part file counts as abandoned
 
 
 class Store(NamedTuple):
@@ -38,32 +38,32 @@ class Store(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As configs call a teacher that is only this."""
+        """The name of a teacher that is only this store, in configs."""
         return f"{PREFIX}{self.folder}"
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names, in the order of the logits."""
+        """The class names, in logit order."""
         return tuple(self.description["classes"])
 
     @property
     def origin(self) -> str:
-        """Whose answers these are, in words, and what was not asked."""
+        """Where the answers come from, in words, and what is missing."""
         model = self.description["model"]
         told = [f"answers of {model['name']} ({model['origin']})"]
-        told += ["asked about the plain images"] * self.plain
+        told += ["run on the plain images"] * self.plain
         lacking = [split for split in MEASURED if not self.has(split)]
-        told += [f"says nothing of the {' and '.join(lacking)} images"] * bool(lacking)
+        told += [f"no logits for the {' and '.join(lacking)} images"] * bool(lacking)
         return ", ".join(told)
 
     @property
     def examples(self) -> int:
-        """How many images a view has."""
+        """The number of images in a view."""
         return self.description["images"]["examples"]
 
     @property
     def plain(self) -> bool:
-        """Whether it holds one view, the images as they are evaluated."""
+        """Whether it holds a single view, the images as used for evaluation."""
         return self.description["images"]["augment"] == PLAIN
 
     @property
@@ -73,30 +73,30 @@ class Store(NamedTuple):
         return Form(len(self.classes), self.description["k"], ways)
 
     def complete(self) -> list[int]:
-        """The views that are there."""
+        """The numbers of the stored views."""
         found = (re.fullmatch(r"view-(\d+)\.npy", name) for name in paths.names(self.folder))
         return sorted(int(match[1]) for match in found if match)
 
     def has(self, name: str) -> bool:
-        """Whether the file of a view, or of a split of MEASURED, is there."""
+        """Whether the file of a view, or of a split in MEASURED, exists."""
         return (self.folder / f"{name}.npy").is_file()
 
 
 def view_name(view: int) -> str:
-    """What the file of a view is called, without its ending."""
+    """The name of a view's file, without its extension."""
     return f"view-{view:05}"
 
 
 def digest(description: Mapping[str, Any]) -> str:
-    """What tells stores of different answers apart."""
+    """The digest that identifies a store's answers."""
     text = json.dumps(_identity(description), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def find(root: Path, description: Mapping[str, Any]) -> Store | None:
-    """The store of these answers below a folder that runs share, if it is there.
+    """The store of these answers in a folder that runs share, if it exists.
 
-    ValueError: what lies there is another one, or cannot be read.
+    ValueError: there is a different store in its place, or it cannot be read.
     """
     folder = _folder(root, description)
     if not (folder / DESCRIPTION).exists():
@@ -107,7 +107,7 @@ def find(root: Path, description: Mapping[str, Any]) -> Store | None:
 
 
 def create(root: Path, description: Mapping[str, Any]) -> Store:
-    """The same, made if it is not there."""
+    """The same, created if it does not exist."""
     store = find(root, description) or write(_folder(root, description), description)
     parts = [] if paths.is_remote(store.folder) else store.folder.glob("*.part")
     for part in parts:
@@ -121,23 +121,23 @@ def _folder(root: Path, description: Mapping[str, Any]) -> Path:
 
 
 def write(folder: Path, description: Mapping[str, Any]) -> Store:
-    """A new store without answers."""
+    """Creates a store without answers."""
     paths.make_folder(folder)
     files.write_json(folder / DESCRIPTION, description)
     return Store(folder, description)
 
 
 def open_store(folder: str | Path) -> Store:
-    """The store in a folder; ValueError, in one sentence, if there is none."""
+    """The store in a folder; ValueError if there is none."""
     folder = paths.of(str(folder).removeprefix(PREFIX))
     try:
         description = files.read_object(folder / DESCRIPTION)
     except OSError:
-        raise ValueError(f"'{folder}' is no store of answers: it has no {DESCRIPTION}.") from None
+        raise ValueError(f"'{folder}' is not a store: it has no {DESCRIPTION}.") from None
     found = description.get("format")
     if found != FORMAT:
         raise ValueError(
-            f"'{folder}' is a store of format {found}, and this version of ktjax reads {FORMAT}."
+            f"'{folder}' is a store of format {found}, but this version of ktjax reads {FORMAT}."
         )
     needed = {"model", "images", "classes", "k", "ways", "dtype", "versions", *MEASURED}
     if missing := sorted(needed - set(description)):
@@ -146,7 +146,7 @@ def open_store(folder: str | Path) -> Store:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What tells two descriptions apart, in words, field by field; fields of both count."""
+    """The differences between two descriptions, in words, over the fields of both."""
     found, other = _flat(there), _flat(here)
     return [
         _difference(name, found.get(name), other.get(name))
@@ -156,21 +156,21 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def refuse(store: Store, different: Sequence[str]) -> None:
-    """Raises ValueError with what is different, if anything is."""
+    """Raises ValueError with the differences, if there are any."""
     if different:
         told = "; ".join(different)
-        raise ValueError(f"The store '{store.folder}' is of something else: {told}.")
+        raise ValueError(f"The store '{store.folder}' does not match: {told}.")
 
 
 def write_rows(store: Store, name: str, rows_N: np.ndarray) -> None:
-    """Writes the file of a view or a split, and before it the file with its digest."""
+    """Writes the file of a view or a split, after the file with its digest."""
     arrays.save(store.folder / f"{name}.npy", rows_N)
 
 
 def read_rows(store: Store, name: str, form: Form) -> np.ndarray:
-    """The rows of a view or a split, mapped into memory; from a copy here, if they are in a bucket.
+    """The rows of a view or a split, mapped into memory; from a local copy if in a bucket.
 
-    ValueError: they are not there, not whole, or not what store.json says.
+    ValueError: they are missing, incomplete, or not what store.json says.
     """
     path = store.folder / f"{name}.npy"
     examples = store.examples if name.startswith("view-") else store.description[name]["examples"]
@@ -178,34 +178,34 @@ def read_rows(store: Store, name: str, form: Form) -> np.ndarray:
         rows_N = arrays.load(path)
     except FileNotFoundError as error:
         missing = error.filename or path
-        raise ValueError(f"'{missing}' is not there: make the store again.") from None
+        raise ValueError(f"'{missing}' is missing: make the store again.") from None
     except arrays.Damaged as error:
         raise ValueError(f"{error} Delete it.") from None
     except (ValueError, OSError) as error:
-        raise ValueError(f"'{path}' is not whole ({error}): delete it.") from None
+        raise ValueError(f"'{path}' cannot be read ({error}): delete it.") from None
     shape, dtype = (examples, *form.dtype.shape), form.dtype.base
     if rows_N.shape != shape or rows_N.dtype != dtype:
         raise ValueError(
-            f"'{path}' holds {rows_N.dtype} {list(rows_N.shape)}, and {DESCRIPTION} beside it says "
-            f"{dtype} {list(shape)}."
+            f"'{path}' holds {rows_N.dtype} {list(rows_N.shape)}, but {DESCRIPTION} next to it "
+            f"says {dtype} {list(shape)}."
         )
     return rows_N
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raises ValueError where the disk, of the copy if it is a bucket's, has no room for them."""
+    """Raises ValueError if the disk (for a bucket: that of the local copy) has too little room."""
     folder = paths.cache() if paths.is_remote(folder) else folder
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
         raise ValueError(
-            f"The store '{folder}' would take {needed / 1e9:.2f} GB more, and {free / 1e9:.2f} GB "
+            f"'{folder}' would take {needed / 1e9:.2f} GB more, and {free / 1e9:.2f} GB "
             "are free there."
         )
 
 
 def _identity(description: Mapping[str, Any]) -> dict[str, Any]:
-    """What the answers depend on: the description, flat, without what only tells."""
+    """What the answers depend on: the flattened description, without informational fields."""
     flat = _flat(description)
     return {k: v for k, v in flat.items() if not any(_below(k, name) for name in _TOLD)}
 
@@ -229,5 +229,5 @@ def _difference(name: str, there: Any, here: Any) -> str:
         at = next(i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
         return f"class {at} is '{there[at]}' there and '{here[at]}' here"
     if any(len(str(value)) > 40 for value in (there, here)):
-        return f"{name} is another"
+        return f"{name} is different"
     return f"{name} is {there!r} there and {here!r} here"

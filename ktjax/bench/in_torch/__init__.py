@@ -1,1 +1,1 @@
-"""The same work in PyTorch, to be measured beside: imported only where torch is installed."""
+"""The same work in PyTorch, for comparison: imported only if torch is installed."""

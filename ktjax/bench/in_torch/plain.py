@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 
 def network(architecture: str, classes: int) -> torch.nn.Module:
-    """A network of timm's with random weights, in evaluation mode."""
+    """A timm network with random weights, in evaluation mode."""
     return timm.create_model(architecture, num_classes=classes).eval()
 
 

@@ -1,4 +1,4 @@
-"""A step of `kl_dp` in PyTorch, as somebody who uses it would write it, for `ktjax.bench.step`."""
+"""A step of `kl_dp` in PyTorch, as a PyTorch user would write it, for `ktjax.bench.step`."""
 
 import contextlib
 import copy
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ktjax.bench.in_torch import tiny
 from ktjax.classifier import InputSpec
 
-# Of a model: timm's name or the embedded zoo's, how many classes, what its input looks like.
+# A model: its name in timm or the embedded zoo, the number of classes, and its input.
 Described = tuple[str, int, InputSpec]
 
 
@@ -25,7 +25,7 @@ def make(
     learning_rate: float,
     on_gpu: bool,
 ) -> Callable[[], None]:
-    """The step of a student, which is the first, and its teachers, with random weights.
+    """The step of a student, which comes first, and its teachers, with random weights.
 
     BatchNorm keeps its running statistics, as in `ktjax.bench.step`; models are in evaluation mode.
 
@@ -96,5 +96,5 @@ def _network(name: str, classes: int, size: tuple[int, int]) -> torch.nn.Module:
 
     try:
         return timm.create_model(name, num_classes=classes)
-    except RuntimeError as error:  # what timm calls an unknown model
+    except RuntimeError as error:  # what timm raises for an unknown model
         raise ValueError(str(error)) from None

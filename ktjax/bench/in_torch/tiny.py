@@ -1,8 +1,8 @@
-"""The networks of the embedded zoo in PyTorch, as somebody who uses it would write them.
+"""The networks of the embedded zoo in PyTorch, as a PyTorch user would write them.
 
-They are what `ktjax.bench.step` measures the Flax ones against: the same layers and sizes, so the
-same number of parameters, which its test compares; weights are drawn by PyTorch. Images are float
-[B, 3, H, W] here. Needs torch, and is imported only where that is there.
+`ktjax.bench.step` compares the Flax networks to them: the same layers and sizes, and so the same
+number of parameters, which its test checks; PyTorch initializes the weights. Images are float
+[B, 3, H, W] here. Needs torch, and is imported only if it is installed.
 """
 
 import functools
@@ -92,7 +92,7 @@ class _BasicBlock(nn.Module):
 def resnet(
     classes: int, *, size: int, widths: Sequence[int], norm: Callable[[int], nn.Module]
 ) -> nn.Module:
-    """`networks.tiny.ResNet`, one block in each stage."""
+    """`networks.tiny.ResNet`, one block per stage."""
     del size
     stem = [nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), norm(widths[0]), nn.ReLU()]
     blocks = [
@@ -182,7 +182,7 @@ def vit(
     stem: int,
     patch: int,
 ) -> nn.Module:
-    """`networks.tiny.VisionTransformer`, one convolution in its stem."""
+    """`networks.tiny.VisionTransformer`, with one convolution in its stem."""
     tokens = (size // 2 // patch) ** 2
     begin = [nn.Conv2d(3, stem, 3, 2, 1), _channel_norm(stem), nn.ReLU()]
     embed = [nn.Conv2d(stem, width, patch, patch), _Tokens(), _Position(tokens, width)]

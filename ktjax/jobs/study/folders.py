@@ -1,4 +1,4 @@
-"""The folders of a study's runs: what is there, and how it comes there, whole or not at all."""
+"""The folders of a study's runs: what they hold, and how it gets there atomically."""
 
 import contextlib
 import dataclasses
@@ -26,24 +26,24 @@ from ktjax.jobs.study.plan import Run
 from ktjax.settings.transfer import Transfer
 
 _ERROR = "error.json"  # why a run failed
-# What a run fails by, and the next may not: its models, its numbers, its memory.
+# What fails one run but maybe not the next: its models, its numerics, its memory.
 _FAILURES = (ValueError, FloatingPointError, jax.errors.JaxRuntimeError)
 
 
 class Found(NamedTuple):
-    """What a run has found."""
+    """The result of a run."""
 
     results: TransferResults
-    right_N: np.ndarray  # whether each validation image is answered right after it, bool
+    right_N: np.ndarray  # bool, which validation images are right after it
 
     @property
     def row(self) -> rows.Run:
-        """Its one row."""
+        """Its only row."""
         return self.results.runs[0]
 
 
 class Runs:
-    """The runs of a workdir as they are on disk; what has been read of finished ones is kept."""
+    """The runs of a workdir on disk; results of finished ones are cached."""
 
     def __init__(self, workdir: Path, *, expiry: float):
         self.workdir, self._expiry = workdir, expiry
@@ -66,32 +66,32 @@ class Runs:
         return json.loads(text)["error"]
 
     def diverged(self, run: Run) -> bool:
-        """Whether it failed because its training diverged: it has improved nobody."""
+        """Whether it failed because its training diverged, which counts as not improved."""
         return (self.error(run) or "").startswith(f"{FloatingPointError.__name__}:")
 
     def failure(self, run: Run) -> float | None:
-        """When it failed last, in seconds; None if it did not."""
+        """When it last failed, in seconds; None if it did not."""
         try:
             return paths.modified(self.workdir / run.folder / _ERROR)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def found(self, run: Run) -> Found:
-        """What it has found; it is finished."""
+        """Its result; it must be finished."""
         if run.folder not in self._found:
             self._found[run.folder] = _read(self.workdir / run.folder)
         return self._found[run.folder]
 
     def take(self, run: Run) -> contextlib.AbstractContextManager[Lease | None]:
-        """The lease of a run, whose work nobody else then gives away."""
+        """The lease of a run; only its holder can publish the run's results."""
         path = self.workdir / run.folder
         paths.make_folder(path.parent)
         return lease_lib.take(path, expiry=self._expiry)
 
     def do(self, run: Run, settings: Transfer, lease: Lease, shared: Shared) -> bool:
-        """Does a run, or goes on with it, and puts it where it belongs; False if the lease is lost.
+        """Executes or resumes a run and moves it to its folder; False if the lease was lost.
 
-        What it fails by is kept in its place.
+        If the run fails, its error is kept there instead.
         """
         place = lease_lib.enter(lease)
         try:
@@ -107,7 +107,7 @@ class Runs:
         except OSError:
             if lease.held():
                 raise
-            # Whoever has it now has renamed the folder.
+            # The new holder has renamed the folder.
         paths.delete(place / files.CHECKPOINTS, ignore_errors=True)
         path = self.workdir / run.folder
         if not lease.held():
@@ -118,9 +118,9 @@ class Runs:
         return True
 
     def keep(self, runs: Sequence[Run], keep: str) -> None:
-        """Deletes the exported students that config.keep does not want, of one student's runs."""
+        """Deletes exported students that config.keep excludes, among the runs of one student."""
         done = [run for run in runs if self.has_found(run)]
-        # Where nobody teaches, what is no control is what was asked for.
+        # Without teachers, the runs that are not controls are the requested ones.
         taught = [run for run in done if run.teacher is not None]
         taught = taught or [run for run in done if not run.is_control]
         stay = {"all": done, "none": [], "best": []}[keep]
@@ -137,7 +137,7 @@ def _read(folder: Path) -> Found:
         bits = safetensors_numpy.load((folder / files.RIGHT).read_bytes())[results.runs[0].run]
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise ValueError(
-            f"'{folder}' is damaged ({error}): delete it, and it is run again."
+            f"'{folder}' is damaged ({error}): delete it, and the run is done again."
         ) from error
     assert isinstance(results, TransferResults)
     row = dataclasses.replace(results.runs[0], run=str(folder))

@@ -1,8 +1,8 @@
-"""Studies in several processes of one machine, each on its share of the cores.
+"""Studies in several processes on one machine, each with its share of the cores.
 
-A small network keeps one core busier than it keeps several together: nine of them on two cores
-trained 1.4 to 2.0 times as many steps in two processes as in one (configs/study.py). What two
-processes may not do at once, and what becomes of the runs of one that dies, is settled by leases.
+A small network uses one core better than several: on two cores, nine of them trained 1.4 to 2.0
+times as many steps in two processes as in one (configs/study.py). Leases keep two processes from
+doing the same run, and release the runs of a process that dies.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ from ktjax.jobs.study.plan import Run
 from ktjax.settings.study import Study
 
 _LOG = logging.getLogger(__name__)
-_POLL = 2.0  # seconds between two looks at what the processes have done
-# What a process that only trains takes over from this one: compiled programs are kept for all.
+_POLL = 2.0  # seconds between two checks of the processes
+# Settings that the training processes take from this one: all share its compilation cache.
 _CACHE = (
     *("jax_compilation_cache_dir", "jax_compilation_cache_max_size"),
     "jax_persistent_cache_min_compile_time_secs",
@@ -48,13 +48,13 @@ def run(
     *,
     labeled: bool,
 ) -> None:
-    """Does the runs in config.processes processes, and returns when all of these have ended.
+    """Executes the runs in config.processes processes, and returns when all of them have ended.
 
     Raises:
-      Exception: what one of them has raised. The others end as if they were asked to.
+      Exception: raised by one of them. The others are stopped as by an interruption.
       ChildProcessError: all of them were killed.
     """
-    del shared  # of this process; each makes its own
+    del shared  # of this process; each process makes its own
     progress = work.Progress(runs, asked)
     cache = {name: getattr(jax.config, name) for name in _CACHE}
     told = (logs.STARTED_BY.get(), trackers.followed())
@@ -78,24 +78,24 @@ def run(
             for receiver in receivers:
                 _raise_what_it_said(receiver)
             progress.update()
-        interruption.stop_if_asked()  # as all may have been, at once
+        interruption.stop_if_asked()  # the signal may have reached all processes at once
         if killed == settings.processes:
             raise ChildProcessError(
-                "All processes of the study were killed, maybe for their memory: fewer of "
-                "config.processes need less. Started again, it goes on where it was."
+                "All processes of the study were killed, possibly for lack of memory: lower "
+                "config.processes to need less. Started again, the study resumes."
             )
     finally:
         for child in children:
-            child.terminate()  # it saves first
+            child.terminate()  # it saves a checkpoint first
         for child in children:
             child.join()
         progress.close()
 
 
 def shares(processes: int) -> list[tuple[int, ...]]:
-    """The cores of each of so many processes; nothing where a system does not say.
+    """The cores of each process; empty if the system does not list them.
 
-    They differ by one core at most. Where processes are more than cores, several have the same.
+    Their numbers differ by one at most. If there are more processes than cores, they share cores.
     """
     if not hasattr(os, "sched_getaffinity"):
         return [()] * processes
@@ -107,18 +107,18 @@ def shares(processes: int) -> list[tuple[int, ...]]:
 
 
 def _raise_what_it_said(receiver: Connection) -> None:
-    with contextlib.suppress(EOFError):  # it has ended, and said nothing
+    with contextlib.suppress(EOFError):  # it ended without an exception
         if receiver.poll():
             raise receiver.recv()
 
 
 def _has_ended(child: Any) -> bool:
-    """Whether it is gone; of one that was killed this is said."""
+    """Whether it has ended; warns if it was killed."""
     if child.is_alive():
         return False
     if child.exitcode:
         _LOG.warning(
-            "A process of the study ended early (%d); the others do its runs.", child.exitcode
+            "A process of the study ended early (%d); others take over its runs.", child.exitcode
         )
     return True
 
@@ -133,18 +133,18 @@ def _work(
     cores: Sequence[int],
     sender: Connection,
 ) -> None:
-    """What a process does: runs that are left, until none is."""
+    """Executes the remaining runs in a process, until none is left."""
     if cores:
         os.sched_setaffinity(0, cores)  # before JAX starts as many threads as there are cores
     for name, value in cache.items():
         jax.config.update(name, value)
-    # Bars of several processes would overwrite one another: the parent has one for all. The runs
-    # have logs of their own.
+    # Bars of several processes would overwrite each other: the parent shows one for all. Runs have
+    # their own logs.
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         for shown in (1, 2):  # stdout and stderr, whoever writes there
             os.dup2(nowhere.fileno(), shown)
     interruption.listen()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all: the parent tells
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent stops us
     threading.Thread(target=_follow_parent, daemon=True).start()
     logs.STARTED_BY.set(started_by)
     trackers.follow(tracker)
@@ -156,12 +156,12 @@ def _work(
     except interruption.Interrupted:
         sys.exit(interruption.EXIT_CODE)
     except Exception as error:
-        error.add_note(traceback.format_exc())  # which does not come along by itself
+        error.add_note(traceback.format_exc())  # which is not pickled with the error
         sender.send(error)
 
 
 def _follow_parent() -> None:
-    """Ends as if asked to when the parent is gone, however it went."""
+    """Ends this process, as by an interruption, when the parent has ended for any reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

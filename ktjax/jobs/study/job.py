@@ -23,25 +23,27 @@ from ktjax.models.checkpoints import entries
 from ktjax.report import tables
 from ktjax.settings.study import ASKED, Study
 
-_TABLE = "table"  # the lease of what is one for all runs
+_TABLE = "table"  # the lease of what all runs share
 
 
 def run(
     config: ml_collections.ConfigDict, workdir: str | Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Runs the study of the config, as `execute` does; returns what results.json holds."""
+    """Runs the study of the config, as `execute` does; returns the contents of results.json."""
     return to_json(execute(Study.read(config), workdir, overwrite=overwrite))
 
 
 def check(settings: Study) -> None:
     """Raises ValueError unless the settings go together; nothing is loaded, compiled or written."""
     settings = plan.named(settings)
+    if not settings.students:
+        raise ValueError(f"config.students: name the models of '{settings.data}'.")
     inputs.check(settings)
     recipes.check(settings)
     if jax.process_count() > 1:
         raise ValueError(
-            "Each run of a study is of one process: start several with config.shard or "
-            "config.engine=ray, and none with --distributed."
+            "Each run of a study uses one process: start several with config.shard or "
+            "config.engine=ray, without --distributed."
         )
     if settings.engine == "ray":
         on_ray.check()
@@ -66,17 +68,18 @@ def check(settings: Study) -> None:
 
 
 def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) -> Results:
-    """Does what is not done of a study, and makes its table of all that is.
+    """Executes the remaining runs of a study, and makes a table of all that are done.
 
-    Another process may work in the same workdir, now or before, however it was started; and the
-    lists of students, teachers, objectives, controls and seeds may be others than before.
+    Other processes, however started, may work in the same workdir at the same time or have done so
+    before; the lists of students, teachers, objectives, controls and seeds may have changed since.
 
     Returns:
-      What results.json holds, as a record. The file is there when all runs that were asked for are
-      done, or have failed.
+      The contents of results.json, as a record. The file is written once all requested runs are
+      done or have failed.
 
     Raises:
-      ValueError: a model, the data set or the workdir is not usable; before any work.
+      ValueError: a model, the data set or the workdir is not usable, before any work; or all
+        transfers have failed.
     """
     workdir, settings = paths.of(workdir), plan.named(settings)
     check(settings)
@@ -95,7 +98,7 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     runs = Runs(workdir, expiry=settings.lease_expiry)
     mine = plan.share(asked, settings.shard)
     ENGINES[settings.engine](settings, workdir, runs, mine, shared, labeled=labeled)
-    # All that this or another start may have asked for.
+    # Everything that this or another start may have requested.
     planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
     for student in dict.fromkeys(one.student for one in planned):
         runs.keep([one for one in planned if one.student == student], settings.keep)
@@ -109,13 +112,23 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
         table.write(workdir, found["rows"])
         left = sum(not runs.is_done(one) for one in asked)
         if not left:
-            return workdir_lib.finish(workdir, every, **found)
+            results = workdir_lib.finish(workdir, every, **found)
+            _check_some_worked(runs, asked)
+            return results
     results = workdir_lib.results_of(every, **found)
     print(
-        f"{tables.as_text(results)}\n{left} of {len(asked)} runs are left: another start goes on "
-        "with them, and the one that ends with none writes the report."
+        f"{tables.as_text(results)}\n{left} of {len(asked)} runs are left: start the study "
+        "again to continue; the report is written once none is left."
     )
     return results
+
+
+def _check_some_worked(runs: Runs, asked: Sequence[Run]) -> None:
+    """Raises ValueError if every run with a teacher failed: for one reason, most likely."""
+    taught = [one for one in asked if one.teacher is not None] or asked
+    errors = [error for one in taught if (error := runs.error(one)) is not None]
+    if errors and len(errors) == len(taught):
+        raise ValueError(f"All {len(taught)} transfers failed; the first one: {errors[0]}")
 
 
 def _locally(
@@ -143,11 +156,11 @@ ENGINES = {"local": _locally, "ray": on_ray.run}
 
 
 def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: bool) -> Study:
-    """Makes the workdir this study's, and gives its settings with all that it was ever asked for.
+    """Claims the workdir for this study; returns its settings with all that was ever requested.
 
     Raises:
-      ValueError: it belongs to another experiment, and that is not to be overwritten; or it cannot
-        be written; or it was begun on other images, or with other weights of a model.
+      ValueError: it belongs to another experiment, which must not be overwritten; or it cannot be
+        written; or it was begun on other images, or with other weights of a model.
     """
     seen = beginning.seen(dataset, _weights(settings))
     try:
@@ -164,7 +177,7 @@ def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: b
 
 
 def _renew(workdir: Path, every: Study, now: Mapping[str, str], *, labeled: bool) -> None:
-    """Notes the weights of models that are new, or of which no run is finished: mended, say."""
+    """Notes the weights of models that are new or have no finished run: they may be repaired."""
     began = beginning.read(workdir)["models"]
     if changed := {name: digest for name, digest in now.items() if began.get(name) != digest}:
         runs = Runs(workdir, expiry=every.lease_expiry)
@@ -175,9 +188,9 @@ def _renew(workdir: Path, every: Study, now: Mapping[str, str], *, labeled: bool
 
 
 def _weights(settings: Study) -> dict[str, str]:
-    """What tells other weights of its models: of those in folders, which somebody may change.
+    """Fingerprints of the weights of models in local folders, which may change.
 
-    A hub's would be downloaded here, all at once; and runs say themselves what they fail by.
+    Those of a hub would all have to be downloaded here. Runs report their own errors.
     """
     found = {}
     for name in dict.fromkeys((*settings.students, *settings.teachers)):
@@ -206,11 +219,11 @@ def _with_earlier(workdir: Path, settings: Study, *, overwrite: bool) -> Study:
 
 
 def _changed(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a field says of a run that was asked for before what it did not say then."""
+    """Whether a field has changed for a run that was requested before."""
     if name not in ASKED or name not in before:
         return before.get(name) != now.get(name)
     old, new = before[name], now[name]
-    if name == "mcl":  # that an objective has none says something, too
+    if name == "mcl":  # no entry for an objective is a setting, too
         both = set(before["objectives"]) & set(now["objectives"])
         return any(old.get(label) != new.get(label) for label in both)
     if name in ("objectives", "controls"):

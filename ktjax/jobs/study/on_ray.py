@@ -1,9 +1,9 @@
 """Studies on Ray: a task for the runs of each student, on one machine or on a cluster.
 
-Ray (the extra `study`) is imported here only. RAY_ADDRESS names a cluster, whose machines all have
-to see the workdir; without it one is made of this machine's processors. What two tasks may not do
-at once, and what becomes of the runs of a worker that dies, is settled by leases as everywhere: a
-task that Ray starts again goes on from the last checkpoint.
+Ray (the extra `study`) is only imported here. RAY_ADDRESS names a cluster, all of whose machines
+must see the workdir; without it, Ray uses this machine alone. As everywhere, leases keep two tasks
+from doing the same run, and release the runs of a worker that dies: a task that Ray starts again
+resumes from the last checkpoint.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ from ktjax.jobs.study.plan import Run
 from ktjax.settings.study import Study
 
 _LOG = logging.getLogger(__name__)
-_POLL = 2.0  # seconds between two looks at what tasks have done
+_POLL = 2.0  # seconds between two checks of the tasks
 
 
 def check() -> None:
@@ -39,21 +39,21 @@ def run(
     *,
     labeled: bool,
 ) -> None:
-    """Does the runs in tasks of Ray, and returns when all tasks have ended."""
+    """Executes the runs in Ray tasks, and returns when all have ended."""
     del shared  # of this process; each task makes its own
     import ray  # pyright: ignore[reportMissingImports] of the extra `study`
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports usage
     fields = settings.to_json()
     if settings.store is not None:
-        store = paths.of(settings.store)  # tasks have another working folder
+        store = paths.of(settings.store)  # tasks have another working directory
         fields["store"] = str(paths.absolute(store))
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False)
     progress = work.Progress(runs, asked)
     try:
-        # A process for each: what a task has compiled and placed goes with it.
+        # A process for each: what a task compiled and placed on devices is freed with it.
         task = ray.remote(
             num_cpus=settings.ray.cpus,
             num_gpus=settings.ray.gpus,
@@ -72,9 +72,9 @@ def run(
                 try:
                     ray.get(one)
                 except ray.exceptions.RayTaskError:
-                    raise  # what it says is of the study: no space is left, say
+                    raise  # it concerns the whole study: a full disk, for example
                 except ray.exceptions.RayError as error:
-                    _LOG.warning("A task of Ray has died for good: %s", error)
+                    _LOG.warning("A Ray task has died for good: %s", error)
         progress.update()
     finally:
         progress.close()
@@ -85,7 +85,7 @@ def run(
 def _student(
     fields: Mapping[str, Any], workdir: str, student: str, labeled: bool, tracker: str | None
 ) -> None:
-    """What a task does: the runs of a student that are left."""
+    """Executes the remaining runs of a student in a task."""
     trackers.follow(tracker)
     settings = Study.read(fields)
     asked = [one for one in plan.plan(settings, labeled=labeled) if one.student == student]

@@ -13,14 +13,14 @@ from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
 
 _ZOO = {"zoo:glyphs": models.zoo}
-_NOBODY = "no_teacher"  # the folder of runs that no teacher teaches
+_NOBODY = "no_teacher"  # the folder of runs without a teacher
 
 
 class Run(NamedTuple):
     """One run of a study: a transfer with a folder of its own."""
 
     student: str
-    teacher: str | None  # None: labels and the student itself are all
+    teacher: str | None  # None: only labels and the student itself
     objective: str  # its name in config.objectives, or the control's
     seed: int
     what: Control  # what it minimizes, and its slow weights
@@ -28,14 +28,14 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Below the workdir. It stays the same whatever else the study grows by."""
+        """Relative to the workdir. It stays the same when the study grows."""
         teacher = _NOBODY if self.teacher is None else _part(self.teacher)
         name = f"{self.objective}-{self.seed}"
         return Path(files.RUNS) / _part(self.student) / teacher / name
 
 
 def named(settings: Study) -> Study:
-    """The same, with the models of a zoo by their names."""
+    """The same, with each zoo replaced by the names of its models."""
 
     def models_of(names: Sequence[str]) -> tuple[str, ...]:
         found = (name for one in names for name in (_ZOO[one]() if one in _ZOO else (one,)))
@@ -47,13 +47,13 @@ def named(settings: Study) -> Study:
 
 
 def pairs(settings: Study) -> tuple[tuple[str, str], ...]:
-    """The (student, teacher) that are asked for, by student; a model does not teach itself.
+    """The requested (student, teacher) pairs, by student; a model does not teach itself.
 
-    With config.pairs so many of them are drawn: those with the smallest hashes of their names and
-    config.pairs_seed. Which pair is drawn before which so does not change when lists grow.
+    config.pairs of them are drawn, if set: those with the smallest hashes of their names and
+    config.pairs_seed, so that their order does not change when lists grow.
 
     Raises:
-      ValueError: there are not so many pairs.
+      ValueError: there are fewer pairs.
     """
     every = (*settings.students, *settings.teachers)
     paths = {name: transfer.folder(name).resolve() for name in every}
@@ -77,14 +77,14 @@ def pairs(settings: Study) -> tuple[tuple[str, str], ...]:
 
 
 def plan(settings: Study, *, labeled: bool) -> tuple[Run, ...]:
-    """The runs, in the order in which they share most: all of a student, seed after seed.
+    """The runs, in the order that shares the most work: by student, then by seed.
 
-    A run without a teacher is there once, whoever asks for it: as an objective that needs none, as
-    a control of several methods, or as both.
+    A run without a teacher appears once, whether as an objective that needs none, as a control of
+    several methods, or as both.
 
     Args:
-      settings: of the study; no zoo among its names.
-      labeled: there are labels to train on; else what needs them is no control.
+      settings: of the study, without zoos among the names.
+      labeled: there are labels to train on; else controls that need them are left out.
 
     Raises:
       ValueError: two runs would have the same folder, or there is nothing to run.
@@ -95,7 +95,7 @@ def plan(settings: Study, *, labeled: bool) -> tuple[Run, ...]:
     for student in settings.students:
         teachers = [teacher for learner, teacher in asked if learner == student]
         if not teachers and asked and settings.pairs is not None:
-            continue  # it was not drawn
+            continue  # no pair of it was drawn
         alone = _alone(settings, student, labeled=labeled, compared=bool(teachers))
         for seed in settings.seeds:
             found += [
@@ -124,7 +124,7 @@ def _method(settings: Study, name: str) -> Control:
 def _alone(
     settings: Study, student: str, *, labeled: bool, compared: bool
 ) -> dict[str, tuple[Control, bool]]:
-    """What a student is trained by without a teacher, and whether it is a control, by name."""
+    """A student's trainings without a teacher, by name, and whether each is a control."""
     asked = {
         name: _method(settings, name)
         for name, entry in settings.objectives.items()
@@ -152,8 +152,8 @@ def transfer_of(settings: Study, run: Run) -> Transfer:
 
 
 def _part(name: str) -> str:
-    """A model's name as that of a folder; paths are cut short, and told apart by a hash."""
-    files.last_part(name)  # refuses what names no file
+    """A model's name as a folder name; paths are shortened and told apart by a hash."""
+    files.last_part(name)  # rejects what cannot name a file
     path = Path(name)
     short = ".".join(path.parts[-2:]).strip("./").replace(":", ".")
     if len(path.parts) < 3:
@@ -162,7 +162,7 @@ def _part(name: str) -> str:
 
 
 def share(runs: Sequence[Run], shard: str | None) -> tuple[Run, ...]:
-    """The i-th of n parts of the runs, about as long, each with few students; None: all."""
+    """The i-th of n parts of the runs, of about equal size, each with few students; None: all."""
     if shard is None:
         return tuple(runs)
     i, n = map(int, shard.split("/"))

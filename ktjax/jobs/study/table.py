@@ -1,4 +1,4 @@
-"""A study's table, made of its runs' folders: whatever wrote these, and whenever."""
+"""A study's table, made from the folders of its runs, no matter who wrote them or when."""
 
 import csv
 import dataclasses
@@ -15,13 +15,13 @@ from ktjax.jobs.study.plan import Run
 
 
 def found(runs: Runs, planned: Sequence[Run], asked: Sequence[Run]) -> dict[str, Any]:
-    """What the results of a study hold beside what all jobs say.
+    """The results of a study beyond those of all jobs.
 
     Args:
       runs: of the workdir.
-      planned: all runs that the study may have, in the order of the table; what has not been done
-        has no row.
-      asked: those that this start asks for.
+      planned: all runs that the study may have, in the order of the table; those not done
+        have no row.
+      asked: those that this start requests.
     """
     done = [run for run in planned if runs.has_found(run)]
     ended = {run.folder: runs.found(run).row for run in done}
@@ -51,9 +51,9 @@ def _diverged(runs: Runs, run: Run) -> bool:
 
 
 def _ready(runs: Runs, done: Sequence[Run], asked: Sequence[Run]) -> set[str]:
-    """The students with controls, none of which is still to be run: it might be the chosen one.
+    """The students with controls that are all done: one left to run might be the chosen one.
 
-    Where this start asks for none of a student, what earlier ones have found stands.
+    If this start requests none of a student, those of earlier starts count.
     """
     waiting = {run.student for run in asked if run.is_control and not runs.is_done(run)}
     return {run.student for run in done if run.is_control} - waiting
@@ -72,7 +72,7 @@ def _row(runs: Runs, run: Run, final: Mapping[Path, rows.Run]) -> StudyRow:
 
 
 def write(workdir: Path, table: Sequence[StudyRow]) -> None:
-    """Writes pairs.csv; what is not known is empty."""
+    """Writes pairs.csv; unknown values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(StudyRow)])
     writer.writeheader()

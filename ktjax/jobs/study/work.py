@@ -1,4 +1,4 @@
-"""Runs of a study, one after another: what nobody else has done, or is at."""
+"""Executes runs of a study in turn, except those that others have done or are doing."""
 
 import datetime
 import time
@@ -11,7 +11,7 @@ from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.study.plan import Run, transfer_of
 from ktjax.settings.study import Study
 
-_POLL = 2.0  # seconds between two looks at what others are at
+_POLL = 2.0  # seconds between two checks of what others are doing
 
 
 def work(
@@ -23,16 +23,16 @@ def work(
     wait: bool,
     told: Callable[[], None] = lambda: None,
 ) -> None:
-    """Does the runs that are left.
+    """Executes the remaining runs.
 
     Args:
-      settings: of the study. With `only_failed` the runs that have failed are all that is done,
-        once more; else those that have neither failed nor finished.
+      settings: of the study. With `only_failed`, only failed runs are done, once more; else those
+        that have neither failed nor finished.
       runs: of the workdir.
-      asked: the runs to do, those of a student one after another.
+      asked: the runs to do, grouped by student.
       shared: what the runs of this process have in common.
-      wait: where others are at a run, until they have done it, or died; else they are left to it.
-      told: hears when a run is done, whoever did it.
+      wait: wait for runs that others are doing until they have finished or died; else skip these.
+      told: called when a run is done, by whichever process.
     """
     failures = {run.folder: runs.failure(run) for run in asked}
 
@@ -65,7 +65,7 @@ def work(
 def _do(
     settings: Study, runs: Runs, run: Run, shared: Shared, is_left: Callable[[Run], bool]
 ) -> bool:
-    """Whether it is done now; False: another is at it."""
+    """Whether it is done now; False: another process is doing it."""
     with runs.take(run) as lease:
         if lease is None:
             return False
@@ -74,12 +74,12 @@ def _do(
 
 
 class Progress:
-    """A bar over runs, with the time that is left by what runs have taken so far."""
+    """A bar over runs, with the time left as estimated from finished runs."""
 
     def __init__(self, runs: Runs, asked: Sequence[Run]):
         self._runs, self._begun = runs, time.perf_counter()
         self._left = {run.folder: run for run in asked}
-        self._taken: list[tuple[str, float]] = []  # student and seconds of those that are finished
+        self._taken: list[tuple[str, float]] = []  # student and seconds of finished runs
         self._look()
         self._before = len(self._taken)  # by other processes, and those of earlier starts
         self._bar = progress.bar(
@@ -91,7 +91,7 @@ class Progress:
         )
 
     def update(self) -> None:
-        """Says what has come of the runs that are done since, here or elsewhere."""
+        """Reports the runs that were done since the last update, here or elsewhere."""
         for run in self._look():
             taught = "no teacher" if run.teacher is None else run.teacher
             name = f"{run.student} from {taught}, {run.objective}, seed {run.seed}"
@@ -102,7 +102,7 @@ class Progress:
                 self._bar.write(f"{name}: {change}, {row.seconds:.0f} s")
             else:
                 self._bar.write(f"{name}: failed, {error}")
-        # Beside training runs compile and evaluate; several may be under way.
+        # Besides training, runs compile and evaluate; several may be in progress.
         trained = sum(seconds for _, seconds in self._taken[self._before :])
         more = (time.perf_counter() - self._begun) / trained if trained else 1.0
         left = more * study.seconds_left(self._taken, [one.student for one in self._left.values()])
@@ -110,7 +110,7 @@ class Progress:
         self._bar.set_postfix_str(f"{datetime.timedelta(seconds=round(left))} left")
 
     def _look(self) -> list[Run]:
-        """The runs that are done since the last look."""
+        """The runs that were done since the last look."""
         done = [run for run in self._left.values() if self._runs.is_done(run)]
         for run in done:
             del self._left[run.folder]
@@ -119,5 +119,5 @@ class Progress:
         return done
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Closes the bar."""
         self._bar.close()

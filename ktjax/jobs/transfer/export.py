@@ -1,10 +1,10 @@
-"""Which weights a transfer hands on: the last, the best on tune, or none that are not better.
+"""Which weights a transfer exports: the last, the best on tune, or only better ones.
 
-`best`: of those that were evaluated while it trained. `no_regret`: of these, of the mean over the
-last half of training, and of what lies between the weights before and after, the best on tune is
-the candidate. One decision about it is made on the accept split, which nothing else has seen
-(analysis/decision.py): where it is not better than the student before, that is what is exported,
-and the run has abstained.
+`best`: of those evaluated during training. `no_regret`: the candidate is the best on tune among
+these, the mean over the last half of training, and interpolations between the weights before and
+after. One decision about it is made on the accept split, which is used for nothing else
+(analysis/decision.py): if it is not better than the student before, that student is exported, and
+the run has abstained.
 """
 
 import dataclasses
@@ -27,17 +27,17 @@ BEFORE = "the student before"
 
 
 class Exported(NamedTuple):
-    """What is handed on of a training."""
+    """What a training exports."""
 
     model: Classifier
     placed: Any  # its variables on the devices
     tune_NxC: np.ndarray
-    name: str  # LAST, BEST, TAIL, how far on the way, or BEFORE
-    # On tune, in percent; of the candidate, where the decision was against it.
+    name: str  # LAST, BEST, TAIL, the share of the way, or BEFORE
+    # On tune, in percent; that of the candidate if it was rejected.
     accuracy: float
-    least_gain: float | None = None  # that the decision would see, in points
-    checkpoint: Mapping[str, str] | None = None  # of the end of that training
-    last_delta: float | None = None  # as `analysis.rows.Run` has it
+    least_gain: float | None = None  # that the decision would detect, in points
+    checkpoint: Mapping[str, str] | None = None  # at the end of that training
+    last_delta: float | None = None  # as in `analysis.rows.Run`
 
 
 def last(start: Setup, after: Classifier, fitted: training.Fitted) -> Exported:
@@ -67,14 +67,14 @@ def _of(start: Setup, model: Classifier, name: str, placed: Any, tune_NxC: np.nd
 def no_regret(
     start: Setup, before: Evaluated, after: Classifier, fitted: training.Fitted, *, decisions: int
 ) -> Exported:
-    """What is better than before on the accept split, or the student before.
+    """The candidate if it is better on the accept split, else the student before.
 
     Args:
-      start: of the transfer; its splits have an accept split.
+      start: of the transfer; its splits include an accept split.
       before: the student at the beginning of this training.
       after: the student at its end.
       fitted: the training.
-      decisions: how many the run makes in all that may depend on each other.
+      decisions: how many dependent decisions the run makes in all.
     """
     splits = start.splits
     layout = start.settings.parallel
@@ -110,9 +110,9 @@ def no_regret(
 def last_delta(
     start: Setup, before: Evaluated, fitted: training.Fitted, exported: Exported
 ) -> float | None:
-    """What the weights at the end change on validation, in points; None if they are exported.
+    """The change on validation by the weights at the end, in points; None if these are exported.
 
-    Nothing is chosen by it. It says what the choice was worth.
+    Nothing is chosen by it; it shows what the choice was worth.
     """
     if exported.name == LAST:
         return None
@@ -122,7 +122,7 @@ def last_delta(
 
 
 def between(before: Any, after: Any, share: float) -> Any:
-    """The weights so far on the straight way from one to the other, statistics included."""
+    """Weights interpolated linearly, `share` of the way to `after`, statistics included."""
 
     def leaf(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         a, b = np.asarray(a), np.asarray(b)

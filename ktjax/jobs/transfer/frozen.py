@@ -23,7 +23,7 @@ _FEW = 100  # steps
 
 
 def runs(start: Setup) -> Iterator[Done]:
-    """The transfers; and of each seed, after them, the controls."""
+    """For each seed, the transfers and then the controls."""
     settings = start.settings
     planned = plan.plan(settings, {name: start.accuracy(name) for name in settings.teachers})
     alone, controls = plan_controls(start)
@@ -53,7 +53,7 @@ def runs(start: Setup) -> Iterator[Done]:
 
 
 def _announced(start: Setup, planned: Sequence[Run], controls: Sequence[Run]) -> str:
-    """What is about to be done, in a line."""
+    """One line about the runs to come."""
     settings, count = start.settings, len(start.splits.train)
     steps = settings.durations(count).total
     rates = max(len(plan.rates(settings, run.objective)) for run in planned)
@@ -62,21 +62,21 @@ def _announced(start: Setup, planned: Sequence[Run], controls: Sequence[Run]) ->
     text = (
         f"{len(start.models)} models, {count:,} images, {jax.device_count()} x {device}: "
         f"{len(planned)} transfers and {len(controls)} controls of {steps:,} steps each{each}. "
-        "First steps wait until they are compiled."
+        "The first steps wait for compilation."
     )
     if steps < _FEW:
-        text += " So few steps change little: config.total_epochs has more."
+        text += " So few steps change little: raise config.total_epochs."
     return text
 
 
 def plan_controls(start: Setup, called: str = "") -> tuple[Setup, tuple[Run, ...]]:
-    """What the controls of the student begin with, and their runs, which have `called` in them."""
+    """The setup of the student's controls, and their runs, with `called` in their names."""
     alone = setup.of_controls(start)
     return alone, plan.plan_controls(alone.settings, alone.settings.objectives, called)
 
 
 def controls(alone: Setup, planned: Sequence[Run], bar: tqdm.tqdm) -> Iterator[Done]:
-    """The controls of a student, as `plan_controls` plans them, where they are all that is run."""
+    """Only the controls of a student, as planned by `plan_controls`."""
     for seed in alone.settings.seeds:
         common = _share(alone, seed)
         yield from _controls(alone, common, [run for run in planned if run.seed == seed], bar)
@@ -85,7 +85,7 @@ def controls(alone: Setup, planned: Sequence[Run], bar: tqdm.tqdm) -> Iterator[D
 def _controls(
     alone: Setup, common: stages.Common, planned: Sequence[Run], bar: tqdm.tqdm
 ) -> Iterator[Done]:
-    """One that diverges is left out: transfers at its learning rate may not, and have others."""
+    """Skips controls that diverge: a transfer may not at that learning rate, and has others."""
     for run in planned:
         try:
             row, after = stages.transfer(alone, common, run)
@@ -111,7 +111,7 @@ def _share(start: Setup, seed: int) -> stages.Common:
         if isinstance(model, Store):
             return stores.replayed(settings, splits, model, alone=start.one_view)
         if stored:
-            # A student between two teachers is of this run: nobody asks for its answers again.
+            # A student between two teachers belongs to this run: its answers are not reused.
             on_disk = settings.store is not None and measured is not None
             return stores.stored(
                 *(settings, splits, model),
@@ -132,15 +132,15 @@ def _share(start: Setup, seed: int) -> stages.Common:
         form = stores.form_of(settings, len(start.models[start.student].model.classes))
         return start.once(("targets", name, seed, form, start.one_view), lambda: frozen(name))
 
-    if not stored:  # weights are placed anew for every run: a device might not hold those of all
+    if not stored:  # weights are placed again for every run: a device might not hold those of all
         return stages.Common(frozen, freeze, _recipes(start, seed))
-    # Nor might memory hold what all models of many transfers say: from disk each reads its own.
+    # Nor might memory hold all answers of many transfers: each reads its own from disk.
     kept = once if settings.store is None else functools.cache(frozen)
     return stages.Common(kept, freeze, _recipes(start, seed))
 
 
 def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers, float], recipes.Recipe]:
-    """The step is one per objective, and per set of teachers where these are asked in each step."""
+    """One step per objective, and per set of teachers if these run in each step."""
     settings, student = start.settings, start.models[start.student].model
     stored = settings.targets == "stored"
 
@@ -178,7 +178,7 @@ def _combined(
     of_runs: Sequence[rows.Run],
     students: Sequence[Classifier],
 ) -> tuple[rows.Run, Evaluated]:
-    """What becomes of students that each had a teacher of their own: their average, say."""
+    """Combines students that each had their own teacher, by averaging them, for example."""
     settings = start.settings
     strategy = settings.strategy
     origin = f"{strategy} of: {'; '.join(student.origin for student in students)}"

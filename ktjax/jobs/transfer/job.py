@@ -29,12 +29,12 @@ from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
 from ktjax.jobs.transfer import frozen, mutual, plan, shown
-from ktjax.jobs.transfer.setup import Setup, say_what_chance_decides
+from ktjax.jobs.transfer.setup import Setup, say_what_chance_decides, warn_of_seen_images
 from ktjax.models import registry
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import store
 
-# In which transfers may differ that share data, models and what these say.
+# Fields in which transfers may differ that share data, models and their answers.
 _OWN = ("student", "teachers", "strategy", "order", "soup_batch_norm", "seeds", "objectives")
 _OWN += ("controls", "mcl")
 
@@ -46,7 +46,7 @@ def run(
     overwrite: bool = False,
     models: Mapping[str, Classifier] | None = None,
 ) -> dict[str, Any]:
-    """Runs every transfer of the config, as `execute` does; returns what results.json holds."""
+    """Runs `execute` on the transfers of the config; returns the contents of results.json."""
     settings = Transfer.read(config)
     with contextlib.ExitStack() as held:
         given = models or {}
@@ -56,7 +56,7 @@ def run(
 def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> None:
     """Raises ValueError unless the settings go together; nothing is loaded, compiled or written.
 
-    `given` are models that come with the settings, by the names that these have for them.
+    `given` are models passed along with the settings, by their names in the settings.
     """
     given = given or {}
     inputs.check(settings)
@@ -69,20 +69,20 @@ def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> 
         if known.joint != strategy.joint:
             fitting = [k for k, v in objectives.OBJECTIVES.items() if v.joint != known.joint]
             raise ValueError(
-                f"Strategy '{settings.strategy}' does not go with objective '{entry.objective}': "
+                f"Strategy '{settings.strategy}' does not support objective '{entry.objective}': "
                 f"it takes {', '.join(fitting)}."
             )
         of_logits = [name for name in settings.teachers if name.startswith(store.PREFIX)]
         if known.features and (settings.targets == "stored" or of_logits):
             raise ValueError(
-                f"Objective '{entry.objective}' compares features, and stored targets are logits: "
-                "set config.targets to live, with teachers that can be asked."
+                f"Objective '{entry.objective}' compares features, but stored targets are logits: "
+                "set config.targets to live, with teachers that can be run."
             )
     names = (settings.student, *settings.teachers)
     _check_given(settings, given, names)
     places = [given[n].forward if n in given else folder(n).resolve() for n in names]
     if len(set(places)) < len(names):
-        raise ValueError(f"Student and teachers have to differ: {', '.join(names)}.")
+        raise ValueError(f"Student and teachers must differ: {', '.join(names)}.")
     if settings.drop_path_rate:
         for name in _trained(settings):
             if name in given or not _drops_paths(name):
@@ -94,19 +94,19 @@ def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> 
         if strategy.joint and entry.learning_rate is None:
             raise ValueError(
                 f"Strategy '{settings.strategy}' trains several models at once, at one learning "
-                f"rate: config.objectives.{label}.learning_rate has to be a number."
+                f"rate: config.objectives.{label}.learning_rate must be a number."
             )
     plan.plan(settings, dict.fromkeys(settings.teachers, 0.0))
     found = stores.teachers(settings)
     if strategy.joint and (settings.calibrate or settings.targets == "stored" or found):
         raise ValueError(
-            f"Strategy '{settings.strategy}' has no frozen models, which config.calibrate, stored "
-            "config.targets and teachers that are a store are about."
+            f"Strategy '{settings.strategy}' has no frozen models: config.calibrate, stored "
+            "config.targets and teachers that are a store do not apply."
         )
     if strategy.joint and settings.export != "last":
         raise ValueError(
-            f"Strategy '{settings.strategy}' trains several models at once, and no decision about "
-            "one of them is made: set config.export to last."
+            f"Strategy '{settings.strategy}' trains several models at once, and makes no decision "
+            "about one of them: set config.export to last."
         )
     stores.check(settings)
 
@@ -114,7 +114,7 @@ def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> 
 def _check_given(
     settings: Transfer, given: Mapping[str, Classifier], names: tuple[str, ...]
 ) -> None:
-    """Raises ValueError unless the given models are asked for, and give what objectives compare."""
+    """Raises ValueError unless the given models are used, and return what objectives compare."""
     unknown = sorted(given.keys() - set(names))
     if unknown:
         raise ValueError(
@@ -126,7 +126,7 @@ def _check_given(
         for name, model in given.items():
             if train.output_shapes(model, (), size=32).student.features is None:
                 raise ValueError(
-                    f"{label} compares features, and {name} gives none: let it return (logits, "
+                    f"{label} compares features, but {name} returns none: let it return (logits, "
                     "features)."
                 )
 
@@ -136,7 +136,7 @@ def _architecture(name: str, given: Mapping[str, Classifier]) -> str:
 
 
 def folder(name: str) -> Path:
-    """Where a model, or a teacher that is only a store, lies."""
+    """The folder of a model, or of a teacher that is only a store."""
     if name.startswith(store.PREFIX):
         return store.open_store(name).folder
     return models.locate(name).path
@@ -157,15 +157,16 @@ def execute(
     Args:
       settings: of the job.
       workdir: of the job.
-      overwrite: what another experiment has left in the workdir is deleted.
-      shared: what other transfers of this process have made already, and will find of this one.
-      report: prints the results and writes report.html; else whoever runs many transfers does.
-      given: models that the settings name and that nobody else knows, such as those of
-        ktjax.from_linen. To resume takes the same again.
-      held: nobody else may write to the workdir until it ends; None: the caller sees to that.
+      overwrite: delete what another experiment left in the workdir.
+      shared: data, models and answers that transfers of this process reuse.
+      report: print the results and write report.html; else this is left to the caller.
+      given: models in memory that the settings name, such as those of ktjax.from_linen. Resuming
+        needs the same again.
+      held: no other process may write to the workdir until it is closed; None: the caller ensures
+        that.
 
     Returns:
-      What results.json holds, as a record.
+      The contents of results.json, as a record.
 
     Raises:
       ValueError: a model, the data set or the workdir is not usable; before any work.
@@ -203,10 +204,11 @@ def execute(
     )
 
     say_what_chance_decides(settings, len(splits.tune))
-    # What is said of images depends on how these are read, and that may depend on the models.
+    # Answers depend on how images are read, which may depend on the models.
     how = inputs.reading(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
     start = _set_up(settings, workdir, splits, classifiers, only_stores, asked, report)
+    asked("seen", lambda: warn_of_seen_images(start))
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen
     found, alone, answers = [], [], {}
     for done in engine.runs(start):
@@ -234,19 +236,19 @@ def execute(
 
 
 def _write_right(workdir: Path, correct: Mapping[str, np.ndarray]) -> None:
-    """Keeps which validation images are answered right after each run: net needs it later."""
+    """Saves which validation images are right after each run: net needs it later."""
     if parallel.is_first():
         bits = {name: np.packbits(correct_N) for name, correct_N in correct.items()}
         files.write_whole(workdir / files.RIGHT, safetensors_numpy.save(bits))
 
 
 def _load(settings: Transfer, once: Once, given: Mapping[str, Classifier]) -> dict[str, Classifier]:
-    """Student and teachers, by name; those that train with the stochastic depth of the settings.
+    """Student and teachers, by name; those that train have the stochastic depth of the settings.
 
-    Where the settings leave it open, it is that of the model's own config.json, `model_args`, in
-    which ktjax and timm keep what a network was built with; no timm checkpoint of the hub says it,
-    and is trained without, as in the authors' code. What transformers' config.json says is left
-    alone: it is the default of a class more often than what the weights were trained with.
+    If the settings leave it open, it is read from the model's config.json, `model_args`, where
+    ktjax and timm keep the arguments of a network. No timm checkpoint on the hub has it there:
+    these are trained without, as in the authors' code. The value in transformers' config.json is
+    ignored: it is more often the default of a class than what the weights were trained with.
     """
     options = {}
     if settings.drop_path_rate is not None:
@@ -269,7 +271,7 @@ def _load(settings: Transfer, once: Once, given: Mapping[str, Classifier]) -> di
 
 
 def _trained(settings: Transfer) -> tuple[str, ...]:
-    """The models that do not stay as they are."""
+    """The models that are trained."""
     joint = plan.STRATEGIES[settings.strategy].joint
     return (settings.student, *(settings.teachers if joint else ()))
 
@@ -287,7 +289,7 @@ def _set_up(
     once: Once,
     report: bool,
 ) -> Setup:
-    """Asks every model what it knows; what a store knows is read."""
+    """Evaluates every model; the answers of a store are read."""
 
     def predict(name: str) -> evaluate.Predict:
         make = evaluate.make_predict
@@ -310,7 +312,7 @@ def _set_up(
         )
 
     evaluated = {}
-    # Of one model a student that drops paths is another.
+    # With drop path, the same model counts as another.
     for name in progress.bar(classifiers, desc="models", unit="model", leave=False, shown=report):
         key = ("asked", name, classifiers[name].options.get("drop_path_rate"))
         evaluated[name] = once(key, lambda name=name: ask(name))
@@ -333,14 +335,14 @@ def _data(settings: Transfer) -> inputs.Loaded:
 
 
 def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:
-    """The data that all transfers with these settings share, whoever their models are."""
+    """The data that all transfers with these settings share, whatever their models."""
     once = shared.of(settings, but=_OWN)
     loaded = once("data", lambda: _data(settings))
     return once("good images", lambda: inputs.without_bad(settings, loaded))
 
 
 def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
-    """Raises ValueError, with what to take instead, where labels are asked for and lack."""
+    """Raises ValueError, with objectives to use instead, if needed labels are missing."""
     if not dataset.train.labeled:
         need = {
             label: objectives.OBJECTIVES[entry.objective].without_labels
@@ -357,6 +359,5 @@ def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
         if not getattr(dataset, name).labeled:
             raise ValueError(
                 f"'{settings.data}' has {name} images without labels: these measure the transfer, "
-                "and need them whatever the objective. Set config.eval_data to a data set that has "
-                "them."
+                "and need labels with any objective. Set config.eval_data to a labeled data set."
             )

@@ -17,7 +17,7 @@ from ktjax.models.checkpoints import card
 
 
 def runs(start: Setup) -> Iterator[Done]:
-    """One for every model of every run; and, after them, the controls of every model."""
+    """One result for every model of every run, then the controls of every model."""
     settings = start.settings
     asked = [(seed, label) for seed in settings.seeds for label in settings.objectives]
     members = [start.models[name] for name in (settings.student, *settings.teachers)]
@@ -33,7 +33,7 @@ def runs(start: Setup) -> Iterator[Done]:
 
 
 def _plan_controls(start: Setup, name: str) -> tuple[Setup, tuple[plan.Run, ...]]:
-    """What the controls of one of the models begin with, and their runs."""
+    """The setup of the controls of one model, and their runs."""
     settings = start.settings
     short = files.short_names((settings.student, *settings.teachers))
     model = start.models[name].model
@@ -58,7 +58,7 @@ def _run(
             learning_rate=rate,
             teach=train.teach_nothing,
             seed=seed,
-            # Each has a state and a norm of its own.
+            # Each has its own optimizer state and gradient norm.
             wrap=functools.partial(optim.per_member, members=joint.keys),
         ),
         student=joint,
@@ -101,7 +101,7 @@ def _run(
 
 
 def _on_tune(start: Setup, names: tuple[str, ...], logits_NxMxC: np.ndarray) -> dict[str, Any]:
-    """What is measured of every model, and the mean of their accuracies."""
+    """The measures of every model, and the mean of their accuracies."""
     before = [start.models[name].tune_NxC for name in names]
     members = [
         rows.on_tune(
@@ -117,7 +117,7 @@ def _on_tune(start: Setup, names: tuple[str, ...], logits_NxMxC: np.ndarray) -> 
 
 
 def _of_member(entry: dict[str, Any], member: int) -> dict[str, Any]:
-    """What an entry of the common history says of one model."""
+    """One model's part of an entry of the common history."""
     common = {name: entry[name] for name in ("step", "epoch", "loss", "seconds")}
     tune = entry["tune"]["members"][member]
     taught = entry[f"taught_model_{member}"]

@@ -14,7 +14,7 @@ Teachers = tuple[str, ...]
 
 
 class Run(NamedTuple):
-    """One transfer of the job: who teaches in each of its stages, which follow each other."""
+    """One transfer of the job: the teachers of each of its consecutive stages."""
 
     objective: str  # its entry in config.objectives
     stages: tuple[Teachers, ...]
@@ -25,7 +25,7 @@ class Run(NamedTuple):
 
     @property
     def teachers(self) -> Teachers:
-        """Everyone who teaches, in this order."""
+        """All teachers, in order."""
         return tuple(teacher for stage in self.stages for teacher in stage)
 
 
@@ -34,9 +34,9 @@ class Strategy(NamedTuple):
 
     stages: Callable[[Teachers], list[tuple[Teachers, ...]]]  # of each run
     ordered: bool = False  # config.order counts
-    # What becomes of the students of all runs of an objective and seed; None: they stay as they are
+    # Combines the students of all runs of an objective and seed; None: they stay as they are
     combine: Callable[[Sequence[Classifier]], Classifier] | None = None
-    joint: bool = False  # nobody is frozen: all train at once (jobs/transfer/mutual.py)
+    joint: bool = False  # no model is frozen: all train at once (jobs/transfer/mutual.py)
 
 
 STRATEGIES = {
@@ -82,9 +82,9 @@ ORDERS = {
 
 
 def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
-    """The transfers that the settings ask for; `accuracy` of each teacher is for their order.
+    """The transfers of the settings; teachers may be ordered by their `accuracy`.
 
-    An objective that asks no teacher has one run per seed. Controls are planned by `plan_controls`.
+    An objective without teachers has one run per seed. Controls are planned by `plan_controls`.
 
     Raises:
       ValueError: two runs would have the same name.
@@ -117,7 +117,7 @@ def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
 
 
 class Control(NamedTuple):
-    """A training without a teacher, as an entry of config.objectives and of config.mcl says it."""
+    """A training without a teacher: entries of config.objectives and config.mcl."""
 
     entry: Entry
     slow: SlowWeights | None
@@ -126,14 +126,14 @@ class Control(NamedTuple):
 def controls(settings: Methods, *, labeled: bool = True, moves: bool = True) -> dict[str, Control]:
     """The controls of a student, each at every learning rate of the methods, by name.
 
-    Methods are the objectives that ask teachers, or train them too. What config.mcl says of a
-    method goes with its rate: what is exported is what the method exports.
+    Methods are the objectives that use teachers, or train them too. The entry of config.mcl for a
+    method goes with its rate, so that a control exports what the method exports.
 
     Args:
       settings: of the job.
-      labeled: there are labels to train on; else what needs them is left out.
-      moves: the student changes where it only learns from itself, as it does by the statistics of
-        batches; else `self` is left out.
+      labeled: there are labels to train on; else controls that need them are left out.
+      moves: the student changes if it learns only from itself, as it does through batch statistics;
+        else `self` is left out.
     """
     grid = dict.fromkeys(
         (rate, settings.mcl.get(label))
@@ -156,13 +156,13 @@ def controls(settings: Methods, *, labeled: bool = True, moves: bool = True) -> 
 def plan_controls(settings: Transfer, names: Iterable[str], student: str = "") -> tuple[Run, ...]:
     """A run for each of these controls and each seed, in as many stages as methods have.
 
-    A sequence of teachers is compared with as many trainings without one, each beginning where the
-    one before ended: as many steps, and as many beginnings of schedule and views.
+    A sequence of teachers is compared with as many trainings without one, each starting where the
+    previous one ended: the same number of steps, and of restarts of schedule and views.
 
     Args:
       settings: of the job.
       names: of `controls`.
-      student: a part of the runs' names, where the controls of several students are run.
+      student: part of the names of runs, if several students have controls.
     """
     strategy = STRATEGIES[settings.strategy]
     alone = strategy.joint or not settings.teachers
@@ -179,11 +179,11 @@ def plan_controls(settings: Transfer, names: Iterable[str], student: str = "") -
 
 
 def asks_teachers(entry: Entry) -> bool:
-    """Whether an objective is a method: it asks teachers, or trains them too."""
+    """Whether an objective is a method: it uses teachers, or trains them too."""
     known = objectives.OBJECTIVES[entry.objective]
     return known.teachers or known.joint
 
 
 def combined_name(settings: Transfer, objective: str, seed: int) -> str:
-    """What the combination of an objective's students is called."""
+    """The name of the combination of an objective's students."""
     return f"{objective}-{settings.strategy}-{seed}"

@@ -1,4 +1,4 @@
-"""What all runs of a transfer share: data, models, and what these say before it."""
+"""What all runs of a transfer share: data, models, and their answers before it."""
 
 import datetime
 import logging
@@ -26,30 +26,30 @@ _LONG = 60  # seconds
 
 
 class Done(NamedTuple):
-    """A run at its end."""
+    """A finished run."""
 
     row: Run  # of results.json
     validation_NxC: np.ndarray  # the student's logits after it
-    control: bool = False  # it is compared with, and is no transfer
+    control: bool = False  # a control, not a transfer
 
 
 class Setup(NamedTuple):
-    """A transfer at its beginning."""
+    """What a transfer starts with."""
 
     settings: Transfer
     workdir: Path
     splits: Splits
     models: Mapping[str, Evaluated]  # student and teachers, by name
-    student: str  # who learns
+    student: str  # the model that learns
     predict: evaluate.Predict  # of the student
-    one_view: bool  # what the steps take as frozen is of one view at a time: all would be too large
-    once: Once  # what other transfers of this process have made already
-    report: bool  # says what becomes of each run; else whoever runs many transfers does
+    one_view: bool  # steps take the frozen answers of one view at a time: all would be too large
+    once: Once  # reuses what other transfers of this process have made
+    report: bool  # reports the result of each run; else the caller does
 
     def accuracy(self, name: str) -> float:
-        """A model's accuracy on tune: what decides (an order, say) may not look at validation.
+        """A model's accuracy on tune: decisions (such as an order) must not use validation.
 
-        NaN: a teacher that is only a store does not say; `stores.check` has seen that none asks.
+        NaN for a teacher that is only a store; `stores.check` ensures that it is not needed.
         """
         tune_NxC = self.models[name].tune_NxC
         if tune_NxC is None:
@@ -57,8 +57,11 @@ class Setup(NamedTuple):
         return evaluate.accuracy(tune_NxC, self.splits.tune.label_N)
 
 
+_SEEN = 0.05  # more than images of the same distribution usually differ by
+
+
 def say_what_chance_decides(settings: Transfer, images: int) -> None:
-    """Warns where tune has so few images that what it decides is drawn by lot."""
+    """Warns if tune has so few images that what it decides is largely chance."""
     decided = {
         "learning rates": any(one.learning_rate is None for one in settings.objectives.values()),
         "the control": bool(settings.controls),
@@ -68,10 +71,38 @@ def say_what_chance_decides(settings: Transfer, images: int) -> None:
     if images < _FEW and of_tune and parallel.is_first():
         _LOG.warning(
             "tune has %d images, on which an accuracy is known to %.1f points (standard error): %s "
-            "chosen by it %s chosen by chance. A larger config.minival, or a tune split, helps.",
+            "chosen on it %s largely due to chance. A larger config.minival (for pretrain, too) or "
+            "a tune split helps.",
             *(images, 50 / images**0.5, " and ".join(of_tune)),
             "is" if of_tune == ["the control"] else "are",
         )
+
+
+def warn_of_seen_images(setup: Setup) -> None:
+    """Warns of models that know tune so much better than validation that they have seen it.
+
+    Not of glyphs, whose validation has other fonts than the splits that are trained on.
+    """
+    tune, validation = setup.splits.tune, setup.splits.validation
+    if setup.settings.data.startswith("glyphs") or not parallel.is_first():
+        return
+    for name, known in setup.models.items():
+        if known.tune_NxC is None or known.validation_NxC is None:
+            continue
+        shares = [
+            (evaluate.accuracy(logits_NxC, split.label_N) / 100, len(split))
+            for logits_NxC, split in ((known.tune_NxC, tune), (known.validation_NxC, validation))
+        ]
+        (of_tune, _), (of_validation, _) = shares
+        error = sum(share * (1 - share) / size for share, size in shares) ** 0.5
+        if of_tune - of_validation > max(_SEEN, 3 * error):
+            _LOG.warning(
+                "%s is right on %.1f %% of tune and %.1f %% of validation: it has probably been "
+                "trained on images of tune, so choices made there mean little. Put images that no "
+                "model has seen into tune/ (beside train/), or pretrain with the same "
+                "config.minival.",
+                *(name, 100 * of_tune, 100 * of_validation),
+            )
 
 
 def classifiers(setup: Setup) -> list[Classifier]:
@@ -81,7 +112,7 @@ def classifiers(setup: Setup) -> list[Classifier]:
 
 
 def of_controls(setup: Setup) -> Setup:
-    """The same for the controls of its student: these are the objectives of its settings."""
+    """The setup for the controls of its student, which become the objectives of its settings."""
     settings, model = setup.settings, setup.models[setup.student].model
     found = plan.controls(
         settings,
@@ -129,7 +160,7 @@ def make_recipe(
 
 
 def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
-    """Writes the student of a finished run, and says what became of it."""
+    """Exports the student of a finished run, and reports the result."""
     if not parallel.is_first():
         return
     folder, settings = setup.workdir / files.STUDENTS / row.run, setup.settings
@@ -145,7 +176,7 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
 
 
 def _left(bar: tqdm.tqdm) -> str:
-    """How long the others take, where it is long, if they take as long as those before."""
+    """The time left, if it is long, assuming that runs take as long as those before."""
     if bar.disable:
         return ""
     done = bar.n + 1  # with the one that has ended

@@ -1,4 +1,4 @@
-"""What results.json and the report hold of a transfer beside its runs: models, pairs, pictures."""
+"""Results of a transfer besides its runs, for results.json and report: models, pairs, pictures."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _EXAMPLES = 12  # pictures in the report
 
 
 def models(start: Setup, dataset: data.Dataset, how: pipeline.Reading) -> dict[str, TransferModel]:
-    """Student and teachers before any run; `how` is the way in which all read the images."""
+    """Student and teachers before any run; `how` says how all of them read the images."""
     settings, found = start.settings, {}
     for name, known in start.models.items():
         row = rows.of_model(known, start.splits.validation.label_N)
@@ -33,7 +33,7 @@ def models(start: Setup, dataset: data.Dataset, how: pipeline.Reading) -> dict[s
 
 
 def pairs(start: Setup, dataset: data.Dataset) -> list[dict[str, Any]]:
-    """What each teacher knows beside the student; of those that say nothing there is no row."""
+    """What each teacher knows beyond the student; teachers without answers have no row."""
     return [
         _pair(start, teacher, dataset)
         for teacher in start.settings.teachers
@@ -59,7 +59,7 @@ def examples(
     found: Sequence[Run],
     answers: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """Positive flips of the run that improved most, first those that the student has learned."""
+    """Positive flips of the run that improved most, those that the student learned come first."""
     taught = [row for row in found if row.ensemble_accuracy is not None]
     if not taught:
         return []

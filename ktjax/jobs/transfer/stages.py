@@ -1,4 +1,4 @@
-"""One transfer from frozen teachers: its stages, each a training that begins where one ended."""
+"""One transfer from frozen teachers: a sequence of trainings, its stages."""
 
 import dataclasses
 import functools
@@ -25,19 +25,19 @@ History = list[dict[str, Any]]
 
 
 class Common(NamedTuple):
-    """What the runs with one seed share; what takes long to make is made once."""
+    """What the runs with one seed share; what is expensive is made once."""
 
-    frozen: Callable[[str], live.OfView]  # name -> what the steps take of a model
+    frozen: Callable[[str], live.OfView]  # name -> what the steps take from a model
     refreshed: Callable[[Classifier], live.OfView]  # the same of a student between two teachers
     recipe: Callable[[str, Teachers, float], recipes.Recipe]  # of an objective, at a learning rate
 
 
 def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluated]:
-    """Its row, and the student at its end; of several learning rates at the one that suits it.
+    """Executes a transfer; returns its row and the student at its end, at the best learning rate.
 
-    That is the one at which what config.export picks is best on tune, before any decision on the
-    accept split. The others cost as much, but for those at which training diverges;
-    FloatingPointError: that is all of them.
+    The best is the one whose pick by config.export is best on tune, before any decision on the
+    accept split. Every rate is trained to the end, unless it diverges; FloatingPointError if all
+    diverge.
     """
     rates = plan.rates(start.settings, run.objective)
     if len(rates) == 1:
@@ -49,7 +49,7 @@ def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluate
             tried = _at(start, common, plan.at_rate(run, rate))
         except FloatingPointError as error:
             _LOG.info("%s: at %g: %s", run.name, rate, error)
-            # Without its traceback, whose frames hold what the run had on the devices.
+            # Without its traceback, whose frames would keep the run's arrays on the devices.
             gains[f"{rate:g}"], diverged = None, error.with_traceback(None)
             continue
         gains[f"{rate:g}"] = tried.accuracy - start.accuracy(start.student)
@@ -57,7 +57,7 @@ def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluate
         if found is None or tried.accuracy > found.accuracy:
             found = tried
     if found is None:
-        assert diverged is not None  # there is a rate at least
+        assert diverged is not None  # there is at least one rate
         raise diverged
     row = dataclasses.replace(found.row, run=run.name, rates=gains, seconds=seconds)
     return row, found.student
@@ -70,7 +70,7 @@ class _Ended(NamedTuple):
 
 
 def _at(start: Setup, common: Common, run: Run) -> _Ended:
-    """The same at the run's learning rate. Each stage begins where the one before ended."""
+    """The same at the run's learning rate. Each stage starts where the previous one ended."""
     before = at = start.models[start.student]
     stages, histories, accuracies = [], [], []
     for name, teachers in zip(run.stage_names, run.stages, strict=True):
@@ -84,7 +84,7 @@ def _at(start: Setup, common: Common, run: Run) -> _Ended:
     if len(stages) == 1:
         return _Ended(stages[0], at, accuracies[0])
     history = _joined(histories)
-    # No partition was between all teachers at once: each stage has its own.
+    # There is no partition between all teachers at once: each stage has its own.
     row = _row(
         start, run, run.name, run.teachers, before, at, history, stages=stages, partitions=False
     )
@@ -100,7 +100,7 @@ def _stage(
     before: Evaluated,
     weights: Sequence[float] | None,
 ) -> tuple[History, Evaluated, Exported]:
-    """The history of one training, the student after it, and which weights these are."""
+    """The history of one training, the student after it, and what was exported."""
     settings, splits = start.settings, start.splits
     assert run.learning_rate is not None
     first = start.models[start.student]
@@ -133,7 +133,7 @@ def _stage(
     after = dataclasses.replace(before.model, variables=fitted.variables, origin=origin)
     if settings.export == "no_regret":
         stages = len(run.stages)
-        # Each rate's second stage begins with what was decided about its first.
+        # At each rate, the second stage starts with what was decided about the first.
         tried = len(plan.rates(settings, run.objective)) if stages > 1 else 1
         exported = export.no_regret(start, before, after, fitted, decisions=stages * tried)
     elif settings.export == "best":
@@ -166,7 +166,7 @@ def _frozen(
     before: Evaluated,
     weights: Sequence[float] | None,
 ) -> Callable[[int], live.Frozen]:
-    """What the steps of a stage take while they see a view; made when the first is asked for."""
+    """The frozen inputs to the steps of a stage, by view; made when the first is requested."""
     entry = objectives.OBJECTIVES[start.settings.objectives[run.objective].objective]
 
     @functools.cache
@@ -192,7 +192,7 @@ def _frozen(
 def _weights(
     start: Setup, run: Run, teachers: Sequence[str], before: Evaluated
 ) -> list[float] | None:
-    """The weights of the student before it and its teachers in a pool, fitted on tune."""
+    """The weights in a pool of the student before it and its teachers, fitted on tune."""
     if not objectives.OBJECTIVES[start.settings.objectives[run.objective].objective].pool:
         return None
     answers = [before.tune_NxC, *(start.models[name].tune_NxC for name in teachers)]
@@ -200,12 +200,12 @@ def _weights(
 
 
 def _temperatures(start: Setup, teachers: Sequence[str], before: Evaluated) -> list[float] | None:
-    """The temperatures of student and teachers before it; None where nothing is calibrated."""
+    """The temperatures of the student before it and its teachers; None if not calibrated."""
     return evaluation.temperatures((before, *(start.models[name] for name in teachers)))
 
 
 def _joined(histories: Sequence[History]) -> History:
-    """One history of stages that follow each other: what counts up goes on counting."""
+    """One history of consecutive stages: counters continue."""
     joined: History = []
     for stage, history in enumerate(histories, 1):
         begin = {k: joined[-1][k] if joined else 0 for k in ("step", "epoch", "seconds")}

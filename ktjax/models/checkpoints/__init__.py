@@ -1,1 +1,1 @@
-"""Checkpoints: where their files lie, how they are read and written."""
+"""Checkpoints: where their files are, how they are read and written."""

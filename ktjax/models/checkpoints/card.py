@@ -1,7 +1,7 @@
 """README.md of an exported model: a model card, as the Hugging Face hub reads it.
 
-Names come from users and files: what stands in YAML is written by its library, what stands in the
-text is escaped, and of a path that is no name on the hub the last part alone is told.
+Names come from users and files: the YAML is written by its library, the text is escaped, and a path
+that is not a name on the hub is shortened to its last part.
 """
 
 import re
@@ -14,6 +14,7 @@ import huggingface_hub
 
 from ktjax import files, paths
 from ktjax.classifier import Classifier
+from ktjax.models.checkpoints.catalogue import TIMM
 
 README = "README.md"
 _MARK = "<!-- written by ktjax: delete this line, and the file is yours -->"
@@ -26,23 +27,24 @@ _PATH = re.compile(rf"(?:\w+:/?)?{_WORD}*(?:/{_WORD}+)+")
 
 
 class Training(NamedTuple):
-    """What made a model of another one, and how good both are; accuracies in percent."""
+    """How a model was trained from another, and how good both are; accuracies in percent."""
 
-    student: str  # whom it began as
+    student: str  # the initial student
     teachers: tuple[str, ...]
     data: str
-    images: int  # that it was validated on
+    images: int  # validation images
     before: float
     after: float
     delta_se: float
     command: str | None  # None: it was called from Python
+    abstained: bool = False  # nothing better was found: it is the student as it was
 
 
 def command(words: Sequence[str] | None) -> str | None:
-    """The command line that names the same config and fields; of paths the last part is told.
+    """The command line with the same config and fields; paths are shortened to their last part.
 
     Args:
-      words: of the command line, without the program; None: there was none.
+      words: the command line without the program; None: there was none.
     """
     if words is None:
         return None
@@ -61,7 +63,7 @@ def _without_folders(path: re.Match) -> str:
 
 
 def told(name: str) -> str:
-    """A model or data set as the public may read it: a name, or the last part of a path."""
+    """The public name of a model or data set: a name, or the last part of a path."""
     kind, colon, path = name.partition(":")
     if kind in ("folder", "store") and colon:
         return f"{kind}:{files.last_part(path)}"
@@ -70,7 +72,7 @@ def told(name: str) -> str:
 
 
 def write(folder: Path, classifier: Classifier, *, format: str, training: Training | None) -> None:
-    """Writes the card, unless somebody else has written the README.md that is there."""
+    """Writes the card, unless there is a README.md that ktjax did not write."""
     path = folder / README
     if path.exists() and _MARK not in path.read_text(encoding="utf-8"):
         return
@@ -78,7 +80,9 @@ def write(folder: Path, classifier: Classifier, *, format: str, training: Traini
 
 
 def text(classifier: Classifier, *, format: str, training: Training | None) -> str:
-    """The card of a model that is exported in a format, trained or as it was."""
+    """The card of a model exported in a format, trained or unchanged."""
+    if format == "timm" and classifier.architecture not in TIMM["architectures"]:
+        format = "ktjax"  # an imported module, with names of its own: timm may not load it
     name = told(classifier.name) if training is None else told(training.student)
     base = _repository(classifier.name if training is None else training.student)
     header = huggingface_hub.ModelCardData(
@@ -96,7 +100,7 @@ def text(classifier: Classifier, *, format: str, training: Training | None) -> s
     size = " x ".join(map(str, classifier.input.size))
     lines += [
         f"{classifier.num_parameters():,} parameters, {len(classifier.classes):,} classes, images "
-        f"of {size} pixels. It reads and normalizes images itself:",
+        f"of {size} pixels. ktjax reads and normalizes the images:",
         "",
         "```python",
         "import ktjax",
@@ -105,13 +109,15 @@ def text(classifier: Classifier, *, format: str, training: Training | None) -> s
         "```",
     ]
     if format == "timm":
-        lines += ["", '`timm.create_model("local-dir:FOLDER", pretrained=True)` loads it, too.']
+        lines += ["", '`timm.create_model("local-dir:FOLDER", pretrained=True)` also loads it.']
     return "\n".join(lines) + "\n"
 
 
 def _story(training: Training) -> list[str]:
     teachers = " and ".join(_escaped(told(name)) for name in training.teachers)
     taught = f"was taught by {teachers}" if teachers else "was trained without a teacher"
+    if training.abstained:
+        taught = f"is unchanged: what {teachers or 'training alone'} taught it did not improve it"
     change = training.after - training.before
     return [
         f"{_escaped(told(training.student))} {taught}, on {_escaped(told(training.data))}.",
@@ -122,15 +128,15 @@ def _story(training: Training) -> list[str]:
         f"| after | {training.after:.2f} % |",
         f"| change | {change:+.2f} ± {training.delta_se:.2f} points (standard error) |",
         "",
-        "Made by [ktjax](https://arxiv.org/abs/2310.17653), with the settings that config.json of",
-        "its workdir holds" + (":" if training.command else "."),
+        "Made with [ktjax](https://arxiv.org/abs/2310.17653) and the settings in config.json of",
+        "its workdir" + (":" if training.command else "."),
         *(["", f"    {training.command}"] if training.command else []),
         "",
     ]
 
 
 def _measured(name: str, training: Training | None) -> dict:
-    """The fields of the header that tell what was measured, and on what."""
+    """The fields of the header with the results and their data set."""
     if training is None:
         return {}
     results = {
@@ -157,14 +163,14 @@ def _measured(name: str, training: Training | None) -> dict:
 
 
 def _repository(name: str) -> str | None:
-    """What the hub calls a model; None: it has not got it from there."""
+    """A model's name on the hub; None: it is not from there."""
     if name.startswith("timm/"):
         return name
     return name.removeprefix("hf:") if name.startswith("hf:") else None
 
 
 def _license(name: str) -> str | None:
-    """The license of a model where it is known, without asking the network."""
+    """The license of a model, if it is known without network access."""
     if name.startswith(_ZOO):
         return "apache-2.0"  # they come with this package
     repository = _repository(name)
@@ -177,7 +183,7 @@ def _license(name: str) -> str | None:
         return None
     try:
         return huggingface_hub.ModelCard.load(found).data.license
-    except Exception:  # a card that somebody wrote, in whatever way
+    except Exception:  # a card may hold anything
         return None
 
 

@@ -1,6 +1,6 @@
 """What timm says about its architectures, and how its models compare once they are imported.
 
-Likewise of transformers. Written by make_timm.py, sweep_timm.py and sweep_transformers.py of
+Likewise for transformers. Written by make_timm.py, sweep_timm.py and sweep_transformers.py in
 tests/goldens.
 """
 
@@ -14,12 +14,12 @@ def _read(name: str) -> Any:
 
 
 # architectures: family, parameters, classes, input (size, mean, std, interpolation, crop_pct),
-# whether the weights are for images of one size, what the first and the last layer are called, and
-# the tags of the ImageNet-1k checkpoints; checkpoints: how many of these all of timm has.
+# whether the weights are for images of one size, the names of the first and the last layer, and the
+# tags of the ImageNet-1k checkpoints; checkpoints: how many of these timm has in all.
 TIMM = _read("timm.json")
-# files: of each file of timm's its ImageNet-1k checkpoints; and of those that ktjax has no family
-# of, what was compared with torch.
+# files: for each file of timm's its ImageNet-1k checkpoints and, if ktjax has no such family, how
+# it compares with torch.
 IMPORTED = _read("timm_imported.json")
-# files: of each of transformers' image classifiers, and of some with an option after a dash, what
-# was compared with torch of a tiny one; why it is refused; or why it is none (apart).
+# files: for each of transformers' image classifiers, some with an option after a dash, how a tiny
+# one compares with torch; why it is refused; or why it is not a classifier (apart).
 TRANSFORMERS = _read("transformers_imported.json")

@@ -1,7 +1,7 @@
-"""What files of weights hold: safetensors, alone or in several parts; whether that fits a network.
+"""Reads weights, from safetensors in one or several files; checks whether they fit a network.
 
-Names may have something before them that a loop of training has put there, and weights any floating
-type. Nothing is unpickled.
+Names may have a prefix that a training loop put there, and weights any floating-point type. Nothing
+is unpickled.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # which of several files has which entry
 _LOG = logging.getLogger(__name__)
 Shape = tuple[int, ...]
-# What is taken of a file that holds several copies, the first of these that is there.
+# What is used of a file that holds several copies: the first of these that it has.
 _COPIES = ("state_dict_ema.", "model_ema.", "state_dict.", "model.")
-# Put before all names by torch.compile, by data parallel training, and by wrappers.
+# Put before all names by torch.compile, by data-parallel training, and by wrappers.
 _WRAPPERS = ("_orig_mod.", "module.", "timm_model.", "model.", "network.", "backbone.")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_LISTED = 10  # misfits of a kind in a message
-_BLOCKS, _BLOCK = 16, 2**16  # of a file, in its fingerprint: so many, of so many bytes
+_LISTED = 10  # mismatches of a kind in a message
+_BLOCKS, _BLOCK = 16, 2**16  # in the fingerprint of a file: their number, and bytes of each
 
 
 def file_of(folder: Path) -> Path | None:
@@ -41,7 +41,7 @@ def parts(path: Path) -> dict[str, frozenset[str]]:
     """The files that an index names, and the entries of each.
 
     Raises:
-      ValueError: it is no such index, or names files elsewhere.
+      ValueError: it is not such an index, or names files elsewhere.
     """
     listed = files.read_object(path).get("weight_map")
     if not isinstance(listed, dict) or not listed:
@@ -50,16 +50,16 @@ def parts(path: Path) -> dict[str, frozenset[str]]:
     for name, file in listed.items():
         if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
             raise ValueError(
-                f"{path} has '{name}' in {file!r}, which is no .safetensors beside it."
+                f"{path} has '{name}' in {file!r}, which is not a .safetensors beside it."
             )
         found.setdefault(file, set()).add(name)
     return {file: frozenset(names) for file, names in found.items()}
 
 
 def fingerprint(path: Path) -> str:
-    """What tells other weights: the size of each file, and a part of it here and there.
+    """Identifies weights: by the size of each file, and blocks spread over it.
 
-    Training changes all of it, and every byte of hundreds of models would take minutes.
+    Training changes all of them, and reading every byte of hundreds of models would take minutes.
     """
     found = hashlib.sha256()
     for name in sorted(_listed(path)):
@@ -76,10 +76,10 @@ def fingerprint(path: Path) -> str:
 def read(path: Path, *, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """The entries of a safetensors file, except those whose names start with one of `ignored`.
 
-    Of an index, those of all its files.
+    For an index, those of all its files.
 
     Raises:
-      ValueError: a file is not whole, or lacks; or has entries that NumPy has no type for.
+      ValueError: a file is incomplete, or missing; or has entries that NumPy has no type for.
     """
     found = {}
     for file, where in _opened(path):
@@ -90,7 +90,7 @@ def read(path: Path, *, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
             except (AttributeError, TypeError) as error:
                 dtype = file.get_slice(name).get_dtype()
                 raise ValueError(
-                    f"{where} has '{name}' in {dtype}, which ktjax does not read: weights are "
+                    f"{where} has '{name}' in {dtype}, which ktjax does not read: it reads "
                     f"{', '.join(_FLOATS)}."
                 ) from error
     return found
@@ -106,12 +106,12 @@ def read_shapes(path: Path) -> dict[str, Shape]:
 
 
 def _listed(path: Path) -> dict[str, frozenset[str]]:
-    """As `parts`; a file that is no index is alone, and has what it has."""
+    """As `parts`; a file that is not an index stands alone, without a list of entries."""
     return parts(path) if path.name.endswith(".index.json") else {path.name: frozenset()}
 
 
 def _opened(path: Path) -> Iterator[tuple[Any, Path]]:
-    """The safetensors files, one after another, each open while it is its turn."""
+    """The safetensors files, opened one at a time."""
     for name, entries in _listed(path).items():
         file = path.with_name(name)
         try:
@@ -128,10 +128,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, Path]]:
 def unwrapped(
     found: Mapping[str, np.ndarray], wanted: Collection[str], *, where: Path
 ) -> dict[str, np.ndarray]:
-    """The entries by the names that a network has for them; the log says what was before these.
+    """The entries by the names that a network has for them; the prefixes removed are logged.
 
-    Of a file that holds several copies of a network, the averaged one is taken. What transformers
-    has saved without a head lacks the name of the network, which is put there.
+    Of a file with several copies of a network, the averaged one is used. Entries that transformers
+    saved without a head lack the name of the network, which is added.
     """
     names, wanted = {name: name for name in found}, set(wanted)
     while not wanted & names.keys():
@@ -141,7 +141,7 @@ def unwrapped(
         if not names or not before:
             break
         others = tuple(copy for copy in copies if copy != before[0])
-        _LOG.warning("%s: names begin with '%s', which is left out.", where, before[0])
+        _LOG.warning("%s: names begin with '%s', which is removed.", where, before[0])
         if others:
             _LOG.warning("%s: what begins with '%s' is not read.", where, "', '".join(others))
         kept = {n: old for n, old in names.items() if not (others and n.startswith(others))}
@@ -149,7 +149,7 @@ def unwrapped(
     if names and not wanted & names.keys():
         for start in sorted({f"{name.partition('.')[0]}." for name in wanted}):
             if any(start + name in wanted for name in names):
-                _LOG.warning("%s: names lack '%s' at their beginning.", where, start)
+                _LOG.warning("%s: names lack '%s' at the beginning, which is added.", where, start)
                 return {
                     start + n if start + n in wanted else n: found[old] for n, old in names.items()
                 }
@@ -161,14 +161,14 @@ def check_fit(
 ) -> None:
     """Raises ValueError unless the entries have the names and shapes that are wanted, and floats.
 
-    Entries missing, unexpected, misshapen or of another type are listed, those of the same name up
-    to numbers in one line; where that is too much, the log has all of them. `by` says who wants.
+    Entries missing, unexpected, misshapen or of another type are listed, those whose names differ
+    only in numbers on one line; if that is too much, the log has all of them.
 
     Args:
       where: the file.
-      found: what has a shape, and a dtype.
+      found: anything with a shape and a dtype, by name.
       wanted: shapes by name.
-      by: whose they are.
+      by: what wants them, for the message.
     """
     common = sorted(wanted.keys() & found.keys())
     problems = {
@@ -180,7 +180,7 @@ def check_fit(
             if found[k].shape != wanted[k]
         },
         "quantized": {
-            k: f"{found[k].dtype}, no weights" for k in common if found[k].dtype.kind in "iub"
+            k: f"{found[k].dtype}, not weights" for k in common if found[k].dtype.kind in "iub"
         },
     }
     if not any(problems.values()):

@@ -1,4 +1,4 @@
-"""Types of what a model's config.json holds: other programs write it, and people edit it."""
+"""Checks the types in a model's config.json: other programs write it, and people edit it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ _MOST = 10**7  # classes
 
 
 def check(config: Mapping[str, Any], path: str) -> None:
-    """Raises ValueError, with the field, unless its fields are of the types that timm writes."""
+    """Raises ValueError, with the field, unless all fields have the types that timm writes."""
     spec = config["pretrained_cfg"]
     if not isinstance(spec, dict):
         raise _unlike(path, "pretrained_cfg", spec, "a mapping of names")
@@ -30,7 +30,7 @@ def check(config: Mapping[str, Any], path: str) -> None:
 
 
 def check_input(spec: Mapping[str, Any], path: str) -> None:
-    """The same of the fields of `pretrained_cfg` that say what images a model takes."""
+    """The same for the fields of `pretrained_cfg` that say what images a model takes."""
     for name in ("mean", "std"):
         numbers = spec.get(name)
         if not isinstance(numbers, list | tuple) or not all(map(is_number, numbers)):
@@ -61,4 +61,4 @@ def is_number(value: Any) -> bool:
 def _unlike(path: str, name: str, value: Any, wanted: str) -> ValueError:
     shown = repr(value)
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    return ValueError(f"{path} has {name}={shown}, which has to be {wanted}.")
+    return ValueError(f"{path} has {name}={shown}, which must be {wanted}.")

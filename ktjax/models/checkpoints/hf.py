@@ -4,6 +4,7 @@ Each of its classifiers in hf_kinds.py is an architecture of `ktjax.models.MODEL
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,26 @@ from ktjax.models.checkpoints.layouts import Layout, Renamed, transformers
 from ktjax.models.checkpoints.processors import PREPROCESSOR
 
 _LOG = logging.getLogger(__name__)
+# Else transformers says at each start that PyTorch is missing, which nothing here needs.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 _TIMMS = "timm_wrapper"  # transformers' class around timm's networks: the config is timm's
 
 
 def layout(architecture: str, options: Mapping[str, Any]) -> Layout:
-    """Where transformers has the parameters of an architecture.
+    """Where transformers has the parameters of an architecture in a file.
 
     Raises:
       ValueError: transformers has no such architecture.
     """
     if architecture in ZERO_SHOT:
         raise ValueError(
-            f"{architecture} has a text tower, too, in transformers' format: ktjax keeps what "
-            "classifies images."
+            f"{architecture} has a text tower, too, in transformers' format: ktjax keeps only the "
+            "image classifier."
         )
     if architecture not in KINDS:
         raise ValueError(
-            f"Format hf is for models that came from transformers, {architecture} did not. "
-            f"It knows {', '.join(KINDS)}."
+            f"Format hf is for models that came from transformers; {architecture} did not. "
+            f"It supports {', '.join(KINDS)}."
         )
     kind = KINDS[architecture]
     pairs = kind.names(**{name: options[name] for name in kind.options})
@@ -57,11 +60,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     path = folder / "config.json"
     try:
-        # A folder may hold code of its own, which is never run, and nobody is asked about it.
+        # A folder may hold code of its own, which is never run, and no prompt asks about it.
         config = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         ).to_dict()
-    except Exception as error:  # whatever its checks and its code stumble over
+    except Exception as error:  # its checks and its code may raise anything
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         told = " ".join(lines[:2]) or type(error).__name__
         raise ValueError(f"transformers cannot read {path}: {told}") from error
@@ -70,8 +73,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     for field, value in kind.fixed.items():
         if config[field] != value:
             raise ValueError(
-                f"{path} has {field}={config[field]!r}; ktjax has {value!r} only, and imports "
-                "others where torch is: `python -m ktjax.models import`."
+                f"{path} has {field}={config[field]!r}; ktjax supports only {value!r}, and imports "
+                "others where torch is installed: `python -m ktjax.models import`."
             )
     names = () if headless else class_names(config["id2label"])
     return {
@@ -86,14 +89,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def is_zero_shot(config: Mapping[str, Any]) -> bool:
-    """Whether transformers' config.json is of CLIP or SigLIP, whole and without a head."""
+    """Whether transformers' config.json is of a whole CLIP or SigLIP without a head."""
     types = {kind.model_type for kind in ZERO_SHOT.values()}
     classes = config.get("architectures") or ()
     return config["model_type"] in types and all(name in ZERO_SHOT for name in classes)
 
 
 def is_native(config: Mapping[str, Any]) -> bool:
-    """Whether ktjax has the network of transformers' config.json, as far as that says."""
+    """Whether ktjax has the network of transformers' config.json, as far as that tells."""
     found = _network(config.get("architectures") or (), config["model_type"])
     if found is None:
         return False
@@ -102,26 +105,27 @@ def is_native(config: Mapping[str, Any]) -> bool:
 
 
 def _architecture(path: Path, config: Mapping[str, Any]) -> tuple[str, bool]:
-    """The entry of KINDS that a config is of, and whether it is of an encoder without a head."""
+    """The entry of KINDS for a config, and whether that is of an encoder without a head."""
     given = config["architectures"] or ()
     if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
-        raise ValueError(f"{path} has architectures={given!r}, which has to be a list of names.")
+        raise ValueError(f"{path} has architectures={given!r}, which must be a list of names.")
     found = _network(given, config["model_type"])
     if is_zero_shot(config):
         raise ValueError(
-            f"{path} is of CLIP or SigLIP, for which classes are texts: zeroshot:{path.parent} "
-            "asks it about those of the data."
+            f"{path} is of a CLIP or SigLIP model, whose classes are texts: "
+            f"zeroshot:{path.parent} uses it with those of the data."
         )
     if found is None:
         raise ValueError(
             f"{path} is of {' or '.join(given or ['no class'])}; ktjax has {', '.join(KINDS)}. "
-            "Others are imported where torch and transformers are: `python -m ktjax.models import`."
+            "It imports others where torch and transformers are installed: `python -m ktjax.models "
+            "import`."
         )
     return found, found not in given
 
 
 def _network(given: Sequence[str], model_type: str) -> str | None:
-    """The entry of KINDS for a class of transformers, or for the encoder that it is."""
+    """The entry of KINDS for a class of transformers, or for its encoder."""
     for name in given:
         if name in KINDS:
             return name
@@ -133,8 +137,8 @@ def _network(given: Sequence[str], model_type: str) -> str | None:
 def class_names(id2label: Mapping[Any, str]) -> tuple[str, ...]:
     """The classes in the order of the logits.
 
-    People's configs begin to count at 1, or leave numbers out. transformers' heads have as many
-    outputs as there are names, so names are taken in the order of their numbers.
+    Some configs count from 1, or skip numbers. transformers' heads have as many outputs as there
+    are names, so names are taken in the order of their numbers.
     """
     named = {int(number): str(name) for number, name in id2label.items()}
     if sorted(named) != list(range(len(named))):

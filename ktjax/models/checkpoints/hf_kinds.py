@@ -1,4 +1,4 @@
-"""transformers' classifiers: the network of each, and what transformers calls its parts.
+"""transformers' classifiers: the network of each, and transformers' names of its parts.
 
 Options are fields of transformers' config; networks are those of timm's families, with its names.
 """
@@ -16,10 +16,10 @@ from ktjax.models.networks import deit, hf_vit
 class Kind(NamedTuple):
     """One of transformers' classifiers."""
 
-    model_type: str  # what its config calls itself
+    model_type: str  # its config's model_type
     family: str  # the kind of network
     options: tuple[str, ...]  # fields of its config that make the network
-    fixed: Mapping[str, Any]  # fields that must have these values: the network knows no others
+    fixed: Mapping[str, Any]  # fields that must have these values: the network supports no others
     build: Callable[..., nn.Module]  # build(num_classes=..., **options)
     names: Callable[..., hf_names.Names]  # names(**options)
 
@@ -138,7 +138,7 @@ KINDS = {
         hf_names.beit_names,
     ),
 }
-# transformers' models of images and texts, of which the image tower classifies
+# transformers' image-text models, whose image tower classifies
 # (models/zero_shot.py).
 ZERO_SHOT = {
     "CLIPModel": Kind(

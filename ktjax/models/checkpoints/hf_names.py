@@ -1,4 +1,4 @@
-"""What transformers calls the parts of its classifiers, beside timm's names of them."""
+"""transformers' names of the parts of its classifiers, beside timm's."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -50,7 +50,7 @@ def regnet_names(*, depths: Sequence[int], layer_type: str, **_: Any) -> Names:
 
 
 def convnext_names(start: str, *, depths: Sequence[int], **_: Any) -> Names:
-    """ConvNeXt's; `start` is what transformers calls the whole network."""
+    """ConvNeXt's; `start` is transformers' name of the whole network."""
     yield "stem.0", f"{start}.embeddings.patch_embeddings"
     yield "stem.1", f"{start}.embeddings.layernorm"
     for stage, block in _blocks(depths):
@@ -100,7 +100,7 @@ def _block_names(timms: str, theirs: str, attention: str) -> Names:
 
 
 def vit_names(start: str, *, num_hidden_layers: int, **_: Any) -> Names:
-    """A vision transformer's; `start` is what transformers calls the whole network."""
+    """A vision transformer's; `start` is transformers' name of the whole network."""
     yield "cls_token", f"{start}.embeddings.cls_token"
     yield "dist_token", f"{start}.embeddings.distillation_token"
     yield "pos_embed", f"{start}.embeddings.position_embeddings"
@@ -161,7 +161,7 @@ def _tower_names(*, num_hidden_layers: int, **_: Any) -> Names:
         yield f"{timms}.mlp.fc2", f"{theirs}.mlp.fc2"
     yield "norm", "vision_model.post_layernorm"
     yield "logit_scale", "logit_scale"
-    yield "head", "texts"  # which no file has: the text tower makes them
+    yield "head", "texts"  # not in any file: the text tower makes them
 
 
 def clip_names(**options: Any) -> Names:

@@ -115,7 +115,7 @@ def swin_network(
 ) -> nn.Module:
     """A Swin transformer, from fields of transformers' config."""
     if any(32 * heads != embed_dim * 2**stage for stage, heads in enumerate(num_heads)):
-        raise ValueError(f"num_heads={tuple(num_heads)}: ktjax has heads of 32 channels only.")
+        raise ValueError(f"num_heads={tuple(num_heads)}: ktjax supports only heads of 32 channels.")
     return swin_transformer.SwinTransformer(
         num_classes=num_classes,
         embed_dim=embed_dim,

@@ -1,4 +1,4 @@
-"""Where a checkpoint's files lie: folders, single files, repositories on the Hugging Face hub."""
+"""Where a checkpoint's files are: folders, single files, repositories on the Hugging Face hub."""
 
 import contextlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from ktjax.models.checkpoints import card, entries, fields, hf, weights
 
 PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 _OF_GRAPHS = (weights.GRAPH, weights.TRAINING, weights.CONSTANTS)  # of imported torch modules
-# The biases of timm's classifiers tell how many classes there are.
+# The biases of timm's classifiers tell the number of classes.
 _HEADS = ("fc.bias", "head.bias", "head.fc.bias", "classifier.bias", "head.l.bias")
 
 
@@ -26,28 +26,28 @@ class Checkpoint(NamedTuple):
     """A checkpoint: where its weights are, not yet read, and what is known about them."""
 
     path: Path  # the safetensors file
-    config: Mapping[str, Any]  # what weights.read_config gives
+    config: Mapping[str, Any]  # from weights.read_config
 
 
 def folder(path: Path) -> Checkpoint:
-    """The checkpoint in a folder as weights.read_config takes it; ValueError if there is none."""
+    """The checkpoint in a folder that weights.read_config reads; ValueError if there is none."""
     config = weights.read_config(path)
     file = entries.file_of(path) or path / weights.WEIGHTS
     return Checkpoint(file, {**config, **_without_repetition(config, path)})
 
 
 def _without_repetition(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Fields of a config.json without what `model_args` repeats, as timm's does.
+    """Fields of a config.json without what `model_args` repeats, as in timm's.
 
     `img_size` is what the network was built for; `input_size` may still be its origin's. Networks
-    that take any size are used at that of their input, at which they are as those that do not.
+    that take any size are used at that of their input, where they equal those that do not.
     """
     options, spec = dict(config["model_args"]), dict(config["pretrained_cfg"])
     for name in ("num_classes", "dynamic_img_size", "dynamic_img_pad", "strict_img_size"):
         options.pop(name, None)
     channels = options.pop("in_chans", 3)
     if channels != 3:
-        raise ValueError(f"The model in {path} is for images of {channels} channels, not of 3.")
+        raise ValueError(f"The model in {path} is for images of {channels} channels, not 3.")
     if "img_size" in options:
         size = options.pop("img_size")
         spec["input_size"] = [3, *(size if isinstance(size, list | tuple) else (size, size))]
@@ -56,7 +56,7 @@ def _without_repetition(config: Mapping[str, Any], path: Path) -> dict[str, Any]
 
 
 def bare(path: Path, architecture: str, spec: InputSpec) -> Checkpoint:
-    """The checkpoint that a .safetensors file with timm's names is, of a known architecture."""
+    """The checkpoint of a .safetensors file with timm's names and a known architecture."""
     heads = [shape[0] for name, shape in entries.read_shapes(path).items() if _is_head(name)]
     return Checkpoint(
         path,
@@ -72,12 +72,12 @@ def bare(path: Path, architecture: str, spec: InputSpec) -> Checkpoint:
 
 
 def _is_head(name: str) -> bool:
-    """Whether an entry is the bias of a head, whatever stands before its name."""
+    """Whether an entry is the bias of a head, whatever its prefix."""
     return f".{name}".endswith(tuple(f".{head}" for head in _HEADS))
 
 
 def repository_of(name: str) -> str | None:
-    """The repository on the hub that a name stands for; None: it is of something else.
+    """The repository on the hub that a name stands for; None: it stands for something else.
 
     It may end in `@` and a revision.
     """
@@ -109,7 +109,7 @@ def checkpoint(repository: str, name: str) -> Checkpoint:
         processor(repository)
     config = folder(path.parent).config  # the cache keeps them side by side
     for file in _OF_GRAPHS if config["format"] == weights.TORCH else ():
-        with contextlib.suppress(LackingError):  # not all have all
+        with contextlib.suppress(LackingError):  # not every repository has all
             download(repository, file)
     return Checkpoint(_weights(repository), {**config, "origin": f"pretrained {name}"})
 
@@ -120,7 +120,7 @@ def processor(repository: str) -> Path | None:
     known = huggingface_hub.try_to_load_from_cache(
         given, hf.PREPROCESSOR, revision=revision or None
     )
-    if known is huggingface_hub.file_download._CACHED_NO_EXIST:  # it was asked for before
+    if known is huggingface_hub.file_download._CACHED_NO_EXIST:  # the hub was asked before
         return None
     try:
         return download(repository, hf.PREPROCESSOR)
@@ -129,7 +129,7 @@ def processor(repository: str) -> Path | None:
 
 
 def _weights(repository: str) -> Path:
-    """The file of weights, or the index of several, which are there then."""
+    """The weights file, or the index of several, all of which are downloaded."""
     given, _, revision = repository.partition("@")
     index = huggingface_hub.try_to_load_from_cache(given, entries.INDEX, revision=revision or None)
     if not isinstance(index, str):
@@ -148,21 +148,21 @@ def _weights(repository: str) -> Path:
 def push(
     folder: str | Path, repository: str, *, private: bool = False, token: str | None = None
 ) -> str:
-    """Uploads an exported model, which `ktjax.load_model("hf:OWNER/NAME")` loads then.
+    """Uploads an exported model, which `ktjax.load_model("hf:OWNER/NAME")` then loads.
 
-    All files go in one commit, into a repository that is made if it is not there.
+    All files go into one commit, in a repository that is created if needed.
 
     Args:
-      folder: as `export_model`, or a job, wrote it.
+      folder: written by `export_model` or a job.
       repository: OWNER/NAME.
-      private: whether a new repository is.
-      token: that may write there; None: the one that `hf auth login` keeps, or HF_TOKEN.
+      private: whether a new repository is private.
+      token: one with write access; None: the one that `hf auth login` keeps, or HF_TOKEN.
 
     Returns:
       The address of the repository.
 
     Raises:
-      ValueError: there is no model in the folder, or the hub does not take it.
+      ValueError: there is no model in the folder, or the hub rejects it.
     """
     path = paths.of(folder)
     if not weights.is_export(path):
@@ -179,9 +179,9 @@ def push(
             [huggingface_hub.CommitOperationAdd(*file) for file in content.items()],
             commit_message="Upload with ktjax",
         )
-    except Exception as error:  # of the hub, of its library, or of what is between
+    except Exception as error:  # from the hub, its library, or the network
         *_, reason = type(error).__name__, *str(error).strip().splitlines()
-        raise ValueError(f"The hub does not take '{repository}': {reason.rstrip('.')}.") from error
+        raise ValueError(f"The hub rejects '{repository}': {reason.rstrip('.')}.") from error
     return str(url)
 
 

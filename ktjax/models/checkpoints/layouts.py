@@ -1,7 +1,7 @@
-"""Where each parameter of a network lies in a file: ktjax's names, timm's, transformers'.
+"""Where a file has each parameter of a network: ktjax's names, timm's, transformers'.
 
-Modules are named as timm's are, so that ktjax's and timm's names are both the path of the Flax
-parameter. transformers has names of its own for each type of model, which are in hf_names.py.
+Modules have timm's names, so ktjax's and timm's names are both the path of the Flax parameter.
+transformers has its own names for each type of model, which are in hf_names.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Names of leaves: Flax's -> torch's. All others are called the same.
+# Names of leaves: Flax's -> torch's. All others are the same.
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-# Number of a kernel's axes -> how np.transpose makes torch's kernel of Flax's.
+# Number of a kernel's axes -> the argument of np.transpose that turns Flax's into torch's.
 AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
-# How the names of torch's entries end that a network computes for itself or does not need.
+# Suffixes of torch's entries that a network computes for itself or does not need.
 IGNORED = (
     "num_batches_tracked",
     "relative_position_index",
@@ -25,11 +25,11 @@ IGNORED = (
 
 
 class Entry(NamedTuple):
-    """Where a parameter lies in a file."""
+    """Where a file has a parameter."""
 
     names: tuple[str, ...]  # the file's entries; several: the parameter is these, stacked
-    axes: tuple[int, ...] | None = None  # how the file has it transposed; None: not at all
-    lead: int = 0  # how many axes of length 1 the file has before the others
+    axes: tuple[int, ...] | None = None  # its transposition in the file; None: none
+    lead: int = 0  # the number of axes of length 1 that the file has before the others
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of each of the file's entries, for a parameter of this shape."""
@@ -73,7 +73,7 @@ def timm(path: tuple[str, ...], ndim: int) -> Entry:
 
 
 class Renamed(NamedTuple):
-    """What transformers calls one of timm's modules or parameters."""
+    """transformers' name for one of timm's modules or parameters."""
 
     names: tuple[str, ...]  # several: timm has one where transformers has these
     lead: int = 0  # as in Entry

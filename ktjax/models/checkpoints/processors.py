@@ -1,7 +1,7 @@
-"""Image processors of Hugging Face's transformers, in timm's terms: what they do to an image.
+"""Image processors of Hugging Face's transformers, in timm's terms.
 
-Files of all ages have what their class has as a default left out, so the defaults are here, too.
-What they do and timm's terms have not is refused by name.
+Files omit what is a default of their class, so the defaults are here, too. Steps that timm's terms
+cannot express are refused by name.
 """
 
 import logging
@@ -24,18 +24,18 @@ _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757771
 
 
 class _Kind(NamedTuple):
-    """A class of image processors: what it does where a file does not say."""
+    """A class of image processors: its defaults, for what a file does not say."""
 
     size: Mapping[str, int]
-    crop: int | None = None  # side of the center that is cut out
+    crop: int | None = None  # side of the center crop
     resample: int = 3
     normalized: tuple[Sequence[float], Sequence[float]] | None = _HALF  # mean and std
     crop_pct: float | None = None  # it resizes to size / crop_pct
-    flips: bool = False  # red and blue change places
+    flips: bool = False  # red and blue are swapped
 
     @property
     def square(self) -> bool:
-        """Whether a size that is a number is height and width, and not the shorter edge."""
+        """Whether a single number as the size is height and width, not the shorter edge."""
         return "height" in self.size
 
 
@@ -47,7 +47,7 @@ def _shorter(side: int) -> dict[str, int]:
     return {"shortest_edge": side}
 
 
-# By what the names of the classes begin with: transformers 5.24.
+# By how the names of the classes begin: transformers 5.24.
 _KINDS = {
     "Beit": _Kind(_square(224)),
     "Bit": _Kind(_shorter(224), crop=224, normalized=_CLIP),
@@ -67,7 +67,7 @@ _KINDS = {
     "ViT": _Kind(_square(224), resample=2),
     "ViTHybrid": _Kind(_shorter(224), crop=224, normalized=_CLIP),
 }
-# By what a config calls its model: the class that transformers takes for it.
+# By a config's model_type: the class that transformers uses for it.
 _KIND_OF = {
     **dict.fromkeys(("beit", "data2vec-vision"), "Beit"),
     **dict.fromkeys(("bit", "dinov2", "dinov2_with_registers", "focalnet", "hiera"), "Bit"),
@@ -81,7 +81,7 @@ _KIND_OF = {
     **dict(mobilenet_v1="MobileNetV1", mobilenet_v2="MobileNetV2", poolformer="PoolFormer"),
     **dict(segformer="Segformer", vit_hybrid="ViTHybrid"),
 }
-# What processors are asked to do. The first are understood, the others change no pixels.
+# Steps of processors. The first are supported, the others change no pixels.
 _DONE = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_flip_channel_order")
 _HARMLESS = ("do_convert_rgb", "do_reduce_labels")
 
@@ -89,38 +89,38 @@ _HARMLESS = ("do_convert_rgb", "do_reduce_labels")
 def read(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The input that a preprocessor_config.json describes, as timm's `pretrained_cfg` does.
 
-    Where there is none, that of the model's class is taken, for the size in its config, and a line
-    of the log says so.
+    If there is none, the defaults of the model's class are used, with the size in its config, which
+    is logged.
 
     Args:
       path: the file.
       config: transformers' config of the model.
 
     Raises:
-      ValueError: the processor does what timm's terms have not, or it is of no known class.
+      ValueError: timm's terms cannot express the processor, or its class is unknown.
     """
     spec: Mapping[str, Any] = {}
     if path.exists():
         spec = files.read_object(path)
     called = spec.get("image_processor_type") or spec.get("feature_extractor_type") or ""
     if not isinstance(called, str):
-        raise ValueError(f"{path} has image_processor_type={called!r}, which has to be text.")
+        raise ValueError(f"{path} has image_processor_type={called!r}, which must be text.")
     for end in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
         called = called.removesuffix(end)
     if called not in _KINDS:
         called = _KIND_OF.get(config.get("model_type", ""), "")
-        if called == "ConvNext" and spec.get("do_center_crop"):  # which that class does not do
+        if called == "ConvNext" and spec.get("do_center_crop"):  # which ConvNext does not do
             called = "Bit"
     if called not in _KINDS:
         raise ValueError(
-            f"{path} is of an image processor that ktjax does not know, or not there at all. Known "
-            f"as image_processor_type: {', '.join(f'{kind}ImageProcessor' for kind in _KINDS)}."
+            f"{path} is missing, or for an image processor that ktjax does not know. Known as "
+            f"image_processor_type: {', '.join(f'{kind}ImageProcessor' for kind in _KINDS)}."
         )
     kind = _KINDS[called]
     found = _input(path, spec, kind, called, _edges(path, config.get("image_size") or 0, True))
     if not path.exists():
         _LOG.warning(
-            "There is no %s: images are read as %sImageProcessor does by itself, %s.",
+            "There is no %s: images are read with the defaults of %sImageProcessor, %s.",
             *(path, called, ", ".join(f"{name} {value}" for name, value in found.items())),
         )
     return found
@@ -129,7 +129,7 @@ def read(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 def _input(
     path: Path, spec: Mapping[str, Any], kind: _Kind, called: str, own: Mapping[str, int]
 ) -> dict[str, Any]:
-    """`read`, of a class; `own` is the size of the model's config, as far as it says one."""
+    """`read`, for a class; `own` is the size in the model's config, if it has one."""
     others = [
         name
         for name, value in spec.items()
@@ -137,15 +137,15 @@ def _input(
     ]
     if others or spec.get("do_flip_channel_order", kind.flips):
         raise ValueError(
-            f"{path} has {', '.join(others) or 'do_flip_channel_order'}, which ktjax does not do."
+            f"{path} has {', '.join(others) or 'do_flip_channel_order'}, which ktjax cannot do."
         )
     if not spec.get("do_resize", True):
-        raise ValueError(f"{path} has do_resize=false: ktjax shows a model images of one size.")
+        raise ValueError(f"{path} has do_resize=false: ktjax needs images of one size.")
     resample = spec.get("resample", kind.resample)
     if not isinstance(resample, int) or resample not in _FILTERS:
-        raise ValueError(f"{path} has resample={resample}; ktjax has {_FILTERS}.")
+        raise ValueError(f"{path} has resample={resample}; ktjax supports {_FILTERS}.")
     if not path.exists() and not own:
-        own = _square(224)  # what the classes of older networks are made for
+        own = _square(224)  # the size of older networks
     size, crop_pct, crop_mode = _cropped(path, spec, kind, called, own)
     mean, std = _normalization(path, spec, kind, called)
     return {
@@ -165,7 +165,7 @@ def _cropped(
     crops = spec.get("do_center_crop", kind.crop is not None)
     crop = _edges(path, spec.get("crop_size") or kind.crop or 224, True)
     size = dict(_edges(path, spec.get("size") or kind.size, kind.square))
-    if own and "size" not in spec and "crop_size" not in spec:  # of the class, in proportion
+    if own and "size" not in spec and "crop_size" not in spec:  # the sizes of the class, scaled
         ratio = own["height"] / (kind.crop or next(iter(size.values())))
         size = {name: round(ratio * value) for name, value in size.items()}
         crop = own
@@ -190,14 +190,14 @@ def _cropped(
     pct = _share(kept[0], resized[0])
     if kept[0] > resized[0] or math.floor(kept[1] / pct) != resized[1]:
         raise ValueError(
-            f"{path} cuts {kept[0]}x{kept[1]} pixels out of {resized[0]}x{resized[1]}, which timm's"
-            " crop_pct cannot say."
+            f"{path} crops {kept[0]}x{kept[1]} pixels from {resized[0]}x{resized[1]}, which timm's "
+            "crop_pct cannot express."
         )
     return kept, pct, mode
 
 
 def _share(crop: int, size: int) -> float:
-    """The crop_pct by which timm gets from the crop to this size again, and to no other."""
+    """The crop_pct with which timm gets from the crop back to exactly this size."""
     share = crop / size
     while math.floor(crop / share) < size:
         share = math.nextafter(share, 0)
@@ -205,7 +205,7 @@ def _share(crop: int, size: int) -> float:
 
 
 def _edges(path: Path, size: Any, square: bool) -> dict[str, int]:
-    """A size by names; older files have a number, or a list. 0: nothing is said."""
+    """A size by names; older files have a number, or a list. 0: not given."""
     if size == 0:
         return {}
     if isinstance(size, Sequence) and not isinstance(size, str) and len(size) in (1, 2):
@@ -219,11 +219,11 @@ def _edges(path: Path, size: Any, square: bool) -> dict[str, int]:
     whole = all(isinstance(side, int) and side > 0 for side in named.values())
     if not whole or names not in (*known, both):
         raise ValueError(
-            f"{path} has the size {size}: ktjax knows a number, height and width, shortest_edge "
+            f"{path} has the size {size}: ktjax supports a number, height and width, shortest_edge "
             "and longest_edge."
         )
     if names == both:
-        named.pop("longest_edge")  # for images that are longer than usual
+        named.pop("longest_edge")  # for unusually long images
     return named
 
 
@@ -243,7 +243,7 @@ def _normalization(
         std = [a * b for a, b in zip(std, again, strict=True)]
     factor = spec.get("rescale_factor", 1 / 255) if spec.get("do_rescale", True) else 1.0
     if not fields.is_number(factor) or factor <= 0:
-        raise ValueError(f"{path} has rescale_factor={factor!r}, which has to be a number above 0.")
+        raise ValueError(f"{path} has rescale_factor={factor!r}, which must be a number above 0.")
     if spec.get("rescale_offset"):
         mean = [value + 1 for value in mean]
     scale = 255 * factor
@@ -255,12 +255,12 @@ def _normalization(
 def _channels(path: Path, name: str, values: Any) -> list[float]:
     found = [values] * 3 if fields.is_number(values) else values
     if not isinstance(found, list | tuple) or not all(map(fields.is_number, found)):
-        raise ValueError(f"{path} has {name}={values!r}, which has to be a number, or three.")
+        raise ValueError(f"{path} has {name}={values!r}, which must be a number, or three.")
     return [float(value) for value in found]
 
 
 def to_json(spec: InputSpec) -> dict[str, Any]:
-    """What preprocessor_config.json says for an input: the processor that does the same.
+    """The content of preprocessor_config.json for an input: the processor that does the same.
 
     Raises:
       ValueError: none does.
@@ -279,7 +279,7 @@ def to_json(spec: InputSpec) -> dict[str, Any]:
 
 
 def _resizing(spec: InputSpec) -> dict[str, Any]:
-    """The image processor of transformers that crops in the same way, and its sizes."""
+    """The image processor of transformers that crops the same way, and its sizes."""
     height, width = spec.size
     edges = {"height": height, "width": width}
     resized = [math.floor(side / spec.crop_pct) for side in spec.size]

@@ -26,17 +26,17 @@ CONFIG = "config.json"
 WEIGHTS = entries.WEIGHTS
 FORMATS = ("ktjax", "timm", "hf")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")  # of data/resize.py
-# What a folder of an imported torch module (models/imported) says it is, and how ktjax tells its
-# architecture from those of its own.
+# The format of a folder of an imported torch module (models/imported), and the prefix that tells
+# its architecture from ktjax's own.
 TORCH = "torch"
 IMPORTED = "torch:"
-# What such a folder holds beside config.json and model.safetensors: the first always.
+# What such a folder has besides config.json and model.safetensors: the first always.
 GRAPH, TRAINING, CONSTANTS = "graph.json", "training.json", "constants.safetensors"
 ZERO_SHOT = "zeroshot"  # CLIP's or SigLIP's, whose classes are texts (models/zero_shot.py)
 OWN = "own"  # the weights of a module that only its owner has (models/own.py)
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
-# adapt(timm's name of an entry, the file's array, the shape that is wanted) -> of that shape
+# adapt(timm's name of an entry, the file's array, the wanted shape) -> array of that shape
 Adapt = Callable[[str, np.ndarray, Shape], np.ndarray]
 
 
@@ -76,9 +76,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     config["model_args"] = config.get("model_args") or {}
     if config["format"] == OWN:
         raise ValueError(
-            f"{folder} holds the weights of a module of somebody's own, {config['architecture']}: "
-            "ktjax.load_weights(CLASSIFIER, FOLDER) gives them to the Classifier that ktjax.from_"
-            f"{str(config['architecture']).partition(':')[0]} makes of that module."
+            f"{folder} holds the weights of a user's own module, {config['architecture']}: "
+            "ktjax.load_weights(CLASSIFIER, FOLDER) loads them into the Classifier that ktjax.from_"
+            f"{str(config['architecture']).partition(':')[0]} makes from that module."
         )
     if config["format"] == TORCH:
         return config | {"architecture": f"{IMPORTED}{config['architecture']}"}
@@ -89,9 +89,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_cfg(spec: Mapping[str, Any], path: str) -> None:
-    """Raises ValueError where timm's `pretrained_cfg` has what ktjax does not do, or nobody.
+    """Raises ValueError if timm's `pretrained_cfg` has values that are invalid or not supported.
 
-    Fields that it does not name here change nothing: where weights come from, sizes for tests,
+    Fields that are not checked here change nothing: where weights come from, sizes for tests,
     licenses. `label_offset` and `label_names` are read with the classes.
     """
     allowed = {
@@ -101,15 +101,15 @@ def check_cfg(spec: Mapping[str, Any], path: str) -> None:
     for field, values in allowed.items():
         if spec.get(field) not in values:
             known = ", ".join(filter(None, values))
-            raise ValueError(f"{path} has {field}={spec[field]!r}; ktjax has {known}.")
+            raise ValueError(f"{path} has {field}={spec[field]!r}; ktjax supports {known}.")
     channels = {len(spec["mean"]), len(spec["std"]), spec["input_size"][0]}
     if channels != {3}:
         raise ValueError(
-            f"{path} is for images of other than 3 channels: input_size={spec['input_size']}, "
+            f"{path} is not for images of 3 channels: input_size={spec['input_size']}, "
             f"mean={spec['mean']}, std={spec['std']}."
         )
     if not all(value > 0 for value in spec["std"]):
-        raise ValueError(f"{path} has std={spec['std']}, which images are divided by.")
+        raise ValueError(f"{path} has std={spec['std']}: all must be above 0.")
 
 
 def input_spec(config: Mapping[str, Any]) -> InputSpec:
@@ -141,13 +141,13 @@ def layout_of(format_: str, architecture: str, options: Mapping[str, Any]) -> La
     """Where a file of this format has the parameters of a network.
 
     Raises:
-      ValueError: there is no such format, or the architecture has none of it.
+      ValueError: there is no such format, or it does not have the architecture.
     """
     _check_format(format_)
     if format_ == "hf":
         return hf.layout(architecture, options)
     if format_ == "timm" and architecture not in TIMM["architectures"]:
-        raise ValueError(f"timm has no '{architecture}': format='ktjax' keeps it.")
+        raise ValueError(f"timm has no '{architecture}': use format='ktjax'.")
     return {"ktjax": layouts.ktjax, "timm": layouts.timm}[format_]
 
 
@@ -168,14 +168,14 @@ def fill(
     """The classifier with the weights of a file.
 
     Args:
-      classifier: its variables have shapes only.
+      classifier: its variables are shapes only.
       found: the entries of the file.
       layout: where the file has each parameter.
-      adapt: gives entries the shape that is wanted, such as position embeddings for another
-        image size; None: they have to fit as they are.
-      where: the file, which messages name.
-      head: which variables are not read, but zero, whatever the file has for them or instead of
-        them: a tree of bools; None: all are read.
+      adapt: gives entries the wanted shape, such as position embeddings for another image size;
+        None: they must fit as they are.
+      where: the file, for messages.
+      head: a tree of bools: which variables are zero, and not read, whatever the file has for them
+        or instead of them; None: all are read.
 
     Raises:
       ValueError: entries missing, unexpected or misshapen; all of them are listed.
@@ -198,7 +198,7 @@ def fill(
         if adapt is not None and name in found and found[name].shape != shape:
             (timms,), *_ = layouts.timm(path, len(shape))
             found[name] = adapt(timms, found[name], shape)
-    if head is not None:  # what else an encoder makes of its features
+    if head is not None:  # other layers of an encoder after its features
         found = {k: v for k, v in found.items() if k in wanted or ".pooler." not in f".{k}"}
     entries.check_fit(where, found, wanted, by=classifier.architecture)
     filled = {
@@ -219,7 +219,7 @@ def to_arrays(classifier: Classifier, *, layout: Layout) -> dict[str, np.ndarray
         name = entry.names[0]
         if path[0] == "batch_stats" and name.endswith("running_mean"):
             counter = name.removesuffix("running_mean") + "num_batches_tracked"
-            arrays[counter] = np.zeros((), np.int64)  # torch's loaders ask for it
+            arrays[counter] = np.zeros((), np.int64)  # torch's loaders expect it
     return arrays
 
 
@@ -233,19 +233,19 @@ def export(
 ) -> None:
     """Writes config.json and model.safetensors, which `ktjax.load_model(folder)` reads back.
 
-    And README.md, a model card, unless there is one that somebody else wrote.
+    Also writes README.md, a model card, unless there is one that ktjax did not write.
 
     Args:
-      classifier: what is written.
-      folder: where to; it is made if it is not there.
+      classifier: what to write.
+      folder: where to; created if needed.
       format: `ktjax`; `timm` for a folder that timm loads too, as `local-dir:FOLDER`; `hf` for one
-        that transformers loads, which then must have loaded the architecture before. Imported
-        graphs have torch's names in both of the first.
-      training: what made the model, for the card; None: it is told as it is.
-      **facts: more fields of config.json, except where that is transformers'.
+        that transformers loads, if the architecture came from transformers. Imported graphs have
+        torch's names in the first two.
+      training: how the model was trained, for the card; None: it was not.
+      **facts: more fields of config.json, unless the format is `hf`.
 
     Raises:
-      ValueError: there is no such format, or the architecture has none of it.
+      ValueError: there is no such format, or it does not have the architecture.
     """
     folder = paths.of(folder)
     if classifier.definition is not None:
@@ -255,7 +255,7 @@ def export(
         return
     layout = layout_of(format, classifier.architecture, classifier.options)
     paths.make_folder(folder)
-    # save_file's files can be read by their owner only. transformers asks for the metadata.
+    # Only their owner can read save_file's files. transformers requires the metadata.
     arrays = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
     files.write_whole(folder / WEIGHTS, arrays)
     card.write(folder, classifier, format=format, training=training)
@@ -282,7 +282,7 @@ def export(
 
 
 def _timms_own(architecture: str) -> dict[str, Any]:
-    """What else timm needs in `pretrained_cfg`, to build this size and find the first and last."""
+    """What else timm needs in `pretrained_cfg`: for this size, and the first and last layer."""
     known = TIMM["architectures"].get(architecture)
     if known is None:
         return {}

@@ -1,7 +1,7 @@
 """Runs a graph in JAX, and checks one without running it.
 
-torch's float32 is the dtype that is computed in, bfloat16 say, as after `module.to(bfloat16)`; but
-what depends on neither image nor parameters, such as a table of sines, is computed in float32.
+torch's float32 becomes the compute dtype, such as bfloat16, as after `module.to(bfloat16)`; but
+values that depend on neither image nor parameters, such as a table of sines, stay in float32.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +34,7 @@ Values = dict[str, Any]
 
 
 class Program(NamedTuple):
-    """A graph with all that is known before it is run."""
+    """A graph with everything known before it is run."""
 
     graph: Graph
     fixed: Mapping[str, Any]  # weights that are neither parameters nor running statistics
@@ -76,9 +76,9 @@ def run(
       program: to run.
       variables: by torch's names, `params` and `batch_stats`.
       x_BxHxWx3: prepared images.
-      train: BatchNorm takes the batch's statistics, over all devices, and moves the running ones.
-      key: what a training graph draws from; None: nothing is drawn.
-      visit: is called with each node and what it gives.
+      train: BatchNorm uses the batch's statistics, over all devices, and updates the running ones.
+      key: the random key of a training graph; None: nothing is drawn.
+      visit: is called with each node and its value.
 
     Returns:
       The Output, and `batch_stats` afterwards.
@@ -95,7 +95,7 @@ def run(
             value = _train_batch_norm(x, weight, bias, call.args[5:], names, updates)
         else:
             function = operations.find(call.op)
-            assert function is not None  # `check_operations` has seen to it
+            assert function is not None  # by `check_operations`
             options = {name: read(argument) for name, argument in call.kwargs.items()}
             if operations.draws(call.op):
                 options["drop_key"] = None if key is None else jax.random.fold_in(key, place)
@@ -105,18 +105,18 @@ def run(
         values[call.name] = value
         for ref in inputs(call):
             if isinstance(ref, Node) and program.last[ref.name] == place:
-                values.pop(ref.name, None)  # not to be kept where nothing is compiled
+                values.pop(ref.name, None)  # frees memory where nothing is compiled
     return Output(values[graph.logits], _features(program, values)), updates
 
 
 def _reader(
     program: Program, call: Call, values: Values, weights: Mapping[str, Any], dtype: Any
 ) -> Callable[[Any], Any]:
-    """Makes of a node's arguments what its function takes."""
+    """Turns a node's arguments into those of its function."""
     graph, live = program.graph, call.name in program.live
 
     def own(value: Any) -> Any:
-        """What is computed in float32 as the node computes."""
+        """A float32 value in the compute dtype of the node."""
         return _cast(value, dtype) if live else value
 
     def read(argument: Any) -> Any:
@@ -139,7 +139,7 @@ _FLOATING = ("float64", "float32")
 
 
 def _cast(value: Any, dtype: Any) -> Any:
-    """Arrays of real numbers in this dtype."""
+    """Casts arrays of real numbers to this dtype."""
     if isinstance(value, tuple):
         return tuple(_cast(part, dtype) for part in value)
     is_array = isinstance(value, jax.Array | np.ndarray)
@@ -147,7 +147,7 @@ def _cast(value: Any, dtype: Any) -> Any:
 
 
 def _narrow(value: Any) -> Any:
-    """A constant as JAX has it: of 32 bits."""
+    """A constant in JAX's 32 bits."""
     return jnp.asarray(value, dtypes.of_torch(Dtype(value.dtype.name), None))
 
 
@@ -159,7 +159,7 @@ def _train_batch_norm(
     names: list[str],
     updates: dict[str, Any],
 ) -> tuple[jax.Array, None, None]:
-    """BatchNorm with the batch's statistics, which `updates` follows as torch's do."""
+    """BatchNorm with the batch's statistics; moves the running ones in `updates`, as torch does."""
     momentum, eps = momentum_and_eps
     mean, var, count = layers.batch_statistics(x, (0, *range(2, x.ndim)))
     unbiased = var * (count / jnp.maximum(count - 1, 1))
@@ -169,7 +169,7 @@ def _train_batch_norm(
 
 
 def _features(program: Program, values: Values) -> jax.Array:
-    """What the head reads, [B, D]; of several heads what each reads, side by side."""
+    """The input of the head, [B, D]; of several heads, their inputs side by side."""
     parts = []
     for name, channels_first in program.reads:
         x = values[name]
@@ -181,7 +181,7 @@ def _features(program: Program, values: Values) -> jax.Array:
 def check(graph: Graph) -> None:
     """Raises ValueError unless every node gives what the graph says; allocates nothing.
 
-    ValueError as well where there is no such operation: all that lack are listed.
+    Also raises ValueError for operations that ktjax lacks, all of which are listed.
     """
     check_operations(graph)
     batch = 3
@@ -194,18 +194,18 @@ def check(graph: Graph) -> None:
         if jnp.shape(value) != wanted or jnp.result_type(value) != dtype:
             raise ValueError(
                 f"{call.name} ({call.op}) gives {jnp.result_type(value)} {list(jnp.shape(value))} "
-                f"for a batch of {batch}, and the file says {dtype} {list(wanted)}"
+                f"for a batch of {batch}, but the file says {dtype} {list(wanted)}"
             )
 
     try:
         output = shapes(graph, batch, visit=visit)
     except ValueError:
         raise
-    except Exception as error:  # of any operation, on arguments of any kind
+    except Exception as error:  # from any operation, on any arguments
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"a node cannot be computed: {lines[0]:.300}") from error
     if output.logits.ndim != 2 or output.logits.shape[0] != batch:
-        raise ValueError(f"its logits are of the shape {list(output.logits.shape)}, not [B, C]")
+        raise ValueError(f"its logits have the shape {list(output.logits.shape)}, not [B, C]")
 
 
 def is_random(graph: Graph) -> bool:
@@ -218,7 +218,7 @@ def is_random(graph: Graph) -> bool:
 
 
 def drop_rate(call: Call) -> Any:
-    """The share of its weights that a node of attention drops: an argument by place or by name."""
+    """The dropout rate of an attention node: a positional or keyword argument."""
     place = 3 if call.op.startswith("_") else 4
     given = call.args[place] if len(call.args) > place else 0.0
     return call.kwargs.get("dropout_p", given)
@@ -248,7 +248,7 @@ def _struct(tensor: Tensor) -> jax.ShapeDtypeStruct:
 
 
 def check_operations(graph: Graph) -> None:
-    """Raises ValueError with all operations that ktjax has not, and the modules that use them."""
+    """Raises ValueError with all operations that ktjax lacks, and the modules that use them."""
     unknown: dict[str, list[str]] = {}
     for call in graph.calls:
         if operations.find(call.op) is None:
@@ -257,4 +257,4 @@ def check_operations(graph: Graph) -> None:
         listed = "; ".join(
             f"{op} in {', '.join(dict.fromkeys(unknown[op]))}" for op in sorted(unknown)
         )
-        raise ValueError(f"ktjax has no operation for these of torch's: {listed}")
+        raise ValueError(f"ktjax lacks these operations of torch: {listed}")

@@ -1,7 +1,7 @@
-"""The graph of an imported model: what graph.json holds, read and refused where it makes no sense.
+"""The graph of an imported model: reads graph.json, and refuses an invalid one.
 
-A graph is a list of operations of torch's ATen library, each with its arguments and with the shape
-that it gave when torch exported it. It is data: operations are names in a table of functions
+A graph is a list of operations of torch's ATen library, each with its arguments and the shape of
+its output when torch exported it. It is data: operations are names in a table of functions
 (operations/), nothing in a file is ever run or looked up elsewhere.
 
     {"schema": 1, "image": [3, 224, 224], "nodes": [
@@ -15,22 +15,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 SCHEMA = 1
-IMAGE = "image"  # what the nodes call the input, [B, 3, height, width]
-# The normalization whose statistics training computes and moves, its arguments 3 and 4.
+IMAGE = "image"  # the nodes' name for the input, [B, 3, height, width]
+# The normalization whose statistics, arguments 3 and 4, training computes and updates.
 BATCH_NORM = "_native_batch_norm_legit_no_training"
-# Which argument of a product is the data, where another one is weights.
+# Which argument of a product is the data, if another one is weights.
 PRODUCTS = {"linear": 0, "convolution": 0, "mm": 0, "matmul": 0, "addmm": 1}
-# Of one image or weight: no classifier has more, and so much fits into no memory.
+# Of one image or weight: no classifier has more, and more would not fit into memory.
 LARGEST = 2**31
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64")
 _DTYPES += ("int64", "int32", "int16", "int8", "uint8", "bool")
-# A number of elements: itself, or so many times the batch.
+# A number of elements: itself, or a multiple of the batch.
 Dim = int | tuple[int]
 Shape = tuple[Dim, ...]
 
 
 class Node(NamedTuple):
-    """A reference to what another node gave, or to the image."""
+    """A reference to the output of another node, or to the image."""
 
     name: str
 
@@ -54,20 +54,20 @@ class Dtype(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """What is known of a weight or constant."""
+    """What is known about a weight or constant."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 class Call(NamedTuple):
-    """A node: an operation, and what it gives."""
+    """A node: an operation, and its output."""
 
     name: str
-    op: str  # of ATen, with its overload unless that is `default`
+    op: str  # ATen's, with its overload unless that is `default`
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    shape: Shape | None  # None: it gives a number, or several arrays
+    shape: Shape | None  # None: the output is a number, or several arrays
     dtype: str | None
     module: str  # where the torch module computes it
 
@@ -79,10 +79,10 @@ class Graph(NamedTuple):
     weights: Mapping[str, Tensor]  # the entries of model.safetensors, in torch's order
     trained: tuple[str, ...]  # which of the weights are parameters
     statistics: tuple[str, ...]  # which are BatchNorm's running means and variances
-    tied: Mapping[str, str]  # a further name of a weight -> its name
+    tied: Mapping[str, str]  # another name of a weight -> its name
     constants: Mapping[str, Tensor]
     calls: tuple[Call, ...]
-    logits: str  # the node that gives them
+    logits: str  # the node with the logits
     heads: tuple[str, ...]  # the last products with weights before them, which read the features
 
     @property
@@ -154,15 +154,15 @@ def _argument_to_json(argument: Any) -> Any:
 
 
 def from_json(content: Any) -> Graph:
-    """The graph that graph.json holds.
+    """The graph from the content of graph.json.
 
     Raises:
-      ValueError: the file is not as `to_json` writes it, or has a node that reads what comes after
-        it (a circle), a name twice, or a size that no model has. Nothing is allocated.
+      ValueError: the file is not as `to_json` writes it, or has a node that reads a later one (a
+        cycle), a duplicate name, or a size that no model has. Nothing is allocated.
     """
     found = _fields(content, dict, "the file", *_FIELDS)
     if found["schema"] != SCHEMA:
-        raise ValueError(f"it has schema {found['schema']!r:.40}, and ktjax reads {SCHEMA}")
+        raise ValueError(f"it has schema {found['schema']!r:.40}, but ktjax reads {SCHEMA}")
     channels, height, width = _ints(found["image"], "image", length=3)
     if channels != 3:
         raise ValueError(f"its images have {channels} channels, not 3")
@@ -212,7 +212,7 @@ def from_json(content: Any) -> Graph:
 
 
 def _check_special(call: Call, heads: tuple[str, ...]) -> None:
-    """Raises ValueError unless the arguments are there that more than the operation looks at."""
+    """Raises ValueError unless a node has the arguments that are read beyond its operation."""
     fits = True
     if call.op == BATCH_NORM:
         fits = len(call.args) == 7 and all(isinstance(ref, Weight) for ref in call.args[3:5])
@@ -221,7 +221,7 @@ def _check_special(call: Call, heads: tuple[str, ...]) -> None:
         data = PRODUCTS.get(call.op, len(call.args))
         fits = len(call.args) > data and isinstance(call.args[data], Node)
     if not fits:
-        raise ValueError(f"{call.name} ({call.op}) has other arguments than it takes")
+        raise ValueError(f"{call.name} ({call.op}) has arguments other than its own")
 
 
 _LISTS = ("trained", "statistics", "heads")
@@ -230,7 +230,7 @@ _FIELDS = ("schema", "image", "weights", "tied", "constants", "nodes", "logits",
 
 def _is(value: Any, kind: type, what: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{what} is no {kind.__name__}, but {value!r:.60}")
+        raise ValueError(f"{what} is not a {kind.__name__}, but {value!r:.60}")
     return value
 
 
@@ -303,7 +303,7 @@ _NOT_FINITE = {str(value): value for value in (math.inf, -math.inf, math.nan)}
 
 
 def _argument(value: Any, what: str) -> Any:
-    """An argument as an operation takes it: numbers, strings, None, references, tuples of them."""
+    """An operation's argument: a number, string, None, reference, or a tuple of them."""
     if isinstance(value, list):
         return tuple(_argument(part, what) for part in value)
     if not isinstance(value, dict):
@@ -315,4 +315,4 @@ def _argument(value: Any, what: str) -> Any:
             return Dtype(_dtype(name, what)) if kind == "dtype" else reference
         if kind == "float" and name in _NOT_FINITE:
             return _NOT_FINITE[name]
-    raise ValueError(f"{what} has the argument {value!r:.80}, which is of no known kind")
+    raise ValueError(f"{what} has the argument {value!r:.80}, which is of an unknown kind")

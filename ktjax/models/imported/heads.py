@@ -18,11 +18,11 @@ from ktjax.models.imported.graph import (
     inputs,
 )
 
-_SHAPING = ("view", "_unsafe_view", "reshape", "expand")  # what names sizes in its arguments
+_SHAPING = ("view", "_unsafe_view", "reshape", "expand")  # operations with sizes as arguments
 
 
 def parameters(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """The parameters of the last layers, with their shapes: their first axis is of classes.
+    """The parameters of the last layers, with their shapes, whose first axis is the classes.
 
     Raises:
       ValueError: the graph does not end in linear layers or convolutions with weights of their own.
@@ -35,19 +35,19 @@ def parameters(graph: Graph) -> dict[str, tuple[int, ...]]:
         if call.op not in ("linear", "convolution") or not all(
             isinstance(ref, Weight) and ref.name in graph.trained for ref in refs
         ):
-            raise ValueError(f"its last product, {call.name}, is no layer with parameters")
+            raise ValueError(f"its last product, {call.name}, is not a layer with parameters")
         found |= {ref.name: graph.weights[ref.name].shape for ref in refs}
     if not found:
-        raise ValueError("it has no last layer that the logits come of")
+        raise ValueError("it has no last layer that the logits come from")
     if any(shape[0] != graph.num_classes for shape in found.values()):
-        raise ValueError(f"its last layer, {', '.join(found)}, is not one of its classes")
+        raise ValueError(f"its last layer, {', '.join(found)}, has no output per class")
     return found
 
 
 def fresh(graph: Graph, head: str, seed: int) -> dict[str, jax.Array]:
-    """New parameters for the last layers of a graph: zeros, or drawn as torch does by itself.
+    """New parameters for the last layers of a graph: zeros, or drawn as torch does by default.
 
-    Those of each layer are uniform within 1 / sqrt(inputs of an output), the bias included.
+    Those of each layer are uniform within 1 / sqrt(fan-in), the bias included.
     """
     shapes = parameters(graph)
     if head == "zero":
@@ -64,10 +64,10 @@ def fresh(graph: Graph, head: str, seed: int) -> dict[str, jax.Array]:
 
 
 def with_classes(graph: Graph, count: int) -> Graph:
-    """The graph with last layers for so many classes.
+    """The graph with last layers for that many classes.
 
     Raises:
-      ValueError: as `parameters`; or what follows the last layers is made for its own classes only.
+      ValueError: as `parameters`; or what follows the last layers only fits the original classes.
     """
     of_head = parameters(graph)
     weights = dict(graph.weights)
@@ -84,21 +84,21 @@ def with_classes(graph: Graph, count: int) -> Graph:
     changed = graph._replace(weights=weights, calls=tuple(calls))
     try:
         changed = _shaped(changed)
-    except Exception as error:  # of any operation
-        raise ValueError("what follows its last layer is made for its own classes") from error
+    except Exception as error:  # from any operation
+        raise ValueError("what follows its last layer only fits its own classes") from error
     if changed.num_classes != count:
         raise ValueError("its logits do not come straight from its last layer")
     return changed
 
 
 def _replaced(argument: Any, old: int, new: int) -> Any:
-    if type(argument) is tuple:  # and no reference
+    if type(argument) is tuple:  # and not a reference
         return tuple(_replaced(part, old, new) for part in argument)
     return new if argument == old and isinstance(argument, int) else argument
 
 
 def _shaped(graph: Graph) -> Graph:
-    """The graph with the shapes that nodes lack."""
+    """The graph with its missing shapes filled in."""
     found = [_shapes(graph, batch) for batch in (3, 5)]
 
     def filled(call: Call) -> Call:
@@ -110,7 +110,7 @@ def _shaped(graph: Graph) -> Graph:
 
 
 def _shapes(graph: Graph, batch: int) -> dict[str, tuple[int, ...]]:
-    """The shape of what each node gives, where that is an array."""
+    """The shape of each node's output, if that is an array."""
     shapes = {}
 
     def visit(call: Call, value: Any) -> None:
@@ -122,7 +122,7 @@ def _shapes(graph: Graph, batch: int) -> dict[str, tuple[int, ...]]:
 
 
 def _shape(of_three: tuple[int, ...], of_five: tuple[int, ...]) -> Shape:
-    """The shape for any batch, of those for three and for five."""
+    """The shape for any batch, from those for three and for five."""
 
     def dim(three: int, five: int) -> Dim:
         return three if three == five else (three // 3,)

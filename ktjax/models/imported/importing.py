@@ -1,4 +1,4 @@
-"""What is imported, and to where: a module of yours, timm's and transformers' by name or folder."""
+"""Imports torch modules: your own, and timm's and transformers' by name or folder."""
 
 import dataclasses
 import importlib.metadata
@@ -16,7 +16,7 @@ from ktjax.models.classes import class_names, numbered
 from ktjax.models.imported import heads, model, torch_export
 from ktjax.models.imported.graph import Graph
 
-FORCED = "import:"  # before a name: not the architecture that ktjax has itself
+FORCED = "import:"  # before a name: imports it even if ktjax has the architecture
 _LOG = logging.getLogger(__name__)
 
 
@@ -34,28 +34,28 @@ def import_torch(
     name: str | None = None,
     origin: str | None = None,
 ) -> Classifier:
-    """Makes a Classifier of a torch module, and writes it to a folder for `ktjax.load_model`.
+    """Converts a torch module to a Classifier, in a folder for `ktjax.load_model`.
 
-    torch is needed here only. What is kept is the graph of the module in evaluation mode, whose
-    BatchNorm layers train; and, where it has dropout or stochastic depth, that of training mode. If
-    that gives other logits, as with heads that only train, the module is trained without dropout,
-    and a line of the log says so.
+    Only this needs torch. The folder keeps the graph of the module in evaluation mode, whose
+    BatchNorm layers train; and, if it has dropout or stochastic depth, that of training mode. If
+    that gives other logits, as with heads for training only, the module is trained without dropout,
+    which is logged.
 
     Args:
-      module: a torch.nn.Module that takes images [B, 3, height, width] and gives logits [B, C], or
-        an object that has them as `logits`. It stays as it is.
-      folder: where to; it is made if it is not there.
+      module: a torch.nn.Module that takes images [B, 3, height, width] and returns logits [B, C],
+        or an object that has them as `logits`. It is not changed.
+      folder: where to; created if needed.
       size: height and width of the images.
       mean, std: what the module's images are normalized with, for values from 0 to 1.
       classes: their names, or how many there are; None: those of ImageNet, or numbers.
       interpolation, crop_pct, crop_mode: how images are resized and cropped, in timm's terms.
-      name: what the architecture is called; None: as its class.
+      name: the name of the architecture; None: that of its class.
       origin: where the weights come from, in words.
 
     Raises:
-      ValueError: torch is not installed; the module has control flow that depends on data, or is
-        for one size of batch, or gives no logits; ktjax lacks operations that it has, all of which
-        are listed; or it has another number of classes.
+      ValueError: torch is not installed; the module has data-dependent control flow, or is for one
+        batch size, or returns no logits; ktjax lacks operations that it has, all of which are
+        listed; or it has another number of classes.
     """
     called = name or type(module).__name__
     spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
@@ -71,12 +71,12 @@ def import_named(
     Args:
       name: `timm/NAME`, `hf:OWNER/REPOSITORY`, or a folder that one of them wrote.
       folder: where to.
-      size: height and width of the images, where they are not to be the checkpoint's.
-      **rates: of timm's models, which drop nothing by themselves: `drop_rate`, `drop_path_rate`.
+      size: height and width of the images, if not the checkpoint's.
+      **rates: for timm's models, which drop nothing by default: `drop_rate`, `drop_path_rate`.
 
     Raises:
-      ValueError: as `import_torch`; or there is no such model, timm or transformers lacks, or rates
-        are given for transformers'.
+      ValueError: as `import_torch`; or there is no such model, timm or transformers is missing, or
+        rates are given for transformers'.
     """
     name = name.removeprefix(FORCED)
     name = name.removeprefix("local-dir:")
@@ -96,7 +96,7 @@ def import_named(
     else:
         raise ValueError(
             f"'{name}' is neither timm/NAME nor hf:ORGANIZATION/REPOSITORY nor a folder with "
-            "config.json: of a module of your own, ktjax.import_torch(module, folder, ...)."
+            "config.json: for your own module, use ktjax.import_torch(module, folder, ...)."
         )
     if size is not None:
         source = source._replace(spec=dataclasses.replace(source.spec, size=tuple(size)))
@@ -104,7 +104,7 @@ def import_named(
 
 
 def cached(name: str) -> Path:
-    """The folder of an imported model in ktjax's cache; imported if it is not there.
+    """The folder of an imported model in ktjax's cache; imported if it is missing.
 
     Raises:
       ValueError: as `import_named`.
@@ -114,7 +114,7 @@ def cached(name: str) -> Path:
     if weights.is_export(folder):
         _say_versions(folder)
         return folder
-    _LOG.info("%s is imported by torch, once; kept in %s.", plain, folder)
+    _LOG.info("%s is imported with torch, once; kept in %s.", plain, folder)
     import_named(plain, folder)
     return folder
 
@@ -124,7 +124,7 @@ def _in_cache(name: str) -> Path:
 
 
 def obstacle(name: str) -> str | None:
-    """Why a model of the hub cannot be imported here, in a sentence; None: nothing is known."""
+    """Why a model on the hub cannot be imported here, in a sentence; None: no known reason."""
     if weights.is_export(_in_cache(name)):
         return None
     repository = hub.repository_of(name)
@@ -134,7 +134,7 @@ def obstacle(name: str) -> str | None:
     lacking = [package for package in ("torch", theirs) if not _has(package)]
     if lacking:
         return (
-            f"What {theirs} has besides is imported where torch and {theirs} are, and "
+            f"Importing other models of {theirs} needs torch and {theirs}, but "
             f"{' and '.join(lacking)} cannot be found: pip install 'ktjax[torch]'; or run `python "
             f"-m ktjax.models import {name} FOLDER` where they are, and load the folder."
         )
@@ -142,7 +142,7 @@ def obstacle(name: str) -> str | None:
         return None
     architecture = name.removeprefix("timm/").partition(".")[0]
     known = _import("timm").is_model(architecture)
-    return None if known else "Nor has timm."
+    return None if known else "timm does not have it either."
 
 
 def _has(package: str) -> bool:
@@ -150,13 +150,13 @@ def _has(package: str) -> bool:
 
 
 def _say_versions(folder: Path) -> None:
-    """Warns where a kept import was made by another torch than is installed."""
+    """Warns if a cached import was made with other versions than those installed."""
     made = files.read_object(folder / weights.CONFIG).get("versions", {})
     for package, version in made.items():
         if package != "ktjax" and _has(package):
             here = importlib.metadata.version(package)
             if here.partition("+")[0] != version.partition("+")[0]:
-                _LOG.warning("%s was made by %s %s; here is %s.", folder, package, version, here)
+                _LOG.warning("%s was made with %s %s; here is %s.", folder, package, version, here)
 
 
 class _Source(NamedTuple):
@@ -169,7 +169,7 @@ class _Source(NamedTuple):
     classes: Sequence[str] | int | None
     pretrained_cfg: Mapping[str, Any]  # timm's
     versions: Mapping[str, str]
-    lacking: Sequence[str]  # entries that the checkpoint has not: those of a head it is without
+    lacking: Sequence[str]  # entries that the checkpoint lacks: those of its missing head
 
 
 def _write(source: _Source, folder: Path) -> Classifier:
@@ -177,7 +177,7 @@ def _write(source: _Source, folder: Path) -> Classifier:
     count = exported.graph.num_classes
     names = numbered(source.classes) if isinstance(source.classes, int) else source.classes
     if names is not None and len(names) != count:
-        raise ValueError(f"The module has {count} classes, and {len(names)} are named.")
+        raise ValueError(f"The module has {count} classes, but {len(names)} are named.")
     config = {
         "format": weights.TORCH,
         "architecture": source.architecture,
@@ -187,7 +187,7 @@ def _write(source: _Source, folder: Path) -> Classifier:
         "model_args": {},
         "pretrained_cfg": {**source.pretrained_cfg, **weights.pretrained_cfg(source.spec)},
     }
-    if source.lacking:  # as timm says that there is no head
+    if source.lacking:  # timm's way of saying that there is no head
         _check_lacking(source, exported.graph)
         config["num_classes"], names = 0, ()
     if names is None:
@@ -199,7 +199,7 @@ def _write(source: _Source, folder: Path) -> Classifier:
 
 
 def _check_lacking(source: _Source, graph: Graph) -> None:
-    """Raises ValueError where the checkpoint lacks more than the head of the graph."""
+    """Raises ValueError if the checkpoint lacks more than the head of the graph."""
     try:
         of_head = heads.parameters(graph)
     except ValueError:
@@ -207,8 +207,8 @@ def _check_lacking(source: _Source, graph: Graph) -> None:
     more = sorted(set(source.lacking) - of_head.keys())
     if more:
         raise ValueError(
-            f"{len(more)} entries of {source.architecture} are missing that are not of its head, "
-            f"{more[0]} first: it is of something else than a classifier."
+            f"{len(more)} entries of {source.architecture} are missing outside its head, "
+            f"{more[0]} first: the checkpoint is not that of a classifier."
         )
 
 
@@ -218,8 +218,8 @@ def _of_timm(
     timm = _import("timm")
     try:
         module = timm.create_model(name, pretrained=True, **rates)
-    except Exception as error:  # of timm, torch and huggingface_hub
-        raise ValueError(f"timm cannot make '{name}': {_first_line(error)}") from error
+    except Exception as error:  # from timm, torch or huggingface_hub
+        raise ValueError(f"timm cannot create '{name}': {_first_line(error)}") from error
     lacking = []
     if not module.num_classes:  # an encoder: it is exported with a head, which will be replaced
         known = module.state_dict().keys()
@@ -245,15 +245,15 @@ def _of_timm(
 def _of_transformers(name: str, origin: str, rates: Mapping[str, float]) -> _Source:
     if rates:
         raise ValueError(
-            f"'{name}' is transformers', and its config says what it drops: {', '.join(rates)} are "
-            "of timm's models."
+            f"'{name}' is a transformers model, whose config sets dropout: {', '.join(rates)} are "
+            "for timm's models."
         )
     transformers = _import("transformers")
     try:
         module, loaded = transformers.AutoModelForImageClassification.from_pretrained(
             name, trust_remote_code=False, output_loading_info=True
         )
-    except Exception as error:  # of transformers, torch and huggingface_hub
+    except Exception as error:  # from transformers, torch or huggingface_hub
         raise ValueError(f"transformers cannot load '{name}': {_first_line(error)}") from error
     config = module.config
     file = Path(name) / hf.PREPROCESSOR
@@ -268,12 +268,12 @@ def _of_transformers(name: str, origin: str, rates: Mapping[str, float]) -> _Sou
         hf.class_names(config.id2label),
         {},
         {"transformers": transformers.__version__},
-        sorted(loaded["missing_keys"]),  # for which transformers has drawn numbers
+        sorted(loaded["missing_keys"]),  # which transformers has initialized
     )
 
 
 def _import(package: str) -> Any:
-    """timm or transformers, where torch is."""
+    """timm or transformers, if torch is installed too."""
     for needed in ("torch", package):
         if not _has(needed):
             raise ValueError(f"Importing needs {needed}: pip install 'ktjax[torch]'.")

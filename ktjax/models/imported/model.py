@@ -27,18 +27,18 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Imported:
-    """A graph with all that its parameters are not: `forward` and `definition` of a Classifier.
+    """A graph and everything but its parameters: `forward` and `definition` of a Classifier.
 
-    The evaluation graph is computed in training, too, unless there is one with dropout or
-    stochastic depth; in both BatchNorm trains.
+    Training runs the evaluation graph, too, unless there is one with dropout or stochastic depth;
+    BatchNorm trains in both.
 
     Attributes:
-      graph: what is computed.
-      training: what is computed in training; None: the same.
-      fixed: the entries of model.safetensors that nothing trains, whether the graph reads them or
+      graph: the graph of evaluation.
+      training: the graph of training; None: the same.
+      fixed: the entries of model.safetensors that are not trained, whether the graph reads them or
         not: tables of indices, counters, heads that only torch's training uses.
       constants: the entries of constants.safetensors.
-      facts: fields of config.json that an export has as well.
+      facts: fields of config.json that an export keeps.
     """
 
     graph: Graph
@@ -76,12 +76,12 @@ class Imported:
         """Writes a folder that `load_model` reads, with weights that torch loads by its names.
 
         Raises:
-          ValueError: the format is transformers', or the classifier has been given other weights.
+          ValueError: the format is transformers'.
         """
         if format == "hf":
             raise ValueError(
                 f"{classifier.name} is an imported graph, which is written with torch's names: "
-                "transformers' model loads model.safetensors by load_state_dict."
+                "load model.safetensors into transformers' model with load_state_dict."
             )
         variables = jax.device_get(dict(classifier.variables))
         moving = {**variables["params"], **variables.get("batch_stats", {})}
@@ -132,7 +132,7 @@ class Imported:
         return changed._of(classifier, of_classes, classes)
 
     def _with_classes(self, count: int) -> "Imported":
-        """Graphs for another number of classes; ValueError where there can be none."""
+        """Graphs for another number of classes; ValueError if there can be none."""
         training = self.training and heads.with_classes(self.training, count)
         graph = heads.with_classes(self.graph, count)
         return dataclasses.replace(self, graph=graph, training=training)
@@ -152,7 +152,7 @@ class Imported:
         )
 
     def head_of(self, classifier: Classifier) -> Variables:
-        """Which variables are the last layers': a tree of bools."""
+        """Which variables belong to the last layers: a tree of bools."""
         try:
             of_head = heads.parameters(self.graph)
         except ValueError as error:
@@ -166,7 +166,7 @@ class Imported:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """What a folder of an imported model holds, beside config.json."""
+    """What a folder of an imported model holds, besides config.json."""
 
     graph: Graph
     training: Graph | None
@@ -175,7 +175,7 @@ class Folder:
 
 
 def write(folder: Path, content: Folder, config: Mapping[str, Any]) -> None:
-    """Writes a folder; config.json last, which says that it is whole."""
+    """Writes a folder; config.json last, which marks it as complete."""
     paths.make_folder(folder)
     for name, arrays in ((weights.WEIGHTS, content.entries), (CONSTANTS, content.constants)):
         if arrays:
@@ -183,7 +183,7 @@ def write(folder: Path, content: Folder, config: Mapping[str, Any]) -> None:
             files.write_whole(folder / name, safetensors_numpy.save(arrays, {"format": "pt"}))
     files.write_whole(folder / GRAPH, _text(content.graph))
     if content.training is None:
-        paths.delete(folder / TRAINING)  # of what was there before
+        paths.delete(folder / TRAINING)  # from an earlier export
     else:
         files.write_whole(folder / TRAINING, _text(content.training))
     files.write_json(folder / weights.CONFIG, config)
@@ -199,18 +199,18 @@ def _text(of: Graph) -> str:
 
 
 def read_graph(path: Path) -> Graph:
-    """Reads and checks a graph.json; ValueError if it is none, or makes no sense."""
+    """Reads and checks a graph.json; ValueError if it is missing or invalid."""
     if not path.is_file():
-        raise ValueError(f"'{path.parent}' has no {path.name}, which an imported model is made of.")
+        raise ValueError(f"'{path.parent}' has no {path.name}, which an imported model needs.")
     copy = paths.local(path)
     if copy.stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"{path} has {copy.stat().st_size:,} bytes, which no model needs.")
+        raise ValueError(f"{path} has {copy.stat().st_size:,} bytes, more than any model needs.")
     try:
         return _checked(copy.read_text(encoding="utf-8"))
     except RecursionError as error:
-        raise ValueError(f"{path} makes no sense: it is nested too deeply.") from error
+        raise ValueError(f"{path} is invalid: it is nested too deeply.") from error
     except ValueError as error:
-        raise ValueError(f"{path} makes no sense: {error}.") from error
+        raise ValueError(f"{path} is invalid: {error}.") from error
 
 
 @functools.lru_cache(maxsize=32)
@@ -221,35 +221,35 @@ def _checked(text: str) -> Graph:
 
 
 def blank(folder: Path, config: Mapping[str, Any], *, name: str) -> Classifier:
-    """The Classifier in a folder, its variables shapes; weights are not read."""
+    """The Classifier in a folder, whose variables are shapes; weights are not read."""
     return _classifier(folder, config, name, *_graphs(folder), {}, {})
 
 
 def _graphs(folder: Path) -> tuple[Graph, Graph | None]:
-    """What is computed in evaluation, and what in training; None: the same."""
+    """The graph of evaluation, and that of training; None: the same."""
     found = read_graph(folder / GRAPH)
     if evaluate.is_random(found):
-        raise ValueError(f"{folder / GRAPH} makes no sense: it draws numbers in evaluation.")
+        raise ValueError(f"{folder / GRAPH} is invalid: it draws random numbers in evaluation.")
     if not (folder / TRAINING).is_file():
         return found, None
     training = read_graph(folder / TRAINING)
     for field in ("size", "weights", "trained", "statistics", "tied", "num_classes"):
         if getattr(training, field) != getattr(found, field):
-            raise ValueError(f"{folder}: {TRAINING} and {GRAPH} have other {field}.")
+            raise ValueError(f"{folder}: {TRAINING} and {GRAPH} differ in {field}.")
     return found, training
 
 
 def load(folder: Path, config: Mapping[str, Any], *, name: str) -> Classifier:
-    """The Classifier in a folder, which needs no torch.
+    """The Classifier in a folder, loaded without torch.
 
     Args:
-      folder: as `write` leaves it.
+      folder: as `write` writes it.
       config: what its config.json holds.
       name: what the user calls it.
 
     Raises:
-      ValueError: the graph makes no sense, or the weights do not fit it; all that do not are
-        listed. Until then nothing is read but names and shapes.
+      ValueError: the graph is invalid, or the weights do not fit it; all that do not are listed.
+        Until then only names and shapes are read.
     """
     found, training = _graphs(folder)
     arrays = []
@@ -270,7 +270,7 @@ def load(folder: Path, config: Mapping[str, Any], *, name: str) -> Classifier:
 
 
 def _digest(of: Graph, training: Graph | None, constants: Arrays) -> str:
-    """Tells graphs apart whose parameters are the same."""
+    """Distinguishes graphs with the same parameters."""
     digest = hashlib.sha256(_text(of).encode())
     if training is not None:
         digest.update(_text(training).encode())
@@ -288,15 +288,15 @@ def _classifier(
     arrays: Arrays,
     constants: Arrays,
 ) -> Classifier:
-    if config["num_classes"] not in (found.num_classes, 0):  # 0: its head is to be replaced
+    if config["num_classes"] not in (found.num_classes, 0):  # 0: its head will be replaced
         raise ValueError(
-            f"{folder / weights.CONFIG} says {config['num_classes']} classes, and {GRAPH} has "
+            f"{folder / weights.CONFIG} says {config['num_classes']} classes, but {GRAPH} has "
             f"{found.num_classes}."
         )
     spec = weights.input_spec(config)
     if spec.size != found.size:
         raise ValueError(
-            f"{folder / weights.CONFIG} says images of {spec.size[0]}x{spec.size[1]}, and {GRAPH} "
+            f"{folder / weights.CONFIG} says images of {spec.size[0]}x{spec.size[1]}, but {GRAPH} "
             f"is for {found.size[0]}x{found.size[1]}: import the model again with size=."
         )
 

@@ -1,8 +1,8 @@
 """torch module -> graph: the only place that imports torch, once per model.
 
-`torch.export` traces the module in evaluation mode with a batch of any size, and decomposes it to
-the operations of ATen's core. Linear layers and attention stay whole. Where the module has dropout
-or stochastic depth it is traced in training mode as well (torch_training.py).
+`torch.export` traces the module in evaluation mode with a dynamic batch size, and decomposes it to
+core ATen operations. Linear layers and attention stay whole. A module with dropout or stochastic
+depth is traced in training mode as well (torch_training.py).
 """
 
 import copy
@@ -35,7 +35,7 @@ from ktjax.models.imported.graph import (
 _LOG = logging.getLogger(__name__)
 Arrays = Mapping[str, np.ndarray]
 _KEPT_WHOLE = ("linear", "scaled_dot_product_attention")
-# How torch's operations are called without which nothing changes: they check, or say where.
+# Keyword arguments of torch's operations that change no values.
 _EMPTY = ("device", "layout", "pin_memory", "memory_format", "non_blocking", "requires_grad")
 
 
@@ -43,30 +43,30 @@ class Exported(NamedTuple):
     """A torch module as data."""
 
     graph: Graph
-    training: Graph | None  # with dropout and stochastic depth, where there are any
+    training: Graph | None  # with dropout and stochastic depth, if there are any
     weights: Arrays  # by torch's names: the whole state_dict
     constants: Arrays
     versions: dict[str, str]
 
 
 def export(module: Any, size: tuple[int, int]) -> Exported:
-    """Exports a torch.nn.Module that takes float images [B, 3, height, width] and gives logits.
+    """Exports a torch.nn.Module that takes float images [B, 3, height, width] and returns logits.
 
     Raises:
-      ValueError: torch is not installed; or the module has control flow that depends on data, is
-        for one batch size only, gives something else than logits [B, C], or has operations that
-        ktjax has not, all of which are listed.
+      ValueError: torch is not installed; or the module has data-dependent control flow, is for one
+        batch size only, returns something other than logits [B, C], or has operations that ktjax
+        lacks, all of which are listed.
     """
     torch = _torch()
     module = copy.deepcopy(module).cpu().float()
-    module.train().eval()  # timm's attention forgets in training mode what it keeps in evaluation
+    module.train().eval()  # in training mode timm's attention drops what it caches in evaluation
     program = _program(_only_logits(module), size)
     weights, constants = _arrays(module, program)
     graph = _graph(program, size, weights, constants)
     evaluate.check(graph)
     if evaluate.is_random(graph):
-        raise ValueError("The module draws random numbers in evaluation mode, too.")
-    constants = {name: constants[name] for name in graph.constants}  # that something reads
+        raise ValueError("The module draws random numbers even in evaluation mode.")
+    constants = {name: constants[name] for name in graph.constants}  # those that are read
     training = None
     if torch_training.drops(module):
         training, more = _training(module, program, size, graph, weights, constants)
@@ -77,16 +77,16 @@ def export(module: Any, size: tuple[int, int]) -> Exported:
 def _training(
     module: Any, program: Any, size: tuple[int, int], graph: Graph, weights: Arrays, known: Arrays
 ) -> tuple[Graph | None, dict[str, np.ndarray]]:
-    """The graph of training mode, and the constants that it has besides.
+    """The graph of training mode, and its additional constants.
 
-    None, and a line of the log that says why, where there is none: in training mode the module may
-    have other outputs, or control flow that depends on what is drawn.
+    If there is none, None, and the log says why: in training mode the module may have other
+    outputs, or control flow that depends on random numbers.
     """
     try:
         trained = _program(_only_logits(torch_training.in_training(module)), size)
         torch_training.check_same(program, trained, size)
         _, found = _arrays(module, trained)
-        # What is called the same need not be the same.
+        # Constants of the same name may differ.
         own = {
             name: f"training.{name}"
             for name, array in found.items()
@@ -101,7 +101,7 @@ def _training(
         evaluate.check(training)
     except ValueError as error:
         _LOG.warning(
-            "%s is trained as it is evaluated, without dropout and stochastic depth: %s",
+            "%s is trained as in evaluation, without dropout and stochastic depth: %s",
             *(type(module).__name__, error),
         )
         return None, {}
@@ -121,7 +121,7 @@ def _torch() -> Any:
 
 
 def _only_logits(module: Any) -> Any:
-    """The module, with logits for the object that transformers' models give."""
+    """The module, returning logits instead of the object that transformers' models return."""
     torch = _torch()
 
     class OnlyLogits(torch.nn.Module):
@@ -134,7 +134,7 @@ def _only_logits(module: Any) -> Any:
         def forward(self, image):
             output = self.module(image)
             logits = getattr(output, "logits", output)
-            return getattr(logits, "last_hidden_state", logits)  # as PPLCNet calls them
+            return getattr(logits, "last_hidden_state", logits)  # PPLCNet's name for them
 
     return OnlyLogits()
 
@@ -148,7 +148,7 @@ def _program(module: Any, size: tuple[int, int]) -> Any:
     image = torch.zeros(2, 3, *size)
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a module keeps something: for this trace only
+            warnings.simplefilter("ignore")  # a module caches something: for this trace only
             program = torch.export.export(
                 module, (image,), dynamic_shapes=({0: torch.export.Dim("batch")},)
             )
@@ -159,7 +159,7 @@ def _program(module: Any, size: tuple[int, int]) -> Any:
     except Exception as error:  # torch raises many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ValueError(
-            f"torch.export cannot take this {type(module.module).__name__} with images of "
+            f"torch.export cannot trace this {type(module.module).__name__} with images of "
             f"{size[0]}x{size[1]} and a batch of any size: {' '.join(lines[:3])[:600]}"
         ) from error
     return program
@@ -237,7 +237,7 @@ def _graph(
 
 
 def _output(program: Any) -> str:
-    """The name of the node that gives the logits."""
+    """The name of the node with the logits."""
     specs = program.graph_signature.output_specs
     given = [spec.arg.name for spec in specs if spec.kind.name == "USER_OUTPUT"]
     nodes = {node.name: node for node in program.graph.nodes}
@@ -245,7 +245,7 @@ def _output(program: Any) -> str:
     if len(given) != 1 or len(shapes[0]) != 2:
         shown = ", ".join(str(list(shape)) for shape in shapes)
         raise ValueError(
-            f"The module gives {len(given)} tensors ({shown}), not one of logits [B, C]: wrap it "
+            f"The module returns {len(given)} tensors ({shown}), not one of logits [B, C]: wrap it "
             "in a module that returns the logits."
         )
     return given[0]
@@ -280,7 +280,7 @@ def _call(node: Any, references: Mapping[str, Any]) -> Call:
 
 
 def _place(stack: list[Any]) -> str:
-    """The path of the module that computes a node, as torch's export keeps it."""
+    """The path of the module that computes a node, as torch.export records it."""
     path = stack[-1][0] if stack else ""
     return path.removeprefix(_PREFIX) if path.startswith(_PREFIX) else ""
 
@@ -319,7 +319,7 @@ def _argument(value: Any, references: Mapping[str, Any], node: Any) -> Any:
 
     if isinstance(value, torch.fx.Node):
         if value.name not in references:
-            raise ValueError(f"{node.name} reads {value.name}, a part of a graph of its own.")
+            raise ValueError(f"{node.name} reads {value.name}, which is part of another graph.")
         return references[value.name]
     if isinstance(value, list | tuple):
         return tuple(_argument(part, references, node) for part in value)
@@ -333,9 +333,9 @@ def _argument(value: Any, references: Mapping[str, Any], node: Any) -> Any:
 
 
 def _heads(calls: list[Call], output: str) -> tuple[str, ...]:
-    """The last products with weights on the ways from the image to the logits.
+    """The last products with weights on the paths from the image to the logits.
 
-    None, where one of them reads what another gives, as the blocks of a network without a head do.
+    None, if one of them depends on another, as in the blocks of a network without a head.
     """
     by_name = {call.name: call for call in calls}
     of_image = {IMAGE}
@@ -371,7 +371,7 @@ def _nodes(call: Call) -> set[str]:
 
 
 def _is_head(call: Call, of_image: set[str]) -> bool:
-    """Whether a node multiplies what comes of the image by weights."""
+    """Whether a node multiplies what depends on the image by weights."""
     if call.op not in PRODUCTS:
         return False
     data = call.args[PRODUCTS[call.op]]

@@ -1,7 +1,7 @@
-"""A torch module in training mode: whether it drops anything, and whether it is else the same.
+"""A torch module in training mode: whether it drops anything, and is otherwise the same.
 
-BatchNorm stays in evaluation mode, whose nodes evaluate.py trains. So all that may differ between
-the two graphs is what is drawn, and without that they have to give the same.
+BatchNorm stays in evaluation mode, and evaluate.py trains its nodes. So the two graphs may differ
+only in what is drawn at random, and must give the same without it.
 """
 
 import copy
@@ -15,7 +15,7 @@ _TOLERANCE = 1e-3  # of the logits' spread
 
 
 def drops(module: Any) -> bool:
-    """Whether a module may have dropout or stochastic depth: a part has a rate that is not 0."""
+    """Whether a module may have dropout or stochastic depth: some part has a nonzero rate."""
     torch = importlib.import_module("torch")
     dropout = torch.nn.modules.dropout._DropoutNd
     return any(
@@ -26,7 +26,7 @@ def drops(module: Any) -> bool:
 
 
 def in_training(module: Any) -> Any:
-    """A copy in training mode, but for BatchNorm."""
+    """A copy in training mode, except for BatchNorm."""
     torch = importlib.import_module("torch")
     module = copy.deepcopy(module).train()
     for part in module.modules():
@@ -36,28 +36,25 @@ def in_training(module: Any) -> Any:
 
 
 def check_same(evaluated: Any, trained: Any, size: tuple[int, int]) -> None:
-    """Raises ValueError unless two programs give the same logits where nothing is drawn."""
+    """Raises ValueError unless two programs give the same logits without random draws."""
     torch = importlib.import_module("torch")
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = evaluated.module()(image)
         found = _in_the_mean(trained, image)
     if not isinstance(found, torch.Tensor):
-        raise ValueError(f"in training mode it gives {len(found)} tensors.")
+        raise ValueError(f"in training mode it returns {len(found)} tensors.")
     if found.shape != expected.shape:
-        raise ValueError(
-            f"in training mode it gives {[*found.shape]}, and not {[*expected.shape]}."
-        )
+        raise ValueError(f"in training mode it returns {[*found.shape]}, not {[*expected.shape]}.")
     apart, spread = (found - expected).abs().max(), expected.std()
-    if not apart <= _TOLERANCE * spread:  # both are 0 where the last layer is
+    if not apart <= _TOLERANCE * spread:  # both are 0 if the last layer is
         raise ValueError(
-            f"in training mode its logits are others, by {float(apart / spread):.0e} of their "
-            "spread."
+            f"in training mode its logits differ, by {float(apart / spread):.0e} of their spread."
         )
 
 
 def _in_the_mean(program: Any, image: Any) -> Any:
-    """What a program gives where each draw is its mean."""
+    """What a program returns if each random draw is replaced by its mean."""
     torch = importlib.import_module("torch")
     aten = torch.ops.aten
 
@@ -86,7 +83,7 @@ def _in_the_mean(program: Any, image: Any) -> Any:
 
 
 def _share_kept(node: Any, aten: Any) -> float | None:
-    """`c` of floor(rand + c), by which transformers draws masks; None: it is another node."""
+    """`c` of floor(rand + c), with which transformers draws masks; None: another node."""
     if node.op != "call_function" or node.target is not aten.floor.default:
         return None
     total = node.args[0]
@@ -99,7 +96,7 @@ def _share_kept(node: Any, aten: Any) -> float | None:
 
 
 def with_drawn_masks(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """The nodes with floor(rand + c), which has no mean of its own, as a draw of zeros and ones."""
+    """The nodes, with floor(rand + c), which has no mean of its own, as a Bernoulli draw."""
     by_name = {call.name: call for call in calls}
 
     def drawn(call: Call) -> Call:

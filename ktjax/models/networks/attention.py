@@ -12,7 +12,7 @@ from ktjax.models.networks import products
 from ktjax.models.networks.layers import Activation, LayerNorm, Mlp, gelu
 
 Norm = Callable[..., nn.Module]
-# timm truncates its normal distributions at a hundred standard deviations, which is no truncation.
+# timm truncates its normal distributions at 100 standard deviations, so in effect not at all.
 dense = functools.partial(products.Dense, kernel_init=nn.initializers.normal(0.02))
 
 
@@ -32,7 +32,7 @@ def multi_head(
       k_BxLxD: keys.
       v_BxLxD: values.
       num_heads: H; it divides D.
-      qk_norm: normalizes each head's queries and keys; None: nothing does.
+      qk_norm: normalizes each head's queries and keys; None: no normalization.
       bias_1xHxLxL: added to the logits.
 
     Returns:
@@ -62,7 +62,7 @@ def differential(
       k_BxLxD: keys, likewise.
       v_BxLxD: values.
       num_heads: H; 2H divides D.
-      qk_norm: normalizes each half head's queries and keys; None: nothing does.
+      qk_norm: normalizes each half head's queries and keys; None: no normalization.
       depth: how many blocks come before; the second attention counts for more in later ones.
 
     Returns:
@@ -135,7 +135,7 @@ class DiffAttention(Attention):
     def _attend(
         self, q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None
     ) -> jax.Array:
-        assert bias is None, "No network of timm has both."
+        assert bias is None, "No network of timm's has both."
         norm = self.norm_layer if self.qk_norm else None
         return differential(self, q, k, v, num_heads=self.num_heads, qk_norm=norm, depth=self.depth)
 

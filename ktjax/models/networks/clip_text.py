@@ -1,7 +1,7 @@
-"""Text towers of CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023): what classes are called.
+"""Text towers of CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023), for names of classes.
 
-Reads what Hugging Face's transformers writes, config.json, model.safetensors and the tokenizer;
-parts are named as there.
+Reads what Hugging Face's transformers writes: config.json, model.safetensors and the tokenizer.
+Parts have the same names as there.
 """
 
 import os
@@ -45,7 +45,7 @@ _MODULES = {
     "final_layer_norm": "text_model.final_layer_norm",
     "text_projection": "text_projection",
 }
-_SIGLIP = {"text_projection": "text_model.head"}  # where that differs
+_SIGLIP = {"text_projection": "text_model.head"}  # if that differs
 _LEAVES = {"embedding": "weight", "scale": "weight", "kernel": "weight", "bias": "bias"}
 # Entries that belong to other parts, and a buffer in older files.
 _IGNORED = (
@@ -82,9 +82,9 @@ class Layer(nn.Module):
 class TextTower(nn.Module):
     """Token ids [B, L] -> embeddings [B, D], not yet of unit length.
 
-    CLIP's tower looks back, and the token that ends the text answers. SigLIP's, which has no
-    `end_of_text`, looks both ways, and the last place answers: texts have to be padded to
-    `max_length` as they were when it was trained.
+    CLIP's tower is causal, and its output is that of the token that ends the text. SigLIP's, which
+    has no `end_of_text`, is bidirectional, and its output is that of the last position: texts must
+    be padded to `max_length`, as in its training.
     """
 
     vocab_size: int
@@ -115,7 +115,7 @@ class TextTower(nn.Module):
         x = nn.LayerNorm(self.epsilon, name="final_layer_norm")(x)
         if self.end_of_text is None:
             return nn.Dense(self.projection, name="text_projection")(x[:, -1])
-        # Old configs say 2, wrongly; transformers then takes the end to be the largest id.
+        # Old configs say 2, wrongly; transformers then takes the largest id for the end.
         is_end_BxL = id_BxL if self.end_of_text == 2 else id_BxL == self.end_of_text
         end_B = is_end_BxL.argmax(axis=1)  # the first, for padding may be the same token
         x_BxD = jnp.take_along_axis(x, end_B[:, None, None], axis=1)[:, 0]
@@ -123,7 +123,7 @@ class TextTower(nn.Module):
 
 
 class TextModel(NamedTuple):
-    """A tower with its weights, and the tokenizer, transformers', that it was trained with."""
+    """A tower with its weights, and the tokenizer (transformers') it was trained with."""
 
     tower: TextTower
     variables: Variables
@@ -135,23 +135,23 @@ def load(where: str) -> TextModel:
 
     Args:
       where: a folder, or the name of a Hugging Face repository (`openai/clip-vit-base-patch32`,
-        `name@revision`), which is downloaded once; HF_HUB_OFFLINE=1 keeps to what was.
+        `name@revision`), which is downloaded once; with HF_HUB_OFFLINE=1 it must be cached.
 
     Raises:
       ValueError: no such model, of another kind, weights other than safetensors, entries missing,
         unexpected or misshapen (all of them are listed), or no tokenizer.
     """
-    # transformers takes 1.5 s to import, which those who only classify images should not pay.
+    # transformers takes 1.5 s to import: only done when texts are needed.
     from transformers import AutoTokenizer
 
-    # The config comes first: nobody should wait for gigabytes only to hear that they are not CLIP.
+    # The config comes first: other models are refused before gigabytes are downloaded.
     tower = _tower(folder_of(where, weights.CONFIG) / weights.CONFIG)
     folder = folder_of(where, *WEIGHTS, *_TOKENIZER)
     file = weights_of(folder, where)
     there = {path.name for path in folder.iterdir()}
     kinds = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"spiece.model"})
     if not any(kind <= there for kind in kinds):
-        # transformers would go on without words.
+        # transformers would go on with an empty vocabulary.
         raise ValueError(f"'{where}' has no tokenizer: tokenizer.json, or vocab.json, merges.txt.")
     variables = _fill(tower, file)
     try:
@@ -199,7 +199,7 @@ def tokenize(model: TextModel, texts: Sequence[str]) -> np.ndarray:
     )["input_ids"].astype(np.int32)
     if id_NxL.max() >= tower.vocab_size:
         raise ValueError(
-            f"The tokenizer gives token {id_NxL.max()}, the text tower has {tower.vocab_size}."
+            f"The tokenizer gives token {id_NxL.max()}, but the text tower has {tower.vocab_size}."
         )
     if tower.end_of_text not in (None, 2) and not (id_NxL == tower.end_of_text).any(axis=1).all():
         raise ValueError(f"The tokenizer ends texts without token {tower.end_of_text}.")
@@ -211,10 +211,10 @@ def embed_names(where: str, names: Sequence[str], *templates: str) -> np.ndarray
 
     Args:
       where: what `load` takes.
-      names: the names of the classes, whose underscores stand for spaces; cut where they are too
+      names: the names of the classes, whose underscores stand for spaces; truncated if they are too
         long for the tower.
-      *templates: texts in which {} stands for the name; none: TEMPLATE. Of several the embeddings'
-        mean is taken.
+      *templates: texts in which {} stands for the name; none: TEMPLATE. The embeddings of several
+        are averaged.
 
     Returns:
       float32 [C, D], of unit length.
@@ -296,7 +296,7 @@ def read_config(path: Path) -> Any:
     try:
         return kinds[kind].from_dict(config)
     except StrictDataclassError as error:
-        raise ValueError(f"{path} is no CLIP config: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} is not a CLIP config: {' '.join(str(error).split())}") from error
 
 
 def _tower(path: Path) -> TextTower:
@@ -305,7 +305,7 @@ def _tower(path: Path) -> TextTower:
     text = getattr(whole, "text_config", whole)
     if text.hidden_act not in ACTIVATIONS:
         raise ValueError(
-            f"{path} wants hidden_act '{text.hidden_act}'; there are {', '.join(ACTIVATIONS)}."
+            f"{path} needs hidden_act '{text.hidden_act}'; ktjax supports {', '.join(ACTIVATIONS)}."
         )
     siglip = text.model_type == "siglip_text_model"
     return TextTower(

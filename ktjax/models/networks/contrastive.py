@@ -12,11 +12,11 @@ from ktjax.models.networks.vision_transformer import VisionTransformer
 class ImageTower(VisionTransformer):
     """A vision transformer whose logits are scaled cosines of the image with texts, one per class.
 
-    The kernel of `head`, unit vectors [D, C], is what the text tower says of these; features are
-    the image's unit vector. Cosines are computed in float32, for their scale is about 100.
+    The kernel of `head`, unit vectors [D, C], holds the text tower's embeddings of these; features
+    are the image's unit vector. Cosines are computed in float32, for their scale is about 100.
 
     Attributes:
-      projection: the width of what images and texts have in common; None: the tower's own.
+      projection: the width of the embedding that images and texts share; None: the tower's own.
       logit_bias: whether the same number is added to all logits, as SigLIP does.
     """
 

@@ -36,7 +36,7 @@ def _conv(
 
 
 class SimpleNorm(nn.Module):
-    """Divides by the channels' sample standard deviation, but leaves their mean."""
+    """Divides by the channels' sample standard deviation, but keeps their mean."""
 
     epsilon: float = 1e-6
 
@@ -66,7 +66,7 @@ class GlobalResponseNorm(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution, normalization, an MLP per pixel, layer scale; around it a shortcut."""
+    """Depthwise convolution, normalization, an MLP per pixel, layer scale; and a shortcut."""
 
     kernel_size: int
     conv_mlp: bool
@@ -104,7 +104,7 @@ class ConvNeXt(nn.Module):
         `overlap_act` (an activation between them).
       conv_mlp: the MLPs' weights are those of 1x1 convolutions.
       use_grn: global response normalization in the MLPs (V2).
-      ls_init_value: where layer scales begin; None: there are none.
+      ls_init_value: the initial layer scale; None: there is none.
       head_norm: the last normalization; None: the same as the others.
       head_norm_first: the last normalization comes before the pooling, not after it.
       head_hidden_size: width of a layer before the linear head; None: there is none.

@@ -1,12 +1,12 @@
-"""Convolutions in the form that suits the backend: what `nn.Conv` takes as conv_general_dilated.
+"""Convolutions in the form that suits the backend, for `nn.Conv` as its conv_general_dilated.
 
-XLA's own are fast on accelerators. On a CPU those of few channels a group are not: a depthwise one
-takes up to 60 times what its arithmetic does, the gradient of a grouped kernel hundreds of times.
-There they are written as sums of shifted products, which XLA turns into plain loops, and those of
-single pixels as products of matrices. All forms agree to float32 accuracy.
+XLA's own are fast on accelerators. On a CPU those with few channels per group are not: a depthwise
+one takes up to 60 times as long as its arithmetic, the gradient of a grouped kernel hundreds of
+times. There they are written as sums of shifted products, which XLA turns into plain loops, and
+those of single pixels as matrix products. All forms agree to float32 accuracy.
 
-What was tried (milliseconds; 2 CPU cores beside other work, jax 0.10.2: ratios count, and not all
-of them to the last digit):
+What was tried (milliseconds; 2 CPU cores beside other work, jax 0.10.2: only the ratios count, and
+not to the last digit):
 
   depthwise 7x7 of 8x56x56x96   forward: library 150, shifts 11; as a part of a ConvNeXt block the
                                 shifts of a whole batch lose half of that to what XLA fuses with
@@ -77,7 +77,7 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
 
 def form_for(x: jax.Array, kernel: jax.Array, groups: int, *, plain: bool) -> Any:
     """The form for a convolution; None: the library's."""
-    exact = x.dtype == kernel.dtype == jnp.float32  # sums of products in less lose accuracy
+    exact = x.dtype == kernel.dtype == jnp.float32  # sums in lower precision lose accuracy
     if jax.default_backend() != "cpu" or not plain or not exact or x.ndim != 4:
         return None
     if groups == 1:
@@ -86,7 +86,7 @@ def form_for(x: jax.Array, kernel: jax.Array, groups: int, *, plain: bool) -> An
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
-    """A convolution of single pixels: one product of matrices."""
+    """A convolution of single pixels: one matrix product."""
     ((_, _, x_at),) = _taps(x, kernel.shape[:2], strides, pads)
     y = x_at.reshape(-1, x.shape[-1]) @ kernel[0, 0]
     return y.reshape(*x_at.shape[:3], -1)
@@ -114,7 +114,7 @@ def _depthwise_forward(x, kernel, strides, pads):
 def _depthwise_backward(strides, pads, saved, dy):
     x, kernel = saved
     kernel_KxKxC = kernel[:, :, 0]
-    if tuple(strides) == (1, 1):  # a convolution of its own, with the kernel turned round
+    if tuple(strides) == (1, 1):  # itself a convolution, with the flipped kernel
         turned = tuple(
             (side - 1 - low, side - 1 - high)
             for side, (low, high) in zip(kernel.shape[:2], pads, strict=True)
@@ -130,13 +130,13 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _by_taps(x: jax.Array, dy: jax.Array, sides: Any, strides: Any, pads: Padding) -> jax.Array:
-    """The gradient of a depthwise kernel [K, K, C]: of each of its taps a sum over all pixels."""
+    """The gradient of a depthwise kernel [K, K, C]: a sum over all pixels for each of its taps."""
     found = [(x_at * dy).sum(axis=(0, 1, 2)) for _, _, x_at in _taps(x, sides, strides, pads)]
     return jnp.stack(found).reshape(*sides, -1)
 
 
 def _by_rows(x: jax.Array, dy: jax.Array, sides: Any, strides: Any, pads: Padding) -> jax.Array:
-    """The same in a loop over rows, in which all taps read what is in the cache."""
+    """The same in a loop over rows, so that all taps read from the cache."""
     batch, height, width, channels = dy.shape
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
@@ -158,7 +158,7 @@ def _by_rows(x: jax.Array, dy: jax.Array, sides: Any, strides: Any, pads: Paddin
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def grouped(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
-    """A convolution of groups of channels: the library's, whose kernel's gradient is another."""
+    """A convolution of groups of channels: the library's, with another gradient of the kernel."""
     return jax.lax.conv_general_dilated(
         *(x, kernel, strides, pads),
         dimension_numbers=NHWC,
@@ -188,7 +188,7 @@ grouped.defvjp(_grouped_forward, _grouped_backward)
 def _taps(
     x: jax.Array, sides: Sequence[int], strides: Sequence[int], pads: Padding
 ) -> Iterator[tuple[int, int, jax.Array]]:
-    """Of each tap of a kernel: row, column, and the pixels that it meets [B, H, W, C]."""
+    """For each tap of a kernel: row, column, and the pixels that it meets [B, H, W, C]."""
     around = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), around)
     counts = [

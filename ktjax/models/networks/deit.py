@@ -1,7 +1,7 @@
 """Data-efficient image transformers (Touvron et al. 2021, 2022) as in timm's deit.py.
 
 DeiT and DeiT III are vision transformers; distilled ones have a second token, which learned from a
-teacher, and a head for it.
+teacher, with its own head.
 """
 
 import functools
@@ -13,7 +13,7 @@ from ktjax.models.networks.vision_transformer import VisionTransformer
 
 
 class VisionTransformerDistilled(VisionTransformer):
-    """Answers with the mean of both heads, in training too, as timm does unless told otherwise."""
+    """The logits are the mean of both heads, in training too, as by default in timm."""
 
     def _prefix(self) -> dict[str, tuple[int, float]]:
         return {"cls_token": (1, 1e-6), "dist_token": (1, 0.02)}

@@ -89,7 +89,7 @@ VARIANTS = {
     "mobilenetv2_140": _net(before_v3.mobilenetv2(1.4)),
     "mobilenetv2_110d": _net(before_v3.mobilenetv2(1.1, 1.2, fixed_ends=True)),
     "mobilenetv2_120d": _net(before_v3.mobilenetv2(1.2, 1.4, fixed_ends=True)),
-    # timm has the larger epsilon only where weights are loaded.
+    # timm uses the larger epsilon only if weights are loaded.
     "fbnetc_100": _net(before_v3.fbnetc(), **_EPSILON),
     "spnasnet_100": _net(before_v3.spnasnet()),
     "efficientnet_b0": _net(efficientnets.b(1.0, 1.0)),

@@ -1,4 +1,4 @@
-"""transformers' vision transformers where they differ from timm's: DeiT, DINOv2 and BEiT."""
+"""transformers' vision transformers that differ from timm's: DeiT, DINOv2 and BEiT."""
 
 import functools
 
@@ -12,7 +12,7 @@ from ktjax.models.networks.vision_transformer import VisionTransformer
 
 
 class DeiT(VisionTransformer):
-    """It has a second token, for a distilled head that is gone; the first one's head answers."""
+    """It has a second token, without its distillation head; the first one's head is used."""
 
     def _prefix(self) -> dict[str, tuple[int, float]]:
         return {"cls_token": (1, 1e-6), "dist_token": (1, 1e-6)}
@@ -46,14 +46,14 @@ def _cubic_weights(old: int, new: int, a: float = -0.75) -> np.ndarray:
         d = np.abs(at - (first + tap))
         near = ((a + 2) * d - (a + 3)) * d**2 + 1
         far = a * (((d - 5) * d + 8) * d - 4)
-        # The pixels at the border stand for those beyond it.
+        # The pixels at the border are repeated beyond it.
         inside = np.clip(first + tap, 0, old - 1)
         np.add.at(weights, (np.arange(new), inside), np.where(d <= 1, near, far))
     return weights.astype(np.float32)
 
 
 class _Attention(Attention):
-    """Keys have no bias: attention would not see it."""
+    """Keys have no bias: it would not change attention."""
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -84,7 +84,7 @@ class _RelativePositions(nn.Module):
 
 @functools.cache
 def _pairs(grid: tuple[int, int]) -> np.ndarray:
-    """Where each pair of tokens, the class token first, finds its bias in the table: int [L, L]."""
+    """The index in the table of the bias for each pair of tokens, class token first: int [L, L]."""
     height, width = grid
     y, x = (a.ravel() for a in np.mgrid[:height, :width])
     dy, dx = (a[:, None] - a[None, :] for a in (y, x))

@@ -1,7 +1,7 @@
 """Layers that several families share, with timm's arithmetic and names.
 
-Modules are named as timm's are, dots included, so that the path of a Flax parameter is the name of
-timm's (weights.py). Convolutions pad symmetrically, as torch does, not as "SAME" does.
+Modules have timm's names, dots included, so that the path of a Flax parameter is its name in timm
+(weights.py). Convolutions pad symmetrically, as torch does, unlike "SAME".
 """
 
 import functools
@@ -51,7 +51,7 @@ def gelu(x: jax.Array) -> jax.Array:
     `nn.gelu` takes the complement of that function, which is exact for large negative x too, and
     makes an MLP with its gradients take 30 % more time on a CPU.
     """
-    y = x.astype(jnp.float32)  # 1 + erf(y) loses what half precision has at negative y
+    y = x.astype(jnp.float32)  # 1 + erf(y) loses half precision's digits at negative y
     return (y * (0.5 * (1 + jax.lax.erf(y * math.sqrt(0.5))))).astype(x.dtype)
 
 
@@ -64,7 +64,7 @@ def max_pool(x: jax.Array, kernel: int, stride: int) -> jax.Array:
 def avg_pool(x: jax.Array, kernel: int, *, ceil: bool = False) -> jax.Array:
     """Means over adjacent square windows.
 
-    With `ceil`, what remains at the lower and right edge counts as a window, else it is left out.
+    With `ceil`, the remainder at the lower and right edge counts as a window, else it is left out.
     """
     remains = [(0, -side % kernel if ceil else 0) for side in x.shape[1:3]]
     window = (kernel, kernel)
@@ -75,7 +75,8 @@ def avg_pool(x: jax.Array, kernel: int, *, ceil: bool = False) -> jax.Array:
 class BatchNorm(nn.Module):
     """BatchNorm over all devices.
 
-    It uses (and updates) the batch's statistics where `batch_stats` is mutable, else running ones.
+    It uses the batch's statistics (and updates the running ones) if `batch_stats` is mutable, else
+    the running ones.
     As in torch, the running variance is the unbiased one of the samples.
     """
 
@@ -103,15 +104,15 @@ class BatchNorm(nn.Module):
 
 
 def batch_statistics(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean and variance over some axes and all devices, and how many numbers they are of; float32.
+    """Mean and variance over some axes and all devices, and the count of numbers; float32.
 
-    Where no step runs on several devices, the batch is all there is.
+    If no step runs on several devices, only the batch counts.
     """
     x = x.astype(jnp.float32)
     count = math.prod(x.shape[axis] for axis in axes)
     mean = _over_devices(x.mean(axes))
-    # Not the mean of squares less the square of the mean: where a channel's mean is far from zero
-    # that leaves few digits, and gradients divide by what is left.
+    # Not the mean of squares minus the square of the mean: if a channel's mean is far from zero,
+    # that leaves few digits, and gradients divide by the result.
     var = _over_devices(jnp.square(x - jnp.expand_dims(mean, axes)).mean(axes))
     if parallel.is_mapped():
         count = jax.lax.psum(count, parallel.AXIS)
@@ -123,9 +124,9 @@ def _over_devices(mean: jax.Array) -> jax.Array:
 
 
 def remat(block: type[nn.Module], on: bool) -> type[nn.Module]:
-    """A block, called as `block(...)(x, train)`, that forgets its activations if `on`.
+    """A block, called as `block(...)(x, train)`, that rematerializes its activations if `on`.
 
-    The backward pass computes them again: that saves memory and takes a third more time.
+    The backward pass recomputes them: that saves memory and takes a third more time.
     """
     return nn.remat(block, static_argnums=(2,)) if on else block
 

@@ -1,7 +1,7 @@
 """Networks of MLPs over patches and over channels, as in timm's mlp_mixer.py.
 
 MLP-Mixer (Tolstikhin et al. 2021), ResMLP (Touvron et al. 2021), gMLP (Liu et al. 2021) and timm's
-gMixer. Layers over patches are as wide as an image has patches: a checkpoint has one size of image.
+gMixer. Layers over patches are as wide as there are patches: a checkpoint fixes the image size.
 """
 
 import functools
@@ -129,7 +129,7 @@ class ResBlock(nn.Module):
 
 
 class SpatialGatingBlock(nn.Module):
-    """gMLP's: one MLP over the channels, with a gate that looks at all patches."""
+    """gMLP's: one MLP over the channels, with a gate that sees all patches."""
 
     drop_path: float
 

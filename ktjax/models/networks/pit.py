@@ -37,7 +37,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each behind its norm and with a shortcut."""
+    """Attention and an MLP, each after its norm and with a shortcut."""
 
     num_heads: int
     drop_path: float
@@ -132,10 +132,10 @@ class PoolingVisionTransformer(nn.Module):
         return Output(logits=sum(logits) / len(names), features=token_BxTxC.mean(axis=1))
 
     def adapt(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The position embedding for images of another size; everything else as it is.
+        """The position embedding for images of another size; everything else unchanged.
 
-        timm does not change PiT's: this is what it does for other vision transformers, without the
-        detour over tokens.
+        timm does not resize PiT's: this is what it does for other vision transformers, without the
+        detour via tokens.
         """
         if name != "pos_embed" or array.ndim != 4 or array.shape[:2] != shape[:2]:
             return array

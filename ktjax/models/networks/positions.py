@@ -14,7 +14,7 @@ bilinear = functools.partial(jax.image.resize, method="bilinear", antialias=Fals
 
 
 def bilinear_corners(image_HxWxD: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-    """Bilinear; the middles of the corner pixels stay where they are (torch's align_corners)."""
+    """Bilinear; the centers of the corner pixels stay in place (torch's align_corners)."""
     sides = zip(shape[:2], image_HxWxD.shape[:2], strict=True)
     scale = jnp.asarray([(new - 1) / (old - 1) for new, old in sides])
     return jax.image.scale_and_translate(
@@ -29,12 +29,12 @@ def resize_positions(
 
     Args:
       table_1xLxD: the embeddings: those of the prefix, then those of the grid, row by row.
-      shape: what is wanted, [1, L', D].
-      prefix: how many tokens without a place come first; they keep their embeddings.
+      shape: the wanted shape, [1, L', D].
+      prefix: how many tokens without a position come first; they keep their embeddings.
       resize: resizes an image.
 
     Returns:
-      The embeddings in this shape; unchanged where a grid is not square or D is another.
+      The embeddings in this shape; unchanged if a grid is not square or D differs.
     """
     old, new = (math.isqrt(max(length - prefix, 0)) for length in (table_1xLxD.shape[1], shape[1]))
     squares = prefix + old**2, prefix + new**2

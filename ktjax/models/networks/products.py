@@ -1,12 +1,12 @@
 """Dense layers and attention in the form that suits the backend, as convolution.py has for images.
 
 XLA's own are fast on accelerators. On a CPU the gradient of a dense layer on tokens [B, N, D] sums
-over two axes, for which XLA first writes a transposed copy of what comes back, and computes that
-anew for each of its three uses, activations included; on rows [B * N, D] it does not. All forms
+over two axes, for which XLA first writes a transposed copy of the incoming gradient, and recomputes
+that for each of its three uses, activations included; on rows [B * N, D] it does not. All forms
 agree to float32 accuracy, and the values of dense layers to the bit.
 
 What was tried (CPU milliseconds of loss and gradients; 2 cores beside other work, jax 0.10.2, so
-ratios count):
+only the ratios count):
 
   dense 384 to 1536 of 8x197 tokens, squared   tokens 82, rows 57
   vit_small_patch16_224, batch 8               tokens 5,250, rows 3,700

@@ -1,6 +1,6 @@
 """RegNet X, Y, Z and V (Radosavovic et al. 2020, Dollar et al. 2021) as in timm's regnet.py.
 
-Bottlenecks of grouped convolutions, whose widths come from a line that is quantized to four stages.
+Bottlenecks of grouped convolutions, whose widths are a line quantized to four stages.
 Names are timm's.
 """
 
@@ -44,7 +44,7 @@ def stages(
 def fit_groups(
     width: int, bottle_ratio: float, group_size: int, *, floor_share: float
 ) -> tuple[int, int]:
-    """Width of a stage, and of its groups, such that groups divide the inner width.
+    """Width of a stage, and of its groups, chosen so that groups divide the inner width.
 
     `floor_share` 0: the nearest multiple; else that of `layers.divisible`, as torchvision rounds.
     """
@@ -58,7 +58,7 @@ def fit_groups(
 
 
 class ConvNormAct(nn.Module):
-    """A convolution and its norm, then an activation where one is given."""
+    """A convolution and its norm, then an activation if one is given."""
 
     width: int
     kernel: int
@@ -81,7 +81,7 @@ class _Block(nn.Module):
       width: how many channels come out.
       inner: how many the grouped convolution has.
       se_ratio: hidden channels of squeeze-and-excitation per input channel; 0: there is none.
-      downsample: the shortcut where width or size change, a convolution (`conv1x1`) or one after
+      downsample: the shortcut if width or size change, a convolution (`conv1x1`) or one after
         average pooling (`avg`); None: there is no shortcut then.
       linear_out: there is no activation after the shortcut is added.
     """
@@ -133,7 +133,7 @@ class Bottleneck(_Block):
 
 
 class PreBottleneck(_Block):
-    """The same with norms before convolutions; even the plain shortcut takes what is normalized."""
+    """The same with norms before convolutions; even the plain shortcut takes normalized input."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

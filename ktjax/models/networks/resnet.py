@@ -74,7 +74,7 @@ class _Block(nn.Module):
         return nn.relu(y + (x if self.shortcut is None else self.shortcut(name="downsample")(x)))
 
     def _pooled(self, name: str, width: int, groups: int, norm: str, y: jax.Array) -> jax.Array:
-        """The 3x3 convolution that has the stride; anti-aliased where there is a pool for it."""
+        """The 3x3 convolution that has the stride; anti-aliased if there is a pool for it."""
         pooled = self.pool is not None and self.stride == 2
         y = conv(width, 3, stride=1 if pooled else self.stride, groups=groups, name=name)(y)
         y = nn.relu(self.norm(name=norm)(y))
@@ -109,7 +109,7 @@ class Bottleneck(_Block):
 
 
 class Downsample(nn.Module):
-    """The shortcut where width or size change: a convolution, or average pooling and a 1x1 one."""
+    """The shortcut if width or size change: a convolution, or average pooling and a 1x1 one."""
 
     width: int
     stride: int

@@ -46,7 +46,7 @@ class StandardizedConv(nn.Module):
 
 
 class EvoNorm(nn.Module):
-    """EvoNorm-S0 (Liu et al. 2020): gates each channel, divides by the deviation of its group."""
+    """EvoNorm-S0 (Liu et al. 2020): gates each channel, divides by its group's deviation."""
 
     groups: int = 32
     epsilon: float = 1e-5
@@ -74,7 +74,7 @@ class FilterResponseNorm(nn.Module):
 
 
 def _channels(module: nn.Module, width: int, **initially: float) -> list[jax.Array]:
-    """Parameters per channel that begin with these values: each [1, 1, 1, width]."""
+    """Parameters per channel, initialized to these values: each [1, 1, 1, width]."""
     parameters = (
         module.param(name, nn.initializers.constant(value), (width,))
         for name, value in initially.items()

@@ -1,7 +1,7 @@
 """Swin Transformers (Liu et al. 2021) as in timm's swin_transformer.py, with its names.
 
-Attention within windows, which every second block shifts; four stages, each half as fine as the one
-before. S3 (Chen et al. 2021) has windows that differ by stage.
+Attention within windows, which every second block shifts; four stages, each at half the resolution
+of the one before. S3 (Chen et al. 2021) has windows that differ by stage.
 """
 
 import functools
@@ -41,8 +41,8 @@ def _relative_positions(window: Size) -> np.ndarray:
 def _regions(size: Size, window: Size, shift: Size) -> np.ndarray:
     """Numbers of regions that only the cyclic shift brought together: int [windows, N].
 
-    The regions of a side: what lies before the last window, what was in this already, and what came
-    round from the start.
+    The regions of a side: before the last window, the part that was in it already, and the part
+    that wrapped around from the start.
     """
     y, x = (
         np.searchsorted([side - w, side - s], np.arange(side), side="right")
@@ -54,7 +54,7 @@ def _regions(size: Size, window: Size, shift: Size) -> np.ndarray:
 
 
 class WindowAttention(nn.Module):
-    """Attention of the tokens of each window to each other, biased by where they lie."""
+    """Attention of the tokens of each window to each other, biased by their positions."""
 
     window: Size
 
@@ -76,7 +76,7 @@ class WindowAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention within windows of at most `window`, shifted or not, and a perceptron."""
+    """Attention within windows of at most `window`, shifted or not, and an MLP."""
 
     window: Size
     shifted: bool
@@ -168,7 +168,7 @@ def resize_table(table: np.ndarray, before: int, after: int) -> np.ndarray:
     """A table [before^2, heads] of biases by relative position, interpolated: [after^2, heads].
 
     Positions of the old table are spread over the new one in geometric progression, so that near
-    ones stay what they were and far ones are stretched (after BEiT, Bao et al. 2021).
+    ones stay the same and far ones are stretched (after BEiT, Bao et al. 2021).
     """
     half_before, half_after = before // 2, after // 2
     low, high = 1.01, 1.5
@@ -180,7 +180,7 @@ def resize_table(table: np.ndarray, before: int, after: int) -> np.ndarray:
     far = np.cumsum(ratio ** np.arange(half_before))
     old = np.concatenate([-far[::-1], [0], far])
     new = np.arange(-half_after, half_after + 1)
-    # The weight of each old position in each new one; beyond the last ones these go on.
+    # The weight of each old position in each new one; extrapolated beyond the last ones.
     share = np.stack([np.interp(new, old, one) for one in np.eye(before)], axis=1)
     square = table.reshape(before, before, -1)
     resized = np.einsum("yi,xj,ijh->yxh", share, share, square)

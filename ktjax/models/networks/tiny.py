@@ -1,6 +1,6 @@
-"""The architectures of the embedded zoo: small ones of five families, for 24 pixel images.
+"""The architectures of the embedded zoo: small ones of five families, for 24-pixel images.
 
-They are what a paper's models are in small, and not timm's: see the family files for those.
+They are small versions of a paper's models, and not timm's: see the family files for those.
 """
 
 import functools
@@ -13,7 +13,7 @@ from ktjax.models.networks import products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import BatchNorm, Mlp
 
-# layers.gelu is faster and rounds otherwise: what the zoo is said to give was measured with this.
+# layers.gelu is faster and rounds differently: the zoo's reported results are with this one.
 _gelu = functools.partial(nn.gelu, approximate=False)
 
 
@@ -25,7 +25,7 @@ class Perceptron(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Output:
-        del train  # nothing here behaves differently in training
+        del train  # nothing here differs in training
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.widths):
             x = nn.LayerNorm(name=f"norm_{i}")(products.Dense(width, name=f"fc_{i}")(x))

@@ -28,10 +28,10 @@ from ktjax.models.networks.vit_blocks import Block
 class VisionTransformer(nn.Module):
     """Patches, tokens before them, blocks, pooling, a linear head (none if there are no classes).
 
-    Attributes have the names of timm's arguments, except:
+    Attributes have the names of timm's arguments, except for:
       embed_norm: patches are normalized as they are embedded.
       use_fc_norm: the last norm comes after pooling, not before; None: if the pooling is `avg`.
-      resize: what position embeddings are resized with.
+      resize: resizes position embeddings.
     `global_pool` is `token` (the first one), `avg` (the mean of the patches) or `map` (attention).
     """
 
@@ -76,14 +76,14 @@ class VisionTransformer(nn.Module):
         return self._answer(x, train=train)
 
     def adapt(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Resizes position embeddings made for another image size; others stay as they are."""
+        """Resizes position embeddings made for another image size; others are unchanged."""
         if name != "pos_embed" or array.ndim != 3:
             return array
         prefix = 0 if self.no_embed_class else self._prefix_length
         return positions.resize_positions(array, shape, prefix=prefix, resize=self.resize)
 
     def _prefix(self) -> dict[str, tuple[int, float]]:
-        """The tokens before the patches: how many there are, and the deviation they begin with."""
+        """The tokens before the patches: their number, and their initial deviation."""
         tokens = {"cls_token": int(self.class_token), "reg_token": self.reg_tokens}
         return {name: (count, 1e-6) for name, count in tokens.items() if count}
 
@@ -122,7 +122,7 @@ class VisionTransformer(nn.Module):
         return x + self.param("pos_embed", nn.initializers.normal(0.02), (1, *x.shape[1:]))
 
     def _blocks(self, x: jax.Array, grid: tuple[int, int], *, train: bool) -> jax.Array:
-        del grid  # position embeddings have said where patches are
+        del grid  # position embeddings already encode where patches are
         for number in range(self.depth):
             x = self._block(number)(x, train)
         return x

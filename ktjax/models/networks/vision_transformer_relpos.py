@@ -17,14 +17,14 @@ from ktjax.models.networks.vit_blocks import ResPostBlock
 
 
 def log_offsets(grid: tuple[int, int]) -> np.ndarray:
-    """sign(d) log(1 + |d|) of all offsets d between places, float32 [(2H - 1)(2W - 1), 2]."""
+    """sign(d) log(1 + |d|) of all offsets d between positions, float32 [(2H - 1)(2W - 1), 2]."""
     axes = (np.arange(1 - side, side, dtype=np.float32) for side in grid)
     offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     return np.sign(offsets) * np.log1p(np.abs(offsets))
 
 
 def offset_index(grid: tuple[int, int]) -> np.ndarray:
-    """The number of the offset from each place to each other one, int [H W, H W]."""
+    """The number of the offset from each position to each other one, int [H W, H W]."""
     rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     down = rows[:, None] - rows[None, :] + grid[0] - 1
     right = columns[:, None] - columns[None, :] + grid[1] - 1
@@ -38,7 +38,7 @@ class RelPosMlp(nn.Module):
       grid: rows and columns of patches.
       num_heads: how many heads the attention has.
       hidden_dim: how wide the MLP is inside.
-      prefix_tokens: tokens without a place that come first; their bias is 0.
+      prefix_tokens: tokens without a position that come first; their bias is 0.
     """
 
     grid: tuple[int, int]
@@ -58,7 +58,7 @@ class RelPosMlp(nn.Module):
 
 
 class VisionTransformerRelPos(VisionTransformer):
-    """A vision transformer whose blocks know how far apart two patches are.
+    """A vision transformer whose blocks know the offset between two patches.
 
     Attributes:
       rel_pos_dim: width of the MLPs that make the biases.

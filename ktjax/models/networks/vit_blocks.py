@@ -60,7 +60,7 @@ class _Block(nn.Module):
 
     Attributes:
       depth: how many blocks come before.
-      init_values: where the gains at the end of each branch begin; None: there are no gains.
+      init_values: the initial gains at the end of each branch; None: there are no gains.
       rel_pos: makes the bias for the attention's logits; None: the caller may give one.
     """
 
@@ -107,14 +107,14 @@ class _Block(nn.Module):
         )(x)
 
     def _end(self, scale: str, y: jax.Array, *, train: bool) -> jax.Array:
-        """What comes at the end of each branch."""
+        """The end of each branch."""
         if self.init_values is not None:
             y = LayerScale(self.init_values, name=scale)(y)
         return DropPath(self.drop_path)(y, train=train)
 
 
 class Block(_Block):
-    """Attention, then an MLP, each behind a norm and with a shortcut."""
+    """Attention, then an MLP, each after a norm and with a shortcut."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, bias: jax.Array | None = None) -> jax.Array:

@@ -1,7 +1,7 @@
 """Cross-covariance image transformers (El-Nouby et al. 2021) as in timm's xcit.py, with its names.
 
-Attention is among channels, not among patches, so that its cost grows with the number of patches
-and not with its square; 3x3 convolutions let neighboring patches talk. A class token reads the
+Attention is between channels, not between patches, so its cost grows with the number of patches,
+not with its square; 3x3 convolutions let neighboring patches talk. A class token reads the
 result in two blocks of class attention (Touvron et al. 2021). No parameter depends on the size of
 the image: positions are Fourier features, computed.
 """
@@ -29,8 +29,8 @@ Conv3x3 = functools.partial(Conv, kernel_size=(3, 3), padding=1, kernel_init=_un
 def fourier_features(height: int, width: int, *, frequencies: int = 16) -> np.ndarray:
     """Sines and cosines of each patch's position: float32 [height, width, 4 * frequencies].
 
-    Rows come first, then columns; of each a sine and a cosine per frequency. Positions run to 2 pi
-    whatever the size, wavelengths grow geometrically by 10,000.
+    Rows come first, then columns; each has a sine and a cosine per frequency. Positions run to 2 pi
+    whatever the size, wavelengths grow geometrically by a factor of 10,000.
     """
     wavelengths = 10_000 ** (np.arange(frequencies) / frequencies)
 
@@ -57,7 +57,7 @@ class PatchEmbed(nn.Module):
         for i in range(count):
             width = self.width >> (count - 1 - i)
             x = layers.gelu(x) if i else x
-            # timm counts the activations between them too.
+            # timm also counts the activations between them.
             x = Conv3x3(width, strides=2, use_bias=False, name=f"proj.{2 * i}.0")(x)
             x = BatchNorm(name=f"proj.{2 * i}.1")(x)
         return x
@@ -66,8 +66,8 @@ class PatchEmbed(nn.Module):
 class CrossCovarianceAttention(nn.Module):
     """Channels of a head attend to each other by their cosine similarity over all patches.
 
-    Not through jax.nn.dot_product_attention: what it calls the width of a head is the number of
-    patches here, which no fused kernel takes, and the scores are only as large as a head is wide.
+    Without jax.nn.dot_product_attention: its width of a head would be the number of patches here,
+    which no fused kernel takes, and the scores are only as large as a head is wide.
     """
 
     num_heads: int
@@ -107,7 +107,7 @@ class LocalPatchInteraction(nn.Module):
 
 
 class ClassAttention(nn.Module):
-    """What the class token, the first one, reads from all tokens: [B, 1, C]."""
+    """Attention of the class token, the first one, to all tokens: [B, 1, C]."""
 
     num_heads: int
 
@@ -123,7 +123,7 @@ class ClassAttention(nn.Module):
 
 
 class _Block(nn.Module):
-    """What both kinds of block have in common; `eta` is where layer scales begin."""
+    """What both kinds of block have in common; `eta` is the initial layer scale."""
 
     num_heads: int
     eta: float
@@ -137,7 +137,7 @@ class _Block(nn.Module):
 
 
 class PatchBlock(_Block):
-    """Attention among channels, interaction of neighboring patches, an MLP; timm's XCABlock."""
+    """Attention between channels, interaction of neighboring patches, an MLP; timm's XCABlock."""
 
     drop_path: float
 
@@ -154,8 +154,8 @@ class PatchBlock(_Block):
 class ClassBlock(_Block):
     """Class attention and an MLP on the class token; timm's ClassAttentionBlock.
 
-    The patches do not stay what they are: their own norm is added to them, then they are doubled.
-    The published weights were trained so.
+    The patches change, too: their own norm is added to them, then they are doubled. The published
+    weights were trained that way.
     """
 
     tokens_norm: bool
@@ -177,7 +177,7 @@ class Xcit(nn.Module):
 
     Attributes:
       patch_size: 8 or 16 pixels.
-      eta: where layer scales begin.
+      eta: the initial layer scale.
       tokens_norm: class attention blocks normalize the patches too before their MLP.
       global_pool: what the head reads: `token`, or `avg` for the mean of the patches.
     """

@@ -1,4 +1,4 @@
-"""Operations that make arrays of no others."""
+"""Operations that create arrays."""
 
 import jax.numpy as jnp
 

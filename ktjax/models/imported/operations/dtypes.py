@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 from ktjax.models.imported.graph import Dtype
 
-# Without jax_enable_x64 there is nothing of 64 bits.
+# Without jax_enable_x64 there are no 64-bit types.
 _NARROW = {"float64": "float32", "int64": "int32", "complex128": "complex64"}
 
 
 def of_torch(dtype: Dtype | None, default: Any) -> Any:
-    """The JAX dtype of torch's; the default where none is given."""
+    """The JAX dtype for torch's; the default if none is given."""
     return default if dtype is None else jnp.dtype(_NARROW.get(dtype.name, dtype.name))
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-# torch's numbers of how a transform is scaled: not at all, by the root of its size, by its size.
+# torch's numbers for the scale of a transform: none, the root of its size, its size.
 _FORWARD = ("backward", "ortho", "forward")
 _INVERSE = ("forward", "ortho", "backward")
 

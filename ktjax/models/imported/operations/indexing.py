@@ -1,4 +1,4 @@
-"""Operations that take or put elements where an array of indices says."""
+"""Operations that take or put elements at an array of indices."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def _index_select(x, dim, index):
 
 
 def _embedding(table, index, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
-    """Rows of a table; the options are about its gradient, which is the plain one."""
+    """Rows of a table; the options only concern its gradient, which is the plain one."""
     del padding_idx, scale_grad_by_freq, sparse
     return jnp.take(table, index, axis=0)
 

@@ -12,7 +12,7 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _scaled(x: jax.Array, weight: Any, bias: Any, shape: Sequence[int]) -> jax.Array:
-    """x * weight + bias, with these shaped so."""
+    """x * weight + bias, with these reshaped."""
     x = x if weight is None else x * _wide(weight).reshape(shape)
     return x if bias is None else x + _wide(bias).reshape(shape)
 
@@ -65,7 +65,7 @@ def _batch_norm(x, weight, bias, mean, var, momentum, eps):
 
 
 def _own_statistics(x, weight, bias, training, momentum, eps):
-    """The batch's own statistics, and nobody keeps them: of standardized weights, say."""
+    """With the batch's own statistics, not kept: for standardized weights, say."""
     del training, momentum
     axes = (0, *range(2, x.ndim))
     y, mean, rstd = _standardized(_wide(x), axes, eps)
@@ -75,7 +75,7 @@ def _own_statistics(x, weight, bias, training, momentum, eps):
 
 
 def _functional(x, weight, bias, mean, var, training, momentum, eps):
-    """A BatchNorm that a module has in training mode although it is evaluated."""
+    """A BatchNorm that is in training mode although the module is evaluated."""
     if not training:
         return _batch_norm(x, weight, bias, mean, var, momentum, eps)
     return _own_statistics(x, weight, bias, training, momentum, eps)

@@ -40,7 +40,7 @@ def _windowed(
     lead = (1,) * (x.ndim - len(kernel))
     return jax.lax.reduce_window(
         x,
-        np.asarray(start, x.dtype),  # concrete, or JAX does not know whose gradient it is
+        np.asarray(start, x.dtype),  # concrete, or JAX does not recognize its gradient
         operation,
         (*lead, *kernel),
         (*lead, *stride),
@@ -82,7 +82,7 @@ def _max_pool(x, kernel, stride=(), padding=0, dilation=1, ceil_mode=False):
     pads = _padding(x.shape[-2:], reach, stride, padding, ceil_mode)
     least = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     y = _windowed(x, least, jax.lax.max, kernel, stride, pads, dilation)
-    return y, None  # nobody has asked for the places
+    return y, None  # the positions are not used
 
 
 def _bins(side: int, bins: int) -> list[tuple[int, int]]:

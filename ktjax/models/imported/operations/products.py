@@ -76,7 +76,7 @@ def convolution(
 
 
 def _transposed(x, weight, stride, padding, dilation, output_padding, groups):
-    """What the gradient of a convolution is to its input."""
+    """The gradient of a convolution with respect to its input."""
     sides = tuple(range(2, x.ndim))
     inward, outward = weight.shape[:2]
     kernel = jnp.flip(weight, sides).reshape(groups, inward // groups, *weight.shape[1:])
@@ -118,7 +118,7 @@ def _attention(
     if is_causal:
         rows, columns = logits.shape[-2:]
         attn_mask = jnp.tril(jnp.ones((rows, columns), bool))
-    if attn_mask is None:  # all is seen
+    if attn_mask is None:  # no mask
         weights = jax.nn.softmax(logits)
     else:
         mask = with_axes(attn_mask, logits.ndim)

@@ -41,6 +41,6 @@ OPERATIONS = {
     "rand": _rand,
     "rand_like": _rand_like,
 }
-# Attention draws where its `dropout_p` is not 0.
+# Attention draws if its `dropout_p` is not 0.
 _ATTENTION = ("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu")
 DRAWING = frozenset((*OPERATIONS, *_ATTENTION))

@@ -1,4 +1,4 @@
-"""Operations over axes: sums, extremes, orders, softmax."""
+"""Operations over axes: sums, extrema, sorting, softmax."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ Dims = int | tuple[int, ...] | None
 
 
 def _axes(dims: Dims) -> Any:
-    """No axes named are all axes."""
+    """No axes means all axes."""
     return None if dims is None or dims == () else dims
 
 
@@ -40,7 +40,7 @@ def _amin(x, dims=(), keepdim=False):
 
 
 def _extreme(argument):
-    """max or min: of all, or along an axis with its place, which alone has the gradient."""
+    """max or min: over all, or along an axis with its position, which alone has the gradient."""
 
     def operation(x, dim=None, keepdim=False):
         if dim is None:
@@ -116,7 +116,7 @@ def _vector_norm(x, order=2, dims=None, keepdim=False, *, dtype=None):
     else:
         powers = jnp.square(wide) if order == 2 else wide**order
         total = jnp.sum(powers, axes, keepdims=keepdim)
-        # The gradient at zero is zero, as torch's.
+        # The gradient at zero is zero, as in torch.
         some = total > 0
         found = jnp.where(some, jnp.where(some, total, 1) ** (1 / order), 0)
     return found.astype(x.dtype)
@@ -148,7 +148,7 @@ def _softmax(x, dim, half_to_float=False):
 
 @in_float32
 def safe_softmax(x: jax.Array, dim: int) -> jax.Array:
-    """Softmax; where all is -inf, zeros."""
+    """Softmax; zeros where everything is -inf."""
     none = jnp.all(jnp.isneginf(x), axis=dim, keepdims=True)
     return jnp.where(none, 0.0, jax.nn.softmax(jnp.where(none, 0.0, x), axis=dim))
 

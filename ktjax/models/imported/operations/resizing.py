@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_LARGEST = 8192  # pixels of a side: the matrix of a resize has the square of it
+_LARGEST = 8192  # pixels of a side: the matrix of a resize grows with its square
 
 
 def _linear(distance: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ def _step(side: int, size: int, align: bool, scale: float | None) -> float:
 def _antialiased(
     side: int, size: int, kernel: Kernel, reach: int, align: bool, scale: float | None
 ) -> np.ndarray:
-    """[size, side] of weights that widen where the side gets smaller, as Pillow's do."""
+    """[size, side] of weights that widen if the side gets smaller, as Pillow's do."""
     step = _step(side, size, align, scale)
     widened = max(step, 1.0)
     center = step * (np.arange(size) + 0.5)
@@ -75,7 +75,7 @@ def _nearest(side: int, size: int, scale: float | None) -> np.ndarray:
 def _sizes(
     x: jax.Array, size: Sequence[int] | None, scales: Sequence[float | None] | None
 ) -> tuple[Sequence[int], Sequence[float | None]]:
-    """The sides after, and the factors that torch computes positions with."""
+    """The new sides, and the factors that torch computes positions with."""
     if size is not None:
         return size, scales or (None, None)
     assert scales is not None

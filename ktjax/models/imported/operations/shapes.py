@@ -1,4 +1,4 @@
-"""Operations that move elements, and change none."""
+"""Operations that move elements without changing them."""
 
 import itertools
 from typing import Any
@@ -60,7 +60,7 @@ def _chunk(x, chunks, dim=0):
 
 
 def _check_parts(number: int) -> None:
-    """Raises ValueError where a loop over parts would have no end in sight."""
+    """Raises ValueError if a loop over parts would take forever."""
     if number > _MOST_PARTS:
         raise ValueError(f"{number:,} parts, more than {_MOST_PARTS:,}")
 
@@ -108,7 +108,7 @@ def _repeat_interleave(x, repeats, dim=None, *, output_size=None):
 
 
 def _as_strided(x, size, stride, storage_offset=None):
-    """Only of what is dense and in order, which is all that has one meaning in JAX."""
+    """Only for dense arrays in order, the only ones for which JAX has an equivalent."""
     position = jnp.full((1,) * len(size), storage_offset or 0, jnp.int32)
     for axis, (length, step) in enumerate(zip(size, stride, strict=True)):
         shape = [1] * len(size)

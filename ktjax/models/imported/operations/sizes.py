@@ -1,4 +1,4 @@
-"""Python's operators on sizes, which depend on the batch, and parts of what gives several."""
+"""Python's operators on sizes, which depend on the batch, and on outputs that are tuples."""
 
 import math
 import operator
@@ -14,7 +14,7 @@ def _number_of_elements(x):
 
 
 def _of_integers(function: Callable[..., int]) -> Callable[..., int]:
-    """Of integers alone, and no larger than sizes are: a file may say anything."""
+    """Only for integers no larger than sizes are: a file may say anything."""
 
     def operation(*args: int) -> int:
         if not all(isinstance(number, int) for number in args):

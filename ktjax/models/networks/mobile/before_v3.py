@@ -1,4 +1,4 @@
-"""What networks for phones before MobileNetV3 consist of: attributes for an EfficientNet.
+"""The mobile networks before MobileNetV3: attributes for an EfficientNet.
 
 Stages are listed as in timm, whose efficientnet.py has the papers.
 """

@@ -1,7 +1,7 @@
 """Blocks of timm's EfficientNets and MobileNets, with its names and arithmetic.
 
-A block's attributes are what differs from block to block, and what a whole network shares: the
-normalization, activation, attention, padding, and the pool that takes strides.
+A block's attributes are those that differ between blocks, and those that a whole network shares:
+the normalization, activation, attention, padding, and the pool that takes strides.
 """
 
 import functools
@@ -44,8 +44,8 @@ def convolve(
       groups: how many groups of channels; with several kernels either 1 or one per channel.
       same: pad as TensorFlow's "SAME", which depends on the size of the image; else as torch does.
       bias: whether there is one.
-      init: how the kernel begins; None: as in TensorFlow's networks.
-      name: what the layer is called.
+      init: initializes the kernel; None: as in TensorFlow's networks.
+      name: the layer's name.
     """
     if isinstance(kernel, tuple):
         starts = list(itertools.accumulate(_shares(x.shape[-1], len(kernel))))[:-1]
@@ -79,7 +79,7 @@ def convolve(
 
 
 def _shares(channels: int, count: int) -> list[int]:
-    """The channels in `count` equal parts; the first also has what remains."""
+    """The channels in `count` equal parts; the first also has the remainder."""
     part = channels // count
     return [channels - part * (count - 1)] + [part] * (count - 1)
 
@@ -192,7 +192,7 @@ class Block(nn.Module):
       expand: how many times wider than the input it is inside.
       inner: how wide it is inside, instead.
       se: hidden channels of the attention per channel inside; 0: no attention.
-      skip: whether the input is added where the shapes allow it.
+      skip: whether the input is added if the shapes allow it.
       group_size: channels per group of the convolution with the stride; 0: there is one group.
       pool: takes strides of 2, after the activation; None: the convolution takes them.
       same: pad as TensorFlow does.
@@ -230,7 +230,7 @@ class Block(nn.Module):
         name: str,
         norm: str,
     ) -> jax.Array:
-        """A convolution in groups; anti-aliased where there is a stride and a pool for it."""
+        """A convolution in groups; anti-aliased if there is a stride and a pool for it."""
         pooled = self.pool is not None and stride == 2
         y = convolve(
             x,
@@ -316,7 +316,7 @@ class InvertedResidual(Block):
 
 
 class EdgeResidual(Block):
-    """A whole convolution that widens, and a 1x1 one (EfficientNet-EdgeTPU; "fused" in V2)."""
+    """A full convolution that widens, and a 1x1 one (EfficientNet-EdgeTPU; "fused" in V2)."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

@@ -13,7 +13,7 @@ class _Scaled(Block):
     """A block whose output may have learned gains.
 
     Attributes:
-      layer_scale: where the gains begin; None: there are none.
+      layer_scale: the initial gains; None: there are none.
     """
 
     layer_scale: float | None = None
@@ -50,7 +50,7 @@ class UniversalInvertedResidual(_Scaled):
 
 
 class MobileAttention(_Scaled):
-    """Attention among pixels: several heads of queries share their keys and values.
+    """Attention between pixels: several heads of queries share their keys and values.
 
     Attributes:
       heads: how many heads of queries there are, with `head_dim` channels each.

@@ -1,4 +1,4 @@
-"""What EfficientNets consist of: each function gives a network's attributes from a few numbers.
+"""EfficientNets: each function returns a network's attributes from a few numbers.
 
 Stages are listed as in timm, whose efficientnet.py has the papers.
 """
@@ -47,7 +47,7 @@ def pruned(
     """A network whose inverted residuals have lost channels (Aflalo et al. 2020).
 
     Args:
-      network: what it was, with one number of channels per stage.
+      network: the original, with one number of channels per stage.
       channels: how many come out of each stage.
       inner: how many are inside each block, by stage; the first stage is depthwise.
       hidden: how many the attention has, by stage and block, where that changed.
@@ -92,7 +92,7 @@ def edge(width: float, depth: float) -> Definition:
     """EfficientNet-EdgeTPU."""
     rounded = widened(width)
     stages = (
-        # It is as wide inside as if 24 channels came out of the stem.
+        # Its inner width is that of a stem with 24 output channels.
         (er(1, 3, 1, 4, 24, inner=divisible(rounded(24) * 4), skip=False),),
         (er(2, 3, 2, 8, 32),),
         (er(4, 3, 2, 8, 48),),

@@ -1,4 +1,4 @@
-"""What MobileNetV3 and its like consist of: each function gives attributes from a few numbers.
+"""MobileNetV3 and its like: each function returns a network's attributes from a few numbers.
 
 Stages are listed as in timm, whose mobilenetv3.py has the papers.
 """

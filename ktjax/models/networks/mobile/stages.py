@@ -72,8 +72,8 @@ def ir(
 ) -> Blocks:
     """Inverted residuals.
 
-    Hidden channels of the attention are a share of the block's input, `se`, or of what is inside
-    the block, `se_inner`.
+    Hidden channels of the attention are a share of the block's input, `se`, or of its inner width,
+    `se_inner`.
     """
     options |= dict(kernel=kernel, expand=expand, se=se_inner or se / expand)
     return Blocks(InvertedResidual, repeats, stride, channels, options)
@@ -117,7 +117,7 @@ def scaled(
       depth: how many times as many blocks a stage has; one number for all, or one for each.
       truncate: turns a fraction into a number of blocks.
       fixed_ends: the first and the last stage stay as deep as they are.
-      **options: for all blocks that do not say otherwise.
+      **options: for all blocks without their own.
     """
     depths = depth if isinstance(depth, Sequence) else [depth] * len(stages)
     if fixed_ends:
@@ -143,7 +143,7 @@ def scaled(
 def _distributed(repeats: Sequence[int], total: int) -> list[int]:
     """Repeats in these proportions: `total` of them, or a few more so that each has at least one.
 
-    The last are settled first, so that the first, which has the stride, is the least repeated.
+    The last are set first, so that the first, which has the stride, is the least repeated.
     """
     found, left = [], sum(repeats)
     for count in reversed(repeats):
