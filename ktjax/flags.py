@@ -52,8 +52,9 @@ HEARTBEAT = flags.DEFINE_integer(
 COMPILED = flags.DEFINE_string(
     "compiled",
     None,
-    "Cache folder for compiled programs, for faster restarts; by default ktjax/compiled in the "
-    "user's cache; empty: none. JAX_COMPILATION_CACHE_DIR takes precedence.",
+    "Cache folder for compiled programs, for faster restarts; by default, except with "
+    "--distributed, ktjax/compiled in the user's cache; empty: none. JAX_COMPILATION_CACHE_DIR "
+    "takes precedence.",
 )
 
 _PACKAGED = Path(__file__).parent / "configs"

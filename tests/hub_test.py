@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import shutil
 import sys
 
@@ -312,7 +311,6 @@ def test_images_for_a_bare_file_are_read_as_its_architecture_says(tmp_path):
 
 
 def test_a_bare_file_needs_its_architecture(classifier, folder, tmp_path, caplog):
-    caplog.set_level(logging.INFO)
     path = tmp_path / "resnet.safetensors"
     path.write_bytes((folder / weights.WEIGHTS).read_bytes())
     with pytest.raises(ValueError, match=rf"`python -m ktjax.models import {path} FOLDER --arch"):
@@ -327,20 +325,23 @@ def test_a_bare_file_needs_its_architecture(classifier, folder, tmp_path, caplog
     given = dict(mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3), interpolation="bilinear", crop_pct=0.8)
     found = models.load(path, architecture="timm/test_resnet.r160_in1k", **given)
     assert {name: getattr(found.input, name) for name in given} == given
-    for name, value in (("mean", (1.0, "x")), ("interpolation", "cubic"), ("crop_pct", 875)):
+    wrong = [("mean", (1.0, "x")), ("mean", (0.5,)), ("interpolation", "cubic"), ("crop_pct", 875)]
+    for name, value in (*wrong, ("std", (0.0, 1.0, 1.0))):
         with pytest.raises(ValueError, match=name):
             models.load(path, architecture="test_resnet", **{name: value})
 
 
-def test_a_bare_file_becomes_a_folder_that_jobs_take(classifier, folder, tmp_path, capsys):
-    path = tmp_path / "resnet.safetensors"
+def test_a_bare_file_becomes_a_folder_that_jobs_take(classifier, folder, tmp_path, capsys, caplog):
+    path = tmp_path / "model.safetensors"
     path.write_bytes((folder / weights.WEIGHTS).read_bytes())
     (tmp_path / "names").write_text("".join(f"animal {i}\n" for i in range(10)))
     words = ["import", str(path), str(tmp_path / "out"), "--architecture=test_resnet"]
     words += [f"--classes={tmp_path / 'names'}", "--mean", *"000", "--std", *"111", "--size=64"]
     command.main([*words, "--crop-pct=0.5", "--interpolation=bilinear"])
     assert "test_resnet, " in capsys.readouterr().out
+    caplog.clear()
     found = models.load(tmp_path / "out")
+    assert not caplog.messages  # it says now how images are prepared
     assert_same(found.variables, classifier.variables)
     assert found.input == InputSpec((64, 64), (0, 0, 0), (1, 1, 1), "bilinear", 0.5)
     assert found.classes[9] == "animal 9"
@@ -572,10 +573,12 @@ def test_a_class_of_the_hub_that_ktjax_lacks_says_what_to_install(tmp_path, monk
     )
     config = {"model_type": "swinv2", "architectures": ["Swinv2ForImageClassification"]}
     (tmp_path / weights.CONFIG).write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"'Swinv2For.*transformers has besides .*ktjax\[torch\]"):
+    with pytest.raises(
+        ValueError, match=r"'Swinv2For.*models of transformers needs .*ktjax\[torch\]"
+    ):
         models.load("hf:me/swin")
     (tmp_path / weights.CONFIG).write_text(json.dumps({"architecture": "starnet_s1"}))
-    with pytest.raises(ValueError, match=r"'starnet_s1'.*What timm has besides .*ktjax\[torch\]"):
+    with pytest.raises(ValueError, match=r"'starnet_s1'.*models of timm needs .*ktjax\[torch\]"):
         models.load("hf-hub:me/star")
 
 

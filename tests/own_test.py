@@ -16,6 +16,7 @@ from ktjax import models, parallel
 from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import transfer
 from ktjax.models.checkpoints import weights
+from ktjax.settings.transfer import Transfer
 
 SPEC = dict(size=(12, 12), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 SPEC |= dict(classes=small_jobs.CLASSES)
@@ -173,6 +174,33 @@ def test_a_student_of_nnx_goes_back_into_its_module(tmp_path):
     module.eval()
     output, _ = jax.jit(changed.apply)(changed.variables, IMAGES)
     np.testing.assert_allclose(module(PREPARED), output.logits, atol=1e-4)
+
+
+def test_two_models_of_one_architecture_are_two(noisy, quartet):
+    """They have one forward function, but not the same weights."""
+    one, other = map(ktjax.load_model, (quartet[0], quartet[1]))
+    assert one.forward is other.forward
+    config = small_jobs.transferring(noisy, "one", ["other"], arg="objectives=kl_dp")
+    transfer.check(Transfer.read(config), given={"one": one, "other": other})
+    with pytest.raises(ValueError, match="Student and teachers must differ: one, other"):
+        transfer.check(Transfer.read(config), given={"one": one, "other": one})
+
+
+def test_how_images_are_prepared():
+    apply, params = (lambda params, x: x), {}
+    given = dict(interpolation="bilinear", crop_pct=0.9, crop_mode="squash")
+    for name, value in (("interpolation", "cubic"), ("crop_pct", 87.5), ("crop_mode", "corner")):
+        with pytest.raises(ValueError, match=f"The input has {name}="):
+            ktjax.from_function(apply, params, **SPEC, **given | {name: value})
+    with pytest.raises(ValueError, match="The input has std="):
+        ktjax.from_function(apply, params, **SPEC | {"std": (0.0, 1.0, 1.0)})
+    kernel = jnp.zeros((432, 4))
+
+    def logits(params, x):
+        return jnp.dot(x.reshape(x.shape[0], -1), params["dense"]["kernel"])
+
+    found = ktjax.from_function(logits, {"dense": {"kernel": kernel}}, **SPEC, **given)
+    assert {name: getattr(found.input, name) for name in given} == given
 
 
 def test_what_does_not_fit_is_refused(images, zoo, refused, tmp_path):

@@ -480,6 +480,19 @@ def test_a_single_run_that_changed_nothing(results, tmp_path):
         page_lib.write(tmp_path, results, [])
 
 
+def test_abstentions_are_counted_over_all_runs(results):
+    """Of teachers one after another each stage decides; a soup is not trained."""
+    runs = [make_run(["weak"], "kl", 1.0) | {"least_gain": 0.5} for _ in range(2)]
+    stages = [make_run([name], "kl", 0.5) | {"least_gain": 0.25} for name in ("weak", "strong")]
+    runs.append(make_run(["weak", "strong"], "kl", 1.0) | {"stages": stages})
+    runs.append(make_run(["strong"], "kl", 0.0) | {"abstained": True})  # no gain could be seen
+    runs.append(make_run(["weak", "strong"], "kl soup", 0.0) | {"history": []})
+    assert verdicts.abstentions(rows.read(results | {"runs": runs})) == ""
+    found = rows.read(results | {"runs": runs, "config": {"export": "no_regret"}})
+    text = verdicts.abstentions(found)
+    assert text.startswith("1 of 4 transfers abstained: ") and "A gain of 0.38 points" in text
+
+
 def test_where_no_answer_changed_it_is_said_what_to_do(results):
     results = copy.deepcopy(results)
     said = "No run has changed a single answer: train longer"
@@ -490,7 +503,7 @@ def test_where_no_answer_changed_it_is_said_what_to_do(results):
     for run in results["runs"]:
         run["taught"] = 0.0
     text = verdicts.conclusion(rows.read(results))
-    assert said not in text and "as no training image was taught by a teacher" in text
+    assert said not in text and "the objective gave no training image a teacher's target" in text
 
 
 def test_results_are_left_as_they_are(results, examples, tmp_path):

@@ -105,16 +105,27 @@ def test_what_an_export_was_worth():
 
 
 def test_a_pair_that_diverged_is_no_success():
-    found = study.pairs([run_of("s", "t1", 2.0), run_of("s", "t2", 1.0, seed=1)], MODELS)
+    found = study.pairs([run_of("s", "t1", 2.0), run_of("s", "t2", 9.0, seed=1)], MODELS)
     # The only seed of one pair; one of two of another; all of a student without any other.
     lost = {("s", "u", "kl"), ("s", "t2", "kl"), ("w", "t1", "kl"), ("s", "t1", "kl_dp")}
-    (kl,) = study.success(found, lost).values()
+    kl, kl_dp = study.success(found, lost).values()
     assert kl["per_student"] == {"s": pytest.approx(100 / 3), "w": 0.0}
-    assert (kl["improved"], kl["pairs"], kl["diverged"]) == (1, 4, 3)
-    assert kl["mean_delta"] == 1.5 and kl["mean"] == pytest.approx(50 / 3)
+    assert [kl[name] for name in ("pairs", "done", "improved", "diverged")] == [4, 1, 1, 3]
+    assert kl["mean_delta"] == kl["best"]["delta"] == 2.0 and kl["mean"] == pytest.approx(50 / 3)
     low, high = kl["bootstrap"]["mean"]
-    assert low == 0 and high <= 100 and kl["bootstrap"]["mean_delta"] == (1.0, 2.0)
+    assert low <= kl["mean"] <= high and kl["bootstrap"]["mean_delta"] == (2.0, 2.0)
+    assert (kl_dp["pairs"], kl_dp["mean"], kl_dp["mean_delta"]) == (1, 0.0, None)
     assert study.success(found)["kl"]["mean"] == 100
+    results = dataclasses.replace(results_of(found), success=study.success(found, lost))
+    text = report.conclusion(results)
+    assert "(median over 2 students): kl 16.7 %, kl_dp 0.0 %. kl did best: +2.00 points" in text
+    assert "over 1 pairs" in text
+    first, second = report.tables(results)[0].groups[0]
+    assert first[:2] == ["kl", "1 of 4, 3 diverged"]
+    assert second[:6] == ["kl_dp", "0 of 1, 1 diverged", "-", "0.0", "0.0", "-"]
+    assert [row[0] for row in report.tables(results)[1].groups[0]] == ["w", "s"]
+    every = dataclasses.replace(results, success=study.success([], lost))
+    assert "All trainings diverged." in report.conclusion(every) and report.tables(every)
 
 
 def test_headroom_is_of_the_pairs_whose_ensemble_is_known():

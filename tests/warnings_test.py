@@ -11,7 +11,7 @@ from ktjax import data
 from ktjax.classifier import InputSpec
 from ktjax.data import pipeline, sources
 from ktjax.data.sources import Source
-from ktjax.experiment import evaluation, inputs
+from ktjax.experiment import evaluation, inputs, shared
 from ktjax.jobs.transfer import setup
 
 
@@ -124,7 +124,8 @@ def test_models_that_have_seen_tune_are_told(tune, validation, data, warns, capl
     split = pipeline.Images(np.zeros((40, 2, 2, 3), np.uint8), np.ones(40, np.int32))
     start = types.SimpleNamespace(
         splits=types.SimpleNamespace(tune=split, validation=split),
-        settings=types.SimpleNamespace(data=data),
+        settings=types.SimpleNamespace(data=data, eval_data=None),
+        once=shared.anew,
         models={"resnet50": of_model, "store:x": blank},
     )
     setup.warn_of_seen_images(start)

@@ -121,23 +121,30 @@ def success(
 ) -> dict[str, dict[str, Any]]:
     """How often each objective improved a student, and by how much: the lines of a table.
 
-    To `transfers.success` it adds, per objective: `pairs`, how many of them `improved` and
-    `diverged`, `best` and `worst` of the others (by delta), mean `gain` and `loss`,
-    `headroom_share`, the mean delta over the mean gain of ensembles over students, in percent (None
-    if they gain nothing or are unknown); `bootstrap`, 95 % intervals of the `median`, `mean` and
-    `mean_delta`, from resampling students and teachers; `surely_better` and `surely_worse`, the
-    number of pairs by one-sided tests, at a family-wise 0.05 per objective (`chance.holm`);
-    `abstained`, how many left their student unchanged with every seed; and `last`, the results of
-    the weights at the end of training: `improved`, `mean_delta` and `worst`. It differs if other
-    weights are exported.
+    To `transfers.success` it adds, per objective: `pairs`, and how many of them are `done`,
+    `improved` and `diverged`. Of those that are done: `best` and `worst` (by delta), mean `gain`
+    and `loss`, `headroom_share`, the mean delta over the mean gain of ensembles over students, in
+    percent (None if they gain nothing or are unknown); `bootstrap`, 95 % intervals of the `median`,
+    `mean` and `mean_delta`, from resampling students and teachers; `surely_better` and
+    `surely_worse`, the number of pairs by one-sided tests, at a family-wise 0.05 per objective
+    (`chance.holm`); `abstained`, how many left their student unchanged with every seed; and `last`,
+    the results of the weights at the end of training: `improved`, `mean_delta` and `worst`. It
+    differs if other weights are exported.
+
+    Args:
+      found: the pairs.
+      diverged: those whose training diverged, with some seed at least. They count as not improved,
+        and are in no mean, whatever their other seeds gave.
     """
-    by_objective: dict[str, list[StudyPair]] = {}
-    for pair in found:
-        by_objective.setdefault(pair.objective, []).append(pair)
-    rates = transfers.success([vars(pair) for pair in found], diverged)
+    done = [pair for pair in found if _key(pair) not in diverged]
+    rates = transfers.success([vars(pair) for pair in done], diverged)
     return {
-        objective: rates[objective] | _more(same, {key for key in diverged if key[2] == objective})
-        for objective, same in by_objective.items()
+        objective: rates[objective]
+        | _more(
+            [pair for pair in done if pair.objective == objective],
+            {key for key in diverged if key[2] == objective},
+        )
+        for objective in rates
     }
 
 
@@ -146,11 +153,16 @@ def _key(pair: StudyPair) -> transfers.Key:
 
 
 def _more(same: Sequence[StudyPair], diverged: Collection[transfers.Key]) -> dict[str, Any]:
-    best, worst = (pick(same, key=lambda pair: pair.delta) for pick in (max, min))
-    return {
-        "pairs": len({_key(pair) for pair in same} | set(diverged)),
-        "improved": sum(pair.delta > 0 and _key(pair) not in diverged for pair in same),
+    counts = {
+        "pairs": len(same) + len(diverged),
+        "done": len(same),
+        "improved": sum(pair.delta > 0 for pair in same),
         "diverged": len(diverged),
+    }
+    if not same:
+        return counts
+    best, worst = (pick(same, key=lambda pair: pair.delta) for pick in (max, min))
+    return counts | {
         "best": {"student": best.student, "teacher": best.teacher, "delta": best.delta},
         "worst": {"student": worst.student, "teacher": worst.teacher, "delta": worst.delta},
         "gain": statistics.fmean(pair.gain for pair in same),
@@ -188,13 +200,13 @@ def _bootstrap(
     """None if neither side has two models."""
     # The delta of a pair whose training always diverged is unknown.
     delta = {_key(pair): pair.delta for pair in same}
-    delta |= {key: np.nan for key in sorted(diverged) if key not in delta}
+    delta |= {key: np.nan for key in sorted(diverged)}
     students, teachers, _ = zip(*delta, strict=True)
     if len(set(students)) == len(set(teachers)) == 1:
         return None
     delta_P = np.asarray([*delta.values()])
     known_P = ~np.isnan(delta_P)
-    better_P = np.asarray([of > 0 and key not in diverged for key, of in delta.items()])
+    better_P = delta_P > 0
     numbers = {student: number for number, student in enumerate(dict.fromkeys(students))}
     student_P = np.asarray([numbers[student] for student in students])
     drawn = []

@@ -58,13 +58,15 @@ def success(rows: Rows, diverged: Collection[Key] = ()) -> dict[str, dict[str, A
 
     Args:
       rows: the pairs.
-      diverged: (student, teacher, objective) of pairs whose training diverged with some seed, or
-        with all: these have no row. They count as not improved; means are over the others.
+      diverged: (student, teacher, objective) of pairs without a row, because their training
+        diverged. They count as not improved; means are over the others, None without any.
     """
+    by_objective = _by(rows, "objective")
     found = {}
-    for objective, same in _by(rows, "objective").items():
+    for objective in dict.fromkeys([*by_objective, *(of for _, _, of in sorted(diverged))]):
+        same = by_objective.get(objective, [])
         lost = {(student, teacher) for student, teacher, of in diverged if of == objective}
-        known = all(row["net"] is not None for row in same)
+        known = bool(same) and all(row["net"] is not None for row in same)
         found[objective] = _success(same, "delta", lost) | {
             "net": _success(same, "net", lost) if known else None
         }
@@ -87,8 +89,10 @@ def _success(same: Rows, key: str, diverged: Collection[tuple[str, str]]) -> dic
         "per_student": per_student,
         "median": statistics.median(per_student.values()),
         "mean": statistics.fmean(per_student.values()),
-        f"mean_{key}": statistics.fmean(values),
-        "interval": chance.clustered_interval(values, students=students, teachers=teachers),
+        f"mean_{key}": statistics.fmean(values) if values else None,
+        "interval": chance.clustered_interval(values, students=students, teachers=teachers)
+        if values
+        else None,
     }
 
 

@@ -28,7 +28,7 @@ class Source:
     Attributes:
       label_N: int32, -1 where unlabeled.
       read: position -> the encoded image.
-      where: position -> the name of the image in error messages.
+      where: position -> the name of the image, in messages and to recognize it.
       draw: positions [B] -> uint8 [B, H, W, 3], the same images decoded; None: they are stored.
       size: position -> size of the encoded image in bytes; None: unknown until it is read.
       kept: the file that keeps all drawn images for the next time; None: nothing does.

@@ -64,13 +64,15 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     measured = sum(len(getattr(splits, split)) for split in MEASURED)
     count = (description["views"] + 1) * len(splits.train) + measured
     needed = count * of_views["size"] ** 2 * 3
-    store_lib.check_space(folder, needed)
-    _LOG.info(
+    _check(folder, description)
+    store_lib.check_space(folder, needed - sum(one.stat().st_size for one in folder.glob("*.npy")))
+    _LOG.warning(
         "%s images of %d pixels, %d views of %s: %.2f GB. config.views bounds the views.",
         *(f"{count:,}", of_views["size"], description["views"], f"{len(splits.train):,}"),
         needed / 1e9,
     )
-    _claim(folder, description)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / pack.POOL, description)
     change = augment.make_augment(settings.augment, seed=seed)
 
     def augmented(view: int) -> Iterator[np.ndarray]:
@@ -101,15 +103,13 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     return folder
 
 
-def _claim(folder: Path, description: dict) -> None:
-    path = folder / pack.POOL
-    if path.exists():
-        found = pack.read_pool(folder)
-        if different := differences(found, json.loads(json.dumps(description))):
-            raise ValueError(f"'{folder}' holds other images: {'; '.join(different)}.")
+def _check(folder: Path, description: dict) -> None:
+    """Raises ValueError if the folder holds other images."""
+    if not (folder / pack.POOL).exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, description)
+    found = pack.read_pool(folder)
+    if different := differences(found, json.loads(json.dumps(description))):
+        raise ValueError(f"'{folder}' holds other images: {'; '.join(different)}.")
 
 
 def _write(path: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> None:

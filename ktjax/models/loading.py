@@ -23,6 +23,7 @@ _OF_OTHERS = (
     "If the weights do not have timm's names (torchvision's differ, except for ResNets), load them "
     "in the library they are from, and ktjax.import_torch(module, FOLDER, ...) makes a folder."
 )
+_TRANSFORM = 4  # values that say how images are prepared
 _LOG = logging.getLogger(__name__)
 
 
@@ -95,7 +96,7 @@ def load(
         if classes and head is None:
             model = zero_shot.named(model, classes)
     elif not known and (head is None or not classes):
-        others = f" {_OF_OTHERS}" if _is_bare(found) else ""
+        others = f" {_OF_OTHERS}" if found.bare else ""
         raise ValueError(
             f"'{name}' has no head, so it cannot classify: head='zero' or 'random' adds one, for "
             f"the classes that are given too.{others}"
@@ -118,21 +119,14 @@ def _input(name: str, found: hub.Checkpoint, given: Mapping[str, Any]) -> dict[s
     """The fields of an InputSpec that are given; ValueError if one is not valid."""
     spec = {**found.config["pretrained_cfg"], **given}
     fields.check_input(spec, name)
-    if "interpolation" in given and given["interpolation"] not in weights.INTERPOLATIONS:
-        known = ", ".join(weights.INTERPOLATIONS)
-        raise ValueError(f"No interpolation '{given['interpolation']}'. Known: {known}.")
-    if _is_bare(found):
-        _LOG.info(
+    weights.check_cfg(spec, name)
+    if found.bare and len(given) < _TRANSFORM:
+        _LOG.warning(
             "%s does not say how images are prepared: using %s, crop %g, mean %s, std %s.",
             name,
             *(spec["interpolation"], spec["crop_pct"], tuple(spec["mean"]), tuple(spec["std"])),
         )
     return {k: tuple(v) if k in ("mean", "std") else v for k, v in given.items()}
-
-
-def _is_bare(found: hub.Checkpoint) -> bool:
-    """Whether it is a single file, whose architecture the user named."""
-    return found.config["origin"] == f"pretrained {found.path.name}"
 
 
 def _filled(
@@ -160,7 +154,7 @@ def _filled(
             hints.append(
                 "If the checkpoint has other classes, head='zero' gives it a new last layer."
             )
-        if _is_bare(found):
+        if found.bare:
             hints.append(_OF_OTHERS)
         if not hints:
             raise

@@ -20,7 +20,7 @@ from safetensors import numpy as safetensors_numpy
 
 from ktjax import files, parallel, paths
 from ktjax.classifier import Classifier, Forward, InputSpec, Output, Variables
-from ktjax.models.checkpoints import entries, weights
+from ktjax.models.checkpoints import entries, fields, weights
 from ktjax.models.classes import numbered
 
 _KEPT = ("params", "batch_stats")  # the collections that training uses
@@ -137,7 +137,7 @@ def from_linen(
         f"linen:{called}",
         forward,
         kept,
-        InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode),
+        _spec(size, mean, std, interpolation, crop_pct, crop_mode),
         classes,
         name or called,
     )
@@ -196,7 +196,7 @@ def from_nnx(
         f"nnx:{called}",
         forward,
         kept,
-        InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode),
+        _spec(size, mean, std, interpolation, crop_pct, crop_mode),
         classes,
         name or called,
     )
@@ -238,7 +238,7 @@ def from_function(
         f"function:{name}",
         forward,
         kept,
-        InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode),
+        _spec(size, mean, std, interpolation, crop_pct, crop_mode),
         classes,
         name,
     )
@@ -292,6 +292,21 @@ def _output(given: Any) -> Output:
 def _over_devices(stats: Any) -> Any:
     """The mean over all devices, if a step runs on several."""
     return jax.lax.pmean(stats, parallel.AXIS) if parallel.is_mapped() else stats
+
+
+def _spec(
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str,
+    crop_pct: float,
+    crop_mode: str,
+) -> InputSpec:
+    spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
+    described = weights.pretrained_cfg(spec)
+    fields.check_input(described, "The input")
+    weights.check_cfg(described, "The input")
+    return spec
 
 
 def _checked(

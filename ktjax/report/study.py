@@ -63,7 +63,7 @@ def conclusion(results: StudyResults) -> str:
     """The success rates, the objective that did best, and whether it is distinguishable."""
     if not results.success:
         return f"No pair of student and teacher is done.{_others(results)}"
-    students = len({pair.student for pair in results.pairs})
+    students = len({one for of in results.success.values() for one in of["per_student"]})
     rates = ", ".join(f"{name} {of['median']:.1f} %" for name, of in results.success.items())
     over = f"median over {students} students" if students > 1 else "of one student"
     text = f"Success rate ({over}): {rates}. {_best(results)}"
@@ -71,10 +71,13 @@ def conclusion(results: StudyResults) -> str:
 
 
 def _best(results: StudyResults) -> str:
-    best = max(results.success, key=lambda name: results.success[name]["mean_delta"])
+    done = [name for name, of in results.success.items() if of["done"]]
+    if not done:
+        return "All trainings diverged."
+    best = max(done, key=lambda name: results.success[name]["mean_delta"])
     of = results.success[best]
     text = (
-        f"{best} did best: {of['mean_delta']:+.2f} points on average over {of['pairs']} pairs"
+        f"{best} did best: {of['mean_delta']:+.2f} points on average over {of['done']} pairs"
         f"{_said(of['interval'])}"
     )
     if of["net"]:
@@ -128,12 +131,18 @@ def _objectives_table(results: StudyResults) -> Table:
     header += ["net points", "best", "worst", "gain %", "loss %", "of headroom %"]
     rows = []
     for name, of in results.success.items():
+        improved = f"{of['improved']} of {of['pairs']}"
+        if of["diverged"]:
+            improved += f", {of['diverged']} diverged"
+        if not of["done"]:
+            rows.append([name, improved, "-", "0.0", "0.0", *["-"] * (len(header) - 5)])
+            continue
         boot = of["bootstrap"] or {"median": None, "mean": None}
         net = of["net"]
         rows.append(
             [
                 name,
-                f"{of['improved']} of {of['pairs']}",
+                improved,
                 f"{of['surely_better']}, {of['surely_worse']}",
                 f"{of['median']:.1f}{_in_brackets(boot['median'], '.0f')}",
                 f"{of['mean']:.1f}{_in_brackets(boot['mean'], '.0f')}",
@@ -156,14 +165,16 @@ def _export_tables(results: StudyResults) -> list[Table]:
         return []
     rows = []
     for name, of in results.success.items():
-        tried, last = of["pairs"] - of["abstained"], of["last"]
+        if not of["done"]:
+            continue
+        tried, last = of["done"] - of["abstained"], of["last"]
         rows.append(
             [
                 name,
                 str(of["abstained"]),
                 f"{of['improved']} of {tried}",
                 f"{of['worst']['delta']:+.2f}",
-                f"{last['improved']} of {of['pairs']}",
+                f"{last['improved']} of {of['done']}",
                 f"{last['mean_delta']:+.2f}",
                 f"{last['worst']:+.2f}",
             ]
@@ -188,10 +199,11 @@ def _in_brackets(interval: Any, digits: str) -> str:
 def _students_table(results: StudyResults) -> Table:
     """Success rate and mean delta of each student, and its control."""
     header = ["student", "accuracy %", "control", *results.success]
-    students = dict.fromkeys(pair.student for pair in results.pairs)
     rows = []
     before = {pair.student: pair.before for pair in results.pairs}
-    for student in sorted(students, key=lambda name: before[name]):
+    for of in results.success.values():  # nothing else is known of those who always diverged
+        before |= {name: None for name in of["per_student"] if name not in before}
+    for student in sorted(before, key=lambda name: before[name] or 0):
         cells = []
         for objective, of in results.success.items():
             own = [

@@ -50,12 +50,14 @@ def summary(results: TransferResults) -> str:
 
 def abstentions(results: TransferResults) -> str:
     """How many transfers abstained, and which gain would have been detected; or nothing."""
-    taught = [run for run in results.runs if run.teachers]
-    decided = [run for run in taught if run.abstained or run.least_gain is not None]
+    if results.config.get("export") != "no_regret":
+        return ""
+    decided = [run for run in results.runs if run.teachers and run.history]  # a soup is not trained
     if not decided:
         return ""
     abstained = sum(run.abstained for run in decided)
-    least = [run.least_gain for run in decided if run.least_gain is not None]
+    stages = [stage for run in decided for stage in run.stages or (run,)]
+    least = [stage.least_gain for stage in stages if stage.least_gain is not None]
     seen = (
         f"A gain of {statistics.median(least):.2f} points would have been detected in nine of ten "
         "cases (median)."
@@ -104,11 +106,10 @@ def _unmoved(results: TransferResults) -> str:
     if any(run.gain or run.loss or run.abstained for run in results.runs):
         return ""
     taught = [run.taught for run in results.runs if run.teachers]
-    if taught and not any(taught):
+    if taught and all(share == 0 for share in taught):
         return (
-            " No run has changed a single answer, as no training image was taught by a teacher: "
-            "the student was more confident in the label of each. It may have been trained on "
-            "these images."
+            " No run has changed a single answer, as the objective gave no training image a "
+            "teacher's target: the student may have been trained on these images."
         )
     return (
         " No run has changed a single answer: train longer (config.total_epochs), or with larger "

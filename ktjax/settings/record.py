@@ -212,7 +212,7 @@ def _place(loc: tuple[str | int, ...]) -> tuple[str, ...]:
 
 def _unknown(place: tuple[str, ...], record: type[Record]) -> str:
     *above, name = place
-    near = spelling.nearest(name, _fields_below(above, record))
+    near = spelling.nearest(name, [one for one in _fields_below(above, record) if one != name])
     owner = f"config.{'.'.join(above)}" if above else "The config"
     return f"{owner} has no field '{name}'. Nearest: {near}."
 

@@ -80,7 +80,8 @@ def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> 
             )
     names = (settings.student, *settings.teachers)
     _check_given(settings, given, names)
-    places = [given[n].forward if n in given else folder(n).resolve() for n in names]
+    # Two models of one architecture have one forward function: their weights tell them apart.
+    places = [id(given[n].variables) if n in given else folder(n).resolve() for n in names]
     if len(set(places)) < len(names):
         raise ValueError(f"Student and teachers must differ: {', '.join(names)}.")
     if settings.drop_path_rate:
@@ -208,7 +209,7 @@ def execute(
     how = inputs.reading(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
     start = _set_up(settings, workdir, splits, classifiers, only_stores, asked, report)
-    asked("seen", lambda: warn_of_seen_images(start))
+    warn_of_seen_images(start)
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen
     found, alone, answers = [], [], {}
     for done in engine.runs(start):

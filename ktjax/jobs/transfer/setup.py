@@ -84,11 +84,13 @@ def warn_of_seen_images(setup: Setup) -> None:
     Not of glyphs, whose validation has other fonts than the splits that are trained on.
     """
     tune, validation = setup.splits.tune, setup.splits.validation
-    if setup.settings.data.startswith("glyphs") or not parallel.is_first():
+    measured = setup.settings.eval_data or setup.settings.data
+    if measured.startswith("glyphs") or not parallel.is_first():
         return
-    for name, known in setup.models.items():
+
+    def look(name: str, known: Evaluated) -> None:
         if known.tune_NxC is None or known.validation_NxC is None:
-            continue
+            return
         shares = [
             (evaluate.accuracy(logits_NxC, split.label_N) / 100, len(split))
             for logits_NxC, split in ((known.tune_NxC, tune), (known.validation_NxC, validation))
@@ -103,6 +105,9 @@ def warn_of_seen_images(setup: Setup) -> None:
                 "config.minival.",
                 *(name, 100 * of_tune, 100 * of_validation),
             )
+
+    for name, known in setup.models.items():
+        setup.once(("seen", name), lambda name=name, known=known: look(name, known))
 
 
 def classifiers(setup: Setup) -> list[Classifier]:

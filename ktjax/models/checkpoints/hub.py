@@ -27,6 +27,7 @@ class Checkpoint(NamedTuple):
 
     path: Path  # the safetensors file
     config: Mapping[str, Any]  # from weights.read_config
+    bare: bool = False  # a single file, whose architecture the user named
 
 
 def folder(path: Path) -> Checkpoint:
@@ -68,6 +69,7 @@ def bare(path: Path, architecture: str, spec: InputSpec) -> Checkpoint:
             "origin": f"pretrained {path.name}",
             "pretrained_cfg": weights.pretrained_cfg(spec),
         },
+        bare=True,
     )
 
 
