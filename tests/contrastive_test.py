@@ -202,7 +202,7 @@ def test_negatives_of_other_classes_are_all_as_likely():
 
 
 def test_negatives_need_another_class():
-    with pytest.raises(ValueError, match="one class.*same_class_negatives=True"):
+    with pytest.raises(ValueError, match="the same class.*same_class_negatives=True"):
         contrastive.by_class(np.full(5, 2, np.int32), 4)
 
 
