@@ -214,7 +214,9 @@ def _students_table(results: StudyResults) -> Table:
             rate = of["per_student"].get(student)
             mean = f" {sum(own) / len(own):+.2f}" if own else ""
             cells.append("-" if rate is None else f"{rate:.0f} %{mean}")
-        rows.append([student, f"{before[student]:.2f}", results.chosen.get(student, "-"), *cells])
+        known = before[student]
+        accuracy = "-" if known is None else f"{known:.2f}"
+        rows.append([student, accuracy, results.chosen.get(student, "-"), *cells])
     heading = "Share of teachers that improved each student, and its mean delta"
     note = (
         "For each objective: the share of a student's teachers that improved it, and the mean "
