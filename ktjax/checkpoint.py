@@ -224,7 +224,9 @@ class Checkpoints:
         _LOG.warning(
             "The checkpoint of step %d cannot be used (%s): moved to '%s'. Using the one before it "
             "instead.",
-            *(step, _reason(error), aside),
+            step,
+            _reason(error),
+            aside,
         )
 
     def close(self) -> None:

@@ -121,7 +121,8 @@ def run(
     """
     now = int(state.step)
     sizes = dispatches(
-        *(now, pace.total),
+        now,
+        pace.total,
         eval_every=pace.eval_every,
         size=pace.per_dispatch,
         frozen_every=pace.frozen_every,

@@ -11,7 +11,7 @@ from ktjax import data
 from ktjax.classifier import InputSpec
 from ktjax.data import pipeline, sources
 from ktjax.data.sources import Source
-from ktjax.experiment import evaluation, inputs, shared
+from ktjax.experiment import evaluation, shared, transform
 from ktjax.jobs.transfer import setup
 
 
@@ -35,9 +35,9 @@ def settings_of(**fields):
 def test_turned_images_are_counted(caplog):
     splits = [source_of(orientations) for orientations in ((1, 6, 3), (), (8, 1))]
     dataset = data.Dataset("photos", *splits, classes=("a",), groups=("",), measured="photos")
-    inputs.say_turned(settings_of(upright=True), dataset, names=data.SPLITS)
+    transform.say_turned(settings_of(upright=True), dataset, names=data.SPLITS)
     assert not caplog.messages
-    inputs.say_turned(settings_of(), dataset, names=data.SPLITS)
+    transform.say_turned(settings_of(), dataset, names=data.SPLITS)
     assert caplog.messages == [
         "photos: EXIF says to rotate 3 of 5 images, which are used unrotated, as in timm; "
         "config.upright=True rotates them."
@@ -140,7 +140,7 @@ def test_models_that_see_other_images_are_told(caplog):
         types.SimpleNamespace(name=name, input=InputSpec(size, (0,) * 3, (1,) * 3, "bicubic", 0.9))
         for name, size in sizes.items()
     ]
-    inputs.say_crops(how, models)
+    transform.say_crops(how, models)
     large, wide = caplog.messages
     assert large.startswith("large expects images of 384 pixels, but gets 224, enlarged: ")
     assert wide.startswith("wide expects images of 64 x 128 pixels, but all models get squares")

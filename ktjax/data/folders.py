@@ -215,7 +215,9 @@ def _say_repeated(folder: Path, classes: Sequence[str]) -> None:
         _LOG.warning(
             "All classes of %s, such as %s, contain the same directories (%s), whose images are "
             "merged.",
-            *(folder, classes[0], ", ".join(common[:4])),
+            folder,
+            classes[0],
+            ", ".join(common[:4]),
         )
 
 

@@ -44,24 +44,34 @@ class _Known(NamedTuple):
 _ALL = "imagenet2012"
 SETS = {
     "imagenet_v2": _Known(
-        *("imagenet_v2/matched-frequency", "test", _ALL),
+        "imagenet_v2/matched-frequency",
+        "test",
+        _ALL,
         "imagenetv2-matched-frequency.tar.gz from huggingface.co/datasets/vaishaal/ImageNetV2",
     ),
     "imagenet2012_real": _Known(
-        *("imagenet2012_real", "validation", _ALL),
+        "imagenet2012_real",
+        "validation",
+        _ALL,
         "ILSVRC2012_img_val.tar from image-net.org, and beside the images real.json from "
         "github.com/google-research/reassessed-imagenet",
     ),
     "imagenet_a": _Known(
-        *("imagenet_a", "test", "imagenet_a"),
+        "imagenet_a",
+        "test",
+        "imagenet_a",
         "imagenet-a.tar from github.com/hendrycks/natural-adv-examples",
     ),
     "imagenet_r": _Known(
-        *("imagenet_r", "test", "imagenet_r"),
+        "imagenet_r",
+        "test",
+        "imagenet_r",
         "imagenet-r.tar from github.com/hendrycks/imagenet-r",
     ),
     "imagenet_sketch": _Known(
-        *("imagenet_sketch", "test", _ALL),
+        "imagenet_sketch",
+        "test",
+        _ALL,
         "ImageNet-Sketch.zip from github.com/HaohanWang/ImageNet-Sketch",
     ),
 }

@@ -102,7 +102,9 @@ def _by_split(shards: Sequence[Path], folder: Path) -> Mapping[str, list[Path]]:
     if found and named:
         _LOG.warning(
             "Left out of %s: %d files such as %s.",
-            *(folder, sum(map(len, named.values())), next(iter(named.values()))[0].name),
+            folder,
+            sum(map(len, named.values())),
+            next(iter(named.values()))[0].name,
         )
     return found or {"train": shards}
 
@@ -213,7 +215,8 @@ def _tar(path: Path) -> Iterator[Example]:
     if lacking:
         _LOG.warning(
             "Left out of %s: %d samples without an image (KEY.jpg or the like) of at most 1 GiB.",
-            *(path, lacking),
+            path,
+            lacking,
         )
 
 

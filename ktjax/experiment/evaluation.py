@@ -11,7 +11,7 @@ from ktjax.analysis import calibration
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
 from ktjax.data.sources import Source
-from ktjax.experiment import inputs
+from ktjax.experiment import transform
 from ktjax.experiment.inputs import Splits
 
 
@@ -137,7 +137,7 @@ def own_accuracy(
     spec = model.input
     if spec.size[0] != spec.size[1]:
         return None
-    own = inputs.as_made_for(spec, how)
+    own = transform.as_made_for(spec, how)
     if own == how:
         return shared
     # No other model reads them this way: they are not cached.

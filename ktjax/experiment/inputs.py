@@ -10,11 +10,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ktjax import data, imagenet, models, parallel, paths
-from ktjax.classifier import Classifier, InputSpec
+from ktjax.classifier import Classifier
 from ktjax.data import pipeline, robustness, sources
 from ktjax.data.robustness import RobustnessSet
 from ktjax.data.sources import Source
-from ktjax.experiment import estimate, shared, workdir
+from ktjax.experiment import estimate, shared, transform, workdir
 from ktjax.settings.data import Data, TrainingData
 from ktjax.settings.training import Training
 from ktjax.targets import describe
@@ -106,7 +106,8 @@ def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
     if parallel.is_first():
         _LOG.warning(
             "%s has no accept split: using half of tune, %d images, instead.",
-            *(dataset.name, len(held)),
+            dataset.name,
+            len(held),
         )
     accept = dataset.tune.select(held)
     return loaded._replace(dataset=dataset._replace(tune=dataset.tune.select(kept)), accept=accept)
@@ -211,7 +212,9 @@ def with_shared_classes(
     if parallel.is_first():
         _LOG.warning(
             "%s: using only the %d of its %d classes that all models have.",
-            *(dataset.name, len(common), len(dataset.classes)),
+            dataset.name,
+            len(common),
+            len(dataset.classes),
         )
     number_C = np.full(len(dataset.classes) + 1, -2, np.int32)  # the last is for unlabeled images
     number_C[common], number_C[-1] = np.arange(len(common)), -1
@@ -264,80 +267,6 @@ def without_bad(settings: Data, loaded: Loaded, *, names: Sequence[str] = data.S
     )
 
 
-def say_turned(settings: Data, dataset: data.Dataset, *, names: Sequence[str]) -> None:
-    """Warns of images whose EXIF rotation is ignored."""
-    if settings.upright or not parallel.is_first():
-        return
-    found = [
-        pipeline.turned(getattr(dataset, name), threads=settings.decode_threads) for name in names
-    ]
-    count, looked = (sum(column) for column in zip(*found, strict=True))
-    if count:
-        _LOG.warning(
-            "%s: EXIF says to rotate %s of %s images, which are used unrotated, as in timm; "
-            "config.upright=True rotates them.",
-            *(dataset.name, f"{count:,}", f"{looked:,}"),
-        )
-
-
-def reading(settings: Data, classifiers: Iterable[Classifier]) -> pipeline.Reading:
-    """How images are read: what the settings leave open follows the model with the largest input.
-
-    With several such models, the first one counts. The others resize its images. A crop_pct in the
-    settings means a center crop.
-    """
-    largest = max((model.input for model in classifiers), key=lambda spec: max(spec.size))
-    how = pipeline.Reading(
-        size=max(largest.size),
-        upright=settings.upright,
-        pad=settings.on_bad_image == "pad",
-        cache_gb=settings.cache_gb,
-        threads=settings.decode_threads,
-    )
-    how = as_made_for(largest, how)
-    if settings.crop_pct is not None:
-        crop_pct = settings.crop_pct
-        how = how._replace(crop_pct=crop_pct, crop_mode="center", fill=pipeline.NO_FILL)
-    if settings.image_size is not None:
-        how = how._replace(size=settings.image_size)
-    if settings.interpolation is not None:
-        how = how._replace(interpolation=settings.interpolation)
-    return how
-
-
-def as_made_for(spec: InputSpec, how: pipeline.Reading) -> pipeline.Reading:
-    """The same with a model's own transform; non-square inputs use the longer side."""
-    return how._replace(
-        size=max(spec.size),
-        crop_pct=spec.crop_pct,
-        interpolation=spec.interpolation,
-        crop_mode=spec.crop_mode,
-        fill=spec.fill if spec.crop_mode == "border" else pipeline.NO_FILL,
-    )
-
-
-def say_crops(how: pipeline.Reading, classifiers: Iterable[Classifier]) -> None:
-    """Warns of models that get other images than they were trained with: crops, shape, size."""
-    for model in classifiers if parallel.is_first() else ():
-        if model.input.crop_mode != how.crop_mode:
-            _LOG.warning(
-                "%s expects images in crop_mode %s, but all models get them in crop_mode %s.",
-                *(model.name, model.input.crop_mode, how.crop_mode),
-            )
-        height, width = model.input.size
-        if height != width:
-            _LOG.warning(
-                "%s expects images of %d x %d pixels, but all models get squares, which it "
-                "stretches to that size (ktjax.predict crops).",
-                *(model.name, height, width),
-            )
-        if max(height, width) > how.size:
-            _LOG.warning(
-                "%s expects images of %d pixels, but gets %d, enlarged: config.image_size.",
-                *(model.name, max(height, width), how.size),
-            )
-
-
 def open_splits(settings: TrainingData, loaded: Loaded, how: pipeline.Reading) -> Splits:
     """The splits of a job that trains; the robustness sets are read like validation."""
     of_training = how._replace(crop_scale=settings.crop_scale, processes=settings.decode_processes)
@@ -377,10 +306,10 @@ def prepare(
     """
     check_models(loaded, classifiers)
     good = once("good images", lambda: without_bad(settings, loaded))
-    how = reading(settings, classifiers)
+    how = transform.of_models(settings, classifiers)
     needs = estimate.of_training(settings, len(good.dataset.train), how, classifiers)
     estimate.check(needs, how, folder)
-    say_crops(how, classifiers)
+    transform.say_crops(how, classifiers)
     splits = once(("splits", how), lambda: open_splits(settings, good, how))
     refuse(splits)
     weights = {
@@ -388,7 +317,10 @@ def prepare(
         for model in loaded_weights
     }
     workdir.claim(folder, settings, good.dataset, weights=weights, accept=good.accept, held=held)
-    once("turned", lambda: say_turned(settings, good.dataset, names=("train", "validation")))
+    once(
+        "turned",
+        lambda: transform.say_turned(settings, good.dataset, names=("train", "validation")),
+    )
     return good.dataset, splits
 
 

@@ -14,7 +14,7 @@ from ktjax import augment, interruption, objectives, parallel, paths, progress
 from ktjax.analysis import calibration
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
-from ktjax.experiment import evaluation, inputs
+from ktjax.experiment import evaluation, transform
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
@@ -145,7 +145,7 @@ def images_of(
     plain: bool = False,
 ) -> dict[str, Any]:
     """store.json's description of a seed's training views, or of the plain images."""
-    how = inputs.reading(settings, classifiers)
+    how = transform.of_models(settings, classifiers)
     return describe.views(
         splits.train,
         data=settings.data,
@@ -222,7 +222,8 @@ def evaluated(store: Store, splits: Splits, *, calibrate: bool) -> Evaluated:
     if lacking and parallel.is_first():
         _LOG.warning(
             "%s has no logits for the %s: results that need them are left blank.",
-            *(store.name, " and ".join(lacking)),
+            store.name,
+            " and ".join(lacking),
         )
     temperature = None
     if calibrate:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ktjax import augment, batches, files, models, parallel, paths, progress
-from ktjax.experiment import inputs, stores
+from ktjax.experiment import inputs, stores, transform
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import describe, pack
 from ktjax.targets import store as store_lib
@@ -48,7 +48,7 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     if settings.export == "no_regret":
         loaded = inputs.with_accept(settings, loaded)  # of tune it takes half
     loaded = inputs.without_bad(settings, loaded)
-    how = inputs.reading(settings, classifiers)
+    how = transform.of_models(settings, classifiers)
     splits = inputs.open_splits(settings, loaded, how)
     (seed,) = settings.seeds
     of_views = stores.images_of(settings, splits, classifiers, seed)
@@ -68,7 +68,10 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     store_lib.check_space(folder, needed - sum(one.stat().st_size for one in folder.glob("*.npy")))
     _LOG.warning(
         "%s images of %d pixels, %d views of %s: %.2f GB. config.views bounds the views.",
-        *(f"{count:,}", of_views["size"], description["views"], f"{len(splits.train):,}"),
+        f"{count:,}",
+        of_views["size"],
+        description["views"],
+        f"{len(splits.train):,}",
         needed / 1e9,
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from ktjax.analysis.predictions import Predictions
 from ktjax.analysis.rows import Results, Run, TransferResults, to_json
 from ktjax.classifier import Classifier, Output
 from ktjax.data import pipeline
-from ktjax.experiment import estimate, evaluation, inputs
+from ktjax.experiment import estimate, evaluation, inputs, transform
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.imagenet import in_words
 from ktjax.models.checkpoints import entries
@@ -90,13 +90,13 @@ def execute(
     named_CxC = _similarity_of_names(settings, dataset)
     dataset = inputs.without_bad(settings, loaded, names=read).dataset
     source = dataset.validation
-    reading = inputs.reading(settings, blanks.values())
+    reading = transform.of_models(settings, blanks.values())
     estimate.check(estimate.of_evaluation(settings, reading), reading, workdir)
     found = {name: entries.fingerprint(models.locate(name).path) for name in settings.models}
     workdir_lib.claim(workdir, settings, dataset, weights=found, held=held)
 
-    inputs.say_crops(reading, blanks.values())
-    inputs.say_turned(settings, dataset, names=("validation",))
+    transform.say_crops(reading, blanks.values())
+    transform.say_turned(settings, dataset, names=("validation",))
     answers = _answers(settings, workdir, dataset, reading)
     facts = {
         name: {

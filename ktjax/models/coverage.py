@@ -43,7 +43,8 @@ def rows(
         untried = not imported and not refused
         found.append(
             Row(
-                *(file, own.get(file, 0)),
+                file,
+                own.get(file, 0),
                 imported=others * imported,
                 refused=others * refused,
                 untried=others * untried,

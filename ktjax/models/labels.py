@@ -84,12 +84,15 @@ def fitted(
     if count > len(classes):
         _LOG.warning(
             "%s: of its %s classes the %s of %s are kept, and probabilities renormalized.",
-            *(classifier.name, f"{count:,}", f"{len(classes):,}", data),
+            classifier.name,
+            f"{count:,}",
+            f"{len(classes):,}",
+            data,
         )
     elif (found_C == np.arange(count)).all():
         _LOG.warning("%s: its classes are those of %s under other names.", classifier.name, data)
     else:
-        _LOG.warning("%s: its classes are those of %s in another order.", *(classifier.name, data))
+        _LOG.warning("%s: its classes are those of %s in another order.", classifier.name, data)
     return select(classifier, found_C, classes, trained=trained)
 
 

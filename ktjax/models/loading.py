@@ -124,7 +124,10 @@ def _input(name: str, found: hub.Checkpoint, given: Mapping[str, Any]) -> dict[s
         _LOG.warning(
             "%s does not say how images are prepared: using %s, crop %g, mean %s, std %s.",
             name,
-            *(spec["interpolation"], spec["crop_pct"], tuple(spec["mean"]), tuple(spec["std"])),
+            spec["interpolation"],
+            spec["crop_pct"],
+            tuple(spec["mean"]),
+            tuple(spec["std"]),
         )
     return {k: tuple(v) if k in ("mean", "std") else v for k, v in given.items()}
 

@@ -65,7 +65,9 @@ def _pack(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     answers, classes = pack.read_answers(options.answers)
     store = pack.pack(
-        *(options.pool, answers, options.store),
+        options.pool,
+        answers,
+        options.store,
         name=options.name,
         classes=classes,
         origin=options.origin,

@@ -142,7 +142,8 @@ def store(
     """
     form = Form(len(model.classes)) if form is None else form
     answers = make_answers(
-        *(model, images),
+        model,
+        images,
         augment=augment,
         seed=seed,
         batch_size=batch_size,

@@ -114,7 +114,9 @@ def _share(start: Setup, seed: int) -> stages.Common:
             # A student between two teachers belongs to this run: its answers are not reused.
             on_disk = settings.store is not None and measured is not None
             return stores.stored(
-                *(settings, splits, model),
+                settings,
+                splits,
+                model,
                 seed=seed,
                 images=images() if on_disk else None,
                 measured=measured,

@@ -24,7 +24,7 @@ from ktjax import (
 from ktjax.analysis import controls
 from ktjax.analysis.rows import Results, to_json
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, inputs, recipes, stores
+from ktjax.experiment import evaluation, inputs, recipes, stores, transform
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
@@ -206,7 +206,7 @@ def execute(
 
     say_what_chance_decides(settings, len(splits.tune))
     # Answers depend on how images are read, which may depend on the models.
-    how = inputs.reading(settings, classifiers.values())
+    how = transform.of_models(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
     start = _set_up(settings, workdir, splits, classifiers, only_stores, asked, report)
     warn_of_seen_images(start)
@@ -323,7 +323,12 @@ def _set_up(
     }
     student, models_of = settings.student, [known.model for known in evaluated.values()]
     return Setup(
-        *(settings, workdir, splits, evaluated, student, predict(student)),
+        settings,
+        workdir,
+        splits,
+        evaluated,
+        student,
+        predict(student),
         one_view=stores.one_view(settings, splits, models_of),
         once=once,
         report=report,

@@ -73,7 +73,9 @@ def say_what_chance_decides(settings: Transfer, images: int) -> None:
             "tune has %d images, on which an accuracy is known to %.1f points (standard error): %s "
             "chosen on it %s largely due to chance. A larger config.minival (for pretrain, too) or "
             "a tune split helps.",
-            *(images, 50 / images**0.5, " and ".join(of_tune)),
+            images,
+            50 / images**0.5,
+            " and ".join(of_tune),
             "is" if of_tune == ["the control"] else "are",
         )
 
@@ -103,7 +105,9 @@ def warn_of_seen_images(setup: Setup) -> None:
                 "trained on images of tune, so choices made there mean little. Put images that no "
                 "model has seen into tune/ (beside train/), or pretrain with the same "
                 "config.minival.",
-                *(name, 100 * of_tune, 100 * of_validation),
+                name,
+                100 * of_tune,
+                100 * of_validation,
             )
 
     for name, known in setup.models.items():

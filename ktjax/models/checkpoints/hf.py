@@ -144,7 +144,9 @@ def class_names(id2label: Mapping[Any, str]) -> tuple[str, ...]:
     if sorted(named) != list(range(len(named))):
         _LOG.warning(
             "id2label has the numbers %d to %d for %d classes: taken in this order.",
-            *(min(named), max(named), len(named)),
+            min(named),
+            max(named),
+            len(named),
         )
     return tuple(named[number] for number in sorted(named))
 

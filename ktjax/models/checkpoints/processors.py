@@ -121,7 +121,9 @@ def read(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if not path.exists():
         _LOG.warning(
             "There is no %s: images are read with the defaults of %sImageProcessor, %s.",
-            *(path, called, ", ".join(f"{name} {value}" for name, value in found.items())),
+            path,
+            called,
+            ", ".join(f"{name} {value}" for name, value in found.items()),
         )
     return found
 

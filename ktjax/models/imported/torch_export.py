@@ -102,7 +102,8 @@ def _training(
     except ValueError as error:
         _LOG.warning(
             "%s is trained as in evaluation, without dropout and stochastic depth: %s",
-            *(type(module).__name__, error),
+            type(module).__name__,
+            error,
         )
         return None, {}
     if not evaluate.is_random(training):

@@ -52,7 +52,9 @@ def convolve(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, with its arguments."""
     form = form_for(
-        *(x_BxHxWxC, kernel_KxKxIxO, feature_group_count),
+        x_BxHxWxC,
+        kernel_KxKxIxO,
+        feature_group_count,
         plain=dimension_numbers == NHWC
         and all(n == 1 for n in (*(lhs_dilation or ()), *(rhs_dilation or ()))),
     )
@@ -63,7 +65,10 @@ def convolve(
         pads = tuple((int(low), int(high)) for low, high in padding)
         return form(x_BxHxWxC, kernel_KxKxIxO, strides, pads)
     return jax.lax.conv_general_dilated(
-        *(x_BxHxWxC, kernel_KxKxIxO, window_strides, padding),
+        x_BxHxWxC,
+        kernel_KxKxIxO,
+        window_strides,
+        padding,
         lhs_dilation=lhs_dilation,
         rhs_dilation=rhs_dilation,
         dimension_numbers=dimension_numbers,
@@ -160,7 +165,10 @@ def _by_rows(x: jax.Array, dy: jax.Array, sides: Any, strides: Any, pads: Paddin
 def grouped(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
     """A convolution of groups of channels: the library's, with another gradient of the kernel."""
     return jax.lax.conv_general_dilated(
-        *(x, kernel, strides, pads),
+        x,
+        kernel,
+        strides,
+        pads,
         dimension_numbers=NHWC,
         feature_group_count=x.shape[-1] // kernel.shape[2],
     )

@@ -55,7 +55,9 @@ def convolution(
     )
     if sides == 2 and not transposed:  # as native models: in the form that suits the backend
         y = networks.convolve(
-            *(x.transpose(0, 2, 3, 1), weight.transpose(2, 3, 1, 0), stride),
+            x.transpose(0, 2, 3, 1),
+            weight.transpose(2, 3, 1, 0),
+            stride,
             [(p, p) for p in padding],
             rhs_dilation=dilation,
             dimension_numbers=networks.NHWC,
