@@ -23,7 +23,6 @@ _OF_OTHERS = (
     "If the weights do not have timm's names (torchvision's differ, except for ResNets), load them "
     "in the library they are from, and ktjax.import_torch(module, FOLDER, ...) makes a folder."
 )
-_TRANSFORM = 4  # values that say how images are prepared
 _LOG = logging.getLogger(__name__)
 
 
@@ -86,7 +85,7 @@ def load(
     name = str(name)
     found = locate(name, architecture=architecture)
     prepared = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
-    spec = _input(name, found, {k: v for k, v in prepared.items() if v is not None})
+    spec = _input(name, found, prepared)
     known = class_names(found.config)
     classes = numbered(classes) if isinstance(classes, int) else classes or None
     if found.config["format"] == weights.ZERO_SHOT:
@@ -115,12 +114,13 @@ def load(
     return dataclasses.replace(model, input=dataclasses.replace(model.input, **spec))
 
 
-def _input(name: str, found: hub.Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+def _input(name: str, found: hub.Checkpoint, prepared: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an InputSpec that are given; ValueError if one is not valid."""
+    given = {k: v for k, v in prepared.items() if v is not None}
     spec = {**found.config["pretrained_cfg"], **given}
     fields.check_input(spec, name)
     weights.check_cfg(spec, name)
-    if found.bare and len(given) < _TRANSFORM:
+    if found.bare and len(given) < len(prepared):
         _LOG.warning(
             "%s does not say how images are prepared: using %s, crop %g, mean %s, std %s.",
             name,
