@@ -29,10 +29,13 @@ class _Asked:
     ever = False
     deferred = False  # the code that deferred it calls `asked`
     calls = itertools.count()  # how often `asked` was called
+    ignored = sys.__unraisablehook__  # what handles all other errors that Python ignores
 
 
 def listen() -> None:
     """Handles SIGINT, and SIGTERM unless JAX does: before this call they kill at once."""
+    if sys.unraisablehook is not _unraised:
+        _Asked.ignored = sys.unraisablehook
     sys.unraisablehook = _unraised
     signal.signal(signal.SIGINT, _on_signal)
     if jax.process_count() == 1:
@@ -58,7 +61,7 @@ def _unraised(unraisable: Any) -> None:
     if isinstance(unraisable.exc_value, Interrupted):
         threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
-        sys.__unraisablehook__(unraisable)
+        _Asked.ignored(unraisable)
 
 
 @contextlib.contextmanager

@@ -99,6 +99,10 @@ def _log_threads() -> None:
     def in_thread(arguments: threading.ExceptHookArgs) -> None:
         _LOG.info("A thread ended with %s: %s", arguments.exc_type.__name__, arguments.exc_value)
 
+    def ignored(unraisable: Any) -> None:
+        kind, value = unraisable.exc_type.__name__, unraisable.exc_value
+        _LOG.info("Python ignored %s: %s", kind, value or unraisable.err_msg)
+
     def printed(kind: type[BaseException], error: BaseException, where: Any) -> None:
         if threading.get_ident() == threading.main_thread().ident:
             sys.__excepthook__(kind, error, where)
@@ -107,6 +111,7 @@ def _log_threads() -> None:
 
     threading.excepthook = in_thread
     sys.excepthook = printed
+    sys.unraisablehook = ignored
 
 
 def _start_processes() -> None:

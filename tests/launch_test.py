@@ -1,6 +1,7 @@
 """What a start asks of JAX before it begins."""
 
 import logging
+import signal
 import sys
 import threading
 
@@ -8,7 +9,7 @@ import jax
 from absl import flags as absl_flags
 from absl.testing import flagsaver
 
-from ktjax import launch
+from ktjax import interruption, launch
 
 
 def asked(monkeypatch, folder, processor, given=None):
@@ -63,7 +64,11 @@ def test_what_threads_raise_is_in_the_log(monkeypatch, capfd, caplog):
     """Those of libraries, too: TensorStore's have Python print what they cannot tell anybody."""
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(interruption._Asked, "ignored", None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     launch._log_threads()
+    interruption.listen()
 
     def printed():
         try:
@@ -71,7 +76,13 @@ def test_what_threads_raise_is_in_the_log(monkeypatch, capfd, caplog):
         except RuntimeError:
             sys.excepthook(*sys.exc_info())
 
+    class Broken:
+        def __del__(self):
+            raise OSError("the disk is full")
+
     with caplog.at_level(logging.INFO, "ktjax"):
+        Broken()
+        assert "Python ignored OSError: the disk is full" in caplog.text
         for work in (printed, lambda: 1 / 0):
             thread = threading.Thread(target=work)
             thread.start()
