@@ -19,6 +19,10 @@ weaker and the stronger teacher (standard error 0.1; for kl from the weaker, 0.2
   kl_dp              +0.08 +0.19    +0.09 +0.29    -0.15 +0.05
   kl_dp_unsupervised -0.01 +0.20    -0.10 +0.24    -0.35 +0.11
   xe (no teacher)          +0.06          +0.02          -0.41
+
+kl_pool at temperature 2, which gains most in longer trainings (configs/study.py), is not here: 5
+epochs are too few. With the same seed +0.00 -0.03, -0.07 +0.06 and -0.16 +0.07 at these rates,
+-0.36 -0.63 at 0.3; with 2 % of the images gained and as many lost even at 0.01.
 """
 
 from typing import Any

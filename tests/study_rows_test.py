@@ -104,6 +104,25 @@ def test_what_an_export_was_worth():
     assert table.groups == [[["kl", "1", "2 of 2", "+0.00", "2 of 3", "+0.50", "-0.50"]]]
 
 
+def test_whether_the_ensemble_ranks_teachers():
+    """Ranks 2, 3, 4, 1 of the ensembles and 3, 4, 2, 1 of the changes: 1 - 6 * 6 / (4 * 15)."""
+    changes = {"t1": (62.0, 1.0), "t2": (64.0, 2.0), "u": (70.0, 0.5), "w": (61.0, 0.1)}
+    same = dict(gain=0.0, loss=0.0, abstained=True)
+    runs = [
+        run_of("s", teacher, 0.0, ensemble=ensemble, last_delta=change, **same)
+        for teacher, (ensemble, change) in changes.items()
+    ]
+    runs += [run_of("u", "t1", 1.0, ensemble=70.0), run_of("w", "t1", 1.0)]  # too few to rank
+    found = study.pairs(runs, MODELS)
+    (kl,) = study.success(found).values()
+    assert kl["ranking"] == {"s": pytest.approx(0.4), "u": None, "w": None}
+    table = report.sections(results_of(found))[1]
+    assert table.header == ["student", "kl"]
+    assert table.groups == [[["s", "+0.40"], ["u", "-"], ["w", "-"], ["median", "+0.40"]]]
+    without = report.sections(results_of(found[-1:]))
+    assert all("known before" not in table.heading for table in without)
+
+
 def test_a_pair_that_diverged_is_no_success():
     found = study.pairs([run_of("s", "t1", 2.0), run_of("s", "t2", 9.0, seed=1)], MODELS)
     # The only seed of one pair; one of two of another; all of a student without any other.

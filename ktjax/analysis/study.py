@@ -129,7 +129,7 @@ def success(
     `surely_worse`, the number of pairs by one-sided tests, at a family-wise 0.05 per objective
     (`chance.holm`); `abstained`, how many left their student unchanged with every seed; and `last`,
     the results of the weights at the end of training: `improved`, `mean_delta` and `worst`. It
-    differs if other weights are exported.
+    differs if other weights are exported. `ranking`: see `_ranking`.
 
     Args:
       found: the pairs.
@@ -177,6 +177,25 @@ def _more(same: Sequence[StudyPair], diverged: Collection[transfers.Key]) -> dic
             "mean_delta": statistics.fmean(pair.last_delta for pair in same),
             "worst": min(pair.last_delta for pair in same),
         },
+        "ranking": _ranking(same),
+    }
+
+
+def _ranking(same: Sequence[StudyPair]) -> dict[str, float | None]:
+    """Whether a student's best teachers could be known in advance: a number for each student.
+
+    It is the rank correlation, over its teachers, of the accuracy of the confidence ensemble with
+    the change by the weights at the end of training, which an export that abstains does not hide.
+    None with fewer than three teachers.
+    """
+    known: dict[str, list[tuple[float, float]]] = {}
+    for pair in same:
+        of_student = known.setdefault(pair.student, [])
+        if pair.ensemble is not None:
+            of_student.append((pair.ensemble, pair.last_delta))
+    return {
+        student: chance.spearman(*zip(*of_student, strict=True)) if of_student else None
+        for student, of_student in known.items()
     }
 
 

@@ -1,5 +1,6 @@
 """The page of a study: how often transfers help, and by how much."""
 
+import statistics
 from typing import Any
 
 from ktjax.analysis import study
@@ -272,7 +273,31 @@ def sections(results: StudyResults) -> list[Table]:
     found = [parts.models_table("Models", results)]
     if results.compared:
         found.append(_compared_table(results))
-    return [*found, _pairs_table(results)] if results.pairs else found
+    return [*found, *_ranking_tables(results), _pairs_table(results)] if results.pairs else found
+
+
+def _ranking_tables(results: StudyResults) -> list[Table]:
+    """Whether what a teacher gives could be known before; no table without three teachers."""
+    of_objective = {name: of["ranking"] for name, of in results.success.items() if of["done"]}
+    students = {one: None for ranking in of_objective.values() for one in ranking}
+    columns = [[ranking.get(one) for one in students] for ranking in of_objective.values()]
+    known = [[value for value in column if value is not None] for column in columns]
+    if not any(known):
+        return []
+    medians = [statistics.median(values) if values else None for values in known]
+    rows = [
+        [name, *("-" if value is None else f"{value:+.2f}" for value in values)]
+        for name, values in zip(
+            [*students, "median"], [*zip(*columns, strict=True), medians], strict=True
+        )
+    ]
+    note = (
+        "Rank correlation, over a student's teachers, of the accuracy of the confidence ensemble, "
+        "which is known before training, with the change by the weights at the end of training. "
+        "1: the ensemble ranks teachers as the transfers do; 0: it says nothing of them."
+    )
+    header = ["student", *of_objective]
+    return [Table("Could the best teacher be known before?", header, [rows], ("student",), note)]
 
 
 def _compared_table(results: StudyResults) -> Table:
