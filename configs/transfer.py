@@ -44,11 +44,16 @@ On your own images, one directory per class, with models trained by configs/pret
   python -m ktjax.main --workdir=/tmp/transfer \
       --config=configs/transfer.py:student=FOLDER,teachers=FOLDER+FOLDER,data=folder:PATH
 
+A student is exported only if it is better than before on images that nothing else has seen; else
+it stays as it was, and the run abstains. The report says what the final weights would have changed,
+and config.export=last exports these.
+
 With data=imagenet2012 the defaults are the paper's protocol: SGD at a constant learning rate, the
-same for every pair, 20 epochs, temperature 1, its views. On other images no good rate is known:
-each run tries config.learning_rates and keeps the best on tune, with a schedule that decays to zero
-and with gradients clipped, or the larger rates would diverge (one that does is dropped and
-reported); find_rates does so on ImageNet. For the embedded zoo the rate is from configs/study.py.
+same for every pair, 20 epochs, temperature 1, its views, and the final weights exported. On other
+images no good rate is known: each run tries config.learning_rates and keeps the best on tune, with
+a schedule that decays to zero and with gradients clipped, or the larger rates would diverge (one
+that does is dropped and reported); find_rates does so on ImageNet. For the embedded zoo the rate is
+from configs/study.py.
 
 One thing differs: the authors train BatchNorm with batch statistics, here the running statistics
 are frozen (config.batch_norm). A comparison, from tiny_mixer with the schedule of configs/study.py,
@@ -319,8 +324,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # no_regret: the best on tune of these, the mean over the last half of training, and
     # interpolations between old and new weights, if a test on separate images (split accept, or
     # else half of tune) shows that it improved. Otherwise the student stays as it was: the run
-    # abstains.
-    config.export = "last"
+    # abstains. None: no_regret; for ImageNet last, as in the paper, and also with strategy=mutual.
+    config.export = config_dict.placeholder(str)
 
     if arg.runlocal:
         config.max_examples = 128

@@ -128,8 +128,12 @@ def test_transfer_to_imagenet_is_the_papers():
     assert settings.durations(128_117) == (epoch, 20 * epoch, epoch)
     assert settings.train_fraction == 0.1
     assert (settings.schedule, settings.warmup, settings.clip_norm) == ("constant", 0.0, None)
+    assert settings.export == "last"
     others = Transfer.read(get_config(CONFIGS / "transfer.py", "data=folder:PATH"))
     assert (others.schedule, others.warmup, others.clip_norm) == ("cosine", 0.05, 1.0)
+    assert others.export == "no_regret"  # it never harms
+    joint = get_config(CONFIGS / "transfer.py", "objectives=mutual,strategy=mutual")
+    assert Transfer.read(joint).export == "last"
 
 
 @pytest.mark.parametrize("name", ["success", "unsupervised", "top_k", "softening"])

@@ -60,7 +60,9 @@ def test_a_run_that_finds_nothing_better_abstains(noisy, quartet, tmp_path, caps
     first = next(line for line in said.splitlines() if line.startswith("2 models"))
     assert "1 transfers and 1 controls of 6 steps each. The first steps wait" in first
     assert first.endswith("So few steps change little: raise config.total_epochs.")
-    assert verdicts.abstentions(results).startswith("1 of 1 transfers abstained: ")
+    text = verdicts.abstentions(results)
+    assert text.startswith("1 of 1 transfers abstained: ")
+    assert text.endswith(f"would have changed it by {last.delta:+.2f} points (mean).")
 
 
 def prefer(monkeypatch, name):

@@ -57,7 +57,7 @@ def test_config_files_and_records_have_the_same_fields(path):
             given = config.to_dict()[name]
             given = list(given) if isinstance(given, tuple) else given
             follow = (*data.following(config.data), "learning_rates", "objectives", "mcl")
-            open_ones = (*OTHERWISE, *OF_GLYPHS, "students", "teachers")
+            open_ones = (*OTHERWISE, *OF_GLYPHS, "students", "teachers", "export")
             if name not in follow and not (name in open_ones and given is None):
                 assert value == given, name
 

@@ -56,7 +56,8 @@ def transferring(images, student, teachers, *, arg="objectives=kl_dp", mcl=None,
     given += ",controls="
     replaced = fields.pop("objectives", None)
     # Few steps, which are all alike.
-    fields = dict(total_steps=6, schedule="constant", warmup=0.0, clip_norm=None) | fields
+    alike = dict(schedule="constant", warmup=0.0, clip_norm=None, export="last")
+    fields = dict(total_steps=6) | alike | fields
     config = load_config("transfer", f"{given},{arg}", **fields)
     config.unlock()
     if replaced is not None:

@@ -23,3 +23,4 @@ def as_published(config: ml_collections.ConfigDict) -> None:
     config.weight_decay = 1e-4
     config.clip_norm = None
     config.batch_norm = "train"
+    config.export = "last"

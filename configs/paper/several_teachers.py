@@ -42,4 +42,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
                 entry.learning_rate = ours.objectives[known].learning_rate
             for field in ("schedule", "warmup", "weight_decay", "clip_norm", "targets"):
                 config[field] = ours[field]
+            config.export = "last"
     return config

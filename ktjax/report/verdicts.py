@@ -55,7 +55,7 @@ def abstentions(results: TransferResults) -> str:
     decided = [run for run in results.runs if run.teachers and run.history]  # a soup is not trained
     if not decided:
         return ""
-    abstained = sum(run.abstained for run in decided)
+    abstained = [run for run in decided if run.abstained]
     stages = [stage for run in decided for stage in run.stages or (run,)]
     least = [stage.least_gain for stage in stages if stage.least_gain is not None]
     seen = (
@@ -64,9 +64,16 @@ def abstentions(results: TransferResults) -> str:
         if least
         else "So few answers changed that no gain could have been detected."
     )
+    lasts = [run.last_delta for run in abstained if run.last_delta is not None]
+    last = (
+        f" Their final weights, which config.export=last exports, would have changed it by "
+        f"{statistics.fmean(lasts):+.2f} points (mean)."
+        if lasts
+        else ""
+    )
     return (
-        f"{abstained} of {len(decided)} transfers abstained: they found no student that is surely "
-        f"better than before, and the student is as it was. {seen}"
+        f"{len(abstained)} of {len(decided)} transfers abstained: they found no student that is "
+        f"surely better than before, and the student is as it was. {seen}{last}"
     )
 
 

@@ -101,9 +101,12 @@ class Transfer(Methods):
 
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Adds the data set's training protocol if the schedule is left open."""
+        """Adds the data set's training protocol if the schedule is left open, and the export."""
         raw = super().resolved(raw)
-        protocol = dict(PUBLISHED if raw.get("data") == "imagenet2012" else OTHERWISE)
+        as_published = raw.get("data") == "imagenet2012"
+        decides = not as_published and raw.get("strategy") != "mutual"
+        raw = filled(raw, {"export": "no_regret" if decides else "last"})
+        protocol = dict(PUBLISHED if as_published else OTHERWISE)
         if raw.get("schedule", "") is not None:
             del protocol["clip_norm"]  # None means what it says
         return filled(raw, protocol)
