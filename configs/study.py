@@ -85,7 +85,9 @@ were trained on. With seed 1 and 4 views, change on tune and on validation, by t
 (at 0.3: tiny_mixer +0.08 +0.16 with 2, -0.13 +0.06 with 4; tiny_convnext +0.26 +0.64,
 tiny_resnet_narrow -0.66 -0.76 with 4; tiny_convnext from the weaker tiny_mlp, at 0.1 with 2, +0.10
 +0.30.) So pools use temperature 2: six of seven networks gain more with it, the smallest, with
-13,696 parameters, less.
+13,696 parameters, less. A pool divided by the weight that the initial student has alone, so that a
+target without a teacher would be its own logits: tiny_vit +0.76 +0.83, tiny_resnet_gn +0.15 +0.40:
+no better.
 
 On models of the second zoo (configs/pretrain.py), on which nothing was tuned, the same 10 epochs
 with config.export=no_regret and seed 1: change on validation, and what the final weights would have

@@ -21,6 +21,9 @@ CASES = {  # batch, side, channels in and out, groups, kernel, stride, padding
     "pointwise, halved": (2, 5, 4, 5, 1, 1, 2, 0),
     "pointwise, padded": (2, 5, 4, 5, 1, 1, 2, 1),
     "all channels": (2, 6, 4, 5, 1, 3, 1, 1),
+    "all channels, of more": (2, 6, 32, 40, 1, 3, 1, 1),
+    "all channels, an odd side": (3, 5, 40, 32, 1, 3, 1, "SAME"),
+    "all channels, halved": (2, 6, 32, 32, 1, 3, 2, 1),
 }
 
 
@@ -32,6 +35,7 @@ def layer(kind, features, groups, kernel, stride, padding):
 @pytest.mark.parametrize("case", CASES)
 def test_forms_agree(case, few, monkeypatch):
     monkeypatch.setattr(convolution, "_FEW", few)
+    monkeypatch.setattr(convolution, "_FEW_TILES", few)
     batch, side, channels, *rest = CASES[case]
     x = jax.random.normal(jax.random.key(0), (batch, side, side, channels))
     plain, ours = layer(nn.Conv, *rest), layer(Conv, *rest)
@@ -52,17 +56,27 @@ def test_forms_agree(case, few, monkeypatch):
 
 
 def test_which_form(monkeypatch):
-    def form(channels, features, groups, kernel=3, dtype=jnp.float32, plain=True):
+    def form(channels, features, groups, kernel=3, stride=1, pad=1, dtype=jnp.float32):
         x = jnp.zeros((1, 8, 8, channels), dtype)
         weights = jnp.zeros((kernel, kernel, channels // groups, features), dtype)
-        return convolution.form_for(x, weights, groups, plain=plain)
+        pads = ((pad, pad), (pad, pad))
+        return convolution.form_for(x, weights, (stride, stride), pads, groups=groups)
 
     assert form(8, 8, 8) is convolution.depthwise
     assert form(8, 16, 8) is convolution.grouped
     assert form(8, 8, 2) is convolution.grouped
     assert form(8, 16, 1, kernel=1) is convolution.pointwise
-    assert form(8, 16, 1) is None
+    assert form(32, 64, 1) is convolution.by_winograd
+    assert form(16, 64, 1) is form(32, 64, 1, stride=2) is form(32, 64, 1, pad=0) is None
+    assert form(32, 64, 1, kernel=5) is None
     assert form(8, 8, 8, dtype=jnp.bfloat16) is None
-    assert form(8, 8, 8, plain=False) is None
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert form(8, 8, 8) is None
+    assert form(8, 8, 8) is form(32, 64, 1) is None
+
+
+@pytest.mark.parametrize("options", [dict(rhs_dilation=(2, 2)), dict(dimension_numbers=None)])
+def test_what_is_not_plain_is_the_librarys(options, monkeypatch):
+    monkeypatch.setattr(convolution, "form_for", None)
+    x, kernel = jnp.ones((1, 8, 8, 8)), jnp.ones((8, 8, 8, 8))
+    options = dict(dimension_numbers=convolution.NHWC) | options
+    jax.eval_shape(lambda x, k: convolution.convolve(x, k, (1, 1), "SAME", **options), x, kernel)

@@ -32,6 +32,7 @@ def arguments(images, zoo):
         *("--config.image_size=12", "--config.batch_size=16", "--config.eval_batch_size=16"),
         *("--config.total_epochs=2.0", "--config.eval_every_epochs=0.25", "--config.log_every=2"),
         *("--config.objectives.xe.learning_rate=1e-4", "--config.augment=shift_colour"),
+        "--config.export=last",
     ]
 
 

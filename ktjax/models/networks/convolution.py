@@ -3,7 +3,9 @@
 XLA's own are fast on accelerators. On a CPU those with few channels per group are not: a depthwise
 one takes up to 60 times as long as its arithmetic, the gradient of a grouped kernel hundreds of
 times. There they are written as sums of shifted products, which XLA turns into plain loops, and
-those of single pixels as matrix products. All forms agree to float32 accuracy.
+those of single pixels as matrix products. Those of all channels reach half of the speed of matrix
+products: with 3x3 kernels, Winograd's form of them needs fewer (winograd.py). All forms agree to
+float32 accuracy.
 
 What was tried (milliseconds; 2 CPU cores beside other work, jax 0.10.2: only the ratios count, and
 not to the last digit):
@@ -20,7 +22,23 @@ not to the last digit):
   1x1 of 8x56x56, 64 to 256     gradient of the kernel: library 68, product of matrices 14; every
                                 second pixel, 256 to 512: 133 and 20
   3x3 of all channels           library 19 to 22 at 1.9 GFLOP; products of shifts or patches 20 to
-                                120: the library's stays
+                                120
+
+3x3 of all channels, idle: forward, gradients of the input and of the kernel, by the library and by
+Winograd's form:
+
+  8x56x56x64                    18.8 18.7 20.6     7.1  7.3 27.3
+  8x28x28x128                    9.3  9.3 11.5     5.7  5.9  7.2
+  32x28x28x128                  38.1 38.1 45.2    38.2 41.2 57.4
+  8x14x14x256                    9.3  9.7  9.5     4.8  4.7  6.3
+  32x14x14x256                  38.4 39.2 45.0    19.5 19.5 39.0
+  8x7x7x512                     10.8 14.9  9.8     7.1  7.4  8.0
+  64x24x24x32                    6.7  6.6  8.5     3.6  3.6 20.1
+  64x24x24x16                    1.6  1.7  2.4     2.4  2.2  2.8
+  64x12x12x64                    6.4  6.3  8.9     3.9  4.0  5.0
+  64x6x6x128                     3.3  3.4  3.6     2.3  2.1  2.5
+
+Of these, XLA's flags for oneDNN, XNNPACK and YNNPACK (jaxlib 0.10.2) change nothing.
 """
 
 import functools
@@ -31,8 +49,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ktjax.models.networks import winograd
+
 # Images [B, H, W, C] and kernels [K, K, I, O].
 NHWC = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+_MANY = 32  # channels in and out from which Winograd's transforms pay off
+_FEW_TILES = 2**12  # up to which they also pay off for the kernel's gradient
 _FEW = 2**17  # numbers in an image batch up to which one reduction per tap is faster than a loop
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -51,19 +73,15 @@ def convolve(
     **options: Any,
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, with its arguments."""
-    form = form_for(
-        x_BxHxWxC,
-        kernel_KxKxIxO,
-        feature_group_count,
-        plain=dimension_numbers == NHWC
-        and all(n == 1 for n in (*(lhs_dilation or ()), *(rhs_dilation or ()))),
-    )
-    if form is not None:
+    dilations = (*(lhs_dilation or ()), *(rhs_dilation or ()))
+    if dimension_numbers == NHWC and x_BxHxWxC.ndim == 4 and all(n == 1 for n in dilations):
         sides, strides = kernel_KxKxIxO.shape[:2], tuple(window_strides)
         if isinstance(padding, str):
             padding = jax.lax.padtype_to_pads(x_BxHxWxC.shape[1:3], sides, strides, padding)
         pads = tuple((int(low), int(high)) for low, high in padding)
-        return form(x_BxHxWxC, kernel_KxKxIxO, strides, pads)
+        form = form_for(x_BxHxWxC, kernel_KxKxIxO, strides, pads, groups=feature_group_count)
+        if form is not None:
+            return form(x_BxHxWxC, kernel_KxKxIxO, strides, pads)
     return jax.lax.conv_general_dilated(
         x_BxHxWxC,
         kernel_KxKxIxO,
@@ -80,14 +98,21 @@ def convolve(
 Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
 
 
-def form_for(x: jax.Array, kernel: jax.Array, groups: int, *, plain: bool) -> Any:
-    """The form for a convolution; None: the library's."""
+def form_for(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding, *, groups: int
+) -> Any:
+    """The form for a convolution of images [B, H, W, C]; None: the library's."""
     exact = x.dtype == kernel.dtype == jnp.float32  # sums in lower precision lose accuracy
-    if jax.default_backend() != "cpu" or not plain or not exact or x.ndim != 4:
+    if jax.default_backend() != "cpu" or not exact:
         return None
-    if groups == 1:
-        return pointwise if kernel.shape[:2] == (1, 1) else None
-    return depthwise if groups == x.shape[-1] == kernel.shape[-1] else grouped
+    if groups > 1:
+        return depthwise if groups == x.shape[-1] == kernel.shape[-1] else grouped
+    if kernel.shape[:2] == (1, 1):
+        return pointwise
+    keeps_size = tuple(strides) == (1, 1) and pads == ((1, 1), (1, 1))
+    if kernel.shape[:2] == (3, 3) and keeps_size and min(kernel.shape[2:]) >= _MANY:
+        return by_winograd
+    return None
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
@@ -95,6 +120,34 @@ def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Pad
     ((_, _, x_at),) = _taps(x, kernel.shape[:2], strides, pads)
     y = x_at.reshape(-1, x.shape[-1]) @ kernel[0, 0]
     return y.reshape(*x_at.shape[:3], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def by_winograd(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding
+) -> jax.Array:
+    """A 3x3 convolution of all channels that keeps the size."""
+    del strides, pads  # one case of `form_for`
+    return winograd.convolve(x, kernel)
+
+
+def _winograd_forward(x, kernel, strides, pads):
+    return by_winograd(x, kernel, strides, pads), (x, kernel)
+
+
+def _winograd_backward(strides, pads, saved, dy):
+    x, kernel = saved
+    dx = winograd.input_gradient(dy, kernel)
+    if winograd.count_tiles(x) <= _FEW_TILES:
+        return dx, winograd.kernel_gradient(x, dy)
+
+    def library(kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=NHWC)
+
+    return dx, jax.vjp(library, kernel)[1](dy)[0]
+
+
+by_winograd.defvjp(_winograd_forward, _winograd_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -55,12 +55,6 @@ def gelu(x: jax.Array) -> jax.Array:
     return (y * (0.5 * (1 + jax.lax.erf(y * math.sqrt(0.5))))).astype(x.dtype)
 
 
-def max_pool(x: jax.Array, kernel: int, stride: int) -> jax.Array:
-    """Maxima over square windows, padded on each side by half a kernel."""
-    padding = (kernel // 2, kernel // 2)
-    return nn.max_pool(x, (kernel, kernel), (stride, stride), (padding, padding))
-
-
 def avg_pool(x: jax.Array, kernel: int, *, ceil: bool = False) -> jax.Array:
     """Means over adjacent square windows.
 

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import convolution, layers
+from ktjax.models.networks import convolution, layers, pooling
 from ktjax.models.networks.layers import Activation, BatchNorm, DropPath, GroupNorm, avg_pool
 
 Norm = Callable[..., nn.Module]
@@ -206,7 +206,7 @@ class ResNetV2(nn.Module):
         if self.stem == "fixed":
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
             return nn.max_pool(x, (3, 3), (2, 2))
-        return layers.max_pool(x, 3, 2)
+        return pooling.max_pool(x, 3, 2)
 
 
 def _itself(x: jax.Array) -> jax.Array:
