@@ -21,9 +21,9 @@ CASES = {  # batch, side, channels in and out, groups, kernel, stride, padding
     "pointwise, halved": (2, 5, 4, 5, 1, 1, 2, 0),
     "pointwise, padded": (2, 5, 4, 5, 1, 1, 2, 1),
     "all channels": (2, 6, 4, 5, 1, 3, 1, 1),
-    "all channels, of more": (2, 6, 32, 40, 1, 3, 1, 1),
-    "all channels, an odd side": (3, 5, 40, 32, 1, 3, 1, "SAME"),
-    "all channels, halved": (2, 6, 32, 32, 1, 3, 2, 1),
+    "all channels, of more": (2, 6, 64, 72, 1, 3, 1, 1),
+    "all channels, an odd side": (3, 5, 72, 64, 1, 3, 1, "SAME"),
+    "all channels, halved": (2, 6, 64, 64, 1, 3, 2, 1),
 }
 
 
@@ -56,9 +56,9 @@ def test_forms_agree(case, few, monkeypatch):
 
 
 def test_which_form(monkeypatch):
-    def form(channels, features, groups, kernel=3, stride=1, pad=1, dtype=jnp.float32):
-        x = jnp.zeros((1, 8, 8, channels), dtype)
-        weights = jnp.zeros((kernel, kernel, channels // groups, features), dtype)
+    def form(channels, features, groups, kernel=3, stride=1, pad=1, dtype=jnp.float32, side=8):
+        x = jax.ShapeDtypeStruct((1, side, side, channels), dtype)
+        weights = jax.ShapeDtypeStruct((kernel, kernel, channels // groups, features), dtype)
         pads = ((pad, pad), (pad, pad))
         return convolution.form_for(x, weights, (stride, stride), pads, groups=groups)
 
@@ -66,12 +66,12 @@ def test_which_form(monkeypatch):
     assert form(8, 16, 8) is convolution.grouped
     assert form(8, 8, 2) is convolution.grouped
     assert form(8, 16, 1, kernel=1) is convolution.pointwise
-    assert form(32, 64, 1) is convolution.by_winograd
-    assert form(16, 64, 1) is form(32, 64, 1, stride=2) is form(32, 64, 1, pad=0) is None
-    assert form(32, 64, 1, kernel=5) is None
+    assert form(64, 96, 1) is form(64, 64, 1, side=128) is convolution.by_winograd
+    assert form(32, 64, 1) is form(64, 64, 1, stride=2) is form(64, 64, 1, pad=0) is None
+    assert form(64, 64, 1, kernel=5) is form(64, 64, 1, side=256) is None
     assert form(8, 8, 8, dtype=jnp.bfloat16) is None
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert form(8, 8, 8) is form(32, 64, 1) is None
+    assert form(8, 8, 8) is form(64, 64, 1) is None
 
 
 @pytest.mark.parametrize("options", [dict(rhs_dilation=(2, 2)), dict(dimension_numbers=None)])

@@ -53,8 +53,9 @@ from ktjax.models.networks import winograd
 
 # Images [B, H, W, C] and kernels [K, K, I, O].
 NHWC = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-_MANY = 32  # channels in and out from which Winograd's transforms pay off
-_FEW_TILES = 2**12  # up to which they also pay off for the kernel's gradient
+_MANY = 64  # channels in and out from which Winograd's transforms pay off
+_MOST_NUMBERS = 2**23  # in all transformed tiles, up to which they do
+_FEW_TILES = 2**12  # up to which they also do for the kernel's gradient
 _FEW = 2**17  # numbers in an image batch up to which one reduction per tap is faster than a loop
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -110,9 +111,10 @@ def form_for(
     if kernel.shape[:2] == (1, 1):
         return pointwise
     keeps_size = tuple(strides) == (1, 1) and pads == ((1, 1), (1, 1))
-    if kernel.shape[:2] == (3, 3) and keeps_size and min(kernel.shape[2:]) >= _MANY:
-        return by_winograd
-    return None
+    if kernel.shape[:2] != (3, 3) or not keeps_size or min(kernel.shape[2:]) < _MANY:
+        return None
+    numbers = 16 * winograd.count_tiles(x) * max(kernel.shape[2:])
+    return by_winograd if numbers <= _MOST_NUMBERS else None
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
