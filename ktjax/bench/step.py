@@ -11,12 +11,13 @@ compares new ones to them:
 
                                             step / parts  / eager  / channels_last  stored / step
   glyphs/tiny_resnet_narrow <- tiny_mixer, 64     0.99      0.89        0.94            0.61
-  resnet18 <- resnet50, 8                         0.89      1.19        1.35            0.59
+  resnet18 <- resnet50, 8                         0.94      1.02        1.17            0.54
   vit_small_patch16_224 <- convnext_tiny, 8       0.93      1.15        1.16            0.67
   mixer_b16_224 <- vit_base_patch16_224, 4        0.98      1.12        1.13            0.65
 
-So a step costs less than its parts. With the three large networks, steps reach 60 to 71 % of the
-peak of matrix products, and eager PyTorch is faster by 12 to 19 %. With precomputed answers of the
+So a step costs less than its parts. Of the large pairs, the two without 3x3 convolutions reach 70 %
+of the peak of matrix products; eager PyTorch is faster by 2 to 15 %. (ResNets took 1.19 before
+Winograd's convolutions and a gradient of max pooling of our own.) With precomputed answers of the
 frozen models (stored), a step takes 0.6 of the time. With XLA's own convolutions (--library), the
 first pair takes 0.95 of the time. torch.compile is not measured.
 """
