@@ -209,13 +209,15 @@ def lower_training(variables, module, x):
 def test_blocks_forget_their_activations_where_they_are_told_to(family):
     architecture, options = models.TESTING[family]
     x = jnp.zeros((1, 2, 64, 64, 3))
+    barriers = []  # some convolutions and poolings have theirs, too
     for remat in (False, True):
         blank, module = models.skeleton(
             architecture, CLASSES, (64, 64), {**options, "remat": remat}
         )
         variables = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), blank.variables)
         lowered = lower_training(variables, module, x)
-        assert ("optimization_barrier" in lowered.as_text()) == remat
+        barriers.append(lowered.as_text().count("optimization_barrier"))
+    assert barriers[0] < barriers[1]
 
 
 @each_family_but("mobilenetv3", "swin_transformer", "deit", "pit", "vision_transformer_relpos")

@@ -12,32 +12,30 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
-def max_pool(x_BxHxWxC: jax.Array, kernel: int, stride: int) -> jax.Array:
-    """Maxima over square windows, padded on each side by half a kernel.
+def max_pool(x_BxHxWxC: jax.Array, kernel: int, stride: int, *, pad: int) -> jax.Array:
+    """Maxima over square windows; the padding, `pad` pixels on each side, is never one.
 
     A gradient goes to the maximum; of several equal ones in a window to the first, as in torch.
     """
     of_backend = _on_cpu if jax.default_backend() == "cpu" else _library
-    return of_backend(x_BxHxWxC, kernel, stride)
+    return of_backend(x_BxHxWxC, kernel, stride, pad)
 
 
-def _library(x: jax.Array, kernel: int, stride: int) -> jax.Array:
-    padding = (kernel // 2, kernel // 2)
-    return nn.max_pool(x, (kernel, kernel), (stride, stride), (padding, padding))
+def _library(x: jax.Array, kernel: int, stride: int, pad: int) -> jax.Array:
+    return nn.max_pool(x, (kernel, kernel), (stride, stride), ((pad, pad), (pad, pad)))
 
 
-_on_cpu = jax.custom_vjp(_library, nondiff_argnums=(1, 2))
+_on_cpu = jax.custom_vjp(_library, nondiff_argnums=(1, 2, 3))
 
 
-def _forward(x, kernel, stride):
-    y = _library(x, kernel, stride)
+def _forward(x, kernel, stride, pad):
+    y = _library(x, kernel, stride, pad)
     return y, (x, y)
 
 
-def _backward(kernel, stride, saved, dy):
+def _backward(kernel, stride, pad, saved, dy):
     x, y = saved
     height, width = x.shape[1:3]
-    pad = kernel // 2
     around = ((0, 0), (pad, pad), (pad, pad), (0, 0))
     x = jnp.pad(x, around, constant_values=-jnp.inf)
     taps = list(_taps(x, kernel, stride, count=y.shape[1:3]))

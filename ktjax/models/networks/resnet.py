@@ -215,8 +215,8 @@ class ResNet(nn.Module):
             x = conv(width, 3, stride=2, name="maxpool.0")(x)
             return nn.relu(self.norm(name="maxpool.1")(x))
         if self.pool is None:
-            return pooling.max_pool(x, 3, 2)
-        return self.pool(x if self.pool is halve else pooling.max_pool(x, 3, 1))
+            return pooling.max_pool(x, 3, 2, pad=1)
+        return self.pool(x if self.pool is halve else pooling.max_pool(x, 3, 1, pad=1))
 
 
 def _basic(depths: tuple[int, ...], **options: object) -> Callable[..., ResNet]:

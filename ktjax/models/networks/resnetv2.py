@@ -205,8 +205,8 @@ class ResNetV2(nn.Module):
             x = self.conv(width, 7, stride=2, name="stem.conv")(x)
         if self.stem == "fixed":
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            return nn.max_pool(x, (3, 3), (2, 2))
-        return pooling.max_pool(x, 3, 2)
+            return pooling.max_pool(x, 3, 2, pad=0)
+        return pooling.max_pool(x, 3, 2, pad=1)
 
 
 def _itself(x: jax.Array) -> jax.Array:
