@@ -21,7 +21,7 @@ from goldens import rule
 from ktjax import models
 from ktjax.classifier import linen_forward
 from ktjax.models.checkpoints import catalogue, layouts, weights
-from ktjax.models.networks import layers
+from ktjax.models.networks import convolution, layers, pooling
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLASSES = tuple(f"class {i}" for i in range(rule.CLASSES))
@@ -206,18 +206,19 @@ def lower_training(variables, module, x):
 
 
 @each_family_but("mobilenetv3", "swin_transformer")
-def test_blocks_forget_their_activations_where_they_are_told_to(family):
+def test_blocks_forget_their_activations_where_they_are_told_to(family, monkeypatch):
+    # Ours for CPUs have barriers of their own.
+    monkeypatch.setattr(convolution, "form_for", lambda *_, **__: None)
+    monkeypatch.setattr(pooling, "_on_cpu", pooling._library)
     architecture, options = models.TESTING[family]
     x = jnp.zeros((1, 2, 64, 64, 3))
-    barriers = []  # some convolutions and poolings have theirs, too
     for remat in (False, True):
         blank, module = models.skeleton(
             architecture, CLASSES, (64, 64), {**options, "remat": remat}
         )
         variables = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), blank.variables)
         lowered = lower_training(variables, module, x)
-        barriers.append(lowered.as_text().count("optimization_barrier"))
-    assert barriers[0] < barriers[1]
+        assert ("optimization_barrier" in lowered.as_text()) == remat
 
 
 @each_family_but("mobilenetv3", "swin_transformer", "deit", "pit", "vision_transformer_relpos")

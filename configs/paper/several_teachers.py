@@ -40,7 +40,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             for name, entry in config.objectives.items():
                 known = name if name in ours.objectives else "kl"
                 entry.learning_rate = ours.objectives[known].learning_rate
-            for field in ("schedule", "warmup", "weight_decay", "clip_norm", "targets"):
+            for field in ("schedule", "warmup", "weight_decay", "clip_norm", "targets", "export"):
                 config[field] = ours[field]
-            config.export = "last"
     return config

@@ -44,14 +44,15 @@ resnet18 <- resnet50 takes 12 seconds, not 4. XLA's flags for oneDNN, XNNPACK an
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ktjax.models.networks import winograd
+from ktjax.models.networks import windows, winograd
+from ktjax.models.networks.windows import Padding
 
 # Images [B, H, W, C] and kernels [K, K, I, O].
 NHWC = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
@@ -59,8 +60,6 @@ _MANY = 64  # channels in and out from which Winograd's transforms pay off
 _MOST_NUMBERS = 2**23  # in all transformed tiles, up to which they do
 _FEW_TILES = 2**12  # up to which they also do for the kernel's gradient
 _FEW = 2**17  # numbers in an image batch up to which one reduction per tap is faster than a loop
-
-Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def convolve(
@@ -121,7 +120,7 @@ def form_for(
 
 def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
     """A convolution of single pixels: one matrix product."""
-    ((_, _, x_at),) = _taps(x, kernel.shape[:2], strides, pads)
+    ((_, _, x_at),) = windows.taps(x, kernel.shape[:2], strides, pads)
     y = x_at.reshape(-1, x.shape[-1]) @ kernel[0, 0]
     return y.reshape(*x_at.shape[:3], -1)
 
@@ -162,7 +161,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Pad
 
 def _shifts(x: jax.Array, kernel_KxKxC: jax.Array, strides: Any, pads: Padding) -> jax.Array:
     def of_image(x_HxWxC: jax.Array) -> jax.Array:
-        taps = _taps(x_HxWxC[None], kernel_KxKxC.shape[:2], strides, pads)
+        taps = windows.taps(x_HxWxC[None], kernel_KxKxC.shape[:2], strides, pads)
         weighted = (x_at * kernel_KxKxC[None, i, j][None, None] for i, j, x_at in taps)
         return functools.reduce(jnp.add, weighted)[0]
 
@@ -193,7 +192,9 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 def _by_taps(x: jax.Array, dy: jax.Array, sides: Any, strides: Any, pads: Padding) -> jax.Array:
     """The gradient of a depthwise kernel [K, K, C]: a sum over all pixels for each of its taps."""
-    found = [(x_at * dy).sum(axis=(0, 1, 2)) for _, _, x_at in _taps(x, sides, strides, pads)]
+    found = [
+        (x_at * dy).sum(axis=(0, 1, 2)) for _, _, x_at in windows.taps(x, sides, strides, pads)
+    ]
     return jnp.stack(found).reshape(*sides, -1)
 
 
@@ -207,7 +208,7 @@ def _by_rows(x: jax.Array, dy: jax.Array, sides: Any, strides: Any, pads: Paddin
         dy_1x1xWxC = jax.lax.dynamic_slice(dy, (image, row, 0, 0), (1, 1, width, channels))
         at = (image, row * strides[0], 0, 0)
         rows = jax.lax.dynamic_slice(x, at, (1, sides[0], *x.shape[2:]))
-        taps = _taps(rows, sides, (1, strides[1]), ((0, 0), (0, 0)))
+        taps = windows.taps(rows, sides, (1, strides[1]), windows.NONE)
         return tuple(
             total_WxC + (x_at * dy_1x1xWxC)[0, 0]
             for total_WxC, (_, _, x_at) in zip(sums_TxWxC, taps, strict=True)
@@ -242,26 +243,9 @@ def _grouped_backward(strides, pads, saved, dy):
     dy_NxGxO = dy.reshape(-1, groups, dy.shape[-1] // groups)
     found = [
         jnp.einsum("ngi,ngo->igo", x_at.reshape(-1, groups, kernel.shape[2]), dy_NxGxO)
-        for _, _, x_at in _taps(x, kernel.shape[:2], strides, pads)
+        for _, _, x_at in windows.taps(x, kernel.shape[:2], strides, pads)
     ]
     return dx, jnp.stack(found).reshape(kernel.shape)
 
 
 grouped.defvjp(_grouped_forward, _grouped_backward)
-
-
-def _taps(
-    x: jax.Array, sides: Sequence[int], strides: Sequence[int], pads: Padding
-) -> Iterator[tuple[int, int, jax.Array]]:
-    """For each tap of a kernel: row, column, and the pixels that it meets [B, H, W, C]."""
-    around = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
-    x = jax.lax.pad(x, jnp.zeros((), x.dtype), around)
-    counts = [
-        (size - side) // stride + 1
-        for size, side, stride in zip(x.shape[1:3], sides, strides, strict=True)
-    ]
-    for i in range(sides[0]):
-        for j in range(sides[1]):
-            last = [at + (n - 1) * s + 1 for at, n, s in zip((i, j), counts, strides, strict=True)]
-            start, end = (0, i, j, 0), (x.shape[0], *last, x.shape[3])
-            yield i, j, jax.lax.slice(x, start, end, (1, *strides, 1))

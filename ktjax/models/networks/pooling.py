@@ -5,11 +5,11 @@ takes 114 ms on 2 CPU cores (jax 0.10.2) where the maxima take 4, a sixth of a t
 ResNet-18. Here each pixel collects from the few windows that it is in.
 """
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from ktjax.models.networks import windows
 
 
 def max_pool(x_BxHxWxC: jax.Array, kernel: int, stride: int, *, pad: int) -> jax.Array:
@@ -38,7 +38,7 @@ def _backward(kernel, stride, pad, saved, dy):
     height, width = x.shape[1:3]
     around = ((0, 0), (pad, pad), (pad, pad), (0, 0))
     x = jnp.pad(x, around, constant_values=-jnp.inf)
-    taps = list(_taps(x, kernel, stride, count=y.shape[1:3]))
+    taps = list(windows.taps(x, (kernel, kernel), (stride, stride), windows.NONE))
     first = jnp.zeros(y.shape, jnp.int8)  # the number of the tap that is the maximum
     for number, (_, _, x_at) in reversed(list(enumerate(taps))):
         first = jnp.where(x_at == y, jnp.int8(number), first)
@@ -53,19 +53,7 @@ def _backward(kernel, stride, pad, saved, dy):
         at = ((i // stride, rows), (j // stride, columns))
         room = [(low, size - low - n) for (low, size), n in zip(at, y.shape[1:3], strict=True)]
         grid[i % stride][j % stride] += jnp.pad(part, ((0, 0), *room, (0, 0)))
-    dx = jnp.stack([jnp.stack(row, axis=3) for row in grid], axis=2)
-    dx = dx.reshape(len(x), rows * stride, columns * stride, -1)
-    return (dx[:, pad : pad + height, pad : pad + width],)
+    return (windows.joined(grid)[:, pad : pad + height, pad : pad + width],)
 
 
 _on_cpu.defvjp(_forward, _backward)
-
-
-def _taps(
-    x: jax.Array, kernel: int, stride: int, *, count: tuple[int, ...]
-) -> Iterator[tuple[int, int, jax.Array]]:
-    """For each place in a window: row, column, and the pixels there, of `count` windows."""
-    height, width = (stride * (n - 1) + 1 for n in count)
-    for i in range(kernel):
-        for j in range(kernel):
-            yield i, j, x[:, i : i + height : stride, j : j + width : stride]

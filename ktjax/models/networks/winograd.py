@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from ktjax.models.networks import windows
+
 # A 4x4, 3x3 or 2x2 arrangement of arrays of the same shape.
 Grid = Sequence[Sequence[jax.Array]]
 
@@ -29,10 +31,7 @@ def kernel_gradient(x_BxHxWxI: jax.Array, dy_BxHxWxO: jax.Array) -> jax.Array:
     """Its gradient by the kernel: [3, 3, I, O]."""
     tile_4x4 = _on_both(_of_tile, _tiles(x_BxHxWxI))
     dy_4x4 = _on_both(_of_patch, _patches(dy_BxHxWxO))
-    product_4x4 = [
-        [tile.T @ dy for tile, dy in zip(*rows, strict=True)]
-        for rows in zip(tile_4x4, dy_4x4, strict=True)
-    ]
+    product_4x4 = _products(tile_4x4, dy_4x4, axes=(0, 0))
     return jnp.stack([jnp.stack(row) for row in _on_both(_to_kernel, product_4x4)])
 
 
@@ -46,12 +45,17 @@ def _convolve(x: jax.Array, kernel_3x3xIxO: jax.Array, *, axis: int) -> jax.Arra
     """The convolution that sums over this axis of the kernel."""
     tile_4x4 = _on_both(_of_tile, _tiles(x))
     kernel_4x4 = _on_both(_of_kernel, [[kernel_3x3xIxO[i, j] for j in range(3)] for i in range(3)])
-    contracted = (((1,), (axis - 2,)), ((), ()))
-    product_4x4 = [
-        [jax.lax.dot_general(tile, kernel, contracted) for tile, kernel in zip(*rows, strict=True)]
-        for rows in zip(tile_4x4, kernel_4x4, strict=True)
-    ]
+    product_4x4 = _products(tile_4x4, kernel_4x4, axes=(1, axis - 2))
     return _image(_on_both(_to_patch, product_4x4), shape=x.shape[:3])
+
+
+def _products(one_4x4: Grid, other_4x4: Grid, *, axes: tuple[int, int]) -> Grid:
+    """The products of two grids' matrices, summed over these axes."""
+    summed = (((axes[0],), (axes[1],)), ((), ()))
+    return [
+        [jax.lax.dot_general(one, other, summed) for one, other in zip(*rows, strict=True)]
+        for rows in zip(one_4x4, other_4x4, strict=True)
+    ]
 
 
 def _on_both(transform: Callable[[Sequence], list], grid: Grid) -> list[list[jax.Array]]:
@@ -87,32 +91,30 @@ def _to_kernel(u: Sequence) -> list:
 
 def _tiles(x: jax.Array) -> Grid:
     """The pixels [tiles, C] at each place of the tiles, which overlap by two."""
-    batch, height, width, channels = x.shape
-    rows, columns = -(-height // 2), -(-width // 2)
-    around = ((0, 0), (1, 2 * rows - height + 1), (1, 2 * columns - width + 1), (0, 0))
-    # Otherwise XLA would compute what x comes from again for each of the 16 places.
-    x = jax.lax.optimization_barrier(jnp.pad(x, around))
-
-    def at(i: int, j: int) -> jax.Array:
-        last = (batch, i + 2 * rows - 1, j + 2 * columns - 1, channels)
-        return jax.lax.slice(x, (0, i, j, 0), last, (1, 2, 2, 1)).reshape(-1, channels)
-
-    return [[at(i, j) for j in range(4)] for i in range(4)]
+    _, height, width, _ = x.shape
+    return _at_places(x, 4, ((1, 1 + height % 2), (1, 1 + width % 2)))
 
 
 def _patches(y: jax.Array) -> Grid:
     """The pixels [tiles, C] at each place of the 2x2 patches."""
-    _, height, width, channels = y.shape
-    y = jnp.pad(y, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-    y = jax.lax.optimization_barrier(y)
-    return [[y[:, i::2, j::2].reshape(-1, channels) for j in range(2)] for i in range(2)]
+    _, height, width, _ = y.shape
+    return _at_places(y, 2, ((0, height % 2), (0, width % 2)))
+
+
+def _at_places(x: jax.Array, side: int, pads: windows.Padding) -> Grid:
+    """The pixels at each place of square windows, two apart."""
+    # Otherwise XLA would compute what x comes from again for each place.
+    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *pads, (0, 0))))
+    found = [
+        pixels.reshape(-1, x.shape[-1])
+        for _, _, pixels in windows.taps(x, (side, side), (2, 2), windows.NONE)
+    ]
+    return [found[i : i + side] for i in range(0, len(found), side)]
 
 
 def _image(patch_2x2: Grid, *, shape: Sequence[int]) -> jax.Array:
     """The image [B, H, W, C] of these patches."""
     batch, height, width = shape
     tiles = (batch, -(-height // 2), -(-width // 2), -1)
-    rows = [jnp.stack([y.reshape(tiles) for y in row], axis=3) for row in patch_2x2]
-    y = jnp.stack(rows, axis=2)
-    y = y.reshape(batch, 2 * tiles[1], 2 * tiles[2], -1)
+    y = windows.joined([[pixels.reshape(tiles) for pixels in row] for row in patch_2x2])
     return y[:, :height, :width]
