@@ -111,7 +111,7 @@ def form_for(
         return depthwise if groups == x.shape[-1] == kernel.shape[-1] else grouped
     if kernel.shape[:2] == (1, 1):
         return pointwise
-    keeps_size = tuple(strides) == (1, 1) and pads == ((1, 1), (1, 1))
+    keeps_size = tuple(strides) == (1, 1) and pads == windows.ONE
     if kernel.shape[:2] != (3, 3) or not keeps_size or min(kernel.shape[2:]) < _MANY:
         return None
     numbers = 16 * winograd.count_tiles(x) * max(kernel.shape[2:])

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import convolution, layers, pooling, products
+from ktjax.models.networks import convolution, layers, pooling, products, windows
 from ktjax.models.networks.layers import BatchNorm, DropPath, SEModule, avg_pool, conv
 
 Norm = Callable[..., nn.Module]
@@ -215,8 +215,10 @@ class ResNet(nn.Module):
             x = conv(width, 3, stride=2, name="maxpool.0")(x)
             return nn.relu(self.norm(name="maxpool.1")(x))
         if self.pool is None:
-            return pooling.max_pool(x, 3, 2, pad=1)
-        return self.pool(x if self.pool is halve else pooling.max_pool(x, 3, 1, pad=1))
+            return pooling.max_pool(x, (3, 3), (2, 2), windows.ONE)
+        if self.pool is not halve:
+            x = pooling.max_pool(x, (3, 3), (1, 1), windows.ONE)
+        return self.pool(x)
 
 
 def _basic(depths: tuple[int, ...], **options: object) -> Callable[..., ResNet]:

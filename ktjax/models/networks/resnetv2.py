@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import convolution, layers, pooling
+from ktjax.models.networks import convolution, layers, pooling, windows
 from ktjax.models.networks.layers import Activation, BatchNorm, DropPath, GroupNorm, avg_pool
 
 Norm = Callable[..., nn.Module]
@@ -205,8 +205,8 @@ class ResNetV2(nn.Module):
             x = self.conv(width, 7, stride=2, name="stem.conv")(x)
         if self.stem == "fixed":
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            return pooling.max_pool(x, 3, 2, pad=0)
-        return pooling.max_pool(x, 3, 2, pad=1)
+            return pooling.max_pool(x, (3, 3), (2, 2), windows.NONE)
+        return pooling.max_pool(x, (3, 3), (2, 2), windows.ONE)
 
 
 def _itself(x: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 NONE: Padding = ((0, 0), (0, 0))
+ONE: Padding = ((1, 1), (1, 1))  # pixel on each side
 
 
 def taps(

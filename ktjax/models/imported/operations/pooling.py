@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ktjax.models.networks import pooling
+
 _MOST_BINS = 4096
 
 
@@ -80,6 +82,9 @@ def _max_pool(x, kernel, stride=(), padding=0, dilation=1, ceil_mode=False):
     stride, padding, dilation = _pair(stride, kernel), _pair(padding), _pair(dilation)
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     pads = _padding(x.shape[-2:], reach, stride, padding, ceil_mode)
+    if x.ndim == 4 and max(dilation) == 1 and jnp.issubdtype(x.dtype, jnp.floating):
+        pooled = pooling.max_pool(x.transpose(0, 2, 3, 1), kernel, stride, pads)
+        return pooled.transpose(0, 3, 1, 2), None
     least = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     y = _windowed(x, least, jax.lax.max, kernel, stride, pads, dilation)
     return y, None  # the positions are not used
