@@ -15,7 +15,7 @@ from small_jobs import KilledError, accuracy_of, check_same, kill_at, read, tran
 
 import ktjax
 from ktjax import data, evaluate
-from ktjax.analysis import flips
+from ktjax.analysis import decision, flips
 from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import transfer
 from ktjax.models.checkpoints import weights
@@ -166,6 +166,30 @@ def test_statistics_of_a_soup_are_estimated_if_asked_for(images, zoo, quartet, t
         assert same == ("batch_stats" not in name), name
     folder = tmp_path / "students" / average["run"]
     assert accuracy_of(ktjax.load_model(str(folder)), images) == average["accuracy_after"]
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_a_soup_abstains_unless_it_is_better(better, images, zoo, quartet, tmp_path, monkeypatch):
+    """It shares its level with the decisions about its students."""
+    levels = []
+
+    def decide(was_N, is_N, label_N, *, decisions):
+        levels.append(decisions)
+        return better or decisions == 1
+
+    monkeypatch.setattr(decision, "is_better", decide)
+    config = transferring(
+        images, zoo[1], quartet[1:3], arg="objectives=kl,strategy=soup", export="no_regret"
+    )
+    *singles, soup = transfer.run(config, tmp_path)["runs"]
+    assert levels == [1, 1, 3] and not any(row["abstained"] for row in singles)
+    assert soup["abstained"] != better
+    assert soup["exported"] == ("all students together" if better else "the student before")
+    assert (soup["last_delta"] is None) == better
+    if not better:
+        assert soup["delta"] == soup["tune_delta"] == 0
+    folder = tmp_path / "students" / soup["run"]
+    assert accuracy_of(ktjax.load_model(str(folder)), images) == soup["accuracy_after"]
 
 
 def test_models_of_other_architectures_make_no_soup(quartet):

@@ -481,16 +481,18 @@ def test_a_single_run_that_changed_nothing(results, tmp_path):
 
 
 def test_abstentions_are_counted_over_all_runs(results):
-    """Of teachers one after another each stage decides; a soup is not trained."""
+    """Of teachers one after another each stage decides; a soup is decided about as a whole."""
     runs = [make_run(["weak"], "kl", 1.0) | {"least_gain": 0.5} for _ in range(2)]
     stages = [make_run([name], "kl", 0.5) | {"least_gain": 0.25} for name in ("weak", "strong")]
     runs.append(make_run(["weak", "strong"], "kl", 1.0) | {"stages": stages})
     runs.append(make_run(["strong"], "kl", 0.0) | {"abstained": True})  # no gain could be seen
-    runs.append(make_run(["weak", "strong"], "kl soup", 0.0) | {"history": []})
+    soup = {"history": [], "abstained": True, "least_gain": 0.3, "last_delta": -0.4}
+    runs.append(make_run(["weak", "strong"], "kl soup", 0.0) | soup)
     assert verdicts.abstentions(rows.read(results | {"runs": runs})) == ""
     found = rows.read(results | {"runs": runs, "config": {"export": "no_regret"}})
     text = verdicts.abstentions(found)
-    assert text.startswith("1 of 4 transfers abstained: ") and "A gain of 0.38 points" in text
+    assert text.startswith("2 of 5 transfers abstained: ") and "A gain of 0.30 points" in text
+    assert "would have changed it by -0.40 points" in text
 
 
 def test_where_no_answer_changed_it_is_said_what_to_do(results):

@@ -118,7 +118,7 @@ def accuracy_of(classifier, images):
     return evaluate.accuracy(logits_of(classifier, split), split.label_N)
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """Something that no job knows of."""
 
 

@@ -13,7 +13,7 @@ from controls_test import make_run
 from safetensors import numpy as safetensors_numpy
 from small_jobs import KilledError, kill_at, load_config, read, studying, without_seconds
 
-from ktjax import files, models
+from ktjax import files
 from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import evaluation, lease, training
 from ktjax.experiment.shared import Shared
@@ -21,7 +21,7 @@ from ktjax.jobs import study, transfer
 from ktjax.jobs.study import in_processes, job, plan, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.transfer import setup
-from ktjax.models.checkpoints import weights
+from ktjax.models.checkpoints import hub, weights
 from ktjax.report import tables
 from ktjax.settings.study import Study
 from ktjax.targets import store
@@ -183,12 +183,13 @@ def test_lists_may_grow(whole, config, monkeypatch, tmp_path):
 
 
 def test_no_model_of_a_hub_is_asked_for_at_the_start(config, monkeypatch):
-    """Each start of each shard would download all of them."""
-    monkeypatch.setattr(models, "locate", lambda name: pytest.fail(f"{name} is asked for"))
-    settings = Study.read(
-        changed(config, students=("timm/resnet18.a1_in1k",), teachers=("hf:a/b",))
-    )
+    """Each start of each shard would download all of them; one that fails would fail the study."""
+    monkeypatch.setattr(hub, "download", lambda name, file: pytest.fail(f"{name} is asked for"))
+    names = ("timm/resnet18.a1_in1k", "hf:timm/resnet18.a1_in1k", "hf:a/b")
+    settings = Study.read(changed(config, students=names[:1], teachers=names))
+    study.check(settings)
     assert job._weights(settings) == {}
+    assert [teacher for _, teacher in plan.pairs(settings)] == ["hf:a/b"]
 
 
 def test_other_weights_of_a_model_are_noticed(whole, config, quartet, tmp_path):
@@ -440,6 +441,20 @@ def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path,
         os.utime(sleeper.file, (0, 0))
         with runs.take(run):
             assert not runs.do(run, plan.transfer_of(settings, run), sleeper, Shared())
+
+
+@pytest.mark.parametrize("error", [MemoryError("full"), ImportError("no torch"), KeyError("k")])
+def test_whatever_a_run_fails_by_is_kept(error, config, tmp_path, monkeypatch):
+    settings = Study.read(config)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, expiry=60)
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(transfer, "execute", fails)
+    with runs.take(run) as held:
+        assert runs.do(run, plan.transfer_of(settings, run), held, Shared())
+    assert runs.is_done(run) and runs.error(run) == f"{type(error).__name__}: {error}"
 
 
 def test_refused(refused, config, quartet, noisy):

@@ -3,7 +3,7 @@
 from ktjax.models.classes import HasClasses, check_classes, has_classes
 from ktjax.models.heads import HEADS, head_of, replace_head
 from ktjax.models.labels import fitted, places, select
-from ktjax.models.loading import ZOO, blank, load, locate, zoo
+from ktjax.models.loading import ZOO, blank, identity, load, locate, zoo
 from ktjax.models.registry import (
     FAMILIES,
     MODELS,
@@ -31,6 +31,7 @@ __all__ = [
     "fitted",
     "has_classes",
     "head_of",
+    "identity",
     "load",
     "locate",
     "named",

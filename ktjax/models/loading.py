@@ -241,6 +241,20 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     )
 
 
+def identity(name: str) -> str:
+    """Text that all names of one model share; ValueError if there is no such local model.
+
+    That is the folder of a local model. The hub is not asked, which would download the weights:
+    its models are told apart by name, and so are those with a prefix.
+    """
+    repository = hub.repository_of(name)
+    if repository is not None:
+        return f"hf:{repository}"
+    if name.startswith((zero_shot.PREFIX, imported.FORCED)):
+        return name
+    return str(locate(name).path.resolve())
+
+
 def _of_hub(name: str, repository: str) -> hub.Checkpoint:
     """The checkpoint of a repository; imported if ktjax lacks its architecture."""
     if name.startswith("timm/") and repository == name:  # known without asking the hub

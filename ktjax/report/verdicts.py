@@ -52,7 +52,7 @@ def abstentions(results: TransferResults) -> str:
     """How many transfers abstained, and which gain would have been detected; or nothing."""
     if results.config.get("export") != "no_regret":
         return ""
-    decided = [run for run in results.runs if run.teachers and run.history]  # a soup is not trained
+    decided = [run for run in results.runs if run.teachers]
     if not decided:
         return ""
     abstained = [run for run in decided if run.abstained]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
@@ -26,8 +25,6 @@ from ktjax.jobs.study.plan import Run
 from ktjax.settings.transfer import Transfer
 
 _ERROR = "error.json"  # why a run failed
-# What fails one run but maybe not the next: its models, its numerics, its memory.
-_FAILURES = (ValueError, FloatingPointError, jax.errors.JaxRuntimeError)
 
 
 class Found(NamedTuple):
@@ -96,7 +93,11 @@ class Runs:
         place = lease_lib.enter(lease)
         try:
             transfer.execute(settings, place, shared=shared, report=False)
-        except _FAILURES as error:
+        except OSError:  # of the disk, which the next run needs too
+            if lease.held():
+                raise
+            # The new holder has renamed the folder.
+        except Exception as error:  # of its models, its numerics, its memory: maybe not the next's
             logs.stop()
             paths.delete(place, ignore_errors=True)
             paths.make_folder(place)
@@ -104,10 +105,6 @@ class Runs:
             files.write_json(
                 place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()}
             )
-        except OSError:
-            if lease.held():
-                raise
-            # The new holder has renamed the folder.
         paths.delete(place / files.CHECKPOINTS, ignore_errors=True)
         path = self.workdir / run.folder
         if not lease.held():

@@ -56,12 +56,12 @@ def pairs(settings: Study) -> tuple[tuple[str, str], ...]:
       ValueError: there are fewer pairs.
     """
     every = (*settings.students, *settings.teachers)
-    paths = {name: transfer.folder(name).resolve() for name in every}
+    identities = {name: transfer.identity(name) for name in every}
     found = [
         (student, teacher)
         for student in settings.students
         for teacher in settings.teachers
-        if paths[student] != paths[teacher]
+        if identities[student] != identities[teacher]
     ]
     if settings.pairs is None:
         return tuple(found)

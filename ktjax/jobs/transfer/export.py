@@ -2,9 +2,9 @@
 
 `best`: of those evaluated during training. `no_regret`: the candidate is the best on tune among
 these, the mean over the last half of training, and interpolations between the weights before and
-after. One decision about it is made on the accept split, which is used for nothing else
-(analysis/decision.py): if it is not better than the student before, that student is exported, and
-the run has abstained.
+after; of several students that are combined, the result. One decision about it is made on the
+accept split, which is used for nothing else (analysis/decision.py): if it is not better than the
+student before, that student is exported, and the run has abstained.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from ktjax.jobs.transfer.setup import Setup
 
 SHARES = (0.25, 0.5, 0.75)  # of the way from the weights before to those after training
 LAST, BEST, TAIL = "the last", "the best on tune", "the mean of the last half"
+COMBINED = "all students together"
 BEFORE = "the student before"
 
 
@@ -32,7 +33,7 @@ class Exported(NamedTuple):
     model: Classifier
     placed: Any  # its variables on the devices
     tune_NxC: np.ndarray
-    name: str  # LAST, BEST, TAIL, the share of the way, or BEFORE
+    name: str  # LAST, BEST, TAIL, the share of the way, COMBINED, or BEFORE
     # On tune, in percent; that of the candidate if it was rejected.
     accuracy: float
     least_gain: float | None = None  # that the decision would detect, in points
@@ -76,21 +77,40 @@ def no_regret(
       fitted: the training.
       decisions: how many dependent decisions the run makes in all.
     """
-    splits = start.splits
-    layout = start.settings.parallel
     others = {BEST: fitted.best, TAIL: fitted.tail}
     for share in SHARES:
         variables = between(before.model.variables, after.variables, share)
-        others[f"{share:.0%} of the way"] = parallel.place(variables, layout)
+        others[f"{share:.0%} of the way"] = parallel.place(variables, start.settings.parallel)
     candidates = [last(start, after, fitted)] + [
         _candidate(start, after, name, placed)
         for name, placed in others.items()
         if placed is not None
     ]
     chosen = max(candidates, key=lambda one: one.accuracy)
-    placed = parallel.place(dict(before.model.variables), layout)
-    assert splits.accept is not None
-    accept, accept_N = splits.accept, splits.accept.label_N
+    return _if_better(start, before, chosen, decisions=decisions)
+
+
+def combined(start: Setup, model: Classifier, *, decisions: int) -> Exported:
+    """Several students in one; with `no_regret` only if it is better than the student before.
+
+    Args:
+      start: of the transfer.
+      model: the students in one, an average of them, say.
+      decisions: with `no_regret`, how many the run makes in all: this one, and those before.
+    """
+    placed = parallel.place(dict(model.variables), start.settings.parallel)
+    tune_NxC = start.predict(placed, start.splits.tune)
+    found = _of(start, model, COMBINED, placed, tune_NxC)
+    if start.settings.export != "no_regret":
+        return found
+    return _if_better(start, start.models[start.student], found, decisions=decisions)
+
+
+def _if_better(start: Setup, before: Evaluated, chosen: Exported, *, decisions: int) -> Exported:
+    """The candidate, if the accept split shows that it is better, else the student before."""
+    placed = parallel.place(dict(before.model.variables), start.settings.parallel)
+    assert start.splits.accept is not None
+    accept, accept_N = start.splits.accept, start.splits.accept.label_N
 
     def answers(variables: Any) -> np.ndarray:
         return start.predict(variables, accept).argmax(axis=1)

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import tqdm
 
-from ktjax import augment, parallel, progress
+from ktjax import augment, evaluate, parallel, progress
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, recipes, rows, statistics, stores
 from ktjax.experiment.evaluation import Evaluated
-from ktjax.jobs.transfer import plan, setup, stages
+from ktjax.jobs.transfer import export, plan, setup, stages
 from ktjax.jobs.transfer.plan import STRATEGIES, Run, Teachers
 from ktjax.jobs.transfer.setup import Done, Setup
 from ktjax.targets import live
@@ -181,39 +181,45 @@ def _combined(
     students: Sequence[Classifier],
 ) -> tuple[rows.Run, Evaluated]:
     """Combines students that each had their own teacher, by averaging them, for example."""
-    settings = start.settings
-    strategy = settings.strategy
-    origin = f"{strategy} of: {'; '.join(student.origin for student in students)}"
-    combine = STRATEGIES[strategy].combine
+    settings, before = start.settings, start.models[start.student]
+    combine = STRATEGIES[settings.strategy].combine
     assert combine is not None
-    combined = combine(students)
+    made = combine(students)
     if settings.soup_batch_norm == "estimate":
-        combined = statistics.estimated(
-            combined,
+        made = statistics.estimated(
+            made,
             start.splits.train,
             augment=augment.make_augment(settings.augment, seed=seed),
             seed=seed,
             batch_size=settings.batch_size,
             layout=settings.parallel,
         )
-    after = evaluation.evaluate(
-        dataclasses.replace(combined, origin=origin),
-        start.predict,
-        start.splits,
-        layout=settings.parallel,
-        calibrate=settings.calibrate,
+    origin = f"{settings.strategy} of: {'; '.join(student.origin for student in students)}"
+    made = dataclasses.replace(made, origin=origin)
+    exported = export.combined(start, made, decisions=len(students) + 1)
+    combined = evaluation.evaluate(
+        made, start.predict, start.splits, layout=settings.parallel, calibrate=settings.calibrate
     )
+    abstained = exported.name == export.BEFORE
+    after = before if abstained else combined
+    label_N = start.splits.validation.label_N
+    would = evaluate.change(before.validation_NxC, combined.validation_NxC, label_N)
     teachers = [teacher for row in of_runs for teacher in row.teachers]
     row = rows.of_run(
         run=plan.combined_name(settings, label, seed),
         student=start.student,
-        objective=f"{label} {strategy}",
+        objective=f"{label} {settings.strategy}",
         seed=seed,
-        before=start.models[start.student],
+        before=before,
         after=after,
         teachers={teacher: start.models[teacher] for teacher in teachers},
-        label_N=start.splits.validation.label_N,
+        label_N=label_N,
         history=(),
         seconds=sum(row.seconds for row in of_runs),
+        tune_delta=evaluate.change(before.tune_NxC, after.tune_NxC, start.splits.tune.label_N),
+        abstained=abstained,
+        exported=exported.name,
+        least_gain=exported.least_gain,
+        last_delta=would if abstained else None,
     )
     return row, after

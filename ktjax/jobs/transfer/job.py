@@ -81,7 +81,7 @@ def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> 
     names = (settings.student, *settings.teachers)
     _check_given(settings, given, names)
     # Two models of one architecture have one forward function: their weights tell them apart.
-    places = [id(given[n].variables) if n in given else folder(n).resolve() for n in names]
+    places = [id(given[n].variables) if n in given else identity(n) for n in names]
     if len(set(places)) < len(names):
         raise ValueError(f"Student and teachers must differ: {', '.join(names)}.")
     if settings.drop_path_rate:
@@ -136,11 +136,11 @@ def _architecture(name: str, given: Mapping[str, Classifier]) -> str:
     return given[name].architecture if name in given else models.locate(name).config["architecture"]
 
 
-def folder(name: str) -> Path:
-    """The folder of a model, or of a teacher that is only a store."""
+def identity(name: str) -> str:
+    """Tells models apart, and teachers that are only a store; see `models.identity`."""
     if name.startswith(store.PREFIX):
-        return store.open_store(name).folder
-    return models.locate(name).path
+        return str(store.open_store(name).folder.resolve())
+    return models.identity(name)
 
 
 def execute(
