@@ -136,6 +136,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # How many of the largest logits to store, plus what ktjax.targets keeps of the others. None:
     # all. ktjax.objectives.OBJECTIVES says which objectives this works for.
     config.store_top_k = config_dict.placeholder(int)
+    # Further (temperature, standardized) that such a store must serve, for other runs that share
+    # it, such as ((4.0, False),).
+    config.store_softenings = ()
     # Number of views of an image, which epochs cycle through. None: every epoch has its own. Fewer
     # are cheaper to store.
     config.views = config_dict.placeholder(int)

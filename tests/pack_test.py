@@ -247,6 +247,18 @@ def test_as_a_program(pool, answers, packed, tmp_path, capsys):
         program.main(["pack", str(tmp_path), *arguments[2:]])
 
 
+def test_temperatures_as_a_program(pool, answers, tmp_path):
+    for name, logits in asked(answers, *VIEWED, *MEASURED).items():
+        np.save(tmp_path / f"{name}.npy", logits)
+    (tmp_path / "classes.txt").write_text("\n".join(small_jobs.CLASSES))
+    arguments = ["pack", str(pool), str(tmp_path), str(tmp_path / "store"), "--name=theirs"]
+    with pytest.raises(SystemExit, match=r"--temperatures=\[-1.0, 1.0\]: all must be positive"):
+        program.main([*arguments, "--k=2", "--temperatures", "-1"])
+    program.main([*arguments, "--k=2", "--temperatures", "4", "1"])
+    found = store_lib.open_store(tmp_path / "store")
+    assert found.form.ways == ((1.0, False), (4.0, False))
+
+
 @pytest.mark.full
 def test_views_as_a_program(pool, noisy, quartet, cached, tmp_path):
     arg = f"student={quartet[0]},teachers={quartet[2]},data=folder:{noisy},objectives=kl_dp"

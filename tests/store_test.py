@@ -20,7 +20,9 @@ from ktjax import arrays, augment
 from ktjax.experiment import stores
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
+from ktjax.jobs.study import plan
 from ktjax.models.checkpoints import weights
+from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import live as live_lib
 from ktjax.targets import rows
@@ -402,6 +404,21 @@ def test_transfers_that_share_answers_may_compare_at_other_temperatures(noisy, q
         assert small_jobs.read(workdir)["served"] == {"kl": "approximate"}
 
 
+def test_runs_of_a_study_that_compare_at_other_temperatures_share_a_store(noisy, quartet):
+    """Of the largest logits: each model runs once for all of them."""
+    config = small_jobs.studying(noisy, quartet[:1], quartet[1:2], arg="objectives=kl+hinton")
+    config.update(store_top_k=2, store_softenings=((2.0, True),))
+    config.objectives.hinton.temperature = 4.0
+    settings = Study.read(config)
+    runs = [run for run in plan.plan(settings, labeled=True) if run.teacher]
+    own = [plan.transfer_of(settings, run) for run in runs]
+    softenings = {next(iter(one.objectives)): one.softenings() for one in own}
+    assert softenings == {"kl": ((1.0, False),), "hinton": ((1.0, False), (4.0, False))}
+    forms = {stores.form_of(one, 10) for one in own}
+    assert [form.ways for form in forms] == [((1.0, False), (2.0, True), (4.0, False))]
+    assert own[0].identity() == own[0].model_copy(update={"store_softenings": ()}).identity()
+
+
 def test_no_room_on_the_disk(tmp_path):
     store_lib.check_space(tmp_path / "new", 1)
     with pytest.raises(ValueError, match=r"would take 1000000000.00 GB more, and .* GB are free"):
@@ -431,7 +448,7 @@ def test_what_the_rest_is_summed_up_for(noisy, quartet):
     config.objectives.hinton.update(temperature=3.0, top_k=2)
     config.controls.self.temperature = 2.0
     settings = Transfer.read(config)
-    assert stores.ways(settings) == ((1.0, False), (2.0, False), (4.0, True))
+    assert settings.softenings() == ((1.0, False), (2.0, False), (4.0, True))
     config.update(targets="stored", store_top_k=2)
     stores.check(Transfer.read(config))
     config.controls.self.top_k = 3

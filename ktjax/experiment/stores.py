@@ -55,11 +55,11 @@ def check(settings: Transfer) -> None:
 
 
 def _check_teacher(settings: Transfer, name: str, store: Store) -> None:
-    wanted = ways(settings)
+    wanted = settings.softenings()
     if store.form.k is not None and (lacking := [w for w in wanted if w not in store.form.ways]):
         raise ValueError(
             f"'{name}' keeps the sum of the other classes at {told(store.form.ways)}, but "
-            f"config.objectives need {told(lacking)}."
+            f"config.objectives need {told(lacking)}: pack it with --temperatures, or without --k."
         )
     seed = store.description["images"]["seed"]
     if not store.plain and any(other != seed for other in settings.seeds):
@@ -97,16 +97,6 @@ def serve(settings: Transfer, classes: int) -> dict[str, str]:
     }
 
 
-def ways(settings: Transfer) -> tuple[rows.Way, ...]:
-    """The softenings that the objectives compare over all classes; temperature 1 always."""
-    found = {(1.0, False)}
-    for entry in _entries(settings):
-        options = entry.options()
-        if "temperature" in options and options.get("top_k") is None:
-            found.add((options["temperature"], options["standardized"]))
-    return tuple(sorted(found))
-
-
 def _entries(settings: Transfer) -> list[Entry]:
     """The objectives and the controls; the learning rate of controls does not matter here."""
     return [*settings.objectives.values(), *(c.at(1.0) for c in settings.controls.values())]
@@ -114,7 +104,8 @@ def _entries(settings: Transfer) -> list[Entry]:
 
 def form_of(settings: Transfer, classes: int) -> Form:
     """The form in which the logits of the transfer's own models are stored."""
-    return rows.form(classes, settings.store_top_k, ways(settings))
+    ways = {*settings.softenings(), *settings.store_softenings}
+    return rows.form(classes, settings.store_top_k, tuple(sorted(ways)))
 
 
 def passes(settings: Transfer, splits: Splits) -> int:

@@ -34,6 +34,13 @@ class _Named(Record):
             if name not in ("objective", "learning_rate")
         }
 
+    def softenings(self) -> tuple[tuple[float, bool], ...]:
+        """The one for which it compares all classes, as (temperature, standardized); or none."""
+        options = self.options()
+        if "temperature" not in options or options.get("top_k") is not None:
+            return ()
+        return ((options["temperature"], options["standardized"]),)
+
 
 class Entry(_Named):
     """An entry of config.objectives."""

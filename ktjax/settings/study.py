@@ -22,10 +22,10 @@ from ktjax.settings.record import (
     check_once,
     filled,
 )
-from ktjax.settings.transfer import Methods, Transfer
+from ktjax.settings.transfer import STORES, Methods, Transfer
 
 # How a study is started, which does not affect its results.
-STARTED = ("keep", "engine", "processes", "shard", "only_failed", "lease_expiry", "ray", "store")
+STARTED = ("keep", "engine", "processes", "shard", "only_failed", "lease_expiry", "ray", *STORES)
 # What may differ from the last start, as it only selects the runs.
 ASKED = ("students", "teachers", "seeds", "objectives", "controls", "mcl", "pairs", "pairs_seed")
 
@@ -114,6 +114,8 @@ class Study(Methods):
             | {"job": "transfer", "student": student, "teachers": tuple(teachers)}
             | {"strategy": "single", "order": "given", "soup_batch_norm": "average"}
             | {"seeds": tuple(seeds), "controls": {}}
+            # Otherwise each objective's runs would store a model's answers again.
+            | {"store_softenings": (*self.store_softenings, *self.softenings())}
             | {"objectives": {name: entry.to_json() for name, entry in objectives.items()}}
             | {"mcl": {name: slow.to_json() for name, slow in mcl.items()}}
         )

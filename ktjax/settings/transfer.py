@@ -35,6 +35,10 @@ PUBLISHED = {"schedule": "constant", "warmup": 0.0, "clip_norm": None}
 OTHERWISE = {"schedule": "cosine", "warmup": 0.05, "clip_norm": 1.0}
 
 
+# Where stored answers are kept, and what for, which does not affect them.
+STORES = ("store", "store_softenings")
+
+
 class Methods(Training):
     """The objectives of transfers, and their controls: the same for all pairs."""
 
@@ -50,11 +54,21 @@ class Methods(Training):
     targets: Literal["live", "stored"]
     store: Name | None
     store_top_k: AtLeastTwo | None
+    store_softenings: tuple[tuple[Positive, bool], ...]
     views: Count | None
 
     def identity(self) -> dict[str, Any]:
-        """All fields but the location of stored answers, which does not affect them."""
-        return {name: value for name, value in self.to_json().items() if name != "store"}
+        """All fields but those on stored answers that do not affect them."""
+        return {name: value for name, value in self.to_json().items() if name not in STORES}
+
+    def softenings(self) -> tuple[tuple[float, bool], ...]:
+        """Those for which its objectives compare all classes, as (temperature, standardized).
+
+        Temperature 1 is always one.
+        """
+        entries = (*self.objectives.values(), *self.controls.values())
+        asked = (one for entry in entries for one in entry.softenings())
+        return tuple(sorted({(1.0, False), *asked}))
 
     @classmethod
     def resolved(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,12 +6,13 @@ writes the images that a run of this config sees to the folder POOL: see targets
 teacher answers them with logits, in a folder ANSWERS of arrays named like those of the images, and
 classes.txt with the name of each column, one per line. Then
 
-  python -m ktjax.targets pack POOL ANSWERS STORE --name=MODEL [--k=16]
+  python -m ktjax.targets pack POOL ANSWERS STORE --name=MODEL [--k=16 [--temperatures 2 4]]
 
 makes a store of them, which teaches as teachers=store:STORE.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 
@@ -62,7 +63,17 @@ def _pack(argv: list[str]) -> None:
     of_pack.add_argument("--name", required=True, help="the model's name")
     of_pack.add_argument("--origin", default="packed", help="where it comes from, in words")
     of_pack.add_argument("--k", type=int, help="how many of the largest logits to keep (all)")
+    of_pack.add_argument(
+        "--temperatures",
+        type=float,
+        nargs="+",
+        default=[],
+        help="with --k: at which objectives may compare all classes, besides 1",
+    )
     options = parser.parse_args(argv)
+    temperatures = sorted({1.0, *options.temperatures})
+    if not 0 < temperatures[0] <= temperatures[-1] < math.inf:
+        raise ValueError(f"--temperatures={temperatures}: all must be positive and finite.")
     answers, classes = pack.read_answers(options.answers)
     store = pack.pack(
         options.pool,
@@ -72,6 +83,7 @@ def _pack(argv: list[str]) -> None:
         classes=classes,
         origin=options.origin,
         k=options.k,
+        ways=[(temperature, False) for temperature in temperatures],
     )
     views = len(store.complete())
     print(
