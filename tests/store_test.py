@@ -19,7 +19,7 @@ import ktjax
 from ktjax import arrays, augment
 from ktjax.experiment import stores
 from ktjax.experiment.shared import Shared
-from ktjax.jobs import transfer
+from ktjax.jobs import study, transfer
 from ktjax.jobs.study import plan
 from ktjax.models.checkpoints import weights
 from ktjax.settings.study import Study
@@ -163,6 +163,15 @@ def test_results_name_what_is_approximate(short, stored):
         assert small_jobs.read(root.parent / "workdir")["served"] == expected
     page = (short[0].parent / "workdir" / "report.html").read_text()
     assert "How the largest logits serve" in page
+
+
+def test_so_do_those_of_a_study_and_controls(noisy, quartet, tmp_path):
+    fields = dict(store_top_k=2, total_steps=1, eval_every_steps=1)
+    of = dict(arg="objectives=kl_dp,controls=xe+xe_self+self")
+    config = small_jobs.studying(noisy, quartet[:1], quartet[1:2], **of, **fields)
+    served = {"kl_dp": "approximate", "xe-0.1": "exact", "xe_self-0.1": "approximate"}
+    assert study.run(config, tmp_path)["served"] == served
+    assert "How the largest logits serve" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("kept", [pytest.param(None, marks=pytest.mark.full), 2])

@@ -311,6 +311,7 @@ class StudyResults(Results):
     chosen: Mapping[str, str]  # student -> control, by tune
     success: Mapping[str, Mapping[str, Any]]  # by objective
     compared: tuple[Mapping[str, Any], ...]
+    served: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as in TransferResults
 
     @property
     def transfers(self) -> dict[str, Any]:

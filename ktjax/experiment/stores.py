@@ -84,15 +84,15 @@ def _check_teacher(settings: Transfer, name: str, store: Store) -> None:
         )
 
 
-def serve(settings: Transfer, classes: int) -> dict[str, str]:
-    """How well top-k logits serve each objective: `objectives.EXACT` or APPROXIMATE."""
+def serve(settings: Transfer, entries: Mapping[str, Entry], classes: int) -> dict[str, str]:
+    """How well top-k logits serve objectives: `objectives.EXACT` or APPROXIMATE."""
     kept = [store.form.k for store in teachers(settings).values()]
     if settings.targets == "stored":
         kept.append(form_of(settings, classes).k)
     largest = [k for k in kept if k is not None]
     return {
         label: served.of_top_k(entry.objective, entry.options(), min(largest))
-        for label, entry in settings.objectives.items()
+        for label, entry in entries.items()
         if largest
     }
 

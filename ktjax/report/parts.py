@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ktjax.analysis.rows import Results
+from ktjax.analysis.rows import Results, StudyResults, TransferResults
 from ktjax.report import figures
 
 
@@ -94,3 +94,13 @@ def robustness_tables(results: Results) -> list[Table]:
     heading = "Accuracy on other test sets, before -> after %"
     note = "The student of each run before and after its transfer, on images not used in training."
     return [Table(heading, ["run", *sets], [cells], words=("run",), note=note)]
+
+
+def served_tables(results: TransferResults | StudyResults) -> list[Table]:
+    """Which objectives did not see all logits of a frozen model; no table if all did."""
+    if not results.served:
+        return []
+    rows = [[name, served] for name, served in results.served.items()]
+    header = ["objective", "served"]
+    note = "exact: as with all logits. approximate: the divergence counts all other classes as one."
+    return [Table("How the largest logits serve", header, [rows], words=header, note=note)]

@@ -270,7 +270,7 @@ def _failed_tables(results: StudyResults) -> list[Table]:
 
 def sections(results: StudyResults) -> list[Table]:
     """The models, every pair, and a comparison of objectives."""
-    found = [parts.models_table("Models", results)]
+    found = [parts.models_table("Models", results), *parts.served_tables(results)]
     if results.compared:
         found.append(_compared_table(results))
     return [*found, *_ranking_tables(results), _pairs_table(results)] if results.pairs else found

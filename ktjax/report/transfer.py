@@ -38,9 +38,6 @@ PAIRS_NOTE = (
     "entropy: how evenly the positive flips are spread over the classes; 1 is evenly. 5 % of them "
     "in: the fewest classes that hold that share of the positive flips."
 )
-SERVED_NOTE = (
-    "exact: as with all logits. approximate: the divergence counts all other classes as one."
-)
 DRAWINGS = (
     Drawing(
         "change",
@@ -78,17 +75,6 @@ DRAWINGS = (
 )
 
 
-def _served(results: TransferResults) -> list[Table]:
-    """Which objectives did not see all logits of a frozen model."""
-    if not results.served:
-        return []
-    rows = [[name, served] for name, served in results.served.items()]
-    header = ["objective", "served"]
-    return [
-        Table("How the largest logits serve", header, [rows], ("objective", "served"), SERVED_NOTE)
-    ]
-
-
 def title(results: TransferResults) -> str:
     """The heading of the page."""
     students = dict.fromkeys(run.student for run in results.runs)
@@ -110,7 +96,7 @@ def tables(results: TransferResults) -> list[Table]:
 
 def sections(results: TransferResults) -> list[Table]:
     """The models, and what each teacher knows that the student does not."""
-    found = [parts.models_table("Models", results), *_served(results)]
+    found = [parts.models_table("Models", results), *parts.served_tables(results)]
     return [*found, _pairs_table(results)] if results.pairs else found
 
 

@@ -43,6 +43,7 @@ def found(runs: Runs, planned: Sequence[Run], asked: Sequence[Run]) -> dict[str,
             pairs, {(r.student, r.teacher, r.objective) for r in planned if _diverged(runs, r)}
         ),
         "compared": study.compared(pairs),
+        "served": {k: v for run in done for k, v in runs.found(run).results.served.items()},
     }
 
 

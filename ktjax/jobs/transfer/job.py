@@ -215,6 +215,9 @@ def execute(
     for done in engine.runs(start):
         (alone if done.control else found).append(done.row)
         answers[done.row.run] = done.validation_NxC.argmax(axis=1)
+    ran = {row.objective for row in alone}
+    entries = {k: control.entry for k, control in plan.controls(settings).items() if k in ran}
+    entries |= settings.objectives
     label_N = splits.validation.label_N
     correct = {name: answer_N == label_N for name, answer_N in answers.items()}
     if settings.controls:
@@ -228,7 +231,7 @@ def execute(
         runs=found,
         controls=alone,
         outcomes=controls.outcomes(found),
-        served=stores.serve(settings, len(dataset.classes)),
+        served=stores.serve(settings, entries, len(dataset.classes)),
         models=shown.models(start, dataset, how),
         pairs=shown.pairs(start, dataset),
         examples=shown.examples(start, dataset, found, answers) if report else (),
