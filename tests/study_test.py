@@ -346,6 +346,15 @@ def test_models_where_none_are_named():
             job.check(Study.read(config))
 
 
+def test_room_for_all_answers_is_checked_first(config, tmp_path, monkeypatch, capsys):
+    """Else every run would fail once the disk is full."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=5000))
+    with pytest.raises(ValueError, match=r"/store' would take 0.00 GB more, and 0.00 GB are free"):
+        study.run(config, tmp_path)
+    assert "Answers of 4 models, stored once for all runs in" in capsys.readouterr().out
+    assert not list((tmp_path / "runs").rglob("*"))
+
+
 @pytest.mark.parametrize("only_failed", [False, True])
 def test_what_another_has_done_meanwhile_is_left(only_failed, whole, config, tmp_path, monkeypatch):
     """Between the look at a run and its lease."""

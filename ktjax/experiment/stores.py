@@ -108,16 +108,16 @@ def form_of(settings: Transfer, classes: int) -> Form:
     return rows.form(classes, settings.store_top_k, tuple(sorted(ways)))
 
 
-def passes(settings: Transfer, splits: Splits) -> int:
-    """The number of views that training sees."""
-    durations = settings.durations(len(splits.train))
+def passes(settings: Transfer, images: int) -> int:
+    """The number of views that training on so many images sees."""
+    durations = settings.durations(images)
     count = -(-durations.total // durations.epoch)
     return count if settings.views is None else min(count, settings.views)
 
 
 def one_view(settings: Transfer, splits: Splits, models: Sequence[Classifier | Store]) -> bool:
     """Whether a model's logits are too large to keep all views on the devices."""
-    views = passes(settings, splits)
+    views = passes(settings, len(splits.train))
     forms = [
         model.form if isinstance(model, Store) else form_of(settings, len(model.classes))
         for model in models
@@ -194,11 +194,12 @@ def refuse_others(
             images = {split: describe.split(getattr(splits, split))}
             different += store_lib.differences({split: store.description[split]}, images)
         store_lib.refuse(store, different)
-        lacking = [v for v in range(passes(settings, splits)) if not store.has(view_name(v))]
+        views = passes(settings, len(splits.train))
+        lacking = [view for view in range(views) if not store.has(view_name(view))]
         if lacking and not store.plain:
             raise ValueError(
-                f"'{name}' lacks view {lacking[0]}: training sees {passes(settings, splits)}, but "
-                f"it has {len(store.complete())} (config.views)."
+                f"'{name}' lacks view {lacking[0]}: training sees {views}, but it has "
+                f"{len(store.complete())} (config.views)."
             )
 
 
@@ -227,7 +228,7 @@ def replayed(settings: Transfer, splits: Splits, store: Store, *, alone: bool) -
     if store.plain:
         rows_N = store_lib.read_rows(store, view_name(0), store.form)
         return live.all_at_once(rows_N[None], store.form, settings.parallel)
-    return _read(settings, store, passes(settings, splits), alone=alone)
+    return _read(settings, store, passes(settings, len(splits.train)), alone=alone)
 
 
 def stored(
@@ -251,7 +252,7 @@ def stored(
       measured: its logits on tune and validation, which are stored too.
       alone: only one view at a time is on the devices.
     """
-    form, views = form_of(settings, len(model.classes)), passes(settings, splits)
+    form, views = form_of(settings, len(model.classes)), passes(settings, len(splits.train))
     asked = dict(
         augment=augment.make_augment(settings.augment, seed=seed),
         seed=seed,

@@ -22,6 +22,8 @@ from ktjax.jobs.transfer.plan import asks_teachers
 from ktjax.models.checkpoints import entries
 from ktjax.report import tables
 from ktjax.settings.study import ASKED, Study
+from ktjax.settings.transfer import Transfer
+from ktjax.targets import store
 
 _TABLE = "table"  # the lease of what all runs share
 
@@ -96,6 +98,8 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     asked = plan.plan(settings, labeled=labeled)
     every = claim(workdir, settings, dataset, overwrite=overwrite)
     runs = Runs(workdir, expiry=settings.lease_expiry)
+    if settings.targets == "stored" and not all(map(runs.is_done, asked)):
+        _check_room(settings, asked, whole, dataset)
     mine = plan.share(asked, settings.shard)
     ENGINES[settings.engine](settings, workdir, runs, mine, shared, labeled=labeled)
     # Everything that this or another start may have requested.
@@ -121,6 +125,23 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
         "again to continue; the report is written once none is left."
     )
     return results
+
+
+def _check_room(
+    settings: Study, asked: Sequence[Run], whole: Transfer, dataset: data.Dataset
+) -> None:
+    """Prints how much all stores take; ValueError if there is too little room for them."""
+    assert settings.store is not None
+    used = {name for run in asked for name in (run.student, run.teacher) if name is not None}
+    models = sum(not name.startswith(store.PREFIX) for name in used)
+    form, images = stores.form_of(whole, len(dataset.classes)), len(dataset.train)
+    views = models * len(settings.seeds) * stores.passes(whole, images)
+    size = form.told(images, views)
+    print(f"Answers of {models} models, stored once for all runs in {settings.store}: {size}.")
+    folder = paths.of(settings.store)
+    if not paths.is_remote(folder):
+        there = sum(file.stat().st_size for file in folder.glob("*/*.npy"))
+        store.check_space(folder, views * images * form.dtype.itemsize - there)
 
 
 def _check_some_worked(runs: Runs, asked: Sequence[Run]) -> None:
