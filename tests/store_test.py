@@ -1,5 +1,6 @@
 """Answers stored on disk: replayed bit for bit, resumed, refused where anything differs."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -17,7 +18,7 @@ from small_jobs import KilledError, kill_at, transferring
 
 import ktjax
 from ktjax import arrays, augment
-from ktjax.experiment import stores
+from ktjax.experiment import filling, lease, stores
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import study, transfer
 from ktjax.jobs.study import plan
@@ -481,3 +482,33 @@ def test_two_that_write_the_same_do_not_clash(stored, tmp_path):
         for one in writing:
             one.result()
     assert small_jobs.tree(tmp_path / "store") == small_jobs.tree(of_model(stored[0], "weak"))
+
+
+def test_two_that_fill_a_store_compute_each_view_once(stored, tmp_path):
+    """Another run is at view 0, writes it, and then dies in view 1."""
+    shutil.copytree(of_model(stored[0], "weak"), tmp_path / "store")
+    whole = small_jobs.tree(tmp_path / "store")
+    store = store_lib.open_store(tmp_path / "store")
+    names = [store_lib.view_name(view) for view in range(VIEWS)]
+    rows_VxN = [np.array(store_lib.read_rows(store, name, store.form)) for name in names]
+    for name in names:
+        (store.folder / f"{name}.npy").unlink()
+    computed = []
+
+    def answers(view):
+        computed.append(view)
+        return rows_VxN[view]
+
+    images = range(len(rows_VxN[0]))
+    with futures.ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as other:
+        for name in names:
+            assert other.enter_context(lease.take(store.folder / name, expiry=60)) is not None
+        other_run = pool.submit(filling.fill, store, answers, VIEWS, images)
+        store_lib.write_rows(store, names[0], rows_VxN[0])
+        with pytest.raises(futures.TimeoutError):
+            other_run.result(timeout=0.5)
+        assert not computed
+        other.close()
+        other_run.result(timeout=60)
+    assert computed == [1]
+    assert small_jobs.tree(tmp_path / "store") == whole

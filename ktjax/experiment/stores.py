@@ -1,20 +1,16 @@
 """Stored logits of a transfer: of its own models, and of teachers that are only a store."""
 
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from ktjax import augment, interruption, objectives, parallel, paths, progress
 from ktjax.analysis import calibration
 from ktjax.classifier import Classifier
-from ktjax.data import pipeline
-from ktjax.experiment import evaluation, transform
+from ktjax.experiment import evaluation, filling, transform
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
@@ -277,7 +273,7 @@ def stored(
         store_lib.create(paths.of(settings.store), description)
     parallel.wait_for_all("store")
     store = store_lib.create(paths.of(settings.store), description)
-    _fill(store, answers, views, splits.train)
+    filling.fill(store, answers, views, splits.train)
     if measured is not None and parallel.is_first():
         _add_measured(store, description, measured)
     return _read(settings, store, views, alone=alone)
@@ -321,31 +317,6 @@ def known(
     )
     answers = evaluation.Answers(tune_NxC, validation_NxC, robustness={})
     return evaluation.judge(model, answers, splits, calibrate=settings.calibrate)
-
-
-def _fill(store: Store, answers: Any, views: int, images: pipeline.Split) -> None:
-    """Writes the missing views.
-
-    Runs that fill the same store begin at different views, and skip what others have written.
-    """
-    missing = [view for view in range(views) if not store.has(view_name(view))]
-    if missing and parallel.is_first():
-        name = store.description["model"]["name"]
-        size = store.form.told(len(images), len(missing))
-        tqdm.tqdm.write(f"store {store.folder}: {size}")
-        needed = len(missing) * len(images) * store.form.dtype.itemsize
-        store_lib.check_space(store.folder, needed)
-        _LOG.info("Storing the logits of %s for %d views: %s.", name, len(missing), size)
-    begin = secrets.randbelow(views) if jax.process_count() == 1 else 0
-    order = [(begin + i) % views for i in range(views)]
-    for view in progress.bar(order, desc=f"store {store.folder.name}", unit="view", leave=False):
-        interruption.stop_if_asked()
-        if parallel.as_first_sees(store.has(view_name(view))):
-            continue
-        rows_N = answers(view)
-        if parallel.is_first():
-            store_lib.write_rows(store, view_name(view), rows_N)
-    parallel.wait_for_all("stored")
 
 
 def _add_measured(store: Store, description: Mapping[str, Any], measured: Evaluated) -> None:
