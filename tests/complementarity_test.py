@@ -14,7 +14,7 @@ from report_test import NASTY, Page, make_run
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import data, evaluate, models
-from ktjax.analysis import calibration, flips, predictions, rows
+from ktjax.analysis import calibration, flips, predictions, rows, transfers
 from ktjax.data import pipeline
 from ktjax.jobs import complementarity
 from ktjax.models.checkpoints import weights
@@ -133,7 +133,11 @@ def test_controls_and_past_transfers_are_in_the_results(done):
     past = results["transfers"]
     assert [row["delta"] for row in past["rows"]] == [1.0, 0.5, -0.5]
     assert past["success"]["kl_dp"]["per_student"] == {MODELS[0]: 100.0, MODELS[1]: 0.0}
-    assert {row["family"] for row in past["families"]} == {"mlp", "resnet"}
+    kinds = {
+        by: {row["kind"] for row in past["groups"] if row["by"] == by} for by in transfers.KINDS
+    }
+    assert kinds["family"] == {"mlp", "resnet"} and kinds["protocol"] == set()
+    assert kinds["inductive_bias"] == {"MLP", "convolution"}
 
 
 def test_killed_job_goes_on_with_the_next_model(config, done, tmp_path, monkeypatch):

@@ -75,6 +75,16 @@ def assert_trees_equal(a, b):
 # Architectures.
 
 
+def test_what_kind_of_network_it_is():
+    kinds = {models.inductive_bias(name) for name in models.MODELS}
+    assert kinds == {"convolution", "attention", "MLP"}
+    assert models.inductive_bias("torch:resnet18") is None
+    assert models.protocol("timm/resnet18.a1_in1k") == "a1_in1k"
+    assert models.protocol("hf:timm/resnet18.a1_in1k") == "a1_in1k"
+    for name in ("glyphs/tiny_mlp", "hf:google/vit.base", "folder/a.b"):
+        assert models.protocol(name) is None
+
+
 def test_every_architecture_has_a_row():
     assert list(NUM_PARAMETERS) == TINY
 

@@ -7,11 +7,12 @@ from ktjax.analysis import transfers
 
 MODELS = {
     "s": {"accuracy": 60.0, "parameters": 10, "family": "mlp"},
-    "u": {"accuracy": 70.0, "parameters": 30, "family": "vit"},
+    "u": {"accuracy": 70.0, "parameters": 30, "family": "vit", "protocol": "a1_in1k"},
     "t1": {"accuracy": 50.0, "parameters": 10, "family": "mlp"},
     "t2": {"accuracy": 65.0, "parameters": 20, "family": "vit"},
     "t3": {"accuracy": 80.0, "parameters": 90, "family": "vit"},
 }
+MODELS = {k: {"inductive_bias": None, "protocol": None} | facts for k, facts in MODELS.items()}
 PAIRS = [
     {"student": student, "teacher": teacher, "rho_pos": rho, "partition_gain": gain}
     | {"accuracy_difference": MODELS[teacher]["accuracy"] - MODELS[student]["accuracy"]}
@@ -75,7 +76,7 @@ def test_a_pair_that_is_not_known_is_an_error():
 def test_nothing_comes_of_nothing():
     assert transfers.rows([], PAIRS) == []
     assert transfers.success([]) == {}
-    for summary in (transfers.properties, transfers.families):
+    for summary in (transfers.properties, transfers.groups):
         assert summary([], MODELS) == []
     assert transfers.foresight([]) == []
 
@@ -149,16 +150,19 @@ def test_properties_of_either_side(rows):
     assert found["kl_dp", "teacher", "parameters", "delta"]["pearson"] is None
 
 
-def test_families_of_either_side(rows):
+def test_kinds_of_either_side(rows):
     found = {
-        (row["objective"], row["side"], row["family"]): row
-        for row in transfers.families(rows, MODELS)
+        (row["objective"], row["side"], row["kind"]): row for row in transfers.groups(rows, MODELS)
     }
-    assert list(found) == [
-        *[("kl", side, family) for side in ("student", "teacher") for family in ("mlp", "vit")],
+    families = ("mlp", "vit")
+    assert [key for key in found if key[2] in families] == [
+        *[("kl", side, family) for side in ("student", "teacher") for family in families],
         *[("kl_dp", side, "vit") for side in ("student", "teacher")],
     ]
     assert found["kl", "student", "mlp"]["delta"] == pytest.approx((-1 + 3 + 2) / 3)
     of_teacher = found["kl", "teacher", "mlp"]
     assert (of_teacher["pairs"], of_teacher["delta"]) == (2, pytest.approx(-0.5))
     assert (of_teacher["gain"], of_teacher["loss"]) == pytest.approx((2.5, 3))
+    of_protocol = found["kl", "student", "a1_in1k"]
+    assert (of_protocol["by"], of_protocol["delta"]) == ("protocol", pytest.approx(0.5))
+    assert not [row for row in found.values() if row["by"] == "inductive_bias"]  # none is known

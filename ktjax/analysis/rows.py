@@ -127,6 +127,8 @@ class ZooModel(Model):
     """A model that is compared with others."""
 
     family: str
+    inductive_bias: str | None = None  # `models.inductive_bias`
+    protocol: str | None = None  # `models.protocol`
     temperature: float | None = None  # that calibrates it; None: not calibrated
 
 

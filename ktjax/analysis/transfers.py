@@ -18,6 +18,7 @@ Key = tuple[str, str, str]  # student, teacher, objective
 FORESEEN = ("rho_pos", "partition_gain", "partition_gain_unsupervised", "accuracy_difference")
 OUTCOMES = ("delta", "gain", "loss")
 PROPERTIES = ("parameters", "accuracy")
+KINDS = ("family", "inductive_bias", "protocol")
 
 
 def rows(runs: Sequence[Run], pairs: Sequence[Mapping[str, Any]]) -> Rows:
@@ -140,17 +141,24 @@ def properties(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> Rows:
     return found
 
 
-def families(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> Rows:
-    """Mean delta, gain and loss by the family of the student, and of the teacher, per objective."""
+def groups(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> Rows:
+    """Mean delta, gain and loss by what kind of model is the student, or the teacher.
+
+    A row per objective, `by` (one of KINDS), `side` and `kind`; models of which it is not known are
+    left out.
+    """
     found = []
     for objective, same in _by(rows, "objective").items():
-        for side in ("student", "teacher"):
-            with_family = [row | {"family": models[row[side]]["family"]} for row in same]
-            for family, own in sorted(_by(with_family, "family").items()):
-                found.append(
-                    {"objective": objective, "side": side, "family": family, "pairs": len(own)}
+        for by in KINDS:
+            for side in ("student", "teacher"):
+                known = [row | {"kind": models[row[side]][by]} for row in same]
+                of_kind = _by([row for row in known if row["kind"] is not None], "kind")
+                found += [
+                    {"objective": objective, "by": by, "side": side, "kind": kind}
+                    | {"pairs": len(own)}
                     | {name: statistics.fmean(row[name] for row in own) for name in OUTCOMES}
-                )
+                    for kind, own in sorted(of_kind.items())
+                ]
     return found
 
 

@@ -104,6 +104,8 @@ def execute(
             "parameters": blank.num_parameters(),
             "origin": blank.origin,
             "family": models.family(blank.architecture),
+            "inductive_bias": models.inductive_bias(blank.architecture),
+            "protocol": models.protocol(name),
             "temperature": float(answers[name].temperature) if settings.calibrate else None,
             "own_accuracy": _own(settings, name, dataset, reading, answers),
         }
@@ -129,7 +131,7 @@ def execute(
             "success": transfers.success(past),
             "foresight": transfers.foresight(past),
             "properties": transfers.properties(past, facts),
-            "families": transfers.families(past, facts),
+            "groups": transfers.groups(past, facts),
         },
     )
 

@@ -3,7 +3,7 @@
 from ktjax.models.classes import HasClasses, check_classes, has_classes
 from ktjax.models.heads import HEADS, head_of, replace_head
 from ktjax.models.labels import fitted, places, select
-from ktjax.models.loading import ZOO, blank, identity, load, locate, zoo
+from ktjax.models.loading import ZOO, blank, identity, load, locate, protocol, zoo
 from ktjax.models.registry import (
     FAMILIES,
     MODELS,
@@ -11,6 +11,7 @@ from ktjax.models.registry import (
     check_architecture,
     create,
     family,
+    inductive_bias,
     skeleton,
 )
 from ktjax.models.zero_shot import TEMPLATES, named
@@ -32,10 +33,12 @@ __all__ = [
     "has_classes",
     "head_of",
     "identity",
+    "inductive_bias",
     "load",
     "locate",
     "named",
     "places",
+    "protocol",
     "replace_head",
     "select",
     "skeleton",

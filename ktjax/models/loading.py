@@ -255,6 +255,13 @@ def identity(name: str) -> str:
     return str(locate(name).path.resolve())
 
 
+def protocol(name: str) -> str | None:
+    """How a checkpoint of timm's was trained, by its tag, such as `a1_in1k`; None: not known."""
+    repository = hub.repository_of(name) or ""
+    _, _, tag = repository.removeprefix("timm/").partition(".")
+    return tag if repository.startswith("timm/") and tag else None
+
+
 def _of_hub(name: str, repository: str) -> hub.Checkpoint:
     """The checkpoint of a repository; imported if ktjax lacks its architecture."""
     if name.startswith("timm/") and repository == name:  # known without asking the hub

@@ -95,6 +95,14 @@ MODELS = _TINY | _TIMM | _HF
 _FORWARDS: dict[tuple[Any, int, str], Forward] = {}  # by build, number of classes and options
 
 _NARROW = {"depth": 2, "embed_dim": 32, "num_heads": 2}
+_CONVOLUTIONS = ("resnet", "resnetv2", "regnet", "convnext", "efficientnet", "mobilenetv3")
+_ATTENTION = ("vision_transformer", "vision_transformer_relpos", "deit", "beit")
+_ATTENTION += ("swin_transformer", "xcit", "pit")
+_BIASES = (
+    dict.fromkeys(_CONVOLUTIONS, "convolution")
+    | dict.fromkeys(_ATTENTION, "attention")
+    | dict.fromkeys(("mlp", "mlp_mixer"), "MLP")
+)
 # A tiny network of each family, for tests: an architecture, and options that make it smaller.
 TESTING: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet": ("test_resnet", {}),
@@ -145,6 +153,11 @@ def family(architecture: str) -> str:
     """
     known = MODELS.get(architecture)
     return architecture.partition(":")[0] if known is None else known.family
+
+
+def inductive_bias(architecture: str) -> str | None:
+    """How the network combines pixels: by convolution, attention or MLP; None: it is not known."""
+    return _BIASES.get(family(architecture))
 
 
 def check_architecture(name: str) -> None:
