@@ -82,7 +82,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.eval_batch_size = 512  # over all devices
 
     if arg.runlocal:
-        config.models = config.models[:3]
+        config.models = arg.models or config.models[:3]
         config.random_students = config.random_students[:1]
         config.max_examples = 128
         config.eval_batch_size = 64

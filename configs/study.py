@@ -415,10 +415,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if arg.pairs:
         config.pairs = arg.pairs
     if arg.runlocal:
-        if not arg.students:
-            config.students = ("glyphs/tiny_mlp_narrow", "glyphs/tiny_mlp")
-        if not arg.teachers:
-            config.teachers = ("glyphs/tiny_mlp_narrow", "glyphs/tiny_mixer")
+        if arg.data.startswith("glyphs"):
+            config.students = arg.students or ("glyphs/tiny_mlp_narrow", "glyphs/tiny_mlp")
+            config.teachers = arg.teachers or ("glyphs/tiny_mlp_narrow", "glyphs/tiny_mixer")
         config.max_examples = 128
         config.batch_size = 16
         config.eval_batch_size = 64

@@ -21,11 +21,19 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     Raises:
       ValueError: an unknown name, with the list of the known ones, or a value of the wrong type.
     """
-    parsed = dict(spec)
+    parsed, before = dict(spec), ""
     for part in filter(None, (arg or "").split(",")):
         name, equals, text = part.partition("=")
         if name not in spec:
-            raise ValueError(f"Unknown config argument '{name}'. Known: {', '.join(sorted(spec))}.")
+            hint = (
+                f" If it belongs to '{before}': values with commas or plus signs are given as "
+                f"--config.{before}=VALUE."
+                if before and not equals
+                else ""
+            )
+            known = ", ".join(sorted(spec))
+            raise ValueError(f"Unknown config argument '{name}'. Known: {known}.{hint}")
+        before = name
         if not equals and not isinstance(spec[name], bool):
             raise ValueError(f"Config argument '{name}' needs a value: {name}=...")
         parsed[name] = _parse(name, text if equals else "true", spec[name])

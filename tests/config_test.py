@@ -52,6 +52,12 @@ def test_an_unknown_argument_lists_the_known_ones():
         config.parse_arg("modle=tiny", **SPEC)
 
 
+def test_a_value_with_a_comma_is_given_as_a_flag():
+    hint = r"If it belongs to 'model': values .* plus signs are given as --config.model=VALUE\.$"
+    with pytest.raises(ValueError, match=rf"argument 'b\+c'\. Known: .*teachers\. {hint}"):
+        config.parse_arg("model=a,b+c", **SPEC)
+
+
 @pytest.mark.parametrize(
     ("arg", "message"),
     [

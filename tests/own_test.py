@@ -192,6 +192,8 @@ def test_how_images_are_prepared():
     for name, value in (("interpolation", "cubic"), ("crop_pct", 87.5), ("crop_mode", "corner")):
         with pytest.raises(ValueError, match=f"The input has {name}="):
             ktjax.from_function(apply, params, **SPEC, **given | {name: value})
+    with pytest.raises(ValueError, match="it is for values from 0 to 1, not to 255"):
+        ktjax.from_function(apply, params, **SPEC | {"mean": (123.7, 116.3, 103.5)})
     with pytest.raises(ValueError, match="The input has std="):
         ktjax.from_function(apply, params, **SPEC | {"std": (0.0, 1.0, 1.0)})
     kernel = jnp.zeros((432, 4))
@@ -201,6 +203,37 @@ def test_how_images_are_prepared():
 
     found = ktjax.from_function(logits, {"dense": {"kernel": kernel}}, **SPEC, **given)
     assert {name: getattr(found.input, name) for name in given} == given
+
+
+@pytest.mark.parametrize("named", [nn.with_partitioning, nn.with_logical_partitioning])
+def test_axis_names_of_a_mesh_are_left_out(named):
+    """Flax keeps them in boxes around the arrays."""
+
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            init = named(nn.initializers.zeros, (None, "m"))
+            return nn.Dense(4, kernel_init=init)(x.mean(axis=(1, 2)))
+
+    variables = Module().init(jax.random.key(0), jnp.zeros((1, 12, 12, 3)))
+    model = ktjax.from_linen(Module(), variables, **SPEC)
+    assert isinstance(model.variables["params"]["Dense_0"]["kernel"], jax.Array)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ([jnp.zeros((3, 4))], "weights must be dicts of dicts of arrays, but 'params' is a list"),
+        ({"a": {"w": (jnp.zeros((3, 4)),)}}, "but 'params/a/w' is a tuple"),
+        ({"a": {"w": jnp.zeros((3, 4), int)}}, "'params/a/w' is int32, which cannot be trained"),
+    ],
+)
+def test_weights_are_dicts_of_numbers(params, message):
+    def logits(params, x):
+        return x.mean(axis=(1, 2)) @ jax.tree.leaves(params)[0].astype(float)
+
+    with pytest.raises(ValueError, match=message):
+        ktjax.from_function(logits, params, **SPEC)
 
 
 def test_what_does_not_fit_is_refused(images, zoo, refused, tmp_path):

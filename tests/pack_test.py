@@ -214,6 +214,23 @@ def wrong(answers):
     }
 
 
+def test_a_store_of_something_else_is_left_as_it_is(pool, answers, tmp_path):
+    def packed(name, **options):
+        said = asked(answers, *VIEWED, *MEASURED)
+        return pack.pack(
+            pool, said, tmp_path / "s", name=name, classes=small_jobs.CLASSES, **options
+        )
+
+    packed("A")
+    before = small_jobs.tree(tmp_path)
+    with pytest.raises(ValueError, match="does not match: model.name is 'A' there and 'B' here"):
+        packed("B")
+    with pytest.raises(ValueError, match="k is None there and 2 here"):
+        packed("A", k=2)
+    packed("A")
+    assert small_jobs.tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("name", ["shape", "integers", "finite", "range", "probabilities"])
 def test_answers_that_are_none_are_told(name, pool, answers, tmp_path):
     given, classes, message = wrong(answers)[name]

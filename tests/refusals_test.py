@@ -9,11 +9,12 @@ from small_jobs import (
     CLASSES,
     make_images,
     pretraining,
+    studying,
     transferring,
 )
 
 from ktjax import parallel
-from ktjax.jobs import pretrain, transfer
+from ktjax.jobs import pretrain, study, transfer
 from ktjax.models.checkpoints import weights
 
 OF_BOTH = [
@@ -124,6 +125,25 @@ def test_transfer_refuses(fields, message, images, zoo, refused):
     for name, value in fields.items():
         setattr(config, name, value)
     refused(transfer.run, config, message)
+
+
+def test_a_store_may_not_learn(images, zoo, refused):
+    message = "student='store:S': a store has no weights"
+    refused(transfer.run, transferring(images, "store:S", zoo[1:]), message)
+
+
+def test_workdirs_are_not_among_the_images(images, zoo, tmp_path):
+    """Their pictures would be a class of the next run."""
+    folder = shutil.copytree(images, tmp_path / "images")
+    inside = next(path for path in folder.iterdir() if path.is_dir()) / "run"
+    for config, run in (
+        (pretraining(folder), pretrain.run),
+        (transferring(folder, zoo[0], zoo[1:]), transfer.run),
+        (studying(folder, zoo[:1], zoo[1:]), study.run),
+    ):
+        with pytest.raises(ValueError, match="lies among the images of"):
+            run(config, inside)
+    assert not inside.exists()
 
 
 def test_student_may_not_teach_itself(images, zoo, refused):

@@ -142,6 +142,19 @@ def test_all_faults_are_told_at_once():
     assert any("no field 'teacher'. Nearest: teachers, " in fault for fault in found)
 
 
+def test_a_wrong_entry_is_not_missing_too():
+    faults = faults_of(get_config("transfer"), learning_rates=(-1.0,))
+    assert faults == ["config.learning_rates.0=-1.0 must be above 0."]
+
+
+def test_what_results_do_not_depend_on_may_change():
+    config = get_config("transfer")
+    one = Transfer.read(config).identity()
+    with config.unlocked():
+        config.update(decode_threads=2, decode_processes=1)
+    assert Transfer.read(config).identity() == one
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.1", None, True, (0.1,)])
 def test_a_number_is_a_finite_number(value):
     (fault,) = faults_of(get_config("pretrain"), learning_rate=value)

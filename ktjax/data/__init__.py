@@ -104,13 +104,39 @@ def check(name: str, field: str = "data") -> None:
     """Raises ValueError, with the nearest names, unless `load` knows the data set."""
     if name.startswith(_FOLDER):
         path = name.removeprefix(_FOLDER)
+        if not path:
+            raise ValueError(f"{field}=folder: lacks the path of a folder of images.")
         if not paths.on_disk(path, field).is_dir():
             raise ValueError(f"No folder '{path}': {field}=folder:PATH must be a folder of images.")
     elif not name.startswith(_TFDS) and name not in DATASETS:
         if name and Path(name).is_dir():
             raise ValueError(f"'{name}' is a folder: {field}=folder:{name} reads its images.")
         near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4) or sorted(DATASETS)
-        raise ValueError(f"No data set '{name}'. Known: {', '.join(near)}, tfds:NAME, folder:PATH.")
+        known = ", ".join(dict.fromkeys([*near, "glyphs"]))
+        raise ValueError(f"No data set '{name}'. Known: {known}, tfds:NAME, folder:PATH.")
+
+
+def identity(name: str) -> str:
+    """Text that all names of one data set share."""
+    if not name.startswith(_FOLDER):
+        return name
+    return f"{_FOLDER}{paths.on_disk(name.removeprefix(_FOLDER), 'data').resolve()}"
+
+
+def check_apart(name: str, workdir: Path) -> None:
+    """Raises ValueError if the workdir lies among the data set's images.
+
+    Its pictures would become images of a class, at the latest when the data set is read again.
+    """
+    if not name.startswith(_FOLDER) or paths.is_remote(workdir):
+        return
+    folder = paths.on_disk(name.removeprefix(_FOLDER), "data")
+    for root in folders.roots(folder):
+        if workdir.resolve().is_relative_to(root.resolve()):
+            raise ValueError(
+                f"'{workdir}' lies among the images of '{root}', and its pictures would become a "
+                "class: use a --workdir elsewhere."
+            )
 
 
 def load(

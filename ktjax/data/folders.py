@@ -38,6 +38,12 @@ SPLIT_NAMES = {
 _LOG = logging.getLogger(__name__)
 
 
+def roots(folder: Path) -> list[Path]:
+    """The directories in which everything counts as an image of a class."""
+    below = list(_splits(folder).values())
+    return [folder] if not below or _is_class(folder, below) else below
+
+
 def read(folder: Path) -> Folder:
     """Lists the images of a folder, in sorted order.
 

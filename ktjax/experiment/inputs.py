@@ -53,6 +53,12 @@ class Splits(NamedTuple):
     accept: pipeline.Split | None = None  # for one decision about each run
 
 
+def check_apart(settings: Data, workdir: Path) -> None:
+    """Raises ValueError if the workdir lies among the images of a data set."""
+    for name in settings.datasets().values():
+        data.check_apart(name, workdir)
+
+
 def check(settings: Data) -> None:
     """Raises ValueError unless the data sets exist; opens nothing."""
     for field, name in settings.datasets().items():

@@ -21,7 +21,7 @@ from ktjax.classifier import Classifier
 from ktjax.data.sources import Source
 from ktjax.experiment import beginning, lease, logs
 from ktjax.report import page, tables
-from ktjax.settings.record import Record
+from ktjax.settings.record import FREE, Record
 
 _LOG = logging.getLogger(__name__)
 # What jobs write, in addition to the config.
@@ -66,6 +66,7 @@ def finished(
         except (ValueError, TypeError, AttributeError, LookupError) as error:  # as in results_in
             raise _damaged(workdir / files.RESULTS, error) from error
         print(f"Already finished.\n\n{text}\nReport: {workdir / files.REPORT}")
+        _LOG.warning("Images and weights were not read again: they may have changed since.")
     return results
 
 
@@ -121,7 +122,7 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
             f"{files.CONFIG} of '{workdir}' is not the config of a job: ktjax did not write it. "
             "Use another --workdir."
         )
-    return found
+    return {name: value for name, value in found.items() if name not in FREE}
 
 
 def of_another(

@@ -27,6 +27,7 @@ from ktjax.experiment import workdir as workdir_lib
 from ktjax.imagenet import in_words
 from ktjax.models.checkpoints import entries
 from ktjax.settings.complementarity import CLIP, Complementarity
+from ktjax.targets import store
 
 _EXAMPLES = 12  # pictures in the report
 
@@ -43,6 +44,8 @@ def run(
 def check(settings: Complementarity) -> None:
     """Raises ValueError unless the settings go together; nothing is loaded, compiled or written."""
     inputs.check(settings)
+    if stores := [name for name in settings.models if name.startswith(store.PREFIX)]:
+        raise ValueError(f"config.models: {stores[0]} is a store, which can only be a teacher.")
     folders = [models.locate(name).path.resolve() for name in settings.models]
     if len(set(folders)) < len(folders):
         raise ValueError(f"config.models names a model twice: {', '.join(settings.models)}.")
@@ -70,6 +73,7 @@ def execute(
     """
     workdir = paths.of(workdir)
     check(settings)
+    inputs.check_apart(settings, workdir)
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite)
     if finished:
         return finished
@@ -192,7 +196,7 @@ def _past_runs(settings: Complementarity) -> list[Run]:
             ) from error
         if not isinstance(results, TransferResults):
             raise ValueError(f"config.transfers: '{folder}' is from a {results.job} job.")
-        if results.data.name != settings.data:
+        if data.identity(results.data.name) != data.identity(settings.data):
             raise ValueError(
                 f"config.transfers: '{folder}' is from {results.data.name}, not {settings.data}."
             )

@@ -63,6 +63,7 @@ def execute(
     """
     workdir = paths.of(workdir)
     check(settings)
+    inputs.check_apart(settings, workdir)
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite)
     if finished:
         return finished

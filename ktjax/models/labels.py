@@ -58,7 +58,8 @@ def fitted(
             return dataclasses.replace(classifier, classes=tuple(classes))
         raise ValueError(
             f"{classifier.name} does not name its {count} classes: add label_names to its "
-            f"config.json, or set config.classes to position if they are those of {data}, in order."
+            "config.json (for your own module: give classes=NAMES), or set config.classes to "
+            f"position if they are those of {data}, in order."
         )
     found_C = places(classifier.classes, classes)
     lacking = [name for name, place in zip(classes, found_C, strict=True) if place < 0]
@@ -79,7 +80,9 @@ def fitted(
     if count > len(classes) and trained:
         raise ValueError(
             f"{classifier.name} has {count:,} classes, {len(classes):,} of them those of {data}: a "
-            "student must have exactly the classes of the data, see config.classes."
+            "student must have exactly the classes of the data. config.classes=shared drops the "
+            "others; ktjax --workdir=W "
+            f"--config=pretrain:model={classifier.name},data={data},train=head trains a new head."
         )
     if count > len(classes):
         _LOG.warning(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import nnx, traverse_util
@@ -114,6 +115,7 @@ def from_linen(
     Raises:
       ValueError: it does not return logits for that many classes.
     """
+    variables = nn.meta.unbox(dict(variables))  # without the names of mesh axes, which are Flax's
     constant = {kind: value for kind, value in variables.items() if kind not in _KEPT}
     flags = inspect.signature(type(module).__call__).parameters
 
@@ -302,6 +304,8 @@ def _spec(
     crop_pct: float,
     crop_mode: str,
 ) -> InputSpec:
+    if max(mean) > 1:
+        raise ValueError(f"mean={tuple(mean)}: it is for values from 0 to 1, not to 255.")
     spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
     described = weights.pretrained_cfg(spec)
     fields.check_input(described, "The input")
@@ -318,6 +322,17 @@ def _checked(
     name: str,
 ) -> Classifier:
     """The Classifier, if it returns what Classifiers do."""
+    for path, leaf in traverse_util.flatten_dict(dict(variables), sep="/").items():
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            raise ValueError(
+                f"{name}: weights must be dicts of dicts of arrays, but '{path}' is a "
+                f"{type(leaf).__name__}."
+            )
+        if path.startswith("params/") and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"{name}: '{path}' is {leaf.dtype}, which cannot be trained: parameters are "
+                "floating-point numbers, and other constants belong into the function."
+            )
     names = numbered(classes) if isinstance(classes, int) else tuple(classes)
     model = Classifier(
         name=name,

@@ -78,6 +78,8 @@ def _unchangeable(mapping: dict[Any, Any]) -> Mapping[Any, Any]:
 
 # Annotated[Mapping[...], FROZEN]: a read-only mapping.
 FROZEN = AfterValidator(_unchangeable)
+# Fields that may change when a job resumes, on a machine with fewer cores for example.
+FREE = ("decode_threads", "decode_processes")
 
 
 def check_once(field: str, values: Sequence[Any]) -> None:
@@ -119,12 +121,16 @@ class Record(pydantic.BaseModel):
         try:
             return cls.model_validate(fields)
         except pydantic.ValidationError as error:
-            faults = [_sentence(fault, cls) for fault in error.errors()]
+            found = error.errors()
+            inside = {fault["loc"][:1] for fault in found if len(fault["loc"]) > 1}
+            # A tuple lacks the entries that are at fault themselves.
+            found = [one for one in found if one["type"] != "too_short" or one["loc"] not in inside]
+            faults = [_sentence(fault, cls) for fault in found]
             raise ValueError("\n".join(dict.fromkeys(faults))) from None
 
     def identity(self) -> dict[str, Any]:
         """What identifies a workdir: the fields that results depend on."""
-        return self.to_json()
+        return {name: value for name, value in self.to_json().items() if name not in FREE}
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON."""

@@ -96,7 +96,7 @@ class Study(Methods):
 
     def identity(self) -> dict[str, Any]:
         """The content of config.json: all fields but those on how it is started."""
-        return {name: value for name, value in self.to_json().items() if name not in STARTED}
+        return {name: value for name, value in super().identity().items() if name not in STARTED}
 
     def transfer(
         self,

@@ -59,7 +59,7 @@ class Methods(Training):
 
     def identity(self) -> dict[str, Any]:
         """All fields but those on stored answers that do not affect them."""
-        return {name: value for name, value in self.to_json().items() if name not in STORES}
+        return {name: value for name, value in super().identity().items() if name not in STORES}
 
     def softenings(self) -> tuple[tuple[float, bool], ...]:
         """Those for which its objectives compare all classes, as (temperature, standardized).

@@ -67,20 +67,21 @@ def pack(
     }
     form = rows.form(len(order_C), k, tuple((float(t), bool(s)) for t, s in ways))
     label_N = _labels(pool, description, wanted=form.k is not None)
-    store = store_lib.write(
-        folder,
-        {
-            "format": store_lib.FORMAT,
-            "model": {"name": name, "origin": origin, "weights": None},
-            "images": images,
-            "classes": description["classes"],
-            "k": form.k,
-            "ways": [list(way) for way in form.ways],
-            "dtype": "float32",
-            "versions": description["versions"],
-            **{split: description[split] for split in MEASURED},
-        },
-    )
+    described = {
+        "format": store_lib.FORMAT,
+        "model": {"name": name, "origin": origin, "weights": None},
+        "images": images,
+        "classes": description["classes"],
+        "k": form.k,
+        "ways": [list(way) for way in form.ways],
+        "dtype": "float32",
+        "versions": description["versions"],
+        **{split: description[split] for split in MEASURED},
+    }
+    if (folder / store_lib.DESCRIPTION).exists():
+        there = store_lib.open_store(folder).description
+        store_lib.refuse(Store(folder, there), store_lib.differences(there, described))
+    store = store_lib.write(folder, described)
     for called, logits_NxC in checked.items():
         if called in MEASURED:
             store_lib.write_rows(store, called, logits_NxC)

@@ -16,6 +16,7 @@ from ktjax.experiment.evaluation import Evaluated
 from ktjax.jobs.transfer import export, plan, setup, stages
 from ktjax.jobs.transfer.plan import STRATEGIES, Run, Teachers
 from ktjax.jobs.transfer.setup import Done, Setup
+from ktjax.report import names
 from ktjax.targets import live
 from ktjax.targets.store import Store
 
@@ -61,7 +62,8 @@ def _announced(start: Setup, planned: Sequence[Run], controls: Sequence[Run]) ->
     device = jax.devices()[0].device_kind
     text = (
         f"{len(start.models)} models, {count:,} images, {jax.device_count()} x {device}: "
-        f"{len(planned)} transfers and {len(controls)} controls of {steps:,} steps each{each}. "
+        f"{names.counted(len(planned), 'transfer')} and {names.counted(len(controls), 'control')} "
+        f"of {steps:,} steps each{each}. "
         "The first steps wait for compilation."
     )
     if steps < _FEW:

@@ -78,6 +78,8 @@ def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> 
                 f"Objective '{entry.objective}' compares features, but stored targets are logits: "
                 "set config.targets to live, with teachers that can be run."
             )
+    if settings.student.startswith(store.PREFIX):
+        raise ValueError(f"config.student='{settings.student}': a store has no weights to train.")
     names = (settings.student, *settings.teachers)
     _check_given(settings, given, names)
     # Two models of one architecture have one forward function: their weights tell them apart.
@@ -176,6 +178,7 @@ def execute(
     workdir = paths.of(workdir)
     given = given or {}
     check(settings, given)
+    inputs.check_apart(settings, workdir)
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite, report=report)
     if finished:
         return finished
