@@ -76,6 +76,7 @@ ktjax configs
   lists the configs that come with the package, and their arguments
 ktjax predict MODEL IMAGE... [--top N] [--json]
   classifies images with a model
+ktjax --version
 
 NAME is a Python file with a get_config, or one of: {configs}.
 

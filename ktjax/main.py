@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import app
 
+import ktjax
 from ktjax import flags
 
 
@@ -24,6 +25,8 @@ def cli() -> None:
             sys.exit(f"ktjax: {error}")
     elif flags.wants_help(sys.argv):
         _print(flags.describe())
+    elif word == "--version":
+        _print(f"ktjax {ktjax.__version__}")
     elif word is not None and not word.startswith("-"):
         sys.exit(
             f"ktjax: unknown command '{word}'. Commands: {', '.join(_COMMANDS)}. To run a job: "

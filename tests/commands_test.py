@@ -62,7 +62,7 @@ def test_commands_are_found():
     assert counts["CLUSTERS.md"] >= 12 and counts["README.md"] >= 4 and sum(counts.values()) >= 40
 
 
-@pytest.mark.parametrize("words", [["--help"], ["configs"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["configs"]])
 def test_a_reader_may_stop_reading(words):
     """`ktjax configs | head -1`."""
     command = [sys.executable, "-m", "ktjax.main", *words]
@@ -71,7 +71,7 @@ def test_a_reader_may_stop_reading(words):
         assert process.stderr.read() == b""
 
 
-@pytest.mark.parametrize("words", [["--help"], ["configs"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["configs"]])
 def test_whoever_calls_it_keeps_its_signals(words, monkeypatch, capsys):
     """A process that dies of a pipe which somebody closed says nothing of it."""
     before = signal.getsignal(signal.SIGPIPE)
