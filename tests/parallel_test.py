@@ -75,6 +75,21 @@ def test_what_process_0_finds_is_waited_for(monkeypatch):
     assert parallel.as_first_finds(lambda: "mine alone", "a folder") is None
 
 
+@pytest.mark.parametrize("layout", [parallel.data_parallel, parallel.fully_sharded])
+def test_the_compiled_step_writes_over_the_state(layout):
+    """Else a step needs room for two states."""
+
+    def step(state, frozen, batch, key):
+        del frozen, key
+        mean = jax.lax.pmean(batch.mean(), parallel.AXIS)
+        return jax.tree.map(lambda x: x - mean, state), mean
+
+    state = {"params": jnp.ones((256, 256)), "momentum": jnp.ones((256, 256))}
+    batch = jnp.ones((jax.device_count(), 4))
+    compiled = layout(step).lower(state, {}, batch, jax.random.key(0)).compile()
+    assert compiled.memory_analysis().alias_size_in_bytes == 2 * 256 * 256 * 4
+
+
 @functools.cache
 def student():
     return small_models.make("student", width=16)
