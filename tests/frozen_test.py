@@ -168,7 +168,7 @@ def test_statistics_of_a_soup_are_estimated_if_asked_for(images, zoo, quartet, t
     assert accuracy_of(ktjax.load_model(str(folder)), images) == average["accuracy_after"]
 
 
-@pytest.mark.parametrize("better", [False, True])
+@pytest.mark.parametrize("better", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_soup_abstains_unless_it_is_better(better, images, zoo, quartet, tmp_path, monkeypatch):
     """It shares its level with the decisions about its students."""
     levels = []
