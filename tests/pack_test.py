@@ -280,7 +280,7 @@ def test_temperatures_as_a_program(pool, answers, tmp_path):
 def test_views_as_a_program(pool, noisy, quartet, cached, tmp_path):
     arg = f"student={quartet[0]},teachers={quartet[2]},data=folder:{noisy},objectives=kl_dp"
     fields = ("image_size=12", "interpolation=bicubic", "batch_size=16", "eval_batch_size=16")
-    fields += ("crop_pct=1.0", "views=2", "augment=shift_colour", "total_steps=6")
+    fields += ("crop_pct=1.0", "views=2", "augment=shift_colour", "total_steps=6", "export=last")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "ktjax.targets", "views"),

@@ -233,7 +233,8 @@ def test_killed_while_it_fills_a_store(noisy, quartet, cached, tmp_path):
     jobs = [start("killed", f"last-{i}") for i in range(2)]
     assert [job.wait(300) for job in jobs] == [0, 0]
     found = small_jobs.tree(tmp_path / "killed")
-    assert {k: v for k, v in found.items() if not k.endswith(".part")} == expected
+    left = (".part", ".lease")  # of those that were killed
+    assert {k: v for k, v in found.items() if not k.endswith(left)} == expected
 
 
 REFUSED = {
@@ -438,12 +439,14 @@ def test_no_room_on_the_disk(tmp_path):
 def test_parts_that_nobody_writes_any_more_go(stored, tmp_path):
     shutil.copytree(stored[0], tmp_path / "stores")
     folder = of_model(tmp_path / "stores", "weak")
-    old, new = folder / "view-00001.npy.1.part", folder / "view-00001.npy.2.part"
-    for path in (old, new):
+    names = ("view-00001.npy.1.part", "view-00001.npy.2.part", "view-00001@0.lease")
+    old, new, lease_of_a_dead_one = (folder / name for name in names)
+    for path in (old, new, lease_of_a_dead_one):
         path.touch()
-    small_jobs.os.utime(old, (0, 0))
+    for path in (old, lease_of_a_dead_one):
+        small_jobs.os.utime(path, (0, 0))
     store_lib.create(tmp_path / "stores", store_lib.open_store(folder).description)
-    assert new.exists() and not old.exists()
+    assert new.exists() and not old.exists() and not lease_of_a_dead_one.exists()
 
 
 def test_rows_of_many_classes():

@@ -5,6 +5,7 @@ processes and runs at once: they all write the same content. A reader compares t
 description with what it needs, and refuses it with an error that names the difference.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -27,7 +28,7 @@ PLAIN = "plain"
 MEASURED = ("tune", "validation")
 # Fields of the description that do not affect the answers to the views.
 _TOLD = ("model.name", "model.origin", "images.data", *MEASURED)
-_ABANDONED = 3600.0  # seconds after which a .part file counts as abandoned
+_ABANDONED = 3600.0  # seconds after which a .part or .lease file counts as abandoned
 
 
 class Store(NamedTuple):
@@ -109,10 +110,11 @@ def find(root: Path, description: Mapping[str, Any]) -> Store | None:
 def create(root: Path, description: Mapping[str, Any]) -> Store:
     """The same, created if it does not exist."""
     store = find(root, description) or write(_folder(root, description), description)
-    parts = [] if paths.is_remote(store.folder) else store.folder.glob("*.part")
-    for part in parts:
-        if time.time() - part.stat().st_mtime > _ABANDONED:
-            part.unlink(missing_ok=True)
+    left = () if paths.is_remote(store.folder) else ("*.part", "*.lease")  # by those that died
+    for file in (file for kind in left for file in store.folder.glob(kind)):
+        with contextlib.suppress(FileNotFoundError):  # its owner has just deleted or moved it
+            if time.time() - file.stat().st_mtime > _ABANDONED:
+                file.unlink()
     return store
 
 
