@@ -22,10 +22,10 @@ from ktjax.settings.record import (
     check_once,
     filled,
 )
-from ktjax.settings.transfer import STORES, Methods, Transfer
+from ktjax.settings.transfer import Methods, Transfer
 
 # How a study is started, which does not affect its results.
-STARTED = ("keep", "engine", "processes", "shard", "only_failed", "lease_expiry", "ray", *STORES)
+STARTED = ("keep", "engine", "processes", "shard", "only_failed", "lease_expiry", "ray")
 # What may differ from the last start, as it only selects the runs.
 ASKED = ("students", "teachers", "seeds", "objectives", "controls", "mcl", "pairs", "pairs_seed")
 

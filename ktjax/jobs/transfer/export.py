@@ -90,17 +90,16 @@ def no_regret(
     return _if_better(start, before, chosen, decisions=decisions)
 
 
-def combined(start: Setup, model: Classifier, *, decisions: int) -> Exported:
+def combined(start: Setup, after: Evaluated, *, decisions: int) -> Exported:
     """Several students in one; with `no_regret` only if it is better than the student before.
 
     Args:
       start: of the transfer.
-      model: the students in one, an average of them, say.
+      after: the students in one, an average of them, say.
       decisions: with `no_regret`, how many the run makes in all: this one, and those before.
     """
-    placed = parallel.place(dict(model.variables), start.settings.parallel)
-    tune_NxC = start.predict(placed, start.splits.tune)
-    found = _of(start, model, COMBINED, placed, tune_NxC)
+    placed = parallel.place(dict(after.model.variables), start.settings.parallel)
+    found = _of(start, after.model, COMBINED, placed, after.tune_NxC)
     if start.settings.export != "no_regret":
         return found
     return _if_better(start, start.models[start.student], found, decisions=decisions)

@@ -198,10 +198,10 @@ def _combined(
         )
     origin = f"{settings.strategy} of: {'; '.join(student.origin for student in students)}"
     made = dataclasses.replace(made, origin=origin)
-    exported = export.combined(start, made, decisions=len(students) + 1)
     combined = evaluation.evaluate(
         made, start.predict, start.splits, layout=settings.parallel, calibrate=settings.calibrate
     )
+    exported = export.combined(start, combined, decisions=len(students) + 1)
     abstained = exported.name == export.BEFORE
     after = before if abstained else combined
     label_N = start.splits.validation.label_N
