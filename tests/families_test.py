@@ -21,7 +21,7 @@ from goldens import rule
 from ktjax import models
 from ktjax.classifier import linen_forward
 from ktjax.models.checkpoints import catalogue, layouts, weights
-from ktjax.models.networks import convolution, layers, pooling
+from ktjax.models.networks import convolution, layers, norms, pooling
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLASSES = tuple(f"class {i}" for i in range(rule.CLASSES))
@@ -210,6 +210,7 @@ def test_blocks_forget_their_activations_where_they_are_told_to(family, monkeypa
     # Ours for CPUs have barriers of their own.
     monkeypatch.setattr(convolution, "form_for", lambda *_, **__: None)
     monkeypatch.setattr(pooling, "_on_cpu", pooling._library)
+    monkeypatch.setattr(norms, "_apart", lambda statistics: statistics)
     architecture, options = models.TESTING[family]
     x = jnp.zeros((1, 2, 64, 64, 3))
     for remat in (False, True):

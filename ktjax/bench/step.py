@@ -104,7 +104,8 @@ def run(
     found |= facts
     for name in filter(None, torch.split("+")):
         try:
-            works[f"torch_{name}"] = _torch(pair, name)
+            works[f"torch_{name}"], peak_mb = _torch(pair, name)
+            found[f"torch_{name}_memory_mb"] = peak_mb()
         except (ImportError, ValueError) as error:
             found[f"torch_{name}"] = f"not measured: {error}"
     times = turns(works, rounds, seconds)
@@ -118,6 +119,8 @@ def run(
         if name.startswith(("torch_", "library")):
             ratio = f"ratio_{name.removeprefix('torch_')}"
             found[ratio] = float(np.median(times["step"] / times[name]))
+    if "memory_mb" in found and "torch_eager_memory_mb" in found:
+        found["ratio_memory"] = found["memory_mb"] / found["torch_eager_memory_mb"]
     found["images_per_s"] = batch_size / found["step_s"]
     found |= _peak(found, pair.dtype)
     environment = workdir.environment()
@@ -299,8 +302,8 @@ def turns(works: Mapping[str, Work], rounds: int, seconds: float) -> dict[str, n
     return {name: np.array(of_rounds) for name, of_rounds in times.items()}
 
 
-def _torch(pair: Pair, variant: str) -> Work:
-    """The step in PyTorch."""
+def _torch(pair: Pair, variant: str) -> tuple[Work, Callable[[], float]]:
+    """The step in PyTorch, and what says how much memory it takes, in MB."""
     if variant not in VARIANTS:
         raise ValueError(f"'{variant}' is not one of {', '.join(VARIANTS)}")
     from ktjax.bench.in_torch import step  # needs torch and timm

@@ -3,16 +3,24 @@
 import contextlib
 import copy
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ktjax.bench.in_torch import tiny
+from ktjax.bench.in_torch import memory, tiny
 from ktjax.classifier import InputSpec
 
 # A model: its name in timm or the embedded zoo, the number of classes, and its input.
 Described = tuple[str, int, InputSpec]
+
+
+class Step(NamedTuple):
+    """one() does a step, peak_mb() another one, and says how much memory it takes."""
+
+    one: Callable[[], None]
+    peak_mb: Callable[[], float]
 
 
 def make(
@@ -24,7 +32,7 @@ def make(
     bfloat16: bool,
     learning_rate: float,
     on_gpu: bool,
-) -> Callable[[], None]:
+) -> Step:
     """The step of a student, which comes first, and its teachers, with random weights.
 
     BatchNorm keeps its running statistics, as in `ktjax.bench.step`; models are in evaluation mode.
@@ -86,7 +94,14 @@ def make(
         if on_gpu:
             torch.cuda.synchronize()
 
-    return one
+    def peak_mb() -> float:
+        one()  # the first step makes the momentum
+        optimizer.zero_grad(set_to_none=True)
+        momentum = [state["momentum_buffer"] for state in optimizer.state.values()]
+        weights = [x for network in (student, *frozen) for x in network.state_dict().values()]
+        return memory.peak_mb(one, [*weights, *momentum, image, label], on_gpu=on_gpu)
+
+    return Step(one, peak_mb)
 
 
 def _network(name: str, classes: int, size: tuple[int, int]) -> torch.nn.Module:

@@ -14,6 +14,7 @@ from ktjax.models.networks import (
     convnext,
     hf_vit,
     layers,
+    norms,
     regnet,
     resnet,
     swin_transformer,
@@ -32,7 +33,7 @@ _ACTIVATIONS = {
 
 
 def _norm(epsilon: float) -> Callable[..., nn.Module]:
-    return functools.partial(layers.LayerNorm, epsilon=epsilon)
+    return functools.partial(norms.LayerNorm, epsilon=epsilon)
 
 
 def resnet_network(

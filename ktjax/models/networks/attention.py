@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ktjax.models.networks import products
-from ktjax.models.networks.layers import Activation, LayerNorm, Mlp, gelu
+from ktjax.models.networks.layers import Activation, Mlp, gelu
+from ktjax.models.networks.norms import LayerNorm
 
 Norm = Callable[..., nn.Module]
 # timm truncates its normal distributions at 100 standard deviations, so in effect not at all.

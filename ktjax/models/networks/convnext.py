@@ -12,7 +12,8 @@ from flax import linen as nn
 from ktjax.classifier import Output
 from ktjax.models.networks import layers, products
 from ktjax.models.networks.convolution import Conv
-from ktjax.models.networks.layers import Activation, DropPath, LayerNorm
+from ktjax.models.networks.layers import Activation, DropPath
+from ktjax.models.networks.norms import LayerNorm
 
 Norm = Callable[..., nn.Module]
 

@@ -22,6 +22,7 @@ from ktjax.models.networks.mobile.blocks import (
     tf_norm,
 )
 from ktjax.models.networks.mobile.stages import Trunk
+from ktjax.models.networks.norms import LayerNorm
 
 
 class EfficientNet(Trunk):
@@ -52,11 +53,7 @@ def _group_norm(group_size: int) -> dict[str, object]:
     return {"norm": functools.partial(norm_act, norm=norm)}
 
 
-_LAYER_NORM = {
-    "norm": functools.partial(
-        norm_act, norm=functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
-    )
-}
+_LAYER_NORM = {"norm": functools.partial(norm_act, norm=functools.partial(LayerNorm, epsilon=1e-5))}
 _EPSILON = {"norm": tf_norm}
 TF = {**_EPSILON, "same": True}
 _CONTEXT = {"attention": GlobalContext}

@@ -17,7 +17,6 @@ from ktjax.models.networks import products
 from ktjax.models.networks.convolution import Conv
 
 Activation = Callable[[jax.Array], jax.Array]
-LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 GroupNorm = functools.partial(nn.GroupNorm, num_groups=32, epsilon=1e-5, use_fast_variance=False)
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 

@@ -15,7 +15,8 @@ from flax import linen as nn
 from ktjax.classifier import Output
 from ktjax.models.networks import layers, products
 from ktjax.models.networks.convolution import Conv
-from ktjax.models.networks.layers import DropPath, LayerNorm
+from ktjax.models.networks.layers import DropPath
+from ktjax.models.networks.norms import LayerNorm
 
 # torch's default.
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import layers, products
+from ktjax.models.networks import layers, norms, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath
 
@@ -25,7 +25,7 @@ _HEAD_WIDTH = 32
 # timm truncates it at 100 standard deviations.
 _init = nn.initializers.normal(0.02)
 _dense = functools.partial(products.Dense, kernel_init=_init)
-_layer_norm = functools.partial(layers.LayerNorm, epsilon=1e-5)
+_layer_norm = functools.partial(norms.LayerNorm, epsilon=1e-5)
 
 
 @functools.cache

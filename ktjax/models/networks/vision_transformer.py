@@ -21,7 +21,8 @@ from ktjax.models.networks.attention import (
     dense,
 )
 from ktjax.models.networks.convolution import Conv
-from ktjax.models.networks.layers import Activation, LayerNorm, Mlp, gelu
+from ktjax.models.networks.layers import Activation, Mlp, gelu
+from ktjax.models.networks.norms import LayerNorm
 from ktjax.models.networks.vit_blocks import Block
 
 

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from ktjax.models.networks import positions
 from ktjax.models.networks.attention import DiffAttention
-from ktjax.models.networks.layers import LayerNorm
+from ktjax.models.networks.norms import LayerNorm
 from ktjax.models.networks.vision_transformer import VisionTransformer
 from ktjax.models.networks.vit_blocks import (
     DiffParallelScalingBlock,

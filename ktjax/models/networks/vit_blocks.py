@@ -9,7 +9,8 @@ from flax import linen as nn
 
 from ktjax.models.networks import products
 from ktjax.models.networks.attention import Attention, Norm, dense, differential, multi_head
-from ktjax.models.networks.layers import Activation, DropPath, LayerNorm, LayerScale, Mlp, gelu
+from ktjax.models.networks.layers import Activation, DropPath, LayerScale, Mlp, gelu
+from ktjax.models.networks.norms import LayerNorm
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:

@@ -17,7 +17,8 @@ from flax import linen as nn
 from ktjax.classifier import Output
 from ktjax.models.networks import layers, products
 from ktjax.models.networks.convolution import Conv
-from ktjax.models.networks.layers import BatchNorm, DropPath, LayerNorm
+from ktjax.models.networks.layers import BatchNorm, DropPath
+from ktjax.models.networks.norms import LayerNorm
 
 _small = nn.initializers.normal(0.02)
 # torch's default.

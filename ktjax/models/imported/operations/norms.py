@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ktjax.models.networks import norms
+
 
 def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -27,7 +29,7 @@ def _standardized(x: jax.Array, axes: tuple[int, ...], eps: float) -> tuple[jax.
 
 def _layer_norm(x, shape, weight, bias, eps):
     axes = tuple(range(x.ndim - len(shape), x.ndim))
-    y, mean, rstd = _standardized(_wide(x), axes, eps)
+    y, mean, rstd = norms.standardized(_wide(x), axes, eps)
     ones = (1,) * (x.ndim - len(shape))
     return _scaled(y, weight, bias, (*ones, *shape)).astype(x.dtype), mean, rstd
 

@@ -16,6 +16,7 @@ from flax import linen as nn
 from ktjax.models.networks import products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import Activation, BatchNorm, DropPath, divisible
+from ktjax.models.networks.norms import LayerNorm
 
 Kernel = int | tuple[int, ...]  # several: each convolves a share of the channels
 Norm = Callable[..., jax.Array]  # norm(x, activation or None, name=...)
@@ -177,7 +178,7 @@ class GlobalContext(nn.Module):
         y = jnp.einsum("bhwc,bhwo->boc", x, at)[:, :, None]
         hidden = divisible(width * self.ratio, 1, floor_share=0.0)
         y = convolve(y, hidden, 1, bias=True, name="mlp_scale.fc1")
-        y = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name="mlp_scale.norm")(y)
+        y = LayerNorm(name="mlp_scale.norm")(y)
         y = convolve(self.activation(y), width, 1, bias=True, name="mlp_scale.fc2")
         return x * nn.sigmoid(y)
 

@@ -1,0 +1,55 @@
+"""Layer normalization agrees with the library's, and so does its gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from ktjax.models.networks import norms
+
+
+def drawn(number, *shape):
+    return jax.random.normal(jax.random.key(number), shape)
+
+
+def check_same(ours, theirs, x):
+    params = jax.tree.map(lambda y: y + drawn(1, *y.shape), theirs.init(jax.random.key(0), x))
+    assert jax.tree.structure(params) == jax.tree.structure(ours.init(jax.random.key(0), x))
+    weight = drawn(2, *x.shape)
+
+    def value_and_gradients(module):
+        def of(params, x):
+            y = module.apply(params, x)
+            return (y * weight).sum(), y
+
+        return jax.jit(jax.grad(of, argnums=(0, 1), has_aux=True))(params, x)
+
+    pair = value_and_gradients(ours), value_and_gradients(theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), *pair)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (2, 5, 8), (2, 3, 4, 8)], ids=len)
+def test_layer_norms_agree(shape):
+    """Also far from zero, where the mean of squares has no digits left."""
+    x = 100 + drawn(3, *shape)
+    theirs = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+    check_same(norms.LayerNorm(epsilon=1e-5), theirs, x)
+
+
+def test_half_precision_is_computed_in_float32():
+    x = (100 + drawn(3, 2, 5, 8)).astype(jnp.bfloat16)
+    params = norms.LayerNorm().init(jax.random.key(0), x)
+    half = jax.tree.map(lambda y: y.astype(jnp.bfloat16), params)
+    y = norms.LayerNorm().apply(half, x)
+    assert y.dtype == jnp.bfloat16
+    wide = norms.LayerNorm().apply(params, x.astype(jnp.float32))
+    np.testing.assert_array_equal(y, wide.astype(jnp.bfloat16))
+
+
+def test_statistics_have_no_gradient():
+    def of(x):
+        _, mean, rstd = norms.standardized(x, (1,), 1e-6)
+        return (mean + rstd).sum()
+
+    assert not jax.grad(of)(drawn(0, 3, 4)).any()
