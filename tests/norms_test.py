@@ -1,4 +1,4 @@
-"""Layer normalization agrees with the library's, and so does its gradient."""
+"""Layer and group normalization agree with the library's, and so do their gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,16 @@ def test_layer_norms_agree(shape):
     x = 100 + drawn(3, *shape)
     theirs = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
     check_same(norms.LayerNorm(epsilon=1e-5), theirs, x)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [({"num_groups": 2}, {"num_groups": 2}), ({"group_size": 2}, {"num_groups": 4})],
+    ids=["count", "size"],
+)
+def test_group_norms_agree(ours, theirs):
+    theirs = nn.GroupNorm(**theirs, epsilon=1e-5, use_fast_variance=False)
+    check_same(norms.GroupNorm(**ours), theirs, 10 + drawn(3, 2, 3, 4, 8))
 
 
 def test_half_precision_is_computed_in_float32():

@@ -5,21 +5,30 @@ whole step is the frozen initial student and teachers, partition, the student's 
 pass, clipping and SGD with momentum, on uint8 images that are on the device. Its parts are the same
 student with precomputed answers, and each frozen model alone, each compiled separately.
 
-Measured on 2 idle CPU cores (5 rounds, jax 0.10.2, torch 2.14.1, timm 1.0.31, float32); below 1
-ktjax is faster. ratios.json next to this file has all numbers; `python -m ktjax.bench guard`
-compares new ones to them:
+Measured on 2 idle CPU cores (5 or 7 rounds, jax 0.10.2, torch 2.14.1, timm 1.0.31, float32); below
+1 ktjax is faster, or takes less memory. ratios.json next to this file has all numbers;
+`python -m ktjax.bench guard` compares new ones to them:
 
-                                            step / parts  / eager  / channels_last  stored / step
-  glyphs/tiny_resnet_narrow <- tiny_mixer, 64     0.99      0.89        0.94            0.61
-  resnet18 <- resnet50, 8                         0.94      1.02        1.17            0.54
-  vit_small_patch16_224 <- convnext_tiny, 8       0.93      1.15        1.16            0.67
-  mixer_b16_224 <- vit_base_patch16_224, 4        0.98      1.12        1.13            0.65
+                                             step / parts  eager  channels_last  compile  memory
+  glyphs/tiny_resnet_narrow <- tiny_mixer, 64    0.96       0.91      0.90         1.24     1.38
+  resnet18 <- resnet50, 8                        0.92       0.97      1.09         1.10     1.76
+  vit_small_patch16_224 <- convnext_tiny, 8      0.93       1.00      0.99         1.05     1.31
+  mixer_b16_224 <- vit_base_patch16_224, 4       1.02       1.01      1.02         1.04     1.15
 
-So a step costs less than its parts. Of the large pairs, the two without 3x3 convolutions reach 70 %
-of the peak of matrix products; eager PyTorch is faster by 2 to 15 %. (ResNets took 1.19 before
-Winograd's convolutions and a gradient of max pooling of our own.) With precomputed answers of the
-frozen models (stored), a step takes 0.6 of the time. With XLA's own convolutions (--library), the
-first pair takes 0.95 of the time. torch.compile is not measured.
+  from glyphs/tiny_mlp_narrow, batch 64, step / eager: tiny_mlp_narrow 0.42, tiny_mlp 0.55,
+  tiny_mixer 0.73, tiny_vit 0.89, tiny_convnext 0.97, tiny_resnet_narrow 0.97, tiny_resnet_wide
+  1.01, tiny_resnet 1.04, tiny_resnet_gn 1.22; 0.87 in the mean
+
+So a step costs about what its parts do, and eager PyTorch's time. The two large pairs without 3x3
+convolutions reach 74 and 79 % of the peak of matrix products. torch.compile is 4 to 10 % faster, 24
+for the tiny pair. Before Winograd's convolutions and a gradient of max pooling of our own the
+ResNets took 1.19 of eager's time; before one of layer norm, the ViT took 1.15 and the Mixer 1.12.
+With precomputed answers of the frozen models (ratio_stored), a step takes 0.54 to 0.67 of the time.
+
+Memory is what XLA plans and what PyTorch's profiler counts, without libraries' scratch space. With
+XLA's xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED the ResNets would take 510 MB, not
+804, and the ViT 1,168, not 1,318 (then; now 1,139), in 0.96 and 1.05 of the time, and tiny networks
+1.04 to 1.08 of it: not used.
 """
 
 import dataclasses

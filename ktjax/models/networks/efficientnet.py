@@ -22,7 +22,7 @@ from ktjax.models.networks.mobile.blocks import (
     tf_norm,
 )
 from ktjax.models.networks.mobile.stages import Trunk
-from ktjax.models.networks.norms import LayerNorm
+from ktjax.models.networks.norms import GroupNorm, LayerNorm
 
 
 class EfficientNet(Trunk):
@@ -43,13 +43,7 @@ def _net(definition: efficientnets.Definition, **options: object) -> Callable[..
 
 
 def _group_norm(group_size: int) -> dict[str, object]:
-    norm = functools.partial(
-        nn.GroupNorm,
-        num_groups=None,
-        group_size=group_size,
-        epsilon=1e-5,
-        use_fast_variance=False,
-    )
+    norm = functools.partial(GroupNorm, group_size=group_size)
     return {"norm": functools.partial(norm_act, norm=norm)}
 
 

@@ -4,7 +4,6 @@ Modules have timm's names, dots included, so that the path of a Flax parameter i
 (weights.py). Convolutions pad symmetrically, as torch does, unlike "SAME".
 """
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -17,7 +16,6 @@ from ktjax.models.networks import products
 from ktjax.models.networks.convolution import Conv
 
 Activation = Callable[[jax.Array], jax.Array]
-GroupNorm = functools.partial(nn.GroupNorm, num_groups=32, epsilon=1e-5, use_fast_variance=False)
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 

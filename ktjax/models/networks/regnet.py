@@ -22,6 +22,7 @@ from ktjax.models.networks.layers import (
     avg_pool,
     conv,
 )
+from ktjax.models.networks.norms import GroupNorm
 
 Norm = Callable[..., nn.Module]
 
@@ -235,7 +236,7 @@ def _x(
 _y = functools.partial(_x, se_ratio=0.25)
 _v = functools.partial(_y, preact=True, activation=nn.silu)
 _z = functools.partial(_y, bottle_ratio=4.0, downsample=None, linear_out=True, activation=nn.silu)
-_grouped = functools.partial(layers.GroupNorm, num_groups=None, group_size=16)
+_grouped = functools.partial(GroupNorm, group_size=16)
 TV = {"group_min_ratio": 0.9}
 
 VARIANTS = {

@@ -16,6 +16,7 @@ from flax import linen as nn
 from ktjax.classifier import Output
 from ktjax.models.networks import convolution, layers, pooling, products, windows
 from ktjax.models.networks.layers import BatchNorm, DropPath, SEModule, avg_pool, conv
+from ktjax.models.networks.norms import GroupNorm
 
 Norm = Callable[..., nn.Module]
 Pool = Callable[[jax.Array], jax.Array]
@@ -264,7 +265,7 @@ VARIANTS = {
     "resnet200d": _bottleneck((3, 24, 36, 3), **D),
     "wide_resnet50_2": _bottleneck((3, 4, 6, 3), base_width=128),
     "wide_resnet101_2": _bottleneck((3, 4, 23, 3), base_width=128),
-    "resnet50_gn": _bottleneck((3, 4, 6, 3), norm=layers.GroupNorm),
+    "resnet50_gn": _bottleneck((3, 4, 6, 3), norm=GroupNorm),
     "resnext50_32x4d": _bottleneck((3, 4, 6, 3), **X4),
     "resnext50d_32x4d": _bottleneck((3, 4, 6, 3), **D, **X4),
     "resnext101_32x4d": _bottleneck((3, 4, 23, 3), **X4),

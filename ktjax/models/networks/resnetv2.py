@@ -14,7 +14,8 @@ from flax import linen as nn
 
 from ktjax.classifier import Output
 from ktjax.models.networks import convolution, layers, pooling, windows
-from ktjax.models.networks.layers import Activation, BatchNorm, DropPath, GroupNorm, avg_pool
+from ktjax.models.networks.layers import Activation, BatchNorm, DropPath, avg_pool
+from ktjax.models.networks.norms import GroupNorm
 
 Norm = Callable[..., nn.Module]
 Conv = Callable[..., nn.Module]
