@@ -141,6 +141,23 @@ def test_the_same_step_in_torch():
         assert sum(p.numel() for p in network.parameters()) == model.num_parameters()
     found = bench.main(["step", *PAIR, "--batch_size=8", "--rounds=1", "--seconds=0"])
     assert found["ratio_eager"] == pytest.approx(found["step_s"] / found["torch_eager_s"])
+    ratio = found["memory_mb"] / found["torch_eager_memory_mb"]
+    assert found["ratio_memory"] == pytest.approx(ratio) and 0.5 < ratio < 5
+
+
+@pytest.mark.full
+def test_memory_of_a_step_in_torch():
+    import torch
+
+    from ktjax.bench.in_torch import memory
+
+    held = torch.zeros(250_000)  # 1 MB
+
+    def step():
+        for megabytes in (8, 4):
+            torch.ones(250_000 * megabytes).sum().item()  # freed at once
+
+    assert memory.peak_mb(step, [held, held], on_gpu=False) == pytest.approx(9, abs=0.01)
 
 
 @pytest.mark.full

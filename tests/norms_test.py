@@ -47,6 +47,32 @@ def test_group_norms_agree(ours, theirs):
     check_same(norms.GroupNorm(**ours), theirs, 10 + drawn(3, 2, 3, 4, 8))
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"num_groups": 3}, "3 groups"), ({"group_size": 3}, "of 3"), ({"group_size": 16}, "of 16")],
+)
+def test_groups_that_do_not_divide_are_refused(options, said):
+    with pytest.raises(ValueError, match=f"8 channels cannot be divided into .*{said}"):
+        norms.GroupNorm(**options).init(jax.random.key(0), drawn(0, 1, 2, 2, 8))
+
+
+def test_second_derivatives_agree():
+    """Those of a penalty on the size of a gradient, say."""
+    x, weight = drawn(0, 3, 6), drawn(1, 3, 6)
+
+    def library(x):
+        mean = x.mean(1, keepdims=True)
+        var = jnp.square(x - mean).mean(1, keepdims=True)
+        return (x - mean) * jax.lax.rsqrt(var + 1e-6)
+
+    def penalty(standardize):
+        inner = jax.grad(lambda x: (standardize(x) * weight).sum())
+        return jax.grad(lambda x: jnp.square(inner(x)).sum())(x)
+
+    ours = penalty(lambda x: norms.standardized(x, (1,), 1e-6)[0])
+    np.testing.assert_allclose(ours, penalty(library), rtol=1e-4, atol=1e-5)
+
+
 def test_half_precision_is_computed_in_float32():
     x = (100 + drawn(3, 2, 5, 8)).astype(jnp.bfloat16)
     params = norms.LayerNorm().init(jax.random.key(0), x)

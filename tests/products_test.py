@@ -57,9 +57,9 @@ def test_attentions_agree(key_heads, scale, biases):
     bias = None if biases is None else draw(3, biases, 4, 5, 5)
 
     def call(attention):
-        return lambda q, k, v: attention(q, k, v, bias=bias, scale=scale)
+        return lambda q, k, v, bias: attention(q, k, v, bias=bias, scale=scale)
 
-    check_same(call(products.attention), call(jax.nn.dot_product_attention), q, k, v)
+    check_same(call(products.attention), call(jax.nn.dot_product_attention), q, k, v, bias)
 
 
 def test_attention_of_fewer_queries_agrees():

@@ -27,11 +27,10 @@ of the paper: the median over students, the mean over pairs, and pairs of convol
 
                       weights at the end                                exported
                       success        conv.   mean   worst   best   improved  abstained  mean   best
-  kl                   50 %   50 %  3 of 9  -4.35  -23.44  +0.34       6        12      +0.10  +0.44
-  xe_kl                50 %   61 %  5 of 9  -0.70   -4.59  +0.36       8        10      +0.12  +0.41
-  kl_dp_unsupervised  100 %  100 %  9 of 9  +0.25   +0.02  +0.57      11         7      +0.16  +0.56
-  kl_dp, all 72 pairs 100 %   86 %  37 of  +0.25   -0.24  +0.97      47        25      +0.22  +0.97
-                                        40
+  kl                   50 %   50 %   3/9    -4.35  -23.44  +0.34       6        12      +0.10  +0.44
+  xe_kl                50 %   61 %   5/9    -0.70   -4.59  +0.36       8        10      +0.12  +0.41
+  kl_dp_unsupervised  100 %  100 %   9/9    +0.25   +0.02  +0.57      11         7      +0.16  +0.56
+  kl_dp, all 72 pairs 100 %   86 %  37/40   +0.25   -0.24  +0.97      47        25      +0.22  +0.97
 
 As in the paper plain distillation harms from weaker teachers (tiny_resnet loses 19 points to
 tiny_mlp_narrow, tiny_convnext 11 to tiny_mlp), and the partition does not, without labels either.

@@ -1,6 +1,7 @@
 """Checks that ratios have not become worse than those kept in ratios.json.
 
-Ratios, not seconds, as both sides were measured in turns, on one machine. Smaller is better.
+Ratios, not seconds, as both sides were measured in turns, on one machine; and of memory. Smaller is
+better.
 """
 
 from collections.abc import Mapping

@@ -23,12 +23,11 @@ So a step costs about what its parts do, and eager PyTorch's time. The two large
 convolutions reach 74 and 79 % of the peak of matrix products. torch.compile is 4 to 10 % faster, 24
 for the tiny pair. Before Winograd's convolutions and a gradient of max pooling of our own the
 ResNets took 1.19 of eager's time; before one of layer norm, the ViT took 1.15 and the Mixer 1.12.
-With precomputed answers of the frozen models (ratio_stored), a step takes 0.54 to 0.67 of the time.
+With precomputed answers of the frozen models (ratio_stored), a step takes 0.54 to 0.82 of the time.
 
 Memory is what XLA plans and what PyTorch's profiler counts, without libraries' scratch space. With
 XLA's xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED the ResNets would take 510 MB, not
-804, and the ViT 1,168, not 1,318 (then; now 1,139), in 0.96 and 1.05 of the time, and tiny networks
-1.04 to 1.08 of it: not used.
+804, in 0.96 of the time, but the ViT 1.05 and tiny networks 1.04 to 1.08 of it: not used.
 """
 
 import dataclasses
@@ -113,8 +112,9 @@ def run(
     found |= facts
     for name in filter(None, torch.split("+")):
         try:
-            works[f"torch_{name}"], peak_mb = _torch(pair, name)
+            one, peak_mb = _torch(pair, name)
             found[f"torch_{name}_memory_mb"] = peak_mb()
+            works[f"torch_{name}"] = one
         except (ImportError, ValueError) as error:
             found[f"torch_{name}"] = f"not measured: {error}"
     times = turns(works, rounds, seconds)

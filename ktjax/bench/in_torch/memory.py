@@ -15,10 +15,12 @@ def peak_mb(step: Callable[[], None], held: Iterable[torch.Tensor], *, on_gpu: b
     That is `held`, which exists before and after it, and what the step allocates beside them; on a
     CPU without the scratch space of libraries.
     """
+    now = most = sum({x.data_ptr(): x.nbytes for x in held}.values())
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         step()
-        return torch.cuda.max_memory_allocated() / 1e6
+        return (now + torch.cuda.max_memory_allocated() - before) / 1e6
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
     with tempfile.TemporaryDirectory() as folder:
@@ -26,7 +28,6 @@ def peak_mb(step: Callable[[], None], held: Iterable[torch.Tensor], *, on_gpu: b
         profiled.export_chrome_trace(str(file))
         events = json.loads(file.read_text())["traceEvents"]
     changes = [event for event in events if event.get("name") == "[memory]"]
-    now = most = sum({x.data_ptr(): x.nbytes for x in held}.values())
     for event in sorted(changes, key=lambda event: event["ts"]):
         now += event["args"]["Bytes"]
         most = max(most, now)

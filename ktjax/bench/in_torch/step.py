@@ -17,7 +17,7 @@ Described = tuple[str, int, InputSpec]
 
 
 class Step(NamedTuple):
-    """one() does a step, peak_mb() another one, and says how much memory it takes."""
+    """one() does a step; peak_mb() does two more, and says how much memory the last one takes."""
 
     one: Callable[[], None]
     peak_mb: Callable[[], float]

@@ -18,6 +18,7 @@ from flax import traverse_util
 from ktjax import files
 from ktjax.classifier import Variables
 from ktjax.models.checkpoints import entries, weights
+from ktjax.models.networks.norms import LayerNorm
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
@@ -70,11 +71,11 @@ class Layer(nn.Module):
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         width = x_BxLxD.shape[-1]
         heads = (*x_BxLxD.shape[:-1], self.num_heads, width // self.num_heads)
-        y = nn.LayerNorm(self.epsilon, name="layer_norm1")(x_BxLxD)
+        y = LayerNorm(self.epsilon, name="layer_norm1")(x_BxLxD)
         q, k, v = (nn.Dense(width, name=f"{n}_proj")(y).reshape(heads) for n in "qkv")
         y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal).reshape(x_BxLxD.shape)
         x = x_BxLxD + nn.Dense(width, name="out_proj")(y)
-        y = nn.LayerNorm(self.epsilon, name="layer_norm2")(x)
+        y = LayerNorm(self.epsilon, name="layer_norm2")(x)
         y = ACTIVATIONS[self.activation](nn.Dense(self.hidden, name="fc1")(y))
         return x + nn.Dense(width, name="fc2")(y)
 
@@ -112,7 +113,7 @@ class TextTower(nn.Module):
                 causal=self.end_of_text is not None,
                 name=f"layers_{i}",
             )(x)
-        x = nn.LayerNorm(self.epsilon, name="final_layer_norm")(x)
+        x = LayerNorm(self.epsilon, name="final_layer_norm")(x)
         if self.end_of_text is None:
             return nn.Dense(self.projection, name="text_projection")(x[:, -1])
         # Old configs say 2, wrongly; transformers then takes the largest id for the end.

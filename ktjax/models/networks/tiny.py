@@ -13,7 +13,8 @@ from ktjax.models.networks import products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import BatchNorm, Mlp
 
-# layers.gelu is faster and rounds differently: the zoo's reported results are with this one.
+# layers.gelu and norms.py are faster and round differently: the zoo's reported results are with
+# Flax's, here and below.
 _gelu = functools.partial(nn.gelu, approximate=False)
 
 
