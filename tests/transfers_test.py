@@ -62,7 +62,7 @@ def test_a_row_is_the_mean_of_its_seeds_and_has_what_was_foreseen(rows):
     ]
     assert rows[0] == {
         **{"objective": "kl", "student": "s", "teacher": "t1", "runs": 2},
-        **{"delta": -1.0, "gain": 3.0, "loss": 4.0, "net": None},
+        **{"delta": -1.0, "gain": 3.0, "loss": 4.0, "net": None, "last_delta": -1.0},
         **{"rho_pos": 5.0, "partition_gain": 3.0, "partition_gain_unsupervised": 1.0},
         "accuracy_difference": -10.0,
     }
@@ -128,6 +128,13 @@ def test_foresight_is_the_rank_correlation_with_delta(rows):
     assert found["kl", None]["rho_pos"] == pytest.approx(1 - 6 * 4 / (5 * 24))
     assert found["kl", "u"]["rho_pos"] is None  # two pairs
     assert found["kl_dp", None]["pairs"] == 1
+
+
+def test_foresight_sees_what_runs_that_abstain_would_have_changed():
+    changes = {"t1": -2.0, "t2": 3.0, "t3": 1.0}
+    runs = [run("s", [name], 0.0, last_delta=change) for name, change in changes.items()]
+    found = transfers.foresight(transfers.rows(runs, PAIRS))
+    assert [row["rho_pos"] for row in found] == [pytest.approx(1)] * 2
 
 
 def test_properties_of_either_side(rows):

@@ -39,13 +39,9 @@ def row(run: Run) -> StudyRow:
         taught=run.taught,
         ensemble=run.ensemble_accuracy,
         headroom_share=headroom_share(run.delta, run.accuracy_before, run.ensemble_accuracy),
-        last_delta=_last_delta(run),
+        last_delta=transfers.last_delta(run),
         seconds=run.seconds,
     )
-
-
-def _last_delta(run: Run) -> float:
-    return run.delta if run.last_delta is None else run.last_delta
 
 
 def failed(*, student: str, teacher: str | None, objective: str, seed: int, error: str) -> StudyRow:
@@ -104,7 +100,7 @@ def pairs(runs: Sequence[Run], models: Mapping[str, TransferModel]) -> list[Stud
                 headroom_share=headroom_share(outcome.delta, before, ensemble),
                 accuracy_difference=_difference(models[teacher], models[student]),
                 abstained=sum(run.abstained for run in same),
-                last_delta=chance.mean([_last_delta(run) for run in same]),
+                last_delta=chance.mean([transfers.last_delta(run) for run in same]),
             )
         )
     return found

@@ -25,7 +25,7 @@ def rows(runs: Sequence[Run], pairs: Sequence[Mapping[str, Any]]) -> Rows:
     """A row per student, teacher and objective: the outcome, and what was known before.
 
     `delta`, `gain`, `loss`, and `net`, delta net of the control without a teacher: None if a run
-    has none.
+    has none; and `last_delta`, the change by the weights at the end of training.
 
     Args:
       runs: from transfers' results.json; those without a teacher or with several are left out.
@@ -44,9 +44,15 @@ def rows(runs: Sequence[Run], pairs: Sequence[Mapping[str, Any]]) -> Rows:
         {"objective": objective, "student": student, "teacher": teacher, "runs": len(same)}
         | {name: chance.mean([getattr(run, name) for run in same]) for name in OUTCOMES}
         | {"net": _mean([run.net for run in same])}
+        | {"last_delta": chance.mean([last_delta(run) for run in same])}
         | {name: known[student, teacher][name] for name in FORESEEN}
         for (student, teacher, objective), same in found.items()
     ]
+
+
+def last_delta(run: Run) -> float:
+    """The change in points by the weights at the end of training, whatever was exported."""
+    return run.delta if run.last_delta is None else run.last_delta
 
 
 def success(rows: Rows, diverged: Collection[Key] = ()) -> dict[str, dict[str, Any]]:
@@ -103,18 +109,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def foresight(rows: Rows) -> Rows:
-    """Spearman correlation of each measure of FORESEEN with the delta that followed.
+    """Spearman correlation of each measure of FORESEEN with the change that followed.
 
-    A row per objective and student, over its teachers; and one with student None, over all pairs.
+    That is the change by the weights at the end of training: exports that abstain are all 0. A row
+    per objective and student, over its teachers; and one with student None, over all pairs.
     None with fewer than three pairs, or if all are equal.
     """
     found = []
     for objective, same in _by(rows, "objective").items():
         for student, own in ((None, same), *_by(same, "student").items()):
-            delta = [row["delta"] for row in own]
+            change = [row["last_delta"] for row in own]
             found.append(
                 {"objective": objective, "student": student, "pairs": len(own)}
-                | {n: chance.spearman([row[n] for row in own], delta) for n in FORESEEN}
+                | {n: chance.spearman([row[n] for row in own], change) for n in FORESEEN}
             )
     return found
 
