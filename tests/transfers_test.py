@@ -142,7 +142,7 @@ def test_properties_of_either_side(rows):
         (row["objective"], row["side"], row["property"], row["outcome"]): row
         for row in transfers.properties(rows, MODELS)
     }
-    assert len(found) == 2 * 2 * 2 * 3
+    assert len(found) == 2 * 2 * 2 * 4
     # Of the students, deltas -1, 3, 2 at accuracy 60, and 0, 1 at 70: means 1 and 64.
     of_student = found["kl", "student", "accuracy", "delta"]
     assert of_student["pairs"] == 5

@@ -16,7 +16,8 @@ Key = tuple[str, str, str]  # student, teacher, objective
 
 # Known about a pair before any training, so it could be used to choose a teacher.
 FORESEEN = ("rho_pos", "partition_gain", "partition_gain_unsupervised", "accuracy_difference")
-OUTCOMES = ("delta", "gain", "loss")
+EXPORTED = ("delta", "gain", "loss")
+OUTCOMES = (*EXPORTED, "last_delta")
 PROPERTIES = ("parameters", "accuracy")
 KINDS = ("family", "inductive_bias", "protocol")
 
@@ -42,7 +43,7 @@ def rows(runs: Sequence[Run], pairs: Sequence[Mapping[str, Any]]) -> Rows:
             found.setdefault(key, []).append(run)
     return [
         {"objective": objective, "student": student, "teacher": teacher, "runs": len(same)}
-        | {name: chance.mean([getattr(run, name) for run in same]) for name in OUTCOMES}
+        | {name: chance.mean([getattr(run, name) for run in same]) for name in EXPORTED}
         | {"net": _mean([run.net for run in same])}
         | {"last_delta": chance.mean([last_delta(run) for run in same])}
         | {name: known[student, teacher][name] for name in FORESEEN}
@@ -127,7 +128,7 @@ def foresight(rows: Rows) -> Rows:
 
 
 def properties(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> Rows:
-    """Correlation of delta, gain and loss with properties of student and teacher (section 5.2).
+    """Correlation of the OUTCOMES with properties of student and teacher (section 5.2).
 
     A row per objective, `side` (student, teacher), `property` and `outcome`, with `pearson` and
     `spearman` over the pairs; None if there are too few, or all are equal.
@@ -149,7 +150,7 @@ def properties(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> Rows:
 
 
 def groups(rows: Rows, models: Mapping[str, Mapping[str, Any]]) -> Rows:
-    """Mean delta, gain and loss by what kind of model is the student, or the teacher.
+    """Means of the OUTCOMES by what kind of model is the student, or the teacher.
 
     A row per objective, `by` (one of KINDS), `side` and `kind`; models of which it is not known are
     left out.

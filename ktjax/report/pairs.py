@@ -236,9 +236,10 @@ def _foresight(results: ComplementarityResults) -> Table:
 def _properties(results: ComplementarityResults) -> Table:
     note = (
         "Correlation over pairs, Pearson / Spearman, of what a transfer changed (delta: accuracy, "
-        "gain, loss: answers that became right, wrong) with a property of its student or teacher."
+        "gain, loss: answers that became right, wrong; last delta: accuracy, by the weights at the "
+        "end of training) with a property of its student or teacher."
     )
-    header = ["objective", "of", "property", "pairs", *transfers.OUTCOMES]
+    header = ["objective", "of", "property", "pairs", *_outcomes()]
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in results.transfers["properties"]:
         cells.setdefault((row["objective"], row["side"], row["property"]), {})[row["outcome"]] = row
@@ -260,18 +261,24 @@ def _groups(results: ComplementarityResults) -> list[Table]:
     for row in results.transfers["groups"]:
         cells = [row["objective"], row["side"], row["kind"], str(row["pairs"])]
         cells += [f"{row['delta']:+.2f}", f"{row['gain']:.2f}", f"{row['loss']:.2f}"]
+        cells.append(f"{row['last_delta']:+.2f}")
         of_kind.setdefault(row["by"], {}).setdefault(row["objective"], []).append(cells)
     found = []
     for by, rows in of_kind.items():
         name = NAMES[by]
         note = (
             f"Mean over the pairs whose student or teacher is of this {name}: delta, the change in "
-            "accuracy in points; gain and loss, the share of images that became right and wrong."
+            "accuracy in points; gain and loss, the share of images that became right and wrong; "
+            "last delta, delta by the weights at the end of training."
         )
-        header = ["objective", "of", name, "pairs", *transfers.OUTCOMES]
+        header = ["objective", "of", name, "pairs", *_outcomes()]
         table = Table(f"By {name}", header, list(rows.values()), ("objective", "of", name), note)
         found.append(table)
     return found
+
+
+def _outcomes() -> list[str]:
+    return [name.replace("_", " ") for name in transfers.OUTCOMES]
 
 
 def _text(value: float | None, form: str) -> str:
