@@ -27,9 +27,9 @@ kl_pool in configs/study.py (10 epochs at 0.1, the MLPs 40 at 1.0; 4 views; seed
   ktjax --workdir=W --config=transfer:student=glyphs/tiny_vit,strategy=parallel,controls=,\
 objectives=kl_pool,teachers=glyphs/tiny_mlp_narrow+glyphs/tiny_mlp+glyphs/tiny_resnet_narrow\
 +glyphs/tiny_mixer+glyphs/tiny_resnet_gn+glyphs/tiny_resnet+glyphs/tiny_convnext\
-+glyphs/tiny_resnet_wide --config.objectives.kl_pool.temperature=2.0 \
-      --config.objectives.kl_pool.learning_rate=0.1 --config.total_epochs=10.0 \
-      --config.targets=stored --config.views=4 --config.eval_every_epochs=5.0
++glyphs/tiny_resnet_wide --config.objectives.kl_pool.learning_rate=0.1 \
+      --config.total_epochs=10.0 --config.eval_every_epochs=5.0 --config.weight_decay=0.0 \
+      --config.targets=stored --config.views=4
 
 gave the following changes on validation (2 to 5 minutes each, with stored targets as fast as one
 teacher), beside those of the eight pairs: the teacher that the confidence ensemble names first
