@@ -10,6 +10,10 @@ from ktjax.analysis.rows import ComplementarityResults
 from ktjax.report import figures
 
 Rows = list[dict[str, Any]]
+_OUTCOMES = {
+    "delta": "transfer delta (points)",
+    "last_delta": "change by the final weights (points)",
+}
 
 
 def rows(results: ComplementarityResults) -> Rows:
@@ -21,14 +25,14 @@ def delta(results: ComplementarityResults, width: float) -> Figure:
     """Transfer delta against the accuracy difference, per objective (the paper's figure 4)."""
     title = "What transfers changed, by how much better the teacher was"
     label = "teacher minus student (points)"
-    return _panels(results, width, "accuracy_difference", label, title)
+    return _panels(results, width, ("accuracy_difference", "delta"), label, title)
 
 
 def foresight(results: ComplementarityResults, width: float) -> Figure:
-    """Transfer delta against the gain that the partition promised beforehand, per objective."""
+    """The gain that the partition promised beforehand, and the change by the final weights."""
     title = "What transfers changed, by what the partitioned targets promised"
     label = "accuracy of the targets minus the student's (points)"
-    return _panels(results, width, "partition_gain", label, title)
+    return _panels(results, width, ("partition_gain", "last_delta"), label, title)
 
 
 def success_rows(results: ComplementarityResults) -> Rows:
@@ -71,9 +75,9 @@ def _means(of: Mapping[str, Any]) -> str:
 
 
 def _panels(
-    results: ComplementarityResults, width: float, key: str, xlabel: str, title: str
+    results: ComplementarityResults, width: float, keys: tuple[str, str], xlabel: str, title: str
 ) -> Figure:
-    """A panel per objective, a point per pair, and a line where nothing changed.
+    """A panel per objective, a point per pair with its two `keys`, and a line at no change.
 
     Each has its own scale: one objective's losses can be a hundred times another's gains.
     """
@@ -86,11 +90,11 @@ def _panels(
     for axes, (objective, style) in zip(grid, styles.items(), strict=False):
         own = [row for row in rows(results) if row["objective"] == objective]
         look = {"marker": style.marker, "color": style.color, "markeredgecolor": "black"}
-        x, y = ([row[name] for row in own] for name in (key, "delta"))
+        x, y = ([row[name] for row in own] for name in keys)
         axes.plot(x, y, linestyle="", markersize=6, alpha=0.85, **look)
         axes.axhline(0, color="black", linewidth=1)
         axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
-        better = sum(row["delta"] > 0 for row in own)
+        better = sum(change > 0 for change in y)
         axes.set_title(
             figures.clip(f"{objective}: {better} of {len(own)} better", 48, 2), fontsize=9
         )
@@ -99,5 +103,5 @@ def _panels(
     for axes in grid[len(styles) :]:
         axes.remove()
     figure.supxlabel(figures.clip(xlabel, round(11 * width), 2), fontsize=9)
-    figure.supylabel("transfer delta (points)", fontsize=9)
+    figure.supylabel(_OUTCOMES[keys[1]], fontsize=9)
     return figures.plain_text(figure)
