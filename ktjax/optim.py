@@ -1,6 +1,6 @@
 """Optimizer, learning-rate schedule, and momentum weight interpolation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 
-def make_schedule(kind: str, *, peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+def make_schedule(
+    kind: str, peak: float | jax.Array, *, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
     """Learning rate per step: linear warm-up, then `constant`, or `cosine` to zero."""
     after = {
         "constant": optax.constant_schedule(peak),
@@ -39,13 +41,26 @@ SCHEDULES = ("constant", "cosine")
 
 
 def make_optimizer(
-    name: str, *, schedule: optax.Schedule, weight_decay: float, clip_norm: float | None
+    name: str,
+    *,
+    schedule: Callable[[float | jax.Array], optax.Schedule],
+    peak: float | jax.Array,
+    weight_decay: float,
+    clip_norm: float | None,
 ) -> optax.GradientTransformation:
-    """The optimizer named in OPTIMIZERS, with gradients clipped to a global norm if one is set."""
-    optimizer = OPTIMIZERS[name](schedule, weight_decay)
-    if clip_norm is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    """The optimizer named in OPTIMIZERS, with gradients clipped to a global norm if one is set.
+
+    The peak learning rate, of which `schedule` makes a schedule, is a number in the optimizer's
+    state, so one compiled step serves all learning rates.
+    """
+
+    def with_peak(peak: float | jax.Array) -> optax.GradientTransformation:
+        optimizer = OPTIMIZERS[name](schedule(peak), weight_decay)
+        if clip_norm is None:
+            return optimizer
+        return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+    return optax.inject_hyperparams(with_peak)(peak=peak)
 
 
 def per_member(

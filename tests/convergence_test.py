@@ -94,10 +94,10 @@ def test_runs_of_other_jobs_are_taken_up(done, images, zoo, tmp_path, monkeypatc
 def test_a_rate_at_which_a_model_diverges_is_left_out(images, zoo, tmp_path, monkeypatch):
     train = job._train
 
-    def diverging(settings, student, predict, splits, workdir, name, rate, seed):
-        if (rate, seed) == (3.0, 2):
+    def diverging(*given):
+        if given[-1].endswith("-3-2"):  # the rate and the seed in the run's name
             raise FloatingPointError("not finite")
-        return train(settings, student, predict, splits, workdir, name, rate, seed)
+        return train(*given)
 
     monkeypatch.setattr(job, "_train", diverging)
     config = config_of(images, zoo[:1], seeds=(1, 2), total_steps=1, eval_every_steps=1)

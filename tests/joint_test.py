@@ -104,8 +104,10 @@ def test_members_draw_dropout_from_keys_of_their_own():
 
 
 def sgd():
-    schedule = optax.constant_schedule(RATE)
-    return optim.make_optimizer("sgd", schedule=schedule, weight_decay=DECAY, clip_norm=CLIP)
+    schedule = optax.constant_schedule
+    return optim.make_optimizer(
+        "sgd", schedule=schedule, peak=RATE, weight_decay=DECAY, clip_norm=CLIP
+    )
 
 
 def build(student, objective, optimizer):

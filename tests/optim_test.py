@@ -17,12 +17,12 @@ def at(schedule, *steps):
 
 @pytest.mark.smoke
 def test_constant():
-    schedule = optim.make_schedule("constant", peak=0.3, warmup_steps=0, total_steps=10)
+    schedule = optim.make_schedule("constant", 0.3, warmup_steps=0, total_steps=10)
     assert at(schedule, 0, 5, 9) == pytest.approx([0.3, 0.3, 0.3])
 
 
 def test_cosine():
-    schedule = optim.make_schedule("cosine", peak=0.3, warmup_steps=0, total_steps=8)
+    schedule = optim.make_schedule("cosine", 0.3, warmup_steps=0, total_steps=8)
     # peak (1 + cos(pi step / total)) / 2
     assert at(schedule, 0, 4, 8) == pytest.approx([0.3, 0.15, 0.0], abs=1e-7)
     assert at(schedule, 2) == pytest.approx([0.15 * (1 + 2**-0.5)])
@@ -30,7 +30,7 @@ def test_cosine():
 
 @pytest.mark.parametrize(("kind", "middle", "end"), [("constant", 0.3, 0.3), ("cosine", 0.15, 0.0)])
 def test_warmup_goes_before(kind, middle, end):
-    schedule = optim.make_schedule(kind, peak=0.3, warmup_steps=4, total_steps=12)
+    schedule = optim.make_schedule(kind, 0.3, warmup_steps=4, total_steps=12)
     assert at(schedule, 0, 1, 3, 4, 8, 12) == pytest.approx(
         [0.0, 0.075, 0.225, 0.3, middle, end], abs=1e-7
     )
@@ -38,7 +38,7 @@ def test_warmup_goes_before(kind, middle, end):
 
 @pytest.mark.parametrize("kind", optim.SCHEDULES)
 def test_warmup_all_the_way(kind):
-    schedule = optim.make_schedule(kind, peak=0.3, warmup_steps=4, total_steps=4)
+    schedule = optim.make_schedule(kind, 0.3, warmup_steps=4, total_steps=4)
     assert at(schedule, 2, 3) == pytest.approx([0.15, 0.225])
 
 
@@ -53,7 +53,11 @@ RATES = jnp.asarray([0.1, 0.2, 0.05])
 def run(name, gradients, params, *, weight_decay, clip_norm=None):
     """The parameters after each update, with the learning rates RATES."""
     optimizer = optim.make_optimizer(
-        name, schedule=lambda step: RATES[step], weight_decay=weight_decay, clip_norm=clip_norm
+        name,
+        schedule=lambda peak: lambda step: peak * RATES[step],
+        peak=1.0,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
     )
     state, seen = optimizer.init(params), []
     for gradient in gradients:
@@ -125,7 +129,7 @@ def test_the_mean_so_far_is_the_mean_of_what_counts():
 
 def test_members_have_optimisers_of_their_own():
     make = functools.partial(optim.make_optimizer, "sgd", weight_decay=0.0, clip_norm=1.0)
-    optimizer = make(schedule=optax.constant_schedule(1.0))
+    optimizer = make(schedule=optax.constant_schedule, peak=1.0)
     joint = optim.per_member(optimizer, ("0", "1"))
     params = {"0": {"w": jnp.zeros(2)}, "1": {"w": jnp.zeros(2)}}
     grads = {"0": {"w": jnp.asarray([3.0, 4.0])}, "1": {"w": jnp.asarray([0.3, 0.4])}}

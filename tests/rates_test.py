@@ -5,6 +5,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 from small_jobs import load_config, transferring
 
+from ktjax import train
 from ktjax.analysis import rows
 from ktjax.jobs import transfer
 
@@ -46,6 +47,29 @@ def test_the_best_on_tune_of_runs_with_all_steps(noisy, quartet, tmp_path):
         np.testing.assert_array_equal(array, theirs[name])
     # The control is tried at all of them, too.
     assert {c.learning_rate for c in results.controls} == set(RATES)
+
+
+def test_one_step_is_traced_for_all_rates_and_seeds(noisy, quartet, tmp_path, monkeypatch):
+    """Also where teachers run in the step, whose outputs no other transfer asks for."""
+    made, make = [], train.make_train_step
+
+    def counted(**given):
+        step = make(**given)
+
+        def traced(*arguments):
+            made.append(given["objective"])
+            return step(*arguments)
+
+        return traced
+
+    monkeypatch.setattr(train, "make_train_step", counted)
+    for targets in ("stored", "live"):
+        config = choosing(noisy, quartet, arg="objectives=kl,controls=xe", targets=targets)
+        config.seeds = (1, 2)
+        made.clear()
+        results = rows.read(transfer.run(config, tmp_path / targets))
+        assert len(results.runs) == 2 and len(results.controls) == 2 * len(RATES)
+        assert len(made) == 2  # of the objective and of the control
 
 
 def test_the_best_on_tune_is_that_of_what_is_exported(noisy, quartet, tmp_path):

@@ -170,7 +170,8 @@ def kl_dp() -> tuple[Objective, optax.GradientTransformation]:
     softening = losses.Softening(temperature=1.0, top_k=None, standardized=False)
     optimizer = optim.make_optimizer(
         "sgd",
-        schedule=optim.make_schedule("constant", peak=_RATE, warmup_steps=0, total_steps=1),
+        schedule=optax.constant_schedule,
+        peak=_RATE,
         weight_decay=0.0,
         clip_norm=1.0,
     )

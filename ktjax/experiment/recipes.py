@@ -14,7 +14,7 @@ from ktjax.augment import make_views
 from ktjax.classifier import Classifier
 from ktjax.joint import Joint
 from ktjax.objective import Objective
-from ktjax.settings.run import Durations, Run
+from ktjax.settings.run import Run
 
 Optimizer = optax.GradientTransformation
 
@@ -22,23 +22,29 @@ Optimizer = optax.GradientTransformation
 class Recipe(NamedTuple):
     """What all runs with one objective share: the compiled step and its settings.
 
-    Only `seed` differs between seeds: replacing it gives another seed's recipe.
+    Runs differ in `seed` and `peak` only: `at` gives the recipe of another run.
     """
 
     step: train.Step
-    init: Callable[..., train.State]  # init(variables, key=key), on the student's variables
+    init: Callable[..., train.State]  # init(variables, key=key, peak=peak), on the student's
     state: Any  # shapes and shardings of what `init` returns
     layout: str
     seed: int  # for order, views and the step's randomness
     batch_size: int
     steps_per_dispatch: int
     log_every: int
-    schedule: optax.Schedule
+    peak: float  # the learning rate per step that the schedule begins or warms up to
+    schedule: Callable[[float | jax.Array], optax.Schedule]  # of a peak
     steps_per_epoch: int
     total_steps: int
     eval_every: int
     views: int | None  # that epochs cycle through; None: one per epoch
     frozen_every: int | None  # steps after which `frozen` changes with the view, or None
+
+    def at(self, *, learning_rate: float, seed: int) -> "Recipe":
+        """The same at a learning rate (per 256 samples) and with a seed, with the same step."""
+        peak = optim.scaled(learning_rate, batch_size=self.batch_size)
+        return self._replace(seed=seed, peak=peak)
 
 
 def check(settings: Run) -> None:
@@ -82,14 +88,29 @@ def make(
       wrap: wraps the optimizer if the student is joint, or not all parameters are trained.
     """
     durations = settings.durations(len(label_N))
-    schedule = _schedule(settings, learning_rate, durations)
-    optimizer = _optimizer(settings, schedule)
-    optimizer = optimizer if wrap is None else wrap(optimizer)
+    schedule = functools.partial(
+        optim.make_schedule,
+        settings.schedule,
+        warmup_steps=round(settings.warmup * durations.total),
+        total_steps=durations.total,
+    )
+    peak = optim.scaled(learning_rate, batch_size=settings.batch_size)
+
+    def optimizer(peak: float | jax.Array) -> Optimizer:
+        made = optim.make_optimizer(
+            settings.optimizer,
+            schedule=schedule,
+            peak=peak,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+        )
+        return made if wrap is None else wrap(made)
+
     step = train.make_train_step(
         student=student,
         teach=teach,
         objective=objective,
-        optimizer=optimizer,
+        optimizer=optimizer(peak),
         slow=slow,
         augment=make_views(augment),
         steps_per_epoch=durations.epoch,
@@ -100,16 +121,21 @@ def make(
         microbatches=settings.microbatches,
         remat=settings.remat,
     )
-    init = functools.partial(
-        train.init_state,
-        objective=objective,
-        optimizer=optimizer,
-        outputs=train.output_shapes(student, teachers, size=32),  # each resizes for itself
-        label_N=label_N,
-        slow=slow is not None,
-        tail=tail,
-    )
-    shapes = jax.eval_shape(init, dict(student.variables), key=jax.random.key(seed))
+    outputs = train.output_shapes(student, teachers, size=32)  # each resizes for itself
+
+    def init(variables: Any, *, key: jax.Array, peak: jax.Array) -> train.State:
+        return train.init_state(
+            variables,
+            objective=objective,
+            optimizer=optimizer(peak),
+            outputs=outputs,
+            label_N=label_N,
+            slow=slow is not None,
+            tail=tail,
+            key=key,
+        )
+
+    shapes = jax.eval_shape(init, dict(student.variables), key=jax.random.key(seed), peak=peak)
     shardings = parallel.shardings(shapes, settings.parallel)
     compiled = parallel.LAYOUTS[settings.parallel].compile
     return Recipe(
@@ -121,6 +147,7 @@ def make(
         batch_size=settings.batch_size,
         steps_per_dispatch=settings.steps_per_dispatch,
         log_every=settings.log_every,
+        peak=peak,
         schedule=schedule,
         steps_per_epoch=durations.epoch,
         total_steps=durations.total,
@@ -132,21 +159,3 @@ def make(
 
 def _placed(x: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
-def _schedule(settings: Run, learning_rate: float, durations: Durations) -> optax.Schedule:
-    return optim.make_schedule(
-        settings.schedule,
-        peak=optim.scaled(learning_rate, batch_size=settings.batch_size),
-        warmup_steps=round(settings.warmup * durations.total),
-        total_steps=durations.total,
-    )
-
-
-def _optimizer(settings: Run, schedule: optax.Schedule) -> Optimizer:
-    return optim.make_optimizer(
-        settings.optimizer,
-        schedule=schedule,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )

@@ -11,32 +11,17 @@ from ktjax.settings.convergence import Convergence
 from ktjax.settings.pretrain import Pretrain
 
 
-def fit(
+def make_recipe(
     settings: Pretrain | Convergence,
     student: Classifier,
     splits: Splits,
-    predict: evaluate.Predict,
     *,
     learning_rate: float,
     seed: int,
-    run: str,
-    workdir: Path,
     wrap: Callable[[recipes.Optimizer], recipes.Optimizer] | None = None,
-) -> training.Fitted:
-    """Trains a student, as `training.fit` does.
-
-    Args:
-      settings: the job's settings.
-      student: the model that learns.
-      splits: train and tune are used.
-      predict: gives the student's logits.
-      learning_rate: per 256 samples.
-      seed: for order, views and the step's randomness.
-      run: its name.
-      workdir: the job's workdir.
-      wrap: wraps the optimizer if not all parameters are trained.
-    """
-    recipe = recipes.make(
+) -> recipes.Recipe:
+    """The recipe of cross-entropy; the arguments are those of `recipes.make`."""
+    return recipes.make(
         settings,
         student=student,
         teachers=(),
@@ -49,6 +34,18 @@ def fit(
         seed=seed,
         wrap=wrap,
     )
+
+
+def fit(
+    recipe: recipes.Recipe,
+    student: Classifier,
+    splits: Splits,
+    predict: evaluate.Predict,
+    *,
+    run: str,
+    workdir: Path,
+) -> training.Fitted:
+    """Trains a student, as `training.fit` does, on the splits' train and tune."""
     label_N = splits.tune.label_N
     return training.fit(
         recipe,

@@ -150,7 +150,8 @@ def _begin(
     if checkpoints.latest() is not None:
         return checkpoints.restore(recipe.state)
     variables = parallel.place(dict(student.variables), recipe.layout)
-    return recipe.init(variables, key=key), {"history": [], "recent": [], "seconds": 0.0}
+    state = recipe.init(variables, key=key, peak=recipe.peak)
+    return state, {"history": [], "recent": [], "seconds": 0.0}
 
 
 def _pace(recipe: Recipe) -> loop.Pace:
@@ -211,7 +212,8 @@ class _Journal:
         """Writes training metrics, and how long training waited for input."""
         known = {k: v for k, v in event.means.items() if self._labeled or k != "accuracy"}
         metrics = {f"train/{name}": value for name, value in known.items()}
-        rate = float(np.asarray(self._recipe.schedule(event.step - 1)))
+        schedule = self._recipe.schedule(self._recipe.peak)
+        rate = float(np.asarray(schedule(event.step - 1)))
         self._write(event.step, metrics | {"learning_rate": rate} | waits)
 
     def evaluated(self, event: loop.Evaluation, measured: Mapping[str, Any]) -> None:

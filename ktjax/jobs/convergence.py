@@ -123,12 +123,20 @@ def _check(
     predict = evaluate.make_predict(student, batch_size=settings.eval_batch_size)
     asked = evaluation.evaluate(student, predict, splits, layout=settings.parallel)
     before = _right(asked.tune_NxC, asked.validation_NxC, splits)
+    recipe = supervised.make_recipe(
+        settings,
+        student,
+        splits,
+        learning_rate=settings.learning_rates[0],
+        seed=settings.seeds[0],
+    )
 
     def run(rate: float, seed: int) -> _Right:
         name = f"{short}-{rate:g}-{seed}"
         path = workdir / files.RUNS / f"{name}.npz"
         if not parallel.as_first_sees(path.exists()):
-            right = _train(settings, student, predict, splits, workdir, name, rate, seed)
+            own = recipe.at(learning_rate=rate, seed=seed)
+            right = _train(settings, own, student, predict, splits, workdir, name)
             if parallel.is_first():
                 _write(path, right)
                 paths.delete(workdir / files.CHECKPOINTS / name, ignore_errors=True)
@@ -175,25 +183,15 @@ def _halves(splits: inputs.Splits) -> tuple[np.ndarray, np.ndarray]:
 
 def _train(
     settings: Convergence,
+    recipe: recipes.Recipe,
     student: Classifier,
     predict: evaluate.Predict,
     splits: inputs.Splits,
     workdir: Path,
     name: str,
-    rate: float,
-    seed: int,
 ) -> _Right:
     """Which images the model gets right after one run."""
-    fitted = supervised.fit(
-        settings,
-        student,
-        splits,
-        predict,
-        learning_rate=rate,
-        seed=seed,
-        run=name,
-        workdir=workdir,
-    )
+    fitted = supervised.fit(recipe, student, splits, predict, run=name, workdir=workdir)
     answers = evaluation.ask(
         predict, fitted.placed, splits, layout=settings.parallel, tune=fitted.tune_NxC
     )

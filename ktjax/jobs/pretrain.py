@@ -111,17 +111,15 @@ def _train(
     """The trained classifier, and its row of results.json."""
     predict = evaluate.make_predict(student, batch_size=settings.eval_batch_size)
     name = files.last_part(student.name)
-    fitted = supervised.fit(
+    recipe = supervised.make_recipe(
         settings,
         student,
         splits,
-        predict,
         learning_rate=settings.learning_rate,
         seed=settings.seed,
-        run=name,
-        workdir=workdir,
         wrap=_only_the_head(student) if settings.train == "head" else None,
     )
+    fitted = supervised.fit(recipe, student, splits, predict, run=name, workdir=workdir)
     what = "" if settings.train == "all" else f" ({settings.train} alone)"
     name, on = card.told(student.name), card.told(settings.data)
     origin = f"{name} trained{what} on {on}, seed {settings.seed}"

@@ -28,13 +28,14 @@ def runs(start: Setup) -> Iterator[Done]:
     settings = start.settings
     planned = plan.plan(settings, {name: start.accuracy(name) for name in settings.teachers})
     alone, controls = plan_controls(start)
+    recipe, of_controls = _recipes(start), _recipes(alone)
     combines = STRATEGIES[settings.strategy].combine is not None
     total = len(planned) + len(controls)
     with progress.bar(total=total, desc="transfers", unit="run", shown=start.report) as bar:
         if start.report and parallel.is_first():
             bar.write(_announced(start, planned, controls))
         for seed in settings.seeds:
-            common = _share(start, seed)
+            common = _share(start, seed, recipe)
             for label in settings.objectives:
                 found = []
                 for run in planned:
@@ -49,7 +50,7 @@ def runs(start: Setup) -> Iterator[Done]:
                     row, after = _combined(start, label, seed, *zip(*found, strict=True))
                     setup.export(start, after.model, row, bar)
                     yield Done(row, after.validation_NxC)
-            common = common._replace(recipe=_recipes(alone, seed))
+            common = common._replace(recipe=functools.partial(of_controls, seed))
             yield from _controls(alone, common, [r for r in controls if r.seed == seed], bar)
 
 
@@ -79,8 +80,9 @@ def plan_controls(start: Setup, called: str = "") -> tuple[Setup, tuple[Run, ...
 
 def controls(alone: Setup, planned: Sequence[Run], bar: tqdm.tqdm) -> Iterator[Done]:
     """Only the controls of a student, as planned by `plan_controls`."""
+    recipe = _recipes(alone)
     for seed in alone.settings.seeds:
-        common = _share(alone, seed)
+        common = _share(alone, seed, recipe)
         yield from _controls(alone, common, [run for run in planned if run.seed == seed], bar)
 
 
@@ -101,7 +103,7 @@ def _controls(
         yield Done(row, after.validation_NxC, control=True)
 
 
-def _share(start: Setup, seed: int) -> stages.Common:
+def _share(start: Setup, seed: int, recipe: Callable[..., recipes.Recipe]) -> stages.Common:
     settings, splits = start.settings, start.splits
     stored = settings.targets == "stored"
 
@@ -137,36 +139,43 @@ def _share(start: Setup, seed: int) -> stages.Common:
         return start.once(("targets", name, seed, form, start.one_view), lambda: frozen(name))
 
     if not stored:  # weights are placed again for every run: a device might not hold those of all
-        return stages.Common(frozen, freeze, _recipes(start, seed))
+        return stages.Common(frozen, freeze, functools.partial(recipe, seed))
     # Nor might memory hold all answers of many transfers: each reads its own from disk.
     kept = once if settings.store is None else functools.cache(frozen)
-    return stages.Common(kept, freeze, _recipes(start, seed))
+    return stages.Common(kept, freeze, functools.partial(recipe, seed))
 
 
-def _recipes(start: Setup, seed: int) -> Callable[[str, Teachers, float], recipes.Recipe]:
-    """One step per objective, and per set of teachers if these run in each step."""
+def _recipes(start: Setup) -> Callable[[int, str, Teachers, float], recipes.Recipe]:
+    """Recipes by seed, objective, the teachers that run in each step, and learning rate.
+
+    One step serves all seeds and learning rates.
+    """
     settings, student = start.settings, start.models[start.student].model
     stored = settings.targets == "stored"
 
-    def make(label: str, asked: Teachers, rate: float) -> recipes.Recipe:
+    def make(label: str, asked: Teachers) -> recipes.Recipe:
         teachers = [start.models[name].model for name in asked]
         return setup.make_recipe(
             start,
             label,
             student=student,
             teachers=[model for model in teachers if isinstance(model, Classifier)],
-            learning_rate=rate,
+            learning_rate=plan.rates(settings, label)[0],
+            seed=settings.seeds[0],
             teach=live.replay if stored else live.make_ask(student, list(map(_asked, teachers))),
-            seed=seed,
         )
 
     @functools.cache
-    def recipe(label: str, asked: Teachers, rate: float) -> recipes.Recipe:
+    def of_objective(label: str, asked: Teachers) -> recipes.Recipe:
         if asked:  # no other transfer has these teachers
-            return make(label, asked, rate)
+            return make(label, asked)
         entry, slow = settings.objectives[label], settings.mcl.get(label)
-        key = ("recipe", start.student, type(entry), entry, rate, slow, start.one_view)
-        return start.once(key, lambda: make(label, asked, rate))._replace(seed=seed)
+        entry = entry.model_copy(update={"learning_rate": None})
+        key = ("recipe", start.student, type(entry), entry, slow, start.one_view)
+        return start.once(key, lambda: make(label, asked))
+
+    def recipe(seed: int, label: str, asked: Teachers, rate: float) -> recipes.Recipe:
+        return of_objective(label, asked).at(learning_rate=rate, seed=seed)
 
     return recipe
 
