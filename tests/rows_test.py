@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ktjax.analysis import rows
+from ktjax.analysis import records, rows
 
 ENTRY = {"step": 8, "epoch": 1.0, "accuracy": 60.0, "loss": 1.5, "taught": 40.0, "seconds": 2.0}
 ENTRY |= {"tune": {"accuracy": 60.0, "transfer_rate_top": {"2": None}}}
@@ -28,6 +28,8 @@ def make_run(**fields):
             "least_gain": None,
             "last_delta": None,
             "rates": None,
+            "steps": 8,
+            "passes": 16,
         },
         "robustness": {"imagenet_a": {"before": 1.0, "after": 2.0, "delta": 1.0}},
         "history": [ENTRY | {"taught_1": 40.0}, ENTRY | {"stage": 2}],
@@ -68,7 +70,7 @@ def results():
 
 def test_records_are_the_same_json(results):
     found = rows.read(results)
-    assert json.loads(json.dumps(rows.to_json(found))) == results
+    assert json.loads(json.dumps(records.to_json(found))) == results
     assert found.runs[1].stages[1].history[1].rest == {"stage": 2}
     assert found.controls[0].teachers == () and found.outcomes[0].teachers == ("a",)
     assert found.runs[0].teachers == ("a",) and found.pairs[0].top_classes == {"2": ("x",)}

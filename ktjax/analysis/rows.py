@@ -5,13 +5,10 @@ an error.
 """
 
 import dataclasses
-import re
-import types
-import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-_T = TypeVar("_T")
+from ktjax.analysis import records
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +71,10 @@ class Run:
     robustness: Mapping[str, Mapping[str, float]]  # before, after, delta on each set
     taught: float | None
     seconds: float
+    # What it cost, at all learning rates that did not diverge: training steps; and `passes`, the
+    # images that teachers and initial student had to answer (`stages.count_passes`).
+    steps: int | None = None
+    passes: int | None = None
     history: tuple[Entry, ...]
     stages: tuple["Run", ...] = ()  # one per teacher, if teachers are sequential
     checkpoint: Mapping[str, str] | None = None  # at its end, as in `training.Fitted`
@@ -254,8 +255,8 @@ class ConvergenceResults(Results):
 class StudyRow:
     """A run of a study, a row of pairs.csv; in percent and points. A failed one has only an error.
 
-    `net` and `net_se` are those of `Run`, `ensemble` is its `ensemble_accuracy`; `last_delta` is
-    `delta` if the weights at the end of training are exported.
+    `net`, `net_se`, `steps` and `passes` are those of `Run`, `ensemble` is its `ensemble_accuracy`;
+    `last_delta` is `delta` if the weights at the end of training are exported.
     """
 
     student: str
@@ -277,6 +278,8 @@ class StudyRow:
     headroom_share: float | None = None  # of ensemble - before, in percent
     last_delta: float | None = None
     seconds: float | None = None
+    steps: int | None = None
+    passes: int | None = None
     error: str | None = None
 
 
@@ -301,6 +304,8 @@ class StudyPair:
     accuracy_difference: float | None  # teacher minus student; None: unknown
     abstained: int  # of the runs
     last_delta: float  # delta of the weights at the end of training, whatever is exported
+    steps: float | None  # per run, and
+    passes: float | None  # None: not known, of runs by earlier versions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -340,60 +345,4 @@ def read(data: Mapping[str, Any] | Results) -> Results:
         return data
     if data.get("job") not in RESULTS:
         raise ValueError(f"results.json is of the job '{data.get('job')}', not {list(RESULTS)}.")
-    return from_json(RESULTS[data["job"]], data)
-
-
-def from_json(cls: type[_T], data: Mapping[str, Any]) -> _T:
-    """The record that `to_json` wrote; ValueError if a field is missing or unknown."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    values, unknown = dict(data), sorted(set(data) - set(fields))
-    if "rest" in fields:
-        names = fields["rest"].metadata["names"]
-        rest = {name: values.pop(name) for name in unknown if re.fullmatch(names, name)}
-        values["rest"], unknown = rest, [name for name in unknown if name not in rest]
-    required = [name for name, field in fields.items() if _required(field)]
-    if missing := [name for name in required if name not in data]:
-        raise ValueError(f"{cls.__name__} in results.json is missing {', '.join(missing)}.")
-    if unknown:
-        raise ValueError(f"{cls.__name__} in results.json has unknown {', '.join(unknown)}.")
-    kinds = typing.get_type_hints(cls)
-    return cls(**{name: _of_kind(kinds[name], value) for name, value in values.items()})
-
-
-def to_json(record: Any) -> dict[str, Any]:
-    """The record as in results.json: dicts, lists, strings and numbers."""
-    found = {}
-    for field in dataclasses.fields(record):
-        value = _plain(getattr(record, field.name))
-        found |= value if field.name == "rest" else {field.name: value}
-    return found
-
-
-def _required(field: dataclasses.Field) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
-
-
-def _of_kind(kind: Any, value: Any) -> Any:
-    """The JSON value as its field's type: a record or a tuple, which JSON does not have."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        kinds = [one for one in args if one is not types.NoneType]
-        return value if value is None else _of_kind(kinds[0], value)
-    if dataclasses.is_dataclass(kind):
-        return value if isinstance(value, kind) else from_json(kind, value)
-    if origin is tuple:
-        return tuple(_of_kind(args[0], one) for one in value) if args else tuple(value)
-    if origin is Mapping:
-        return {name: _of_kind(args[1], one) for name, one in value.items()}
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_json(value)
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return value
+    return records.from_json(RESULTS[data["job"]], data)

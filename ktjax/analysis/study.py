@@ -41,6 +41,8 @@ def row(run: Run) -> StudyRow:
         headroom_share=headroom_share(run.delta, run.accuracy_before, run.ensemble_accuracy),
         last_delta=transfers.last_delta(run),
         seconds=run.seconds,
+        steps=run.steps,
+        passes=run.passes,
     )
 
 
@@ -101,9 +103,17 @@ def pairs(runs: Sequence[Run], models: Mapping[str, TransferModel]) -> list[Stud
                 accuracy_difference=_difference(models[teacher], models[student]),
                 abstained=sum(run.abstained for run in same),
                 last_delta=chance.mean([transfers.last_delta(run) for run in same]),
+                steps=_mean([run.steps for run in same]),
+                passes=_mean([run.passes for run in same]),
             )
         )
     return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None if one is not known."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
 
 
 def _difference(teacher: TransferModel, student: TransferModel) -> float | None:
@@ -120,12 +130,13 @@ def success(
     To `transfers.success` it adds, per objective: `pairs`, and how many of them are `done`,
     `improved` and `diverged`. Of those that are done: `best` and `worst` (by delta), mean `gain`
     and `loss`, `headroom_share`, the mean delta over the mean gain of ensembles over students, in
-    percent (None if they gain nothing or are unknown); `bootstrap`, 95 % intervals of the `median`,
-    `mean` and `mean_delta`, from resampling students and teachers; `surely_better` and
-    `surely_worse`, the number of pairs by one-sided tests, at a family-wise 0.05 per objective
-    (`chance.holm`); `abstained`, how many left their student unchanged with every seed; and `last`,
-    the results of the weights at the end of training: `improved`, `mean_delta` and `worst`. It
-    differs if other weights are exported. `ranking`: see `_ranking`.
+    percent (None if they gain nothing or are unknown); `steps` and `passes` per run, its cost as in
+    `analysis.rows.Run`; `bootstrap`, 95 % intervals of the `median`, `mean` and `mean_delta`, from
+    resampling students and teachers; `surely_better` and `surely_worse`, the number of pairs by
+    one-sided tests, at a family-wise 0.05 per objective (`chance.holm`); `abstained`, how many left
+    their student unchanged with every seed; and `last`, the results of the weights at the end of
+    training: `improved`, `mean_delta` and `worst`. It differs if other weights are exported.
+    `ranking`: see `_ranking`.
 
     Args:
       found: the pairs.
@@ -164,6 +175,8 @@ def _more(same: Sequence[StudyPair], diverged: Collection[transfers.Key]) -> dic
         "gain": statistics.fmean(pair.gain for pair in same),
         "loss": statistics.fmean(pair.loss for pair in same),
         "headroom_share": _share_of_all(same),
+        "steps": _mean([pair.steps for pair in same]),
+        "passes": _mean([pair.passes for pair in same]),
         "bootstrap": _bootstrap(same, diverged),
         "surely_better": _surely(same, better=True),
         "surely_worse": _surely(same, better=False),

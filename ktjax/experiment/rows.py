@@ -7,7 +7,8 @@ import numpy as np
 
 from ktjax import evaluate
 from ktjax.analysis import measures
-from ktjax.analysis.rows import Run, TransferModel, from_json
+from ktjax.analysis.records import from_json
+from ktjax.analysis.rows import Run, TransferModel
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation
 from ktjax.experiment.evaluation import Evaluated
@@ -37,6 +38,7 @@ def of_run(
     stages: Sequence[Run] = (),
     checkpoint: Mapping[str, str] | None = None,
     learning_rate: float | None = None,
+    passes: int = 0,
 ) -> Run:
     """The row of a run, a stage of one, a soup, or a jointly trained model.
 
@@ -60,6 +62,7 @@ def of_run(
       stages: rows of the stages, if there were several.
       checkpoint: the final checkpoint, see `training.Fitted`.
       learning_rate: used in training, per 256 samples; None: a soup.
+      passes: images that teachers and initial student had to answer.
     """
     of_models = {
         "before_NxC": before.validation_NxC,
@@ -93,6 +96,8 @@ def of_run(
         "robustness": robustness,
         "taught": taught,
         "seconds": seconds,
+        "steps": history[-1]["step"] if history else 0,
+        "passes": passes,
         "history": history,
         "stages": stages,
         "checkpoint": checkpoint,

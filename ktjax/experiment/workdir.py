@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from ktjax import data, files, parallel, paths, peers, writer
-from ktjax.analysis import measures, rows
+from ktjax.analysis import measures, records, rows
 from ktjax.analysis.rows import Results, Run
 from ktjax.classifier import Classifier
 from ktjax.data.sources import Source
@@ -302,7 +302,7 @@ def finish(
     if parallel.is_first():
         path = page.write(workdir, results, examples) if report else None
         # Last: it marks the job as finished.
-        files.write_json(workdir / files.RESULTS, rows.to_json(results))
+        files.write_json(workdir / files.RESULTS, records.to_json(results))
         if report:
             print(f"{tables.as_text(results)}\nReport: {path}")
     # Otherwise the others would exit, and JAX gives process 0 only seconds to follow.

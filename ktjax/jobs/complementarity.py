@@ -19,7 +19,8 @@ from safetensors import numpy as safetensors_numpy
 from ktjax import data, evaluate, files, interruption, models, parallel, paths, progress
 from ktjax.analysis import calibration, complementarity, expertise, pairs, predictions, transfers
 from ktjax.analysis.predictions import Predictions
-from ktjax.analysis.rows import Results, Run, TransferResults, to_json
+from ktjax.analysis.records import to_json
+from ktjax.analysis.rows import Results, Run, TransferResults
 from ktjax.classifier import Classifier, Output
 from ktjax.data import pipeline
 from ktjax.experiment import estimate, evaluation, inputs, transform

@@ -13,7 +13,8 @@ import numpy as np
 
 from ktjax import evaluate, files, models, parallel, paths, progress
 from ktjax.analysis import convergence, rows
-from ktjax.analysis.rows import Results, to_json
+from ktjax.analysis.records import to_json
+from ktjax.analysis.rows import Results
 from ktjax.classifier import Classifier
 from ktjax.data import sources
 from ktjax.experiment import evaluation, inputs, recipes, supervised

@@ -11,7 +11,8 @@ from typing import Any
 import ml_collections
 
 from ktjax import data, evaluate, files, models, optim, parallel, paths, progress
-from ktjax.analysis.rows import Model, Results, to_json
+from ktjax.analysis.records import to_json
+from ktjax.analysis.rows import Model, Results
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, exports, inputs, recipes, rows, supervised
 from ktjax.experiment import workdir as workdir_lib

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ktjax import imagenet
-from ktjax.analysis import rows
+from ktjax.analysis import records
 from ktjax.analysis.rows import Results
 
 LONGEST = 40  # characters of a class in a table
@@ -23,12 +23,12 @@ def readable(results: Results) -> Results:
         return results
     found = {
         key: value if key in _AS_THEY_ARE else _renamed(value, renamed)
-        for key, value in rows.to_json(results).items()
+        for key, value in records.to_json(results).items()
     }
     for name, tail in short.items():
         if name in results.models:
             found["models"][tail]["origin"] = f"{results.models[name].origin} ({name})"
-    return rows.from_json(type(results), found)
+    return records.from_json(type(results), found)
 
 
 def in_words(classes: Sequence[str]) -> list[str]:

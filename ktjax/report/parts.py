@@ -40,6 +40,11 @@ PROGRESS = Drawing(
     "not their level: this is not the validation split.",
 )
 
+COST = (
+    "steps: training steps of a run, at all its learning rates. passes: images that its teachers "
+    "and the initial student answered for it, each view once if answers are stored."
+)
+
 
 def validation_images(results: Results) -> str:
     """What accuracies were measured on, such as "16,000 validation images of glyphs"."""
@@ -79,6 +84,11 @@ def models_table(heading: str, results: Results) -> Table:
 
 def _told(number: float | None, form: str) -> str:
     return "-" if number is None else format(number, form)
+
+
+def counted(number: float | None) -> str:
+    """A number of steps or images."""
+    return "-" if number is None else f"{number:,.0f}"
 
 
 def robustness_tables(results: Results) -> list[Table]:

@@ -18,7 +18,7 @@ NOTE = (
     "student and by teacher, those of success are from resampling students and teachers. surely: "
     "how many pairs are better, and worse, by one-sided tests; for each objective, at most one in "
     "twenty such tables has any pair wrongly among the better ones, and likewise among the worse "
-    "(Holm)."
+    f"(Holm). {parts.COST}"
 )
 DRAWINGS = (
     Drawing(
@@ -130,6 +130,7 @@ def tables(results: StudyResults) -> list[Table]:
 def _objectives_table(results: StudyResults) -> Table:
     header = ["objective", "improved", "surely", "success, median %", "mean %", "delta points"]
     header += ["net points", "best", "worst", "gain %", "loss %", "of headroom %"]
+    header += ["steps", "passes"]
     rows = []
     for name, of in results.success.items():
         improved = f"{of['improved']} of {of['pairs']}"
@@ -154,6 +155,7 @@ def _objectives_table(results: StudyResults) -> Table:
                 f"{of['gain']:.2f}",
                 f"{of['loss']:.2f}",
                 "-" if of["headroom_share"] is None else f"{of['headroom_share']:.0f}",
+                *(parts.counted(of[name]) for name in ("steps", "passes")),
             ]
         )
     heading = f"Pairs, on {parts.validation_images(results)}"
@@ -238,16 +240,18 @@ def _alone_tables(results: StudyResults) -> list[Table]:
             f"{row.delta:+.2f} ± {row.se:.2f}",
             f"{row.gain:.2f}",
             f"{row.loss:.2f}",
+            *(parts.counted(number) for number in (row.steps, row.passes)),
         ]
         for row in results.rows
         if row.teacher is None and row.status != study.FAILED
     ]
     header = ["student", "objective", "seed", "before -> after %", "delta ± se points"]
-    header += ["gain %", "loss %"]
+    header += ["gain %", "loss %", "steps", "passes"]
     note = (
         "What training without a teacher changed. xe: labels only, xe_self: half label and half "
         "initial student, self: the initial student only; the number is the learning rate. gain, "
-        "loss: share of the validation images that became right, wrong."
+        "loss: share of the validation images that became right, wrong. "
+        f"{parts.COST}"
     )
     words = ("student", "objective")
     return [Table("Runs without a teacher", header, [rows], words, note)] if rows else []

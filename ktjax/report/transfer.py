@@ -95,9 +95,9 @@ def tables(results: TransferResults) -> list[Table]:
 
 
 def sections(results: TransferResults) -> list[Table]:
-    """The models, and what each teacher knows that the student does not."""
+    """The models, what each teacher knows that the student does not, and what each run cost."""
     found = [parts.models_table("Models", results), *parts.served_tables(results)]
-    return [*found, _pairs_table(results)] if results.pairs else found
+    return [*found, *[_pairs_table(results)] * bool(results.pairs), _costs_table(results)]
 
 
 def _student_tables(results: TransferResults) -> list[Table]:
@@ -262,3 +262,18 @@ def _pairs_table(results: TransferResults) -> Table:
     ]
     words = ("teacher", "student", "5 % of them in")
     return Table("Complementary knowledge", header, [rows], words=words, note=PAIRS_NOTE)
+
+
+def _costs_table(results: TransferResults) -> Table:
+    header = ["run", "learning rates", "steps", "passes", "seconds"]
+    rows = [
+        [
+            run.run,
+            str(len(run.rates or (run.learning_rate,))),
+            parts.counted(run.steps),
+            parts.counted(run.passes),
+            parts.counted(run.seconds),
+        ]
+        for run in (*results.runs, *results.controls)
+    ]
+    return Table("What each run cost", header, [rows], ("run",), parts.COST)

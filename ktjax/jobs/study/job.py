@@ -9,7 +9,8 @@ import jax
 import ml_collections
 
 from ktjax import data, files, models, paths
-from ktjax.analysis.rows import Results, to_json
+from ktjax.analysis.records import to_json
+from ktjax.analysis.rows import Results
 from ktjax.experiment import beginning, inputs, lease, recipes, stores
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.shared import Shared

@@ -233,4 +233,5 @@ def _combined(
         least_gain=exported.least_gain,
         last_delta=would if abstained else None,
     )
-    return row, after
+    cost = {name: sum(getattr(row, name) for row in of_runs) for name in ("steps", "passes")}
+    return dataclasses.replace(row, **cost), after

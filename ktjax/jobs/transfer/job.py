@@ -22,7 +22,8 @@ from ktjax import (
     train,
 )
 from ktjax.analysis import controls
-from ktjax.analysis.rows import Results, to_json
+from ktjax.analysis.records import to_json
+from ktjax.analysis.rows import Results
 from ktjax.classifier import Classifier
 from ktjax.experiment import evaluation, inputs, recipes, stores, transform
 from ktjax.experiment import workdir as workdir_lib

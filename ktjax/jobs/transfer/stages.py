@@ -42,7 +42,8 @@ def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluate
     rates = plan.rates(start.settings, run.objective)
     if len(rates) == 1:
         return _at(start, common, run._replace(learning_rate=rates[0]))[:2]
-    found, seconds, diverged = None, 0.0, None
+    found, diverged = None, None
+    costs: list[rows.Run] = []
     gains: dict[str, float | None] = {}
     for rate in rates:
         try:
@@ -53,14 +54,38 @@ def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluate
             gains[f"{rate:g}"], diverged = None, error.with_traceback(None)
             continue
         gains[f"{rate:g}"] = tried.accuracy - start.accuracy(start.student)
-        seconds += tried.row.seconds
+        costs.append(tried.row)
         if found is None or tried.accuracy > found.accuracy:
             found = tried
     if found is None:
         assert diverged is not None  # there is at least one rate
         raise diverged
-    row = dataclasses.replace(found.row, run=run.name, rates=gains, seconds=seconds)
+    passes = [row.passes or 0 for row in costs]
+    row = dataclasses.replace(
+        found.row,
+        run=run.name,
+        rates=gains,
+        seconds=sum(row.seconds for row in costs),
+        steps=sum(row.steps or 0 for row in costs),
+        # What is stored is not asked again at another rate.
+        passes=sum(passes) if start.settings.targets == "live" else max(passes),
+    )
     return row, found.student
+
+
+def count_passes(start: Setup, objective: str, teachers: Teachers, steps: int) -> int:
+    """How many images the frozen models of a training answer: its teachers and initial student.
+
+    In every step, or each view once if answers are stored, even if other runs use these, too.
+    """
+    settings = start.settings
+    entry = objectives.OBJECTIVES[settings.objectives[objective].objective]
+    models = len(teachers) + entry.initial
+    if settings.targets == "live":
+        return models * steps * settings.batch_size
+    images = len(start.splits.train)
+    epochs = -(-steps // settings.durations(images).epoch)
+    return models * images * min(epochs, settings.views or epochs)
 
 
 class _Ended(NamedTuple):
@@ -232,6 +257,7 @@ def _row(
     settings = start.settings
     entry = objectives.OBJECTIVES[settings.objectives[run.objective].objective]
     abstained, of_export = all(stage.abstained for stage in stages), {}
+    asked = sum(stage.passes or 0 for stage in stages)
     if exported is not None:
         abstained = exported.name == export.BEFORE
         of_export = {
@@ -259,5 +285,6 @@ def _row(
         abstained=abstained,
         stages=stages,
         learning_rate=run.learning_rate,
+        passes=asked or count_passes(start, run.objective, tuple(teachers), history[-1]["step"]),
         **of_export,
     )
