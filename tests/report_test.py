@@ -294,6 +294,16 @@ def test_most_is_more_than_the_error_of_the_difference(results, other, expected)
     assert verdicts.conclusion(rows.read(results)) == f"From a weaker teacher {expected}"
 
 
+def test_more_than_two_are_a_list(results):
+    results["runs"] = [make_run(["weak"], name, 1.5 - i / 10) for i, name in enumerate("abc")]
+    told = verdicts.conclusion(rows.read(results))
+    assert told.endswith(
+        "a improved the student by 1.50 ± 0.25 points, not distinguishable from b and c (1 seed)."
+    )
+    results["runs"].append(make_run(["weak"], "d", 1.1))
+    assert "not distinguishable from b, c and d (1" in verdicts.conclusion(rows.read(results))
+
+
 def test_seed_is_a_column_only_if_there_are_several(results):
     assert not re.search(r"^objective +teachers +seed", tables.as_text(results), re.MULTILINE)
     results["runs"].append(make_run([], "xe", 0.0, seed=17))

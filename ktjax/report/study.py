@@ -5,7 +5,7 @@ from typing import Any
 
 from ktjax.analysis import study
 from ktjax.analysis.rows import StudyResults
-from ktjax.report import figures_study, figures_transfers, parts
+from ktjax.report import figures_study, figures_transfers, names, parts
 from ktjax.report.parts import Drawing, Table
 
 NOTE = (
@@ -89,7 +89,7 @@ def _best(results: StudyResults) -> str:
         if best in (row["one"], row["other"]) and _alike(row)
     ]
     if alike:
-        text += f"; it is not distinguishable from {' and '.join(alike)}"
+        text += f"; it is not distinguishable from {names.listed(alike)}"
     return f"{text}."
 
 

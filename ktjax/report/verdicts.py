@@ -161,7 +161,7 @@ def _clause(effects: dict[str, Effect]) -> str:
     alike = [name for name in effects if name != best and _alike(effect, effects[name])]
     most = " most," if len(effects) > 1 and not alike else ""
     text = f"{best} improved the student{most} by {size}{_of_the_control(effect)}"
-    others = f", not distinguishable from {' and '.join(alike)}" if alike else ""
+    others = f", not distinguishable from {names.listed(alike)}" if alike else ""
     return f"{text}{others} ({over}){worse}"
 
 
@@ -172,7 +172,7 @@ def _worse(effects: dict[str, Effect]) -> str:
         for name, effect in effects.items()
         if effect.delta < -SURE * effect.se
     ]
-    return f", and {' and '.join(lost)}" if lost else ""
+    return f", and {names.listed(lost)}" if lost else ""
 
 
 def _over(effect: Effect) -> str:
