@@ -365,6 +365,19 @@ def test_an_unknown_model_lists_the_nearest(small_zoo, name, nearest):
         models.load(name)
 
 
+def test_a_path_without_a_model_is_looked_at(tmp_path):
+    for name in ("teacher-1", "student"):
+        (tmp_path / name).mkdir()
+    told = {
+        tmp_path / "teacher1": f"'{tmp_path}' has no such folder. Nearest there: teacher-1.",
+        tmp_path / "no/model": f"there is no folder '{tmp_path}/no'.",
+        tmp_path / "student": "is no model: config.json and model.safetensors are not both there.",
+    }
+    for path, text in told.items():
+        with pytest.raises(ValueError, match=re.escape(text)):
+            models.load(str(path))
+
+
 def test_an_unknown_architecture_lists_the_nearest():
     with pytest.raises(ValueError, match=r"No architecture 'tiny_vits'\. Nearest: tiny_vit[,.]"):
         models.create("tiny_vits", classes=CLASSES, seed=0)

@@ -1,6 +1,7 @@
 """name -> pretrained Classifier: where its weights are, how they are read."""
 
 import dataclasses
+import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -233,12 +234,26 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     inside = sorted(str(one.parent) for one in path.glob(f"*/{weights.WEIGHTS}"))
     if inside:  # checkpoints of transformers' Trainer
         raise ValueError(f"'{name}' is not a model, but holds some: {', '.join(inside)}.")
+    if name.startswith(("/", ".", "~")):
+        raise ValueError(_no_model_at(path))
     nearest = spelling.nearest(name, (*zoo(), *registry.MODELS))
     raise ValueError(
         f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "
         f"embedded zoo, nor an architecture. Nearest: {nearest}; "
         "`python -m ktjax.models` lists all."
     )
+
+
+def _no_model_at(path: Path) -> str:
+    """What is wrong with a path that holds no model."""
+    if path.is_dir():
+        return f"'{path}' is no model: {files.CONFIG} and {weights.WEIGHTS} are not both there."
+    if not path.parent.is_dir():
+        return f"No model '{path}': there is no folder '{path.parent}'."
+    beside = [one.name for one in path.parent.iterdir() if one.is_dir()]
+    alike = difflib.get_close_matches(path.name, beside)
+    nearest = f" Nearest there: {', '.join(alike)}." if alike else ""
+    return f"No model '{path}': '{path.parent}' has no such folder.{nearest}"
 
 
 def identity(name: str) -> str:
