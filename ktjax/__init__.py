@@ -7,6 +7,7 @@ and `ktjax.push_to_hub(folder, "OWNER/NAME")` uploads it to the Hugging Face hub
 `ktjax.import_torch(module, folder, ...)` makes a Classifier from a torch module;
 `ktjax.from_linen`, `from_nnx` and `from_function` make one from a JAX model, and `load_weights`
 reads these back.
+`ktjax.keep_compiled()` keeps compiled programs for later starts, as the command does.
 Importing ktjax imports nothing else: JAX starts when a name is first used.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what editors and type checkers see; at run time __getattr__ imports it
     from ktjax import jobs, parallel
     from ktjax.classifier import Classifier, InputSpec
+    from ktjax.compiled import keep as keep_compiled
     from ktjax.inference import predict
     from ktjax.models import load as load_model
     from ktjax.models.checkpoints.hub import push as push_to_hub
@@ -38,6 +40,7 @@ __all__ = [
     "from_nnx",
     "import_torch",
     "jobs",
+    "keep_compiled",
     "load_model",
     "load_weights",
     "parallel",
@@ -63,6 +66,7 @@ _LAZY = {
     "Classifier": ("ktjax.classifier", "Classifier"),
     "InputSpec": ("ktjax.classifier", "InputSpec"),
     "jobs": ("ktjax.jobs", None),
+    "keep_compiled": ("ktjax.compiled", "keep"),
     "parallel": ("ktjax.parallel", None),
 }
 

@@ -3,26 +3,21 @@
 Kept short on purpose: the work is in ktjax/jobs, which Colab and tests call as well.
 """
 
-import hashlib
 import importlib
 import logging as python_logging
-import platform
 import socket
 import sys
 import threading
 import traceback
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 from absl import logging
 
-from ktjax import flags, interruption, paths, peers, progress, trackers
+from ktjax import compiled, flags, interruption, peers, progress, trackers
 from ktjax.experiment import logs
 from ktjax.jobs import JOBS
 
-CPU_INFO = Path("/proc/cpuinfo")
-_MOST_BYTES = 2 * 2**30  # of compiled programs; the least recently used are deleted
 _LOG = python_logging.getLogger("ktjax")
 
 
@@ -65,28 +60,16 @@ def run() -> None:
 
 
 def _keep_compiled() -> None:
-    """Turns on JAX's compilation cache: compiling is half of what a user waits for at a restart.
+    """Keeps compiled programs, unless the user does not want that.
 
-    Machines that share a home folder may have different processors, which need different programs.
     Of several processes only one writes, and on GPUs they compile together: if one found a program
     in the cache and another did not, that one would wait forever. So with --distributed the user
     must name a folder.
     """
     given = flags.COMPILED.value
-    if jax.config.jax_compilation_cache_dir is not None or given == "":
+    if given == "" or (given is None and flags.DISTRIBUTED.value):
         return
-    if given is None and flags.DISTRIBUTED.value:
-        return
-    processor = platform.machine()
-    if CPU_INFO.is_file():
-        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
-        processor += next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    kind = hashlib.sha256(processor.encode()).hexdigest()[:16]
-    folder = Path(given).expanduser() if given else paths.cache() / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(folder / kind))
-    jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
-    # By default JAX does not cache what compiles in under a second: most of a small model's time.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    compiled.keep(given)
 
 
 def _log_threads() -> None:

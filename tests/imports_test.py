@@ -40,6 +40,7 @@ STORIES = [
         "topk",
         "compress",
         "arrays",
+        "compiled",
     },
 ]
 APART = {"objectives", "models", "data", "analysis"}

@@ -9,7 +9,7 @@ import jax
 from absl import flags as absl_flags
 from absl.testing import flagsaver
 
-from ktjax import interruption, launch
+from ktjax import compiled, interruption, launch
 
 
 def asked(monkeypatch, folder, processor, given=None):
@@ -17,7 +17,7 @@ def asked(monkeypatch, folder, processor, given=None):
     found = {}
     info = folder.parent / "cpuinfo"
     info.write_text(processor)
-    monkeypatch.setattr(launch, "CPU_INFO", info)
+    monkeypatch.setattr(compiled, "CPU_INFO", info)
     absl_flags.FLAGS.mark_as_parsed()
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", given)
@@ -41,7 +41,7 @@ def test_programs_are_kept_apart_by_processor(monkeypatch, tmp_path):
 
 def test_several_processes_keep_programs_only_where_they_are_told_to(monkeypatch, tmp_path):
     """One writes alone; on GPUs who finds a program would let who compiles it wait."""
-    monkeypatch.setattr(launch, "CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr(compiled, "CPU_INFO", tmp_path / "none")
     found = {}
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
@@ -58,6 +58,21 @@ def test_several_processes_keep_programs_only_where_they_are_told_to(monkeypatch
 
 def test_who_has_asked_jax_is_not_overruled(monkeypatch, tmp_path):
     assert not asked(monkeypatch, tmp_path / "compiled", "flags : avx", given="elsewhere")
+
+
+def test_another_process_may_keep_programs_where_this_one_does(tmp_path):
+    names = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size")
+    names += ("jax_persistent_cache_min_compile_time_secs",)
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for given, expected in ((None, None), ("elsewhere", None), (tmp_path, str(tmp_path))):
+            jax.config.update("jax_compilation_cache_dir", given if given != tmp_path else None)
+            if given == tmp_path:
+                compiled.keep(tmp_path)
+            assert compiled.folder() == expected
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_what_threads_raise_is_in_the_log(monkeypatch, capfd, caplog):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ktjax import interruption, paths, trackers
+from ktjax import compiled, interruption, paths, trackers
 from ktjax.experiment.shared import Shared
 from ktjax.jobs.study import plan, work
 from ktjax.jobs.study.folders import Runs
@@ -61,7 +61,14 @@ def run(
             max_calls=1,
         )(_student)
         pending = [
-            task.remote(fields, str(paths.absolute(workdir)), student, labeled, trackers.followed())
+            task.remote(
+                fields,
+                str(paths.absolute(workdir)),
+                student,
+                labeled,
+                trackers.followed(),
+                compiled.folder(),
+            )
             for student in dict.fromkeys(one.student for one in asked)
         ]
         while pending:
@@ -83,10 +90,17 @@ def run(
 
 
 def _student(
-    fields: Mapping[str, Any], workdir: str, student: str, labeled: bool, tracker: str | None
+    fields: Mapping[str, Any],
+    workdir: str,
+    student: str,
+    labeled: bool,
+    tracker: str | None,
+    programs: str | None,
 ) -> None:
-    """Executes the remaining runs of a student in a task."""
+    """Executes the remaining runs of a student in a task, whose machine may be another."""
     trackers.follow(tracker)
+    if programs is not None:
+        compiled.keep(programs)
     settings = Study.read(fields)
     asked = [one for one in plan.plan(settings, labeled=labeled) if one.student == student]
     runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)

@@ -1,0 +1,51 @@
+"""Compiled programs on disk, for later processes: compiling is half of what a restart waits for."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+from ktjax import paths
+
+CPU_INFO = Path("/proc/cpuinfo")
+_MOST_BYTES = 2 * 2**30  # the least recently used are deleted
+
+
+def keep(folder: str | os.PathLike | None = None) -> None:
+    """Turns on JAX's compilation cache for this process; `ktjax` the command does so by itself.
+
+    What was set before, or JAX_COMPILATION_CACHE_DIR, is left as it is.
+
+    Args:
+      folder: where programs lie, apart by processor, at most 2 GB; None: ktjax/compiled in the
+        user's cache. With several processes, see --compiled.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    base = paths.cache() / "compiled" if folder is None else Path(folder).expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(base / _processor()))
+    jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+    # By default JAX does not cache what compiles in under a second: most of a small model's time.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def folder() -> str | None:
+    """What a process elsewhere passes to `keep` to do as this one; None if `keep` was not used."""
+    given = jax.config.jax_compilation_cache_dir
+    if given is None or Path(given).name != _processor():
+        return None
+    return str(Path(given).parent)
+
+
+def _processor() -> str:
+    """A name of this processor: others, in machines that share a home folder, need other programs.
+
+    On Linux by its features, elsewhere by its architecture.
+    """
+    text = platform.machine()
+    if CPU_INFO.is_file():
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
+        text += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
