@@ -104,7 +104,7 @@ def form_of(settings: Transfer, classes: int) -> Form:
     return rows.form(classes, settings.store_top_k, tuple(sorted(ways)))
 
 
-def passes(settings: Transfer, images: int) -> int:
+def count_views(settings: Transfer, images: int) -> int:
     """The number of views that training on so many images sees."""
     durations = settings.durations(images)
     count = -(-durations.total // durations.epoch)
@@ -113,7 +113,7 @@ def passes(settings: Transfer, images: int) -> int:
 
 def one_view(settings: Transfer, splits: Splits, models: Sequence[Classifier | Store]) -> bool:
     """Whether a model's logits are too large to keep all views on the devices."""
-    views = passes(settings, len(splits.train))
+    views = count_views(settings, len(splits.train))
     forms = [
         model.form if isinstance(model, Store) else form_of(settings, len(model.classes))
         for model in models
@@ -190,7 +190,7 @@ def refuse_others(
             images = {split: describe.split(getattr(splits, split))}
             different += store_lib.differences({split: store.description[split]}, images)
         store_lib.refuse(store, different)
-        views = passes(settings, len(splits.train))
+        views = count_views(settings, len(splits.train))
         lacking = [view for view in range(views) if not store.has(view_name(view))]
         if lacking and not store.plain:
             raise ValueError(
@@ -224,7 +224,7 @@ def replayed(settings: Transfer, splits: Splits, store: Store, *, alone: bool) -
     if store.plain:
         rows_N = store_lib.read_rows(store, view_name(0), store.form)
         return live.all_at_once(rows_N[None], store.form, settings.parallel)
-    return _read(settings, store, passes(settings, len(splits.train)), alone=alone)
+    return _read(settings, store, count_views(settings, len(splits.train)), alone=alone)
 
 
 def stored(
@@ -248,7 +248,7 @@ def stored(
       measured: its logits on tune and validation, which are stored too.
       alone: only one view at a time is on the devices.
     """
-    form, views = form_of(settings, len(model.classes)), passes(settings, len(splits.train))
+    form, views = form_of(settings, len(model.classes)), count_views(settings, len(splits.train))
     asked = dict(
         augment=augment.make_augment(settings.augment, seed=seed),
         seed=seed,

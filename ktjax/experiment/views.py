@@ -54,7 +54,7 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     of_views = stores.images_of(settings, splits, classifiers, seed)
     of_plain = stores.images_of(settings, splits, classifiers, seed, plain=True)
     description = {
-        "views": stores.passes(settings, len(splits.train)),
+        "views": stores.count_views(settings, len(splits.train)),
         "classes": list(loaded.dataset.classes),
         "images": of_views,
         PLAIN: of_plain,

@@ -137,7 +137,7 @@ def _check_room(
     used = {name for run in asked for name in (run.student, run.teacher) if name is not None}
     models = sum(not name.startswith(store.PREFIX) for name in used)
     form, images = stores.form_of(whole, len(dataset.classes)), len(dataset.train)
-    views = models * len(settings.seeds) * stores.passes(whole, images)
+    views = models * len(settings.seeds) * stores.count_views(whole, images)
     size = form.told(images, views)
     print(f"Answers of {models} models, stored once for all runs in {settings.store}: {size}.")
     folder = paths.of(settings.store)

@@ -11,7 +11,7 @@ import numpy as np
 from ktjax import evaluate, objectives, parallel
 from ktjax.analysis import pool
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, recipes, rows, training
+from ktjax.experiment import evaluation, recipes, rows, stores, training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.jobs.transfer import export, plan
 from ktjax.jobs.transfer.export import Exported
@@ -84,8 +84,7 @@ def count_passes(start: Setup, objective: str, teachers: Teachers, steps: int) -
     if settings.targets == "live":
         return models * steps * settings.batch_size
     images = len(start.splits.train)
-    epochs = -(-steps // settings.durations(images).epoch)
-    return models * images * min(epochs, settings.views or epochs)
+    return models * images * stores.count_views(settings, images)
 
 
 class _Ended(NamedTuple):
