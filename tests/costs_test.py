@@ -52,5 +52,6 @@ def test_a_study_has_the_mean(noisy, quartet, tmp_path):
     assert {(row.steps, row.passes) for row in results.rows if not row.teacher} == {(STEPS, 0)}
     (of,) = results.success.values()
     assert (of["steps"], of["passes"]) == cost
-    header, first, *_ = (tmp_path / "pairs.csv").read_text().splitlines()
-    assert header.endswith("seconds,steps,passes,error") and first.endswith(",6,272,")
+    header, control, *pairs = (tmp_path / "pairs.csv").read_text().splitlines()
+    assert header.endswith("seconds,steps,passes,error") and control.endswith(",6,0,")
+    assert len(pairs) == 2 and all(row.endswith(",6,272,") for row in pairs)
