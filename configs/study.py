@@ -99,7 +99,7 @@ given:
 
 The pool at temperature 2 under the settings of the table above, for the seven students that are no
 MLPs (rows: .github/results/zoo_kl_pool_7_students.csv; two hours and a half on 2 CPU cores beside
-other work), with objectives=kl_pool,controls=xe_self:
+other work), with --config.controls.xe_self.temperature=2.0:
 
                       weights at the end                   exported                       xe_self
                       improved  mean   worst  best    improved  abstained  mean   net    at the end
@@ -123,8 +123,9 @@ Both MLPs from their eight teachers, with pools at temperature 2, one seed:
 
   ktjax --workdir=W --config=study:students=glyphs/tiny_mlp+glyphs/tiny_mlp_narrow,\
 objectives=kl_pool,controls=xe_self --config.objectives.kl_pool.learning_rate=1.0 \
-      --config.total_epochs=40.0 --config.eval_every_epochs=40.0 --config.views=4 \
-      --config.export=no_regret --config.steps_per_dispatch=10
+      --config.controls.xe_self.temperature=2.0 --config.total_epochs=40.0 \
+      --config.eval_every_epochs=40.0 --config.views=4 --config.export=no_regret \
+      --config.steps_per_dispatch=10
 
                       improved  abstained  mean   worst  best   xe_self  net
   tiny_mlp_narrow      8 of 8      0       +1.89  +1.61  +2.38   +1.00   +0.89
@@ -288,11 +289,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Baselines for pairs: the same training without a teacher, run for every student, seed and
     # learning rate of the objectives above, and shared by all pairs of a student. net subtracts the
     # control that gained most on tune, or none. controls=xe+self picks from these.
-    only_pools = set(arg.objectives) <= {"kl_pool", "kl_pool_corrected"}
     controls = {
         "xe": dict(objective="xe", **xe),  # labels only
-        # alpha: student's weight. At the temperature of pools if these alone are compared.
-        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl(soft if only_pools else 1.0)),
+        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: student's weight
         "self": dict(objective="self", **kl()),  # no teacher; only if batch_norm=train
         # The calibrated initial student; and the same, corrected so that the label leads.
         "self_pool": dict(objective="self_pool", **kl(soft)),

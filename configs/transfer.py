@@ -226,11 +226,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # the control that gained most on tune, averaged over seeds, or none. Controls that need labels
     # are skipped if there are none, and self unless batch_norm=train changes the student.
     # controls=xe+self picks from these; controls= is none.
-    own = soft if set(chosen) <= {"kl_pool", "kl_pool_corrected"} else 1.0
     controls = {
         "xe": dict(objective="xe", **xe),  # labels only
-        # alpha: student's weight. At the temperature of pools if these alone are compared.
-        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl(temperature=own)),
+        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: student's weight
         "self": dict(objective="self", **kl()),  # no teacher
         # The calibrated initial student; and the same, corrected so that the label leads.
         "self_pool": dict(objective="self_pool", **kl(temperature=soft)),

@@ -136,14 +136,6 @@ def test_transfer_to_imagenet_is_the_papers():
     assert Transfer.read(joint).export == "last"
 
 
-@pytest.mark.parametrize("name", ["transfer", "study"])
-def test_controls_of_pools_have_their_temperature(name):
-    """A student that learns from itself at 1 would say nothing of what a softer target gives."""
-    for objectives, temperature in (("kl_pool", 2.0), ("kl_dp", 1.0), ("kl_dp+kl_pool", 1.0)):
-        config = get_config(CONFIGS / f"{name}.py", f"objectives={objectives}")
-        assert config.controls.xe_self.temperature == temperature
-
-
 @pytest.mark.parametrize("name", ["success", "unsupervised", "top_k", "softening"])
 def test_the_paper_says_its_protocol(name):
     """On ImageNet; on the embedded zoo the learning rates are those that were chosen there."""

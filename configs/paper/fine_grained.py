@@ -1,7 +1,7 @@
 """Section 5, fine-grained data: CUB-200-2011, Caltech-256 and Stanford Cars.
 
 The paper transfers between models first fine-tuned on one of these data sets, with a linear head or
-all weights (no numbers of it were available here). First fine-tune the
+all weights (its numbers are not among the results that the authors published). First fine-tune the
 models, then run the study on them:
 
   ktjax --config=pretrain:model=timm/resnet50.a1_in1k,data=caltech_birds2011,train=all --workdir=A
