@@ -18,25 +18,41 @@ def keep(folder: str | os.PathLike | None = None) -> None:
 
     What was set before, or JAX_COMPILATION_CACHE_DIR, is left as it is.
 
+    Of several processes (jax.distributed) only one writes, and on GPUs they compile together: if
+    one found a program and another did not, that one would wait forever. So these need a folder
+    that all see and that a single job uses; without one, nothing is kept.
+
     Args:
       folder: where programs lie, apart by processor, at most 2 GB; None: ktjax/compiled in the
-        user's cache. With several processes, see --compiled.
+        user's cache.
+
+    Raises:
+      ValueError: the folder is in a bucket.
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    base = paths.cache() / "compiled" if folder is None else Path(folder).expanduser()
+    if folder is None and jax.distributed.is_initialized():
+        return
+    if folder is not None and paths.scheme(folder) is not None:
+        raise ValueError(f"Compiled programs are kept on a disk, not in '{folder}'.")
+    base = _default() if folder is None else Path(folder).expanduser().absolute()
     jax.config.update("jax_compilation_cache_dir", str(base / _processor()))
     jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
     # By default JAX does not cache what compiles in under a second: most of a small model's time.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def folder() -> str | None:
-    """What a process elsewhere passes to `keep` to do as this one; None if `keep` was not used."""
+def how() -> dict[str, str] | None:
+    """The arguments of `keep` for a process on another machine; None if it was not called here."""
     given = jax.config.jax_compilation_cache_dir
     if given is None or Path(given).name != _processor():
         return None
-    return str(Path(given).parent)
+    base = Path(given).parent
+    return {} if base == _default() else {"folder": str(base)}
+
+
+def _default() -> Path:
+    return paths.cache() / "compiled"
 
 
 def _processor() -> str:

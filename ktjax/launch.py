@@ -62,9 +62,8 @@ def run() -> None:
 def _keep_compiled() -> None:
     """Keeps compiled programs, unless the user does not want that.
 
-    Of several processes only one writes, and on GPUs they compile together: if one found a program
-    in the cache and another did not, that one would wait forever. So with --distributed the user
-    must name a folder.
+    With --distributed, whose processes have not met yet, only if the user names a folder: see
+    `compiled.keep`.
     """
     given = flags.COMPILED.value
     if given == "" or (given is None and flags.DISTRIBUTED.value):

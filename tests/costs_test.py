@@ -1,5 +1,7 @@
 """What runs cost, counted by hand: 68 images in batches of 16, so an epoch has 4 steps."""
 
+from pathlib import Path
+
 import pytest
 from small_jobs import studying, transferring
 
@@ -25,23 +27,37 @@ def test_each_model_is_asked_in_every_step_or_once_per_view(noisy, quartet, tmp_
     assert table.groups[0][0][1:4] == ["1", "6", f"{3 * asked:,}"]
 
 
-@pytest.mark.parametrize(("targets", "rates"), [("stored", 1), ("live", 2)])
-def test_all_learning_rates_count(noisy, quartet, tmp_path, targets, rates):
+@pytest.mark.parametrize("targets", ["stored", "live"])
+def test_all_learning_rates_count(noisy, quartet, tmp_path, targets):
     """A stored answer serves all rates; with one view, it serves all epochs."""
     found = dict(learning_rates=(0.1, 1e25, 0.01), targets=targets, views=1)
     config = transferring(noisy, quartet[0], quartet[1:2], **found)
     config.objectives.kl_dp.learning_rate = None
     (run,) = rows.read(transfer.run(config, tmp_path)).runs
     assert run.steps == 2 * STEPS  # one of the three diverged
-    assert run.passes == 2 * (rates * STEPS * BATCH if targets == "live" else IMAGES)
+    assert run.passes == 2 * (2 * STEPS * BATCH if targets == "live" else IMAGES)
 
 
-def test_teachers_one_after_another_cost_twice(noisy, quartet, tmp_path):
+def test_teachers_one_after_another(noisy, quartet, tmp_path):
+    """The student between them differs by learning rate: it answers at each."""
     arg = "objectives=kl_dp,strategy=sequential"
-    config = transferring(noisy, quartet[0], quartet[1:3], arg=arg, targets="stored")
+    found = dict(learning_rates=(0.1, 0.01), targets="stored")
+    config = transferring(noisy, quartet[0], quartet[1:3], arg=arg, **found)
+    config.objectives.kl_dp.learning_rate = None
     (run,) = rows.read(transfer.run(config, tmp_path)).runs
-    assert [(s.steps, s.passes) for s in run.stages] == [(STEPS, 2 * EPOCHS * IMAGES)] * 2
-    assert (run.steps, run.passes) == (2 * STEPS, 2 * 2 * EPOCHS * IMAGES)
+    asked = EPOCHS * IMAGES
+    assert [(s.steps, s.passes) for s in run.stages] == [(STEPS, 2 * asked)] * 2
+    assert (run.steps, run.passes) == (2 * 2 * STEPS, 5 * asked)
+
+
+def test_a_store_is_not_asked(noisy, quartet, tmp_path):
+    stored = dict(targets="stored", store=str(tmp_path / "store"))
+    config = transferring(noisy, quartet[0], quartet[1:2], **stored)
+    (live,) = rows.read(transfer.run(config, tmp_path / "model")).runs
+    (folder,) = (tmp_path / "store").glob(f"{Path(quartet[1]).name}-*")
+    config.teachers = (f"store:{folder}",)
+    (replayed,) = rows.read(transfer.run(config, tmp_path / "only answers")).runs
+    assert (live.passes, replayed.passes) == (2 * EPOCHS * IMAGES, EPOCHS * IMAGES)
 
 
 def test_a_study_has_the_mean(noisy, quartet, tmp_path):

@@ -6,6 +6,7 @@ import sys
 import threading
 
 import jax
+import pytest
 from absl import flags as absl_flags
 from absl.testing import flagsaver
 
@@ -60,16 +61,28 @@ def test_who_has_asked_jax_is_not_overruled(monkeypatch, tmp_path):
     assert not asked(monkeypatch, tmp_path / "compiled", "flags : avx", given="elsewhere")
 
 
-def test_another_process_may_keep_programs_where_this_one_does(tmp_path):
+def test_another_process_may_keep_programs_as_this_one_does(tmp_path, monkeypatch):
     names = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size")
     names += ("jax_persistent_cache_min_compile_time_secs",)
     before = {name: getattr(jax.config, name) for name in names}
     try:
-        for given, expected in ((None, None), ("elsewhere", None), (tmp_path, str(tmp_path))):
-            jax.config.update("jax_compilation_cache_dir", given if given != tmp_path else None)
-            if given == tmp_path:
-                compiled.keep(tmp_path)
-            assert compiled.folder() == expected
+        for given in (None, "elsewhere"):
+            jax.config.update("jax_compilation_cache_dir", given)
+            assert compiled.how() is None
+        for given, expected in ((tmp_path, {"folder": str(tmp_path)}), (None, {})):
+            jax.config.update("jax_compilation_cache_dir", None)
+            compiled.keep(given)
+            assert compiled.how() == expected  # of the default, that machine's own
+        jax.config.update("jax_compilation_cache_dir", None)
+        monkeypatch.chdir(tmp_path)
+        compiled.keep("here")  # a task has another working directory
+        assert compiled.how() == {"folder": f"{tmp_path}/here"}
+        jax.config.update("jax_compilation_cache_dir", None)
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+        compiled.keep()
+        assert compiled.how() is None
+        with pytest.raises(ValueError, match="on a disk, not in 'gs://bucket'"):
+            compiled.keep("gs://bucket")
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

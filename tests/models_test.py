@@ -365,7 +365,7 @@ def test_an_unknown_model_lists_the_nearest(small_zoo, name, nearest):
         models.load(name)
 
 
-def test_a_path_without_a_model_is_looked_at(tmp_path):
+def test_a_path_without_a_model_is_looked_at(tmp_path, monkeypatch):
     for name in ("teacher-1", "student"):
         (tmp_path / name).mkdir()
     told = {
@@ -376,6 +376,10 @@ def test_a_path_without_a_model_is_looked_at(tmp_path):
     for path, text in told.items():
         with pytest.raises(ValueError, match=re.escape(text)):
             models.load(str(path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("student", "student/none", "./none"):
+        with pytest.raises(ValueError, match="is no model: |has no such folder"):
+            models.load(name)
 
 
 def test_an_unknown_architecture_lists_the_nearest():

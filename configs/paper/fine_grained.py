@@ -1,8 +1,7 @@
 """Section 5, fine-grained data: CUB-200-2011, Caltech-256 and Stanford Cars.
 
 The paper transfers between models first fine-tuned on one of these data sets, with a linear head or
-all weights (its numbers are not among the results that the authors published). First fine-tune the
-models, then run the study on them:
+all weights (the paper has the numbers). First fine-tune the models, then run the study on them:
 
   ktjax --config=pretrain:model=timm/resnet50.a1_in1k,data=caltech_birds2011,train=all --workdir=A
   ktjax --config=paper/fine_grained:students=A,teachers=B+C,data=caltech_birds2011 --workdir=W

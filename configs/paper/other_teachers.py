@@ -1,7 +1,7 @@
 """Section 5: teachers trained on other data teach ImageNet students.
 
-The paper uses teachers trained on DomainNet's Infograph (its numbers are not among the results that
-the authors published). First fit their heads to ImageNet's classes:
+The paper uses teachers trained on DomainNet's Infograph (the paper has the numbers). First fit
+their heads to ImageNet's classes:
 
   ktjax --config=pretrain:model=INFOGRAPH_MODEL,data=imagenet2012,train=head --workdir=B
   ktjax --config=paper/other_teachers:students=A,teachers=B,data=imagenet2012 --workdir=W

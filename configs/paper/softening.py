@@ -1,7 +1,7 @@
 """Appendix: does softness help? Temperature and label smoothing against data partitioning.
 
 Softer targets are the usual remedy when a teacher does harm; this tests whether they do what data
-partitioning does. (The paper's numbers are not among the results that the authors published.)
+partitioning does. (The paper has the numbers.)
 
   ktjax --config=paper/softening:students=A+B,teachers=C+D,data=imagenet2012 --workdir=W
 

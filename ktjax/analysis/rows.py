@@ -72,7 +72,8 @@ class Run:
     taught: float | None
     seconds: float
     # What it cost, at all learning rates that did not diverge: training steps; and `passes`, the
-    # images that teachers and initial student had to answer (`stages.count_passes`).
+    # images that teachers and initial student had to answer (`stages.count_passes`). A soup costs
+    # nothing but its members, which are runs of their own. None: a run by an earlier version.
     steps: int | None = None
     passes: int | None = None
     history: tuple[Entry, ...]
@@ -304,8 +305,8 @@ class StudyPair:
     accuracy_difference: float | None  # teacher minus student; None: unknown
     abstained: int  # of the runs
     last_delta: float  # delta of the weights at the end of training, whatever is exported
-    steps: float | None  # per run, and
-    passes: float | None  # None: not known, of runs by earlier versions
+    steps: float | None = None  # per run; this and
+    passes: float | None = None  # as in `Run`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ class Recipe(NamedTuple):
     """
 
     step: train.Step
-    init: Callable[..., train.State]  # init(variables, key=key, peak=peak), on the student's
+    init: Callable[..., train.State]  # init(variables, key=key, peak=peak), of the student
     state: Any  # shapes and shardings of what `init` returns
     layout: str
     seed: int  # for order, views and the step's randomness

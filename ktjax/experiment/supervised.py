@@ -20,7 +20,7 @@ def make_recipe(
     seed: int,
     wrap: Callable[[recipes.Optimizer], recipes.Optimizer] | None = None,
 ) -> recipes.Recipe:
-    """The recipe of cross-entropy; the arguments are those of `recipes.make`."""
+    """The recipe of cross-entropy on the labels of the splits' train; see `recipes.make`."""
     return recipes.make(
         settings,
         student=student,

@@ -234,7 +234,8 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     inside = sorted(str(one.parent) for one in path.glob(f"*/{weights.WEIGHTS}"))
     if inside:  # checkpoints of transformers' Trainer
         raise ValueError(f"'{name}' is not a model, but holds some: {', '.join(inside)}.")
-    if name.startswith(("/", ".", "~")):
+    is_path = path.is_dir() or (len(path.parts) > 1 and path.parent.is_dir())
+    if is_path or name.startswith(("/", ".", "~")):
         raise ValueError(_no_model_at(path))
     nearest = spelling.nearest(name, (*zoo(), *registry.MODELS))
     raise ValueError(

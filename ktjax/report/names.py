@@ -59,8 +59,9 @@ def of_classes(classes: Iterable[str], *, most: int = 6) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Such as "a", "a and b", "a, b and c"."""
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    """Such as "a", "a and b", "a, b and c"; at least one."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def clipped(name: str) -> str:

@@ -41,8 +41,9 @@ PROGRESS = Drawing(
 )
 
 COST = (
-    "steps: training steps of a run, at all its learning rates. passes: images that its teachers "
-    "and the initial student answered for it, each view once if answers are stored."
+    "steps: training steps of a run, at all its learning rates that did not diverge. passes: "
+    "images that its teachers and the initial student answered for it, each view once if answers "
+    "are stored."
 )
 
 
@@ -87,7 +88,7 @@ def _told(number: float | None, form: str) -> str:
 
 
 def counted(number: float | None) -> str:
-    """A number of steps or images."""
+    """A number of steps, images or seconds."""
     return "-" if number is None else f"{number:,.0f}"
 
 

@@ -269,11 +269,17 @@ def _costs_table(results: TransferResults) -> Table:
     rows = [
         [
             run.run,
-            str(len(run.rates or (run.learning_rate,))),
+            _rates(run),
             parts.counted(run.steps),
             parts.counted(run.passes),
             parts.counted(run.seconds),
         ]
         for run in (*results.runs, *results.controls)
+        if run.learning_rate is not None  # a soup has no cost of its own
     ]
     return Table("What each run cost", header, [rows], ("run",), parts.COST)
+
+
+def _rates(run: Run) -> str:
+    """How many learning rates a run was trained at, to the end."""
+    return "1" if run.rates is None else str(sum(gain is not None for gain in run.rates.values()))

@@ -67,7 +67,7 @@ def run(
                 student,
                 labeled,
                 trackers.followed(),
-                compiled.folder(),
+                compiled.how(),
             )
             for student in dict.fromkeys(one.student for one in asked)
         ]
@@ -95,12 +95,12 @@ def _student(
     student: str,
     labeled: bool,
     tracker: str | None,
-    programs: str | None,
+    programs: Mapping[str, str] | None,
 ) -> None:
     """Executes the remaining runs of a student in a task, whose machine may be another."""
     trackers.follow(tracker)
     if programs is not None:
-        compiled.keep(programs)
+        compiled.keep(**programs)
     settings = Study.read(fields)
     asked = [one for one in plan.plan(settings, labeled=labeled) if one.student == student]
     runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)

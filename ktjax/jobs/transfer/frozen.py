@@ -167,7 +167,7 @@ def _recipes(start: Setup) -> Callable[[int, str, Teachers, float], recipes.Reci
 
     @functools.cache
     def of_objective(label: str, asked: Teachers) -> recipes.Recipe:
-        if asked:  # no other transfer has these teachers
+        if asked:  # kept for this transfer only: hardly any other has these teachers
             return make(label, asked)
         entry, slow = settings.objectives[label], settings.mcl.get(label)
         entry = entry.model_copy(update={"learning_rate": None})
@@ -233,5 +233,4 @@ def _combined(
         least_gain=exported.least_gain,
         last_delta=would if abstained else None,
     )
-    cost = {name: sum(getattr(row, name) for row in of_runs) for name in ("steps", "passes")}
-    return dataclasses.replace(row, **cost), after
+    return row, after

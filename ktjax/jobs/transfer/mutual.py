@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 
 from ktjax import evaluate, files, optim, progress, train
-from ktjax.experiment import evaluation, rows, training
+from ktjax.experiment import evaluation, recipes, rows, training
 from ktjax.jobs.transfer import frozen, plan, setup
 from ktjax.jobs.transfer.setup import Done, Setup
 from ktjax.joint import Joint
@@ -26,8 +26,10 @@ def runs(start: Setup) -> Iterator[Done]:
     controls = [_plan_controls(start, name) for name in (settings.student, *settings.teachers)]
     total = len(asked) + sum(len(planned) for _, planned in controls)
     with progress.bar(total=total, desc="transfers", unit="run", shown=start.report) as bar:
+        made = {label: _recipe(start, joint, label) for label in settings.objectives}
         for seed, label in asked:
-            yield from _run(start, joint, predict, label, seed, bar)
+            recipe = made[label]._replace(seed=seed)
+            yield from _run(start, joint, recipe, predict, label, bar)
         for alone, planned in controls:
             yield from frozen.controls(alone, planned, bar)
 
@@ -41,26 +43,37 @@ def _plan_controls(start: Setup, name: str) -> tuple[Setup, tuple[plan.Run, ...]
     return frozen.plan_controls(start._replace(student=name, predict=predict), short[name])
 
 
+def _recipe(start: Setup, joint: Joint, label: str) -> recipes.Recipe:
+    """The recipe of an objective, with the first seed."""
+    (rate,) = plan.rates(start.settings, label)
+    return setup.make_recipe(
+        start,
+        label,
+        student=joint,
+        teachers=(),
+        learning_rate=rate,
+        teach=train.teach_nothing,
+        seed=start.settings.seeds[0],
+        # Each has its own optimizer state and gradient norm.
+        wrap=functools.partial(optim.per_member, members=joint.keys),
+    )
+
+
 def _run(
-    start: Setup, joint: Joint, predict: evaluate.Predict, label: str, seed: int, bar: tqdm.tqdm
+    start: Setup,
+    joint: Joint,
+    recipe: recipes.Recipe,
+    predict: evaluate.Predict,
+    label: str,
+    bar: tqdm.tqdm,
 ) -> Iterator[Done]:
-    settings, splits = start.settings, start.splits
+    settings, splits, seed = start.settings, start.splits, recipe.seed
     names = (settings.student, *settings.teachers)
     short = files.short_names(names)
     run = f"{label}-{files.joined(list(short.values()))}-{seed}"
     (rate,) = plan.rates(settings, label)
     fitted = training.fit(
-        setup.make_recipe(
-            start,
-            label,
-            student=joint,
-            teachers=(),
-            learning_rate=rate,
-            teach=train.teach_nothing,
-            seed=seed,
-            # Each has its own optimizer state and gradient norm.
-            wrap=functools.partial(optim.per_member, members=joint.keys),
-        ),
+        recipe,
         student=joint,
         frozen=lambda view: (),
         images=splits.train,

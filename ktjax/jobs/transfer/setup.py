@@ -18,6 +18,7 @@ from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
 from ktjax.jobs.transfer import plan
 from ktjax.joint import Joint
+from ktjax.report import names
 from ktjax.settings.transfer import Transfer
 
 _LOG = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def say_what_chance_decides(settings: Transfer, images: int) -> None:
             "a tune split helps.",
             images,
             50 / images**0.5,
-            " and ".join(of_tune),
+            names.listed(of_tune),
             "is" if of_tune == ["the control"] else "are",
         )
 
@@ -180,7 +181,7 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
     change = f"abstains, stays at {row.accuracy_after:.2f} %" if row.abstained else change
     rate = f"learning rate {row.learning_rate:g}, " if row.rates else ""
     if diverged := [rate for rate, gain in (row.rates or {}).items() if gain is None]:
-        rate += f"diverged at {' and '.join(diverged)}, "
+        rate += f"diverged at {names.listed(diverged)}, "
     bar.write(f"{row.run}: {change}, {rate}{row.seconds:.0f} s{_left(bar)}")
 
 

@@ -60,15 +60,13 @@ def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluate
     if found is None:
         assert diverged is not None  # there is at least one rate
         raise diverged
-    passes = [row.passes or 0 for row in costs]
     row = dataclasses.replace(
         found.row,
         run=run.name,
         rates=gains,
         seconds=sum(row.seconds for row in costs),
         steps=sum(row.steps or 0 for row in costs),
-        # What is stored is not asked again at another rate.
-        passes=sum(passes) if start.settings.targets == "live" else max(passes),
+        passes=_passes_of_all(start, run, costs),
     )
     return row, found.student
 
@@ -76,15 +74,26 @@ def transfer(start: Setup, common: Common, run: Run) -> tuple[rows.Run, Evaluate
 def count_passes(start: Setup, objective: str, teachers: Teachers, steps: int) -> int:
     """How many images the frozen models of a training answer: its teachers and initial student.
 
-    In every step, or each view once if answers are stored, even if other runs use these, too.
+    In every step, or each view once if answers are stored, even if other runs use these, too. A
+    teacher that is only a store answers none.
     """
     settings = start.settings
     entry = objectives.OBJECTIVES[settings.objectives[objective].objective]
-    models = len(teachers) + entry.initial
+    models = sum(isinstance(start.models[name].model, Classifier) for name in teachers)
+    models += entry.initial
     if settings.targets == "live":
         return models * steps * settings.batch_size
     images = len(start.splits.train)
     return models * images * stores.count_views(settings, images)
+
+
+def _passes_of_all(start: Setup, run: Run, at_rates: Sequence[rows.Run]) -> int:
+    """The passes of a run at several learning rates."""
+    if start.settings.targets == "live":
+        return sum(row.passes or 0 for row in at_rates)
+    # Stored answers serve all rates, but for those of students between two teachers.
+    again = (len(run.stages) - 1) * count_passes(start, run.objective, (), steps=0)
+    return (at_rates[0].passes or 0) + (len(at_rates) - 1) * again
 
 
 class _Ended(NamedTuple):
