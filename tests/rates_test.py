@@ -65,10 +65,10 @@ def test_one_step_is_traced_for_all_rates_and_seeds(noisy, quartet, tmp_path, mo
     monkeypatch.setattr(train, "make_train_step", counted)
     for targets in ("stored", "live"):
         config = choosing(noisy, quartet, arg="objectives=kl,controls=xe", targets=targets)
-        config.seeds = (1, 2)
+        config.update(seeds=(1, 2), learning_rates=RATES[:2])
         made.clear()
         results = rows.read(transfer.run(config, tmp_path / targets))
-        assert len(results.runs) == 2 and len(results.controls) == 2 * len(RATES)
+        assert len(results.runs) == 2 and len(results.controls) == 4
         assert len(made) == 2  # of the objective and of the control
 
 
