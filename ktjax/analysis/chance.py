@@ -86,6 +86,12 @@ def mean(values: Sequence[float]) -> float:
     return round(statistics.fmean(values), 9)
 
 
+def mean_if_known(values: Sequence[float | None]) -> float | None:
+    """The same; None if one of them is."""
+    known = [value for value in values if value is not None]
+    return mean(known) if len(known) == len(values) else None
+
+
 def pooled_sd(groups: Sequence[Sequence[float]]) -> float | None:
     """Pooled standard deviation within groups, in their unit: of runs over seeds, for example.
 

@@ -103,17 +103,11 @@ def pairs(runs: Sequence[Run], models: Mapping[str, TransferModel]) -> list[Stud
                 accuracy_difference=_difference(models[teacher], models[student]),
                 abstained=sum(run.abstained for run in same),
                 last_delta=chance.mean([transfers.last_delta(run) for run in same]),
-                steps=_mean([run.steps for run in same]),
-                passes=_mean([run.passes for run in same]),
+                steps=chance.mean_if_known([run.steps for run in same]),
+                passes=chance.mean_if_known([run.passes for run in same]),
             )
         )
     return found
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """None if one is not known."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if len(known) == len(values) else None
 
 
 def _difference(teacher: TransferModel, student: TransferModel) -> float | None:
@@ -175,8 +169,8 @@ def _more(same: Sequence[StudyPair], diverged: Collection[transfers.Key]) -> dic
         "gain": statistics.fmean(pair.gain for pair in same),
         "loss": statistics.fmean(pair.loss for pair in same),
         "headroom_share": _share_of_all(same),
-        "steps": _mean([pair.steps for pair in same]),
-        "passes": _mean([pair.passes for pair in same]),
+        "steps": chance.mean_if_known([pair.steps for pair in same]),
+        "passes": chance.mean_if_known([pair.passes for pair in same]),
         "bootstrap": _bootstrap(same, diverged),
         "surely_better": _surely(same, better=True),
         "surely_worse": _surely(same, better=False),

@@ -44,7 +44,7 @@ def rows(runs: Sequence[Run], pairs: Sequence[Mapping[str, Any]]) -> Rows:
     return [
         {"objective": objective, "student": student, "teacher": teacher, "runs": len(same)}
         | {name: chance.mean([getattr(run, name) for run in same]) for name in EXPORTED}
-        | {"net": _mean([run.net for run in same])}
+        | {"net": chance.mean_if_known([run.net for run in same])}
         | {"last_delta": chance.mean([last_delta(run) for run in same])}
         | {name: known[student, teacher][name] for name in FORESEEN}
         for (student, teacher, objective), same in found.items()
@@ -102,11 +102,6 @@ def _success(same: Rows, key: str, diverged: Collection[tuple[str, str]]) -> dic
         if values
         else None,
     }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return chance.mean(known) if len(known) == len(values) else None
 
 
 def foresight(rows: Rows) -> Rows:

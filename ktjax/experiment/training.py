@@ -204,6 +204,7 @@ class _Journal:
     ):
         self.history: list[dict[str, Any]] = record["history"]
         self._run, self._recipe = run, recipe
+        self._schedule = recipe.schedule(recipe.peak)
         self._checkpoints, self._writer = checkpoints, writer
         self._start = time.perf_counter() - record["seconds"]
         self._labeled = labeled  # otherwise accuracy is undefined
@@ -212,8 +213,7 @@ class _Journal:
         """Writes training metrics, and how long training waited for input."""
         known = {k: v for k, v in event.means.items() if self._labeled or k != "accuracy"}
         metrics = {f"train/{name}": value for name, value in known.items()}
-        schedule = self._recipe.schedule(self._recipe.peak)
-        rate = float(np.asarray(schedule(event.step - 1)))
+        rate = float(np.asarray(self._schedule(event.step - 1)))
         self._write(event.step, metrics | {"learning_rate": rate} | waits)
 
     def evaluated(self, event: loop.Evaluation, measured: Mapping[str, Any]) -> None:

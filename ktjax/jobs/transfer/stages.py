@@ -265,7 +265,10 @@ def _row(
     settings = start.settings
     entry = objectives.OBJECTIVES[settings.objectives[run.objective].objective]
     abstained, of_export = all(stage.abstained for stage in stages), {}
-    asked = sum(stage.passes or 0 for stage in stages)
+    if stages:
+        passes = sum(stage.passes or 0 for stage in stages)
+    else:
+        passes = count_passes(start, run.objective, tuple(teachers), history[-1]["step"])
     if exported is not None:
         abstained = exported.name == export.BEFORE
         of_export = {
@@ -293,6 +296,6 @@ def _row(
         abstained=abstained,
         stages=stages,
         learning_rate=run.learning_rate,
-        passes=asked or count_passes(start, run.objective, tuple(teachers), history[-1]["step"]),
+        passes=passes,
         **of_export,
     )
