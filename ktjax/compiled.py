@@ -9,6 +9,12 @@ import jax
 
 from ktjax import paths
 
+# JAX's settings that `keep` makes.
+SETTINGS = (
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+)
 CPU_INFO = Path("/proc/cpuinfo")
 _MOST_BYTES = 2 * 2**30  # the least recently used are deleted
 

@@ -62,9 +62,7 @@ def test_who_has_asked_jax_is_not_overruled(monkeypatch, tmp_path):
 
 
 def test_another_process_may_keep_programs_as_this_one_does(tmp_path, monkeypatch):
-    names = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size")
-    names += ("jax_persistent_cache_min_compile_time_secs",)
-    before = {name: getattr(jax.config, name) for name in names}
+    before = {name: getattr(jax.config, name) for name in compiled.SETTINGS}
     try:
         for given in (None, "elsewhere"):
             jax.config.update("jax_compilation_cache_dir", given)

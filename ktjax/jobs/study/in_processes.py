@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from ktjax import interruption, paths, trackers
+from ktjax import compiled, interruption, paths, trackers
 from ktjax.experiment import logs
 from ktjax.experiment.shared import Shared
 from ktjax.jobs.study import plan, work
@@ -32,11 +32,6 @@ from ktjax.settings.study import Study
 
 _LOG = logging.getLogger(__name__)
 _POLL = 2.0  # seconds between two checks of the processes
-# Settings that the training processes take from this one: all share its compilation cache.
-_CACHE = (
-    *("jax_compilation_cache_dir", "jax_compilation_cache_max_size"),
-    "jax_persistent_cache_min_compile_time_secs",
-)
 
 
 def run(
@@ -56,7 +51,8 @@ def run(
     """
     del shared  # of this process; each process makes its own
     progress = work.Progress(runs, asked)
-    cache = {name: getattr(jax.config, name) for name in _CACHE}
+    # All share the compilation cache of this process.
+    cache = {name: getattr(jax.config, name) for name in compiled.SETTINGS}
     told = (logs.STARTED_BY.get(), trackers.followed())
     same = (settings.to_json(), str(workdir), labeled, cache, *told)
     context = multiprocessing.get_context("spawn")  # a fork would share JAX's threads
