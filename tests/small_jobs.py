@@ -38,13 +38,15 @@ def make_images(folder, classes=CLASSES, per_class=24, noise=45):
 def load_config(name, arg, **fields):
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](arg)
     small = dict(image_size=12, interpolation="bicubic")
-    small |= dict(batch_size=16, eval_batch_size=16, log_every=2, augment="shift_colour")
+    # The views that compile fastest: a fifth of the time of a job.
+    small |= dict(batch_size=16, eval_batch_size=16, log_every=2, augment="minimal")
     short = dict(total_epochs=None, eval_every_epochs=None, total_steps=8, eval_every_steps=3)
     config.update(small | short | fields)
     return config
 
 
 def pretraining(images, *, names=ARCHITECTURES, **fields):
+    fields = dict(augment="shift_colour") | fields
     return load_config("pretrain", f"data=folder:{images}", models=names, **fields)
 
 

@@ -96,7 +96,7 @@ def test_a_step_gets_the_bits_that_were_predicted(kept, stored, short, noisy, qu
     store = store_lib.open_store(of_model((short if kept else stored)[0], "weak"))
     answers = live_lib.make_answers(
         *(model, split),
-        augment=augment.make_augment("shift_colour", seed=1),
+        augment=augment.make_augment("minimal", seed=1),
         seed=1,
         batch_size=16,
         dtype=np.dtype("float32"),
@@ -240,8 +240,8 @@ def test_killed_while_it_fills_a_store(noisy, quartet, cached, tmp_path):
 REFUSED = {
     "seed": (dict(seeds=(2,)), r"has the views of seed 1: set config.seeds to \(1,\)"),
     "augment": (
-        dict(augment="minimal"),
-        r"does not match: images.augment is 'shift_colour' there and 'minimal' here",
+        dict(augment="weak"),
+        r"does not match: images.augment is 'minimal' there and 'weak' here",
     ),
     "size": (dict(image_size=16), "images.size is 12 there and 16 here"),
     "crop": (dict(crop_pct=0.9), "images.crop_pct is 1.0 there and 0.9 here"),
