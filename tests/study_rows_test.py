@@ -263,6 +263,12 @@ def test_who_abstains_is_told():
     assert report.conclusion(results).endswith(text)
     (table,) = report.tables(results)
     assert table.groups[0][0][:4] == ["s", "xe", "1", "60.00 -> 60.00"]
+    # Of two objectives that both left the student alone, none did best.
+    found = study.pairs(
+        [run_of("s", "t1", 0.0, objective=name, abstained=True) for name in ("kl", "kl_dp")], MODELS
+    )
+    told = "Success rate (of one student): kl 0.0 %, kl_dp 0.0 %. No student got better."
+    assert report.conclusion(results_of(found)) == told
 
 
 def test_nothing_but_failures():

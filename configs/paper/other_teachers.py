@@ -9,6 +9,24 @@ their heads to ImageNet's classes:
 On the embedded zoo the weakest model, which sees 12-pixel images, plays such a teacher:
 
   ktjax --config=paper/other_teachers --workdir=W
+
+For three students, seed 1, with 4 views and 10 epochs (about a quarter of an hour on one CPU core),
+
+  ktjax --workdir=W --config=paper/other_teachers:controls=,\
+students=glyphs/tiny_mlp+glyphs/tiny_mixer+glyphs/tiny_resnet_narrow \
+      --config.views=4 --config.export=no_regret --config.keep=none --config.steps_per_dispatch=10
+
+change on validation in points by the final weights, and the share of images that the teacher
+taught:
+
+                      accuracy      kl     kl_dp
+  tiny_mlp               61.53   -3.24     -0.07    21 %
+  tiny_resnet_narrow     73.33  -14.89     -0.06    16 %
+  tiny_mixer             79.06  -17.23     +0.01     8 %
+
+The teacher has 50.11 %, and the confidence ensemble with it is worse than each student. Distilled
+from it, a student loses the more, the better it was; by the partition none loses anything to speak
+of, and none gains. No export changed a student.
 """
 
 import ml_collections

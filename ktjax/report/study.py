@@ -75,6 +75,8 @@ def _best(results: StudyResults) -> str:
     done = [name for name, of in results.success.items() if of["done"]]
     if not done:
         return "All trainings diverged."
+    if all(results.success[name]["abstained"] == results.success[name]["done"] for name in done):
+        return "No student got better."
     best = max(done, key=lambda name: results.success[name]["mean_delta"])
     of = results.success[best]
     text = (

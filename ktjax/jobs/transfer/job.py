@@ -208,10 +208,10 @@ def execute(
         ),
     )
 
-    say_what_chance_decides(settings, len(splits.tune))
     # Answers depend on how images are read, which may depend on the models.
     how = transform.of_models(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
+    say_what_chance_decides(settings, len(splits.tune), asked)
     start = _set_up(settings, workdir, splits, classifiers, only_stores, asked, report)
     warn_of_seen_images(start)
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen

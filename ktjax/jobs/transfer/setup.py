@@ -61,7 +61,7 @@ class Setup(NamedTuple):
 _SEEN = 0.05  # more than images of the same distribution usually differ by
 
 
-def say_what_chance_decides(settings: Transfer, images: int) -> None:
+def say_what_chance_decides(settings: Transfer, images: int, once: Once) -> None:
     """Warns if tune has so few images that what it decides is largely chance."""
     decided = {
         "learning rates": any(one.learning_rate is None for one in settings.objectives.values()),
@@ -69,16 +69,20 @@ def say_what_chance_decides(settings: Transfer, images: int) -> None:
         "the weights to export": settings.export != "last",
     }
     of_tune = [what for what, is_so in decided.items() if is_so]
-    if images < _FEW and of_tune and parallel.is_first():
+
+    def warn() -> None:
         _LOG.warning(
-            "tune has %d images, on which an accuracy is known to %.1f points (standard error): %s "
-            "chosen on it %s largely due to chance. A larger config.minival (for pretrain, too) or "
-            "a tune split helps.",
+            "tune has %d images, on which the standard error of an accuracy is up to %.1f points: "
+            "%s chosen on it %s largely due to chance. A larger config.minival (for pretrain, too) "
+            "or a tune split helps.",
             images,
             50 / images**0.5,
             names.listed(of_tune),
             "is" if of_tune == ["the control"] else "are",
         )
+
+    if images < _FEW and of_tune and parallel.is_first():
+        once(("chance", *of_tune), warn)
 
 
 def warn_of_seen_images(setup: Setup) -> None:
