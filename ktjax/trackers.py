@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -33,7 +34,7 @@ class _Wandb:
     def __init__(self, workdir: Path, run: str, folder: Path):
         self._run = importlib.import_module("wandb").init(
             project=PROJECT,
-            name=f"{workdir.name}/{run}",
+            name=_name(workdir, run),
             id=_id(workdir, run),
             resume="allow",
             dir=os.fspath(folder),
@@ -56,7 +57,7 @@ class _Mlflow:
         experiment = found.experiment_id if found else client.create_experiment(PROJECT)
         tag = _id(workdir, run)
         there = client.search_runs([experiment], f"tags.`ktjax.run` = '{tag}'")
-        name = f"{workdir.name}/{run}"
+        name = _name(workdir, run)
         self._id = (
             there[0].info.run_id
             if there
@@ -75,7 +76,9 @@ class _Mlflow:
 class _Trackio:
     def __init__(self, workdir: Path, run: str, folder: Path):
         self._run = importlib.import_module("trackio").init(
-            project=PROJECT, name=f"{workdir.name}-{run}-{_id(workdir, run)}", resume="allow"
+            project=PROJECT,
+            name=f"{_name(workdir, run, between='-')}-{_id(workdir, run)}",
+            resume="allow",
         )
         self.link = f"trackio show --project {PROJECT}"
 
@@ -113,5 +116,14 @@ def begin(workdir: Path, run: str, folder: Path) -> Tracker | None:
     return TRACKERS[_followed[0]](workdir, run, folder) if _followed else None
 
 
+def _name(workdir: Path, run: str, *, between: str = "/") -> str:
+    return f"{_lasting(workdir).name}{between}{run}"
+
+
 def _id(workdir: Path, run: str) -> str:
-    return hashlib.sha256(f"{workdir}\n{run}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{_lasting(workdir)}\n{run}".encode()).hexdigest()[:16]
+
+
+def _lasting(workdir: Path) -> Path:
+    """Without what names the holder of a study's run, NAME@0-12345678: the next one goes on."""
+    return workdir.with_name(re.sub(r"@\d+-[0-9a-f]{8}$", "", workdir.name))

@@ -107,14 +107,18 @@ def test_pretrained_weights_are_noticed(images, zoo, tmp_path, monkeypatch):
     description = files.read_json(tmp_path / "workdir" / files.DATA)
     description["models"] = {str(model): "cd34"}
     files.write_json(tmp_path / "workdir" / files.DATA, description)
-    with pytest.raises(ValueError, match=f"started with other weights of {model}, and a resumed"):
+    with pytest.raises(
+        ValueError, match=f"started with other weights or answers of {model}, and a resumed"
+    ):
         pretrain.run(config, tmp_path / "workdir")
 
 
 def test_other_weights_are_noticed(folder, tmp_path):
     found = seen(folder)
     beginning.note(tmp_path, found)
-    with pytest.raises(ValueError, match="with other weights of student, and a resumed run"):
+    with pytest.raises(
+        ValueError, match="with other weights or answers of student, and a resumed run"
+    ):
         beginning.check(tmp_path, "mine", found | {"models": {"student": "cd34"}})
 
 
@@ -220,7 +224,7 @@ def test_weights_of_models_are_compared(images, quartet, noisy, tmp_path, monkey
         with pytest.raises(KilledError):
             transfer.run(config, tmp_path / "workdir")
     shutil.copy(f"{quartet[0]}/model.safetensors", teacher)
-    message = rf"started with other weights of {teacher}, and a resumed"
+    message = rf"started with other weights or answers of {teacher}, and a resumed"
     with pytest.raises(ValueError, match=message):
         transfer.run(config, tmp_path / "workdir")
 

@@ -150,7 +150,7 @@ def test_killed_job_goes_on_with_the_next_model(config, done, tmp_path, monkeypa
     began = json.loads((tmp_path / "data.json").read_text())
     other = began | {"models": began["models"] | {MODELS[0]: "cd34"}}
     (tmp_path / "data.json").write_text(json.dumps(other))
-    message = f"started with other weights of {MODELS[0]}, and a resumed"
+    message = f"started with other weights or answers of {MODELS[0]}, and a resumed"
     with pytest.raises(ValueError, match=message):
         complementarity.run(config, tmp_path)
     (tmp_path / "data.json").write_text(json.dumps(began, indent=1, ensure_ascii=False) + "\n")

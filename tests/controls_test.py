@@ -50,6 +50,7 @@ def test_a_control_that_diverged_with_a_seed_is_not_chosen():
     found = [make_run("xe-0.1", 0.0, seed=1, tune=0.4), make_run("xe-0.1", 0.0, seed=2, tune=0.4)]
     found.append(make_run("xe-0.3", 0.0, seed=1, tune=9.0))  # all that is left of two
     assert controls.choose(found) == {"s": "xe-0.1"}
+    assert controls.choose(found[1:]) == {"s": controls.NONE}  # each lacks the other's seed
 
 
 def test_equal_changes_are_equal():

@@ -17,6 +17,7 @@ from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import transfer
 from ktjax.models.checkpoints import weights
 from ktjax.settings.transfer import Transfer
+from ktjax.targets import describe
 
 SPEC = dict(size=(12, 12), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 SPEC |= dict(classes=small_jobs.CLASSES)
@@ -133,6 +134,39 @@ def test_batch_norm_trains_outside_of_pmap():
     expected, same = mapped(model.variables, IMAGES.reshape(2, 4, 12, 12, 3))
     np.testing.assert_allclose(output.logits, expected.logits.reshape(8, 4), atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-4), stats, same)
+
+
+class Bent(nn.Module):
+    """Of which only the variables are known to be those of another."""
+
+    bend: str = "relu"
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        table = self.variable("constants", "table", jnp.ones, (1, 1, 1, 3)).value
+        inner = jax.jit(lambda x: x * np.full((1, 1, 1, 3), self.scale, np.float32))
+        return nn.Dense(4)(getattr(nn, self.bend)(inner(x) * table).mean((1, 2)))
+
+
+def described(bend="relu", scale=1.0, table=1.0):
+    module = Bent(bend, scale)
+    params = {"Dense_0": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)}}
+    variables = {"params": params, "constants": {"table": jnp.full((1, 1, 1, 3), table)}}
+    model = ktjax.from_linen(module, variables, **SPEC, name="mine")
+    return describe.model(model), describe.fingerprint(model)
+
+
+def test_stored_answers_are_of_the_function_too(python):
+    model, found = described()
+    assert (model, found) == described()
+    for other in (dict(bend="gelu"), dict(scale=2.0), dict(table=2.0)):
+        changed, fingerprint = described(**other)
+        assert changed["weights"] == model["weights"]
+        assert changed != model and fingerprint != found
+    tests = small_jobs.ROOT / "tests"
+    code = f"import sys; sys.path[:0] = [{str(tests)!r}]; import own_test as t"
+    assert python(f"{code}; print(t.described()[1])") == [found]
 
 
 @pytest.mark.usefixtures("compile_once")

@@ -15,6 +15,7 @@ import small_jobs
 from small_jobs import transferring
 
 import ktjax
+from ktjax.checkpoint import Checkpoints
 from ktjax.data import pipeline
 from ktjax.experiment import views as views_lib
 from ktjax.jobs import transfer
@@ -121,6 +122,22 @@ def test_a_pool_for_a_decision_has_half_of_tune(noisy, quartet, tmp_path, monkey
     with pytest.raises(ValueError, match=r"/new' would take 0\.\d+ GB more, and 0\.00 GB are free"):
         views_lib.write(Transfer.read(config), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_other_answers_of_the_name_are_others(pool, answers, noisy, quartet, tmp_path):
+    """What the first said of tune and validation is not taken for the second's."""
+    folder, told = tmp_path / "A", dict(name="A", classes=small_jobs.CLASSES)
+    store = pack.pack(pool, asked(answers, *VIEWED, *MEASURED), folder, **told)
+    config, workdir = config_of(noisy, quartet, [store.name]), tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        small_jobs.kill_at(patch, Checkpoints, "save", calls=0)
+        with pytest.raises(small_jobs.KilledError):
+            transfer.run(config, workdir)
+    again = pack.pack(pool, {v: answers[v][::-1] for v in VIEWED[:1]}, folder, **told)
+    assert [name for name in (*VIEWED, *MEASURED) if again.has(name)] == [VIEWED[0]]
+    pack.pack(pool, {v: answers[v][::-1] for v in (*VIEWED, *MEASURED)}, folder, **told)
+    with pytest.raises(ValueError, match=f"started with other weights or answers of {store.name}"):
+        transfer.run(config, workdir)
 
 
 class Usage(NamedTuple):

@@ -80,9 +80,10 @@ def test_the_best_on_tune_is_that_of_what_is_exported(noisy, quartet, tmp_path):
     assert run.tune_delta == max(entry.tune["delta"] for entry in run.history)
 
 
-def test_a_rate_at_which_training_diverges_is_left_out(noisy, quartet, tmp_path, capfd):
+@pytest.mark.parametrize("steps", [1, 3])  # after the last no loss shows it
+def test_a_rate_at_which_training_diverges_is_left_out(steps, noisy, quartet, tmp_path, capfd):
     config = choosing(noisy, quartet, arg="objectives=kl,controls=xe_self")
-    config.learning_rates = (0.1, 1e25)
+    config.update(learning_rates=(0.1, 1e25), total_steps=steps)
     results = rows.read(transfer.run(config, tmp_path))
     (run,) = results.runs
     assert run.learning_rate == 0.1 and list(run.rates) == ["0.1", "1e+25"]

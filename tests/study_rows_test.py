@@ -124,8 +124,8 @@ def test_whether_the_ensemble_ranks_teachers():
 
 
 def test_a_pair_that_diverged_is_no_success():
-    found = study.pairs([run_of("s", "t1", 2.0), run_of("s", "t2", 9.0, seed=1)], MODELS)
-    # The only seed of one pair; one of two of another; all of a student without any other.
+    found = study.pairs([run_of("s", "t1", 2.0)], MODELS)
+    # Three pairs, among them all of a student without any other.
     lost = {("s", "u", "kl"), ("s", "t2", "kl"), ("w", "t1", "kl"), ("s", "t1", "kl_dp")}
     kl, kl_dp = study.success(found, lost).values()
     assert kl["per_student"] == {"s": pytest.approx(100 / 3), "w": 0.0}
@@ -134,6 +134,9 @@ def test_a_pair_that_diverged_is_no_success():
     low, high = kl["bootstrap"]["mean"]
     assert low <= kl["mean"] + 1e-9 and kl["mean"] <= high
     assert kl["bootstrap"]["mean_delta"] == (2.0, 2.0)
+    # Draws of w alone have a success rate, 0, but no delta.
+    of_two = study.success(found, {("w", "t1", "kl")})["kl"]["bootstrap"]
+    assert of_two["mean"] == of_two["median"] == (0.0, 100.0)
     assert (kl_dp["pairs"], kl_dp["mean"], kl_dp["mean_delta"]) == (1, 0.0, None)
     assert study.success(found)["kl"]["mean"] == 100
     results = dataclasses.replace(results_of(found), success=study.success(found, lost))

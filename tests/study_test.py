@@ -198,9 +198,13 @@ def test_other_weights_of_a_model_are_noticed(whole, config, quartet, tmp_path):
     more = changed(config, teachers=(str(teacher),), students=config.students[:1])
     study.run(more, workdir)
     shutil.copy(f"{quartet[3]}/model.safetensors", teacher)
-    message = rf"started with other weights of {teacher}, and a resumed"
+    message = rf"started with other weights or answers of {teacher}, and a resumed"
     with pytest.raises(ValueError, match=message):
         study.run(changed(more, seeds=(1, 2)), workdir)
+    # Once it is gone, others can still be asked for.
+    shutil.rmtree(teacher)
+    study.run(config, workdir)
+    assert {row["teacher"] for row in table(workdir)} == {"", *config.teachers, str(teacher)}
 
 
 @pytest.mark.parametrize(
@@ -374,6 +378,16 @@ def test_what_another_has_done_meanwhile_is_left(only_failed, whole, config, tmp
     monkeypatch.setattr(runs, "do", lambda *_: pytest.fail("it is done again"))
     work.work(settings, runs, [run], shared=Shared(), wait=True)
     assert runs.has_found(run)
+
+
+def test_an_error_is_over_once_the_run_is_finished(whole, config, tmp_path):
+    """A process was killed between writing it and moving the folder; the next one went on there."""
+    run, runs = plan.plan(Study.read(config), labeled=True)[0], Runs(tmp_path, expiry=60)
+    shutil.copytree(whole[0] / run.folder, tmp_path / run.folder)
+    (tmp_path / run.folder / "error.json").write_text('{"error": "FloatingPointError: at step 1"}')
+    assert runs.has_found(run) and runs.failure(run) is None and not runs.diverged(run)
+    (tmp_path / run.folder / files.RESULTS).unlink()
+    assert runs.diverged(run) and runs.failure(run) is not None
 
 
 def test_who_was_only_asleep_gives_nothing_away(whole, config, tmp_path):

@@ -29,14 +29,17 @@ def choose(controls: Sequence[Run]) -> dict[str, str]:
     NONE if no change is above 0; ties go to the first. A control whose training diverged with a
     seed that others have is left out.
     """
-    changes: dict[str, dict[str, list[float]]] = {}
+    changes: dict[str, dict[str, dict[int, float]]] = {}
     for run in controls:
-        changes.setdefault(run.student, {}).setdefault(run.objective, []).append(tune_delta(run))
+        of_student = changes.setdefault(run.student, {})
+        of_student.setdefault(run.objective, {})[run.seed] = tune_delta(run)
     chosen = {}
     for student, of_control in changes.items():
-        seeds = max(map(len, of_control.values()))
+        seeds = set().union(*of_control.values())
         means = {NONE: 0.0} | {
-            name: chance.mean(deltas) for name, deltas in of_control.items() if len(deltas) == seeds
+            name: chance.mean([*deltas.values()])
+            for name, deltas in of_control.items()
+            if set(deltas) == seeds
         }
         chosen[student] = max(means, key=lambda name: means[name])
     return chosen

@@ -133,23 +133,22 @@ def success(
     `ranking`: see `_ranking`.
 
     Args:
-      found: the pairs.
-      diverged: those whose training diverged, with some seed at least. They count as not improved,
-        and are in no mean, whatever their other seeds gave.
+      found: the pairs, without those that diverged.
+      diverged: those whose training diverged, with some seed at least. They count as not improved.
     """
-    done = [pair for pair in found if _key(pair) not in diverged]
-    rates = transfers.success([vars(pair) for pair in done], diverged)
+    rates = transfers.success([vars(pair) for pair in found], diverged)
     return {
         objective: rates[objective]
         | _more(
-            [pair for pair in done if pair.objective == objective],
+            [pair for pair in found if pair.objective == objective],
             {key for key in diverged if key[2] == objective},
         )
         for objective in rates
     }
 
 
-def _key(pair: StudyPair) -> transfers.Key:
+def key(pair: StudyPair) -> transfers.Key:
+    """What tells a pair from others."""
     return pair.student, pair.teacher, pair.objective
 
 
@@ -221,8 +220,8 @@ def _bootstrap(
 ) -> dict[str, tuple[float, float]] | None:
     """None if neither side has two models."""
     # The delta of a pair whose training always diverged is unknown.
-    delta = {_key(pair): pair.delta for pair in same}
-    delta |= {key: np.nan for key in sorted(diverged)}
+    delta = {key(pair): pair.delta for pair in same}
+    delta |= dict.fromkeys(sorted(diverged), np.nan)
     students, teachers, _ = zip(*delta, strict=True)
     if len(set(students)) == len(set(teachers)) == 1:
         return None
@@ -240,11 +239,10 @@ def _bootstrap(
         there_S = pairs_S > 0
         rates = np.repeat(100 * better_S[there_S] / pairs_S[there_S], times_S[there_S])
         times_P = (of_student_P * of_teacher_P)[known_P]
-        if not times_P.any():
-            continue
-        mean_delta = np.average(delta_P[known_P], weights=times_P)
+        # A draw of pairs that all diverged has a success rate, but no delta.
+        mean_delta = np.average(delta_P[known_P], weights=times_P) if times_P.any() else np.nan
         drawn.append((np.median(rates), rates.mean(), mean_delta))
-    low_3, high_3 = np.percentile(drawn, [2.5, 97.5], axis=0).tolist()
+    low_3, high_3 = np.nanpercentile(drawn, [2.5, 97.5], axis=0).tolist()
     return dict(zip(("median", "mean", "mean_delta"), zip(low_3, high_3, strict=True), strict=True))
 
 

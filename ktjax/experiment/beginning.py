@@ -104,8 +104,8 @@ def check(workdir: Path, name: str, found: Mapping[str, Any]) -> None:
     others = [model for model, now in found["models"].items() if began["models"].get(model) != now]
     if others:
         raise ValueError(
-            f"'{workdir}' was started with other weights of {', '.join(others)}, and a resumed run "
-            "must find the same: restore them, or use another --workdir."
+            f"'{workdir}' was started with other weights or answers of {', '.join(others)}, and a "
+            "resumed run must find the same: restore them, or use another --workdir."
         )
 
 

@@ -18,6 +18,7 @@ from ktjax.experiment import estimate, shared, transform, workdir
 from ktjax.settings.data import Data, TrainingData
 from ktjax.settings.training import Training
 from ktjax.targets import describe
+from ktjax.targets.store import Store
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -296,13 +297,15 @@ def prepare(
     once: shared.Once = shared.anew,
     *,
     loaded_weights: Collection[Classifier] = (),
+    loaded_answers: Collection[Store] = (),
     refuse: Callable[[Splits], None] = lambda splits: None,
     held: contextlib.ExitStack | None = None,
 ) -> tuple[data.Dataset, Splits]:
     """Runs all checks, then claims the workdir, before any training.
 
     With `once`, images are tried and splits opened only once for all jobs that share them.
-    `loaded_weights` are the models whose weights are not random: a resumed run must find the same.
+    `loaded_weights` are the models whose weights are not random, `loaded_answers` teachers that are
+    only a store: a resumed run must find the same.
     `refuse` raises ValueError if the job cannot use the splits; the workdir belongs to the job
     until `held` closes.
 
@@ -319,9 +322,9 @@ def prepare(
     splits = once(("splits", how), lambda: open_splits(settings, good, how))
     refuse(splits)
     weights = {
-        model.name: once(("weights", model.name), lambda m=model: describe.weights(m.variables))
+        model.name: once(("weights", model.name), lambda m=model: describe.fingerprint(m))
         for model in loaded_weights
-    }
+    } | {store.name: store.fingerprint() for store in loaded_answers}
     workdir.claim(folder, settings, good.dataset, weights=weights, accept=good.accept, held=held)
     once(
         "turned",

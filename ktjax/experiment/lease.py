@@ -151,12 +151,6 @@ def enter(lease: Lease) -> Path:
     return lease.place
 
 
-def is_taken(path: Path, *, expiry: float) -> bool:
-    """Whether a live process has the lease of `path`."""
-    numbers = _numbers(path)
-    return bool(numbers) and not _is_dead(_file(path, numbers[-1]), expiry)
-
-
 def _make(path: Path, expiry: float, stack: contextlib.ExitStack) -> Lease | None:
     """The new lease, whose file stays open and locked until the stack is unwound."""
     numbers = _numbers(path)

@@ -102,6 +102,7 @@ def fit(
                 state = event.state
                 if isinstance(event, loop.Evaluation):
                     tune_NxC = predict(train.student_variables(state), tune)
+                    _check_finite(run, event.step, tune_NxC)
                     journal.evaluated(event, measure(tune_NxC))
                     waited.begin()  # neither evaluation nor saving is a wait for input
                 else:
@@ -127,6 +128,15 @@ def fit(
         tail=state.tail or None,
         best=best_variables,
     )
+
+
+def _check_finite(run: str, step: int, tune_NxC: np.ndarray) -> None:
+    """Raises FloatingPointError if the last update was too large: no later loss would show it."""
+    if not np.isfinite(tune_NxC).all():
+        raise FloatingPointError(
+            f"{run}: the logits after step {step} are not finite. Nothing was saved after the last "
+            "evaluation; a lower learning rate, or clipping, may help."
+        )
 
 
 def _best(

@@ -7,8 +7,10 @@ what it trained as weights that `load_weights` puts back into such a Classifier.
 """
 
 import dataclasses
+import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import nnx, traverse_util
+from jax.extend import core
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import files, parallel, paths
@@ -345,10 +348,36 @@ def _checked(
         definition=Own(),
     )
     image = jax.ShapeDtypeStruct((2, *spec.size, 3), np.uint8)
-    given = jax.eval_shape(lambda v, x: model.apply(v, x)[0], dict(variables), image)
+    trace = jax.make_jaxpr(lambda v, x: model.apply(v, x)[0], return_shape=True)
+    traced, given = trace(dict(variables), image)
     if given.logits.shape != (2, len(names)):
         raise ValueError(
             f"{name} returns logits of shape {list(given.logits.shape)} for 2 images, but there "
             f"are {len(names)} classes."
         )
-    return model
+    # Stored answers, and runs to be resumed, are of this function and no other.
+    return dataclasses.replace(model, options={"function": _digest(traced)})
+
+
+def _digest(traced: core.ClosedJaxpr) -> str:
+    """The SHA-256 of a function's operations, and of the constants in it."""
+    operations = re.sub(r"0x[0-9a-f]+", "", str(traced))  # addresses differ between processes
+    found = hashlib.sha256(operations.encode())
+    for constant in _constants(traced):
+        if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
+            constant = jax.random.key_data(constant)
+        found.update(np.ascontiguousarray(constant).tobytes())
+    return found.hexdigest()
+
+
+def _constants(traced: Any) -> Iterator[Any]:
+    """Those of a function and of all that it calls."""
+    yield from traced.consts
+    for equation in traced.jaxpr.eqns:
+        for part in jax.tree.leaves([*equation.params.values()], is_leaf=_is_traced):
+            if _is_traced(part):
+                yield from _constants(part)
+
+
+def _is_traced(part: Any) -> bool:
+    return isinstance(part, core.ClosedJaxpr)

@@ -77,9 +77,17 @@ def model(classifier: Classifier) -> dict[str, Any]:
         "origin": classifier.origin,
         "weights": weights(classifier.variables),
         "architecture": classifier.architecture,
-        "options": json.dumps(dict(classifier.options), sort_keys=True, default=str),
+        "options": _options(classifier),
         "input": f"{spec.size} {spec.mean} {spec.std} {spec.interpolation}",
     }
+
+
+def fingerprint(classifier: Classifier) -> str:
+    """The SHA-256 of what a model computes: its weights, and a function that is not ktjax's."""
+    of_weights = weights(classifier.variables)
+    if classifier.definition is None:
+        return of_weights
+    return hashlib.sha256(f"{of_weights} {_options(classifier)}".encode()).hexdigest()
 
 
 def weights(variables: Any) -> str:
@@ -132,6 +140,10 @@ def versions() -> dict[str, str]:
     """The versions of ktjax and the packages that may change answers and views."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"ktjax": ktjax.__version__, **found}
+
+
+def _options(classifier: Classifier) -> str:
+    return json.dumps(dict(classifier.options), sort_keys=True, default=str)
 
 
 def _seen(images: Split, seed: int | None) -> dict[str, Any]:

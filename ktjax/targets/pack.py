@@ -40,6 +40,8 @@ def pack(
 ) -> Store:
     """Checks answers, and makes a store from them.
 
+    A store that is already there, for the same images and classes, is replaced.
+
     Args:
       pool: the folder of images that were answered.
       answers: logits [N, C] by the names of the pool's files: `view-00000` and so on, or `plain`
@@ -82,6 +84,8 @@ def pack(
         there = store_lib.open_store(folder).description
         store_lib.refuse(Store(folder, there), store_lib.differences(there, described))
     store = store_lib.write(folder, described)
+    # What another model, or an earlier version of this one, said of other images.
+    store_lib.keep_only(store, [numbered.get(called, called) for called in checked])
     for called, logits_NxC in checked.items():
         if called in MEASURED:
             store_lib.write_rows(store, called, logits_NxC)

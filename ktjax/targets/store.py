@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +72,18 @@ class Store(NamedTuple):
         """What is kept of each answer."""
         ways = tuple((float(t), bool(standardized)) for t, standardized in self.description["ways"])
         return Form(len(self.classes), self.description["k"], ways)
+
+    def fingerprint(self) -> str:
+        """A digest of its answers to the first view, tune and validation.
+
+        Other views may be added while a job that needs only these is interrupted.
+        """
+        found = hashlib.sha256()
+        for name in (view_name(0), *MEASURED):
+            if self.has(name):
+                digest = (self.folder / f"{name}.sha256").read_text(encoding="utf-8")
+                found.update(f"{name} {digest}".encode())
+        return found.hexdigest()
 
     def complete(self) -> list[int]:
         """The numbers of the stored views."""
@@ -162,6 +174,14 @@ def refuse(store: Store, different: Sequence[str]) -> None:
     if different:
         told = "; ".join(different)
         raise ValueError(f"The store '{store.folder}' does not match: {told}.")
+
+
+def keep_only(store: Store, names: Collection[str]) -> None:
+    """Deletes the files of all other views and splits."""
+    known = [*(view_name(view) for view in store.complete()), *MEASURED]
+    for name in (name for name in known if name not in names and store.has(name)):
+        for ending in ("npy", "sha256"):
+            paths.delete(store.folder / f"{name}.{ending}")
 
 
 def write_rows(store: Store, name: str, rows_N: np.ndarray) -> None:

@@ -55,7 +55,9 @@ class Runs:
         return (self.workdir / run.folder / files.RESULTS).exists()
 
     def error(self, run: Run) -> str | None:
-        """Why it failed; None if it did not."""
+        """Why it failed; None if it did not, or has finished since."""
+        if self.has_found(run):
+            return None
         try:
             text = (self.workdir / run.folder / _ERROR).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
@@ -67,7 +69,9 @@ class Runs:
         return (self.error(run) or "").startswith(f"{FloatingPointError.__name__}:")
 
     def failure(self, run: Run) -> float | None:
-        """When it last failed, in seconds; None if it did not."""
+        """When it last failed, in seconds; None if it did not, or has finished since."""
+        if self.has_found(run):
+            return None
         try:
             return paths.modified(self.workdir / run.folder / _ERROR)
         except (FileNotFoundError, NotADirectoryError):

@@ -211,14 +211,16 @@ def _renew(workdir: Path, every: Study, now: Mapping[str, str], *, labeled: bool
 
 
 def _weights(settings: Study) -> dict[str, str]:
-    """Fingerprints of the weights of models in local folders, which may change.
+    """Fingerprints of models in local folders, which may change: of their weights, or answers.
 
     Those of a hub would all have to be downloaded here. Runs report their own errors.
     """
     found = {}
     for name in dict.fromkeys((*settings.students, *settings.teachers)):
         with contextlib.suppress(ValueError, OSError):
-            if paths.of(name).exists():
+            if name.startswith(store.PREFIX):
+                found[name] = store.open_store(name).fingerprint()
+            elif paths.of(name).exists():
                 found[name] = entries.fingerprint(models.locate(name).path)
     return found
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ktjax import files, models
 from ktjax.jobs import transfer
@@ -56,7 +56,7 @@ def pairs(settings: Study) -> tuple[tuple[str, str], ...]:
       ValueError: there are fewer pairs.
     """
     every = (*settings.students, *settings.teachers)
-    identities = {name: transfer.identity(name) for name in every}
+    identities = {name: _identity(name) for name in every}
     found = [
         (student, teacher)
         for student in settings.students
@@ -74,6 +74,14 @@ def pairs(settings: Study) -> tuple[tuple[str, str], ...]:
 
     chosen = set(sorted(found, key=drawn)[: settings.pairs])
     return tuple(pair for pair in found if pair in chosen)
+
+
+def _identity(name: str) -> Any:
+    """A model's identity; just its name if it is gone: only finished runs of it are asked for."""
+    try:
+        return transfer.identity(name)
+    except ValueError:
+        return name
 
 
 def plan(settings: Study, *, labeled: bool) -> tuple[Run, ...]:

@@ -33,15 +33,16 @@ def found(runs: Runs, planned: Sequence[Run], asked: Sequence[Run]) -> dict[str,
     correct = {runs.found(run).row.run: runs.found(run).right_N for run in done}
     with_net = {row.run: row for row in controls.with_net(compared, alone, correct)}
     final = {folder: with_net.get(row.run, row) for folder, row in ended.items()}
+    # Pairs that diverged with some seed are in no mean, whatever their other seeds gave.
+    diverged = {(r.student, r.teacher, r.objective) for r in planned if _diverged(runs, r)}
     pairs = study.pairs([final[run.folder] for run in taught], models)
+    pairs = [pair for pair in pairs if study.key(pair) not in diverged]
     return {
         "models": models,
         "pairs": pairs,
         "rows": [_row(runs, run, final) for run in planned if runs.is_done(run)],
         "chosen": controls.choose(alone),
-        "success": study.success(
-            pairs, {(r.student, r.teacher, r.objective) for r in planned if _diverged(runs, r)}
-        ),
+        "success": study.success(pairs, diverged),
         "compared": study.compared(pairs),
         "served": {k: v for run in done for k, v in runs.found(run).results.served.items()},
     }

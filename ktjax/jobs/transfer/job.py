@@ -202,6 +202,7 @@ def execute(
         workdir,
         once,
         loaded_weights=classifiers.values(),
+        loaded_answers=only_stores.values(),
         held=held,
         refuse=lambda splits: stores.refuse_others(
             settings, splits, list(classifiers.values()), only_stores
