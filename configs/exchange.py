@@ -41,6 +41,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         data="glyphs_unlabeled",
         runlocal=False,
     )
+    of_glyphs = arg.data.startswith("glyphs")
     config = ml_collections.ConfigDict()
     config.job = "transfer"  # ktjax.jobs.JOBS
 
@@ -58,10 +59,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         return dict(temperature=1.0, top_k=config_dict.placeholder(int), standardized=False)
 
     # Losses, each under a name of your choice: the objective (ktjax.objectives.OBJECTIVES; the
-    # docstrings explain the options) and the learning rate per 256 samples.
+    # docstrings explain the options) and the learning rate per 256 samples: for glyphs one that was
+    # tuned, else None: the best of config.learning_rates on tune.
+    rate = config_dict.placeholder(float)
+    if of_glyphs:
+        rate.set(0.01)
     config.objectives = {
         "kl_dp_unsupervised": dict(
-            objective="kl_dp_unsupervised", learning_rate=0.01, top_k_of="target", **kl()
+            objective="kl_dp_unsupervised", learning_rate=rate, top_k_of="target", **kl()
         ),
     }
     # Baseline for a transfer: the same training without a teacher. Without labels that is the
@@ -78,7 +83,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     config.data = arg.data  # the pool: glyphs_unlabeled, or folder:PATH of images without labels
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    # The data set to take tune and validation from if data is an unlabeled pool.
+    # The data set to take tune and validation from; unlabeled pools need one. None: the data's own.
     config.eval_data = config_dict.placeholder(str)
     # Also evaluate on these of ktjax.data.robustness.SETS, if the classes are ImageNet's.
     config.robustness = ()
@@ -159,7 +164,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # interpolations between old and new weights, if a test on separate images (split accept, or
     # else half of tune) shows that it improved. Otherwise the student stays as it was: the run
     # abstains.
-    config.export = "last"
+    config.export = "last" if of_glyphs else "no_regret"
 
     if arg.runlocal:
         config.max_examples = 128

@@ -37,6 +37,8 @@ minutes:
 tiny_convnext in 50 minutes, tiny_vit in 70, tiny_resnet_wide in 100; jax 0.10.2.)
 """
 
+from pathlib import Path
+
 import ml_collections
 from ml_collections import config_dict
 
@@ -66,13 +68,22 @@ RECIPES = {
 }
 
 
+def _is_pretrained(model: str) -> bool:
+    """Whether it names a checkpoint, as the job will see it, and not an architecture."""
+    if "/" in model or ":" in model or not Path(model).exists():
+        return "/" in model or ":" in model
+    from ktjax import models  # only here, as it imports jax
+
+    return model not in models.MODELS
+
+
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Arguments: model, data, train, zoo, runlocal."""
     arg = config_lib.parse_arg(
         arg, model="tiny_resnet", data="glyphs", train="all", zoo=False, runlocal=False
     )
     config_lib.check_choice("train", arg.train, ("all", "head"))
-    pretrained = "/" in arg.model or ":" in arg.model  # no architecture has such a name
+    pretrained = _is_pretrained(arg.model)
     recipe = RECIPES[arg.train if pretrained else "zoo" if arg.zoo else "scratch"]
     config = ml_collections.ConfigDict()
     config.job = "pretrain"  # ktjax.jobs.JOBS
@@ -87,7 +98,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     config.data = arg.data  # one of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    # The data set to take tune and validation from if data is an unlabeled pool.
+    # The data set to take tune and validation from; unlabeled pools need one. None: the data's own.
     config.eval_data = config_dict.placeholder(str)
     # Also evaluate on these of ktjax.data.robustness.SETS, if the classes are ImageNet's.
     config.robustness = ()

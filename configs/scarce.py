@@ -93,7 +93,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # 32,000 images, or 1,000. folder:PATH takes your own, with tune and validation from eval_data.
     config.data = "glyphs_few" if arg.few else "glyphs_unlabeled"
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    # The data set to take tune and validation from if data is an unlabeled pool.
+    # The data set to take tune and validation from; unlabeled pools need one. None: the data's own.
     config.eval_data = config_dict.placeholder(str)
     # Also evaluate on these of ktjax.data.robustness.SETS, if the classes are ImageNet's.
     config.robustness = ()

@@ -274,7 +274,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     config.data = arg.data  # one of ktjax.data.DATASETS, tfds:NAME, or folder:PATH
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
-    # The data set to take tune and validation from if data is an unlabeled pool.
+    # The data set to take tune and validation from; unlabeled pools need one. None: the data's own.
     config.eval_data = config_dict.placeholder(str)
     # Also evaluate on these of ktjax.data.robustness.SETS, if the classes are ImageNet's.
     config.robustness = ()

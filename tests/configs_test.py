@@ -11,6 +11,7 @@ import pytest
 from ml_collections.config_flags import config_path
 
 from ktjax import settings
+from ktjax.configs import exchange, pretrain
 from ktjax.jobs import transfer
 from ktjax.settings.transfer import Transfer
 
@@ -148,3 +149,23 @@ def test_the_paper_says_its_protocol(name):
     assert rates.pop("xe_kl_mcl", 1e-2) == 1e-2
     assert set(rates.values()) == {1e-4}
     assert ours.schedule == "cosine" and ours.objectives.values()[0].learning_rate >= 0.01
+
+
+def test_a_folder_is_a_checkpoint_however_it_is_spelled(tmp_path, monkeypatch):
+    """But an architecture of that name is what the job takes."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "tiny_mlp"):
+        (tmp_path / name).mkdir()
+    rate = {
+        model: pretrain.get_config(f"model={model},train=head").learning_rate
+        for model in ("mine", "./mine", str(tmp_path / "mine"), "tiny_mlp", "other")
+    }
+    assert rate["mine"] == rate["./mine"] == rate[str(tmp_path / "mine")]
+    assert rate["tiny_mlp"] == rate["other"] != rate["mine"]
+
+
+def test_an_exchange_on_ones_own_pool_finds_its_rate():
+    of_glyphs, own = exchange.get_config(), exchange.get_config("data=folder:POOL")
+    assert of_glyphs.objectives.kl_dp_unsupervised.learning_rate == 0.01
+    assert own.objectives.kl_dp_unsupervised.learning_rate is None
+    assert (of_glyphs.export, own.export) == ("last", "no_regret")

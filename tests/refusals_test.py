@@ -1,6 +1,7 @@
 """What jobs refuse: before anything is compiled or written."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from small_jobs import (
     pretraining,
     studying,
     transferring,
+    tree,
 )
 
 from ktjax import parallel
@@ -144,6 +146,21 @@ def test_workdirs_are_not_among_the_images(images, zoo, tmp_path):
         with pytest.raises(ValueError, match="lies among the images of"):
             run(config, inside)
     assert not inside.exists()
+
+
+def test_workdirs_do_not_hold_what_is_used(images, zoo, tmp_path):
+    """--overwrite would delete it, and the same command could not be run again."""
+    held = tmp_path / "W" / "models" / "teacher"
+    shutil.copytree(zoo[0], held)
+    for config, run in (
+        (pretraining(images, names=(str(held),)), pretrain.run),
+        (transferring(images, zoo[1], [held]), transfer.run),
+        (transferring(images, tmp_path / "W", zoo[1:]), transfer.run),
+        (studying(images, zoo[1:2], (str(held),)), study.run),
+    ):
+        with pytest.raises(ValueError, match=r"lies in --workdir=.*: use another --workdir\."):
+            run(config, tmp_path / "W", overwrite=True)
+    assert tree(held) == tree(Path(zoo[0]))
 
 
 def test_student_may_not_teach_itself(images, zoo, refused):

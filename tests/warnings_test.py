@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+import small_jobs
 from PIL import ExifTags, Image
 
 from ktjax import data
@@ -13,6 +14,7 @@ from ktjax.data import pipeline, sources
 from ktjax.data.sources import Source
 from ktjax.experiment import evaluation, shared, transform
 from ktjax.jobs.transfer import setup
+from ktjax.settings.transfer import Transfer
 
 
 def photograph(orientation, seed=0):
@@ -64,22 +66,26 @@ def test_what_is_read_is_turned():
 
 
 @pytest.mark.parametrize(
-    ("images", "fields", "said"),
+    ("images", "controls", "fields", "said"),
     [
-        (499, dict(rate=None), "learning rates chosen on it are largely due to chance"),
-        (100, dict(controls={"xe": 1}), "is up to 5.0 points: the control chosen"),
-        (100, dict(controls={"xe": 1}, export="best"), "the control and the weights to export"),
-        (500, dict(controls={"xe": 1}, export="best", rate=None), None),
-        (100, dict(), None),
+        (499, "", dict(rate=None), "learning rates chosen on it are largely due to chance"),
+        (100, "xe", {}, "is up to 5.0 points: the control chosen"),
+        (100, "xe", dict(export="best"), "the control and the weights to export chosen"),
+        (100, "xe", dict(labeled=False), None),  # it needs labels
+        (100, "self", {}, None),  # it would not move
+        (500, "xe", dict(export="best", rate=None), None),
+        (100, "", {}, None),
     ],
 )
-def test_a_small_tune_split_chooses_by_chance(images, fields, said, caplog):
-    entry = types.SimpleNamespace(learning_rate=fields.pop("rate", 0.1))
-    given = dict(objectives={"kl": entry}, controls={}, export="last")
-    settings = types.SimpleNamespace(**given | fields, to_json=dict)
+def test_a_small_tune_split_chooses_by_chance(images, controls, fields, said, caplog):
+    given = dict(rate=0.1, labeled=True, export="last") | fields
+    rate, labeled = given.pop("rate"), given.pop("labeled")
+    config = small_jobs.load_config("transfer", f"objectives=kl,controls={controls}", **given)
+    config.objectives.kl.learning_rate = rate
+    settings = Transfer.read(config)
     once = shared.Shared().of(settings, but=())
     for _ in range(2):  # of the runs of a study only the first says so
-        setup.say_what_chance_decides(settings, images, once)
+        setup.say_what_chance_decides(settings, images, once, labeled=labeled)
     assert said in caplog.text if said else not caplog.messages
     assert len(caplog.messages) == (said is not None)
 

@@ -17,7 +17,7 @@ from ktjax.data.sources import Source
 from ktjax.experiment import estimate, shared, transform, workdir
 from ktjax.settings.data import Data, TrainingData
 from ktjax.settings.training import Training
-from ktjax.targets import describe
+from ktjax.targets import describe, store
 from ktjax.targets.store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -54,10 +54,25 @@ class Splits(NamedTuple):
     accept: pipeline.Split | None = None  # for one decision about each run
 
 
-def check_apart(settings: Data, workdir: Path) -> None:
-    """Raises ValueError if the workdir lies among the images of a data set."""
+def check_apart(settings: Data, workdir: Path, models: Iterable[str]) -> None:
+    """Raises ValueError if the workdir lies among the images of a data set, or holds a model.
+
+    --overwrite would delete a model that the job is about to use.
+    """
     for name in settings.datasets().values():
         data.check_apart(name, workdir)
+    for name in models:
+        place = paths.of(name.removeprefix(store.PREFIX))
+        if paths.is_remote(place) != paths.is_remote(workdir) or not place.exists():
+            continue
+        inside = place == workdir or workdir in place.parents
+        if not paths.is_remote(place):
+            inside = place.resolve().is_relative_to(workdir.resolve())
+        if inside:
+            raise ValueError(
+                f"'{name}' lies in --workdir='{workdir}', where a job keeps and deletes what is "
+                "its own: use another --workdir."
+            )
 
 
 def check(settings: Data) -> None:
@@ -324,7 +339,7 @@ def prepare(
     weights = {
         model.name: once(("weights", model.name), lambda m=model: describe.fingerprint(m))
         for model in loaded_weights
-    } | {store.name: store.fingerprint() for store in loaded_answers}
+    } | {one.name: one.fingerprint() for one in loaded_answers}
     workdir.claim(folder, settings, good.dataset, weights=weights, accept=good.accept, held=held)
     once(
         "turned",

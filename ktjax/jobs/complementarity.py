@@ -74,7 +74,7 @@ def execute(
     """
     workdir = paths.of(workdir)
     check(settings)
-    inputs.check_apart(settings, workdir)
+    inputs.check_apart(settings, workdir, settings.models)
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite)
     if finished:
         return finished

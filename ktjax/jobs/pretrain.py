@@ -64,7 +64,8 @@ def execute(
     """
     workdir = paths.of(workdir)
     check(settings)
-    inputs.check_apart(settings, workdir)
+    trained = [name for name in settings.models if name not in models.MODELS]
+    inputs.check_apart(settings, workdir, trained)
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite)
     if finished:
         return finished
@@ -80,7 +81,7 @@ def execute(
         loaded_weights=[
             student
             for name, student in zip(settings.models, students, strict=True)
-            if name not in models.MODELS  # whose weights are random
+            if name in trained  # others are random
         ],
         held=held,
     )

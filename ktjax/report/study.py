@@ -79,8 +79,9 @@ def _best(results: StudyResults) -> str:
         return "No student got better."
     best = max(done, key=lambda name: results.success[name]["mean_delta"])
     of = results.success[best]
-    text = (
-        f"{best} did best: {of['mean_delta']:+.2f} points on average over {of['done']} pairs"
+    text = best if len(results.success) == 1 else f"{best} did best"
+    text += (
+        f": {of['mean_delta']:+.2f} points on average over {of['done']} pairs"
         f"{_said(of['interval'])}"
     )
     if of["net"]:

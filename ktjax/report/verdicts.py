@@ -62,18 +62,32 @@ def abstentions(results: TransferResults) -> str:
         f"A gain of {statistics.median(least):.2f} points would have been detected in nine of ten "
         "cases (median)."
         if least
-        else "So few answers changed that no gain could have been detected."
-    )
-    lasts = [run.last_delta for run in abstained if run.last_delta is not None]
-    last = (
-        f" Their final weights, which config.export=last exports, would have changed it by "
-        f"{statistics.fmean(lasts):+.2f} points (mean)."
-        if lasts
-        else ""
+        else "So few answers changed, on the images that decide, that no gain could have been "
+        "detected: a larger config.minival, or a tune split, helps."
     )
     return (
         f"{len(abstained)} of {len(decided)} transfers abstained: they found no student that is "
-        f"surely better than before, and the student is as it was. {seen}{last}"
+        f"surely better than before, and the student is as it was. {seen}{_of_lasts(results)}"
+    )
+
+
+def _of_lasts(results: TransferResults) -> str:
+    """What the final weights of those that abstained would have changed; or nothing."""
+    lasts, alone = (
+        [run.last_delta for run in runs if run.abstained and run.last_delta is not None]
+        for runs in ([run for run in results.runs if run.teachers], results.controls)
+    )
+    if not lasts:
+        return ""
+    by = f"{min(lasts):+.2f}"
+    if len(lasts) > 1:
+        by += f" to {max(lasts):+.2f} points, {statistics.fmean(lasts):+.2f} in the mean"
+    else:
+        by += " points"
+    without = f", and those without a teacher by up to {max(alone):+.2f}" if alone else ""
+    return (
+        " Their final weights, which config.export=last exports, would have changed it by "
+        f"{by}{without}."
     )
 
 
@@ -152,8 +166,12 @@ def _clause(effects: dict[str, Effect]) -> str:
     best = max(effects, key=lambda name: effects[name].delta)
     effect = effects[best]
     over, worse = _over(effect), _worse({k: v for k, v in effects.items() if k != best})
-    if effect.delta <= 0:
+    if effect.delta == 0:  # of those that abstained none was the best
+        return f"nothing improved the student ({over}){worse}"
+    if effect.delta < 0:
         size = f"{effect.delta:+.2f} points"
+        if len(effects) == 1:
+            return f"{best} did not improve the student ({size}, {over})"
         return f"nothing improved the student: the best was {best} ({size}, {over}){worse}"
     size = f"{effect.delta:.2f} ± {effect.se:.2f} points"
     if effect.delta <= SURE * effect.se:

@@ -86,7 +86,7 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     """
     workdir, settings = paths.of(workdir), plan.named(settings)
     check(settings)
-    inputs.check_apart(settings, workdir)
+    inputs.check_apart(settings, workdir, (*settings.students, *settings.teachers))
     if settings.targets == "stored" and settings.store is None:
         settings = settings.model_copy(update={"store": str(workdir / files.STORE)})
     shared = Shared()

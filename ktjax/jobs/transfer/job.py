@@ -179,7 +179,7 @@ def execute(
     workdir = paths.of(workdir)
     given = given or {}
     check(settings, given)
-    inputs.check_apart(settings, workdir)
+    inputs.check_apart(settings, workdir, (settings.student, *settings.teachers))
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite, report=report)
     if finished:
         return finished
@@ -212,7 +212,8 @@ def execute(
     # Answers depend on how images are read, which may depend on the models.
     how = transform.of_models(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
-    say_what_chance_decides(settings, len(splits.tune), asked)
+    labeled = bool(splits.train.label_N.max() >= 0)
+    say_what_chance_decides(settings, len(splits.tune), asked, labeled=labeled)
     start = _set_up(settings, workdir, splits, classifiers, only_stores, asked, report)
     warn_of_seen_images(start)
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen
@@ -366,8 +367,8 @@ def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
         if need:
             instead = ", ".join(f"{other} instead of {label}" for label, other in need.items())
             raise ValueError(
-                f"'{settings.data}' has images without labels, which {', '.join(need)} need: take "
-                f"{instead}."
+                f"'{settings.data}' has images without labels, without which {', '.join(need)} "
+                f"cannot train: take {instead}."
             )
     for name in ("tune", "validation"):
         if not getattr(dataset, name).labeled:

@@ -61,11 +61,13 @@ class Setup(NamedTuple):
 _SEEN = 0.05  # more than images of the same distribution usually differ by
 
 
-def say_what_chance_decides(settings: Transfer, images: int, once: Once) -> None:
+def say_what_chance_decides(settings: Transfer, images: int, once: Once, *, labeled: bool) -> None:
     """Warns if tune has so few images that what it decides is largely chance."""
     decided = {
         "learning rates": any(one.learning_rate is None for one in settings.objectives.values()),
-        "the control": bool(settings.controls),
+        "the control": bool(
+            plan.controls(settings, labeled=labeled, moves=settings.batch_norm == "train")
+        ),
         "the weights to export": settings.export != "last",
     }
     of_tune = [what for what, is_so in decided.items() if is_so]
