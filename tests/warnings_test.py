@@ -90,6 +90,25 @@ def test_a_small_tune_split_chooses_by_chance(images, controls, fields, said, ca
     assert len(caplog.messages) == (said is not None)
 
 
+@pytest.mark.parametrize(
+    ("of_models", "said"),
+    [
+        ([(16, 1.0), (12, 1.0)], "config.image_size=16 and config.crop_pct=1 would suit them"),
+        ([(24, 1.0), (16, 0.9)], "config.crop_pct=1 would suit them"),
+        ([(16, 0.875), (12, 1.0)], ": config.image_size=16 would suit them"),
+        ([(12, 0.875), (32, 0.875)], None),  # what is right for one of them
+        ([], None),
+    ],
+)
+def test_a_transform_that_suits_no_model(of_models, said, caplog):
+    models = [
+        types.SimpleNamespace(input=InputSpec((size, size), crop_pct=crop_pct))
+        for size, crop_pct in of_models
+    ]
+    transform.say_unlike(models, image_size=24, crop_pct=0.875)
+    assert said in caplog.text if said else not caplog.messages
+
+
 def own_accuracy(spec, how, seen):
     def predict(variables, images):
         seen.append(images.reading)

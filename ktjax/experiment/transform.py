@@ -1,7 +1,7 @@
 """How images are read: the transform that all models of a job share, and warnings about it."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ktjax import data, parallel
 from ktjax.classifier import Classifier, InputSpec
@@ -73,6 +73,26 @@ def say_crops(how: pipeline.Reading, classifiers: Iterable[Classifier]) -> None:
                 max(height, width),
                 how.size,
             )
+
+
+def say_unlike(classifiers: Collection[Classifier], *, image_size: int, crop_pct: float) -> None:
+    """Warns if images are read as none of the models was trained: too large, or cropped otherwise.
+
+    A model that was trained on whole images, say, is less accurate on their centers, and a transfer
+    would first of all teach it that.
+    """
+    largest = max((max(model.input.size) for model in classifiers), default=image_size)
+    crops = {model.input.crop_pct for model in classifiers} or {crop_pct}
+    fields = {"image_size": largest} if largest < image_size else {}
+    fields |= {"crop_pct": max(crops)} if crop_pct not in crops else {}
+    if fields and parallel.is_first():
+        _LOG.warning(
+            "Images are read at %d pixels with crop_pct=%g, as no model here was trained: %s would "
+            "suit them.",
+            image_size,
+            crop_pct,
+            " and ".join(f"config.{name}={value:g}" for name, value in fields.items()),
+        )
 
 
 def say_turned(settings: Data, dataset: data.Dataset, *, names: Sequence[str]) -> None:

@@ -11,7 +11,8 @@ import ml_collections
 from ktjax import data, files, models, paths
 from ktjax.analysis.records import to_json
 from ktjax.analysis.rows import Results
-from ktjax.experiment import beginning, inputs, lease, recipes, stores
+from ktjax.classifier import Classifier
+from ktjax.experiment import beginning, inputs, lease, recipes, stores, transform
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
@@ -102,6 +103,10 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     runs = Runs(workdir, expiry=settings.lease_expiry)
     if settings.targets == "stored" and not all(map(runs.is_done, asked)):
         _check_room(settings, asked, whole, dataset)
+    if not all(map(runs.is_done, asked)):
+        transform.say_unlike(
+            _blanks(settings), image_size=settings.image_size, crop_pct=settings.crop_pct
+        )
     mine = plan.share(asked, settings.shard)
     ENGINES[settings.engine](settings, workdir, runs, mine, shared, labeled=labeled)
     # Everything that this or another start may have requested.
@@ -222,6 +227,16 @@ def _weights(settings: Study) -> dict[str, str]:
                 found[name] = store.open_store(name).fingerprint()
             elif paths.of(name).exists():
                 found[name] = entries.fingerprint(models.locate(name).path)
+    return found
+
+
+def _blanks(settings: Study) -> list[Classifier]:
+    """The models in local folders, without their weights; likewise."""
+    found = []
+    for name in dict.fromkeys((*settings.students, *settings.teachers)):
+        with contextlib.suppress(ValueError, OSError):
+            if not name.startswith(store.PREFIX) and paths.of(name).exists():
+                found.append(models.blank(name))
     return found
 
 
