@@ -110,8 +110,9 @@ def test_the_student_in_timm(journey, tmp_path):
         assert probability == pytest.approx(theirs[student.classes.index(label)], abs=1e-4)
 
 
+@pytest.mark.usefixtures("compile_once")  # it restores what keep_compiled changes
 def test_from_python(tmp_path, monkeypatch):
-    code = block('from ktjax.configs import transfer\n\nconfig = transfer.get_config("student=gly')
+    code = block('\nconfig = transfer.get_config("student=glyphs/tiny_resnet,')
     rng = np.random.default_rng(0)
     for name in ("a.jpg", "b.jpg"):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name)

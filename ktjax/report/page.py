@@ -137,7 +137,7 @@ def _cell(text: str) -> str:
 def _long(kind: str, text: str) -> str:
     """Marks words that may break anywhere, and numbers that may break at a space."""
     longest = max(map(len, text.split() or [text]))
-    return " long" if (longest > 26 if kind == "word" else len(text) > 16) else ""
+    return " long" if (longest > 20 if kind == "word" else len(text) > 16) else ""
 
 
 def _csv(drawn: Sequence[Mapping[str, Any]]) -> str:
