@@ -140,7 +140,12 @@ Beside what was hoped for (this one setting for all 72 pairs, seed 1):
 
 (Hoped for: the loss halved, from 85 % of the gain.) What helps further costs more: 40 epochs for
 the MLPs give them +0.9 net, eight teachers at once give the others +0.57 (configs/paper/
-several_teachers.py).
+several_teachers.py). And so do 40 epochs for two of the others, from tiny_resnet_wide, at 0.3 (seed
+1, 4 views; the control at this length has not been run), tune and validation:
+
+                      40 epochs at 0.3   10 epochs at 0.1
+  tiny_mixer             +0.67 +1.01        +0.38 +0.36
+  tiny_convnext          +0.97 +1.11        +0.51 +0.52
 
 Three seeds, the 18 drawn pairs of configs/paper/success.py, chosen before they were run (rows:
 .github/results/zoo_kl_pool_18_pairs_3_seeds.csv): the same command with pairs=18,seeds=1+2+3. No
