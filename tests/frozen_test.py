@@ -303,11 +303,11 @@ def test_without_labels(images, quartet, refused, monkeypatch):
             images, quartet[0], quartet[1:2], arg=f"objectives={objectives}", **fields
         )
 
-    message = r"kl_dp, xe_kl need: take kl_dp_unsupervised instead of kl_dp, kl instead of xe_kl\."
+    message = r"kl_dp, xe_kl cannot train: take kl_dp_unsupervised instead of kl_dp, kl instead of"
     refused(transfer.run, asks("kl+kl_dp+xe_kl"), message)
     config = asks("kl")
     config.objectives.kl.flips = ("positive",)
-    refused(transfer.run, config, "kl need: take kl_dp_unsupervised instead of kl")
+    refused(transfer.run, config, "kl cannot train: take kl_dp_unsupervised instead of kl")
     for name in ("tune", "validation"):
         splits[:] = ["train", name]
         refused(transfer.run, asks("kl"), f"has {name} images without labels")

@@ -283,9 +283,9 @@ def test_workdir_of_another_experiment_is_refused(pretrained, together, images, 
         assert tree(workdir) == before
 
 
-def test_workdir_of_another_job_is_refused(pretrained, images, zoo):
+def test_workdir_of_another_job_is_refused(pretrained, images, quartet):
     with pytest.raises(ValueError, match="its job is pretrain, not transfer. Use another"):
-        transfer.run(transferring(images, zoo[0], zoo[1:]), pretrained[0])
+        transfer.run(transferring(images, quartet[0], quartet[1:2]), pretrained[0])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -337,10 +337,11 @@ def test_another_experiment_is_overwritten(images, tmp_path):
 def test_divergence_stops_the_job(images, zoo, tmp_path):
     config = transferring(images, zoo[0], [zoo[2]], arg="objectives=xe", eval_every_steps=1)
     config.objectives.xe.learning_rate = 1e25
-    with pytest.raises(FloatingPointError, match=r"xe-1: the loss .* step \d"):
+    with pytest.raises(FloatingPointError, match="xe-1: the logits after step 1 are not finite"):
         transfer.run(config, tmp_path)
     assert not (tmp_path / "results.json").exists()
-    assert [p for p in (tmp_path / "checkpoints" / "xe-1").iterdir() if p.name.isdigit()]
+    # What is saved is what a run can go on from.
+    assert not [p for p in (tmp_path / "checkpoints" / "xe-1").iterdir() if p.name.isdigit()]
 
 
 def test_nobody_leaves_before_the_results_are_there(images, zoo, tmp_path, monkeypatch):

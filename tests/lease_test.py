@@ -24,10 +24,10 @@ HOLD = (
 )
 
 
-def is_taken(path):
+def is_taken(path, *, expiry=60):
     """Whether a live process has it; unlike taking it, looking changes nothing."""
     numbers = lease._numbers(path)
-    return bool(numbers) and not lease._is_dead(lease._file(path, numbers[-1]), 60)
+    return bool(numbers) and not lease._is_dead(lease._file(path, numbers[-1]), expiry)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import buckets
 import pytest
+from lease_test import is_taken
 from small_jobs import KilledError, check_same, kill_at, studying, transferring
 
 from ktjax import files, models, paths
@@ -101,12 +102,12 @@ def test_lease_of_a_bucket(bucket):
         with lease.take(path, expiry=0.9) as second:
             assert second is None
         time.sleep(1.2)
-        assert held.held() and lease.is_taken(path, expiry=0.9)  # as it gave signs meanwhile
-    assert not lease.is_taken(path, expiry=60)
+        assert held.held() and is_taken(path, expiry=0.9)  # as it gave signs meanwhile
+    assert not is_taken(path)
 
     dead = held._replace(number=1)
     assert paths.create(dead.file, b'{"nonce": "of a dead one"}')
-    assert lease.is_taken(path, expiry=60)
+    assert is_taken(path)
     time.sleep(0.3)
     with lease.take(path, expiry=0.2) as after:
         assert after.number == 2 and not dead.held() and after.held()

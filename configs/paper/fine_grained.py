@@ -20,9 +20,8 @@ per digit, take their place. Three models of the zoo, fine-tuned on 1,295 of the
 and all pairs of them, four objectives and eight controls per student (a quarter of an hour on one
 CPU core beside other work):
 
-  ktjax --workdir=W --config.image_size=24 --config.crop_pct=1.0 --config.augment=shift_colour \
-      --config=paper/fine_grained:students=A/models/glyphs/tiny_vit+B/models/glyphs/tiny_mlp+\
-C/models/glyphs/tiny_resnet_narrow,data=folder:DIGITS
+  ktjax --workdir=W --config=paper/fine_grained:students=A+B+C,data=folder:DIGITS \
+      --config.image_size=24 --config.crop_pct=1.0 --config.augment=shift_colour
 
 Change on the 359 images of validation in points, in the mean of two teachers (one run each, errors
 0.3 to 0.8; no control gained on tune):
