@@ -175,6 +175,8 @@ def test_a_job_takes_them_beside_names(zoo, images, tmp_path, monkeypatch):
     config = small_jobs.transferring(
         images, "mine", ["yours", "ours", zoo[2]], arg="objectives=kl_dp,strategy=parallel"
     )
+    (tmp_path / "undisturbed" / "mine").mkdir(parents=True)  # no model, though of this name
+    monkeypatch.chdir(tmp_path / "undisturbed")
     results = transfer.run(config, tmp_path / "undisturbed", models=given)
     with monkeypatch.context() as patch:
         small_jobs.kill_at(patch, Checkpoints, "save", calls=1)

@@ -63,12 +63,11 @@ def check_apart(settings: Data, workdir: Path, models: Iterable[str]) -> None:
         data.check_apart(name, workdir)
     for name in models:
         place = paths.of(name.removeprefix(store.PREFIX))
-        if paths.is_remote(place) != paths.is_remote(workdir) or not place.exists():
-            continue
-        inside = place == workdir or workdir in place.parents
-        if not paths.is_remote(place):
+        if paths.is_remote(place) or paths.is_remote(workdir):
+            inside = workdir in (place, *place.parents)
+        else:
             inside = place.resolve().is_relative_to(workdir.resolve())
-        if inside:
+        if inside and place.exists():
             raise ValueError(
                 f"'{name}' lies in --workdir='{workdir}', where a job keeps and deletes what is "
                 "its own: use another --workdir."

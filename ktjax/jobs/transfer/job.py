@@ -179,7 +179,8 @@ def execute(
     workdir = paths.of(workdir)
     given = given or {}
     check(settings, given)
-    inputs.check_apart(settings, workdir, (settings.student, *settings.teachers))
+    names = (settings.student, *settings.teachers)
+    inputs.check_apart(settings, workdir, [name for name in names if name not in given])
     finished = workdir_lib.finished(workdir, settings, overwrite=overwrite, report=report)
     if finished:
         return finished
