@@ -62,7 +62,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "kl_dp_unsupervised": dict(
             objective="kl_dp_unsupervised", learning_rate=0.01, **dp, **kl()
         ),
-        "kl_pool": dict(objective="kl_pool", learning_rate=0.03, **kl(2.0)),
+        "kl_pool": dict(objective="kl_pool", learning_rate=0.03, hold=0.0, **kl(2.0)),
     }
     # Baselines for a transfer: the same training without a teacher, run for every seed and every
     # learning rate above. net subtracts the control that gained most on tune, or none.

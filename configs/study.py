@@ -320,7 +320,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "kl_dp_corrected": dict(
             objective="kl_dp_corrected", learning_rate=tuned(0.1), lead=0.2, **dp, **kl()
         ),
-        "kl_pool": dict(objective="kl_pool", learning_rate=tuned(0.1), **kl(soft)),
+        "kl_pool": dict(objective="kl_pool", learning_rate=tuned(0.1), hold=0.0, **kl(soft)),
+        # The same, and holding on to the initial student's largest logits (ktjax.losses.drift).
+        "kl_pool_hold": dict(objective="kl_pool", learning_rate=tuned(0.1), hold=0.1, **kl(soft)),
         "kl_pool_corrected": dict(
             objective="kl_pool_corrected", learning_rate=tuned(0.1), lead=0.2, **kl(soft)
         ),

@@ -21,7 +21,8 @@ ktjax.objectives says more about each. The target for each image, and whether it
   kl_dp_corrected     as kl_dp, adjusted where the label does not lead by `lead`           labels
   kl_pool             a log-linear pool of initial student and teachers, with weights      none
                       fitted on tune, at temperature 2
-  kl_pool_corrected   the same, corrected                                                  labels
+  kl_pool_hold        the same, and the initial student's largest logits are held          none
+  kl_pool_corrected   kl_pool, corrected                                                   labels
   kl, hinton          the teacher (several: the mean), with KL or cross-entropy            none
   xe_kl               `alpha` times the teacher, 1 - alpha times the label; xe_kl_mcl:     labels
                       with slow weights and without negative flips, as in the paper
@@ -208,7 +209,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             objective="kl_dp_corrected", learning_rate=rate(), lead=0.2, **dp, **kl()
         ),
         # A pool of initial student and teachers, with weights fitted on tune.
-        "kl_pool": dict(objective="kl_pool", learning_rate=rate(), **kl(temperature=soft)),
+        "kl_pool": dict(
+            objective="kl_pool", learning_rate=rate(), hold=0.0, **kl(temperature=soft)
+        ),
+        # The same, and holding on to the initial student's largest logits (ktjax.losses.drift).
+        "kl_pool_hold": dict(
+            objective="kl_pool", learning_rate=rate(), hold=0.1, **kl(temperature=soft)
+        ),
         "kl_pool_corrected": dict(
             objective="kl_pool_corrected", learning_rate=rate(), lead=0.2, **kl(temperature=soft)
         ),

@@ -164,3 +164,20 @@ def soft_cross_entropy(
     """T^2 times the cross-entropy with softmax(target / T), [B]."""
     log_student, log_target = soften(student_BxC, target_BxC, softening)
     return -(softening.temperature**2) * jnp.sum(jnp.exp(log_target) * log_student, axis=-1)
+
+
+HELD = 10  # classes that `drift` compares
+
+
+def drift(student_BxC: jax.Array, initial_BxC: jax.Array) -> jax.Array:
+    """How far the student has moved from its initial answers: float32 [B].
+
+    The variance, over the HELD classes with the initial student's largest logits, of the changes of
+    these logits: adding a constant to all of them, which changes no answer, is free. After Zhao et
+    al., "ELODI: Ensemble Logit Difference Inhibition", arXiv 2205.06265, where squared differences
+    to an ensemble's largest logits keep an update from negative flips.
+    """
+    initial_BxC = initial_BxC.astype(jnp.float32)
+    largest_BxK, class_BxK = jax.lax.top_k(initial_BxC, min(HELD, initial_BxC.shape[-1]))
+    held_BxK = jnp.take_along_axis(student_BxC.astype(jnp.float32), class_BxK, axis=-1)
+    return jnp.var(held_BxK - largest_BxK, axis=-1)

@@ -344,7 +344,7 @@ OBJECTIVES = {
         pool=True,
     ),
     "self_pool": Entry(
-        pools.make_kl_pool, labels=False, initial=True, teachers=False, top_k=NOT, pool=True
+        pools.make_self_pool, labels=False, initial=True, teachers=False, top_k=NOT, pool=True
     ),
     "self_corrected": Entry(
         pools.make_kl_pool_corrected,

@@ -39,7 +39,7 @@ OPTIONS = {
     "kl_dp_unsupervised": DP,
     "kl_dp_flip": DP | dict(neutral="average"),
     "kl_dp_corrected": DP | dict(lead=0.2),
-    "kl_pool": SOFT,
+    "kl_pool": SOFT | dict(hold=0.5),
     "kl_pool_corrected": SOFT | dict(lead=0.2),
     "self_pool": SOFT,
     "self_corrected": SOFT | dict(lead=0.2),

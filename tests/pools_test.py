@@ -14,6 +14,7 @@ from ktjax.jobs import transfer
 from ktjax.objective import Outputs
 
 ONE = dict(temperature=1.0, top_k=None, standardized=False)
+FREE = dict(hold=0.0)
 
 
 def apply(name, options, *, weights=None, teachers=(TEACHER,), student=None):
@@ -37,15 +38,34 @@ def apply(name, options, *, weights=None, teachers=(TEACHER,), student=None):
     ],
 )
 def test_a_pool_by_hand(weights, expected, taught):
-    loss_B, taught_B = apply("kl_pool", SOFT, weights=weights)
+    loss_B, taught_B = apply("kl_pool", SOFT | FREE, weights=weights)
     for sample, loss in expected.items():
         assert loss_B[sample] == pytest.approx(4 * loss, rel=1e-5)
     np.testing.assert_allclose(taught_B, taught)
 
 
 def test_who_speaks_against_a_model_teaches_too():
-    _, taught_B = apply("kl_pool", SOFT, weights=(0.6, -0.2))
+    _, taught_B = apply("kl_pool", SOFT | FREE, weights=(0.6, -0.2))
     np.testing.assert_allclose(taught_B, 0.25, rtol=1e-6)
+
+
+def test_a_hold_by_hand():
+    """Of the logits 2 log(w), sample 0 changes by 2 log(2) times 1, -1, 0: mean 0, variance 8/3
+    log(2)^2. Samples 1 and 3 change one logit by d: variance 2/9 d^2."""
+    moved = np.log(2) ** 2 * np.asarray([8 / 3, 8 / 9, 8 / 3, 32 / 9])
+    found = losses.drift(logits_of(STUDENT), logits_of(INITIAL))
+    np.testing.assert_allclose(found, moved, rtol=1e-5)
+    free_B, taught_B = apply("kl_pool", SOFT | FREE, weights=(0.5, 0.5))
+    held_B, still_B = apply("kl_pool", SOFT | dict(hold=0.5), weights=(0.5, 0.5))
+    np.testing.assert_allclose(held_B, free_B + 0.5 * moved, rtol=1e-5)
+    np.testing.assert_array_equal(taught_B, still_B)
+
+
+def test_only_the_largest_logits_are_held():
+    initial = jnp.arange(2.0 * losses.HELD)[None]  # the first half is not held
+    for logits in (initial + 5.0, initial.at[:, : losses.HELD].add(jnp.arange(10.0))):
+        np.testing.assert_array_equal(losses.drift(logits, initial), [0.0])
+    assert losses.drift(initial.at[:, -1].add(1.0), initial) == pytest.approx([0.09])
 
 
 def test_alone_it_is_the_own_answer_at_a_temperature():
@@ -93,7 +113,8 @@ def test_every_target_is_right_and_a_distribution(lead, scale):
 def test_corrected_objectives_mend_what_is_wrong_alone(plain, corrected, weights, teachers):
     """Sample 1: the initial student is right and far ahead. Sample 2: both are wrong."""
     options = ONE | (dict(top_k_of="target") if plain == "kl_dp" else {})
-    before_B, taught_B = apply(plain, options, weights=weights, teachers=teachers)
+    own = FREE if plain == "kl_pool" else {}
+    before_B, taught_B = apply(plain, options | own, weights=weights, teachers=teachers)
     after_B, still_B = apply(
         corrected, options | dict(lead=0.2), weights=weights, teachers=teachers
     )

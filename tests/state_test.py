@@ -38,7 +38,7 @@ OPTIONS = {
     "kl_dp_unsupervised": DP,
     "kl_dp_flip": DP | dict(neutral="average"),
     "kl_dp_corrected": DP | dict(lead=0.2),
-    "kl_pool": KL,
+    "kl_pool": KL | dict(hold=0.5),
     "kl_pool_corrected": KL | dict(lead=0.2),
     "self_pool": KL,
     "self_corrected": KL | dict(lead=0.2),

@@ -142,6 +142,7 @@ class KlPool(_Softened):
     """Initial student and teachers, each with a weight."""
 
     objective: Literal["kl_pool"]
+    hold: Amount
 
 
 class KlPoolCorrected(_Softened):
