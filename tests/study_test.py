@@ -367,7 +367,7 @@ def test_what_another_has_done_meanwhile_is_left(only_failed, whole, config, tmp
     if only_failed:
         (tmp_path / run.folder).mkdir(parents=True)
         (tmp_path / run.folder / "error.json").write_text('{"error": "no memory"}')
-    take = runs.take
+    failed, take = work.failures(runs, [run]), runs.take
 
     def take_late(run):
         shutil.rmtree(tmp_path / run.folder, ignore_errors=True)
@@ -376,8 +376,30 @@ def test_what_another_has_done_meanwhile_is_left(only_failed, whole, config, tmp
 
     monkeypatch.setattr(runs, "take", take_late)
     monkeypatch.setattr(runs, "do", lambda *_: pytest.fail("it is done again"))
-    work.work(settings, runs, [run], shared=Shared(), wait=True)
+    work.work(settings, runs, [run], failed=failed, shared=Shared(), wait=True)
     assert runs.has_found(run)
+
+
+def test_what_fails_again_is_not_repeated_by_each_process(config, tmp_path, monkeypatch):
+    """A process may start when another has already repeated a run, in vain."""
+    settings = Study.read(changed(config, only_failed=True))
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, expiry=60)
+    (tmp_path / run.folder).mkdir(parents=True)
+    error = tmp_path / run.folder / "error.json"
+    error.write_text('{"error": "no memory"}')
+    os.utime(error, (0, 0))
+    failed = work.failures(runs, [run])
+    again = []
+
+    def do(run, *_):
+        again.append(run)
+        error.write_text('{"error": "no memory"}')
+        return True
+
+    monkeypatch.setattr(runs, "do", do)
+    for _ in range(2):
+        work.work(settings, runs, [run], failed=failed, shared=Shared(), wait=True)
+    assert again == [run]
 
 
 def test_an_error_is_over_once_the_run_is_finished(whole, config, tmp_path):

@@ -54,7 +54,7 @@ def run(
     # All share the compilation cache of this process.
     cache = {name: getattr(jax.config, name) for name in compiled.SETTINGS}
     told = (logs.STARTED_BY.get(), trackers.followed())
-    same = (settings.to_json(), str(workdir), labeled, cache, *told)
+    same = (settings.to_json(), str(workdir), labeled, work.failures(runs, asked), cache, *told)
     context = multiprocessing.get_context("spawn")  # a fork would share JAX's threads
     children, receivers, killed = [], [], 0
     try:
@@ -123,6 +123,7 @@ def _work(
     fields: Mapping[str, Any],
     workdir: str,
     labeled: bool,
+    failed: Mapping[Path, float],
     cache: Mapping[str, Any],
     started_by: Sequence[str] | None,
     tracker: str | None,
@@ -148,7 +149,8 @@ def _work(
     asked = plan.share(plan.plan(settings, labeled=labeled), settings.shard)
     runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)
     try:
-        work.work(settings, runs, asked, shared=Shared(), wait=settings.shard is None)
+        wait = settings.shard is None
+        work.work(settings, runs, asked, failed=failed, shared=Shared(), wait=wait)
     except interruption.Interrupted:
         sys.exit(interruption.EXIT_CODE)
     except Exception as error:

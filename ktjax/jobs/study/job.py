@@ -173,9 +173,16 @@ def _locally(
         in_processes.run(settings, workdir, runs, asked, shared, labeled=labeled)
         return
     progress = work.Progress(runs, asked)
-    wait = settings.shard is None
     try:
-        work.work(settings, runs, asked, shared=shared, wait=wait, told=progress.update)
+        work.work(
+            settings,
+            runs,
+            asked,
+            failed=work.failures(runs, asked),
+            shared=shared,
+            wait=settings.shard is None,
+            told=progress.update,
+        )
     finally:
         progress.close()
 

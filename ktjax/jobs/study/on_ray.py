@@ -51,7 +51,7 @@ def run(
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False)
-    progress = work.Progress(runs, asked)
+    progress, failed = work.Progress(runs, asked), work.failures(runs, asked)
     try:
         # A process for each: what a task compiled and placed on devices is freed with it.
         task = ray.remote(
@@ -66,6 +66,7 @@ def run(
                 str(paths.absolute(workdir)),
                 student,
                 labeled,
+                failed,
                 trackers.followed(),
                 compiled.how(),
             )
@@ -94,6 +95,7 @@ def _student(
     workdir: str,
     student: str,
     labeled: bool,
+    failed: Mapping[Path, float],
     tracker: str | None,
     programs: Mapping[str, str] | None,
 ) -> None:
@@ -104,4 +106,4 @@ def _student(
     settings = Study.read(fields)
     asked = [one for one in plan.plan(settings, labeled=labeled) if one.student == student]
     runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)
-    work.work(settings, runs, asked, shared=Shared(), wait=True)
+    work.work(settings, runs, asked, failed=failed, shared=Shared(), wait=True)

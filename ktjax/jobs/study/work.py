@@ -2,7 +2,8 @@
 
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from ktjax import interruption, progress
 from ktjax.analysis import study
@@ -14,11 +15,18 @@ from ktjax.settings.study import Study
 _POLL = 2.0  # seconds between two checks of what others are doing
 
 
+def failures(runs: Runs, asked: Sequence[Run]) -> dict[Path, float]:
+    """When each failed run last failed, by its folder."""
+    when = {run.folder: runs.failure(run) for run in asked}
+    return {folder: seconds for folder, seconds in when.items() if seconds is not None}
+
+
 def work(
     settings: Study,
     runs: Runs,
     asked: Sequence[Run],
     *,
+    failed: Mapping[Path, float],
     shared: Shared,
     wait: bool,
     told: Callable[[], None] = lambda: None,
@@ -30,16 +38,16 @@ def work(
         that have neither failed nor finished.
       runs: of the workdir.
       asked: the runs to do, grouped by student.
+      failed: what `failures` returned when the study was started: what fails again meanwhile, in
+        whichever process, is not repeated.
       shared: what the runs of this process have in common.
       wait: wait for runs that others are doing until they have finished or died; else skip these.
       told: called when a run is done, by whichever process.
     """
-    failures = {run.folder: runs.failure(run) for run in asked}
 
     def is_left(run: Run) -> bool:
         if settings.only_failed:
-            failure = failures[run.folder]
-            return failure is not None and runs.failure(run) == failure
+            return run.folder in failed and runs.failure(run) == failed[run.folder]
         return not runs.is_done(run)
 
     of_student: dict[str, list[Run]] = {}
