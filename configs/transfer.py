@@ -214,7 +214,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         ),
         # The same, and holding on to the initial student's largest logits (ktjax.losses.drift).
         "kl_pool_hold": dict(
-            objective="kl_pool", learning_rate=rate(), hold=0.1, **kl(temperature=soft)
+            objective="kl_pool", learning_rate=rate(), hold=0.3, **kl(temperature=soft)
         ),
         "kl_pool_corrected": dict(
             objective="kl_pool_corrected", learning_rate=rate(), lead=0.2, **kl(temperature=soft)
