@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from controls_test import make_run
 from safetensors import numpy as safetensors_numpy
 from small_jobs import check_same, transferring
 
 from ktjax import interruption, loop
 from ktjax.analysis import decision, rows
 from ktjax.jobs import transfer
-from ktjax.jobs.transfer import export, frozen
+from ktjax.jobs.transfer import export, frozen, stages
 from ktjax.report import verdicts
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -119,7 +120,13 @@ def test_the_mean_of_the_last_half(noisy, quartet, tmp_path, monkeypatch):
         np.testing.assert_allclose(array, mean, rtol=1e-5, atol=1e-6)
 
 
-def test_the_best_on_tune(noisy, quartet, tmp_path, monkeypatch):
+def test_of_stages_the_last_weights_are_those_of_the_last_stage():
+    of = [make_run("kl", delta, last_delta=last) for delta, last in ((1.0, 3.0), (0.0, -0.5))]
+    assert stages.last_delta(of) == 0.5  # the last stage began one point higher
+    assert stages.last_delta([of[1], make_run("kl", 1.0)]) is None  # it exported them
+
+
+def test_the_best_on_tune(noisy, quartet, tmp_path, monkeypatch, caplog):
     """Of six evaluations the third and the fourth are the best, as the test has it."""
     scores = itertools.cycle([1.0, 2.0, 9.0, 9.0, 5.0, 4.0])
     on_tune = frozen.rows.on_tune
@@ -136,6 +143,14 @@ def test_the_best_on_tune(noisy, quartet, tmp_path, monkeypatch):
     fourth = weights_of(tmp_path / "short/students" / run.run)
     for name, array in weights_of(tmp_path / "best/students" / run.run).items():
         np.testing.assert_array_equal(array, fourth[name])
+    # Without its checkpoint the run still ends: with what else there is.
+    (tmp_path / "best/results.json").unlink()
+    for file in (tmp_path / "best/checkpoints" / run.run / "4").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    (run,) = rows.read(transfer.run(config, tmp_path / "best")).runs
+    assert run.exported == export.LAST
+    assert "The best on tune, of step 4, is left out: None of the checkpoints" in caplog.text
 
 
 def test_asked_to_end_before_the_first_evaluation(noisy, quartet, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import small_jobs
 from flax import linen as nn
 from flax import nnx
+from flax.core import freeze
 
 import ktjax
 from ktjax import models, parallel
@@ -270,6 +271,32 @@ def test_weights_are_dicts_of_numbers(params, message):
 
     with pytest.raises(ValueError, match=message):
         ktjax.from_function(logits, params, **SPEC)
+
+
+def test_what_trains_is_what_is_measured():
+    """In dicts and in float32, as training has them, whatever was given."""
+    module, model = of_linen()
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), dict(model.variables))
+    frozen = ktjax.from_linen(module, freeze(half), **SPEC)
+    kinds = {type(node) for node in (frozen.variables, *frozen.variables.values())}
+    assert kinds == {dict} and type(frozen.variables["params"]["bn"]) is dict
+    assert {leaf.dtype for leaf in jax.tree.leaves(frozen.variables)} == {np.dtype(np.float32)}
+    apply, model = of_function()
+    half = jax.tree.map(lambda x: x.astype(jnp.float16), model.variables["params"])
+    found = ktjax.from_function(apply, half, **SPEC)
+    assert found.apply(found.variables, IMAGES)[0].logits.dtype == jnp.float32
+
+
+def test_statistics_that_count_are_refused():
+    class Counting(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.variable("batch_stats", "count", lambda: jnp.zeros((), jnp.int32))
+            return nn.Dense(4)(x.mean((1, 2)))
+
+    variables = Counting().init(jax.random.key(0), jnp.zeros((1, 12, 12, 3)))
+    with pytest.raises(ValueError, match="'batch_stats/count' is int32, which cannot be trained"):
+        ktjax.from_linen(Counting(), variables, **SPEC)
 
 
 def test_what_does_not_fit_is_refused(images, zoo, refused, tmp_path):

@@ -23,7 +23,15 @@ def entries(**objectives):
     }
 
 
-def make_config(strategy, *, order="given", teachers=tuple(ACCURACY), seeds=(1,), controls=()):
+def make_config(
+    strategy,
+    *,
+    order="given",
+    teachers=tuple(ACCURACY),
+    seeds=(1,),
+    controls=(),
+    learning_rates=(),
+):
     return types.SimpleNamespace(
         strategy=strategy,
         order=order,
@@ -32,6 +40,7 @@ def make_config(strategy, *, order="given", teachers=tuple(ACCURACY), seeds=(1,)
         objectives=entries(mine="kl_dp", xe="xe"),
         controls={name: CONTROLS[name] for name in controls},
         mcl={},
+        learning_rates=learning_rates,
     )
 
 
@@ -120,6 +129,28 @@ def test_controls_that_say_nothing_are_left_out():
     assert list(plan_lib.controls(config, moves=False)) == ["xe-0.1", "xe_self-0.1"]
     assert list(plan_lib.controls(config, labeled=False)) == ["self-0.1"]
     assert plan_lib.controls(config, labeled=False, moves=False) == {}
+
+
+def test_controls_decide_at_the_level_of_the_methods():
+    """A sequence makes a decision for each stage and learning rate of which the best counts."""
+    config = make_config("sequential", controls=["xe"], learning_rates=(0.1, 0.2, 0.3))
+    config.objectives = entries(kl="kl", mine="kl", xe="xe")
+    config.objectives["mine"].learning_rate = None
+    tried = {run.objective: run.tried for run in plan_lib.plan(config, ACCURACY)}
+    assert tried == {"kl": 1, "mine": 3, "xe": 1} and plan_lib.tried(config) == 3
+    (control,) = plan_lib.plan_controls(config, ["xe-0.1"], tried=3)
+    assert control.tried == 3
+    config.objectives = entries(xe="xe")
+    assert plan_lib.tried(config) == 1
+
+
+def test_long_names_are_cut():
+    teachers = tuple(f"zoo/{letter * 254}" for letter in "abc")
+    config = make_config("sequential", teachers=teachers)
+    (run, *_) = plan_lib.plan(config, dict.fromkeys(teachers, 0.0))
+    (control,) = plan_lib.plan_controls(config, ["xe-0.1"], "a" * 254)
+    for name in (*run.stage_names, *control.stage_names):
+        assert max(map(len, name.split("/"))) < 200
 
 
 def test_a_control_is_run_once_a_seed_and_as_long_as_the_methods():

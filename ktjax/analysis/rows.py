@@ -62,7 +62,8 @@ class Run:
     # This and the next four depend on config.export: the change on tune of what is exported;
     # whether that is the unchanged student; which weights these are (jobs/transfer/export.py); the
     # smallest gain that the decision would have detected; and, if other weights are exported, the
-    # change on validation by the weights at the end of training. In points.
+    # change on validation by the weights at the end of training. In points. A sequence of stages
+    # has the first two and the last; its stages have all of them.
     tune_delta: float | None = None
     abstained: bool = False
     exported: str | None = None

@@ -142,14 +142,18 @@ def _check_finite(run: str, step: int, tune_NxC: np.ndarray) -> None:
 def _best(
     checkpoints: Checkpoints, recipe: Recipe, history: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any] | None:
-    """The student's variables that were best on tune; None if they are the last.
+    """The student's variables that were best on tune; None if they are the last, or damaged.
 
     Ties go to the latest, as that is the checkpoint that is kept.
     """
     best = max(history, key=lambda entry: (entry["accuracy"], entry["step"]))
     if best["step"] == history[-1]["step"]:
         return None
-    state, _ = checkpoints.restore(recipe.state, steps=(best["step"],))
+    try:
+        state, _ = checkpoints.restore(recipe.state, steps=(best["step"],))
+    except OSError as error:  # the end of training does not depend on it
+        _LOG.warning("The best on tune, of step %d, is left out: %s", best["step"], error)
+        return None
     return train.student_variables(state)
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import nnx, traverse_util
+from flax.core import unfreeze
 from jax.extend import core
 from safetensors import numpy as safetensors_numpy
 
@@ -118,7 +119,8 @@ def from_linen(
     Raises:
       ValueError: it does not return logits for that many classes.
     """
-    variables = nn.meta.unbox(dict(variables))  # without the names of mesh axes, which are Flax's
+    # Without the names of mesh axes, which are Flax's, and as dicts, which training returns.
+    variables = nn.meta.unbox(unfreeze(dict(variables)))
     constant = {kind: value for kind, value in variables.items() if kind not in _KEPT}
     flags = inspect.signature(type(module).__call__).parameters
 
@@ -331,11 +333,14 @@ def _checked(
                 f"{name}: weights must be dicts of dicts of arrays, but '{path}' is a "
                 f"{type(leaf).__name__}."
             )
-        if path.startswith("params/") and not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
-                f"{name}: '{path}' is {leaf.dtype}, which cannot be trained: parameters are "
-                "floating-point numbers, and other constants belong into the function."
+                f"{name}: '{path}' is {leaf.dtype}, which cannot be trained: parameters and "
+                "batch_stats are floating-point numbers, and other constants belong into the "
+                "function, or into another collection of a Linen module."
             )
+    # As for weights from files: what is measured is what trains.
+    variables = jax.tree.map(lambda leaf: leaf.astype(np.float32), variables)
     names = numbered(classes) if isinstance(classes, int) else tuple(classes)
     model = Classifier(
         name=name,

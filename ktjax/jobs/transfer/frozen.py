@@ -74,8 +74,8 @@ def _announced(start: Setup, planned: Sequence[Run], controls: Sequence[Run]) ->
 
 def plan_controls(start: Setup, called: str = "") -> tuple[Setup, tuple[Run, ...]]:
     """The setup of the student's controls, and their runs, with `called` in their names."""
-    alone = setup.of_controls(start)
-    return alone, plan.plan_controls(alone.settings, alone.settings.objectives, called)
+    alone, tried = setup.of_controls(start), plan.tried(start.settings)
+    return alone, plan.plan_controls(alone.settings, alone.settings.objectives, called, tried=tried)
 
 
 def controls(alone: Setup, planned: Sequence[Run], bar: tqdm.tqdm) -> Iterator[Done]:

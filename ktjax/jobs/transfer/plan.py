@@ -22,6 +22,7 @@ class Run(NamedTuple):
     name: str  # of its files and in its metrics
     stage_names: tuple[str, ...]
     learning_rate: float | None = None  # per 256 samples; None: what its entry says
+    tried: int = 1  # learning rates of which the best counts, this one's included
 
     @property
     def teachers(self) -> Teachers:
@@ -104,9 +105,11 @@ def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
                 stage_names = (name,)
                 if len(stages) > 1:
                     stage_names = tuple(
-                        f"{name}/{i}-{short[teacher]}" for i, (teacher,) in enumerate(stages, 1)
+                        f"{name}/{i}-{files.joined([short[teacher]])}"
+                        for i, (teacher,) in enumerate(stages, 1)
                     )
-                runs.append(Run(label, stages, seed, name, stage_names))
+                tried = len(rates(settings, label))
+                runs.append(Run(label, stages, seed, name, stage_names, tried=tried))
     names = [run.name for run in (*runs, *plan_controls(settings, controls(settings)))]
     if strategy.combine:
         names += {combined_name(settings, run.objective, run.seed) for run in runs if run.teachers}
@@ -153,7 +156,15 @@ def controls(settings: Methods, *, labeled: bool = True, moves: bool = True) -> 
     return found
 
 
-def plan_controls(settings: Transfer, names: Iterable[str], student: str = "") -> tuple[Run, ...]:
+def tried(settings: Methods) -> int:
+    """The most learning rates that a method tries; its controls are runs at each of them."""
+    asking = [label for label, entry in settings.objectives.items() if asks_teachers(entry)]
+    return max((len(rates(settings, label)) for label in asking), default=1)
+
+
+def plan_controls(
+    settings: Transfer, names: Iterable[str], student: str = "", *, tried: int = 1
+) -> tuple[Run, ...]:
     """A run for each of these controls and each seed, in as many stages as methods have.
 
     A sequence of teachers is compared with as many trainings without one, each starting where the
@@ -163,6 +174,7 @@ def plan_controls(settings: Transfer, names: Iterable[str], student: str = "") -
       settings: of the job.
       names: of `controls`.
       student: part of the names of runs, if several students have controls.
+      tried: at how many learning rates each control is run, as `tried` says of the methods.
     """
     strategy = STRATEGIES[settings.strategy]
     alone = strategy.joint or not settings.teachers
@@ -170,11 +182,11 @@ def plan_controls(settings: Transfer, names: Iterable[str], student: str = "") -
     runs = []
     for seed in settings.seeds:
         for label in names:
-            name = "-".join(filter(None, (label, student, str(seed))))
+            called = files.joined([student])
+            name = "-".join(filter(None, (label, called, str(seed))))
             stage_names = tuple(f"{name}/{i}" for i in range(1, count + 1))
-            runs.append(
-                Run(label, ((),) * count, seed, name, (name,) if count == 1 else stage_names)
-            )
+            stage_names = (name,) if count == 1 else stage_names
+            runs.append(Run(label, ((),) * count, seed, name, stage_names, tried=tried))
     return tuple(runs)
 
 

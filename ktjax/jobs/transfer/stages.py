@@ -121,7 +121,13 @@ def _at(start: Setup, common: Common, run: Run) -> _Ended:
     row = _row(
         start, run, run.name, run.teachers, before, at, history, stages=stages, partitions=False
     )
-    return _Ended(row, at, accuracies[-1])
+    return _Ended(dataclasses.replace(row, last_delta=last_delta(stages)), at, accuracies[-1])
+
+
+def last_delta(stages: Sequence[rows.Run]) -> float | None:
+    """The change by the weights at the end of the last stage; None if these are exported."""
+    last = stages[-1].last_delta
+    return None if last is None else sum(stage.delta for stage in stages[:-1]) + last
 
 
 def _stage(
@@ -167,7 +173,7 @@ def _stage(
     if settings.export == "no_regret":
         stages = len(run.stages)
         # At each rate, the second stage starts with what was decided about the first.
-        tried = len(plan.rates(settings, run.objective)) if stages > 1 else 1
+        tried = run.tried if stages > 1 else 1
         exported = export.no_regret(start, before, after, fitted, decisions=stages * tried)
     elif settings.export == "best":
         exported = export.best(start, after, fitted)
