@@ -314,7 +314,9 @@ class Entry(NamedTuple):
 
 
 OBJECTIVES = {
-    "xe": Entry(make_xe, labels=True, initial=False, teachers=False, top_k=EXACT),
+    "xe": Entry(
+        make_xe, labels=True, initial=False, teachers=False, without_labels="self", top_k=EXACT
+    ),
     "self": Entry(make_self, labels=False, initial=True, teachers=False),
     "xe_self": Entry(
         make_xe_self, labels=True, initial=True, teachers=False, without_labels="self"

@@ -307,7 +307,10 @@ def test_without_labels(images, quartet, refused, monkeypatch):
     refused(transfer.run, asks("kl+kl_dp+xe_kl"), message)
     config = asks("kl")
     config.objectives.kl.flips = ("positive",)
-    refused(transfer.run, config, "kl cannot train: take kl_dp_unsupervised instead of kl")
+    message = "kl cannot train: take all of positive, negative, neutral as flips of kl"
+    refused(transfer.run, config, message)
+    refused(transfer.run, asks("xe"), "xe cannot train: take self instead of xe")
+    refused(transfer.run, asks("mutual", strategy="mutual"), "take another strategy than mutual")
     for name in ("tune", "validation"):
         splits[:] = ["train", name]
         refused(transfer.run, asks("kl"), f"has {name} images without labels")

@@ -186,6 +186,13 @@ def test_a_job_takes_them_beside_names(zoo, images, tmp_path, monkeypatch):
     transfer.run(config, tmp_path / "resumed", models=given)
     small_jobs.check_same(tmp_path / "resumed", tmp_path / "undisturbed")
     (row,) = results["runs"]
+    # It has finished, with these models and no others of their names.
+    assert transfer.run(config, tmp_path / "undisturbed", models=given)["runs"] == results["runs"]
+    other = ktjax.from_function(
+        lambda params, x: x.mean((1, 2)) @ params["k"], {"k": jnp.ones((3, 4))}, **SPEC
+    )
+    with pytest.raises(ValueError, match="was started with other weights or answers of ours"):
+        transfer.run(config, tmp_path / "undisturbed", models=given | {"ours": other})
     folder = tmp_path / "undisturbed" / "students" / row["run"]
     # The student's weights, for its own module.
     student = ktjax.load_weights(given["mine"], folder)

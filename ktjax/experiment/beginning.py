@@ -101,7 +101,13 @@ def check(workdir: Path, name: str, found: Mapping[str, Any]) -> None:
             f"'{workdir}' was started on other images of '{name}' ({', '.join(changed)}), and a "
             "resumed run must see the same: restore them, or use another --workdir."
         )
-    others = [model for model, now in found["models"].items() if began["models"].get(model) != now]
+    check_models(workdir, found["models"])
+
+
+def check_models(workdir: Path, models: Mapping[str, str]) -> None:
+    """The same about the weights of these models only, by name."""
+    began = read(workdir)["models"]
+    others = [model for model, now in models.items() if began.get(model) != now]
     if others:
         raise ValueError(
             f"'{workdir}' was started with other weights or answers of {', '.join(others)}, and a "

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ktjax.analysis import controls
 from ktjax.analysis.records import to_json
 from ktjax.analysis.rows import Results
 from ktjax.classifier import Classifier
-from ktjax.experiment import evaluation, inputs, recipes, stores, transform
+from ktjax.experiment import beginning, evaluation, inputs, recipes, stores, transform
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
@@ -33,7 +34,7 @@ from ktjax.jobs.transfer import frozen, mutual, plan, shown
 from ktjax.jobs.transfer.setup import Setup, say_what_chance_decides, warn_of_seen_images
 from ktjax.models import registry
 from ktjax.settings.transfer import Transfer
-from ktjax.targets import store
+from ktjax.targets import describe, store
 
 # Fields in which transfers may differ that share data, models and their answers.
 _OWN = ("student", "teachers", "strategy", "order", "soup_batch_norm", "seeds", "objectives")
@@ -181,8 +182,9 @@ def execute(
     check(settings, given)
     names = (settings.student, *settings.teachers)
     inputs.check_apart(settings, workdir, [name for name in names if name not in given])
-    finished = workdir_lib.finished(workdir, settings, overwrite=overwrite, report=report)
-    if finished:
+    read = functools.partial(workdir_lib.finished, workdir, settings, overwrite=overwrite)
+    finished = read(report=report and not given)
+    if finished and not given:
         return finished
 
     shared = shared or Shared()
@@ -193,6 +195,10 @@ def execute(
     if settings.classes == "shared":
         loaded, classifiers = inputs.with_shared_classes(loaded, classifiers, trained=trained)
     classifiers = inputs.fitted(settings, loaded, classifiers, trained=trained, once=once)
+    if finished:  # by these models? A name says nothing of what is in memory
+        mine = {name: describe.fingerprint(classifiers[name]) for name in given}
+        beginning.check_models(workdir, mine)
+        return read(report=report)
     check_labels(settings, loaded.dataset)
     only_stores = stores.teachers(settings)
     inputs.check_models(loaded, only_stores.values())
@@ -356,16 +362,25 @@ def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:
     return once("good images", lambda: inputs.without_bad(settings, loaded))
 
 
+def _without_labels(label: str, known: objectives.Entry) -> str:
+    """What to take, in a sentence."""
+    if known.joint:
+        return "another strategy than mutual"
+    if not known.labels:
+        return f"all of {', '.join(objectives.FLIPS)} as flips of {label}"
+    return f"{known.without_labels} instead of {label}"
+
+
 def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
     """Raises ValueError, with objectives to use instead, if needed labels are missing."""
     if not dataset.train.labeled:
         need = {
-            label: objectives.OBJECTIVES[entry.objective].without_labels
+            label: objectives.OBJECTIVES[entry.objective]
             for label, entry in settings.objectives.items()
             if objectives.needs_labels(entry.objective, entry.options())
         }
         if need:
-            instead = ", ".join(f"{other} instead of {label}" for label, other in need.items())
+            instead = ", ".join(_without_labels(label, known) for label, known in need.items())
             raise ValueError(
                 f"'{settings.data}' has images without labels, without which {', '.join(need)} "
                 f"cannot train: take {instead}."
