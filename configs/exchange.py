@@ -103,9 +103,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Prompts for zeroshot:NAME, with {} for the class name; their embeddings are averaged.
     config.templates = ("a photo of a {}.",)
 
-    # All models share one batch: side in pixels (None: 24 for glyphs), center-crop fraction and
-    # resize filter. Fixed, so that no party's model changes what the others see.
-    config.image_size = config_dict.placeholder(int)
+    # All models share one batch: side in pixels, center-crop fraction and resize filter. Fixed, so
+    # that no party's model changes what the others see.
+    config.image_size = 24 if of_glyphs else 224
     config.crop_pct = 1.0
     config.interpolation = "bicubic"
     config.upright = False  # apply EXIF orientation; timm, and so its models, do not

@@ -9,7 +9,7 @@ import argparse
 import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from ktjax import models
 from ktjax.classifier import Classifier, Forward, InputSpec
 from ktjax.data import decode, sources
 
+_BATCH = 64  # images
 ImageLike = str | os.PathLike | np.ndarray | Image.Image
 
 
@@ -35,7 +36,7 @@ def predict(
     images: np.ndarray | ImageLike | Sequence[ImageLike],
     *,
     top: int = 5,
-    batch_size: int = 64,
+    batch_size: int = _BATCH,
     upright: bool = False,
 ) -> list[list[Prediction]]:
     """The most probable classes of each image.
@@ -56,6 +57,23 @@ def predict(
       ValueError: a missing or unreadable file, an array of the wrong kind, an unknown model, or
         `top` or `batch_size` below 1.
     """
+    answered = _answered(model, _listed(images), top=top, batch_size=batch_size, upright=upright)
+    return [classes for _, classes in answered]
+
+
+def _answered(
+    model: Classifier | str,
+    images: Sequence[Any],
+    *,
+    top: int,
+    batch_size: int,
+    upright: bool,
+    refused: list[str] | None = None,
+) -> Iterator[tuple[Any, list[Prediction]]]:
+    """Each image with its most probable classes, batch by batch.
+
+    With `refused`, what is wrong with an image is added there, and the others are answered.
+    """
     for name, count in (("top", top), ("batch_size", batch_size)):
         if count < 1:
             raise ValueError(f"{name}={count} must be 1 or more.")
@@ -66,19 +84,25 @@ def predict(
             f"{model.name} has no classes of its own: name them with "
             "predict(ktjax.load_model(NAME, classes=...), ...)."
         )
-    listed, spec = _listed(images), model.input
-    found: list[list[Prediction]] = []
-    for start in range(0, len(listed), batch_size):
-        image_BxHxWx3 = np.stack(
-            [_prepared(image, spec, upright) for image in listed[start : start + batch_size]]
-        )
-        missing = min(batch_size, len(listed)) - len(image_BxHxWx3)  # compiles for one size only
-        padded = np.pad(image_BxHxWx3, [(0, missing), (0, 0), (0, 0), (0, 0)])
+    rows = min(batch_size, len(images))  # compiles for one size only
+    for start in range(0, len(images), batch_size):
+        batch, prepared = [], []
+        for image in images[start : start + batch_size]:
+            try:
+                prepared.append(_prepared(image, model.input, upright))
+            except ValueError as error:
+                if refused is None:
+                    raise
+                refused.append(str(error))
+            else:
+                batch.append(image)
+        if not batch:
+            continue
+        padded = np.pad(np.stack(prepared), [(0, rows - len(batch)), (0, 0), (0, 0), (0, 0)])
         probability_BxC = _probabilities(model.forward, model.input, model.variables, padded)
-        for probability_C in np.asarray(probability_BxC)[: len(image_BxHxWx3)]:
+        for image, probability_C in zip(batch, np.asarray(probability_BxC), strict=False):
             best = np.argsort(-probability_C, kind="stable")[:top]
-            found.append([Prediction(model.classes[c], float(probability_C[c])) for c in best])
-    return found
+            yield image, [Prediction(model.classes[c], float(probability_C[c])) for c in best]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -91,7 +115,7 @@ def _probabilities(
 
 
 def _listed(images: Any) -> list[Any]:
-    if isinstance(images, np.ndarray):
+    if isinstance(images, np.ndarray | jax.Array):
         return list(images) if images.ndim == 4 else [images]
     alone = isinstance(images, str | os.PathLike | Image.Image)
     return [images] if alone else list(images)
@@ -116,6 +140,8 @@ def _pixels(image: Any, upright: bool) -> np.ndarray:
         turn = decode.orientation_of(image) if upright else 1
         return decode.turned(image_HxWx3, turn)
     if isinstance(image, str | os.PathLike):
+        if os.path.isdir(image):
+            raise ValueError(f"'{image}' is a folder: name its images, such as {image}/*.jpg.")
         if not os.path.exists(image):
             raise ValueError(f"There is no image '{image}'.")
         try:
@@ -131,7 +157,11 @@ def _pixels(image: Any, upright: bool) -> np.ndarray:
 
 
 def main(words: Sequence[str]) -> None:
-    """`ktjax predict MODEL IMAGE... [--top N] [--json]`; ValueError as `predict`."""
+    """`ktjax predict MODEL IMAGE... [--top N] [--json]`.
+
+    Raises:
+      ValueError: as `predict`; one about images comes after the answers to all others.
+    """
     parser = argparse.ArgumentParser("ktjax predict", description="Classifies images.")
     parser.add_argument("model", help="a name or folder, as ktjax.load_model takes it")
     parser.add_argument("image", nargs="+", help="PNG, JPEG, or any format Pillow reads")
@@ -139,12 +169,21 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--upright", action="store_true", help="rotate images as their EXIF says")
     parser.add_argument("--json", action="store_true", help="print one JSON object, keyed by image")
     asked = parser.parse_args(words)
-    found = predict(asked.model, asked.image, top=asked.top, upright=asked.upright)
+    refused: list[str] = []
+    answered = _answered(
+        *(asked.model, asked.image),
+        top=asked.top,
+        batch_size=_BATCH,
+        upright=asked.upright,
+        refused=refused,
+    )
     if asked.json:
-        listed = [[tuple_._asdict() for tuple_ in classes] for classes in found]
-        print(json.dumps(dict(zip(asked.image, listed, strict=True)), ensure_ascii=False, indent=1))
-        return
-    for image, classes in zip(asked.image, found, strict=True):
-        print(image)
-        for label, probability in classes:
-            print(f"  {100 * probability:5.1f} %  {label}")
+        found = {image: [one._asdict() for one in classes] for image, classes in answered}
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+    else:
+        for image, classes in answered:
+            print(image)
+            for label, probability in classes:
+                print(f"  {100 * probability:5.1f} %  {label}", flush=True)
+    if refused:
+        raise ValueError("\n".join(refused))

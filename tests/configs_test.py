@@ -169,3 +169,4 @@ def test_an_exchange_on_ones_own_pool_finds_its_rate():
     assert of_glyphs.objectives.kl_dp_unsupervised.learning_rate == 0.01
     assert own.objectives.kl_dp_unsupervised.learning_rate is None
     assert (of_glyphs.export, own.export) == ("last", "no_regret")
+    assert (of_glyphs.image_size, own.image_size) == (24, 224)  # whatever the parties' models

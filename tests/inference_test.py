@@ -5,6 +5,7 @@ import re
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
@@ -107,6 +108,22 @@ def test_command_line(model, photo, tmp_path, monkeypatch, capsys):
     first, best, _ = said(monkeypatch, capsys, "predict", NAME, str(path), "--top=2").splitlines()
     assert first == str(path)
     assert best.split(" %  ") == [f"  {100 * expected[0].probability:5.1f}", expected[0].label]
+
+
+def test_bad_images_do_not_cost_the_others_their_answers(photo, tmp_path, monkeypatch, capsys):
+    good, bad = tmp_path / "photo.png", tmp_path / "broken.png"
+    Image.fromarray(photo).save(good)
+    bad.write_bytes(good.read_bytes()[:50])
+    words = ("predict", NAME, str(bad), str(tmp_path), str(good), "--top=1")
+    with pytest.raises(SystemExit) as stopped:
+        said(monkeypatch, capsys, *words)
+    told = str(stopped.value)
+    assert "broken.png' does not decode" in told and "is a folder: name its images" in told
+    assert capsys.readouterr().out.splitlines()[0] == str(good)
+
+
+def test_an_array_of_jax_is_an_image(model, photo):
+    assert ktjax.predict(model, jnp.asarray(photo)) == ktjax.predict(model, photo)
 
 
 def test_a_wrong_name_is_a_sentence(monkeypatch, capsys):

@@ -280,6 +280,43 @@ def test_weights_are_dicts_of_numbers(params, message):
         ktjax.from_function(logits, params, **SPEC)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(size=16), r"size=16 must be \(height, width\), from 1 to 16,384 pixels"),
+        (dict(size=(0, 12)), r"size=\(0, 12\) must be"),
+        (dict(mean=0.5), "mean=0.5 must be three numbers, one for each channel"),
+        (dict(std=(58.0, 57.0, 57.0)), "std=.* for values from 0 to 1, not to 255"),
+        (dict(classes="abcd"), "classes='abcd' must be the names of all classes, or their number"),
+    ],
+)
+def test_what_cannot_describe_a_model(fields, message):
+    apply, model = of_function()
+    with pytest.raises(ValueError, match=message):
+        ktjax.from_function(apply, model.variables["params"], **SPEC | fields)
+    with pytest.raises(ValueError, match=message):
+        ktjax.load_model("glyphs/tiny_mlp", **fields)
+
+
+def test_slips_are_told_in_a_sentence(tmp_path):
+    module, model = of_linen()
+    with pytest.raises(ValueError, match="from_linen takes a Linen module, not a Yours"):
+        ktjax.from_linen(of_nnx()[0], model.variables, **SPEC)
+    with pytest.raises(ValueError, match="from_nnx takes an NNX module, not a Mine"):
+        ktjax.from_nnx(module, **SPEC)
+    with pytest.raises(ValueError, match="variables must have 'params'.* not only bn, conv, head"):
+        ktjax.from_linen(module, dict(sorted(model.variables["params"].items())), **SPEC)
+    params = of_function()[1].variables["params"]
+    with pytest.raises(ValueError, match=r"return logits, or \(logits, features\), not a dict"):
+        ktjax.from_function(lambda params, x: {"logits": x}, params, **SPEC)
+    with pytest.raises(ValueError, match="has no weights"):
+        ktjax.from_function(lambda params, x: x, {}, **SPEC)
+    with pytest.raises(ValueError, match="Only a Classifier is exported, .* not 'mine'"):
+        ktjax.export_model("mine", tmp_path)
+    with pytest.raises(ValueError, match="holds no student: name its folder, WORKDIR/students"):
+        ktjax.load_weights(model, tmp_path)
+
+
 def test_what_trains_is_what_is_measured():
     """In dicts and in float32, as training has them, whatever was given."""
     module, model = of_linen()

@@ -194,7 +194,9 @@ def fitted(
     With `once` each is made only once. See models.fitted for trained models that lack classes, and
     for errors.
     """
-    classes, name_of_data = loaded.dataset.classes, loaded.dataset.name
+    classes = loaded.dataset.classes
+    # An unlabeled pool has those of the data that the models are measured on.
+    name_of_data = settings.datasets().get("eval_data", loaded.dataset.name)
 
     def fit(name: str) -> Classifier:
         return models.fitted(

@@ -17,7 +17,7 @@ from typing import Any
 from ktjax import models
 from ktjax.classifier import Classifier
 from ktjax.models import coverage, imported
-from ktjax.models.checkpoints import catalogue, hf_kinds, weights
+from ktjax.models.checkpoints import catalogue, hf_kinds, hub, weights
 
 _OF_TORCH = ("drop_rate", "drop_path_rate")
 _OF_FILE = ("architecture", "classes", "mean", "std", "interpolation", "crop_pct")
@@ -90,6 +90,11 @@ def import_model(arguments: Sequence[str]) -> None:
     if "size" in given:
         given["size"] = (chosen.size, chosen.size)
     single = name.endswith(".safetensors")
+    if Path(name).suffix in hub.PICKLED:
+        try:
+            models.load(name)  # which says how to convert it
+        except ValueError as error:
+            parser.error(str(error))
     alien = _OF_TORCH if single else _OF_FILE
     if wrong := sorted(given.keys() & set(alien)):
         flags = ", ".join(f"--{one.replace('_', '-')}" for one in wrong)
@@ -113,7 +118,7 @@ def import_model(arguments: Sequence[str]) -> None:
 
 def _of_file(name: str, folder: str, given: dict[str, Any]) -> Classifier:
     if "classes" in given:
-        text = Path(given["classes"]).read_text(encoding="utf-8")
+        text = Path(given["classes"]).read_text(encoding="utf-8-sig")  # Windows begins with a mark
         given["classes"] = tuple(filter(None, map(str.strip, text.splitlines())))
     model = models.load(name, **given)
     weights.export(model, folder)

@@ -83,6 +83,7 @@ def load(
     """
     if head is not None:
         heads.check_head(head)
+    fields.check_given(size=size, mean=mean, std=std, classes=classes)
     name = str(name)
     found = locate(name, architecture=architecture)
     prepared = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)

@@ -119,6 +119,12 @@ def from_linen(
     Raises:
       ValueError: it does not return logits for that many classes.
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"from_linen takes a Linen module, not a {type(module).__name__}.")
+    if "params" not in variables:
+        raise ValueError(
+            f"variables must have 'params', as from module.init, not only {', '.join(variables)}."
+        )
     # Without the names of mesh axes, which are Flax's, and as dicts, which training returns.
     variables = nn.meta.unbox(unfreeze(dict(variables)))
     constant = {kind: value for kind, value in variables.items() if kind not in _KEPT}
@@ -168,6 +174,8 @@ def from_nnx(
     Otherwise as `from_linen`. In `variables` a parameter's name is its path, `layers.0.kernel`;
     `update_nnx` copies them back into such a module.
     """
+    if not isinstance(module, nnx.Module):
+        raise ValueError(f"from_nnx takes an NNX module, not a {type(module).__name__}.")
     graph, params, stats, others = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
     structures = [jax.tree.structure(state) for state in (params, stats)]
     names = [_names(state) for state in (params, stats)]
@@ -258,7 +266,12 @@ def load_weights(classifier: Classifier, folder: str | Path) -> Classifier:
       ValueError: they do not fit (all that do not are listed), or are for other classes.
     """
     folder = paths.of(folder)
-    config = files.read_object(folder / weights.CONFIG)
+    try:
+        config = files.read_object(folder / weights.CONFIG)
+    except OSError as error:
+        raise ValueError(
+            f"'{folder}' holds no student: name its folder, WORKDIR/students/RUN ({error})."
+        ) from None
     named = config.get("label_names") or classifier.classes
     if list(named) != list(classifier.classes):
         raise ValueError(
@@ -293,6 +306,10 @@ def _output(given: Any) -> Output:
     """Logits, or logits and features."""
     if isinstance(given, Output):
         return given
+    if not isinstance(given, tuple | jax.Array):
+        raise ValueError(
+            f"A model must return logits, or (logits, features), not a {type(given).__name__}."
+        )
     return Output(*given) if isinstance(given, tuple) else Output(given, None)
 
 
@@ -309,8 +326,7 @@ def _spec(
     crop_pct: float,
     crop_mode: str,
 ) -> InputSpec:
-    if max(mean) > 1:
-        raise ValueError(f"mean={tuple(mean)}: it is for values from 0 to 1, not to 255.")
+    fields.check_given(size=size, mean=mean, std=std)
     spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
     described = weights.pretrained_cfg(spec)
     fields.check_input(described, "The input")
@@ -327,6 +343,7 @@ def _checked(
     name: str,
 ) -> Classifier:
     """The Classifier, if it returns what Classifiers do."""
+    fields.check_given(classes=classes)
     for path, leaf in traverse_util.flatten_dict(dict(variables), sep="/").items():
         if not isinstance(leaf, jax.Array | np.ndarray):
             raise ValueError(
@@ -339,6 +356,8 @@ def _checked(
                 "batch_stats are floating-point numbers, and other constants belong into the "
                 "function, or into another collection of a Linen module."
             )
+    if not jax.tree.leaves(variables.get("params")):
+        raise ValueError(f"{name} has no weights.")
     # As for weights from files: what is measured is what trains.
     variables = jax.tree.map(lambda leaf: leaf.astype(np.float32), variables)
     names = numbered(classes) if isinstance(classes, int) else tuple(classes)

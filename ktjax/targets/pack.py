@@ -103,7 +103,7 @@ def read_answers(folder: str | Path) -> tuple[dict[str, np.ndarray], tuple[str, 
         raise ValueError(f"'{folder}' has no answers: view-00000.npy and so on, or plain.npy.")
     if not (folder / CLASSES).is_file():
         raise ValueError(f"'{folder}' lacks {CLASSES}: the class of each column, one per line.")
-    return found, tuple((folder / CLASSES).read_text(encoding="utf-8").splitlines())
+    return found, tuple((folder / CLASSES).read_text(encoding="utf-8-sig").splitlines())
 
 
 def read_pool(folder: Path) -> dict[str, Any]:

@@ -172,8 +172,11 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 def refuse(store: Store, different: Sequence[str]) -> None:
     """Raises ValueError with the differences, if there are any."""
     if different:
-        told = "; ".join(different)
-        raise ValueError(f"The store '{store.folder}' does not match: {told}.")
+        told, size = "; ".join(different), store.description["images"].get("size")
+        hint = ""
+        if any(one.startswith("images.size ") for one in different):
+            hint = f" Set config.image_size={size}: all who share answers need the same."
+        raise ValueError(f"The store '{store.folder}' does not match: {told}.{hint}")
 
 
 def keep_only(store: Store, names: Collection[str]) -> None:

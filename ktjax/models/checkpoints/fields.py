@@ -49,6 +49,32 @@ def check_input(spec: Mapping[str, Any], path: str) -> None:
         raise _unlike(path, "interpolation", spec.get("interpolation"), "text")
 
 
+def check_given(
+    *, size: Any = None, mean: Any = None, std: Any = None, classes: Any = None
+) -> None:
+    """Raises ValueError unless these arguments, where given, can describe a model.
+
+    They are those of `load_model` and of `from_linen`.
+    """
+    if size is not None and not (
+        isinstance(size, list | tuple)
+        and len(size) == 2
+        and all(_is_whole(side) and 0 < side <= _LARGEST for side in size)
+    ):
+        raise ValueError(f"size={size!r} must be (height, width), from 1 to {_LARGEST:,} pixels.")
+    for name, numbers in (("mean", mean), ("std", std)):
+        if numbers is None:
+            continue
+        if not (
+            isinstance(numbers, list | tuple) and len(numbers) == 3 and all(map(is_number, numbers))
+        ):
+            raise ValueError(f"{name}={numbers!r} must be three numbers, one for each channel.")
+        if max(numbers) > 1:
+            raise ValueError(f"{name}={tuple(numbers)}: it is for values from 0 to 1, not to 255.")
+    if isinstance(classes, str):
+        raise ValueError(f"classes='{classes}' must be the names of all classes, or their number.")
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -245,8 +245,13 @@ def export(
       **facts: more fields of config.json, unless the format is `hf`.
 
     Raises:
-      ValueError: there is no such format, or it does not have the architecture.
+      ValueError: there is no such format, or it does not have the architecture; or this is no
+        Classifier.
     """
+    if not isinstance(classifier, Classifier):
+        raise ValueError(
+            f"Only a Classifier is exported, such as ktjax.load_model returns, not {classifier!r}."
+        )
     folder = paths.of(folder)
     if classifier.definition is not None:
         _check_format(format)

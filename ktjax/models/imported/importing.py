@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import ktjax
 from ktjax import files, paths
 from ktjax.classifier import Classifier, InputSpec
-from ktjax.models.checkpoints import hf, hub, processors, weights
+from ktjax.models.checkpoints import fields, hf, hub, processors, weights
 from ktjax.models.classes import class_names, numbered
 from ktjax.models.imported import heads, model, torch_export
 from ktjax.models.imported.graph import Graph
@@ -57,6 +57,7 @@ def import_torch(
         batch size, or returns no logits; ktjax lacks operations that it has, all of which are
         listed; or it has another number of classes.
     """
+    fields.check_given(size=size, mean=mean, std=std, classes=classes)
     called = name or type(module).__name__
     spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
     source = _Source(module, called, origin or f"imported {called}", spec, classes, {}, {}, ())
