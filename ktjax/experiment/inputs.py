@@ -330,6 +330,7 @@ def prepare(
         that cannot be used.
     """
     check_models(loaded, classifiers)
+    settings.durations(len(loaded.dataset.train))  # too few, before all of them are decoded
     good = once("good images", lambda: without_bad(settings, loaded))
     how = transform.of_models(settings, classifiers)
     needs = estimate.of_training(settings, len(good.dataset.train), how, classifiers)
