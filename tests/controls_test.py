@@ -122,12 +122,7 @@ def test_net_of_a_seed_that_has_no_control_is_that_of_their_mean():
 def test_net_is_delta_where_no_control_gains_on_tune():
     run = make_run("kl", 25.0, teachers=("t",))
     assert net_of(run, tune=(-1.0, 0.5)) == (controls.NONE, 25.0, 0.5)
-
-
-def test_where_no_control_ran_net_is_unknown():
-    run = make_run("kl", 25.0, teachers=("t",))
-    assert controls.with_net([run], [], {}) == [run]
-    assert (run.control, run.net) == (None, None)
+    assert controls.with_net([run], [], {})[0].control == controls.NONE
 
 
 def test_what_nobody_taught_and_what_was_not_trained_has_no_net():
