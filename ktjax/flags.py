@@ -133,13 +133,18 @@ def parse(argv: list[str]) -> list[str]:
     except flags.Error as error:
         sys.exit(f"ktjax: {error}")
     path, arg = _config_of(argv)
+    config = _read(path, arg) if path else ml_collections.ConfigDict()
     if path:
-        _check_fields(argv, _read(path, arg))
+        _check_fields(argv, config)
     unset = [a[len("--config.") : -len("=None")] for a in argv if _UNSET.fullmatch(a)]
     try:
         rest = flags.FLAGS([a for a in argv if not _UNSET.fullmatch(a)])
         for field in unset:
             config_path.set_value(field, CONFIG.value, None)
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        hint = f". Fields are set by --config.{name}=VALUE." if name in config else ""
+        sys.exit(f"ktjax: {error}{hint}")
     except flags.Error as error:
         line = next(line.strip() for line in str(error).splitlines() if line.strip())
         sys.exit(f"ktjax: {line if len(line) <= _READABLE else f'{line[:_READABLE]}...'}")

@@ -1,7 +1,7 @@
 """Your own models as Classifiers: Linen and NNX modules, and functions of parameters.
 
 They take prepared images [B, height, width, 3], float, and return logits [B, C], or logits and the
-features [B, D] that the head reads, which objectives that compare features need. A job takes
+features [B, D] that the head reads, which objectives that compare features need. A transfer takes
 Classifiers besides names, `transfer.run(config, workdir, models={"mine": classifier})`, and exports
 what it trained as weights that `load_weights` puts back into such a Classifier.
 """
