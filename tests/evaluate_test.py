@@ -10,6 +10,7 @@ import pytest
 from ktjax import evaluate, models
 from ktjax.classifier import Output
 from ktjax.data import pipeline
+from ktjax.experiment import evaluation
 
 IMAGES = pipeline.Images(
     np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8),
@@ -79,3 +80,19 @@ def test_the_core_takes_any_data_and_any_model(python):
     assert "ktjax.evaluate" in found and "ktjax.batches" in found
     strangers = {"ktjax.models", "ktjax.data", "grain", "PIL", "huggingface_hub", "transformers"}
     assert not strangers & set(found)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_logits_that_are_not_finite(trained):
+    """Of a model that was just trained: tune was fine, and its training counts as diverged."""
+    model = types.SimpleNamespace(name="mine", origin="mine after kl", variables={"w": np.ones(2)})
+    splits = types.SimpleNamespace(tune=0.0, validation=np.inf, robustness={})
+    error = FloatingPointError if trained else ValueError
+    with pytest.raises(error, match="mine after kl.* not finite"):
+        evaluation.evaluate(
+            model,
+            lambda variables, value: np.full((1, 2), value),
+            splits,
+            layout="pmap",
+            placed=model.variables if trained else None,
+        )

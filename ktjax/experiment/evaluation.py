@@ -76,12 +76,16 @@ def ask(
     )
 
 
+def _are_finite(answers: Answers) -> bool:
+    return all(np.isfinite(part).all() for part in (answers.tune, answers.validation))
+
+
 def judge(model: Classifier, answers: Answers, splits: Splits, *, calibrate: bool) -> Evaluated:
     """The model with its logits, and with `calibrate` the temperature that calibrates it on tune.
 
     ValueError: logits are not finite.
     """
-    if not (np.isfinite(answers.tune).all() and np.isfinite(answers.validation).all()):
+    if not _are_finite(answers):
         raise ValueError(f"{model.name} ({model.origin}) gives logits that are not finite.")
     temperature = None
     if calibrate:
@@ -107,9 +111,18 @@ def evaluate(
 
     For a model that was just trained, `placed` are its variables on the devices, and `tune` its
     logits on tune: neither is computed again.
+
+    Raises:
+      ValueError: its logits are not finite.
+      FloatingPointError: the same of a model that was just trained: its training diverged.
     """
     variables = model.variables if placed is None else placed
     answers = ask(predict, variables, splits, layout=layout, tune=tune)
+    if placed is not None and not _are_finite(answers):
+        raise FloatingPointError(
+            f"{model.origin}: logits are not finite on some images. A lower learning rate, or "
+            "clipping, may help."
+        )
     return judge(model, answers, splits, calibrate=calibrate)
 
 
