@@ -143,8 +143,9 @@ def parse(argv: list[str]) -> list[str]:
             config_path.set_value(field, CONFIG.value, None)
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
-        hint = f". Fields are set by --config.{name}=VALUE." if name in config else ""
-        sys.exit(f"ktjax: {error}{hint}")
+        if name.partition(".")[0] in config:
+            sys.exit(f"ktjax: no flag --{name}: fields are set by --config.{name}=VALUE.")
+        sys.exit(f"ktjax: {error}")
     except flags.Error as error:
         line = next(line.strip() for line in str(error).splitlines() if line.strip())
         sys.exit(f"ktjax: {line if len(line) <= _READABLE else f'{line[:_READABLE]}...'}")

@@ -43,8 +43,8 @@ def predict(
 
     Args:
       model: a Classifier, or a name or folder as `ktjax.load_model` takes it.
-      images: paths, Pillow images, or uint8 arrays [H, W, 3], of any sizes; an array [B, H, W, 3];
-        or a single one of the first three.
+      images: paths, Pillow images, or uint8 arrays [H, W, 3], NumPy's or JAX's, of any sizes; an
+        array [B, H, W, 3]; or a single one of the first three.
       top: how many classes to return; all, if there are fewer.
       batch_size: how many images are processed at a time.
       upright: rotates files and Pillow images as their EXIF says, for a model that was trained
@@ -148,6 +148,8 @@ def _pixels(image: Any, upright: bool) -> np.ndarray:
             return decode.decode(sources.read_file(image), upright=upright)
         except decode.DecodeError as error:
             raise ValueError(f"'{image}' does not decode: {error}.") from error
+        except OSError as error:
+            raise ValueError(f"'{image}' cannot be read: {error.strerror or error}.") from error
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
@@ -171,7 +173,8 @@ def main(words: Sequence[str]) -> None:
     asked = parser.parse_args(words)
     refused: list[str] = []
     answered = _answered(
-        *(asked.model, asked.image),
+        asked.model,
+        asked.image,
         top=asked.top,
         batch_size=_BATCH,
         upright=asked.upright,

@@ -5,8 +5,8 @@ images (analysis/pool.py). It combines all models where a partition chooses one 
 no labels for the training images. Without a teacher it is the initial student's own output at its
 best temperature: the control for this target.
 
-Half to four fifths of what a student gains it loses again elsewhere, mostly where its target says
-nothing new. A hold on its logits keeps these answers.
+Most of what a student gains it loses again on other images (configs/study.py). A hold on its logits
+keeps more of its answers.
 """
 
 import functools

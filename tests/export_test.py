@@ -120,6 +120,23 @@ def test_the_mean_of_the_last_half(noisy, quartet, tmp_path, monkeypatch):
         np.testing.assert_allclose(array, mean, rtol=1e-5, atol=1e-6)
 
 
+def test_controls_of_a_sequence_decide_at_its_level(noisy, quartet, tmp_path, monkeypatch):
+    """Two stages, at two learning rates of which the best counts: four decisions each."""
+    arg = "objectives=kl,controls=xe,strategy=sequential"
+    config = transferring(noisy, quartet[0], quartet[1:3], arg=arg, export="no_regret")
+    config.objectives.kl.learning_rate, config.learning_rates = None, (0.01, 0.1)
+    decided, no_regret = {}, export.no_regret
+
+    def watched(start, before, after, fitted, *, decisions):
+        what = "xe" if "no teacher" in after.origin else "kl"
+        decided.setdefault(what, []).append(decisions)
+        return no_regret(start, before, after, fitted, decisions=decisions)
+
+    monkeypatch.setattr(export, "no_regret", watched)
+    transfer.run(config, tmp_path)
+    assert decided == {"kl": [4] * 4, "xe": [4] * 4}
+
+
 def test_of_stages_the_last_weights_are_those_of_the_last_stage():
     of = [make_run("kl", delta, last_delta=last) for delta, last in ((1.0, 3.0), (0.0, -0.5))]
     assert stages.last_delta(of) == 0.5  # the last stage began one point higher

@@ -307,7 +307,7 @@ def test_without_labels(images, quartet, refused, monkeypatch):
     refused(transfer.run, asks("kl+kl_dp+xe_kl"), message)
     config = asks("kl")
     config.objectives.kl.flips = ("positive",)
-    message = "kl cannot train: take all of positive, negative, neutral as flips of kl"
+    message = "kl cannot train: take all flips for kl: positive, negative, neutral"
     refused(transfer.run, config, message)
     refused(transfer.run, asks("xe"), "xe cannot train: take self instead of xe")
     refused(transfer.run, asks("mutual", strategy="mutual"), "take another strategy than mutual")

@@ -202,8 +202,9 @@ def test_flags_that_nobody_can_use(told, tmp_path):
     )
     assert "'quickstar'. Nearest: quickstart" in told("--config=quickstar", "--workdir=x")
     assert "Unknown command line flag 'wordir'" in told("--config=quickstart", "--wordir=x")
-    said = told("--config=quickstart", "--workdir=x", "--batch_size=3")
-    assert "flag 'batch_size'. Fields are set by --config.batch_size=VALUE." in said
+    for field in ("batch_size", "student", "objectives.kl.learning_rate"):
+        said = told("--config=quickstart", "--workdir=x", f"--{field}=3")
+        assert f"no flag --{field}: fields are set by --config.{field}=VALUE." in said
     assert "nowhere" in told(f"--flagfile={tmp_path / 'nowhere'}")
     assert "heartbeat_timeout" in told(
         "--config=quickstart", "--workdir=x", "--heartbeat_timeout=s"

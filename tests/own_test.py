@@ -304,14 +304,16 @@ def test_slips_are_told_in_a_sentence(tmp_path):
         ktjax.from_linen(of_nnx()[0], model.variables, **SPEC)
     with pytest.raises(ValueError, match="from_nnx takes an NNX module, not a Mine"):
         ktjax.from_nnx(module, **SPEC)
-    with pytest.raises(ValueError, match="variables must have 'params'.* not only bn, conv, head"):
-        ktjax.from_linen(module, dict(sorted(model.variables["params"].items())), **SPEC)
+    with pytest.raises(ValueError, match="variables must have 'params', as those that module.init"):
+        ktjax.from_linen(module, model.variables["params"], **SPEC)
     params = of_function()[1].variables["params"]
     with pytest.raises(ValueError, match=r"return logits, or \(logits, features\), not a dict"):
         ktjax.from_function(lambda params, x: {"logits": x}, params, **SPEC)
     with pytest.raises(ValueError, match="has no weights"):
         ktjax.from_function(lambda params, x: x, {}, **SPEC)
-    with pytest.raises(ValueError, match="Only a Classifier is exported, .* not 'mine'"):
+    with pytest.raises(ValueError, match="logits, features.*, not a tuple of 3"):
+        ktjax.from_function(lambda params, x: (x, x, x), params, **SPEC)
+    with pytest.raises(ValueError, match="Only a Classifier is exported, .* not a str"):
         ktjax.export_model("mine", tmp_path)
     with pytest.raises(ValueError, match="holds no student: name its folder, WORKDIR/students"):
         ktjax.load_weights(model, tmp_path)
@@ -327,7 +329,9 @@ def test_what_trains_is_what_is_measured():
     assert {leaf.dtype for leaf in jax.tree.leaves(frozen.variables)} == {np.dtype(np.float32)}
     apply, model = of_function()
     half = jax.tree.map(lambda x: x.astype(jnp.float16), model.variables["params"])
-    found = ktjax.from_function(apply, half, **SPEC)
+    means = dict(mean=np.asarray(SPEC["mean"]), std=np.asarray(SPEC["std"]))
+    found = ktjax.from_function(apply, freeze(half), **SPEC | means)
+    assert type(found.variables["params"]["dense"]) is dict
     assert found.apply(found.variables, IMAGES)[0].logits.dtype == jnp.float32
 
 

@@ -137,11 +137,11 @@ def test_controls_decide_at_the_level_of_the_methods():
     config.objectives = entries(kl="kl", mine="kl", xe="xe")
     config.objectives["mine"].learning_rate = None
     tried = {run.objective: run.tried for run in plan_lib.plan(config, ACCURACY)}
-    assert tried == {"kl": 1, "mine": 3, "xe": 1} and plan_lib.tried(config) == 3
+    assert tried == {"kl": 1, "mine": 3, "xe": 1} and plan_lib.most_tried(config) == 3
     (control,) = plan_lib.plan_controls(config, ["xe-0.1"], tried=3)
     assert control.tried == 3
     config.objectives = entries(xe="xe")
-    assert plan_lib.tried(config) == 1
+    assert plan_lib.most_tried(config) == 1
 
 
 def test_long_names_are_cut():

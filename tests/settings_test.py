@@ -151,7 +151,7 @@ def test_what_results_do_not_depend_on_may_change():
     config = get_config("transfer")
     one = Transfer.read(config).identity()
     with config.unlocked():
-        config.update(decode_threads=2, decode_processes=1, cache_gb=0.5)
+        config.update(decode_threads=2, decode_processes=1)
     assert Transfer.read(config).identity() == one
 
 

@@ -105,7 +105,7 @@ def check(workdir: Path, name: str, found: Mapping[str, Any]) -> None:
 
 
 def check_models(workdir: Path, models: Mapping[str, str]) -> None:
-    """The same about the weights of these models only, by name."""
+    """Raises ValueError unless the run here started with these weights of models, by name."""
     began = read(workdir)["models"]
     others = [model for model, now in models.items() if began.get(model) != now]
     if others:

@@ -194,9 +194,10 @@ def fitted(
     With `once` each is made only once. See models.fitted for trained models that lack classes, and
     for errors.
     """
-    classes = loaded.dataset.classes
-    # An unlabeled pool has those of the data that the models are measured on.
-    name_of_data = settings.datasets().get("eval_data", loaded.dataset.name)
+    classes, name_of_data = loaded.dataset.classes, loaded.dataset.name
+    measured = settings.datasets().get("eval_data")
+    if measured is not None and not loaded.dataset.train.labeled:
+        name_of_data = measured  # a pool has the classes of the data that models are measured on
 
     def fit(name: str) -> Classifier:
         return models.fitted(
@@ -330,7 +331,7 @@ def prepare(
         that cannot be used.
     """
     check_models(loaded, classifiers)
-    settings.durations(len(loaded.dataset.train))  # too few, before all of them are decoded
+    settings.durations(len(loaded.dataset.train))  # raises if too few, before any is decoded
     good = once("good images", lambda: without_bad(settings, loaded))
     how = transform.of_models(settings, classifiers)
     needs = estimate.of_training(settings, len(good.dataset.train), how, classifiers)

@@ -142,7 +142,8 @@ def _check_finite(run: str, step: int, tune_NxC: np.ndarray) -> None:
 def _best(
     checkpoints: Checkpoints, recipe: Recipe, history: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any] | None:
-    """The student's variables that were best on tune; None if they are the last, or damaged.
+    """The student's variables that were best on tune; None if they are the last, or their
+    checkpoint is damaged.
 
     Ties go to the latest, as that is the checkpoint that is kept.
     """

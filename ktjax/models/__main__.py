@@ -92,8 +92,8 @@ def import_model(arguments: Sequence[str]) -> None:
     single = name.endswith(".safetensors")
     if Path(name).suffix in hub.PICKLED:
         try:
-            models.load(name)  # which says how to convert it
-        except ValueError as error:
+            models.locate(name)  # which says how to convert it
+        except (ValueError, OSError) as error:
             parser.error(str(error))
     alien = _OF_TORCH if single else _OF_FILE
     if wrong := sorted(given.keys() & set(alien)):

@@ -121,10 +121,8 @@ def from_linen(
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"from_linen takes a Linen module, not a {type(module).__name__}.")
-    if "params" not in variables:
-        raise ValueError(
-            f"variables must have 'params', as from module.init, not only {', '.join(variables)}."
-        )
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise ValueError("variables must have 'params', as those that module.init returns.")
     # Without the names of mesh axes, which are Flax's, and as dicts, which training returns.
     variables = nn.meta.unbox(unfreeze(dict(variables)))
     constant = {kind: value for kind, value in variables.items() if kind not in _KEPT}
@@ -306,10 +304,9 @@ def _output(given: Any) -> Output:
     """Logits, or logits and features."""
     if isinstance(given, Output):
         return given
-    if not isinstance(given, tuple | jax.Array):
-        raise ValueError(
-            f"A model must return logits, or (logits, features), not a {type(given).__name__}."
-        )
+    if not isinstance(given, jax.Array) and not (isinstance(given, tuple) and len(given) == 2):
+        what = f"{type(given).__name__}{f' of {len(given)}' if isinstance(given, tuple) else ''}"
+        raise ValueError(f"A model must return logits, or (logits, features), not a {what}.")
     return Output(*given) if isinstance(given, tuple) else Output(given, None)
 
 
@@ -344,6 +341,7 @@ def _checked(
 ) -> Classifier:
     """The Classifier, if it returns what Classifiers do."""
     fields.check_given(classes=classes)
+    variables = unfreeze(dict(variables))  # as training returns them
     for path, leaf in traverse_util.flatten_dict(dict(variables), sep="/").items():
         if not isinstance(leaf, jax.Array | np.ndarray):
             raise ValueError(
@@ -353,8 +351,8 @@ def _checked(
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
                 f"{name}: '{path}' is {leaf.dtype}, which cannot be trained: parameters and "
-                "batch_stats are floating-point numbers, and other constants belong into the "
-                "function, or into another collection of a Linen module."
+                "batch_stats are floating-point numbers, and other constants belong in the "
+                "function, or in another collection of a Linen module."
             )
     if not jax.tree.leaves(variables.get("params")):
         raise ValueError(f"{name} has no weights.")

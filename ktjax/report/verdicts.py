@@ -72,10 +72,15 @@ def abstentions(results: TransferResults) -> str:
 
 
 def _of_lasts(results: TransferResults) -> str:
-    """What the final weights of those that abstained would have changed; or nothing."""
+    """What the final weights of those that abstained would have changed; or nothing.
+
+    Without sequences: exported, the last weights of a stage would have begun the next one.
+    """
+    abstained = [run for run in (*results.runs, *results.controls) if run.abstained]
+    known = [run for run in abstained if run.last_delta is not None and not run.stages]
     lasts, alone = (
-        [run.last_delta for run in runs if run.abstained and run.last_delta is not None]
-        for runs in ([run for run in results.runs if run.teachers], results.controls)
+        [run.last_delta for run in known if bool(run.teachers) == taught]
+        for taught in (True, False)
     )
     if not lasts:
         return ""

@@ -78,8 +78,8 @@ def _unchangeable(mapping: dict[Any, Any]) -> Mapping[Any, Any]:
 
 # Annotated[Mapping[...], FROZEN]: a read-only mapping.
 FROZEN = AfterValidator(_unchangeable)
-# Fields that may change when a job resumes, on a machine with fewer cores or less memory.
-FREE = ("decode_threads", "decode_processes", "cache_gb")
+# Fields that may change when a job resumes, on a machine with fewer cores for example.
+FREE = ("decode_threads", "decode_processes")
 
 
 def check_once(field: str, values: Sequence[Any]) -> None:

@@ -74,7 +74,7 @@ def _announced(start: Setup, planned: Sequence[Run], controls: Sequence[Run]) ->
 
 def plan_controls(start: Setup, called: str = "") -> tuple[Setup, tuple[Run, ...]]:
     """The setup of the student's controls, and their runs, with `called` in their names."""
-    alone, tried = setup.of_controls(start), plan.tried(start.settings)
+    alone, tried = setup.of_controls(start), plan.most_tried(start.settings)
     return alone, plan.plan_controls(alone.settings, alone.settings.objectives, called, tried=tried)
 
 

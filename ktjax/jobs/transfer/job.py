@@ -166,7 +166,7 @@ def execute(
       shared: data, models and answers that transfers of this process reuse.
       report: print the results and write report.html; else this is left to the caller.
       given: models in memory that the settings name, such as those of ktjax.from_linen. Resuming
-        needs the same again.
+        needs the same again, and so does reading the results of a finished job.
       held: no other process may write to the workdir until it is closed; None: the caller ensures
         that.
 
@@ -364,11 +364,11 @@ def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:
 
 
 def _without_labels(label: str, known: objectives.Entry) -> str:
-    """What to take, in a sentence."""
+    """What to take instead: the end of a sentence."""
     if known.joint:
         return "another strategy than mutual"
     if not known.labels:
-        return f"all of {', '.join(objectives.FLIPS)} as flips of {label}"
+        return f"all flips for {label}: {', '.join(objectives.FLIPS)}"
     return f"{known.without_labels} instead of {label}"
 
 

@@ -22,7 +22,7 @@ class Run(NamedTuple):
     name: str  # of its files and in its metrics
     stage_names: tuple[str, ...]
     learning_rate: float | None = None  # per 256 samples; None: what its entry says
-    tried: int = 1  # learning rates of which the best counts, this one's included
+    tried: int = 1  # learning rates of which the best counts
 
     @property
     def teachers(self) -> Teachers:
@@ -108,8 +108,8 @@ def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
                         f"{name}/{i}-{files.joined([short[teacher]])}"
                         for i, (teacher,) in enumerate(stages, 1)
                     )
-                tried = len(rates(settings, label))
-                runs.append(Run(label, stages, seed, name, stage_names, tried=tried))
+                count = len(rates(settings, label))
+                runs.append(Run(label, stages, seed, name, stage_names, tried=count))
     names = [run.name for run in (*runs, *plan_controls(settings, controls(settings)))]
     if strategy.combine:
         names += {combined_name(settings, run.objective, run.seed) for run in runs if run.teachers}
@@ -156,8 +156,8 @@ def controls(settings: Methods, *, labeled: bool = True, moves: bool = True) -> 
     return found
 
 
-def tried(settings: Methods) -> int:
-    """The most learning rates that a method tries; its controls are runs at each of them."""
+def most_tried(settings: Methods) -> int:
+    """The most learning rates of which a method keeps the best."""
     asking = [label for label, entry in settings.objectives.items() if asks_teachers(entry)]
     return max((len(rates(settings, label)) for label in asking), default=1)
 
@@ -174,7 +174,7 @@ def plan_controls(
       settings: of the job.
       names: of `controls`.
       student: part of the names of runs, if several students have controls.
-      tried: at how many learning rates each control is run, as `tried` says of the methods.
+      tried: learning rates that a method tries: controls decide at the same level.
     """
     strategy = STRATEGIES[settings.strategy]
     alone = strategy.joint or not settings.teachers

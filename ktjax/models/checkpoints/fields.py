@@ -1,7 +1,9 @@
 """Checks the types in a model's config.json: other programs write it, and people edit it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 _LARGEST = 2**14  # side of an image, in pixels
 _MOST = 10**7  # classes
@@ -54,8 +56,11 @@ def check_given(
 ) -> None:
     """Raises ValueError unless these arguments, where given, can describe a model.
 
-    They are those of `load_model` and of `from_linen`.
+    They are those of `load_model`, `import_torch` and `from_linen`.
     """
+    size, mean, std = (
+        given.tolist() if isinstance(given, np.ndarray) else given for given in (size, mean, std)
+    )
     if size is not None and not (
         isinstance(size, list | tuple)
         and len(size) == 2
@@ -71,8 +76,10 @@ def check_given(
             raise ValueError(f"{name}={numbers!r} must be three numbers, one for each channel.")
         if max(numbers) > 1:
             raise ValueError(f"{name}={tuple(numbers)}: it is for values from 0 to 1, not to 255.")
-    if isinstance(classes, str):
-        raise ValueError(f"classes='{classes}' must be the names of all classes, or their number.")
+    if classes is not None and (
+        isinstance(classes, str) or not isinstance(classes, int | Sequence)
+    ):
+        raise ValueError(f"classes={classes!r} must be the names of all classes, or their number.")
 
 
 def _is_whole(value: Any) -> bool:

@@ -250,7 +250,8 @@ def export(
     """
     if not isinstance(classifier, Classifier):
         raise ValueError(
-            f"Only a Classifier is exported, such as ktjax.load_model returns, not {classifier!r}."
+            "Only a Classifier is exported, such as ktjax.load_model returns, not a "
+            f"{type(classifier).__name__}."
         )
     folder = paths.of(folder)
     if classifier.definition is not None:
