@@ -329,8 +329,9 @@ def test_what_trains_is_what_is_measured():
     assert {leaf.dtype for leaf in jax.tree.leaves(frozen.variables)} == {np.dtype(np.float32)}
     apply, model = of_function()
     half = jax.tree.map(lambda x: x.astype(jnp.float16), model.variables["params"])
-    means = dict(mean=np.asarray(SPEC["mean"]), std=np.asarray(SPEC["std"]))
-    found = ktjax.from_function(apply, freeze(half), **SPEC | means)
+    arrays = {name: np.asarray(SPEC[name]) for name in ("mean", "std", "classes")}
+    found = ktjax.from_function(apply, freeze(half), **SPEC | arrays)
+    assert found.classes == tuple(SPEC["classes"])
     assert type(found.variables["params"]["dense"]) is dict
     assert found.apply(found.variables, IMAGES)[0].logits.dtype == jnp.float32
 

@@ -76,17 +76,20 @@ def ask(
     )
 
 
-def _are_finite(answers: Answers) -> bool:
-    return all(np.isfinite(part).all() for part in (answers.tune, answers.validation))
-
-
-def judge(model: Classifier, answers: Answers, splits: Splits, *, calibrate: bool) -> Evaluated:
+def judge(
+    model: Classifier, answers: Answers, splits: Splits, *, calibrate: bool, trained: bool = False
+) -> Evaluated:
     """The model with its logits, and with `calibrate` the temperature that calibrates it on tune.
 
-    ValueError: logits are not finite.
+    Raises:
+      ValueError: logits are not finite.
+      FloatingPointError: likewise, if it was just `trained`: its training diverged.
     """
-    if not _are_finite(answers):
-        raise ValueError(f"{model.name} ({model.origin}) gives logits that are not finite.")
+    if not (np.isfinite(answers.tune).all() and np.isfinite(answers.validation).all()):
+        said = f"{model.name} ({model.origin}) gives logits that are not finite."
+        if trained:
+            raise FloatingPointError(f"{said} A lower learning rate, or clipping, may help.")
+        raise ValueError(said)
     temperature = None
     if calibrate:
         temperature = calibration.temperature(answers.tune, splits.tune.label_N)
@@ -110,20 +113,11 @@ def evaluate(
     """Evaluates a model on all splits but train.
 
     For a model that was just trained, `placed` are its variables on the devices, and `tune` its
-    logits on tune: neither is computed again.
-
-    Raises:
-      ValueError: its logits are not finite.
-      FloatingPointError: the same of a model that was just trained: its training diverged.
+    logits on tune: neither is computed again. Errors are those of `judge`.
     """
     variables = model.variables if placed is None else placed
     answers = ask(predict, variables, splits, layout=layout, tune=tune)
-    if placed is not None and not _are_finite(answers):
-        raise FloatingPointError(
-            f"{model.origin}: logits are not finite on some images. A lower learning rate, or "
-            "clipping, may help."
-        )
-    return judge(model, answers, splits, calibrate=calibrate)
+    return judge(model, answers, splits, calibrate=calibrate, trained=placed is not None)
 
 
 def own_accuracy(

@@ -123,8 +123,7 @@ def from_linen(
         raise ValueError(f"from_linen takes a Linen module, not a {type(module).__name__}.")
     if not isinstance(variables, Mapping) or "params" not in variables:
         raise ValueError("variables must have 'params', as those that module.init returns.")
-    # Without the names of mesh axes, which are Flax's, and as dicts, which training returns.
-    variables = nn.meta.unbox(unfreeze(dict(variables)))
+    variables = nn.meta.unbox(dict(variables))  # without the names of mesh axes, which are Flax's
     constant = {kind: value for kind, value in variables.items() if kind not in _KEPT}
     flags = inspect.signature(type(module).__call__).parameters
 
@@ -342,7 +341,7 @@ def _checked(
     """The Classifier, if it returns what Classifiers do."""
     fields.check_given(classes=classes)
     variables = unfreeze(dict(variables))  # as training returns them
-    for path, leaf in traverse_util.flatten_dict(dict(variables), sep="/").items():
+    for path, leaf in traverse_util.flatten_dict(variables, sep="/").items():
         if not isinstance(leaf, jax.Array | np.ndarray):
             raise ValueError(
                 f"{name}: weights must be dicts of dicts of arrays, but '{path}' is a "
@@ -371,7 +370,7 @@ def _checked(
     )
     image = jax.ShapeDtypeStruct((2, *spec.size, 3), np.uint8)
     trace = jax.make_jaxpr(lambda v, x: model.apply(v, x)[0], return_shape=True)
-    traced, given = trace(dict(variables), image)
+    traced, given = trace(variables, image)
     if given.logits.shape != (2, len(names)):
         raise ValueError(
             f"{name} returns logits of shape {list(given.logits.shape)} for 2 images, but there "

@@ -58,8 +58,9 @@ def check_given(
 
     They are those of `load_model`, `import_torch` and `from_linen`.
     """
-    size, mean, std = (
-        given.tolist() if isinstance(given, np.ndarray) else given for given in (size, mean, std)
+    size, mean, std, classes = (
+        given.tolist() if isinstance(given, np.ndarray) else given
+        for given in (size, mean, std, classes)
     )
     if size is not None and not (
         isinstance(size, list | tuple)
