@@ -10,7 +10,7 @@ from small_jobs import transferring
 from ktjax import models
 from ktjax.experiment import shared
 from ktjax.jobs import transfer
-from ktjax.jobs.transfer import job
+from ktjax.jobs.transfer import checks, job
 from ktjax.models.checkpoints import weights
 from ktjax.models.networks import layers
 from ktjax.settings.transfer import Transfer
@@ -79,7 +79,7 @@ def test_networks_without_stochastic_depth(images, mixers, refused):
     message = r"drop_path_rate=0.1: .*perceptron is a tiny_mlp_narrow, which has no stochastic"
     refused(transfer.run, config, message)
     config.drop_path_rate = 0.0
-    job.check(Transfer.read(config))  # there is nothing to turn off
+    checks.check(Transfer.read(config))  # there is nothing to turn off
     for rate in (-0.1, 1.0):
         config.drop_path_rate = rate
         refused(transfer.run, config, f"drop_path_rate={rate} must be")

@@ -174,6 +174,25 @@ def test_no_circle():
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, with the circle
 
 
+def length(node):
+    """Lines of a function without its docstring."""
+    first = node.body[0]
+    documented = ast.get_docstring(node) is not None
+    doc = first.end_lineno - first.lineno + 1 if documented else 0
+    return node.end_lineno - node.lineno + 1 - doc
+
+
+def test_files_and_functions_are_short():
+    found = {}
+    for name, path in MODULES.items():
+        text = path.read_text(encoding="utf-8")
+        found[name] = (text.count("\n"), 400)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                found[f"{name}.{node.name}"] = (length(node), 80)
+    assert not {name: lines for name, (lines, most) in found.items() if lines > most}
+
+
 def test_slow_libraries_wait():
     for who, path in MODULES.items():
         slow = set() if below(who, SLOW_ROOMS) else SLOW | SLOW_ROOMS

@@ -37,6 +37,7 @@ def test_a_row_and_a_student_for_every_model(three, quartet, images):
         assert student.architecture == ktjax.load_model(row["student"]).architecture
         assert accuracy_of(student, images) == row["accuracy_after"]
         assert row["taught_by"] is row["temperatures"] is None
+        assert row["exported"] == "the last"
         assert [entry["step"] for entry in row["history"]] == [3, 6]
         for entry in row["history"]:
             assert entry["tune"]["gain"] - entry["tune"]["loss"] == pytest.approx(

@@ -1,5 +1,6 @@
 """What a job warns of before it works, and accuracy by a model's own transform; nothing runs."""
 
+import dataclasses
 import io
 import types
 
@@ -13,6 +14,7 @@ from ktjax.classifier import InputSpec
 from ktjax.data import pipeline, sources
 from ktjax.data.sources import Source
 from ktjax.experiment import evaluation, shared, transform
+from ktjax.experiment.inputs import Splits
 from ktjax.jobs.transfer import setup
 from ktjax.settings.transfer import Transfer
 
@@ -65,27 +67,39 @@ def test_what_is_read_is_turned():
     np.testing.assert_allclose(upright.astype(int), np.rot90(lying, -1), atol=1)
 
 
+@dataclasses.dataclass
+class Labels:
+    """A split of which only labels are asked."""
+
+    label_N: np.ndarray
+
+    def __len__(self):
+        return len(self.label_N)
+
+
 @pytest.mark.parametrize(
     ("images", "controls", "fields", "said"),
     [
         (499, "", dict(rate=None), "learning rates chosen on it are largely due to chance"),
         (100, "xe", {}, "is up to 5.0 points: the control chosen"),
         (100, "xe", dict(export="best"), "the control and the weights to export chosen"),
-        (100, "xe", dict(labeled=False), None),  # it needs labels
+        (100, "xe", dict(train=[-1, -1]), None),  # it needs labels
+        (100, "xe", dict(train=[0, -1]), None),  # of all images
         (100, "self", {}, None),  # it would not move
         (500, "xe", dict(export="best", rate=None), None),
         (100, "", {}, None),
     ],
 )
 def test_a_small_tune_split_chooses_by_chance(images, controls, fields, said, caplog):
-    given = dict(rate=0.1, labeled=True, export="last") | fields
-    rate, labeled = given.pop("rate"), given.pop("labeled")
+    given = dict(rate=0.1, train=[0, 1], export="last") | fields
+    rate, train = given.pop("rate"), Labels(np.array(given.pop("train")))
+    splits = Splits(train, tune=Labels(np.zeros(images, int)), validation=train)
     config = small_jobs.load_config("transfer", f"objectives=kl,controls={controls}", **given)
     config.objectives.kl.learning_rate = rate
     settings = Transfer.read(config)
     once = shared.Shared().of(settings, but=())
     for _ in range(2):  # of the runs of a study only the first says so
-        setup.say_what_chance_decides(settings, images, once, labeled=labeled)
+        setup.say_what_chance_decides(settings, splits, once)
     assert said in caplog.text if said else not caplog.messages
     assert len(caplog.messages) == (said is not None)
 

@@ -53,6 +53,11 @@ class Splits(NamedTuple):
     robustness: Mapping[str, Robust] = {}
     accept: pipeline.Split | None = None  # for one decision about each run
 
+    @property
+    def labeled(self) -> bool:
+        """Whether every image of train has a label."""
+        return bool((self.train.label_N >= 0).all())
+
 
 def check_apart(settings: Data, workdir: Path, models: Iterable[str]) -> None:
     """Raises ValueError if the workdir lies among the images of a data set, or holds a model.

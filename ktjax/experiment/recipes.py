@@ -95,16 +95,7 @@ def make(
         total_steps=durations.total,
     )
     peak = optim.scaled(learning_rate, batch_size=settings.batch_size)
-
-    def optimizer(peak: float | jax.Array) -> Optimizer:
-        made = optim.make_optimizer(
-            settings.optimizer,
-            schedule=schedule,
-            peak=peak,
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-        )
-        return made if wrap is None else wrap(made)
+    optimizer = functools.partial(_optimizer, settings, schedule, wrap)
 
     step = train.make_train_step(
         student=student,
@@ -155,6 +146,22 @@ def make(
         views=views,
         frozen_every=durations.epoch if one_view else None,
     )
+
+
+def _optimizer(
+    settings: Run,
+    schedule: Callable[[float | jax.Array], optax.Schedule],
+    wrap: Callable[[Optimizer], Optimizer] | None,
+    peak: float | jax.Array,
+) -> Optimizer:
+    made = optim.make_optimizer(
+        settings.optimizer,
+        schedule=schedule,
+        peak=peak,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+    return made if wrap is None else wrap(made)
 
 
 def _placed(x: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

@@ -7,10 +7,8 @@ what it trained as weights that `load_weights` puts back into such a Classifier.
 """
 
 import dataclasses
-import hashlib
 import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,11 @@ import numpy as np
 from flax import linen as nn
 from flax import nnx, traverse_util
 from flax.core import unfreeze
-from jax.extend import core
 from safetensors import numpy as safetensors_numpy
 
 from ktjax import files, parallel, paths
 from ktjax.classifier import Classifier, Forward, InputSpec, Output, Variables
+from ktjax.models import traces
 from ktjax.models.checkpoints import entries, fields, weights
 from ktjax.models.classes import numbered
 
@@ -377,28 +375,4 @@ def _checked(
             f"are {len(names)} classes."
         )
     # Stored answers, and runs to be resumed, are of this function and no other.
-    return dataclasses.replace(model, options={"function": _digest(traced)})
-
-
-def _digest(traced: core.ClosedJaxpr) -> str:
-    """The SHA-256 of a function's operations, and of the constants in it."""
-    operations = re.sub(r"0x[0-9a-f]+", "", str(traced))  # addresses differ between processes
-    found = hashlib.sha256(operations.encode())
-    for constant in _constants(traced):
-        if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
-            constant = jax.random.key_data(constant)
-        found.update(np.ascontiguousarray(constant).tobytes())
-    return found.hexdigest()
-
-
-def _constants(traced: Any) -> Iterator[Any]:
-    """Those of a function and of all that it calls."""
-    yield from traced.consts
-    for equation in traced.jaxpr.eqns:
-        for part in jax.tree.leaves([*equation.params.values()], is_leaf=_is_traced):
-            if _is_traced(part):
-                yield from _constants(part)
-
-
-def _is_traced(part: Any) -> bool:
-    return isinstance(part, core.ClosedJaxpr)
+    return dataclasses.replace(model, options={"function": traces.digest(traced)})

@@ -55,9 +55,10 @@ DRAWINGS = (
 def title(results: StudyResults) -> str:
     """The heading of the page."""
     students, teachers = (
-        len({getattr(pair, side) for pair in results.pairs}) for side in ("student", "teacher")
+        names.counted(len({getattr(pair, side) for pair in results.pairs}), side)
+        for side in ("student", "teacher")
     )
-    return f"Knowledge transfer to {students} students from {teachers} teachers"
+    return f"Knowledge transfer to {students} from {teachers}"
 
 
 def conclusion(results: StudyResults) -> str:

@@ -16,23 +16,21 @@ from ktjax import (
     evaluate,
     files,
     models,
-    objectives,
     parallel,
     paths,
     progress,
-    train,
 )
 from ktjax.analysis import controls
 from ktjax.analysis.records import to_json
-from ktjax.analysis.rows import Results
+from ktjax.analysis.rows import Results, Run
 from ktjax.classifier import Classifier
-from ktjax.experiment import beginning, evaluation, inputs, recipes, stores, transform
+from ktjax.data import pipeline
+from ktjax.experiment import beginning, evaluation, inputs, stores, transform
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
-from ktjax.jobs.transfer import frozen, mutual, plan, shown
+from ktjax.jobs.transfer import checks, frozen, mutual, plan, shown
 from ktjax.jobs.transfer.setup import Setup, say_what_chance_decides, warn_of_seen_images
-from ktjax.models import registry
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import describe, store
 
@@ -53,98 +51,6 @@ def run(
     with contextlib.ExitStack() as held:
         given = models or {}
         return to_json(execute(settings, workdir, overwrite=overwrite, given=given, held=held))
-
-
-def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> None:
-    """Raises ValueError unless the settings go together; nothing is loaded, compiled or written.
-
-    `given` are models passed along with the settings, by their names in the settings.
-    """
-    given = given or {}
-    inputs.check(settings)
-    recipes.check(settings)
-    strategy = plan.STRATEGIES[settings.strategy]
-    for label, entry in settings.objectives.items():
-        known = objectives.OBJECTIVES[entry.objective]
-        if plan.asks_teachers(entry) and not settings.teachers:
-            raise ValueError(f"config.teachers has 0 entries, and {label} takes 1 or more.")
-        if known.joint != strategy.joint:
-            fitting = [k for k, v in objectives.OBJECTIVES.items() if v.joint != known.joint]
-            raise ValueError(
-                f"Strategy '{settings.strategy}' does not support objective '{entry.objective}': "
-                f"it takes {', '.join(fitting)}."
-            )
-        of_logits = [name for name in settings.teachers if name.startswith(store.PREFIX)]
-        if known.features and (settings.targets == "stored" or of_logits):
-            raise ValueError(
-                f"Objective '{entry.objective}' compares features, but stored targets are logits: "
-                "set config.targets to live, with teachers that can be run."
-            )
-    if settings.student.startswith(store.PREFIX):
-        raise ValueError(f"config.student='{settings.student}': a store has no weights to train.")
-    names = (settings.student, *settings.teachers)
-    _check_given(settings, given, names)
-    # Two models of one architecture have one forward function: their weights tell them apart.
-    places = [id(given[n].variables) if n in given else identity(n) for n in names]
-    if len(set(places)) < len(names):
-        raise ValueError(f"Student and teachers must differ: {', '.join(names)}.")
-    if settings.drop_path_rate:
-        for name in _trained(settings):
-            if name in given or not _drops_paths(name):
-                raise ValueError(
-                    f"config.drop_path_rate={settings.drop_path_rate}: {name} is a "
-                    f"{_architecture(name, given)}, which has no stochastic depth."
-                )
-    for label, entry in settings.objectives.items():
-        if strategy.joint and entry.learning_rate is None:
-            raise ValueError(
-                f"Strategy '{settings.strategy}' trains several models at once, at one learning "
-                f"rate: config.objectives.{label}.learning_rate must be a number."
-            )
-    plan.plan(settings, dict.fromkeys(settings.teachers, 0.0))
-    found = stores.teachers(settings)
-    if strategy.joint and (settings.calibrate or settings.targets == "stored" or found):
-        raise ValueError(
-            f"Strategy '{settings.strategy}' has no frozen models: config.calibrate, stored "
-            "config.targets and teachers that are a store do not apply."
-        )
-    if strategy.joint and settings.export != "last":
-        raise ValueError(
-            f"Strategy '{settings.strategy}' trains several models at once, and makes no decision "
-            "about one of them: set config.export to last."
-        )
-    stores.check(settings)
-
-
-def _check_given(
-    settings: Transfer, given: Mapping[str, Classifier], names: tuple[str, ...]
-) -> None:
-    """Raises ValueError unless the given models are used, and return what objectives compare."""
-    unknown = sorted(given.keys() - set(names))
-    if unknown:
-        raise ValueError(
-            f"Neither config.student nor config.teachers names the given {', '.join(unknown)}."
-        )
-    for label, entry in settings.objectives.items():
-        if not objectives.OBJECTIVES[entry.objective].features:
-            continue
-        for name, model in given.items():
-            if train.output_shapes(model, (), size=32).student.features is None:
-                raise ValueError(
-                    f"{label} compares features, but {name} returns none: let it return (logits, "
-                    "features)."
-                )
-
-
-def _architecture(name: str, given: Mapping[str, Classifier]) -> str:
-    return given[name].architecture if name in given else models.locate(name).config["architecture"]
-
-
-def identity(name: str) -> str:
-    """Tells models apart, and teachers that are only a store; see `models.identity`."""
-    if name.startswith(store.PREFIX):
-        return str(store.open_store(name).folder.resolve())
-    return models.identity(name)
 
 
 def execute(
@@ -179,7 +85,7 @@ def execute(
     """
     workdir = paths.of(workdir)
     given = given or {}
-    check(settings, given)
+    checks.check(settings, given)
     names = (settings.student, *settings.teachers)
     inputs.check_apart(settings, workdir, [name for name in names if name not in given])
     read = functools.partial(workdir_lib.finished, workdir, settings, overwrite=overwrite)
@@ -191,7 +97,7 @@ def execute(
     once = shared.of(settings, but=_OWN)
     classifiers = _load(settings, once, given)
     loaded = once("data", lambda: _data(settings))
-    trained = _trained(settings)
+    trained = checks.trained(settings)
     if settings.classes == "shared":
         loaded, classifiers = inputs.with_shared_classes(loaded, classifiers, trained=trained)
     classifiers = inputs.fitted(settings, loaded, classifiers, trained=trained, once=once)
@@ -199,7 +105,7 @@ def execute(
         mine = {name: describe.fingerprint(classifiers[name]) for name in given}
         beginning.check_models(workdir, mine)
         return read(report=report)
-    check_labels(settings, loaded.dataset)
+    checks.check_labels(settings, loaded.dataset)
     only_stores = stores.teachers(settings)
     inputs.check_models(loaded, only_stores.values())
     dataset, splits = inputs.prepare(
@@ -219,8 +125,7 @@ def execute(
     # Answers depend on how images are read, which may depend on the models.
     how = transform.of_models(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
-    labeled = bool(splits.train.label_N.max() >= 0)
-    say_what_chance_decides(settings, len(splits.tune), asked, labeled=labeled)
+    say_what_chance_decides(settings, splits, asked)
     start = _set_up(settings, workdir, splits, classifiers, only_stores, asked, report)
     warn_of_seen_images(start)
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen
@@ -228,6 +133,19 @@ def execute(
     for done in engine.runs(start):
         (alone if done.control else found).append(done.row)
         answers[done.row.run] = done.validation_NxC.argmax(axis=1)
+    return _finish(start, dataset, how, found, alone, answers)
+
+
+def _finish(
+    start: Setup,
+    dataset: data.Dataset,
+    how: pipeline.Reading,
+    found: list[Run],
+    alone: list[Run],
+    answers: Mapping[str, np.ndarray],
+) -> Results:
+    """Subtracts the controls `alone` from the runs `found`, and writes the results."""
+    settings, workdir, splits, report = start.settings, start.workdir, start.splits, start.report
     ran = {row.objective for row in alone}
     entries = {k: control.entry for k, control in plan.controls(settings).items() if k in ran}
     entries |= settings.objectives
@@ -269,8 +187,8 @@ def _load(settings: Transfer, once: Once, given: Mapping[str, Classifier]) -> di
     """
     options = {}
     if settings.drop_path_rate is not None:
-        own = [name for name in _trained(settings) if name not in given]
-        trained = [name for name in own if _drops_paths(name)]
+        own = [name for name in checks.trained(settings) if name not in given]
+        trained = [name for name in own if checks.drops_paths(name)]
         options = {name: {"drop_path_rate": settings.drop_path_rate} for name in trained}
 
     def load(name: str) -> Classifier:
@@ -285,16 +203,6 @@ def _load(settings: Transfer, once: Once, given: Mapping[str, Classifier]) -> di
         for name in (settings.student, *settings.teachers)
         if not name.startswith(store.PREFIX)
     }
-
-
-def _trained(settings: Transfer) -> tuple[str, ...]:
-    """The models that are trained."""
-    joint = plan.STRATEGIES[settings.strategy].joint
-    return (settings.student, *(settings.teachers if joint else ()))
-
-
-def _drops_paths(name: str) -> bool:
-    return "drop_path_rate" in registry.options_of(models.locate(name).config["architecture"])
 
 
 def _set_up(
@@ -361,34 +269,3 @@ def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:
     once = shared.of(settings, but=_OWN)
     loaded = once("data", lambda: _data(settings))
     return once("good images", lambda: inputs.without_bad(settings, loaded))
-
-
-def _without_labels(label: str, known: objectives.Entry) -> str:
-    """What to take instead: the end of a sentence."""
-    if known.joint:
-        return "another strategy than mutual"
-    if not known.labels:
-        return f"all flips for {label}: {', '.join(objectives.FLIPS)}"
-    return f"{known.without_labels} instead of {label}"
-
-
-def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
-    """Raises ValueError, with objectives to use instead, if needed labels are missing."""
-    if not dataset.train.labeled:
-        need = {
-            label: objectives.OBJECTIVES[entry.objective]
-            for label, entry in settings.objectives.items()
-            if objectives.needs_labels(entry.objective, entry.options())
-        }
-        if need:
-            instead = ", ".join(_without_labels(label, known) for label, known in need.items())
-            raise ValueError(
-                f"'{settings.data}' has images without labels, without which {', '.join(need)} "
-                f"cannot train: take {instead}."
-            )
-    for name in ("tune", "validation"):
-        if not getattr(dataset, name).labeled:
-            raise ValueError(
-                f"'{settings.data}' has {name} images without labels: these measure the transfer, "
-                "and need labels with any objective. Set config.eval_data to a labeled data set."
-            )

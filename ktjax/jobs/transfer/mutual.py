@@ -10,7 +10,7 @@ import tqdm
 
 from ktjax import evaluate, files, optim, progress, train
 from ktjax.experiment import evaluation, recipes, rows, training
-from ktjax.jobs.transfer import frozen, plan, setup
+from ktjax.jobs.transfer import export, frozen, plan, setup
 from ktjax.jobs.transfer.setup import Done, Setup
 from ktjax.joint import Joint
 from ktjax.models.checkpoints import card
@@ -93,7 +93,7 @@ def _run(
         others = " + ".join(map(card.told, teachers))
         origin = f"{card.told(names[i])} after {label} with {others}, seed {seed}"
         model = dataclasses.replace(model, origin=origin)
-        after = evaluation.judge(model, answers.member(i), splits, calibrate=False)
+        after = evaluation.judge(model, answers.member(i), splits, calibrate=False, trained=True)
         row = rows.of_run(
             run=f"{run}/{short[names[i]]}",
             student=names[i],
@@ -108,6 +108,7 @@ def _run(
             taught=training.mean_taught(history),
             checkpoint=fitted.checkpoint,
             learning_rate=rate,
+            exported=export.LAST,
         )
         setup.export(start, model, row, bar)
         yield Done(row, after.validation_NxC)

@@ -61,16 +61,17 @@ class Setup(NamedTuple):
 _SEEN = 0.05  # more than images of the same distribution usually differ by
 
 
-def say_what_chance_decides(settings: Transfer, images: int, once: Once, *, labeled: bool) -> None:
+def say_what_chance_decides(settings: Transfer, splits: Splits, once: Once) -> None:
     """Warns if tune has so few images that what it decides is largely chance."""
     decided = {
         "learning rates": any(one.learning_rate is None for one in settings.objectives.values()),
         "the control": bool(
-            plan.controls(settings, labeled=labeled, moves=settings.batch_norm == "train")
+            plan.controls(settings, labeled=splits.labeled, moves=settings.batch_norm == "train")
         ),
         "the weights to export": settings.export != "last",
     }
     of_tune = [what for what, is_so in decided.items() if is_so]
+    images = len(splits.tune)
 
     def warn() -> None:
         _LOG.warning(
@@ -132,7 +133,7 @@ def of_controls(setup: Setup) -> Setup:
     settings, model = setup.settings, setup.models[setup.student].model
     found = plan.controls(
         settings,
-        labeled=bool(setup.splits.train.label_N.max() >= 0),
+        labeled=setup.splits.labeled,
         moves=settings.batch_norm == "train" and bool(model.variables.get("batch_stats")),
     )
     fields = {
