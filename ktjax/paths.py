@@ -104,6 +104,14 @@ def reach(path: Path) -> None:
         raise ValueError(f"'{path}' cannot be reached: {reason[0].rstrip('.')}.") from error
 
 
+def is_writable(path: Path) -> bool:
+    """Whether a folder on a disk can be made there, or written to; assumed of buckets."""
+    if is_remote(path):
+        return True
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    return os.access(there, os.W_OK)
+
+
 def make_folder(path: Path) -> None:
     """Creates a folder on a disk, and its parents, if missing; buckets have no folders."""
     if not is_remote(path):

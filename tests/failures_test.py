@@ -104,7 +104,7 @@ def test_read_only_workdir(arguments, small_disk, cached):
     done = mounted(script, cached)
     assert done.stdout == "exit code 1\n"
     told = check_sentence(done.stderr)
-    assert f"'{small_disk}/run' cannot be used: Read-only file system." in told
+    assert f"'{small_disk}/run' cannot be used: no right to write." in told
 
 
 def test_nan_in_the_data(images, zoo, tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
 
     Raises:
       ValueError: config.json shows that the folder belongs to another program, or the folder holds
-        files that a job would write, without a config.
+        files that a job would write, without a config, or it cannot be written.
     """
     paths.reach(workdir)
     path = workdir / files.CONFIG
@@ -109,12 +109,16 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
         # Runs and stores carry their own identity, and may be copied here from elsewhere.
         own = set(_WRITTEN) - {files.RUNS, files.STORE}
         there = [name for name in _WRITTEN if name in own and (workdir / name).exists()]
-        if not there:
-            return None
-        raise ValueError(
-            f"'{workdir}' holds {', '.join(there)}, but no {files.CONFIG} shows that ktjax wrote "
-            "this: use another --workdir."
-        ) from None
+        if there:
+            raise ValueError(
+                f"'{workdir}' holds {', '.join(there)}, but no {files.CONFIG} shows that ktjax "
+                "wrote this: use another --workdir."
+            ) from None
+        if not paths.is_writable(workdir):  # told before images are read, not after
+            raise ValueError(
+                f"The workdir '{workdir}' cannot be used: no right to write."
+            ) from None
+        return None
     except OSError as error:
         raise unusable(workdir, error) from error
     if not isinstance(found, dict) or found.get("job") not in tuple(rows.RESULTS):

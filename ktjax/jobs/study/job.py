@@ -88,6 +88,7 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     workdir, settings = paths.of(workdir), plan.named(settings)
     check(settings)
     inputs.check_apart(settings, workdir, (*settings.students, *settings.teachers))
+    workdir_lib.config_of(workdir)  # refuses what cannot be a workdir before images are read
     if settings.targets == "stored" and settings.store is None:
         settings = settings.model_copy(update={"store": str(workdir / files.STORE)})
     shared = Shared()
