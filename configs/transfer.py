@@ -251,11 +251,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Baselines for a transfer: the same training without a teacher, run for every seed and every
     # learning rate of the objectives, with their steps, schedule and slow weights. net subtracts
     # the control that gained most on tune, averaged over seeds, or none. Controls that need labels
-    # are skipped if there are none, and self unless batch_norm=train changes the student.
-    # controls=xe+self picks from these; controls= is none.
+    # are skipped if there are none (take self_pool), and self unless batch_norm=train or stochastic
+    # depth changes the student. controls=xe+self picks from these; controls= is none.
+    only_pools = all(name.startswith("kl_pool") for name in chosen)
+    own = kl(temperature=soft) if only_pools else kl()  # of the methods
     controls = {
         "xe": dict(objective="xe", **xe),  # labels only
-        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: student's weight
+        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **own),  # alpha: student's weight
         "self": dict(objective="self", **kl()),  # no teacher
         # The calibrated initial student; and the same, corrected so that the label leads.
         "self_pool": dict(objective="self_pool", **kl(temperature=soft)),

@@ -248,7 +248,8 @@ def make_kl_dp_unsupervised(*, softening: Softening, top_k_of: str) -> Objective
 def make_kl_dp_corrected(*, lead: float, softening: Softening, top_k_of: str) -> Objective:
     """`kl_dp` with correct targets: `losses.corrected` fixes those that no model gets right.
 
-    The other arguments are those of `make_kl_dp`.
+    The other arguments are those of `make_kl_dp`; `top_k_of` is `target`, among whose classes the
+    label is.
     """
     return _make_kl_dp(softening=softening, top_k_of=top_k_of, supervised=True, lead=lead)
 

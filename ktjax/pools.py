@@ -44,7 +44,7 @@ def _make(softening: Softening, *, lead: float | None = None, hold: float = 0.0)
     def loss(outputs, batch):
         said = [model.logits.astype(jnp.float32) for model in (outputs.initial, *outputs.teachers)]
         weight_S = outputs.weights_S
-        target_BxC = jnp.tensordot(weight_S, jnp.stack(said), axes=1)
+        target_BxC = jnp.tensordot(weight_S, jnp.stack(said), axes=1, precision="highest")
         if lead is not None:
             target_BxC = losses.corrected(target_BxC, label_B=batch["label"], lead=lead)
         loss_B = kl(outputs.student.logits, target_BxC)

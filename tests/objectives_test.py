@@ -499,6 +499,14 @@ def test_settings_say_what_an_option_may_be(case, wrong):
     settings_of(name, options)
 
 
+def test_corrected_targets_keep_their_own_classes():
+    """Among a teacher's largest logits the label, which leads the target, may be missing."""
+    wrong = DP | dict(lead=0.2, top_k_of="teacher")
+    with pytest.raises(ValueError, match=r"^config.objectives.mine.top_k_of='teacher' is not known"):
+        settings_of("kl_dp_corrected", wrong)
+    settings_of("kl_dp_corrected", wrong | dict(top_k_of="target"))
+
+
 def test_who_needs_labels():
     needs = {case for case, (name, o, *_) in BY_HAND.items() if objectives.needs_labels(name, o)}
     assert needs == set(BY_HAND) - {"self", "kl", "hinton", "adaptconf", "kl_dp_unsupervised"}

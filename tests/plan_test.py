@@ -131,6 +131,24 @@ def test_controls_that_say_nothing_are_left_out():
     assert plan_lib.controls(config, labeled=False, moves=False) == {}
 
 
+@pytest.mark.parametrize(
+    ("fields", "variables", "options", "moves"),
+    [
+        ({}, {"batch_stats": 1}, {}, False),  # its statistics are frozen
+        (dict(batch_norm="train"), {"batch_stats": 1}, {}, True),
+        (dict(batch_norm="train"), {}, {}, False),
+        ({}, {}, {"drop_path_rate": 0.1}, True),
+        ({}, {}, {"drop_rate": 0.1}, True),
+        (dict(drop_path_rate=0.0), {}, {"drop_path_rate": 0.1}, False),
+        (dict(drop_path_rate=0.1), {}, {}, True),
+    ],
+)
+def test_a_student_moves_alone_if_training_changes_its_answers(fields, variables, options, moves):
+    settings = types.SimpleNamespace(**dict(batch_norm="frozen", drop_path_rate=None) | fields)
+    student = types.SimpleNamespace(variables=variables, options=options)
+    assert plan_lib.moves_alone(settings, student) is moves
+
+
 def test_controls_decide_at_the_level_of_the_methods():
     """A sequence makes a decision for each stage and learning rate of which the best counts."""
     config = make_config("sequential", controls=["xe"], learning_rates=(0.1, 0.2, 0.3))

@@ -62,6 +62,17 @@ def test_far_too_sure_models_converge(zoo):
     np.testing.assert_allclose(1000 * sure, pool.weights(logits_SxNxC, label_N), rtol=1e-3)
 
 
+def test_weights_stay_finite_where_every_sample_is_right():
+    """Cross-entropy alone has no minimum here. By hand, of the sum over both samples:
+
+    2 log(1 + exp(-2 w)) + 0.03 w^2 / 2, as logits vary by 1, has its minimum where
+    4 / (1 + exp(2 w)) = 0.03 w.
+    """
+    (weight,) = pool.weights([np.array([[2.0, 0.0], [0.0, 2.0]])], np.array([0, 1]))
+    assert 4 / (1 + np.exp(2 * weight)) == pytest.approx(0.03 * weight, rel=1e-4)
+    assert 1 < weight < 3
+
+
 @pytest.mark.parametrize(
     ("logits", "labels"), [([], [0]), ([np.zeros((0, 2))], []), ([[[0, np.inf]]], [0])]
 )

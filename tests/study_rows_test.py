@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import types
 
 import browser
 import drawn
@@ -22,10 +23,12 @@ MODELS = {
 }
 
 
-def run_of(student, teacher, delta, *, objective="kl", ensemble=None, **fields):
+def run_of(student, teacher, delta, *, objective="kl", ensemble=None, on_tune=None, **fields):
     before = ACCURACY[student]
     known = dict(gain=3.0 + delta, loss=3.0, accuracy_before=before, ensemble_accuracy=ensemble)
     known |= dict(accuracy_after=before + delta, seconds=2.0)
+    tune = {"delta": delta, "ensemble_accuracy": on_tune}
+    known |= dict(history=(types.SimpleNamespace(tune=tune),))
     return make_run(objective, delta, student=student, teachers=(teacher,), **known | fields)
 
 
@@ -109,10 +112,10 @@ def test_whether_the_ensemble_ranks_teachers():
     changes = {"t1": (62.0, 1.0), "t2": (64.0, 2.0), "u": (70.0, 0.5), "w": (61.0, 0.1)}
     same = dict(gain=0.0, loss=0.0, abstained=True)
     runs = [
-        run_of("s", teacher, 0.0, ensemble=ensemble, last_delta=change, **same)
+        run_of("s", teacher, 0.0, on_tune=ensemble, last_delta=change, **same)
         for teacher, (ensemble, change) in changes.items()
     ]
-    runs += [run_of("u", "t1", 1.0, ensemble=70.0), run_of("w", "t1", 1.0)]  # too few to rank
+    runs += [run_of("u", "t1", 1.0, on_tune=70.0), run_of("w", "t1", 1.0)]  # too few to rank
     found = study.pairs(runs, MODELS)
     (kl,) = study.success(found).values()
     assert kl["ranking"] == {"s": pytest.approx(0.4), "u": None, "w": None}

@@ -88,20 +88,38 @@ class Labels:
         (100, "self", {}, None),  # it would not move
         (500, "xe", dict(export="best", rate=None), None),
         (100, "", {}, None),
+        (100, "", dict(objective="kl_pool"), ": the weights of pools chosen on it are"),
     ],
 )
 def test_a_small_tune_split_chooses_by_chance(images, controls, fields, said, caplog):
-    given = dict(rate=0.1, train=[0, 1], export="last") | fields
+    given = dict(rate=0.1, train=[0, 1], export="last", objective="kl") | fields
+    objective = given.pop("objective")
     rate, train = given.pop("rate"), Labels(np.array(given.pop("train")))
     splits = Splits(train, tune=Labels(np.zeros(images, int)), validation=train)
-    config = small_jobs.load_config("transfer", f"objectives=kl,controls={controls}", **given)
-    config.objectives.kl.learning_rate = rate
+    arg = f"objectives={objective},controls={controls}"
+    config = small_jobs.load_config("transfer", arg, **given)
+    config.objectives[objective].learning_rate = rate
     settings = Transfer.read(config)
     once = shared.Shared().of(settings, but=())
     for _ in range(2):  # of the runs of a study only the first says so
         setup.say_what_chance_decides(settings, splits, once)
     assert said in caplog.text if said else not caplog.messages
     assert len(caplog.messages) == (said is not None)
+
+
+@pytest.mark.parametrize(
+    ("controls", "train", "lost"),
+    [("xe+self", [-1], True), ("xe+self_pool", [-1], False), ("xe", [0], False), ("", [-1], False)],
+)
+def test_no_control_without_labels(controls, train, lost, caplog):
+    arg = f"objectives=kl_pool,controls={controls}"
+    settings = Transfer.read(small_jobs.load_config("transfer", arg))
+    labels = Labels(np.array(train))
+    once = shared.Shared().of(settings, but=())
+    for _ in range(2):
+        setup.warn_of_no_controls(settings, Splits(labels, labels, labels), once)
+    assert len(caplog.messages) == lost
+    assert not lost or "none of the controls (self, xe) can train" in caplog.text
 
 
 @pytest.mark.parametrize(

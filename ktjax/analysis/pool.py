@@ -14,13 +14,20 @@ from scipy import special
 _STEPS = 100
 _AT_ONCE = 4096  # samples whose float64 logits are in memory together
 _RIDGE = 1e-9  # of the Hessian, which is singular if two models agree everywhere
+# How much a prior counts, in samples: that weighted logits vary over classes by 1 / sqrt(0.03), or
+# about 6. Of 0 to 1, values from 0.01 to 0.1 gave held-out samples the lowest cross-entropy with 20
+# to 1,000 samples (made-up models, 10 and 100 classes, 67 to 99.7 % right); without a prior it was
+# up to 100 times as high. With 40,000, as of glyphs, it moves a weight by 1e-5 or less.
+_PRIOR = 0.03
 
 
 def weights(logits_SxNxC: Sequence[np.ndarray], label_N: np.ndarray) -> np.ndarray:
     """The weights, float64 [S], that minimize the cross-entropy of the pool with the labels.
 
     It is convex in the weights, and the minimum is found by Newton's method with steps that are
-    halved until they help. Weights may be negative, for models wrong where another is confident.
+    halved until they help. Weights may be negative, for models wrong where another is confident. A
+    weak normal prior (_PRIOR) keeps them finite where a pool gets every sample right, as with few
+    samples of accurate models it often does.
 
     Args:
       logits_SxNxC: of S models, float [N, C] each.
@@ -34,14 +41,16 @@ def weights(logits_SxNxC: Sequence[np.ndarray], label_N: np.ndarray) -> np.ndarr
     if not all(np.isfinite(logits_NxC).all() for logits_NxC in logits_SxNxC):
         raise ValueError("The weights of a pool are fitted on logits, which must be finite.")
     weight_S = np.zeros(len(logits_SxNxC))  # where no overconfident model spoils the first step
-    loss, gradient_S, hessian_SxS = _expansion(weight_S, logits_SxNxC, label_N)
+    spread_S = [np.mean(np.var(np.asarray(z_NxC, np.float64), axis=1)) for z_NxC in logits_SxNxC]
+    prior_S = _PRIOR * np.array(spread_S) / len(label_N)
+    loss, gradient_S, hessian_SxS = _expansion(weight_S, prior_S, logits_SxNxC, label_N)
     for _ in range(_STEPS):
         ridge_SxS = _RIDGE * (1 + np.trace(hessian_SxS)) * np.eye(len(weight_S))
         step_S = -np.linalg.solve(hessian_SxS + ridge_SxS, gradient_S)
         size = 1.0
         while True:
             tried_S = weight_S + size * step_S
-            found = _expansion(tried_S, logits_SxNxC, label_N)
+            found = _expansion(tried_S, prior_S, logits_SxNxC, label_N)
             if found[0] <= loss or size < 1e-6:
                 break
             size /= 2
@@ -55,9 +64,12 @@ def weights(logits_SxNxC: Sequence[np.ndarray], label_N: np.ndarray) -> np.ndarr
 
 
 def _expansion(
-    weight_S: np.ndarray, logits_SxNxC: Sequence[np.ndarray], label_N: np.ndarray
+    weight_S: np.ndarray,
+    prior_S: np.ndarray,
+    logits_SxNxC: Sequence[np.ndarray],
+    label_N: np.ndarray,
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """The mean cross-entropy, its gradient [S] and Hessian [S, S] at these weights."""
+    """The mean cross-entropy plus the prior, its gradient [S] and Hessian [S, S] at the weights."""
     count, models = len(label_N), len(weight_S)
     loss, gradient_S, hessian_SxS = 0.0, np.zeros(models), np.zeros((models, models))
     for start in range(0, count, _AT_ONCE):
@@ -74,4 +86,8 @@ def _expansion(
         centered_SxBxC = z_SxBxC - mean_SxB[..., None]
         weighted_SxM = (centered_SxBxC * np.sqrt(p_BxC)).reshape(models, -1)
         hessian_SxS += weighted_SxM @ weighted_SxM.T
-    return loss / count, gradient_S / count, hessian_SxS / count
+    return (
+        loss / count + prior_S @ weight_S**2 / 2,
+        gradient_S / count + prior_S * weight_S,
+        hessian_SxS / count + np.diag(prior_S),
+    )

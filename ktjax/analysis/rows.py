@@ -308,6 +308,7 @@ class StudyPair:
     last_delta: float  # delta of the weights at the end of training, whatever is exported
     steps: float | None = None  # per run; this and
     passes: float | None = None  # as in `Run`
+    ensemble_on_tune: float | None = None  # known before training; None: unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

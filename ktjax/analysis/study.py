@@ -105,6 +105,7 @@ def pairs(runs: Sequence[Run], models: Mapping[str, TransferModel]) -> list[Stud
                 last_delta=chance.mean([transfers.last_delta(run) for run in same]),
                 steps=chance.mean_if_known([run.steps for run in same]),
                 passes=chance.mean_if_known([run.passes for run in same]),
+                ensemble_on_tune=same[0].history[0].tune["ensemble_accuracy"],
             )
         )
     return found
@@ -186,15 +187,15 @@ def _more(same: Sequence[StudyPair], diverged: Collection[transfers.Key]) -> dic
 def _ranking(same: Sequence[StudyPair]) -> dict[str, float | None]:
     """Whether a student's best teachers could be known in advance: a number for each student.
 
-    It is the rank correlation, over its teachers, of the accuracy of the confidence ensemble with
-    the change by the weights at the end of training, which an export that abstains does not hide.
-    None with fewer than three teachers.
+    It is the rank correlation, over its teachers, of the accuracy of the confidence ensemble on
+    tune with the change by the weights at the end of training, which an export that abstains does
+    not hide. None with fewer than three teachers.
     """
     known: dict[str, list[tuple[float, float]]] = {}
     for pair in same:
         of_student = known.setdefault(pair.student, [])
-        if pair.ensemble is not None:
-            of_student.append((pair.ensemble, pair.last_delta))
+        if pair.ensemble_on_tune is not None:
+            of_student.append((pair.ensemble_on_tune, pair.last_delta))
     return {
         student: chance.spearman(*zip(*of_student, strict=True)) if of_student else None
         for student, of_student in known.items()

@@ -300,9 +300,10 @@ def _ranking_tables(results: StudyResults) -> list[Table]:
         )
     ]
     note = (
-        "Rank correlation, over a student's teachers, of the accuracy of the confidence ensemble, "
-        "which is known before training, with the change by the weights at the end of training. "
-        "1: the ensemble ranks teachers as the transfers do; 0: it says nothing of them."
+        "Rank correlation, over a student's teachers, of the accuracy of the confidence ensemble "
+        "on tune, which is known before training, with the change on validation by the weights at "
+        "the end of training. 1: the ensemble ranks teachers as the transfers do; 0: it says "
+        "nothing of them."
     )
     header = ["student", *of_objective]
     return [Table("Could the best teacher be known before?", header, [rows], ("student",), note)]

@@ -136,6 +136,7 @@ class KlDpCorrected(_Partitioned):
 
     objective: Literal["kl_dp_corrected"]
     lead: Lead
+    top_k_of: Literal["target"]  # a teacher's classes may lack the label that leads
 
 
 class KlPool(_Softened):

@@ -8,7 +8,7 @@ student before, that student is exported, and the run has abstained.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -77,17 +77,24 @@ def no_regret(
       fitted: the training.
       decisions: how many dependent decisions the run makes in all.
     """
-    others = {BEST: fitted.best, TAIL: fitted.tail}
+    chosen = last(start, after, fitted)
+    for name, placed in _others(start, before, after, fitted):
+        found = _candidate(start, after, name, placed)
+        if found.accuracy > chosen.accuracy:  # only the best so far stays in memory
+            chosen = found
+    return _if_better(start, before, chosen, decisions=decisions)
+
+
+def _others(
+    start: Setup, before: Evaluated, after: Classifier, fitted: training.Fitted
+) -> Iterator[tuple[str, Any]]:
+    """Further candidates, (name, variables on the devices), placed when they are asked for."""
+    for name, placed in ((BEST, fitted.best), (TAIL, fitted.tail)):
+        if placed is not None:
+            yield name, placed
     for share in SHARES:
         variables = between(before.model.variables, after.variables, share)
-        others[f"{share:.0%} of the way"] = parallel.place(variables, start.settings.parallel)
-    candidates = [last(start, after, fitted)] + [
-        _candidate(start, after, name, placed)
-        for name, placed in others.items()
-        if placed is not None
-    ]
-    chosen = max(candidates, key=lambda one: one.accuracy)
-    return _if_better(start, before, chosen, decisions=decisions)
+        yield f"{share:.0%} of the way", parallel.place(variables, start.settings.parallel)
 
 
 def combined(start: Setup, after: Evaluated, *, decisions: int) -> Exported:
@@ -96,7 +103,8 @@ def combined(start: Setup, after: Evaluated, *, decisions: int) -> Exported:
     Args:
       start: of the transfer.
       after: the students in one, an average of them, say.
-      decisions: with `no_regret`, how many the run makes in all: this one, and those before.
+      decisions: with `no_regret`, how many use the accept split: this one, and those about each of
+        the students.
     """
     placed = parallel.place(dict(after.model.variables), start.settings.parallel)
     found = _of(start, after.model, COMBINED, placed, after.tune_NxC)

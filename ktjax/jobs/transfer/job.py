@@ -30,7 +30,12 @@ from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
 from ktjax.jobs.transfer import checks, frozen, mutual, plan, shown
-from ktjax.jobs.transfer.setup import Setup, say_what_chance_decides, warn_of_seen_images
+from ktjax.jobs.transfer.setup import (
+    Setup,
+    say_what_chance_decides,
+    warn_of_no_controls,
+    warn_of_seen_images,
+)
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import describe, store
 
@@ -126,6 +131,7 @@ def execute(
     how = transform.of_models(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
     say_what_chance_decides(settings, splits, asked)
+    warn_of_no_controls(settings, splits, asked)
     start = _set_up(settings, workdir, splits, classifiers, only_stores, asked, report)
     warn_of_seen_images(start)
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen

@@ -135,8 +135,7 @@ def controls(settings: Methods, *, labeled: bool = True, moves: bool = True) -> 
     Args:
       settings: of the job.
       labeled: there are labels to train on; else controls that need them are left out.
-      moves: the student changes if it learns only from itself, as it does through batch statistics;
-        else `self` is left out.
+      moves: `moves_alone`; else `self` is left out.
     """
     grid = dict.fromkeys(
         (rate, settings.mcl.get(label))
@@ -154,6 +153,18 @@ def controls(settings: Methods, *, labeled: bool = True, moves: bool = True) -> 
             name = f"{label}-{rate}" + (f"-mcl-{slow.tau}-{slow.every}" if slow else "")
             found[name] = Control(control.at(rate), slow)
     return found
+
+
+def moves_alone(settings: Methods, student: Classifier) -> bool:
+    """Whether a student changes if it learns only from itself.
+
+    It does if it answers differently in training: by batch statistics, or what it drops.
+    """
+    by_batches = settings.batch_norm == "train" and bool(student.variables.get("batch_stats"))
+    options = {**student.options, "drop_path_rate": settings.drop_path_rate}
+    if settings.drop_path_rate is None:
+        options = student.options
+    return by_batches or any(options.get(name) for name in ("drop_rate", "drop_path_rate"))
 
 
 def most_tried(settings: Methods) -> int:

@@ -63,8 +63,10 @@ _SEEN = 0.05  # more than images of the same distribution usually differ by
 
 def say_what_chance_decides(settings: Transfer, splits: Splits, once: Once) -> None:
     """Warns if tune has so few images that what it decides is largely chance."""
+    entries = settings.objectives.values()
     decided = {
-        "learning rates": any(one.learning_rate is None for one in settings.objectives.values()),
+        "learning rates": any(one.learning_rate is None for one in entries),
+        "the weights of pools": any(objectives.OBJECTIVES[one.objective].pool for one in entries),
         "the control": bool(
             plan.controls(settings, labeled=splits.labeled, moves=settings.batch_norm == "train")
         ),
@@ -86,6 +88,22 @@ def say_what_chance_decides(settings: Transfer, splits: Splits, once: Once) -> N
 
     if images < _FEW and of_tune and parallel.is_first():
         once(("chance", *of_tune), warn)
+
+
+def warn_of_no_controls(settings: Transfer, splits: Splits, once: Once) -> None:
+    """Warns if, without labels, none of the controls that were asked for can train."""
+    moves = settings.batch_norm == "train"
+    lost = settings.controls and not plan.controls(settings, labeled=splits.labeled, moves=moves)
+
+    def warn() -> None:
+        _LOG.warning(
+            "train has no labels, and without them none of the controls (%s) can train: what the "
+            "student would learn alone stays unknown. controls=self_pool is one that can.",
+            ", ".join(settings.controls),
+        )
+
+    if lost and not splits.labeled and parallel.is_first():
+        once("no controls", warn)
 
 
 def warn_of_seen_images(setup: Setup) -> None:
@@ -134,7 +152,7 @@ def of_controls(setup: Setup) -> Setup:
     found = plan.controls(
         settings,
         labeled=setup.splits.labeled,
-        moves=settings.batch_norm == "train" and bool(model.variables.get("batch_stats")),
+        moves=plan.moves_alone(settings, model),
     )
     fields = {
         "objectives": {name: control.entry for name, control in found.items()},
