@@ -56,7 +56,7 @@ def test_the_header_is_what_the_hub_reads(model):
 
 def test_a_student_that_is_as_it_was_was_not_taught(model):
     text = card.text(model, format="ktjax", training=training(abstained=True))
-    assert "is unchanged: what x" in text and "did not improve it, on folder:p." in text
+    assert "is unchanged: x" in text and "could not be shown to improve it, on folder:p." in text
     assert "was taught by" not in text
 
 
@@ -111,7 +111,7 @@ def test_command_is_the_one_that_was_given(words, expected):
 
 def test_a_call_from_python_has_no_command(model):
     text = card.text(model, format="ktjax", training=training(command=None))
-    assert "config.json of\nits workdir.\n\n" in text and "--workdir" not in text
+    assert "config.json of its workdir.\n\n" in text and "--workdir" not in text
 
 
 def test_license_is_the_base_models(model, tmp_path):

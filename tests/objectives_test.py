@@ -502,7 +502,9 @@ def test_settings_say_what_an_option_may_be(case, wrong):
 def test_corrected_targets_keep_their_own_classes():
     """Among a teacher's largest logits the label, which leads the target, may be missing."""
     wrong = DP | dict(lead=0.2, top_k_of="teacher")
-    with pytest.raises(ValueError, match=r"^config.objectives.mine.top_k_of='teacher' is not known"):
+    with pytest.raises(
+        ValueError, match=r"^config.objectives.mine.top_k_of='teacher' is not known"
+    ):
         settings_of("kl_dp_corrected", wrong)
     settings_of("kl_dp_corrected", wrong | dict(top_k_of="target"))
 

@@ -138,9 +138,22 @@ def test_table_is_what_a_person_reads(results):
     row = "\nkl_dp      weak (50.00 %) + strong (90.12 %)     62.00 -> 64.00 "
     assert row in tables.as_text(results)
     del results["runs"][4]
-    note = f"{transfer.NOTE} For comparison, {CHANCE}."
+    note = f"{transfer.NOTE.replace(transfer.NET_NOTE, '')} For comparison, {CHANCE}."
     conclusion = verdicts.conclusion(rows.read(results))
     assert tables.as_text(results) == f"{TABLE}{legend(note)}{conclusion}\n"
+
+
+def test_table_says_what_was_exported(results):
+    results["runs"] = [
+        make_run(["weak"], "kl", 0.0) | {"abstained": True, "last_delta": -0.5},
+        make_run(["weak"], "kl_dp", 1.5) | {"exported": "the last"},
+    ]
+    results["config"]["export"] = "no_regret"
+    found = transfer.tables(rows.read(results))[0]
+    assert found.header[4:6] == ["exported", "at the end"]
+    cells = [row[4:6] for group in found.groups for row in group]
+    assert cells == [["abstained", "-0.50"], ["the last", "+1.50"]]
+    assert "1 of 2 transfers abstained" in tables.as_text(results)
 
 
 def test_conclusion_names_the_best_objective_per_kind_of_teacher(results):
@@ -509,7 +522,8 @@ def test_abstentions_are_counted_over_all_runs(results):
     )
     told["runs"] = [run | {"delta": 0.0} for run in runs[3:4]]
     assert verdicts.conclusion(rows.read(told)) == (
-        "From a stronger teacher nothing improved the student (1 seed)."
+        "From a stronger teacher no run showed that it improved the student, which stays as it was "
+        "(1 seed)."
     )
 
 

@@ -4,6 +4,8 @@ Exporting only what is better does no harm, up to the level of this test. Each s
 decision; the candidate is chosen elsewhere.
 """
 
+import math
+
 import numpy as np
 from scipy import special, stats
 
@@ -18,6 +20,11 @@ def p_value(gained: int, lost: int) -> float:
     1 if no image changed.
     """
     return float(stats.binom.sf(gained - 1, gained + lost, 0.5))
+
+
+def fewest() -> int:
+    """How few images can show that a student is better: all of them must become right."""
+    return math.ceil(-math.log2(LEVEL))
 
 
 def is_better(

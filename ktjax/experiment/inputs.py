@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ktjax import data, imagenet, models, parallel, paths
+from ktjax.analysis import decision
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline, robustness, sources
 from ktjax.data.robustness import RobustnessSet
@@ -131,12 +132,24 @@ def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
     check_halves(dataset.name, kept, held)
     if parallel.is_first():
         _LOG.warning(
-            "%s has no accept split: using half of tune, %d images, instead.",
+            "%s has no accept split: using half of tune, %d images, instead. %s",
             dataset.name,
             len(held),
+            _can_show(len(held)),
         )
     accept = dataset.tune.select(held)
     return loaded._replace(dataset=dataset._replace(tune=dataset.tune.select(kept)), accept=accept)
+
+
+def _can_show(count: int) -> str:
+    """Which gains so many images can show."""
+    fewest = decision.fewest()
+    if count >= fewest:
+        return f"They can show gains of {100 * fewest / count:.2g} points at best."
+    return (
+        "They are too few to show any gain, and every run will abstain: raise config.minival (in "
+        "pretrain, too), add a tune split, or set config.export to last."
+    )
 
 
 def check_halves(name: str, one: np.ndarray, other: np.ndarray) -> None:

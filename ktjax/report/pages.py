@@ -19,7 +19,7 @@ class Page:
 
     title: Callable[[Any], str]
     summary: Callable[[Any], str]  # a few sentences, for the page
-    conclusion: Callable[[Any], str]  # one sentence, for the terminal
+    conclusion: Callable[[Any], str]  # a sentence or a few, for the terminal
     tables: Callable[[Any], Sequence[Table]]  # for both
     drawings: Sequence[Drawing]  # of the results; examples are drawn on every page
     sections: Callable[[Any], Sequence[Table]] = _no_sections  # more tables, for the page
@@ -29,7 +29,7 @@ PAGES = {
     "transfer": Page(
         title=transfer.title,
         summary=verdicts.summary,
-        conclusion=verdicts.conclusion,
+        conclusion=verdicts.brief,
         tables=transfer.tables,
         drawings=transfer.DRAWINGS,
         sections=transfer.sections,

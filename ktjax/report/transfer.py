@@ -2,17 +2,20 @@
 
 import functools
 
-from ktjax.analysis import controls
+from ktjax.analysis import controls, transfers
 from ktjax.analysis.rows import Outcome, Run, TransferResults
 from ktjax.report import figures, figures_change, names, parts
 from ktjax.report.parts import Drawing, Table
 
+NET_NOTE = (
+    " net: delta minus that of the control, the same training without a teacher that gained most "
+    "on tune."
+)
 NOTE = (
     "delta: accuracy after minus before, in percentage points, ± one standard error over the "
-    "validation images. net: delta minus that of the control, the same training without a teacher "
-    "that gained most on tune. gain, loss: share of these images that became right, wrong. taught: "
-    "share of the training samples whose target came from a teacher. ensemble: for reference, each "
-    "image answered by the most confident of the initial student and the teachers."
+    f"validation images.{NET_NOTE} gain, loss: share of these images that became right, wrong. "
+    "taught: share of the training samples whose target came from a teacher. ensemble: for "
+    "reference, each image answered by the most confident of the initial student and the teachers."
 )
 SOUP_NOTE = (
     "soup: the average of the weights of the students that each teacher taught alone, without "
@@ -22,6 +25,10 @@ MUTUAL_NOTE = "No model was frozen: all taught each other, and each has a table 
 MEANS_NOTE = (
     "In percentage points, ± one standard error over the validation images and the seeds, pooled "
     "over the table. net: delta minus that of the control without a teacher."
+)
+EXPORTED_NOTE = (
+    "exported: which weights; a run that abstained keeps the student as it was, as no improvement "
+    "could be shown on the images that decide. at the end: delta of the final weights."
 )
 CONTROLS_NOTE = (
     "xe: labels only. xe_self: half label, half initial student. self: the initial student only. "
@@ -104,7 +111,8 @@ def _student_tables(results: TransferResults) -> list[Table]:
     groups = figures.groups(results)
     seeds, net = _several_seeds(results), _has_net(results)
     header = ["objective", "teachers", *["seed"] * seeds, "before -> after %", "delta ± se points"]
-    header += [*["net ± se points"] * net, "gain %", "loss %", "taught %", "ensemble %"]
+    header += [*["net ± se points"] * net, *_exported_header(results)]
+    header += ["gain %", "loss %", "taught %", "ensemble %"]
     data, found = parts.validation_images(results), []
     students = list(dict.fromkeys(group.student for group in groups))
     for student in students:
@@ -112,9 +120,11 @@ def _student_tables(results: TransferResults) -> list[Table]:
         before = own[0].runs[0].accuracy_before
         error = (before * (100 - before) / max(results.data.validation, 1)) ** 0.5
         heading = f"Student {student}: {before:.2f} ± {error:.2f} % of {data} right"
-        rows = [[_run_cells(run, group, seeds, net) for run in group.runs] for group in own]
+        rows = [[_run_cells(run, group, results) for run in group.runs] for group in own]
         note = _student_note(results) if student == students[-1] else ""
-        found.append(Table(heading, header, rows, words=("objective", "teachers"), note=note))
+        found.append(
+            Table(heading, header, rows, words=("objective", "teachers", "exported"), note=note)
+        )
     return found
 
 
@@ -124,7 +134,9 @@ def _student_note(results: TransferResults) -> str:
     return " ".join(
         [
             *[MUTUAL_NOTE] * mutual,
-            f"{NOTE} For comparison, {parts.of_chance(results)}.",
+            f"{NOTE if _has_net(results) else NOTE.replace(NET_NOTE, '')}",
+            *[EXPORTED_NOTE] * bool(_exported_header(results)),
+            f"For comparison, {parts.of_chance(results)}.",
             *[SOUP_NOTE] * soup,
         ]
     )
@@ -138,15 +150,27 @@ def _has_net(results: TransferResults) -> bool:
     return any(run.net is not None for run in results.runs)
 
 
-def _run_cells(run: Run, group: figures.Group, seeds: bool, net: bool) -> list[str]:
+def _exported_header(results: TransferResults) -> list[str]:
+    """The columns about the choice of weights, if there was one."""
+    return ["exported", "at the end"] * (results.config.get("export") in ("best", "no_regret"))
+
+
+def _exported_cells(run: Run, results: TransferResults) -> list[str]:
+    exported = "abstained" if run.abstained else run.exported or "-"
+    last = f"{transfers.last_delta(run):+.2f}"
+    return [exported, last] * bool(_exported_header(results))
+
+
+def _run_cells(run: Run, group: figures.Group, results: TransferResults) -> list[str]:
     before_and_after, delta, gain, loss = _change_cells(run)
     return [
         run.objective,
         group.heading if group.teachers else "-",
-        *[str(run.seed)] * seeds,
+        *[str(run.seed)] * _several_seeds(results),
         before_and_after,
         delta,
-        *[_with_error(run.net, run.net_se)] * net,
+        *[_with_error(run.net, run.net_se)] * _has_net(results),
+        *_exported_cells(run, results),
         gain,
         loss,
         "-" if run.taught is None else f"{run.taught:.1f}",
@@ -205,26 +229,30 @@ def _controls_tables(results: TransferResults) -> list[Table]:
     """What each student learned without a teacher, and which control was chosen by tune."""
     seeds = len({run.seed for run in results.controls}) > 1
     header = ["control", *["seed"] * seeds, "before -> after %", "delta ± se points"]
-    header += ["gain %", "loss %", "on tune points", "chosen"]
+    header += [*_exported_header(results), "gain %", "loss %", "on tune points", "chosen"]
     tables, of_students = [], controls.choose(results.controls)
     for student, chosen in of_students.items():
         own = [run for run in results.controls if run.student == student]
         order = list(dict.fromkeys(run.objective for run in own))
         before = own[0].accuracy_before
         none = [controls.NONE, *["-"] * seeds, f"{before:.2f} -> {before:.2f}"]
-        none += [_with_error(0.0, 0.0), "0.00", "0.00", "+0.00", _mark(chosen == controls.NONE)]
+        none += [_with_error(0.0, 0.0), *["-" for _ in _exported_header(results)]]
+        none += ["0.00", "0.00", "+0.00", _mark(chosen == controls.NONE)]
         own.sort(key=lambda run: order.index(run.objective))  # seeds beside each other
-        rows = [none, *(_control_cells(run, run.objective == chosen, seeds) for run in own)]
+        rows = [none, *(_control_cells(run, chosen, seeds, results) for run in own)]
         heading = f"Controls of {student}, trained without a teacher"
         note = CONTROLS_NOTE if student == list(of_students)[-1] else ""
-        tables.append(Table(heading, header, [rows], words=("control", "chosen"), note=note))
+        words = ("control", "exported", "chosen")
+        tables.append(Table(heading, header, [rows], words=words, note=note))
     return tables
 
 
-def _control_cells(run: Run, is_chosen: bool, seeds: bool) -> list[str]:
+def _control_cells(run: Run, chosen: str, seeds: bool, results: TransferResults) -> list[str]:
     tune = f"{controls.tune_delta(run):+.2f}"
-    seed = [str(run.seed)] * seeds
-    return [run.objective, *seed, *_change_cells(run), tune, _mark(is_chosen)]
+    before_and_after, delta, gain, loss = _change_cells(run)
+    cells = [run.objective, *[str(run.seed)] * seeds, before_and_after, delta]
+    cells += [*_exported_cells(run, results), gain, loss, tune]
+    return [*cells, _mark(run.objective == chosen)]
 
 
 def _mark(is_chosen: bool) -> str:

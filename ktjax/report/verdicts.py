@@ -4,10 +4,11 @@ Means over seeds are compared by their standard errors (`controls.outcomes`).
 """
 
 import statistics
+from collections.abc import Collection
 from typing import NamedTuple
 
 from ktjax.analysis import controls
-from ktjax.analysis.rows import Outcome, TransferResults
+from ktjax.analysis.rows import Outcome, Run, TransferResults
 from ktjax.report import names
 
 KINDS = (
@@ -30,6 +31,7 @@ class Effect(NamedTuple):
     trained: bool  # some control gained on tune; else the control is untrained, and `alone` is 0
     runs: int
     seeds: int
+    abstained: bool  # all runs
 
 
 def summary(results: TransferResults) -> str:
@@ -46,6 +48,11 @@ def summary(results: TransferResults) -> str:
     )
     sentences = (conclusion(results), text, _net_summary(found), abstentions(results))
     return " ".join(filter(None, sentences))
+
+
+def brief(results: TransferResults) -> str:
+    """The conclusion, and what abstained: for the terminal."""
+    return " ".join(filter(None, (conclusion(results), abstentions(results))))
 
 
 def abstentions(results: TransferResults) -> str:
@@ -115,12 +122,13 @@ def conclusion(results: TransferResults) -> str:
     differs from every other by more than two.
     """
     before = {run.student: run.accuracy_before for run in results.runs}
+    exported = {_what(run) for run in results.runs if not run.abstained}
     groups: dict[str, dict[str, list[Outcome]]] = {}
     for outcome in controls.outcomes(results.runs):
         kind = _teacher_kind(outcome, before[outcome.student], results)
         groups.setdefault(kind, {}).setdefault(outcome.objective, []).append(outcome)
     clauses = [
-        f"{kind} {_clause({name: _effect(same) for name, same in groups[kind].items()})}"
+        f"{kind} {_clause({k: _effect(same, exported) for k, same in groups[kind].items()})}"
         for kind in sorted(groups, key=KINDS.index)
     ]
     text = "; ".join(clauses)
@@ -154,7 +162,12 @@ def _teacher_kind(outcome: Outcome, before: float, results: TransferResults) -> 
     return KINDS[1 + (difference > 0) - (difference < 0)]
 
 
-def _effect(same: list[Outcome]) -> Effect:
+def _what(one: Run | Outcome) -> tuple[str, frozenset[str], str]:
+    """What runs of several seeds have in common."""
+    return one.student, frozenset(one.teachers), one.objective
+
+
+def _effect(same: list[Outcome], exported: Collection[tuple[str, frozenset[str], str]]) -> Effect:
     """The mean over students and teachers; errors are averaged, as the images are shared."""
     known = all(outcome.net is not None for outcome in same)
     return Effect(
@@ -164,6 +177,7 @@ def _effect(same: list[Outcome]) -> Effect:
         trained=any(outcome.control != controls.NONE for outcome in same),
         runs=sum(outcome.runs for outcome in same),
         seeds=max(outcome.runs for outcome in same),
+        abstained=not any(_what(outcome) in exported for outcome in same),
     )
 
 
@@ -171,6 +185,8 @@ def _clause(effects: dict[str, Effect]) -> str:
     best = max(effects, key=lambda name: effects[name].delta)
     effect = effects[best]
     over, worse = _over(effect), _worse({k: v for k, v in effects.items() if k != best})
+    if all(one.abstained for one in effects.values()):
+        return f"no run showed that it improved the student, which stays as it was ({over})"
     if effect.delta == 0:  # of those that abstained none was the best
         return f"nothing improved the student ({over}){worse}"
     if effect.delta < 0:

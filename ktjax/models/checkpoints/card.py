@@ -117,7 +117,7 @@ def _story(training: Training) -> list[str]:
     teachers = " and ".join(_escaped(told(name)) for name in training.teachers)
     taught = f"was taught by {teachers}" if teachers else "was trained without a teacher"
     if training.abstained:
-        taught = f"is unchanged: what {teachers or 'training alone'} taught it did not improve it"
+        taught = f"is unchanged: {teachers or 'training alone'} could not be shown to improve it"
     change = training.after - training.before
     return [
         f"{_escaped(told(training.student))} {taught}, on {_escaped(told(training.data))}.",
@@ -128,8 +128,8 @@ def _story(training: Training) -> list[str]:
         f"| after | {training.after:.2f} % |",
         f"| change | {change:+.2f} ± {training.delta_se:.2f} points (standard error) |",
         "",
-        "Made with [ktjax](https://arxiv.org/abs/2310.17653) and the settings in config.json of",
-        "its workdir" + (":" if training.command else "."),
+        "Made with ktjax ([method](https://arxiv.org/abs/2310.17653)) and the settings in",
+        "config.json of its workdir" + (":" if training.command else "."),
         *(["", f"    {training.command}"] if training.command else []),
         "",
     ]
