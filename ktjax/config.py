@@ -5,6 +5,10 @@ from typing import Any
 
 import ml_collections
 
+from ktjax import spelling
+
+_FEW = 6  # names that are read at a glance
+
 
 def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     """Parses the part after the colon of `--config=file.py:arg`.
@@ -31,8 +35,7 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
                 if before and not equals
                 else ""
             )
-            known = ", ".join(sorted(spec))
-            raise ValueError(f"Unknown config argument '{name}'. Known: {known}.{hint}")
+            raise ValueError(f"Unknown config argument '{name}'.{_known(name, sorted(spec))}{hint}")
         before = name
         if not equals and not isinstance(spec[name], bool):
             raise ValueError(f"Config argument '{name}' needs a value: {name}=...")
@@ -60,4 +63,10 @@ def _parse(name: str, text: str, default: Any) -> Any:
 def check_choice(field: str, value: Any, known: Sequence[str]) -> None:
     """Raises ValueError, with the list of known values, unless the value is one of them."""
     if value not in known:
-        raise ValueError(f"config.{field}='{value}' is not known. Known: {', '.join(known)}.")
+        raise ValueError(f"config.{field}='{value}' is not known.{_known(str(value), known)}")
+
+
+def _known(name: str, known: Sequence[str]) -> str:
+    """The known names; where they are many, the most similar ones again."""
+    near = f" Nearest: {spelling.nearest(name, known)}." if len(known) > _FEW else ""
+    return f" Known: {', '.join(known)}.{near}"

@@ -72,8 +72,8 @@ def wants_help(argv: Sequence[str]) -> bool:
 _DESCRIPTION = """\
 ktjax --config=NAME[:ARGUMENT=VALUE,...] --workdir=FOLDER [--config.FIELD=VALUE ...]
   runs a job, or resumes it
-ktjax configs
-  lists the configs that come with the package, and their arguments
+ktjax configs [NAME]
+  lists the configs that come with the package, and their arguments; or explains one
 ktjax predict MODEL IMAGE... [--top N] [--json]
   classifies images with a model
 ktjax --version
@@ -100,16 +100,34 @@ def describe_configs() -> str:
     """The packaged configs, each with its summary line and arguments; none is executed."""
     lines = []
     for name in packaged():
-        module = ast.parse((_PACKAGED / f"{name}.py").read_text(encoding="utf-8"))
-        (get_config,) = (
-            node
-            for node in module.body
-            if isinstance(node, ast.FunctionDef) and node.name == "get_config"
-        )
-        told, arguments = (ast.get_docstring(node) or "" for node in (module, get_config))
-        said = (told.partition("\n")[0], " ".join(arguments.split()))
+        told, arguments = _docstrings(name)
+        said = (told.partition("\n")[0], arguments)
         lines += [name, *(f"  {line}" for line in said if line)]
     return "\n".join(lines)
+
+
+def describe_config(name: str) -> str:
+    """A packaged config: its docstring, its arguments, and the file that explains every field.
+
+    ValueError: there is none of this name.
+    """
+    if name not in packaged():
+        near = spelling.nearest(name, packaged())
+        raise ValueError(f"No config is called '{name}'. Nearest: {near}.")
+    told, arguments = _docstrings(name)
+    return f"{told}\n\n{arguments}\n\nAll fields: {_PACKAGED / f'{name}.py'}"
+
+
+def _docstrings(name: str) -> tuple[str, str]:
+    """Those of a packaged config and of its get_config, which lists the arguments."""
+    module = ast.parse((_PACKAGED / f"{name}.py").read_text(encoding="utf-8"))
+    (get_config,) = (
+        node
+        for node in module.body
+        if isinstance(node, ast.FunctionDef) and node.name == "get_config"
+    )
+    told, arguments = (ast.get_docstring(node) or "" for node in (module, get_config))
+    return told, " ".join(arguments.split())
 
 
 def packaged() -> list[str]:

@@ -151,7 +151,7 @@ def _pixels(image: Any, upright: bool) -> np.ndarray:
         except OSError as error:
             raise ValueError(f"'{image}' cannot be read: {error.strerror or error}.") from error
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
             f"An image must be uint8 [H, W, 3], RGB, not {image.dtype} {list(image.shape)}."
         )

@@ -67,9 +67,9 @@ def _predict(words: Sequence[str]) -> None:
 
 
 def _configs(words: Sequence[str]) -> None:
-    if words:
-        raise ValueError(f"configs takes no arguments: {' '.join(words)}")
-    _print(flags.describe_configs())
+    if len(words) > 1:
+        raise ValueError(f"configs takes one name at most, not {' '.join(words)}.")
+    _print(flags.describe_config(words[0]) if words else flags.describe_configs())
 
 
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {

@@ -52,6 +52,12 @@ def test_an_unknown_argument_lists_the_known_ones():
         config.parse_arg("modle=tiny", **SPEC)
 
 
+def test_of_many_names_the_nearest_are_told():
+    known = ["xe", "kl", "kl_pool", "mutual", "hinton", "adaptconf", "kl_dp"]
+    with pytest.raises(ValueError, match=r"Known: xe, .*, kl_dp\. Nearest: kl_dp, kl, "):
+        config.check_choice("objectives", "kl_db", known)
+
+
 def test_a_value_with_a_comma_is_given_as_a_flag():
     hint = r"If it belongs to 'model': values .* plus signs are given as --config.model=VALUE\.$"
     with pytest.raises(ValueError, match=rf"argument 'b\+c'\. Known: .*teachers\. {hint}"):

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,7 @@ def test_all_classes_add_up(model, photo):
         (__file__, {}, r"inference_test\.py' does not decode: unknown format\."),
         (np.zeros((8, 8, 3), np.float32), {}, r"uint8 \[H, W, 3\], .*not float32 \[8, 8, 3\]\."),
         (np.zeros((8, 8), np.uint8), {}, r"not uint8 \[8, 8\]\."),
+        (np.zeros((0, 8, 3), np.uint8), {}, r"not uint8 \[0, 8, 3\]\."),
         (np.zeros((8, 8, 3), np.uint8), {"top": 0}, r"top=0 must be 1 or more\."),
     ],
 )
@@ -143,8 +145,13 @@ def test_configs_are_listed(monkeypatch, capsys):
     assert "transfer\n  Transfers knowledge from one or more teachers" in told
     assert "\n  Arguments: student, teachers, " in told
     assert re.fullmatch(r"(\S+\n(  .+\n){1,2})+", told)  # each a name, its sentence, its arguments
-    with pytest.raises(SystemExit, match="takes no arguments: all"):
-        said(monkeypatch, capsys, "configs", "all")
+    one = said(monkeypatch, capsys, "configs", "paper/success")
+    assert one.startswith("Figure 4 and table 1") and "\n\nArguments: students, teachers" in one
+    assert Path(one.split("\n\nAll fields: ")[1].strip()).read_text(encoding="utf-8")
+    with pytest.raises(SystemExit, match="No config is called 'tranfer'. Nearest: transfer"):
+        said(monkeypatch, capsys, "configs", "tranfer")
+    with pytest.raises(SystemExit, match="one name at most, not a b"):
+        said(monkeypatch, capsys, "configs", "a", "b")
 
 
 def test_a_photograph_is_turned_where_that_is_asked_for(model, photo, tmp_path):

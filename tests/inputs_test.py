@@ -45,7 +45,7 @@ def test_half_of_tune_decides_and_half_is_left(per_class, sizes, tmp_path, caplo
         inputs.with_accept(settings, alone)
 
 
-def test_a_head_stays_where_classes_are_taken_by_position(images, tmp_path):
+def test_a_head_stays_where_classes_are_taken_by_position(images, tmp_path, caplog):
     model = models.create("tiny_mlp_narrow", classes=models.classes.numbered(4), seed=0)
     ktjax.export_model(model, tmp_path)
     dataset = data.load(f"folder:{images}")
@@ -55,6 +55,8 @@ def test_a_head_stays_where_classes_are_taken_by_position(images, tmp_path):
         assert start.classes == dataset.classes
         same = jax.tree.map(np.array_equal, dict(start.variables), dict(model.variables))
         assert all(jax.tree.leaves(same)) == kept
+    (said,) = caplog.messages
+    assert "does not name its 4 classes: " in said and "position keeps its last layer" in said
 
 
 @pytest.fixture(scope="module")

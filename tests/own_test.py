@@ -315,6 +315,7 @@ def test_slips_are_told_in_a_sentence(tmp_path):
         ktjax.from_function(lambda params, x: (x, x, x), params, **SPEC)
     with pytest.raises(ValueError, match="Only a Classifier is exported, .* not a str"):
         ktjax.export_model("mine", tmp_path)
+    (tmp_path / "config.json").write_text('{"job": "transfer"}')  # a workdir
     with pytest.raises(ValueError, match="holds no student: name its folder, WORKDIR/students"):
         ktjax.load_weights(model, tmp_path)
 

@@ -81,6 +81,8 @@ class Labels:
     ("images", "controls", "fields", "said"),
     [
         (499, "", dict(rate=None), "learning rates chosen on it are largely due to chance"),
+        (100, "", dict(rate=None, learning_rates=(0.1,)), None),  # there is no choice
+        (100, "xe", dict(max_examples=100), "due to chance. config.max_examples leaves so few."),
         (100, "xe", {}, "is up to 5.0 points: the control chosen"),
         (100, "xe", dict(export="best"), "the control and the weights to export chosen"),
         (100, "xe", dict(train=[-1, -1]), None),  # it needs labels
@@ -93,6 +95,7 @@ class Labels:
 )
 def test_a_small_tune_split_chooses_by_chance(images, controls, fields, said, caplog):
     given = dict(rate=0.1, train=[0, 1], export="last", objective="kl") | fields
+    given = dict(learning_rates=(0.1, 1.0)) | given
     objective = given.pop("objective")
     rate, train = given.pop("rate"), Labels(np.array(given.pop("train")))
     splits = Splits(train, tune=Labels(np.zeros(images, int)), validation=train)

@@ -166,7 +166,9 @@ def _start(name: str, dataset: data.Dataset, settings: Pretrain) -> Classifier:
             student, dataset.classes, dataset.name, trained=True, by_position=position
         )
     if parallel.is_first():
-        _LOG.warning(
-            "%s and %s have different classes: a new last layer is trained.", name, dataset.name
-        )
+        why = f"{name} and {dataset.name} have different classes"
+        if nameless:
+            why = f"{name} does not name its {len(dataset.classes)} classes"
+        keep = ". config.classes=position keeps its last layer" if nameless else ""
+        _LOG.warning("%s: a new last layer is trained%s.", why, keep)
     return models.replace_head(student, dataset.classes, head=settings.head, seed=settings.seed)

@@ -261,19 +261,16 @@ def load_weights(classifier: Classifier, folder: str | Path) -> Classifier:
       ValueError: they do not fit (all that do not are listed), or are for other classes.
     """
     folder = paths.of(folder)
-    try:
-        config = files.read_object(folder / weights.CONFIG)
-    except OSError as error:
-        raise ValueError(
-            f"'{folder}' holds no student: name its folder, WORKDIR/students/RUN ({error})."
-        ) from None
+    path = folder / weights.WEIGHTS
+    if not path.exists():
+        raise ValueError(f"'{folder}' holds no student: name its folder, WORKDIR/students/RUN.")
+    config = files.read_object(folder / weights.CONFIG)
     named = config.get("label_names") or classifier.classes
     if list(named) != list(classifier.classes):
         raise ValueError(
             f"'{folder}' has different classes from {classifier.name}, or another order: "
             f"{', '.join(named[:5])}, not {', '.join(classifier.classes[:5])}."
         )
-    path = folder / weights.WEIGHTS
     found = entries.read(path)
     flat = _flat(classifier.variables)
     shapes = {name: array.shape for name, array in flat.items()}

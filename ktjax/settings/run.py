@@ -52,7 +52,7 @@ class Run(Record):
             if steps is not None and epochs is not None:
                 raise ValueError(
                     f"Give one of config.{name}_steps={steps} and config.{name}_epochs={epochs}, "
-                    "and set the other to None."
+                    f"and set the other to None, such as --config.{name}_epochs=None."
                 )
         return self
 
@@ -71,7 +71,7 @@ class Run(Record):
         if not epoch:
             raise ValueError(
                 f"The training split has {examples} images, fewer than config.batch_size="
-                f"{self.batch_size}."
+                f"{self.batch_size}: lower it."
             )
         total = self._steps("total", epoch, max(EPOCHS * epoch, LEAST_STEPS))
         every = self._steps("eval_every", epoch, max(epoch, math.ceil(total / EVALUATIONS)))

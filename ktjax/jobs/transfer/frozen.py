@@ -68,7 +68,8 @@ def _announced(start: Setup, planned: Sequence[Run], controls: Sequence[Run]) ->
         "The first steps wait for compilation."
     )
     if steps < _FEW:
-        text += " So few steps change little: raise config.total_epochs."
+        name = "total_epochs" if settings.total_steps is None else "total_steps"
+        text += f" So few steps change little: raise config.{name}."
     return text
 
 

@@ -65,7 +65,8 @@ def say_what_chance_decides(settings: Transfer, splits: Splits, once: Once) -> N
     """Warns if tune has so few images that what it decides is largely chance."""
     entries = settings.objectives.values()
     decided = {
-        "learning rates": any(one.learning_rate is None for one in entries),
+        "learning rates": len(settings.learning_rates) > 1
+        and any(one.learning_rate is None for one in entries),
         "the weights of pools": any(objectives.OBJECTIVES[one.objective].pool for one in entries),
         "the control": bool(
             plan.controls(settings, labeled=splits.labeled, moves=settings.batch_norm == "train")
@@ -78,12 +79,14 @@ def say_what_chance_decides(settings: Transfer, splits: Splits, once: Once) -> N
     def warn() -> None:
         _LOG.warning(
             "tune has %d images, on which the standard error of an accuracy is up to %.1f points: "
-            "%s chosen on it %s largely due to chance. A larger config.minival (for pretrain, too) "
-            "or a tune split helps.",
+            "%s chosen on it %s largely due to chance. %s",
             images,
             50 / images**0.5,
             names.listed(of_tune),
             "is" if of_tune == ["the control"] else "are",
+            "config.max_examples leaves so few."
+            if images == settings.max_examples
+            else "A larger config.minival (for pretrain, too) or a tune split helps.",
         )
 
     if images < _FEW and of_tune and parallel.is_first():
