@@ -334,6 +334,11 @@ def test_parties_exchange_answers_on_a_pool_without_labels(noisy, quartet, unlab
     config.update(eval_data=f"folder:{noisy}", total_steps=4, eval_every_steps=4)
     pool = views_lib.write(Transfer.read(config), tmp_path / "pool")
     assert (np.load(pool / "labels.npy") == -1).all()
+    # Its labeled images stay with the party that writes the pool.
+    assert not any((pool / f"{split}.npy").exists() for split in MEASURED)
+    own = dict.fromkeys(("tune", "plain"), np.zeros((32, 4), np.float32))
+    with pytest.raises(ValueError, match=r"called 'tune'. The pool has: view-.*, plain\.$"):
+        pack.pack(pool, own, tmp_path / "A", name="A", classes=small_jobs.CLASSES)
     names = [path.stem for path in pool.glob("view-*.npy")]
     assert len(names) == 2  # of 32 images, 16 a step
     for name, other in zip("AB", others, strict=True):

@@ -22,7 +22,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def write(settings: Transfer, folder: str | Path) -> Path:
-    """Writes the views of a transfer, and the plain images of all splits; resumable.
+    """Writes the views of a transfer, and the plain images of its splits; resumable.
+
+    If train has no labels, tune and validation of config.eval_data are left out: the pool is for
+    others, and these images are those of the party that writes it.
 
     How images are read follows from the settings and, where they leave it open, from the models
     that are not stores: with `image_size`, `crop_pct` and `interpolation` set, no model matters.
@@ -53,16 +56,17 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     (seed,) = settings.seeds
     of_views = stores.images_of(settings, splits, classifiers, seed)
     of_plain = stores.images_of(settings, splits, classifiers, seed, plain=True)
+    measured = _measured(settings, splits)
     description = {
         "views": stores.count_views(settings, len(splits.train)),
         "classes": list(loaded.dataset.classes),
         "images": of_views,
         PLAIN: of_plain,
         "versions": describe.versions(),
-        **{split: describe.split(getattr(splits, split)) for split in MEASURED},
+        **dict.fromkeys(MEASURED),
+        **{split: describe.split(images) for split, images in measured.items()},
     }
-    measured = sum(len(getattr(splits, split)) for split in MEASURED)
-    count = (description["views"] + 1) * len(splits.train) + measured
+    count = (description["views"] + 1) * len(splits.train) + sum(map(len, measured.values()))
     needed = count * of_views["size"] ** 2 * 3
     _check(folder, description)
     store_lib.check_space(folder, needed - sum(one.stat().st_size for one in folder.glob("*.npy")))
@@ -97,13 +101,19 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     for view in progress.bar(range(description["views"]), desc="views", unit="view", leave=False):
         _write(folder / f"{view_name(view)}.npy", shape, augmented(view))
     _write(folder / f"{PLAIN}.npy", shape, as_they_are(splits.train))
-    for split in MEASURED:
-        images = getattr(splits, split)
+    for split, images in measured.items():
         _write(folder / f"{split}.npy", (len(images), *shape[1:]), as_they_are(images))
     labels = io.BytesIO()
     np.save(labels, splits.train.label_N)
     files.write_whole(folder / f"{pack.LABELS}.npy", labels.getvalue())
     return folder
+
+
+def _measured(settings: Transfer, splits: inputs.Splits) -> dict[str, batches.Split]:
+    """The splits in MEASURED that go into the pool: not a party's own labeled images."""
+    if settings.eval_data is not None and not splits.labeled:
+        return {}
+    return {split: getattr(splits, split) for split in MEASURED}
 
 
 def _check(folder: Path, description: dict) -> None:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from ktjax.targets import pack
+from ktjax.targets.store import MEASURED
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,9 +40,11 @@ def _views(argv: list[str]) -> None:
 
     flags.parse(argv)
     folder = views.write(Transfer.read(flags.CONFIG.value), flags.WORKDIR.value)
+    files = [f"{split}.npy" for split in MEASURED if (folder / f"{split}.npy").exists()]
+    measured = f", {' and '.join(files)}" if files else ""
     print(
         f"Written: {folder}\nAnswer the images of view-*.npy (or, for a teacher without views, "
-        "those of plain.npy instead), tune.npy and validation.npy with [images, classes] logits in "
+        f"those of plain.npy instead){measured} with [images, classes] logits in "
         "files of the same names in a folder ANSWERS, and list the class of each column in "
         f"{pack.CLASSES}, one per line. Then they become a teacher: python -m ktjax.targets pack "
         f"{folder} ANSWERS STORE --name=MODEL"

@@ -2,8 +2,9 @@
 
 `python -m ktjax.targets views` (experiment/views.py) writes a pool, a folder of the images to be
 answered: pool.json and, as uint8 [N, H, W, 3], `view-00000.npy` and so on, `plain.npy` (the
-training images without augmentation), `tune.npy` and `validation.npy`. Image i of a file has the
-index i. Labels are in `labels.npy`, which `pack` reads and the teacher need not see.
+training images without augmentation), `tune.npy` and `validation.npy` (not those of one party: then
+pool.json says null). Image i of a file has the index i. Labels are in `labels.npy`, which `pack`
+reads and the teacher need not see.
 
 Answers are logits, or log-probabilities, as [N, C] arrays named like the images. If a model names
 only its most probable classes, give all others an equal share of the rest.
@@ -62,7 +63,7 @@ def pack(
     description = read_pool(pool)
     images, numbered = _images(description, answers)
     order_C = _order(description["classes"], classes)
-    examples = {split: description[split]["examples"] for split in MEASURED}
+    examples = {split: description[split]["examples"] for split in _measured(description)}
     checked = {
         called: _checked(called, array, examples.get(called, images["examples"]), order_C)
         for called, array in answers.items()
@@ -116,12 +117,17 @@ def read_pool(folder: Path) -> dict[str, Any]:
         ) from None
 
 
+def _measured(description: Mapping[str, Any]) -> list[str]:
+    """The splits in MEASURED that are in the pool."""
+    return [split for split in MEASURED if description[split] is not None]
+
+
 def _images(
     description: Mapping[str, Any], answers: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The images that were answered, and the names of the answers' files in the store."""
     views = {view_name(view): view_name(view) for view in range(description["views"])}
-    known = [*views, PLAIN, *MEASURED]
+    known = [*views, PLAIN, *_measured(description)]
     if unknown := sorted(set(answers) - set(known)):
         raise ValueError(f"No images are called '{unknown[0]}'. The pool has: {', '.join(known)}.")
     asked = [called for called in answers if called not in MEASURED]
