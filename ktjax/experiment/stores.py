@@ -53,9 +53,11 @@ def check(settings: Transfer) -> None:
 def _check_teacher(settings: Transfer, name: str, store: Store) -> None:
     wanted = settings.softenings()
     if store.form.k is not None and (lacking := [w for w in wanted if w not in store.form.ways]):
+        # --temperatures are of logits as they are, not of standardized ones.
+        how = "without" if any(way[1] for way in lacking) else "with --temperatures, or without"
         raise ValueError(
             f"'{name}' keeps the sum of the other classes at {told(store.form.ways)}, but "
-            f"config.objectives need {told(lacking)}: pack it with --temperatures, or without --k."
+            f"config.objectives need {told(lacking)}: pack it {how} --k."
         )
     seed = store.description["images"]["seed"]
     if not store.plain and any(other != seed for other in settings.seeds):
