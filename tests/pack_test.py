@@ -196,8 +196,11 @@ def test_what_cannot_be_blank_is_refused(pool, answers, noisy, quartet, refused,
         transfer.run,
         config,
         "keeps the sum of the other classes at temperature 1.0, but config.objectives need "
-        "temperature 2.0",
+        "temperature 2.0: pack it with --temperatures, or without --k",
     )
+    config.objectives.kl_dp.standardized = True
+    lacking = "need temperature 2.0 of standardized logits: pack it without --k"
+    refused(transfer.run, config, lacking)
 
 
 def wrong(answers):
@@ -207,6 +210,7 @@ def wrong(answers):
     nan = right.copy()
     nan[[3, 5], 1] = -np.inf
     e = np.exp(right - right.max(axis=1, keepdims=True))
+    p = e / e.sum(axis=1, keepdims=True)
     of_view = {
         "shape": (
             right[:-1],
@@ -215,7 +219,9 @@ def wrong(answers):
         "integers": (right.astype(int), r"are int64 \[68, 4\]"),
         "finite": (nan, "are not finite for 2 images, the first being 3"),
         "range": (1e5 * right, "logits and log-probabilities must be within 10000 of 0"),
-        "probabilities": (e / e.sum(axis=1, keepdims=True), "are probabilities: give logits"),
+        "probabilities": (p, "are probabilities: give logits"),
+        "percent": (100 * p, "sum to 100 for each image, as probabilities in percent do: give"),
+        "rounded": (np.round(p - 0.04, 1).clip(0), "are all between 0 and 1, as probabilities"),
     }
     found = {k: (rest | {view: v}, small_jobs.CLASSES, m) for k, (v, m) in of_view.items()}
     names = ("checks", "columns", "corner", "diagonals")
@@ -249,12 +255,24 @@ def test_a_store_of_something_else_is_left_as_it_is(pool, answers, tmp_path):
     assert small_jobs.tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["shape", "integers", "finite", "range", "probabilities"])
+@pytest.mark.parametrize(
+    "name",
+    ["shape", "integers", "finite", "range", "probabilities", "percent", "rounded"],
+)
 def test_answers_that_are_none_are_told(name, pool, answers, tmp_path):
     given, classes, message = wrong(answers)[name]
     with pytest.raises(ValueError, match=message):
         pack.pack(pool, given, tmp_path / "store", name="A", classes=classes)
     assert not (tmp_path / "store").exists()
+
+
+def test_logits_that_could_be_probabilities_are_taken(pool, answers, tmp_path):
+    """Those of a head of zeros, and after a ReLU."""
+    right = answers[VIEWED[0]]
+    for i, logits in enumerate((np.zeros_like(right), right.clip(0))):
+        said = {VIEWED[0]: logits}
+        store = pack.pack(pool, said, tmp_path / str(i), name="A", classes=small_jobs.CLASSES)
+        np.testing.assert_array_equal(store_lib.read_rows(store, VIEWED[0], store.form), logits)
 
 
 @pytest.mark.parametrize("name", ["classes", "twice", "unknown", "both", "neither"])
@@ -289,9 +307,24 @@ def test_temperatures_as_a_program(pool, answers, tmp_path):
     arguments = ["pack", str(pool), str(tmp_path), str(tmp_path / "store"), "--name=theirs"]
     with pytest.raises(SystemExit, match=r"--temperatures=\[-1.0, 1.0\]: all must be positive"):
         program.main([*arguments, "--k=2", "--temperatures", "-1"])
+    with pytest.raises(SystemExit, match="k=0: keep at least 1 logit of each image"):
+        program.main([*arguments, "--k=0"])
+    assert not (tmp_path / "store").exists()
     program.main([*arguments, "--k=2", "--temperatures", "4", "1"])
     found = store_lib.open_store(tmp_path / "store")
     assert found.form.ways == ((1.0, False), (4.0, False))
+
+
+def test_files_that_hold_no_answers_are_told(answers, tmp_path):
+    path, right = tmp_path / f"{VIEWED[0]}.npy", answers[VIEWED[0]]
+    np.save(path, right)
+    whole = path.read_bytes()
+    np.savez(tmp_path / "archive", right)
+    archive = (tmp_path / "archive.npz").read_bytes()
+    for content in (b"", whole[:20], whole[:-100], b"logits", archive):
+        path.write_bytes(content)
+        with pytest.raises(SystemExit, match=r"view-00000.npy' is not a complete array of numbers"):
+            program.main(["pack", "pool", str(tmp_path), str(tmp_path / "store"), "--name=x"])
 
 
 @pytest.mark.full
