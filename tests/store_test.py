@@ -403,6 +403,18 @@ def test_settings_that_do_not_go_together(noisy, quartet, refused):
         refused(transfer.run, config_of(noisy, quartet, **fields), message)
 
 
+def test_as_many_logits_as_classes_are_all_of_them(noisy, quartet, refused):
+    fields = dict(store_top_k=4, targets="stored", arg="objectives=kl_pool")
+    settings = Transfer.read(config_of(noisy, quartet, **fields))
+    transfer.check(settings)
+    assert len(transfer.load_data(settings, Shared()).dataset.classes) == 4
+    with pytest.raises(ValueError, match="Objective 'kl_pool' needs all logits"):
+        stores.check_kept(settings, classes=5)
+    few = settings.model_copy(update={"store_top_k": 3})
+    for run in (transfer.execute, lambda settings, _: transfer.load_data(settings, Shared())):
+        refused(run, few, "needs all logits, which the 3 largest logits do not give")
+
+
 def test_transfers_that_share_answers_may_compare_at_other_temperatures(noisy, quartet, tmp_path):
     """Each finds the other classes summed up as its objective compares them."""
     shared = Shared()

@@ -32,22 +32,41 @@ def teachers(settings: Transfer) -> dict[str, Store]:
 
 
 def check(settings: Transfer) -> None:
-    """Raises ValueError unless stored logits support the settings; loads nothing."""
+    """Raises ValueError unless stored logits support the settings; loads nothing.
+
+    The data may have more classes than config.store_top_k: see `check_kept`.
+    """
+    check_teachers(settings)
+    if settings.store_top_k is not None:
+        _check_serve(settings, settings.store_top_k)
+
+
+def check_teachers(settings: Transfer) -> None:
+    """Raises ValueError unless teachers that are only a store support the settings."""
     if settings.store is not None:
         paths.reach(paths.of(settings.store))
-    stores = teachers(settings)
-    kept = [] if settings.store_top_k is None else [settings.store_top_k]
-    kept += [store.form.k for store in stores.values() if store.form.k is not None]
+    for name, store in teachers(settings).items():
+        if store.form.k is not None:
+            _check_serve(settings, store.form.k)
+        _check_teacher(settings, name, store)
+
+
+def check_kept(settings: Transfer, classes: int) -> None:
+    """Raises ValueError unless what is kept of so many logits supports the settings."""
+    k = form_of(settings, classes).k
+    if k is not None:
+        _check_serve(settings, k)
+
+
+def _check_serve(settings: Transfer, k: int) -> None:
+    """Raises ValueError unless the k largest logits serve all objectives, and calibration."""
     for entry in _entries(settings):
-        for k in kept:
-            served.of_top_k(entry.objective, entry.options(), k)
-    if kept and settings.calibrate:
+        served.of_top_k(entry.objective, entry.options(), k)
+    if settings.calibrate:
         raise ValueError(
-            f"config.calibrate compares models at other temperatures, but the {kept[0]} largest "
+            f"config.calibrate compares models at other temperatures, but the {k} largest "
             "logits do not give a model's confidence there: keep all (config.store_top_k=None)."
         )
-    for name, store in stores.items():
-        _check_teacher(settings, name, store)
 
 
 def _check_teacher(settings: Transfer, name: str, store: Store) -> None:
