@@ -88,11 +88,9 @@ def _pack(argv: list[str]) -> None:
         k=options.k,
         ways=[(temperature, False) for temperature in temperatures],
     )
-    views = len(store.complete())
-    print(
-        f"Written: {store.folder}: {store.form.told(store.examples, views)}\n"
-        f"To use it: teachers={store.name}"
-    )
+    more = sum(store.description[split]["examples"] for split in MEASURED if store.has(split))
+    size = store.form.told(store.examples, len(store.complete()), more)
+    print(f"Written: {store.folder}: {size}\nTo use it: teachers={store.name}")
 
 
 if __name__ == "__main__":
