@@ -294,9 +294,8 @@ def stored(
         store_lib.create(paths.of(settings.store), description)
     parallel.wait_for_all("store")
     store = store_lib.create(paths.of(settings.store), description)
-    filling.fill(store, answers, views, splits.train)
-    if measured is not None and parallel.is_first():
-        _add_measured(store, description, measured)
+    more = {} if measured is None else _measured(store, description, measured)
+    filling.fill(store, answers, views, splits.train, measured=more)
     return _read(settings, store, views, alone=alone)
 
 
@@ -340,14 +339,17 @@ def known(
     return evaluation.judge(model, answers, splits, calibrate=settings.calibrate)
 
 
-def _add_measured(store: Store, description: Mapping[str, Any], measured: Evaluated) -> None:
-    """Stores logits on tune and validation, so that the store can teach without the model."""
-    answers = {"tune": measured.tune_NxC, "validation": measured.validation_NxC}
-    for split, logits_NxC in answers.items():
-        if logits_NxC is None or store.has(split):
-            continue
-        if store.description[split] == description[split]:  # otherwise the store is of other images
-            store_lib.write_rows(store, split, np.asarray(logits_NxC, np.float32))
+def _measured(
+    store: Store, description: Mapping[str, Any], measured: Evaluated
+) -> dict[str, np.ndarray]:
+    """The logits on tune and validation, with which the store can teach without the model."""
+    found = {"tune": measured.tune_NxC, "validation": measured.validation_NxC}
+    return {
+        split: logits_NxC
+        for split, logits_NxC in found.items()
+        # Otherwise the store is of other images.
+        if logits_NxC is not None and store.description[split] == description[split]
+    }
 
 
 def _read(settings: Transfer, store: Store, views: int, *, alone: bool) -> live.OfView:
