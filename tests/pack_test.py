@@ -108,6 +108,17 @@ def test_a_pool_is_written_once(pool, noisy, quartet):
             views_lib.write(Transfer.read(config), pool)
 
 
+def test_the_pool_of_a_study_is_that_of_its_transfers(pool, noisy, quartet):
+    before = small_jobs.tree(pool)
+    fields = dict(seeds=(1,), views=VIEWS, crop_pct=1.0, augment="shift_colour", export="last")
+    config = small_jobs.studying(noisy, quartet[:2], quartet[2:3], **fields)
+    views_lib.write(program._settings(config), pool)
+    assert small_jobs.tree(pool) == before
+    config = small_jobs.pretraining(noisy)
+    with pytest.raises(ValueError, match="config.job=pretrain: views are those of a transfer or"):
+        program._settings(config)
+
+
 def test_a_pool_for_a_decision_has_half_of_tune(noisy, quartet, tmp_path, monkeypatch, caplog):
     config = config_of(noisy, quartet, quartet[2:3], export="no_regret")
     whole = np.load(
