@@ -108,6 +108,31 @@ def test_a_pool_is_written_once(pool, noisy, quartet):
             views_lib.write(Transfer.read(config), pool)
 
 
+def test_a_pool_gets_more_views(pool, noisy, quartet, tmp_path):
+    shutil.copytree(pool, tmp_path / "pool")
+    more = config_of(noisy, quartet, quartet[2:3], views=VIEWS + 1, total_steps=12)
+    for config in (more, config_of(noisy, quartet, quartet[2:3])):  # the latter needs fewer
+        views_lib.write(Transfer.read(config), tmp_path / "pool")
+        found, before = small_jobs.tree(tmp_path / "pool"), small_jobs.tree(pool)
+        assert found.keys() - before.keys() == {f"{store_lib.view_name(VIEWS)}.npy"}
+        assert [name for name in before if found[name] != before[name]] == [pack.POOL]
+        assert pack.read_pool(tmp_path / "pool")["views"] == VIEWS + 1
+
+
+def test_two_that_write_a_pool_do_not_clash(tmp_path):
+    images = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
+    path = tmp_path / "view-00000.npy"
+
+    def parts():
+        yield images[:2]
+        views_lib._write(path, images.shape, iter([images]))  # another is faster
+        yield images[2:]
+
+    views_lib._write(path, images.shape, parts())
+    np.testing.assert_array_equal(np.load(path), images)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
 def test_the_pool_of_a_study_is_that_of_its_transfers(pool, noisy, quartet):
     before = small_jobs.tree(pool)
     fields = dict(seeds=(1,), views=VIEWS, crop_pct=1.0, augment="shift_colour", export="last")

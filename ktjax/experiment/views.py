@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ _LOG = logging.getLogger(__name__)
 
 def write(settings: Transfer, folder: str | Path) -> Path:
     """Writes the views of a transfer, and the plain images of its splits; resumable.
+
+    A folder with fewer views of the same images gets the others. Several processes may write to one
+    at the same time.
 
     If train has no labels, tune and validation of config.eval_data are left out: the pool is for
     others, and these images are those of the party that writes it.
@@ -58,7 +62,7 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     of_plain = stores.images_of(settings, splits, classifiers, seed, plain=True)
     measured = _measured(settings, splits)
     description = {
-        "views": stores.count_views(settings, len(splits.train)),
+        "views": max(_views(folder), stores.count_views(settings, len(splits.train))),
         "classes": list(loaded.dataset.classes),
         "images": of_views,
         PLAIN: of_plain,
@@ -79,6 +83,7 @@ def write(settings: Transfer, folder: str | Path) -> Path:
         needed / 1e9,
     )
     folder.mkdir(parents=True, exist_ok=True)
+    store_lib.delete_abandoned(folder)
     files.write_json(folder / pack.POOL, description)
     change = augment.make_augment(settings.augment, seed=seed)
 
@@ -116,11 +121,16 @@ def _measured(settings: Transfer, splits: inputs.Splits) -> dict[str, batches.Sp
     return {split: getattr(splits, split) for split in MEASURED}
 
 
+def _views(folder: Path) -> int:
+    """How many views of its images the folder has, or is to have."""
+    return pack.read_pool(folder)["views"] if (folder / pack.POOL).exists() else 0
+
+
 def _check(folder: Path, description: dict) -> None:
     """Raises ValueError if the folder holds other images."""
     if not (folder / pack.POOL).exists():
         return
-    found = pack.read_pool(folder)
+    found = pack.read_pool(folder) | {"views": description["views"]}
     if different := differences(found, json.loads(json.dumps(description))):
         raise ValueError(f"'{folder}' holds other images: {'; '.join(different)}.")
 
@@ -129,13 +139,16 @@ def _write(path: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> N
     """Writes images part by part; the last part may end in padding."""
     if path.exists():
         return
-    part = path.with_name(f"{path.name}.part")
-    images = npy.open_memmap(part, "w+", np.uint8, shape)
-    start = 0
-    for taken in parts:
-        taken = taken[: shape[0] - start]
-        images[start : start + len(taken)] = taken
-        start += len(taken)
-    assert start == shape[0]
-    images.flush()
-    os.replace(part, path)
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        images = npy.open_memmap(part, "w+", np.uint8, shape)
+        start = 0
+        for taken in parts:
+            taken = taken[: shape[0] - start]
+            images[start : start + len(taken)] = taken
+            start += len(taken)
+        assert start == shape[0]
+        images.flush()
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # left behind if it is interrupted
