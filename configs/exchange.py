@@ -1,23 +1,31 @@
 """Parties that share neither weights nor data exchange answers on an unlabeled pool.
 
-Each party keeps its model and its training images to itself. All see a common pool of unlabeled
+Each party keeps its model and its labeled images to itself. All see a common pool of unlabeled
 images and share their models' answers. Each then learns from the others' answers by data
 partitioning without labels: the target for each image is the most confident answer, from the others
 or from its own initial model.
 
-1. One party writes the pool once, exactly as runs see it (images of one size, three views):
+1. One party writes the pool IMAGES, a folder of images without labels, once, exactly as runs see it
+(images of one size, three views):
 
-  python -m ktjax.targets views --config=configs/exchange.py --workdir=POOL
+  python -m ktjax.targets views --workdir=POOL \
+      --config=configs/exchange.py:data=folder:IMAGES --config.eval_data=folder:OWN
 
-2. Each party runs its model on POOL, in any framework, and sends logits: arrays named like those of
-the images, and classes.txt. These are checked and packed into a store:
+OWN are labeled images of this party, as each has some to measure its model on. Only the names of
+their classes get into POOL, which is for all. (Common images to measure all models on are splits of
+IMAGES: train without labels, beside validation with them.)
+
+2. Each party runs its model on the images view-*.npy of POOL, in any framework, and sends logits:
+arrays named like those of the images, and classes.txt. These are checked and packed into a store:
 
   python -m ktjax.targets pack POOL ANSWERS STORE_A --name=A --k=16
 
-3. Each party trains its own model, whose answers are stored during the run:
+3. Each party trains its own model, whose answers are stored during the run, on IMAGES, and measures
+it on its own OWN:
 
   python -m ktjax.main --workdir=/tmp/exchange \
-      --config=configs/exchange.py:student=MODEL,teachers=store:STORE_A+store:STORE_B
+      --config=configs/exchange.py:student=MODEL,teachers=store:STORE_A+store:STORE_B,\
+data=folder:IMAGES --config.eval_data=folder:OWN
 
 Without arguments, two models of the embedded zoo play the other parties and are run here. No model
 of the zoo has seen an image of glyphs_unlabeled. Result: tiny_mlp 61.53 -> 61.74 % on validation

@@ -297,8 +297,9 @@ An estimate: 466 students x 466 teachers on ImageNet, one objective, the paper's
 20 epochs, with a GPU that processes 1,000 images per second in training an average model and 3,000
 in inference (an assumption; use what `python -m ktjax.bench` or a first run reports for yours):
 
-  stores            466 of 0.23 GB (top-16): 105 GB, against 4,800 GB of all logits. Inference on
-                    1.2 billion images: 110 GPU hours, once for all pairs, objectives and seeds
+  stores            466 of 0.48 GB (top-16, and all logits on tune and validation): 222 GB, against
+                    4,900 GB of all logits. Inference on 1.2 billion images: 110 GPU hours, once for
+                    all pairs, objectives and seeds
   216,690 pairs     154,000 GPU hours of training; run live, teacher and initial student would take
                     103,000 more, again for every objective
   compiled steps    466 instead of 216,690: at a minute each 8 GPU hours instead of 3,600

@@ -1,5 +1,7 @@
 """Stochastic depth of students: the layer by hand, and where a transfer takes the rate from."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from ktjax.jobs.transfer import checks, job
 from ktjax.models.checkpoints import weights
 from ktjax.models.networks import layers
 from ktjax.settings.transfer import Transfer
+from ktjax.targets import describe
 
 SMALL = dict(num_blocks=2, embed_dim=16)
 
@@ -83,6 +86,18 @@ def test_networks_without_stochastic_depth(images, mixers, refused):
     for rate in (-0.1, 1.0):
         config.drop_path_rate = rate
         refused(transfer.run, config, f"drop_path_rate={rate} must be")
+
+
+def test_answers_do_not_depend_on_it(mixers):
+    """So a student shares the store of the same model as a teacher, as before drop path."""
+    plain = models.load(str(mixers / "plain"))
+    deep = models.load(str(mixers / "plain"), drop_path_rate=0.75)
+    x = np.random.default_rng(0).integers(256, size=(2, 32, 32, 3), dtype=np.uint8)
+    answers = [model.apply(model.variables, x)[0].logits for model in (plain, deep)]
+    np.testing.assert_array_equal(*answers)
+    assert plain.options != deep.options
+    assert describe.model(plain) == describe.model(deep)
+    assert describe.model(plain)["options"] == json.dumps(dict(plain.options), sort_keys=True)
 
 
 @pytest.mark.full

@@ -108,6 +108,42 @@ def test_a_pool_is_written_once(pool, noisy, quartet):
             views_lib.write(Transfer.read(config), pool)
 
 
+def test_a_pool_gets_more_views(pool, noisy, quartet, tmp_path):
+    shutil.copytree(pool, tmp_path / "pool")
+    more = config_of(noisy, quartet, quartet[2:3], views=VIEWS + 1, total_steps=12)
+    for config in (more, config_of(noisy, quartet, quartet[2:3])):  # the latter needs fewer
+        views_lib.write(Transfer.read(config), tmp_path / "pool")
+        found, before = small_jobs.tree(tmp_path / "pool"), small_jobs.tree(pool)
+        assert found.keys() - before.keys() == {f"{store_lib.view_name(VIEWS)}.npy"}
+        assert [name for name in before if found[name] != before[name]] == [pack.POOL]
+        assert pack.read_pool(tmp_path / "pool")["views"] == VIEWS + 1
+
+
+def test_two_that_write_a_pool_do_not_clash(tmp_path):
+    images = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
+    path = tmp_path / "view-00000.npy"
+
+    def parts():
+        yield images[:2]
+        views_lib._write(path, images.shape, iter([images]))  # another is faster
+        yield images[2:]
+
+    views_lib._write(path, images.shape, parts())
+    np.testing.assert_array_equal(np.load(path), images)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_pool_of_a_study_is_that_of_its_transfers(pool, noisy, quartet):
+    before = small_jobs.tree(pool)
+    fields = dict(seeds=(1,), views=VIEWS, crop_pct=1.0, augment="shift_colour", export="last")
+    config = small_jobs.studying(noisy, quartet[:2], quartet[2:3], **fields)
+    views_lib.write(program._settings(config), pool)
+    assert small_jobs.tree(pool) == before
+    config = small_jobs.pretraining(noisy)
+    with pytest.raises(ValueError, match="config.job=pretrain: views are those of a transfer or"):
+        program._settings(config)
+
+
 def test_a_pool_for_a_decision_has_half_of_tune(noisy, quartet, tmp_path, monkeypatch, caplog):
     config = config_of(noisy, quartet, quartet[2:3], export="no_regret")
     whole = np.load(
@@ -196,8 +232,11 @@ def test_what_cannot_be_blank_is_refused(pool, answers, noisy, quartet, refused,
         transfer.run,
         config,
         "keeps the sum of the other classes at temperature 1.0, but config.objectives need "
-        "temperature 2.0",
+        "temperature 2.0: pack it with --temperatures, or without --k",
     )
+    config.objectives.kl_dp.standardized = True
+    lacking = "need temperature 2.0 of standardized logits: pack it without --k"
+    refused(transfer.run, config, lacking)
 
 
 def wrong(answers):
@@ -207,6 +246,7 @@ def wrong(answers):
     nan = right.copy()
     nan[[3, 5], 1] = -np.inf
     e = np.exp(right - right.max(axis=1, keepdims=True))
+    p = e / e.sum(axis=1, keepdims=True)
     of_view = {
         "shape": (
             right[:-1],
@@ -215,7 +255,9 @@ def wrong(answers):
         "integers": (right.astype(int), r"are int64 \[68, 4\]"),
         "finite": (nan, "are not finite for 2 images, the first being 3"),
         "range": (1e5 * right, "logits and log-probabilities must be within 10000 of 0"),
-        "probabilities": (e / e.sum(axis=1, keepdims=True), "are probabilities: give logits"),
+        "probabilities": (p, "are probabilities: give logits"),
+        "percent": (100 * p, "sum to 100 for each image, as probabilities in percent do: give"),
+        "rounded": (np.round(p - 0.04, 1).clip(0), "are all between 0 and 1, as probabilities"),
     }
     found = {k: (rest | {view: v}, small_jobs.CLASSES, m) for k, (v, m) in of_view.items()}
     names = ("checks", "columns", "corner", "diagonals")
@@ -249,12 +291,24 @@ def test_a_store_of_something_else_is_left_as_it_is(pool, answers, tmp_path):
     assert small_jobs.tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["shape", "integers", "finite", "range", "probabilities"])
+@pytest.mark.parametrize(
+    "name",
+    ["shape", "integers", "finite", "range", "probabilities", "percent", "rounded"],
+)
 def test_answers_that_are_none_are_told(name, pool, answers, tmp_path):
     given, classes, message = wrong(answers)[name]
     with pytest.raises(ValueError, match=message):
         pack.pack(pool, given, tmp_path / "store", name="A", classes=classes)
     assert not (tmp_path / "store").exists()
+
+
+def test_logits_that_could_be_probabilities_are_taken(pool, answers, tmp_path):
+    """Those of a head of zeros, and after a ReLU."""
+    right = answers[VIEWED[0]]
+    for i, logits in enumerate((np.zeros_like(right), right.clip(0))):
+        said = {VIEWED[0]: logits}
+        store = pack.pack(pool, said, tmp_path / str(i), name="A", classes=small_jobs.CLASSES)
+        np.testing.assert_array_equal(store_lib.read_rows(store, VIEWED[0], store.form), logits)
 
 
 @pytest.mark.parametrize("name", ["classes", "twice", "unknown", "both", "neither"])
@@ -289,9 +343,24 @@ def test_temperatures_as_a_program(pool, answers, tmp_path):
     arguments = ["pack", str(pool), str(tmp_path), str(tmp_path / "store"), "--name=theirs"]
     with pytest.raises(SystemExit, match=r"--temperatures=\[-1.0, 1.0\]: all must be positive"):
         program.main([*arguments, "--k=2", "--temperatures", "-1"])
+    with pytest.raises(SystemExit, match="k=0: keep at least 1 logit of each image"):
+        program.main([*arguments, "--k=0"])
+    assert not (tmp_path / "store").exists()
     program.main([*arguments, "--k=2", "--temperatures", "4", "1"])
     found = store_lib.open_store(tmp_path / "store")
     assert found.form.ways == ((1.0, False), (4.0, False))
+
+
+def test_files_that_hold_no_answers_are_told(answers, tmp_path):
+    path, right = tmp_path / f"{VIEWED[0]}.npy", answers[VIEWED[0]]
+    np.save(path, right)
+    whole = path.read_bytes()
+    np.savez(tmp_path / "archive", right)
+    archive = (tmp_path / "archive.npz").read_bytes()
+    for content in (b"", whole[:20], whole[:-100], b"logits", archive):
+        path.write_bytes(content)
+        with pytest.raises(SystemExit, match=r"view-00000.npy' is not a complete array of numbers"):
+            program.main(["pack", "pool", str(tmp_path), str(tmp_path / "store"), "--name=x"])
 
 
 @pytest.mark.full
@@ -334,6 +403,11 @@ def test_parties_exchange_answers_on_a_pool_without_labels(noisy, quartet, unlab
     config.update(eval_data=f"folder:{noisy}", total_steps=4, eval_every_steps=4)
     pool = views_lib.write(Transfer.read(config), tmp_path / "pool")
     assert (np.load(pool / "labels.npy") == -1).all()
+    # Its labeled images stay with the party that writes the pool.
+    assert not any((pool / f"{split}.npy").exists() for split in MEASURED)
+    own = dict.fromkeys(("tune", "plain"), np.zeros((32, 4), np.float32))
+    with pytest.raises(ValueError, match=r"called 'tune'. The pool has: view-.*, plain\.$"):
+        pack.pack(pool, own, tmp_path / "A", name="A", classes=small_jobs.CLASSES)
     names = [path.stem for path in pool.glob("view-*.npy")]
     assert len(names) == 2  # of 32 images, 16 a step
     for name, other in zip("AB", others, strict=True):

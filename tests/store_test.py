@@ -403,6 +403,18 @@ def test_settings_that_do_not_go_together(noisy, quartet, refused):
         refused(transfer.run, config_of(noisy, quartet, **fields), message)
 
 
+def test_as_many_logits_as_classes_are_all_of_them(noisy, quartet, refused):
+    fields = dict(store_top_k=4, targets="stored", arg="objectives=kl_pool")
+    settings = Transfer.read(config_of(noisy, quartet, **fields))
+    transfer.check(settings)
+    assert len(transfer.load_data(settings, Shared()).dataset.classes) == 4
+    with pytest.raises(ValueError, match="Objective 'kl_pool' needs all logits"):
+        stores.check_kept(settings, classes=5)
+    few = settings.model_copy(update={"store_top_k": 3})
+    for run in (transfer.execute, lambda settings, _: transfer.load_data(settings, Shared())):
+        refused(run, few, "needs all logits, which the 3 largest logits do not give")
+
+
 def test_transfers_that_share_answers_may_compare_at_other_temperatures(noisy, quartet, tmp_path):
     """Each finds the other classes summed up as its objective compares them."""
     shared = Shared()
@@ -430,7 +442,18 @@ def test_runs_of_a_study_that_compare_at_other_temperatures_share_a_store(noisy,
     assert own[0].identity() == own[0].model_copy(update={"store_softenings": ()}).identity()
 
 
-def test_no_room_on_the_disk(tmp_path):
+def test_no_room_on_the_disk(stored, tmp_path, monkeypatch):
+    shutil.copytree(of_model(stored[0], "weak"), tmp_path / "store")
+    store = store_lib.open_store(tmp_path / "store")
+    names = [store_lib.view_name(0), *store_lib.MEASURED]
+    rows_N, *measured = (np.load(store.folder / f"{name}.npy") for name in names)
+    measured = dict(zip(store_lib.MEASURED, measured, strict=True))
+    store_lib.keep_only(store, [])
+    asked = []
+    monkeypatch.setattr(store_lib, "check_space", lambda _, needed: asked.append(needed))
+    filling.fill(store, lambda _: rows_N, VIEWS, rows_N, measured=measured)
+    assert asked == [VIEWS * rows_N.nbytes + sum(array.nbytes for array in measured.values())]
+    monkeypatch.undo()
     store_lib.check_space(tmp_path / "new", 1)
     with pytest.raises(ValueError, match=r"would take 1000000000.00 GB more, and .* GB are free"):
         store_lib.check_space(tmp_path / "new", 10**18)
@@ -485,6 +508,25 @@ def test_two_that_write_the_same_do_not_clash(stored, tmp_path):
         for one in writing:
             one.result()
     assert small_jobs.tree(tmp_path / "store") == small_jobs.tree(of_model(stored[0], "weak"))
+
+
+def test_two_that_measure_a_model_leave_the_bits_of_one(stored, tmp_path):
+    """Another run writes tune, of slightly other bits, just before this one."""
+    shutil.copytree(of_model(stored[0], "weak"), tmp_path / "store")
+    store = store_lib.open_store(tmp_path / "store")
+    own = np.array(store_lib.read_rows(store, "tune", rows.Form(4)))
+    store_lib.keep_only(store, [store_lib.view_name(view) for view in range(VIEWS)])
+    with futures.ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as other:
+        assert other.enter_context(lease.take(store.folder / "tune", expiry=60)) is not None
+        other_run = pool.submit(
+            filling.fill, store, lambda _: own, VIEWS, own, measured={"tune": own + 1e-6}
+        )
+        with pytest.raises(futures.TimeoutError):
+            other_run.result(timeout=0.5)
+        store_lib.write_rows(store, "tune", own)
+        other.close()
+        other_run.result(timeout=60)
+    np.testing.assert_array_equal(store_lib.read_rows(store, "tune", rows.Form(4)), own)
 
 
 def test_two_that_fill_a_store_compute_each_view_once(stored, tmp_path):

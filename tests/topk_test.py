@@ -197,4 +197,8 @@ def test_size_of_the_papers():
     text = top.told(examples, views)
     assert text.startswith("the 16 largest of 1,000 logits for 20 x 128,117 images: 0.23 GB")
     assert text.endswith("(all in float32: 10.25 GB)")
+    more = 12_812 + 50_000  # of tune and validation
+    told = "(all in float32: 10.25 GB), and all logits for the 62,812 images of tune and validation"
+    assert top.told(examples, views, more).endswith(f"{told}: 0.25 GB")
+    assert top.size(examples, views, more) == top.size(examples, views) + 251_248_000
     assert rows.form(16, 16, WAYS).k is None  # no rest: all are kept

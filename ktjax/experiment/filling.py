@@ -9,7 +9,9 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,20 +29,32 @@ _EXPIRY = 120.0  # seconds without a heartbeat after which they count as dead
 
 
 def fill(
-    store: Store, answers: Callable[[int], np.ndarray], views: int, images: pipeline.Split
+    store: Store,
+    answers: Callable[[int], np.ndarray],
+    views: int,
+    images: pipeline.Split,
+    *,
+    measured: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Writes the missing views of a store.
+    """Writes the missing views of a store, and what is missing of the splits in MEASURED.
 
     Runs that fill the same store begin at different views, leave out what others have written or
     are computing, and wait for that at the end: nothing is computed twice.
+
+    Args:
+      store: to write to.
+      answers: of the model, by view.
+      views: how many are wanted.
+      images: the training split.
+      measured: logits [N, C] that the model is known to have on other splits, by their names.
     """
     missing = [view for view in range(views) if not store.has(view_name(view))]
     if missing and parallel.is_first():
         name = store.description["model"]["name"]
-        size = store.form.told(len(images), len(missing))
+        more = sum(len(logits) for split, logits in measured.items() if not store.has(split))
+        size = store.form.told(len(images), len(missing), more)
         tqdm.tqdm.write(f"store {store.folder}: {size}")
-        needed = len(missing) * len(images) * store.form.dtype.itemsize
-        store_lib.check_space(store.folder, needed)
+        store_lib.check_space(store.folder, store.form.size(len(images), len(missing), more))
         _LOG.info("Storing the logits of %s for %d views: %s.", name, len(missing), size)
     begin = secrets.randbelow(views) if jax.process_count() == 1 else 0
     order = [(begin + i) % views for i in range(views)]
@@ -50,7 +64,21 @@ def fill(
         while not parallel.as_first_sees(store.has(view_name(view))):  # unless they have died
             time.sleep(_POLL)
             _write(store, view, answers)
+    for split, logits_NxC in measured.items() if parallel.is_first() else ():
+        _add(store, split, logits_NxC)
     parallel.wait_for_all("stored")
+
+
+def _add(store: Store, split: str, logits_NxC: Any) -> None:
+    """Writes a split's logits, unless they are there.
+
+    Two runs may have other bits of them, of programs of other batches: under the lease, array and
+    digest are of one of them.
+    """
+    if not store.has(split):
+        with lease.wait(store.folder / split, expiry=_EXPIRY):
+            if not store.has(split):
+                store_lib.write_rows(store, split, np.asarray(logits_NxC, np.float32))
 
 
 def _write(store: Store, view: int, answers: Callable[[int], np.ndarray]) -> None:

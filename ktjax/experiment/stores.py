@@ -32,30 +32,51 @@ def teachers(settings: Transfer) -> dict[str, Store]:
 
 
 def check(settings: Transfer) -> None:
-    """Raises ValueError unless stored logits support the settings; loads nothing."""
+    """Raises ValueError unless stored logits support the settings; loads nothing.
+
+    The data may have more classes than config.store_top_k: see `check_kept`.
+    """
+    check_teachers(settings)
+    if settings.store_top_k is not None:
+        _check_serve(settings, settings.store_top_k)
+
+
+def check_teachers(settings: Transfer) -> None:
+    """Raises ValueError unless teachers that are only a store support the settings."""
     if settings.store is not None:
         paths.reach(paths.of(settings.store))
-    stores = teachers(settings)
-    kept = [] if settings.store_top_k is None else [settings.store_top_k]
-    kept += [store.form.k for store in stores.values() if store.form.k is not None]
+    for name, store in teachers(settings).items():
+        if store.form.k is not None:
+            _check_serve(settings, store.form.k)
+        _check_teacher(settings, name, store)
+
+
+def check_kept(settings: Transfer, classes: int) -> None:
+    """Raises ValueError unless what is kept of so many logits supports the settings."""
+    k = form_of(settings, classes).k
+    if k is not None:
+        _check_serve(settings, k)
+
+
+def _check_serve(settings: Transfer, k: int) -> None:
+    """Raises ValueError unless the k largest logits serve all objectives, and calibration."""
     for entry in _entries(settings):
-        for k in kept:
-            served.of_top_k(entry.objective, entry.options(), k)
-    if kept and settings.calibrate:
+        served.of_top_k(entry.objective, entry.options(), k)
+    if settings.calibrate:
         raise ValueError(
-            f"config.calibrate compares models at other temperatures, but the {kept[0]} largest "
+            f"config.calibrate compares models at other temperatures, but the {k} largest "
             "logits do not give a model's confidence there: keep all (config.store_top_k=None)."
         )
-    for name, store in stores.items():
-        _check_teacher(settings, name, store)
 
 
 def _check_teacher(settings: Transfer, name: str, store: Store) -> None:
     wanted = settings.softenings()
     if store.form.k is not None and (lacking := [w for w in wanted if w not in store.form.ways]):
+        # --temperatures are of logits as they are, not of standardized ones.
+        how = "without" if any(way[1] for way in lacking) else "with --temperatures, or without"
         raise ValueError(
             f"'{name}' keeps the sum of the other classes at {told(store.form.ways)}, but "
-            f"config.objectives need {told(lacking)}: pack it with --temperatures, or without --k."
+            f"config.objectives need {told(lacking)}: pack it {how} --k."
         )
     seed = store.description["images"]["seed"]
     if not store.plain and any(other != seed for other in settings.seeds):
@@ -273,9 +294,8 @@ def stored(
         store_lib.create(paths.of(settings.store), description)
     parallel.wait_for_all("store")
     store = store_lib.create(paths.of(settings.store), description)
-    filling.fill(store, answers, views, splits.train)
-    if measured is not None and parallel.is_first():
-        _add_measured(store, description, measured)
+    more = {} if measured is None else _measured(store, description, measured)
+    filling.fill(store, answers, views, splits.train, measured=more)
     return _read(settings, store, views, alone=alone)
 
 
@@ -319,14 +339,17 @@ def known(
     return evaluation.judge(model, answers, splits, calibrate=settings.calibrate)
 
 
-def _add_measured(store: Store, description: Mapping[str, Any], measured: Evaluated) -> None:
-    """Stores logits on tune and validation, so that the store can teach without the model."""
-    answers = {"tune": measured.tune_NxC, "validation": measured.validation_NxC}
-    for split, logits_NxC in answers.items():
-        if logits_NxC is None or store.has(split):
-            continue
-        if store.description[split] == description[split]:  # otherwise the store is of other images
-            store_lib.write_rows(store, split, np.asarray(logits_NxC, np.float32))
+def _measured(
+    store: Store, description: Mapping[str, Any], measured: Evaluated
+) -> dict[str, np.ndarray]:
+    """The logits on tune and validation, with which the store can teach without the model."""
+    found = {"tune": measured.tune_NxC, "validation": measured.validation_NxC}
+    return {
+        split: logits_NxC
+        for split, logits_NxC in found.items()
+        # Otherwise the store is of other images.
+        if logits_NxC is not None and store.description[split] == description[split]
+    }
 
 
 def _read(settings: Transfer, store: Store, views: int, *, alone: bool) -> live.OfView:

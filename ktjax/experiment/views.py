@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def write(settings: Transfer, folder: str | Path) -> Path:
-    """Writes the views of a transfer, and the plain images of all splits; resumable.
+    """Writes the views of a transfer, and the plain images of its splits; resumable.
+
+    A folder with fewer views of the same images gets the others. Several processes may write to one
+    at the same time.
+
+    If train has no labels, tune and validation of config.eval_data are left out: the pool is for
+    others, and these images are those of the party that writes it.
 
     How images are read follows from the settings and, where they leave it open, from the models
     that are not stores: with `image_size`, `crop_pct` and `interpolation` set, no model matters.
@@ -53,16 +60,17 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     (seed,) = settings.seeds
     of_views = stores.images_of(settings, splits, classifiers, seed)
     of_plain = stores.images_of(settings, splits, classifiers, seed, plain=True)
+    measured = _measured(settings, splits)
     description = {
-        "views": stores.count_views(settings, len(splits.train)),
+        "views": max(_views(folder), stores.count_views(settings, len(splits.train))),
         "classes": list(loaded.dataset.classes),
         "images": of_views,
         PLAIN: of_plain,
         "versions": describe.versions(),
-        **{split: describe.split(getattr(splits, split)) for split in MEASURED},
+        **dict.fromkeys(MEASURED),
+        **{split: describe.split(images) for split, images in measured.items()},
     }
-    measured = sum(len(getattr(splits, split)) for split in MEASURED)
-    count = (description["views"] + 1) * len(splits.train) + measured
+    count = (description["views"] + 1) * len(splits.train) + sum(map(len, measured.values()))
     needed = count * of_views["size"] ** 2 * 3
     _check(folder, description)
     store_lib.check_space(folder, needed - sum(one.stat().st_size for one in folder.glob("*.npy")))
@@ -75,6 +83,7 @@ def write(settings: Transfer, folder: str | Path) -> Path:
         needed / 1e9,
     )
     folder.mkdir(parents=True, exist_ok=True)
+    store_lib.delete_abandoned(folder)
     files.write_json(folder / pack.POOL, description)
     change = augment.make_augment(settings.augment, seed=seed)
 
@@ -97,8 +106,7 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     for view in progress.bar(range(description["views"]), desc="views", unit="view", leave=False):
         _write(folder / f"{view_name(view)}.npy", shape, augmented(view))
     _write(folder / f"{PLAIN}.npy", shape, as_they_are(splits.train))
-    for split in MEASURED:
-        images = getattr(splits, split)
+    for split, images in measured.items():
         _write(folder / f"{split}.npy", (len(images), *shape[1:]), as_they_are(images))
     labels = io.BytesIO()
     np.save(labels, splits.train.label_N)
@@ -106,11 +114,23 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     return folder
 
 
+def _measured(settings: Transfer, splits: inputs.Splits) -> dict[str, batches.Split]:
+    """The splits in MEASURED that go into the pool: not a party's own labeled images."""
+    if settings.eval_data is not None and not splits.labeled:
+        return {}
+    return {split: getattr(splits, split) for split in MEASURED}
+
+
+def _views(folder: Path) -> int:
+    """How many views of its images the folder has, or is to have."""
+    return pack.read_pool(folder)["views"] if (folder / pack.POOL).exists() else 0
+
+
 def _check(folder: Path, description: dict) -> None:
     """Raises ValueError if the folder holds other images."""
     if not (folder / pack.POOL).exists():
         return
-    found = pack.read_pool(folder)
+    found = pack.read_pool(folder) | {"views": description["views"]}
     if different := differences(found, json.loads(json.dumps(description))):
         raise ValueError(f"'{folder}' holds other images: {'; '.join(different)}.")
 
@@ -119,13 +139,16 @@ def _write(path: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> N
     """Writes images part by part; the last part may end in padding."""
     if path.exists():
         return
-    part = path.with_name(f"{path.name}.part")
-    images = npy.open_memmap(part, "w+", np.uint8, shape)
-    start = 0
-    for taken in parts:
-        taken = taken[: shape[0] - start]
-        images[start : start + len(taken)] = taken
-        start += len(taken)
-    assert start == shape[0]
-    images.flush()
-    os.replace(part, path)
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        images = npy.open_memmap(part, "w+", np.uint8, shape)
+        start = 0
+        for taken in parts:
+            taken = taken[: shape[0] - start]
+            images[start : start + len(taken)] = taken
+            start += len(taken)
+        assert start == shape[0]
+        images.flush()
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # left behind if it is interrupted

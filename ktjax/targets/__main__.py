@@ -15,8 +15,15 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import ml_collections
 
 from ktjax.targets import pack
+from ktjax.targets.store import MEASURED
+
+if TYPE_CHECKING:
+    from ktjax.settings.transfer import Transfer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,17 +42,34 @@ def _views(argv: list[str]) -> None:
     # These import data and models, which packing does not need.
     from ktjax import flags
     from ktjax.experiment import views
-    from ktjax.settings.transfer import Transfer
 
     flags.parse(argv)
-    folder = views.write(Transfer.read(flags.CONFIG.value), flags.WORKDIR.value)
+    folder = views.write(_settings(flags.CONFIG.value), flags.WORKDIR.value)
+    files = [f"{split}.npy" for split in MEASURED if (folder / f"{split}.npy").exists()]
+    measured = f", {' and '.join(files)}" if files else ""
     print(
         f"Written: {folder}\nAnswer the images of view-*.npy (or, for a teacher without views, "
-        "those of plain.npy instead), tune.npy and validation.npy with [images, classes] logits in "
+        f"those of plain.npy instead){measured} with [images, classes] logits in "
         "files of the same names in a folder ANSWERS, and list the class of each column in "
         f"{pack.CLASSES}, one per line. Then they become a teacher: python -m ktjax.targets pack "
         f"{folder} ANSWERS STORE --name=MODEL"
     )
+
+
+def _settings(config: ml_collections.ConfigDict) -> "Transfer":
+    """The settings of a transfer, or what all runs of a study see."""
+    from ktjax.jobs.study import plan
+    from ktjax.settings.study import Study
+    from ktjax.settings.transfer import Transfer
+
+    if "job" not in config or config.job == "transfer":
+        return Transfer.read(config)
+    if config.job != "study":
+        raise ValueError(f"config.job={config.job}: views are those of a transfer or a study.")
+    study = plan.named(Study.read(config))
+    if not study.students:
+        raise ValueError(f"config.students: name the models of '{study.data}'.")
+    return study.transfer(study.students[0], (), study.objectives, seeds=study.seeds, mcl=study.mcl)
 
 
 def _pack(argv: list[str]) -> None:
@@ -85,11 +109,9 @@ def _pack(argv: list[str]) -> None:
         k=options.k,
         ways=[(temperature, False) for temperature in temperatures],
     )
-    views = len(store.complete())
-    print(
-        f"Written: {store.folder}: {store.form.told(store.examples, views)}\n"
-        f"To use it: teachers={store.name}"
-    )
+    more = sum(store.description[split]["examples"] for split in MEASURED if store.has(split))
+    size = store.form.told(store.examples, len(store.complete()), more)
+    print(f"Written: {store.folder}: {size}\nTo use it: teachers={store.name}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -77,7 +77,9 @@ def model(classifier: Classifier) -> dict[str, Any]:
         "origin": classifier.origin,
         "weights": weights(classifier.variables),
         "architecture": classifier.architecture,
-        "options": _options(classifier),
+        # Of a model that answers no block is skipped: a student and the same model as a teacher
+        # share a store, whatever the rate that the student trains with.
+        "options": _options(classifier, but=("drop_path_rate",)),
         "input": f"{spec.size} {spec.mean} {spec.std} {spec.interpolation}",
     }
 
@@ -142,8 +144,9 @@ def versions() -> dict[str, str]:
     return {"ktjax": ktjax.__version__, **found}
 
 
-def _options(classifier: Classifier) -> str:
-    return json.dumps(dict(classifier.options), sort_keys=True, default=str)
+def _options(classifier: Classifier, *, but: Collection[str] = ()) -> str:
+    options = {name: value for name, value in classifier.options.items() if name not in but}
+    return json.dumps(options, sort_keys=True, default=str)
 
 
 def _seen(images: Split, seed: int | None) -> dict[str, Any]:

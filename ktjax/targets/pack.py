@@ -2,8 +2,9 @@
 
 `python -m ktjax.targets views` (experiment/views.py) writes a pool, a folder of the images to be
 answered: pool.json and, as uint8 [N, H, W, 3], `view-00000.npy` and so on, `plain.npy` (the
-training images without augmentation), `tune.npy` and `validation.npy`. Image i of a file has the
-index i. Labels are in `labels.npy`, which `pack` reads and the teacher need not see.
+training images without augmentation), `tune.npy` and `validation.npy` (not those of one party: then
+pool.json says null). Image i of a file has the index i. Labels are in `labels.npy`, which `pack`
+reads and the teacher need not see.
 
 Answers are logits, or log-probabilities, as [N, C] arrays named like the images. If a model names
 only its most probable classes, give all others an equal share of the rest.
@@ -56,13 +57,15 @@ def pack(
 
     Raises:
       ValueError: answers are missing, have the wrong shape or classes, are not finite, or are
-        probabilities; nothing is written.
+        probabilities, or k is below 1; nothing is written.
     """
+    if k is not None and k < 1:
+        raise ValueError(f"k={k}: keep at least 1 logit of each image, or all, without k.")
     pool, folder = paths.on_disk(pool, "pool"), paths.of(folder)
     description = read_pool(pool)
     images, numbered = _images(description, answers)
     order_C = _order(description["classes"], classes)
-    examples = {split: description[split]["examples"] for split in MEASURED}
+    examples = {split: description[split]["examples"] for split in _measured(description)}
     checked = {
         called: _checked(called, array, examples.get(called, images["examples"]), order_C)
         for called, array in answers.items()
@@ -98,12 +101,26 @@ def pack(
 def read_answers(folder: str | Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The answers in a folder by name, and their classes; ValueError if they are missing."""
     folder = paths.on_disk(folder, "answers")
-    found = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    found = {path.stem: _array(path) for path in sorted(folder.glob("*.npy"))}
     if not found:
         raise ValueError(f"'{folder}' has no answers: view-00000.npy and so on, or plain.npy.")
     if not (folder / CLASSES).is_file():
         raise ValueError(f"'{folder}' lacks {CLASSES}: the class of each column, one per line.")
     return found, tuple((folder / CLASSES).read_text(encoding="utf-8-sig").splitlines())
+
+
+def _array(path: Path) -> np.ndarray:
+    """The array in a file, mapped into memory; ValueError if there is none, or only a part."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):  # their texts are of pickles and of mmap
+        array = None
+    if not isinstance(array, np.ndarray):  # or an archive of arrays, whatever its name
+        raise ValueError(
+            f"'{path}' is not a complete array of numbers, as numpy.save writes them: write it "
+            "again."
+        )
+    return array
 
 
 def read_pool(folder: Path) -> dict[str, Any]:
@@ -116,12 +133,17 @@ def read_pool(folder: Path) -> dict[str, Any]:
         ) from None
 
 
+def _measured(description: Mapping[str, Any]) -> list[str]:
+    """The splits in MEASURED that are in the pool."""
+    return [split for split in MEASURED if description[split] is not None]
+
+
 def _images(
     description: Mapping[str, Any], answers: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The images that were answered, and the names of the answers' files in the store."""
     views = {view_name(view): view_name(view) for view in range(description["views"])}
-    known = [*views, PLAIN, *MEASURED]
+    known = [*views, PLAIN, *_measured(description)]
     if unknown := sorted(set(answers) - set(known)):
         raise ValueError(f"No images are called '{unknown[0]}'. The pool has: {', '.join(known)}.")
     asked = [called for called in answers if called not in MEASURED]
@@ -170,11 +192,29 @@ def _checked(called: str, answers: np.ndarray, examples: int, order_C: np.ndarra
             f"The answers to '{called}' go up to {np.abs(logits_NxC).max():.3g}: logits and "
             f"log-probabilities must be within {_LARGEST:g} of 0."
         )
-    if (logits_NxC >= 0).all() and np.abs(logits_NxC.sum(axis=1) - 1).max() < 1e-2:
-        raise ValueError(
-            f"The answers to '{called}' are probabilities: give logits, or log-probabilities."
-        )
+    if what := _probabilities(logits_NxC):
+        raise ValueError(f"The answers to '{called}' {what}: give logits, or log-probabilities.")
     return logits_NxC
+
+
+def _probabilities(logits_NxC: np.ndarray) -> str | None:
+    """What shows that these are probabilities instead; None: nothing does.
+
+    Rounded ones, or those of the most probable classes alone, sum to any number up to 1. Logits
+    that are all between 0 and 1 would make every class about as probable; those of a head of zeros
+    are all 0. Nonnegative logits, as after a ReLU, do not all sum to 100.
+    """
+    low, high = logits_NxC.min(initial=0), logits_NxC.max(initial=0)
+    if low < 0 or high == 0:
+        return None
+    sum_N = logits_NxC.sum(axis=1)
+    if np.abs(sum_N - 1).max() < 1e-2:
+        return "are probabilities"
+    if high <= 1:
+        return "are all between 0 and 1, as probabilities are"
+    if np.abs(sum_N - 100).max() < 1:
+        return "sum to 100 for each image, as probabilities in percent do"
+    return None
 
 
 def _labels(pool: Path, description: Mapping[str, Any], *, wanted: bool) -> np.ndarray:
@@ -184,4 +224,4 @@ def _labels(pool: Path, description: Mapping[str, Any], *, wanted: bool) -> np.n
         raise ValueError(f"'{path}' is missing: without labels all logits must be kept (k).")
     if not wanted:
         return np.full(description["images"]["examples"], -1, np.int32)
-    return np.load(path, allow_pickle=False)
+    return _array(path)

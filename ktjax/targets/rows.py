@@ -52,13 +52,21 @@ class Form(NamedTuple):
         """The field names of a record."""
         return self.dtype.names or ()
 
-    def told(self, examples: int, views: int) -> str:
-        """The memory or disk that so many answers take, in words."""
-        size = examples * views * self.dtype.itemsize
+    def size(self, examples: int, views: int, measured: int = 0) -> int:
+        """The bytes of so many answers, and of all logits for the images of tune and validation."""
+        return examples * views * self.dtype.itemsize + measured * self.classes * 4
+
+    def told(self, examples: int, views: int, measured: int = 0) -> str:
+        """The memory or disk that `size` counts, in words."""
+        size = self.size(examples, views)
         whole = examples * views * self.classes * 4
         what = "all" if self.k is None else f"the {self.k} largest"
         text = f"{what} of {self.classes:,} logits for {views} x {examples:,} images: {_told(size)}"
-        return text if self.k is None else f"{text} (all in float32: {_told(whole)})"
+        text = text if self.k is None else f"{text} (all in float32: {_told(whole)})"
+        if not measured:
+            return text
+        more = _told(self.size(0, 0, measured))
+        return f"{text}, and all logits for the {measured:,} images of tune and validation: {more}"
 
 
 def form(classes: int, k: int | None, ways: tuple[Way, ...]) -> Form:

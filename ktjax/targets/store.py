@@ -122,12 +122,17 @@ def find(root: Path, description: Mapping[str, Any]) -> Store | None:
 def create(root: Path, description: Mapping[str, Any]) -> Store:
     """The same, created if it does not exist."""
     store = find(root, description) or write(_folder(root, description), description)
-    left = () if paths.is_remote(store.folder) else ("*.part", "*.lease")  # by those that died
-    for file in (file for kind in left for file in store.folder.glob(kind)):
+    delete_abandoned(store.folder)
+    return store
+
+
+def delete_abandoned(folder: Path) -> None:
+    """Deletes what those that died while they wrote have left in a folder."""
+    left = () if paths.is_remote(folder) else ("*.part", "*.lease")
+    for file in (file for kind in left for file in folder.glob(kind)):
         with contextlib.suppress(FileNotFoundError):  # its owner has just deleted or moved it
             if time.time() - file.stat().st_mtime > _ABANDONED:
                 file.unlink()
-    return store
 
 
 def _folder(root: Path, description: Mapping[str, Any]) -> Path:

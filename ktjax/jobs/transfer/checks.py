@@ -69,7 +69,7 @@ def check(settings: Transfer, given: Mapping[str, Classifier] | None = None) -> 
             f"Strategy '{settings.strategy}' trains several models at once, and makes no decision "
             "about one of them: set config.export to last."
         )
-    stores.check(settings)
+    stores.check_teachers(settings)
 
 
 def check_labels(settings: Transfer, dataset: data.Dataset) -> None:

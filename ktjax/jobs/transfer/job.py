@@ -111,6 +111,7 @@ def execute(
         beginning.check_models(workdir, mine)
         return read(report=report)
     checks.check_labels(settings, loaded.dataset)
+    stores.check_kept(settings, len(loaded.dataset.classes))
     only_stores = stores.teachers(settings)
     inputs.check_models(loaded, only_stores.values())
     dataset, splits = inputs.prepare(
@@ -271,7 +272,13 @@ def _data(settings: Transfer) -> inputs.Loaded:
 
 
 def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:
-    """The data that all transfers with these settings share, whatever their models."""
+    """The data that all transfers with these settings share, whatever their models.
+
+    ValueError: as `inputs.load`; or an objective needs more than the logits that are kept of its
+    classes.
+    """
     once = shared.of(settings, but=_OWN)
     loaded = once("data", lambda: _data(settings))
+    if settings.classes != "shared":  # then the models decide how many there are
+        stores.check_kept(settings, len(loaded.dataset.classes))
     return once("good images", lambda: inputs.without_bad(settings, loaded))

@@ -50,7 +50,7 @@ class Setup(NamedTuple):
     def accuracy(self, name: str) -> float:
         """A model's accuracy on tune: decisions (such as an order) must not use validation.
 
-        NaN for a teacher that is only a store; `stores.check` ensures that it is not needed.
+        NaN for a teacher that is only a store: stores.check_teachers ensures that it is not needed.
         """
         tune_NxC = self.models[name].tune_NxC
         if tune_NxC is None:
