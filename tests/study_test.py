@@ -222,6 +222,17 @@ def test_other_changes_are_refused(fields, named, whole, config):
     assert small_jobs.tree(whole[0]) == before
 
 
+def test_runs_of_another_study_are_refused(whole, config, tmp_path):
+    """Their folders were copied: the names are the same, whatever the settings."""
+    shutil.copytree(whole[0] / files.RUNS, tmp_path / files.RUNS)
+    own = study.run(changed(config, decode_threads=1, keep="none"), tmp_path)
+    assert own["rows"] == whole[1]["rows"]
+    shutil.copytree(tmp_path / files.RUNS, tmp_path / "other" / files.RUNS)
+    message = r"runs/.*/xe-1' is of another study: its config differs in weight_decay \(.* there,"
+    with pytest.raises(ValueError, match=message):
+        study.run(changed(config, weight_decay=0.5), tmp_path / "other")
+
+
 def test_how_it_is_started_is_no_part_of_it(whole, config, monkeypatch):
     fields = dict(shard="1/2", only_failed=True, lease_expiry=7.0)
     assert trained_by(monkeypatch, changed(config, **fields), whole[0])[0] == 0
@@ -363,7 +374,7 @@ def test_room_for_all_answers_is_checked_first(config, tmp_path, monkeypatch, ca
 def test_what_another_has_done_meanwhile_is_left(only_failed, whole, config, tmp_path, monkeypatch):
     """Between the look at a run and its lease."""
     settings = Study.read(changed(config, only_failed=only_failed))
-    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, expiry=60)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
     if only_failed:
         (tmp_path / run.folder).mkdir(parents=True)
         (tmp_path / run.folder / "error.json").write_text('{"error": "no memory"}')
@@ -383,7 +394,7 @@ def test_what_another_has_done_meanwhile_is_left(only_failed, whole, config, tmp
 def test_what_fails_again_is_not_repeated_by_each_process(config, tmp_path, monkeypatch):
     """A process may start when another has already repeated a run, in vain."""
     settings = Study.read(changed(config, only_failed=True))
-    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, expiry=60)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
     (tmp_path / run.folder).mkdir(parents=True)
     error = tmp_path / run.folder / "error.json"
     error.write_text('{"error": "no memory"}')
@@ -404,7 +415,8 @@ def test_what_fails_again_is_not_repeated_by_each_process(config, tmp_path, monk
 
 def test_an_error_is_over_once_the_run_is_finished(whole, config, tmp_path):
     """A process was killed between writing it and moving the folder; the next one went on there."""
-    run, runs = plan.plan(Study.read(config), labeled=True)[0], Runs(tmp_path, expiry=60)
+    settings = Study.read(config)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
     shutil.copytree(whole[0] / run.folder, tmp_path / run.folder)
     (tmp_path / run.folder / "error.json").write_text('{"error": "FloatingPointError: at step 1"}')
     assert runs.has_found(run) and runs.failure(run) is None and not runs.diverged(run)
@@ -416,7 +428,7 @@ def test_who_was_only_asleep_gives_nothing_away(whole, config, tmp_path):
     """Another has taken its run over, and done it."""
     settings = Study.read(config)
     run = plan.plan(settings, labeled=True)[0]
-    done, runs = Runs(whole[0], expiry=60), Runs(tmp_path, expiry=60)
+    done, runs = Runs(whole[0], settings), Runs(tmp_path, settings)
     with runs.take(run) as sleeper:
         os.utime(sleeper.file, (0, 0))
         with runs.take(run) as living:
@@ -434,13 +446,13 @@ def test_students_are_kept_as_asked(keep, kept, whole, config, tmp_path, monkeyp
     assert len(students(workdir)) == kept
 
 
-def test_the_best_is_that_of_tune(tmp_path, monkeypatch):
+def test_the_best_is_that_of_tune(config, tmp_path, monkeypatch):
     teachers = {None: 0.9, "t1": 0.1, "t2": 0.5, "t3": 0.3}
     runs = [plan.Run("s", teacher, "kl", 1, None, False) for teacher in teachers]
     for run in runs:
         (tmp_path / run.folder / files.STUDENTS).mkdir(parents=True)
         (tmp_path / run.folder / files.RESULTS).touch()
-    on_disk = Runs(tmp_path, expiry=60)
+    on_disk = Runs(tmp_path, Study.read(config))
 
     def found(run):
         tune = teachers[run.teacher]
@@ -453,12 +465,12 @@ def test_the_best_is_that_of_tune(tmp_path, monkeypatch):
     assert kept == ["t2"]
 
 
-def test_the_best_of_those_that_nobody_teaches(tmp_path, monkeypatch):
+def test_the_best_of_those_that_nobody_teaches(config, tmp_path, monkeypatch):
     runs = [plan.Run("s", None, name, 1, None, name == "self") for name in ("xe", "kl", "self")]
     for run in runs:
         (tmp_path / run.folder / files.STUDENTS).mkdir(parents=True)
         (tmp_path / run.folder / files.RESULTS).touch()
-    on_disk = Runs(tmp_path, expiry=60)
+    on_disk = Runs(tmp_path, Study.read(config))
 
     def found(run):
         tune = {"xe": 0.1, "kl": 0.3, "self": 0.5}[run.objective]
@@ -474,7 +486,7 @@ def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path,
     """Another has taken its run over and renamed the folder: a file is not there any more."""
     settings = Study.read(config)
     run = plan.plan(settings, labeled=True)[0]
-    runs = Runs(tmp_path, expiry=60)
+    runs = Runs(tmp_path, settings)
 
     def gone(*_, **__):
         raise FileNotFoundError("config.json")
@@ -491,7 +503,7 @@ def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path,
 @pytest.mark.parametrize("error", [MemoryError("full"), ImportError("no torch"), KeyError("k")])
 def test_whatever_a_run_fails_by_is_kept(error, config, tmp_path, monkeypatch):
     settings = Study.read(config)
-    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, expiry=60)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
 
     def fails(*_, **__):
         raise error

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,9 @@ from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.lease import Lease
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
-from ktjax.jobs.study.plan import Run
+from ktjax.jobs.study.plan import Run, transfer_of
+from ktjax.settings.record import FREE
+from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
 
 _ERROR = "error.json"  # why a run failed
@@ -42,8 +44,8 @@ class Found(NamedTuple):
 class Runs:
     """The runs of a workdir on disk; results of finished ones are cached."""
 
-    def __init__(self, workdir: Path, *, expiry: float):
-        self.workdir, self._expiry = workdir, expiry
+    def __init__(self, workdir: Path, settings: Study):
+        self.workdir, self._settings = workdir, settings
         self._found: dict[Path, Found] = {}
 
     def is_done(self, run: Run) -> bool:
@@ -78,16 +80,23 @@ class Runs:
             return None
 
     def found(self, run: Run) -> Found:
-        """Its result; it must be finished."""
+        """Its result; it must be finished.
+
+        Raises:
+          ValueError: it is damaged, or of a study with other settings: folders may be copied.
+        """
         if run.folder not in self._found:
-            self._found[run.folder] = _read(self.workdir / run.folder)
+            folder = self.workdir / run.folder
+            found = _read(folder)
+            _check_own(folder, found.results.config, transfer_of(self._settings, run).identity())
+            self._found[run.folder] = found
         return self._found[run.folder]
 
     def take(self, run: Run) -> contextlib.AbstractContextManager[Lease | None]:
         """The lease of a run; only its holder can publish the run's results."""
         path = self.workdir / run.folder
         paths.make_folder(path.parent)
-        return lease_lib.take(path, expiry=self._expiry)
+        return lease_lib.take(path, expiry=self._settings.lease_expiry)
 
     def do(self, run: Run, settings: Transfer, lease: Lease, shared: Shared) -> bool:
         """Executes or resumes a run and moves it to its folder; False if the lease was lost.
@@ -144,3 +153,13 @@ def _read(folder: Path) -> Found:
     row = dataclasses.replace(results.runs[0], run=str(folder))
     right_N = np.unpackbits(bits, count=results.data.validation).astype(bool)
     return Found(dataclasses.replace(results, runs=(row,)), right_N)
+
+
+def _check_own(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises ValueError if the run in a folder had another config than this study gives it."""
+    there = {name: value for name, value in found.items() if name not in FREE}
+    if there != wanted:
+        raise ValueError(
+            f"'{folder}' is of another study: {workdir_lib.differences(there, wanted)}. Delete it, "
+            "and the run is done again, or use another --workdir."
+        )

@@ -147,7 +147,7 @@ def _work(
     trackers.follow(tracker)
     settings = Study.read(fields)
     asked = plan.share(plan.plan(settings, labeled=labeled), settings.shard)
-    runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)
+    runs = Runs(paths.of(workdir), settings)
     try:
         wait = settings.shard is None
         work.work(settings, runs, asked, failed=failed, shared=Shared(), wait=wait)

@@ -101,7 +101,7 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     labeled = dataset.train.labeled
     asked = plan.plan(settings, labeled=labeled)
     every = claim(workdir, settings, dataset, overwrite=overwrite)
-    runs = Runs(workdir, expiry=settings.lease_expiry)
+    runs = Runs(workdir, settings)
     if settings.targets == "stored" and not all(map(runs.is_done, asked)):
         _check_room(settings, asked, whole, dataset)
     if not all(map(runs.is_done, asked)):
@@ -216,7 +216,7 @@ def _renew(workdir: Path, every: Study, now: Mapping[str, str], *, labeled: bool
     """Notes the weights of models that are new or have no finished run: they may be repaired."""
     began = beginning.read(workdir)["models"]
     if changed := {name: digest for name, digest in now.items() if began.get(name) != digest}:
-        runs = Runs(workdir, expiry=every.lease_expiry)
+        runs = Runs(workdir, every)
         planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
         done = [run for run in planned if runs.has_found(run)]
         used = {name for run in done for name in (run.student, run.teacher)}

@@ -105,5 +105,5 @@ def _student(
         compiled.keep(**programs)
     settings = Study.read(fields)
     asked = [one for one in plan.plan(settings, labeled=labeled) if one.student == student]
-    runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)
+    runs = Runs(paths.of(workdir), settings)
     work.work(settings, runs, asked, failed=failed, shared=Shared(), wait=True)
