@@ -182,6 +182,21 @@ def test_lists_may_grow(whole, config, monkeypatch, tmp_path):
     assert trained == 0 and table(workdir) == found
 
 
+def test_lists_may_grow_while_a_start_is_at_work(whole, config, monkeypatch, tmp_path):
+    """The other start, with another student, ends first."""
+    shutil.copytree(whole[0] / files.RUNS, tmp_path / files.RUNS)
+    first, second = (changed(config, students=(student,)) for student in config.students)
+
+    def another(*_, **__):
+        monkeypatch.setitem(job.ENGINES, "local", lambda *_, **__: None)
+        study.run(second, tmp_path)
+
+    monkeypatch.setitem(job.ENGINES, "local", another)
+    results = study.run(first, tmp_path)
+    assert set(results["config"]["students"]) == set(config.students)
+    assert len(table(tmp_path)) == len(table(whole[0]))
+
+
 def test_no_model_of_a_hub_is_asked_for_at_the_start(config, monkeypatch):
     """Each start of each shard would download all of them; one that fails would fail the study."""
     monkeypatch.setattr(hub, "download", lambda name, file: pytest.fail(f"{name} is asked for"))

@@ -100,7 +100,7 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     settings.durations(len(dataset.train))
     labeled = dataset.train.labeled
     asked = plan.plan(settings, labeled=labeled)
-    every = claim(workdir, settings, dataset, overwrite=overwrite)
+    claim(workdir, settings, dataset, overwrite=overwrite)
     runs = Runs(workdir, settings)
     if settings.targets == "stored" and not all(map(runs.is_done, asked)):
         _check_room(settings, asked, whole, dataset)
@@ -110,11 +110,12 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
         )
     mine = plan.share(asked, settings.shard)
     ENGINES[settings.engine](settings, workdir, runs, mine, shared, labeled=labeled)
-    # Everything that this or another start may have requested.
-    planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
-    for student in dict.fromkeys(one.student for one in planned):
-        runs.keep([one for one in planned if one.student == student], settings.keep)
     with lease.wait(workdir / _TABLE, expiry=settings.lease_expiry):
+        # Everything that this or another start has requested, perhaps only meanwhile.
+        every = _with_earlier(workdir, settings, overwrite=False)
+        planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
+        for student in dict.fromkeys(one.student for one in planned):
+            runs.keep([one for one in planned if one.student == student], settings.keep)
         found = {
             "dataset": dataset,
             "label_N": dataset.validation.label_N,
@@ -191,8 +192,8 @@ def _locally(
 ENGINES = {"local": _locally, "ray": on_ray.run}
 
 
-def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: bool) -> Study:
-    """Claims the workdir for this study; returns its settings with all that was ever requested.
+def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: bool) -> None:
+    """Claims the workdir for this study, and notes there all that was ever requested.
 
     Raises:
       ValueError: it belongs to another experiment, which must not be overwritten; or it cannot be
@@ -209,7 +210,6 @@ def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: b
     except OSError as error:
         raise workdir_lib.unusable(workdir, error) from error
     beginning.check(workdir, dataset.name, seen)
-    return every
 
 
 def _renew(workdir: Path, every: Study, now: Mapping[str, str], *, labeled: bool) -> None:
