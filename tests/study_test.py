@@ -197,6 +197,27 @@ def test_lists_may_grow_while_a_start_is_at_work(whole, config, monkeypatch, tmp
     assert len(table(tmp_path)) == len(table(whole[0]))
 
 
+def test_an_objective_that_was_a_control_before_is_not_run_again(
+    noisy, quartet, monkeypatch, tmp_path
+):
+    small = (noisy, quartet[:1], quartet[2:3])
+    assert trained_by(monkeypatch, studying(*small), tmp_path)[0] == 2
+    before = table(tmp_path)
+    assert [row["objective"] for row in before] == ["xe-0.1", "kl_dp"]
+    more = studying(*small, arg=ARG)
+    assert trained_by(monkeypatch, more, tmp_path)[0] == 0 and table(tmp_path) == before
+    # With another seed, too: controls are compared over all seeds.
+    settings = Study.read(changed(more, seeds=(1, 2)))
+
+    def alone():
+        planned = plan.plan(settings, labeled=True, workdir=tmp_path)
+        return [(run.objective, run.is_control) for run in planned if run.teacher is None]
+
+    assert alone() == [("xe-0.1", True)] * 2
+    (tmp_path / plan.plan(settings, labeled=True)[0].folder).mkdir()  # as by earlier versions
+    assert alone() == [("xe", True)] * 2
+
+
 def test_no_model_of_a_hub_is_asked_for_at_the_start(config, monkeypatch):
     """Each start of each shard would download all of them; one that fails would fail the study."""
     monkeypatch.setattr(hub, "download", lambda name, file: pytest.fail(f"{name} is asked for"))

@@ -99,8 +99,9 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     transfer.check_labels(whole, dataset)
     settings.durations(len(dataset.train))
     labeled = dataset.train.labeled
-    asked = plan.plan(settings, labeled=labeled)
+    plan.plan(settings, labeled=labeled)  # refuses before the workdir is changed
     claim(workdir, settings, dataset, overwrite=overwrite)
+    asked = plan.plan(settings, labeled=labeled, workdir=workdir)
     runs = Runs(workdir, settings)
     if settings.targets == "stored" and not all(map(runs.is_done, asked)):
         _check_room(settings, asked, whole, dataset)
@@ -113,7 +114,7 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     with lease.wait(workdir / _TABLE, expiry=settings.lease_expiry):
         # Everything that this or another start has requested, perhaps only meanwhile.
         every = _with_earlier(workdir, settings, overwrite=False)
-        planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
+        planned = _all_of(every, workdir, labeled=labeled)
         for student in dict.fromkeys(one.student for one in planned):
             runs.keep([one for one in planned if one.student == student], settings.keep)
         found = {
@@ -217,10 +218,15 @@ def _renew(workdir: Path, every: Study, now: Mapping[str, str], *, labeled: bool
     began = beginning.read(workdir)["models"]
     if changed := {name: digest for name, digest in now.items() if began.get(name) != digest}:
         runs = Runs(workdir, every)
-        planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
+        planned = _all_of(every, workdir, labeled=labeled)
         done = [run for run in planned if runs.has_found(run)]
         used = {name for run in done for name in (run.student, run.teacher)}
         beginning.renew(workdir, {k: v for k, v in changed.items() if k not in used & set(began)})
+
+
+def _all_of(every: Study, workdir: Path, *, labeled: bool) -> tuple[Run, ...]:
+    """The runs that some start may have requested, whichever pairs it drew."""
+    return plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled, workdir=workdir)
 
 
 def _weights(settings: Study) -> dict[str, str]:

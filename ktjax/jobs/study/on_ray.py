@@ -104,6 +104,7 @@ def _student(
     if programs is not None:
         compiled.keep(**programs)
     settings = Study.read(fields)
-    asked = [one for one in plan.plan(settings, labeled=labeled) if one.student == student]
     runs = Runs(paths.of(workdir), settings)
+    planned = plan.plan(settings, labeled=labeled, workdir=runs.workdir)
+    asked = [one for one in planned if one.student == student]
     work.work(settings, runs, asked, failed=failed, shared=Shared(), wait=True)
