@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import errno
 import multiprocessing
 import os
 import shutil
@@ -525,7 +526,7 @@ def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path,
     runs = Runs(tmp_path, settings)
 
     def gone(*_, **__):
-        raise FileNotFoundError("config.json")
+        raise FileNotFoundError(errno.ENOENT, "gone", str(tmp_path / run.folder / "config.json"))
 
     monkeypatch.setattr(transfer, "execute", gone)
     with runs.take(run) as sleeper:
@@ -536,7 +537,13 @@ def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path,
             assert not runs.do(run, plan.transfer_of(settings, run), sleeper, Shared())
 
 
-@pytest.mark.parametrize("error", [MemoryError("full"), ImportError("no torch"), KeyError("k")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(MemoryError("full"), ImportError("no torch"), KeyError("k")),
+        *(PermissionError(errno.EACCES, "no", "/models/a"), OSError(errno.EIO, "no answer")),
+    ],
+)
 def test_whatever_a_run_fails_by_is_kept(error, config, tmp_path, monkeypatch):
     settings = Study.read(config)
     run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
@@ -548,6 +555,24 @@ def test_whatever_a_run_fails_by_is_kept(error, config, tmp_path, monkeypatch):
     with runs.take(run) as held:
         assert runs.do(run, plan.transfer_of(settings, run), held, Shared())
     assert runs.is_done(run) and runs.error(run) == f"{type(error).__name__}: {error}"
+
+
+def test_a_disk_that_all_runs_write_to_ends_the_study(config, tmp_path, monkeypatch):
+    settings = Study.read(changed(config, store=str(tmp_path / "store")))
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path / "workdir", settings)
+    for error in (
+        OSError(errno.ENOSPC, "full", "/models/a"),
+        OSError(errno.EIO, "no answer", str(runs.workdir / "a")),
+        OSError(errno.EIO, "no answer", "elsewhere", None, str(tmp_path / "store" / "a")),
+    ):
+
+        def fails(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(transfer, "execute", fails)
+        with runs.take(run) as held, pytest.raises(OSError, match=error.strerror):
+            runs.do(run, plan.transfer_of(settings, run), held, Shared())
+        assert not runs.is_done(run)
 
 
 def test_refused(refused, config, quartet, noisy):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import traceback
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
 
 _ERROR = "error.json"  # why a run failed
+# Of a disk or process that all runs need, whichever file was at hand.
+_OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
 class Found(NamedTuple):
@@ -102,22 +105,25 @@ class Runs:
         """Executes or resumes a run and moves it to its folder; False if the lease was lost.
 
         If the run fails, its error is kept there instead.
+
+        Raises:
+          OSError: what all runs write to is full, for example, or cannot be written.
         """
         place = lease_lib.enter(lease)
         try:
             transfer.execute(settings, place, shared=shared, report=False)
-        except OSError:  # of the disk, which the next run needs too
-            if lease.held():
-                raise
-            # The new holder has renamed the folder.
         except Exception as error:  # of its models, its numerics, its memory: maybe not the next's
+            held = lease.held()  # else the new holder has renamed the folder
+            if held and _stops_all(error, self.workdir, settings.store):
+                raise
             logs.stop()
-            paths.delete(place, ignore_errors=True)
-            paths.make_folder(place)
-            said: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
-            files.write_json(
-                place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()}
-            )
+            if held:
+                paths.delete(place, ignore_errors=True)
+                paths.make_folder(place)
+                said: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
+                files.write_json(
+                    place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()}
+                )
         paths.delete(place / files.CHECKPOINTS, ignore_errors=True)
         path = self.workdir / run.folder
         if not lease.held():
@@ -153,6 +159,23 @@ def _read(folder: Path) -> Found:
     row = dataclasses.replace(results.runs[0], run=str(folder))
     right_N = np.unpackbits(bits, count=results.data.validation).astype(bool)
     return Found(dataclasses.replace(results, runs=(row,)), right_N)
+
+
+def _stops_all(error: Exception, workdir: Path, store: str | None) -> bool:
+    """Whether an error is of what the study itself writes, and the next run would fail likewise."""
+    if not isinstance(error, OSError):
+        return False
+    if error.errno in _OF_ALL:
+        return True
+    own = [workdir, *([] if store is None else [paths.of(store)])]
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | Path)]
+    return any(_is_below(name, folder) for name in names for folder in own)
+
+
+def _is_below(name: str | Path, folder: Path) -> bool:
+    if paths.is_remote(folder):
+        return str(name).startswith(f"{folder}/")
+    return Path(name).absolute().is_relative_to(folder.absolute())
 
 
 def _check_own(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
