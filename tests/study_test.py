@@ -598,6 +598,20 @@ def test_pairs_are_drawn_by_their_names(config, quartet):
     assert drawn(3, names=tuple(reversed(quartet))) == drawn(3)
 
 
+def test_a_student_that_is_gone_has_all_its_controls(noisy, quartet):
+    """Its finished runs stay in the table: which they are, only its files would tell."""
+    gone, teachers = "/gone/student", quartet[2:3]
+
+    def alone(student):
+        config = studying(noisy, (student,), teachers, arg="objectives=kl_dp,controls=xe+self")
+        settings = Study.read(changed(config, batch_norm="train"))
+        planned = plan.plan(settings, labeled=True)
+        return {run.objective for run in planned if run.student == student and run.is_control}
+
+    assert alone(gone) == {"xe-0.1", "self-0.1"}
+    assert alone(quartet[0]) == {"xe-0.1"}  # it has no batch statistics
+
+
 def test_folders_of_models():
     """Short, different, and the same whatever else there is."""
     names = ("glyphs/tiny_mlp", "timm/resnet50.a1_in1k", "hf:google/vit", "/a/b/c", "/d/b/c")

@@ -146,14 +146,21 @@ def _alone(
     }
     if not compared:
         return {name: (what, False) for name, what in asked.items()}
-    moves = settings.batch_norm == "train"
-    moves = moves and bool(models.blank(student).variables.get("batch_stats"))
+    moves = settings.batch_norm == "train" and _has_batch_stats(student)
     controls = transfer_plan.controls(settings, labeled=labeled, moves=moves)
     before = [what for name, what in controls.items() if name in done]
     asked = {k: what for k, what in asked.items() if k in done or what not in before}
     known = list(asked.values())
     more = {name: what for name, what in controls.items() if what not in known}
     return {name: (what, what in controls.values()) for name, what in (asked | more).items()}
+
+
+def _has_batch_stats(student: str) -> bool:
+    """Whether a student has batch statistics; assumed if it is gone, as in `_identity`."""
+    try:
+        return bool(models.blank(student).variables.get("batch_stats"))
+    except (ValueError, OSError):
+        return True
 
 
 def _done_alone(workdir: Path, student: str) -> list[str]:
