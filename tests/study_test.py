@@ -1,6 +1,7 @@
 """Studies through the front door: what is run, once; what of it stays; and the table."""
 
 import collections
+import contextlib
 import csv
 import errno
 import multiprocessing
@@ -517,6 +518,30 @@ def test_the_best_of_those_that_nobody_teaches(config, tmp_path, monkeypatch):
     on_disk.keep(runs, "best")
     kept = [run.objective for run in runs if (tmp_path / run.folder / files.STUDENTS).exists()]
     assert kept == ["kl"]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_who_falls_asleep_at_the_end_gives_nothing_away(done, whole, config, tmp_path, monkeypatch):
+    """Right after it has seen that its lease counts another takes over, and may even be done."""
+    settings = Study.read(config)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
+    held = lease.Lease.held
+
+    def held_just_now(self):
+        monkeypatch.setattr(lease.Lease, "held", held)
+        os.utime(self.file, (0, 0))
+        living = awake.enter_context(runs.take(run))
+        place = lease.enter(living)
+        if done:
+            shutil.copytree(whole[0] / run.folder, place, dirs_exist_ok=True)
+            os.rename(place, tmp_path / run.folder)
+        return True
+
+    monkeypatch.setattr(transfer, "execute", lambda *_, **__: None)
+    with runs.take(run) as sleeper, contextlib.ExitStack() as awake:
+        monkeypatch.setattr(lease.Lease, "held", held_just_now)
+        assert not runs.do(run, plan.transfer_of(settings, run), sleeper, Shared())
+        assert runs.has_found(run) == done
 
 
 def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path, monkeypatch):

@@ -125,12 +125,21 @@ class Runs:
                     place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()}
                 )
         paths.delete(place / files.CHECKPOINTS, ignore_errors=True)
-        path = self.workdir / run.folder
-        if not lease.held():
+        return self._publish(run, place, lease)
+
+    def _publish(self, run: Run, place: Path, lease: Lease) -> bool:
+        """Moves what was made to the run's folder; False if the lease was lost."""
+        if not lease.held() or self.has_found(run):  # another may finish at any moment
             paths.delete(place, ignore_errors=True)
             return False
+        path = self.workdir / run.folder
         paths.delete(path, ignore_errors=True)  # it had failed before
-        paths.move(place, path, last=files.RESULTS)
+        try:
+            paths.move(place, path, last=files.RESULTS)
+        except FileNotFoundError:
+            if lease.held():
+                raise
+            return False  # the new holder has renamed the folder
         return True
 
     def keep(self, runs: Sequence[Run], keep: str) -> None:
