@@ -20,7 +20,7 @@ from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import evaluation, lease, training
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import study, transfer
-from ktjax.jobs.study import in_processes, job, plan, work
+from ktjax.jobs.study import in_processes, job, on_ray, plan, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.transfer import setup
 from ktjax.models.checkpoints import hub, weights
@@ -609,6 +609,30 @@ def test_refused(refused, config, quartet, noisy):
     refused(study.run, changed(config, teachers=("glyphs/tiny_vitt",)), "No model 'glyphs/tiny_vi")
     alone = studying(noisy, quartet[:1], quartet[:1])
     refused(study.run, alone, "nothing to run")
+
+
+def test_relative_paths_are_refused_where_ray_has_other_machines(
+    refused, config, quartet, noisy, tmp_path, monkeypatch
+):
+    pytest.importorskip("ray")
+    monkeypatch.chdir(noisy.parent)
+    there = os.path.relpath(quartet[3])
+    fields = dict(data=f"folder:{noisy.name}", teachers=(there, quartet[2]), data_dir="data")
+    relative = changed(config, engine="ray", **fields)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    job.check(Study.read(relative))  # its tasks are on this machine, and start here
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    refused(study.run, relative, rf"absolute paths instead of '{there}', '{noisy.name}', 'data'\.")
+    job.check(Study.read(changed(config, engine="ray")))
+
+
+def test_gpus_that_no_task_of_ray_gets_are_told(config, caplog):
+    settings = Study.read(config)
+    on_ray._say_unused(settings, 0)
+    assert not caplog.messages
+    on_ray._say_unused(settings, 8)
+    (said,) = caplog.messages
+    assert "config.ray.gpus=0, but the cluster has 8 GPUs" in said
 
 
 def test_pairs_are_drawn_by_their_names(config, quartet):

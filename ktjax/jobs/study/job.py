@@ -50,7 +50,7 @@ def check(settings: Study) -> None:
             "config.engine=ray, without --distributed."
         )
     if settings.engine == "ray":
-        on_ray.check()
+        on_ray.check(settings)
     plan.plan(settings, labeled=True)
     alone = {name: control.entry for name, control in transfer_plan.controls(settings).items()}
     if alone:
