@@ -17,7 +17,7 @@ from small_jobs import KilledError, kill_at, load_config, read, studying, withou
 
 from ktjax import files
 from ktjax.checkpoint import Checkpoints
-from ktjax.experiment import evaluation, lease, training
+from ktjax.experiment import evaluation, lease, stores, training
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import study, transfer
 from ktjax.jobs.study import in_processes, job, on_ray, plan, work
@@ -402,10 +402,35 @@ def test_models_where_none_are_named():
 def test_room_for_all_answers_is_checked_first(config, tmp_path, monkeypatch, capsys):
     """Else every run would fail once the disk is full."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=5000))
+    (tmp_path / "store" / "of-another").mkdir(parents=True)
+    (tmp_path / "store" / "of-another" / "view-00000.npy").write_bytes(bytes(10**6))
     with pytest.raises(ValueError, match=r"/store' would take 0.00 GB more, and 0.00 GB are free"):
         study.run(config, tmp_path)
     assert "Answers of 4 models, stored once for all runs in" in capsys.readouterr().out
     assert not list((tmp_path / "runs").rglob("*"))
+
+
+def test_only_answers_of_the_study_itself_are_counted(whole, config, noisy, monkeypatch):
+    settings = Study.read(changed(config, store=str(whole[0] / files.STORE)))
+
+    def stored(settings, used):
+        asked = settings.transfer(used[0], (), settings.objectives, seeds=settings.seeds, mcl={})
+        train = transfer.load_data(asked, Shared()).dataset.train
+        return stores.stored_bytes(asked, train, used)
+
+    views = list((whole[0] / files.STORE).glob("*/view-*.npy"))
+    names = (*settings.students, *settings.teachers)
+    assert stored(settings, names) == sum(path.stat().st_size for path in views) > 0
+    assert 0 < stored(settings, names[:1]) < stored(settings, names)
+    for other in (
+        dict(seeds=(2,)),
+        dict(augment="weak"),
+        dict(max_examples=20),
+        dict(store_top_k=2),
+    ):
+        assert stored(Study.read(changed(config, store=settings.store, **other)), names) == 0
+    of_some_skipped = Study.read(changed(config, store=settings.store, on_bad_image="skip"))
+    assert stored(of_some_skipped, names) == stored(settings, names)
 
 
 @pytest.mark.parametrize("only_failed", [False, True])

@@ -143,14 +143,14 @@ def _check_room(
     """Prints how much all stores take; ValueError if there is too little room for them."""
     assert settings.store is not None
     used = {name for run in asked for name in (run.student, run.teacher) if name is not None}
-    models = sum(not name.startswith(store.PREFIX) for name in used)
+    used = {name for name in used if not name.startswith(store.PREFIX)}
     form, images = stores.form_of(whole, len(dataset.classes)), len(dataset.train)
-    views = models * len(settings.seeds) * stores.count_views(whole, images)
+    views = len(used) * len(settings.seeds) * stores.count_views(whole, images)
     size = form.told(images, views)
-    print(f"Answers of {models} models, stored once for all runs in {settings.store}: {size}.")
+    print(f"Answers of {len(used)} models, stored once for all runs in {settings.store}: {size}.")
     folder = paths.of(settings.store)
     if not paths.is_remote(folder):
-        there = sum(file.stat().st_size for file in folder.glob("*/*.npy"))
+        there = stores.stored_bytes(whole, dataset.train, used)
         store.check_space(folder, views * images * form.dtype.itemsize - there)
 
 
