@@ -1,7 +1,9 @@
 """Studies through the front door: what is run, once; what of it stays; and the table."""
 
 import collections
+import contextlib
 import csv
+import errno
 import multiprocessing
 import os
 import shutil
@@ -15,10 +17,10 @@ from small_jobs import KilledError, kill_at, load_config, read, studying, withou
 
 from ktjax import files
 from ktjax.checkpoint import Checkpoints
-from ktjax.experiment import evaluation, lease, training
+from ktjax.experiment import evaluation, lease, stores, training
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import study, transfer
-from ktjax.jobs.study import in_processes, job, plan, work
+from ktjax.jobs.study import in_processes, job, on_ray, plan, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.transfer import setup
 from ktjax.models.checkpoints import hub, weights
@@ -182,6 +184,42 @@ def test_lists_may_grow(whole, config, monkeypatch, tmp_path):
     assert trained == 0 and table(workdir) == found
 
 
+def test_lists_may_grow_while_a_start_is_at_work(whole, config, monkeypatch, tmp_path):
+    """The other start, with another student, ends first."""
+    shutil.copytree(whole[0] / files.RUNS, tmp_path / files.RUNS)
+    first, second = (changed(config, students=(student,)) for student in config.students)
+
+    def another(*_, **__):
+        monkeypatch.setitem(job.ENGINES, "local", lambda *_, **__: None)
+        study.run(second, tmp_path)
+
+    monkeypatch.setitem(job.ENGINES, "local", another)
+    results = study.run(first, tmp_path)
+    assert set(results["config"]["students"]) == set(config.students)
+    assert len(table(tmp_path)) == len(table(whole[0]))
+
+
+def test_an_objective_that_was_a_control_before_is_not_run_again(
+    noisy, quartet, monkeypatch, tmp_path
+):
+    small = (noisy, quartet[:1], quartet[2:3])
+    assert trained_by(monkeypatch, studying(*small), tmp_path)[0] == 2
+    before = table(tmp_path)
+    assert [row["objective"] for row in before] == ["xe-0.1", "kl_dp"]
+    more = studying(*small, arg=ARG)
+    assert trained_by(monkeypatch, more, tmp_path)[0] == 0 and table(tmp_path) == before
+    # With another seed, too: controls are compared over all seeds.
+    settings = Study.read(changed(more, seeds=(1, 2)))
+
+    def alone():
+        planned = plan.plan(settings, labeled=True, workdir=tmp_path)
+        return [(run.objective, run.is_control) for run in planned if run.teacher is None]
+
+    assert alone() == [("xe-0.1", True)] * 2
+    (tmp_path / plan.plan(settings, labeled=True)[0].folder).mkdir()  # as by earlier versions
+    assert alone() == [("xe", True)] * 2
+
+
 def test_no_model_of_a_hub_is_asked_for_at_the_start(config, monkeypatch):
     """Each start of each shard would download all of them; one that fails would fail the study."""
     monkeypatch.setattr(hub, "download", lambda name, file: pytest.fail(f"{name} is asked for"))
@@ -220,6 +258,17 @@ def test_other_changes_are_refused(fields, named, whole, config):
     with pytest.raises(ValueError, match=f"another experiment: its config differs in {named}"):
         study.run(changed(config, **fields), whole[0])
     assert small_jobs.tree(whole[0]) == before
+
+
+def test_runs_of_another_study_are_refused(whole, config, tmp_path):
+    """Their folders were copied: the names are the same, whatever the settings."""
+    shutil.copytree(whole[0] / files.RUNS, tmp_path / files.RUNS)
+    own = study.run(changed(config, decode_threads=1, keep="none"), tmp_path)
+    assert own["rows"] == whole[1]["rows"]
+    shutil.copytree(tmp_path / files.RUNS, tmp_path / "other" / files.RUNS)
+    message = r"runs/.*/xe-1' is of another study: its config differs in weight_decay \(.* there,"
+    with pytest.raises(ValueError, match=message):
+        study.run(changed(config, weight_decay=0.5), tmp_path / "other")
 
 
 def test_how_it_is_started_is_no_part_of_it(whole, config, monkeypatch):
@@ -353,17 +402,42 @@ def test_models_where_none_are_named():
 def test_room_for_all_answers_is_checked_first(config, tmp_path, monkeypatch, capsys):
     """Else every run would fail once the disk is full."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=5000))
+    (tmp_path / "store" / "of-another").mkdir(parents=True)
+    (tmp_path / "store" / "of-another" / "view-00000.npy").write_bytes(bytes(10**6))
     with pytest.raises(ValueError, match=r"/store' would take 0.00 GB more, and 0.00 GB are free"):
         study.run(config, tmp_path)
     assert "Answers of 4 models, stored once for all runs in" in capsys.readouterr().out
     assert not list((tmp_path / "runs").rglob("*"))
 
 
+def test_only_answers_of_the_study_itself_are_counted(whole, config, noisy, monkeypatch):
+    settings = Study.read(changed(config, store=str(whole[0] / files.STORE)))
+
+    def stored(settings, used):
+        asked = settings.transfer(used[0], (), settings.objectives, seeds=settings.seeds, mcl={})
+        train = transfer.load_data(asked, Shared()).dataset.train
+        return stores.stored_bytes(asked, train, used)
+
+    views = list((whole[0] / files.STORE).glob("*/view-*.npy"))
+    names = (*settings.students, *settings.teachers)
+    assert stored(settings, names) == sum(path.stat().st_size for path in views) > 0
+    assert 0 < stored(settings, names[:1]) < stored(settings, names)
+    for other in (
+        dict(seeds=(2,)),
+        dict(augment="weak"),
+        dict(max_examples=20),
+        dict(store_top_k=2),
+    ):
+        assert stored(Study.read(changed(config, store=settings.store, **other)), names) == 0
+    of_some_skipped = Study.read(changed(config, store=settings.store, on_bad_image="skip"))
+    assert stored(of_some_skipped, names) == stored(settings, names)
+
+
 @pytest.mark.parametrize("only_failed", [False, True])
 def test_what_another_has_done_meanwhile_is_left(only_failed, whole, config, tmp_path, monkeypatch):
     """Between the look at a run and its lease."""
     settings = Study.read(changed(config, only_failed=only_failed))
-    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, expiry=60)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
     if only_failed:
         (tmp_path / run.folder).mkdir(parents=True)
         (tmp_path / run.folder / "error.json").write_text('{"error": "no memory"}')
@@ -383,7 +457,7 @@ def test_what_another_has_done_meanwhile_is_left(only_failed, whole, config, tmp
 def test_what_fails_again_is_not_repeated_by_each_process(config, tmp_path, monkeypatch):
     """A process may start when another has already repeated a run, in vain."""
     settings = Study.read(changed(config, only_failed=True))
-    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, expiry=60)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
     (tmp_path / run.folder).mkdir(parents=True)
     error = tmp_path / run.folder / "error.json"
     error.write_text('{"error": "no memory"}')
@@ -404,7 +478,8 @@ def test_what_fails_again_is_not_repeated_by_each_process(config, tmp_path, monk
 
 def test_an_error_is_over_once_the_run_is_finished(whole, config, tmp_path):
     """A process was killed between writing it and moving the folder; the next one went on there."""
-    run, runs = plan.plan(Study.read(config), labeled=True)[0], Runs(tmp_path, expiry=60)
+    settings = Study.read(config)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
     shutil.copytree(whole[0] / run.folder, tmp_path / run.folder)
     (tmp_path / run.folder / "error.json").write_text('{"error": "FloatingPointError: at step 1"}')
     assert runs.has_found(run) and runs.failure(run) is None and not runs.diverged(run)
@@ -416,7 +491,7 @@ def test_who_was_only_asleep_gives_nothing_away(whole, config, tmp_path):
     """Another has taken its run over, and done it."""
     settings = Study.read(config)
     run = plan.plan(settings, labeled=True)[0]
-    done, runs = Runs(whole[0], expiry=60), Runs(tmp_path, expiry=60)
+    done, runs = Runs(whole[0], settings), Runs(tmp_path, settings)
     with runs.take(run) as sleeper:
         os.utime(sleeper.file, (0, 0))
         with runs.take(run) as living:
@@ -434,13 +509,13 @@ def test_students_are_kept_as_asked(keep, kept, whole, config, tmp_path, monkeyp
     assert len(students(workdir)) == kept
 
 
-def test_the_best_is_that_of_tune(tmp_path, monkeypatch):
+def test_the_best_is_that_of_tune(config, tmp_path, monkeypatch):
     teachers = {None: 0.9, "t1": 0.1, "t2": 0.5, "t3": 0.3}
     runs = [plan.Run("s", teacher, "kl", 1, None, False) for teacher in teachers]
     for run in runs:
         (tmp_path / run.folder / files.STUDENTS).mkdir(parents=True)
         (tmp_path / run.folder / files.RESULTS).touch()
-    on_disk = Runs(tmp_path, expiry=60)
+    on_disk = Runs(tmp_path, Study.read(config))
 
     def found(run):
         tune = teachers[run.teacher]
@@ -453,12 +528,12 @@ def test_the_best_is_that_of_tune(tmp_path, monkeypatch):
     assert kept == ["t2"]
 
 
-def test_the_best_of_those_that_nobody_teaches(tmp_path, monkeypatch):
+def test_the_best_of_those_that_nobody_teaches(config, tmp_path, monkeypatch):
     runs = [plan.Run("s", None, name, 1, None, name == "self") for name in ("xe", "kl", "self")]
     for run in runs:
         (tmp_path / run.folder / files.STUDENTS).mkdir(parents=True)
         (tmp_path / run.folder / files.RESULTS).touch()
-    on_disk = Runs(tmp_path, expiry=60)
+    on_disk = Runs(tmp_path, Study.read(config))
 
     def found(run):
         tune = {"xe": 0.1, "kl": 0.3, "self": 0.5}[run.objective]
@@ -470,14 +545,38 @@ def test_the_best_of_those_that_nobody_teaches(tmp_path, monkeypatch):
     assert kept == ["kl"]
 
 
+@pytest.mark.parametrize("done", [True, False])
+def test_who_falls_asleep_at_the_end_gives_nothing_away(done, whole, config, tmp_path, monkeypatch):
+    """Right after it has seen that its lease counts another takes over, and may even be done."""
+    settings = Study.read(config)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
+    held = lease.Lease.held
+
+    def held_just_now(self):
+        monkeypatch.setattr(lease.Lease, "held", held)
+        os.utime(self.file, (0, 0))
+        living = awake.enter_context(runs.take(run))
+        place = lease.enter(living)
+        if done:
+            shutil.copytree(whole[0] / run.folder, place, dirs_exist_ok=True)
+            os.rename(place, tmp_path / run.folder)
+        return True
+
+    monkeypatch.setattr(transfer, "execute", lambda *_, **__: None)
+    with runs.take(run) as sleeper, contextlib.ExitStack() as awake:
+        monkeypatch.setattr(lease.Lease, "held", held_just_now)
+        assert not runs.do(run, plan.transfer_of(settings, run), sleeper, Shared())
+        assert runs.has_found(run) == done
+
+
 def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path, monkeypatch):
     """Another has taken its run over and renamed the folder: a file is not there any more."""
     settings = Study.read(config)
     run = plan.plan(settings, labeled=True)[0]
-    runs = Runs(tmp_path, expiry=60)
+    runs = Runs(tmp_path, settings)
 
     def gone(*_, **__):
-        raise FileNotFoundError("config.json")
+        raise FileNotFoundError(errno.ENOENT, "gone", str(tmp_path / run.folder / "config.json"))
 
     monkeypatch.setattr(transfer, "execute", gone)
     with runs.take(run) as sleeper:
@@ -488,10 +587,16 @@ def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path,
             assert not runs.do(run, plan.transfer_of(settings, run), sleeper, Shared())
 
 
-@pytest.mark.parametrize("error", [MemoryError("full"), ImportError("no torch"), KeyError("k")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(MemoryError("full"), ImportError("no torch"), KeyError("k")),
+        *(PermissionError(errno.EACCES, "no", "/models/a"), OSError(errno.EIO, "no answer")),
+    ],
+)
 def test_whatever_a_run_fails_by_is_kept(error, config, tmp_path, monkeypatch):
     settings = Study.read(config)
-    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, expiry=60)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
 
     def fails(*_, **__):
         raise error
@@ -500,6 +605,24 @@ def test_whatever_a_run_fails_by_is_kept(error, config, tmp_path, monkeypatch):
     with runs.take(run) as held:
         assert runs.do(run, plan.transfer_of(settings, run), held, Shared())
     assert runs.is_done(run) and runs.error(run) == f"{type(error).__name__}: {error}"
+
+
+def test_a_disk_that_all_runs_write_to_ends_the_study(config, tmp_path, monkeypatch):
+    settings = Study.read(changed(config, store=str(tmp_path / "store")))
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path / "workdir", settings)
+    for error in (
+        OSError(errno.ENOSPC, "full", "/models/a"),
+        OSError(errno.EIO, "no answer", str(runs.workdir / "a")),
+        OSError(errno.EIO, "no answer", "elsewhere", None, str(tmp_path / "store" / "a")),
+    ):
+
+        def fails(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(transfer, "execute", fails)
+        with runs.take(run) as held, pytest.raises(OSError, match=error.strerror):
+            runs.do(run, plan.transfer_of(settings, run), held, Shared())
+        assert not runs.is_done(run)
 
 
 def test_refused(refused, config, quartet, noisy):
@@ -513,6 +636,30 @@ def test_refused(refused, config, quartet, noisy):
     refused(study.run, alone, "nothing to run")
 
 
+def test_relative_paths_are_refused_where_ray_has_other_machines(
+    refused, config, quartet, noisy, tmp_path, monkeypatch
+):
+    pytest.importorskip("ray")
+    monkeypatch.chdir(noisy.parent)
+    there = os.path.relpath(quartet[3])
+    fields = dict(data=f"folder:{noisy.name}", teachers=(there, quartet[2]), data_dir="data")
+    relative = changed(config, engine="ray", **fields)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    job.check(Study.read(relative))  # its tasks are on this machine, and start here
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    refused(study.run, relative, rf"absolute paths instead of '{there}', '{noisy.name}', 'data'\.")
+    job.check(Study.read(changed(config, engine="ray")))
+
+
+def test_gpus_that_no_task_of_ray_gets_are_told(config, caplog):
+    settings = Study.read(config)
+    on_ray._say_unused(settings, 0)
+    assert not caplog.messages
+    on_ray._say_unused(settings, 8)
+    (said,) = caplog.messages
+    assert "config.ray.gpus=0, but the cluster has 8 GPUs" in said
+
+
 def test_pairs_are_drawn_by_their_names(config, quartet):
     """A drawn pair stays drawn when more of them are, whatever the order of the lists."""
 
@@ -523,6 +670,20 @@ def test_pairs_are_drawn_by_their_names(config, quartet):
     assert len(drawn(3)) == 3 and len(drawn(None)) == 12
     assert drawn(3) < drawn(5) < drawn(None)
     assert drawn(3, names=tuple(reversed(quartet))) == drawn(3)
+
+
+def test_a_student_that_is_gone_has_all_its_controls(noisy, quartet):
+    """Its finished runs stay in the table: which they are, only its files would tell."""
+    gone, teachers = "/gone/student", quartet[2:3]
+
+    def alone(student):
+        config = studying(noisy, (student,), teachers, arg="objectives=kl_dp,controls=xe+self")
+        settings = Study.read(changed(config, batch_norm="train"))
+        planned = plan.plan(settings, labeled=True)
+        return {run.objective for run in planned if run.student == student and run.is_control}
+
+    assert alone(gone) == {"xe-0.1", "self-0.1"}
+    assert alone(quartet[0]) == {"xe-0.1"}  # it has no batch statistics
 
 
 def test_folders_of_models():

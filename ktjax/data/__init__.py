@@ -12,7 +12,7 @@ from ktjax import paths, spelling
 from ktjax.data import folders, sources
 from ktjax.data.sources import Source
 
-_FOLDER, _TFDS = "folder:", "tfds:"
+FOLDER, _TFDS = "folder:", "tfds:"
 _SEED = 1234  # decides what is held out where a data set lacks a split
 _HELD_OUT = 0.2
 _MINIVAL = 0.1
@@ -102,8 +102,8 @@ DATASETS = {
 
 def check(name: str, field: str = "data") -> None:
     """Raises ValueError, with the nearest names, unless `load` knows the data set."""
-    if name.startswith(_FOLDER):
-        path = name.removeprefix(_FOLDER)
+    if name.startswith(FOLDER):
+        path = name.removeprefix(FOLDER)
         if not path:
             raise ValueError(f"{field}=folder: lacks the path of a folder of images.")
         if not paths.on_disk(path, field).is_dir():
@@ -118,9 +118,9 @@ def check(name: str, field: str = "data") -> None:
 
 def identity(name: str) -> str:
     """Text that all names of one data set share."""
-    if not name.startswith(_FOLDER):
+    if not name.startswith(FOLDER):
         return name
-    return f"{_FOLDER}{paths.on_disk(name.removeprefix(_FOLDER), 'data').resolve()}"
+    return f"{FOLDER}{paths.on_disk(name.removeprefix(FOLDER), 'data').resolve()}"
 
 
 def check_apart(name: str, workdir: Path) -> None:
@@ -128,9 +128,9 @@ def check_apart(name: str, workdir: Path) -> None:
 
     Its pictures would become images of a class, at the latest when the data set is read again.
     """
-    if not name.startswith(_FOLDER) or paths.is_remote(workdir):
+    if not name.startswith(FOLDER) or paths.is_remote(workdir):
         return
-    folder = paths.on_disk(name.removeprefix(_FOLDER), "data")
+    folder = paths.on_disk(name.removeprefix(FOLDER), "data")
     for root in folders.roots(folder):
         if workdir.resolve().is_relative_to(root.resolve()):
             raise ValueError(
@@ -261,8 +261,8 @@ def _check_counts(label_N: np.ndarray, classes: Sequence[str], *, least: int) ->
 
 def _open(name: str, data_dir: str | None) -> Parts:
     check(name)
-    if name.startswith(_FOLDER):
-        return _of_folder(paths.on_disk(name.removeprefix(_FOLDER), "data"))
+    if name.startswith(FOLDER):
+        return _of_folder(paths.on_disk(name.removeprefix(FOLDER), "data"))
     if name.startswith("glyphs"):
         # It imports Matplotlib, and TFDS takes a third of a second: imported only when needed.
         from ktjax.data import glyphs

@@ -53,8 +53,7 @@ def finished(
         if found != resolved:
             if overwrite:
                 return None
-            fields = [k for k in found | resolved if found.get(k) != resolved.get(k)]
-            raise of_another(workdir, found, resolved, fields)
+            raise of_another(workdir, found, resolved)
         results = results_in(workdir)
     except FileNotFoundError:
         return None
@@ -130,18 +129,33 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
 
 
 def of_another(
-    workdir: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Iterable[str]
+    workdir: Path,
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    fields: Iterable[str] | None = None,
 ) -> ValueError:
-    """The error that the config in a workdir differs from the wanted one in these fields."""
+    """The error that the config in a workdir differs from the wanted one in these fields.
+
+    None: in all in which it does.
+    """
     if found["job"] != wanted["job"]:
         what = f"its job is {found['job']}, not {wanted['job']}"
     else:
-        differ = (_difference(name, found.get(name), wanted.get(name)) for name in sorted(fields))
-        what = f"its config differs in {', '.join(differ)}"
+        what = differences(found, wanted, fields)
     return ValueError(
         f"'{workdir}' belongs to another experiment: {what}. Use another --workdir, or "
         "--overwrite to replace it."
     )
+
+
+def differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Iterable[str] | None = None
+) -> str:
+    """In which fields the config of a job differs from the wanted one, in words; None: in all."""
+    if fields is None:
+        fields = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
+    differ = (_difference(name, found.get(name), wanted.get(name)) for name in sorted(fields))
+    return f"its config differs in {', '.join(differ)}"
 
 
 def _difference(name: str, found: Any, wanted: Any) -> str:

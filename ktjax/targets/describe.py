@@ -138,6 +138,11 @@ def answers(
     return json.loads(json.dumps(description))  # as when read back: lists, not tuples
 
 
+def labels(label_N: np.ndarray) -> str:
+    """The SHA-256 of the labels of images."""
+    return hashlib.sha256(label_N.tobytes()).hexdigest()
+
+
 def versions() -> dict[str, str]:
     """The versions of ktjax and the packages that may change answers and views."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -152,7 +157,7 @@ def _options(classifier: Classifier, *, but: Collection[str] = ()) -> str:
 def _seen(images: Split, seed: int | None) -> dict[str, Any]:
     return {
         "examples": len(images),
-        "labels": hashlib.sha256(images.label_N.tobytes()).hexdigest(),
+        "labels": labels(images.label_N),
         "pixels": _pixels(images, seed),
     }
 

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,14 @@ from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.lease import Lease
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
-from ktjax.jobs.study.plan import Run
+from ktjax.jobs.study.plan import Run, transfer_of
+from ktjax.settings.record import FREE
+from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
 
 _ERROR = "error.json"  # why a run failed
+# Of a disk or process that all runs need, whichever file was at hand.
+_OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
 class Found(NamedTuple):
@@ -42,8 +47,8 @@ class Found(NamedTuple):
 class Runs:
     """The runs of a workdir on disk; results of finished ones are cached."""
 
-    def __init__(self, workdir: Path, *, expiry: float):
-        self.workdir, self._expiry = workdir, expiry
+    def __init__(self, workdir: Path, settings: Study):
+        self.workdir, self._settings = workdir, settings
         self._found: dict[Path, Found] = {}
 
     def is_done(self, run: Run) -> bool:
@@ -78,44 +83,63 @@ class Runs:
             return None
 
     def found(self, run: Run) -> Found:
-        """Its result; it must be finished."""
+        """Its result; it must be finished.
+
+        Raises:
+          ValueError: it is damaged, or of a study with other settings: folders may be copied.
+        """
         if run.folder not in self._found:
-            self._found[run.folder] = _read(self.workdir / run.folder)
+            folder = self.workdir / run.folder
+            found = _read(folder)
+            _check_own(folder, found.results.config, transfer_of(self._settings, run).identity())
+            self._found[run.folder] = found
         return self._found[run.folder]
 
     def take(self, run: Run) -> contextlib.AbstractContextManager[Lease | None]:
         """The lease of a run; only its holder can publish the run's results."""
         path = self.workdir / run.folder
         paths.make_folder(path.parent)
-        return lease_lib.take(path, expiry=self._expiry)
+        return lease_lib.take(path, expiry=self._settings.lease_expiry)
 
     def do(self, run: Run, settings: Transfer, lease: Lease, shared: Shared) -> bool:
         """Executes or resumes a run and moves it to its folder; False if the lease was lost.
 
         If the run fails, its error is kept there instead.
+
+        Raises:
+          OSError: what all runs write to is full, for example, or cannot be written.
         """
         place = lease_lib.enter(lease)
         try:
             transfer.execute(settings, place, shared=shared, report=False)
-        except OSError:  # of the disk, which the next run needs too
-            if lease.held():
-                raise
-            # The new holder has renamed the folder.
         except Exception as error:  # of its models, its numerics, its memory: maybe not the next's
+            held = lease.held()  # else the new holder has renamed the folder
+            if held and _stops_all(error, self.workdir, settings.store):
+                raise
             logs.stop()
-            paths.delete(place, ignore_errors=True)
-            paths.make_folder(place)
-            said: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
-            files.write_json(
-                place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()}
-            )
+            if held:
+                paths.delete(place, ignore_errors=True)
+                paths.make_folder(place)
+                said: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
+                files.write_json(
+                    place / _ERROR, said | {"traceback": traceback.format_exc().splitlines()}
+                )
         paths.delete(place / files.CHECKPOINTS, ignore_errors=True)
-        path = self.workdir / run.folder
-        if not lease.held():
+        return self._publish(run, place, lease)
+
+    def _publish(self, run: Run, place: Path, lease: Lease) -> bool:
+        """Moves what was made to the run's folder; False if the lease was lost."""
+        if not lease.held() or self.has_found(run):  # another may finish at any moment
             paths.delete(place, ignore_errors=True)
             return False
+        path = self.workdir / run.folder
         paths.delete(path, ignore_errors=True)  # it had failed before
-        paths.move(place, path, last=files.RESULTS)
+        try:
+            paths.move(place, path, last=files.RESULTS)
+        except FileNotFoundError:
+            if lease.held():
+                raise
+            return False  # the new holder has renamed the folder
         return True
 
     def keep(self, runs: Sequence[Run], keep: str) -> None:
@@ -144,3 +168,30 @@ def _read(folder: Path) -> Found:
     row = dataclasses.replace(results.runs[0], run=str(folder))
     right_N = np.unpackbits(bits, count=results.data.validation).astype(bool)
     return Found(dataclasses.replace(results, runs=(row,)), right_N)
+
+
+def _stops_all(error: Exception, workdir: Path, store: str | None) -> bool:
+    """Whether an error is of what the study itself writes, and the next run would fail likewise."""
+    if not isinstance(error, OSError):
+        return False
+    if error.errno in _OF_ALL:
+        return True
+    own = [workdir, *([] if store is None else [paths.of(store)])]
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | Path)]
+    return any(_is_below(name, folder) for name in names for folder in own)
+
+
+def _is_below(name: str | Path, folder: Path) -> bool:
+    if paths.is_remote(folder):
+        return str(name).startswith(f"{folder}/")
+    return Path(name).absolute().is_relative_to(folder.absolute())
+
+
+def _check_own(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises ValueError if the run in a folder had another config than this study gives it."""
+    there = {name: value for name, value in found.items() if name not in FREE}
+    if there != wanted:
+        raise ValueError(
+            f"'{folder}' is of another study: {workdir_lib.differences(there, wanted)}. Delete it, "
+            "and the run is done again, or use another --workdir."
+        )

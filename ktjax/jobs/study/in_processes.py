@@ -146,8 +146,9 @@ def _work(
     logs.STARTED_BY.set(started_by)
     trackers.follow(tracker)
     settings = Study.read(fields)
-    asked = plan.share(plan.plan(settings, labeled=labeled), settings.shard)
-    runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)
+    runs = Runs(paths.of(workdir), settings)
+    planned = plan.plan(settings, labeled=labeled, workdir=runs.workdir)
+    asked = plan.share(planned, settings.shard)
     try:
         wait = settings.shard is None
         work.work(settings, runs, asked, failed=failed, shared=Shared(), wait=wait)

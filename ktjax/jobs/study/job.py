@@ -50,7 +50,7 @@ def check(settings: Study) -> None:
             "config.engine=ray, without --distributed."
         )
     if settings.engine == "ray":
-        on_ray.check()
+        on_ray.check(settings)
     plan.plan(settings, labeled=True)
     alone = {name: control.entry for name, control in transfer_plan.controls(settings).items()}
     if alone:
@@ -99,9 +99,10 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     transfer.check_labels(whole, dataset)
     settings.durations(len(dataset.train))
     labeled = dataset.train.labeled
-    asked = plan.plan(settings, labeled=labeled)
-    every = claim(workdir, settings, dataset, overwrite=overwrite)
-    runs = Runs(workdir, expiry=settings.lease_expiry)
+    plan.plan(settings, labeled=labeled)  # refuses before the workdir is changed
+    claim(workdir, settings, dataset, overwrite=overwrite)
+    asked = plan.plan(settings, labeled=labeled, workdir=workdir)
+    runs = Runs(workdir, settings)
     if settings.targets == "stored" and not all(map(runs.is_done, asked)):
         _check_room(settings, asked, whole, dataset)
     if not all(map(runs.is_done, asked)):
@@ -110,11 +111,12 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
         )
     mine = plan.share(asked, settings.shard)
     ENGINES[settings.engine](settings, workdir, runs, mine, shared, labeled=labeled)
-    # Everything that this or another start may have requested.
-    planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
-    for student in dict.fromkeys(one.student for one in planned):
-        runs.keep([one for one in planned if one.student == student], settings.keep)
     with lease.wait(workdir / _TABLE, expiry=settings.lease_expiry):
+        # Everything that this or another start has requested, perhaps only meanwhile.
+        every = _with_earlier(workdir, settings, overwrite=False)
+        planned = _all_of(every, workdir, labeled=labeled)
+        for student in dict.fromkeys(one.student for one in planned):
+            runs.keep([one for one in planned if one.student == student], settings.keep)
         found = {
             "dataset": dataset,
             "label_N": dataset.validation.label_N,
@@ -141,14 +143,14 @@ def _check_room(
     """Prints how much all stores take; ValueError if there is too little room for them."""
     assert settings.store is not None
     used = {name for run in asked for name in (run.student, run.teacher) if name is not None}
-    models = sum(not name.startswith(store.PREFIX) for name in used)
+    used = {name for name in used if not name.startswith(store.PREFIX)}
     form, images = stores.form_of(whole, len(dataset.classes)), len(dataset.train)
-    views = models * len(settings.seeds) * stores.count_views(whole, images)
+    views = len(used) * len(settings.seeds) * stores.count_views(whole, images)
     size = form.told(images, views)
-    print(f"Answers of {models} models, stored once for all runs in {settings.store}: {size}.")
+    print(f"Answers of {len(used)} models, stored once for all runs in {settings.store}: {size}.")
     folder = paths.of(settings.store)
     if not paths.is_remote(folder):
-        there = sum(file.stat().st_size for file in folder.glob("*/*.npy"))
+        there = stores.stored_bytes(whole, dataset.train, used)
         store.check_space(folder, views * images * form.dtype.itemsize - there)
 
 
@@ -191,8 +193,8 @@ def _locally(
 ENGINES = {"local": _locally, "ray": on_ray.run}
 
 
-def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: bool) -> Study:
-    """Claims the workdir for this study; returns its settings with all that was ever requested.
+def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: bool) -> None:
+    """Claims the workdir for this study, and notes there all that was ever requested.
 
     Raises:
       ValueError: it belongs to another experiment, which must not be overwritten; or it cannot be
@@ -209,18 +211,22 @@ def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: b
     except OSError as error:
         raise workdir_lib.unusable(workdir, error) from error
     beginning.check(workdir, dataset.name, seen)
-    return every
 
 
 def _renew(workdir: Path, every: Study, now: Mapping[str, str], *, labeled: bool) -> None:
     """Notes the weights of models that are new or have no finished run: they may be repaired."""
     began = beginning.read(workdir)["models"]
     if changed := {name: digest for name, digest in now.items() if began.get(name) != digest}:
-        runs = Runs(workdir, expiry=every.lease_expiry)
-        planned = plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled)
+        runs = Runs(workdir, every)
+        planned = _all_of(every, workdir, labeled=labeled)
         done = [run for run in planned if runs.has_found(run)]
         used = {name for run in done for name in (run.student, run.teacher)}
         beginning.renew(workdir, {k: v for k, v in changed.items() if k not in used & set(began)})
+
+
+def _all_of(every: Study, workdir: Path, *, labeled: bool) -> tuple[Run, ...]:
+    """The runs that some start may have requested, whichever pairs it drew."""
+    return plan.plan(every.model_copy(update={"pairs": None}), labeled=labeled, workdir=workdir)
 
 
 def _weights(settings: Study) -> dict[str, str]:

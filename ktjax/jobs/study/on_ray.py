@@ -13,21 +13,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ktjax import compiled, interruption, paths, trackers
+from ktjax import compiled, data, interruption, models, paths, trackers
 from ktjax.experiment.shared import Shared
 from ktjax.jobs.study import plan, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.study.plan import Run
 from ktjax.settings.study import Study
+from ktjax.targets import store
 
 _LOG = logging.getLogger(__name__)
 _POLL = 2.0  # seconds between two checks of the tasks
 
 
-def check() -> None:
-    """Raises ValueError unless Ray is installed."""
+def check(settings: Study) -> None:
+    """Raises ValueError unless Ray is installed, and a cluster finds what the settings name."""
     if importlib.util.find_spec("ray") is None:
         raise ValueError("config.engine=ray needs Ray: pip install 'ktjax[study]'.")
+    # Made absolute here they would be other models and data: their names are part of the study.
+    if os.environ.get("RAY_ADDRESS") not in (None, "", "local") and (found := _relative(settings)):
+        raise ValueError(
+            "Tasks on a Ray cluster have another working directory: use absolute paths instead of "
+            f"{', '.join(repr(name) for name in found)}."
+        )
+
+
+def _relative(settings: Study) -> list[str]:
+    """The relative paths among the models and data of a study."""
+    zoo = models.zoo()
+    named = [name for name in (*settings.students, *settings.teachers) if name not in zoo]
+    places = [name.removeprefix(store.PREFIX) for name in named]
+    found = [place for place in places if not paths.is_remote(place) and paths.of(place).exists()]
+    folders = [name for name in settings.datasets().values() if name.startswith(data.FOLDER)]
+    found += [name.removeprefix(data.FOLDER) for name in folders]
+    found += [] if settings.data_dir is None else [settings.data_dir]
+    return [place for place in dict.fromkeys(found) if not paths.of(place).is_absolute()]
 
 
 def run(
@@ -46,11 +65,12 @@ def run(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports usage
     fields = settings.to_json()
     if settings.store is not None:
-        store = paths.of(settings.store)  # tasks have another working directory
-        fields["store"] = str(paths.absolute(store))
+        # Tasks have another working directory.
+        fields["store"] = str(paths.absolute(paths.of(settings.store)))
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False)
+    _say_unused(settings, ray.cluster_resources().get("GPU", 0))
     progress, failed = work.Progress(runs, asked), work.failures(runs, asked)
     try:
         # A process for each: what a task compiled and placed on devices is freed with it.
@@ -90,6 +110,17 @@ def run(
             ray.shutdown()
 
 
+def _say_unused(settings: Study, gpus: float) -> None:
+    """Warns if the cluster has GPUs of which no task gets one."""
+    if gpus and not settings.ray.gpus:
+        _LOG.warning(
+            "config.ray.gpus=0, but the cluster has %g GPUs: depending on its version, Ray hides "
+            "them from the tasks, or all tasks of a machine share them; config.ray.gpus=1.0 gives "
+            "each task its own.",
+            gpus,
+        )
+
+
 def _student(
     fields: Mapping[str, Any],
     workdir: str,
@@ -104,6 +135,7 @@ def _student(
     if programs is not None:
         compiled.keep(**programs)
     settings = Study.read(fields)
-    asked = [one for one in plan.plan(settings, labeled=labeled) if one.student == student]
-    runs = Runs(paths.of(workdir), expiry=settings.lease_expiry)
+    runs = Runs(paths.of(workdir), settings)
+    planned = plan.plan(settings, labeled=labeled, workdir=runs.workdir)
+    asked = [one for one in planned if one.student == student]
     work.work(settings, runs, asked, failed=failed, shared=Shared(), wait=True)

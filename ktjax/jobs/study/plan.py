@@ -1,11 +1,13 @@
 """Which runs a study has: students x teachers x objectives x seeds, and the controls."""
 
+import contextlib
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ktjax import files, models
+from ktjax import files, models, paths
 from ktjax.jobs import transfer
 from ktjax.jobs.transfer import plan as transfer_plan
 from ktjax.jobs.transfer.plan import Control, asks_teachers
@@ -29,9 +31,7 @@ class Run(NamedTuple):
     @property
     def folder(self) -> Path:
         """Relative to the workdir. It stays the same when the study grows."""
-        teacher = _NOBODY if self.teacher is None else _part(self.teacher)
-        name = f"{self.objective}-{self.seed}"
-        return Path(files.RUNS) / _part(self.student) / teacher / name
+        return _group(self.student, self.teacher) / f"{self.objective}-{self.seed}"
 
 
 def named(settings: Study) -> Study:
@@ -84,15 +84,17 @@ def _identity(name: str) -> Any:
         return name
 
 
-def plan(settings: Study, *, labeled: bool) -> tuple[Run, ...]:
+def plan(settings: Study, *, labeled: bool, workdir: Path | None = None) -> tuple[Run, ...]:
     """The runs, in the order that shares the most work: by student, then by seed.
 
     A run without a teacher appears once, whether as an objective that needs none, as a control of
-    several methods, or as both.
+    several methods, or as both. As both it is called as the objective, unless it has already been
+    done as the control.
 
     Args:
       settings: of the study, without zoos among the names.
       labeled: there are labels to train on; else controls that need them are left out.
+      workdir: of the study; None: nothing has been done yet.
 
     Raises:
       ValueError: two runs would have the same folder, or there is nothing to run.
@@ -104,7 +106,8 @@ def plan(settings: Study, *, labeled: bool) -> tuple[Run, ...]:
         teachers = [teacher for learner, teacher in asked if learner == student]
         if not teachers and asked and settings.pairs is not None:
             continue  # no pair of it was drawn
-        alone = _alone(settings, student, labeled=labeled, compared=bool(teachers))
+        done = [] if workdir is None else _done_alone(workdir, student)
+        alone = _alone(settings, student, labeled=labeled, compared=bool(teachers), done=done)
         for seed in settings.seeds:
             found += [
                 Run(student, None, name, seed, what, is_control)
@@ -130,9 +133,12 @@ def _method(settings: Study, name: str) -> Control:
 
 
 def _alone(
-    settings: Study, student: str, *, labeled: bool, compared: bool
+    settings: Study, student: str, *, labeled: bool, compared: bool, done: Sequence[str]
 ) -> dict[str, tuple[Control, bool]]:
-    """A student's trainings without a teacher, by name, and whether each is a control."""
+    """A student's trainings without a teacher, by name, and whether each is a control.
+
+    Names that are `done` remain: an objective may have been a control before.
+    """
     asked = {
         name: _method(settings, name)
         for name, entry in settings.objectives.items()
@@ -140,12 +146,29 @@ def _alone(
     }
     if not compared:
         return {name: (what, False) for name, what in asked.items()}
-    moves = settings.batch_norm == "train"
-    moves = moves and bool(models.blank(student).variables.get("batch_stats"))
+    moves = settings.batch_norm == "train" and _has_batch_stats(student)
     controls = transfer_plan.controls(settings, labeled=labeled, moves=moves)
+    before = [what for name, what in controls.items() if name in done]
+    asked = {k: what for k, what in asked.items() if k in done or what not in before}
     known = list(asked.values())
     more = {name: what for name, what in controls.items() if what not in known}
     return {name: (what, what in controls.values()) for name, what in (asked | more).items()}
+
+
+def _has_batch_stats(student: str) -> bool:
+    """Whether a student has batch statistics; assumed if it is gone, as in `_identity`."""
+    try:
+        return bool(models.blank(student).variables.get("batch_stats"))
+    except (ValueError, OSError):
+        return True
+
+
+def _done_alone(workdir: Path, student: str) -> list[str]:
+    """The names of a student's trainings without a teacher that were done with some seed."""
+    with contextlib.suppress(FileNotFoundError):
+        found = paths.names(workdir / _group(student, None))
+        return [match[1] for name in found if (match := re.fullmatch(r"([^@]+)-\d+", name))]
+    return []
 
 
 def transfer_of(settings: Study, run: Run) -> Transfer:
@@ -157,6 +180,12 @@ def transfer_of(settings: Study, run: Run) -> Transfer:
         seeds=(run.seed,),
         mcl={run.objective: run.what.slow} if run.what.slow else {},
     )
+
+
+def _group(student: str, teacher: str | None) -> Path:
+    """The folder of the runs of a pair, or of a student alone."""
+    taught = _NOBODY if teacher is None else _part(teacher)
+    return Path(files.RUNS) / _part(student) / taught
 
 
 def _part(name: str) -> str:
