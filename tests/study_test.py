@@ -17,7 +17,7 @@ from small_jobs import KilledError, kill_at, load_config, read, studying, withou
 
 from ktjax import files
 from ktjax.checkpoint import Checkpoints
-from ktjax.experiment import evaluation, lease, stores, training
+from ktjax.experiment import evaluation, lease, room, training
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import study, transfer
 from ktjax.jobs.study import in_processes, job, on_ray, plan, work
@@ -416,11 +416,11 @@ def test_only_answers_of_the_study_itself_are_counted(whole, config, noisy, monk
     def stored(settings, used):
         asked = settings.transfer(used[0], (), settings.objectives, seeds=settings.seeds, mcl={})
         train = transfer.load_data(asked, Shared()).dataset.train
-        return stores.stored_bytes(asked, train, used)
+        return room.stored_bytes(asked, train, used)
 
-    views = list((whole[0] / files.STORE).glob("*/view-*.npy"))
+    arrays = list((whole[0] / files.STORE).glob("*/*.npy"))  # of views, tune and validation
     names = (*settings.students, *settings.teachers)
-    assert stored(settings, names) == sum(path.stat().st_size for path in views) > 0
+    assert stored(settings, names) == sum(path.stat().st_size for path in arrays) > 0
     assert 0 < stored(settings, names[:1]) < stored(settings, names)
     for other in (
         dict(seeds=(2,)),

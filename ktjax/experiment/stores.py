@@ -1,9 +1,7 @@
 """Stored logits of a transfer: of its own models, and of teachers that are only a store."""
 
-import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +10,6 @@ import numpy as np
 from ktjax import augment, interruption, objectives, parallel, paths, progress
 from ktjax.analysis import calibration
 from ktjax.classifier import Classifier
-from ktjax.data.sources import Source
 from ktjax.experiment import evaluation, filling, transform
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.inputs import Splits
@@ -133,49 +130,6 @@ def count_views(settings: Transfer, images: int) -> int:
     durations = settings.durations(images)
     count = -(-durations.total // durations.epoch)
     return count if settings.views is None else min(count, settings.views)
-
-
-def stored_bytes(settings: Transfer, train: Source, models: Collection[str]) -> int:
-    """The size of the views that config.store, on a disk, has of these models for the settings.
-
-    Nothing is decoded or loaded: stores of other weights of a model are counted too.
-    """
-    assert settings.store is not None
-    views = count_views(settings, len(train))
-    folders = [path.parent for path in paths.of(settings.store).glob(f"*/{store_lib.DESCRIPTION}")]
-    found = 0
-    for folder in folders:
-        with contextlib.suppress(ValueError, LookupError, TypeError):  # of no use to this study
-            store = store_lib.open_store(folder)
-            if _may_be_of(settings, train, models, store):
-                found += sum(_size(folder / f"{view_name(view)}.npy") for view in range(views))
-    return found
-
-
-def _may_be_of(settings: Transfer, train: Source, models: Collection[str], store: Store) -> bool:
-    """Whether a store may be of these models and of the settings' images."""
-    images = store.description["images"]
-    if settings.on_bad_image == "skip":  # which some of them may turn out to be
-        same = images["examples"] <= len(train)
-    else:
-        same = images["labels"] == describe.labels(train.label_N)
-    told = (settings.augment, settings.image_size, settings.crop_pct, settings.interpolation)
-    return (
-        same
-        and store.description["model"]["name"] in models
-        and store.form == form_of(settings, len(store.classes))
-        and images["seed"] in settings.seeds
-        and tuple(images[k] for k in ("augment", "size", "crop_pct", "interpolation")) == told
-        and store.description["dtype"] == settings.dtype
-        and store.description["versions"] == describe.versions()
-    )
-
-
-def _size(file: Path) -> int:
-    """The size of a file in bytes; 0 if there is none, or no more."""
-    with contextlib.suppress(FileNotFoundError):
-        return file.stat().st_size
-    return 0
 
 
 def one_view(settings: Transfer, splits: Splits, models: Sequence[Classifier | Store]) -> bool:

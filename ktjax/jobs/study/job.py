@@ -12,7 +12,7 @@ from ktjax import data, files, models, paths
 from ktjax.analysis.records import to_json
 from ktjax.analysis.rows import Results
 from ktjax.classifier import Classifier
-from ktjax.experiment import beginning, inputs, lease, recipes, stores, transform
+from ktjax.experiment import beginning, inputs, lease, recipes, room, stores, transform
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
@@ -52,11 +52,8 @@ def check(settings: Study) -> None:
     if settings.engine == "ray":
         on_ray.check(settings)
     plan.plan(settings, labeled=True)
-    alone = {name: control.entry for name, control in transfer_plan.controls(settings).items()}
-    if alone:
-        stores.check(
-            settings.transfer(settings.students[0], (), alone, seeds=settings.seeds, mcl={})
-        )
+    if alone := _alone(settings):
+        stores.check_teachers(alone)
     pairs = plan.pairs(settings)
     for student in settings.students:
         teachers = [teacher for learner, teacher in pairs if learner == student]
@@ -69,6 +66,14 @@ def check(settings: Study) -> None:
             transfer.check(
                 settings.transfer(student, teachers, asked, seeds=settings.seeds, mcl={})
             )
+
+
+def _alone(settings: Study) -> Transfer | None:
+    """A transfer of all controls, for checks; None: there are none."""
+    alone = {name: control.entry for name, control in transfer_plan.controls(settings).items()}
+    if not alone:
+        return None
+    return settings.transfer(settings.students[0], (), alone, seeds=settings.seeds, mcl={})
 
 
 def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) -> Results:
@@ -97,6 +102,8 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     )
     dataset = transfer.load_data(whole, shared).dataset
     transfer.check_labels(whole, dataset)
+    for asked in filter(None, (whole, _alone(settings))):
+        stores.check_kept(asked, len(dataset.classes))
     settings.durations(len(dataset.train))
     labeled = dataset.train.labeled
     plan.plan(settings, labeled=labeled)  # refuses before the workdir is changed
@@ -145,13 +152,15 @@ def _check_room(
     used = {name for run in asked for name in (run.student, run.teacher) if name is not None}
     used = {name for name in used if not name.startswith(store.PREFIX)}
     form, images = stores.form_of(whole, len(dataset.classes)), len(dataset.train)
-    views = len(used) * len(settings.seeds) * stores.count_views(whole, images)
-    size = form.told(images, views)
+    number = len(used) * len(settings.seeds)
+    views = number * stores.count_views(whole, images)
+    measured = number * (len(dataset.tune) + len(dataset.validation))
+    size = form.told(images, views, measured)
     print(f"Answers of {len(used)} models, stored once for all runs in {settings.store}: {size}.")
     folder = paths.of(settings.store)
     if not paths.is_remote(folder):
-        there = stores.stored_bytes(whole, dataset.train, used)
-        store.check_space(folder, views * images * form.dtype.itemsize - there)
+        there = room.stored_bytes(whole, dataset.train, used)
+        store.check_space(folder, form.size(images, views, measured) - there)
 
 
 def _check_some_worked(runs: Runs, asked: Sequence[Run]) -> None:

@@ -119,6 +119,9 @@ def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
     return tuple(runs)
 
 
+DROPPED = ("drop_rate", "drop_path_rate")  # options of what networks drop in training
+
+
 class Control(NamedTuple):
     """A training without a teacher: entries of config.objectives and config.mcl."""
 
@@ -164,7 +167,7 @@ def moves_alone(settings: Methods, student: Classifier) -> bool:
     options = {**student.options, "drop_path_rate": settings.drop_path_rate}
     if settings.drop_path_rate is None:
         options = student.options
-    return by_batches or any(options.get(name) for name in ("drop_rate", "drop_path_rate"))
+    return by_batches or any(options.get(name) for name in DROPPED)
 
 
 def most_tried(settings: Methods) -> int:
