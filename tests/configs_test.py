@@ -151,6 +151,12 @@ def test_the_paper_says_its_protocol(name):
     assert ours.schedule == "cosine" and ours.objectives.values()[0].learning_rate >= 0.01
 
 
+@pytest.mark.parametrize("name", ["success", "top_k", "softening"])
+def test_experiments_of_the_paper_have_their_own_objectives(name):
+    with pytest.raises(ValueError, match=r"experiment has its own.*--config=study:objectives="):
+        get_config(CONFIGS / "paper" / f"{name}.py", "data=glyphs,objectives=kl_dp")
+
+
 def test_a_folder_is_a_checkpoint_however_it_is_spelled(tmp_path, monkeypatch):
     """But an architecture of that name is what the job takes."""
     monkeypatch.chdir(tmp_path)

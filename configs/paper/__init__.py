@@ -24,3 +24,13 @@ def as_published(config: ml_collections.ConfigDict) -> None:
     config.clip_norm = None
     config.batch_norm = "train"
     config.export = "last"
+
+
+def check_arg(arg: str | None) -> None:
+    """Raises ValueError if the argument names objectives: an experiment has its own."""
+    names = [part.partition("=")[0] for part in (arg or "").split(",")]
+    if "objectives" in names:
+        raise ValueError(
+            "Config argument 'objectives': this experiment has its own. For others there is "
+            "--config=study:objectives=..."
+        )

@@ -34,6 +34,7 @@ from ktjax.configs import paper, study
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Arguments: students, teachers, seeds, controls, data, pairs, runlocal."""
+    paper.check_arg(arg)
     config = study.get_config(",".join(filter(None, ("objectives=kl+xe_kl+kl_dp", arg))))
     with config.unlocked():
         for name in ("kl", "kl_dp"):

@@ -46,6 +46,7 @@ _PUBLISHED = "kl+xe_kl+cd+crd+xe_kl_mcl+kl_dp+kl_dp_unsupervised"
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Arguments: students, teachers, seeds, controls, data, pairs, runlocal."""
+    paper.check_arg(arg)
     config = study.get_config(arg)
     published = transfer.get_config(f"objectives={_PUBLISHED}")
     with config.unlocked():

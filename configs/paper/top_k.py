@@ -34,9 +34,10 @@ from ktjax.configs import paper, study
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Arguments: students, teachers, seeds, controls, data, pairs, runlocal."""
+    paper.check_arg(arg)
     config = study.get_config(",".join(filter(None, ("objectives=kl_dp", arg))))
     with config.unlocked():
-        for k in (2, 5, 20) if config.data == "glyphs" else (10, 100):
+        for k in (2, 5, 20) if config.data.startswith("glyphs") else (10, 100):
             entry = config.objectives.kl_dp.copy_and_resolve_references()
             entry.top_k = k  # of the target
             config.objectives[f"kl_dp_top_{k}"] = entry

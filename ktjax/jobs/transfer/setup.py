@@ -101,7 +101,7 @@ def warn_of_no_controls(settings: Transfer, splits: Splits, once: Once) -> None:
     def warn() -> None:
         _LOG.warning(
             "train has no labels, and without them none of the controls (%s) can train: what the "
-            "student would learn alone stays unknown. controls=self_pool is one that can.",
+            "student would learn alone stays unknown. self_pool (configs/transfer.py) needs none.",
             ", ".join(settings.controls),
         )
 
