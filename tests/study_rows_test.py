@@ -87,13 +87,40 @@ def test_surely_is_of_all_pairs_together(pairs):
     assert (kl["surely_better"], kl["surely_worse"]) == (0, 0)
 
 
+def test_weaker_and_stronger_teachers_are_told_apart():
+    """t1 (50) and t2 (80) teach s (60), u (70) and w (50), as accurate as t1."""
+    runs = [
+        run_of("s", "t1", 1.0, ensemble=62.0, net=0.5, net_se=0.1),  # half of the headroom
+        run_of("u", "t1", -1.0, ensemble=70.0, net=-1.5, net_se=0.1),  # there is none
+        run_of("s", "t2", 2.0, ensemble=80.0, net=1.0, net_se=0.1),  # a tenth
+        run_of("u", "t2", 4.0, ensemble=80.0, net=3.0, net_se=0.1),  # two fifths
+        run_of("w", "t1", 9.0, ensemble=52.0, net=9.0, net_se=0.1),  # neither
+        run_of("s", "t2", 3.0, objective="kl_dp"),
+    ]
+    found = study.pairs(runs, MODELS)
+    kl, kl_dp = (of["by_teacher"] for of in study.success(found).values())
+    weaker = dict(pairs=2, improved=1, mean_delta=0.0, headroom_share=50.0)
+    assert kl["weaker"] == weaker | dict(mean_net=-0.5, net_improved=1)
+    stronger = dict(pairs=2, improved=2, mean_delta=3.0, headroom_share=25.0)
+    assert kl["stronger"] == stronger | dict(mean_net=2.0, net_improved=2)
+    assert list(kl_dp) == ["stronger"] and kl_dp["stronger"]["mean_net"] is None
+    table = report.tables(results_of(found))[1]
+    assert table.groups == [
+        [
+            ["kl", "weaker", "1 of 2", "+0.00", "-0.50", "1 of 2", "50"],
+            ["kl", "stronger", "2 of 2", "+3.00", "+2.00", "2 of 2", "25"],
+        ],
+        [["kl_dp", "stronger", "1 of 1", "+3.00", "-", "-", "-"]],
+    ]
+
+
 def test_what_an_export_was_worth():
-    same = dict(gain=0.0, loss=0.0, abstained=True)
+    same = dict(gain=0.0, loss=0.0, abstained=True, least_gain=0.3)
     runs = [
         run_of("s", "t1", 0.0, seed=1, last_delta=-2.0, **same),
         run_of("s", "t1", 1.0, seed=2),  # its last weights are what is exported
         run_of("s", "t2", 0.0, last_delta=0.5, **same),
-        run_of("u", "t2", 3.0, last_delta=1.5),
+        run_of("u", "t2", 3.0, last_delta=1.5, least_gain=0.5),
     ]
     assert study.row(runs[0]).last_delta == -2.0 and study.row(runs[1]).last_delta == 1.0
     found = study.pairs(runs, MODELS)
@@ -104,7 +131,7 @@ def test_what_an_export_was_worth():
     assert kl["abstained"] == 1 and kl["improved"] == 2
     assert kl["last"] == {"improved": 2, "mean_delta": pytest.approx(0.5), "worst": -0.5}
     table = report.tables(results_of(found, export="no_regret"))[1]
-    assert table.groups == [[["kl", "1", "2 of 2", "+0.00", "2 of 3", "+0.50", "-0.50"]]]
+    assert table.groups == [[["kl", "1", "2 of 2", "+0.00", "2 of 3", "+0.50", "-0.50", "0.40"]]]
 
 
 def test_whether_the_ensemble_ranks_teachers():
@@ -149,7 +176,7 @@ def test_a_pair_that_diverged_is_no_success():
     first, second = report.tables(results)[0].groups[0]
     assert first[:2] == ["kl", "1 of 4, 3 diverged"]
     assert second[:6] == ["kl_dp", "0 of 1, 1 diverged", "-", "0.0", "0.0", "-"]
-    assert [row[0] for row in report.tables(results)[1].groups[0]] == ["w", "s"]
+    assert [row[0] for row in report.tables(results)[-1].groups[0]] == ["w", "s"]
     every = dataclasses.replace(results, success=study.success([], lost))
     assert "All trainings diverged." in report.conclusion(every) and report.tables(every)
 
@@ -298,7 +325,7 @@ def test_page_is_explained(pairs):
     results = everything(pairs)
     assert drawn.check(results) == ["headroom", "success", "pairs", "delta"]
     found = [*report.tables(results), *report.sections(results)]
-    assert len(found) == 7 and all(table.note.endswith(".") for table in found)
+    assert len(found) == 8 and all(table.note.endswith(".") for table in found)
     assert "naming the most frequent class always: 66.7 %" in tables.as_text(results)
 
 

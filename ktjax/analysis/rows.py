@@ -257,7 +257,8 @@ class ConvergenceResults(Results):
 class StudyRow:
     """A run of a study, a row of pairs.csv; in percent and points. A failed one has only an error.
 
-    `net`, `net_se`, `steps` and `passes` are those of `Run`, `ensemble` is its `ensemble_accuracy`;
+    `net`, `net_se`, `steps`, `passes` and `least_gain` are those of `Run`, `ensemble` is its
+    `ensemble_accuracy`;
     `last_delta` is `delta` if the weights at the end of training are exported.
     """
 
@@ -282,6 +283,7 @@ class StudyRow:
     seconds: float | None = None
     steps: int | None = None
     passes: int | None = None
+    least_gain: float | None = None
     error: str | None = None
 
 
@@ -308,6 +310,7 @@ class StudyPair:
     last_delta: float  # delta of the weights at the end of training, whatever is exported
     steps: float | None = None  # per run; this and
     passes: float | None = None  # as in `Run`
+    least_gain: float | None = None  # as in `Run`; None: unknown for a run
     ensemble_on_tune: float | None = None  # known before training; None: unknown
 
 

@@ -43,6 +43,7 @@ def row(run: Run) -> StudyRow:
         seconds=run.seconds,
         steps=run.steps,
         passes=run.passes,
+        least_gain=run.least_gain,
     )
 
 
@@ -105,6 +106,7 @@ def pairs(runs: Sequence[Run], models: Mapping[str, TransferModel]) -> list[Stud
                 last_delta=chance.mean([transfers.last_delta(run) for run in same]),
                 steps=chance.mean_if_known([run.steps for run in same]),
                 passes=chance.mean_if_known([run.passes for run in same]),
+                least_gain=chance.mean_if_known([run.least_gain for run in same]),
                 ensemble_on_tune=same[0].history[0].tune["ensemble_accuracy"],
             )
         )
@@ -131,7 +133,8 @@ def success(
     one-sided tests, at a family-wise 0.05 per objective (`chance.holm`); `abstained`, how many left
     their student unchanged with every seed; and `last`, the results of the weights at the end of
     training: `improved`, `mean_delta` and `worst`. It differs if other weights are exported.
-    `ranking`: see `_ranking`.
+    `least_gain`: what the decision about an export would have detected, the median over pairs.
+    `by_teacher`: see `_by_teacher`; `ranking`: see `_ranking`.
 
     Args:
       found: the pairs, without those that diverged.
@@ -180,8 +183,41 @@ def _more(same: Sequence[StudyPair], diverged: Collection[transfers.Key]) -> dic
             "mean_delta": statistics.fmean(pair.last_delta for pair in same),
             "worst": min(pair.last_delta for pair in same),
         },
+        "least_gain": _median([pair.least_gain for pair in same]),
+        "by_teacher": _by_teacher(same),
         "ranking": _ranking(same),
     }
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """The median of those that are known."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _by_teacher(same: Sequence[StudyPair]) -> dict[str, dict[str, Any]]:
+    """What `weaker` and `stronger` teachers give, as far as there are some.
+
+    `pairs`, how many of them `improved`, `mean_delta`, and the median `headroom_share` of pairs
+    whose ensemble is better than the student. `mean_net`, and for how many pairs net is positive,
+    `net_improved`; None if one of the pairs has no net.
+    """
+    found = {}
+    for kind, sign in (("weaker", -1), ("stronger", 1)):
+        own = [pair for pair in same if (pair.accuracy_difference or 0) * sign > 0]
+        if not own:
+            continue
+        net = chance.mean_if_known([pair.net for pair in own])
+        positive = sum(pair.net is not None and pair.net > 0 for pair in own)
+        found[kind] = {
+            "pairs": len(own),
+            "improved": sum(pair.delta > 0 for pair in own),
+            "mean_delta": statistics.fmean(pair.delta for pair in own),
+            "headroom_share": _median([pair.headroom_share for pair in own]),
+            "mean_net": net,
+            "net_improved": None if net is None else positive,
+        }
+    return found
 
 
 def _ranking(same: Sequence[StudyPair]) -> dict[str, float | None]:
