@@ -60,7 +60,7 @@ def test_a_run_that_finds_nothing_better_abstains(noisy, quartet, tmp_path, caps
     assert "abstains, stays at" in said
     first = next(line for line in said.splitlines() if line.startswith("2 models"))
     assert "1 transfer and 1 control of 6 steps each. The first steps wait" in first
-    assert first.endswith("So few steps change little: raise config.total_epochs.")
+    assert first.endswith("So few steps change little: raise config.total_steps.")
     text = verdicts.abstentions(results)
     assert text.startswith("1 of 1 transfers abstained: ")
     assert f"would have changed it by {last.delta:+.2f} points, and those without a " in text
