@@ -77,7 +77,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "xe": dict(objective="xe", label_smoothing=0.0),  # labels only
         # Half the label, half the initial student.
         "xe_self": dict(objective="xe_self", alpha=0.5, label_smoothing=0.0, **kl()),
-        "self": dict(objective="self", **kl()),  # no teacher; only if batch_norm=train
+        "self": dict(objective="self", **kl()),  # no teacher; only if training changes answers
     }
     # Where a learning rate is None, each run tries all of these at full length, which takes that
     # many times as long, and keeps the best on tune.

@@ -392,12 +392,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Baselines for pairs: the same training without a teacher, run for every student, seed and
     # learning rate of the objectives above, and shared by all pairs of a student. net subtracts the
     # control that gained most on tune, or none. controls=xe+self picks from these.
-    only_pools = all(name.startswith("kl_pool") for name in arg.objectives)
-    own = kl(soft) if only_pools else kl()  # the temperature of the objectives
     controls = {
         "xe": dict(objective="xe", **xe),  # labels only
-        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **own),  # alpha: student's weight
-        "self": dict(objective="self", **kl()),  # no teacher; only if batch_norm=train
+        "xe_self": dict(objective="xe_self", alpha=0.5, **xe, **kl()),  # alpha: student's weight
+        "self": dict(objective="self", **kl()),  # no teacher; only if training changes answers
         # The calibrated initial student; and the same, corrected so that the label leads.
         "self_pool": dict(objective="self_pool", **kl(soft)),
         "self_corrected": dict(objective="self_corrected", lead=0.2, **kl(soft)),

@@ -43,9 +43,9 @@ each. The target for each image, and whether it needs labels:
 
 The last five are controls, trainings without a teacher: config.controls runs them for each student
 and seed at every learning rate of the objectives, and net subtracts the best on tune, or none.
-Without labels, those that need them are skipped; self runs only if batch_norm=train changes a
-student without a teacher. A sequential run with three teachers is compared with three such
-trainings in sequence; a soup has no net.
+Without labels, those that need them are skipped; self runs only if batch_norm=train or stochastic
+depth changes a student without a teacher. A sequential run with three teachers is compared with
+three such trainings in sequence; a soup has no net.
 
 On your own images, one directory per class, with models trained by configs/pretrain.py:
 

@@ -35,7 +35,7 @@ def test_half_of_tune_decides_and_half_is_left(per_class, sizes, tmp_path, caplo
     halved = inputs.with_accept(settings, loaded)
     assert (len(halved.dataset.tune), len(halved.accept)) == sizes
     # Five images that all became right are the fewest that decide: 5 of 6 are 83 points.
-    said = "gains of 83 points at best" if sizes == (6, 6) else "every run will abstain"
+    said = "gains of 83.3 points at best" if sizes == (6, 6) else "every run will abstain"
     assert said in caplog.text
     whole, *halves = (loaded.dataset.tune, halved.dataset.tune, halved.accept)
     names = [source.where(i) for source in halves for i in range(len(source))]

@@ -105,22 +105,28 @@ def test_a_small_tune_split_chooses_by_chance(images, controls, fields, said, ca
     settings = Transfer.read(config)
     once = shared.Shared().of(settings, but=())
     for _ in range(2):  # of the runs of a study only the first says so
-        setup.say_what_chance_decides(settings, splits, once)
+        setup.say_what_chance_decides(settings, splits, once, moves=False)
     assert said in caplog.text if said else not caplog.messages
     assert len(caplog.messages) == (said is not None)
 
 
 @pytest.mark.parametrize(
-    ("controls", "train", "lost"),
-    [("xe+self", [-1], True), ("xe+self_pool", [-1], False), ("xe", [0], False), ("", [-1], False)],
+    ("controls", "train", "moves", "lost"),
+    [
+        ("xe+self", [-1], False, True),
+        ("xe+self", [-1], True, False),
+        ("xe+self_pool", [-1], False, False),
+        ("xe", [0], False, False),
+        ("", [-1], False, False),
+    ],
 )
-def test_no_control_without_labels(controls, train, lost, caplog):
+def test_no_control_without_labels(controls, train, moves, lost, caplog):
     arg = f"objectives=kl_pool,controls={controls}"
     settings = Transfer.read(small_jobs.load_config("transfer", arg))
     labels = Labels(np.array(train))
     once = shared.Shared().of(settings, but=())
     for _ in range(2):
-        setup.warn_of_no_controls(settings, Splits(labels, labels, labels), once)
+        setup.warn_of_no_controls(settings, Splits(labels, labels, labels), once, moves=moves)
     assert len(caplog.messages) == lost
     assert not lost or "none of the controls (self, xe) can train" in caplog.text
 

@@ -41,8 +41,7 @@ def weights(logits_SxNxC: Sequence[np.ndarray], label_N: np.ndarray) -> np.ndarr
     if not all(np.isfinite(logits_NxC).all() for logits_NxC in logits_SxNxC):
         raise ValueError("The weights of a pool are fitted on logits, which must be finite.")
     weight_S = np.zeros(len(logits_SxNxC))  # where no overconfident model spoils the first step
-    spread_S = [np.mean(np.var(np.asarray(z_NxC, np.float64), axis=1)) for z_NxC in logits_SxNxC]
-    prior_S = _PRIOR * np.array(spread_S) / len(label_N)
+    prior_S = _PRIOR * np.array([_spread(logits_NxC) for logits_NxC in logits_SxNxC]) / len(label_N)
     loss, gradient_S, hessian_SxS = _expansion(weight_S, prior_S, logits_SxNxC, label_N)
     for _ in range(_STEPS):
         ridge_SxS = _RIDGE * (1 + np.trace(hessian_SxS)) * np.eye(len(weight_S))
@@ -61,6 +60,13 @@ def weights(logits_SxNxC: Sequence[np.ndarray], label_N: np.ndarray) -> np.ndarr
         if gained < 1e-10:
             break
     return weight_S
+
+
+def _spread(logits_NxC: np.ndarray) -> float:
+    """How much a model's logits vary over classes: the mean variance."""
+    parts = range(0, len(logits_NxC), _AT_ONCE)
+    of_parts = (np.asarray(logits_NxC[i : i + _AT_ONCE], np.float64).var(axis=1) for i in parts)
+    return sum(variance_B.sum() for variance_B in of_parts) / len(logits_NxC)
 
 
 def _expansion(

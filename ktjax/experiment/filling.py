@@ -49,9 +49,9 @@ def fill(
       measured: logits [N, C] that the model is known to have on other splits, by their names.
     """
     missing = [view for view in range(views) if not store.has(view_name(view))]
-    if missing and parallel.is_first():
+    more = sum(len(logits) for split, logits in measured.items() if not store.has(split))
+    if (missing or more) and parallel.is_first():
         name = store.description["model"]["name"]
-        more = sum(len(logits) for split, logits in measured.items() if not store.has(split))
         size = store.form.told(len(images), len(missing), more)
         tqdm.tqdm.write(f"store {store.folder}: {size}")
         store_lib.check_space(store.folder, store.form.size(len(images), len(missing), more))

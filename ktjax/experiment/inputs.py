@@ -142,10 +142,10 @@ def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
 
 
 def _can_show(count: int) -> str:
-    """Which gains so many images can show."""
+    """Which gains so many images can show; with several decisions about them a run needs more."""
     fewest = decision.fewest()
     if count >= fewest:
-        return f"They can show gains of {100 * fewest / count:.2g} points at best."
+        return f"They can show gains of {100 * fewest / count:.3g} points at best."
     return (
         "They are too few to show any gain, and every run will abstain: raise config.minival (in "
         "pretrain, too), add a tune split, or set config.export to last."

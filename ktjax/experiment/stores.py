@@ -31,16 +31,6 @@ def teachers(settings: Transfer) -> dict[str, Store]:
     return {name: store_lib.open_store(name) for name in names}
 
 
-def check(settings: Transfer) -> None:
-    """Raises ValueError unless stored logits support the settings; loads nothing.
-
-    The data may have more classes than config.store_top_k: see `check_kept`.
-    """
-    check_teachers(settings)
-    if settings.store_top_k is not None:
-        _check_serve(settings, settings.store_top_k)
-
-
 def check_teachers(settings: Transfer) -> None:
     """Raises ValueError unless teachers that are only a store support the settings."""
     if settings.store is not None:

@@ -77,7 +77,9 @@ def fit(
     first_step = int(state.step)
     _LOG.info("%s: from step %d of %d.", run, first_step, recipe.total_steps)
     writer = Writer(workdir, run=run, first_step=first_step) if parallel.is_first() else None
-    journal = _Journal(run, recipe, checkpoints, writer, record, labeled=images.label_N.max() >= 0)
+    journal = _Journal(
+        run, recipe, checkpoints, writer, record, labeled=bool((images.label_N >= 0).all())
+    )
     batches, groups = _batches(recipe, images, first_step)
     waited = _Waited(groups)
     events = loop.run(

@@ -84,6 +84,7 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     )
     folder.mkdir(parents=True, exist_ok=True)
     store_lib.delete_abandoned(folder)
+    description["views"] = max(description["views"], _views(folder))  # others may write, too
     files.write_json(folder / pack.POOL, description)
     change = augment.make_augment(settings.augment, seed=seed)
 

@@ -262,7 +262,7 @@ def load_weights(classifier: Classifier, folder: str | Path) -> Classifier:
     """
     folder = paths.of(folder)
     path = folder / weights.WEIGHTS
-    if not path.exists():
+    if not path.exists() or not (folder / weights.CONFIG).exists():
         raise ValueError(f"'{folder}' holds no student: name its folder, WORKDIR/students/RUN.")
     config = files.read_object(folder / weights.CONFIG)
     named = config.get("label_names") or classifier.classes

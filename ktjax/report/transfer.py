@@ -134,7 +134,7 @@ def _student_note(results: TransferResults) -> str:
     return " ".join(
         [
             *[MUTUAL_NOTE] * mutual,
-            f"{NOTE if _has_net(results) else NOTE.replace(NET_NOTE, '')}",
+            NOTE if _has_net(results) else NOTE.replace(NET_NOTE, ""),
             *[EXPORTED_NOTE] * bool(_exported_header(results)),
             f"For comparison, {parts.of_chance(results)}.",
             *[SOUP_NOTE] * soup,

@@ -186,7 +186,7 @@ def _clause(effects: dict[str, Effect]) -> str:
     effect = effects[best]
     over, worse = _over(effect), _worse({k: v for k, v in effects.items() if k != best})
     if all(one.abstained for one in effects.values()):
-        return f"no run showed that it improved the student, which stays as it was ({over})"
+        return "no run showed that it improved the student, which stays as it was"
     if effect.delta == 0:  # of those that abstained none was the best
         return f"nothing improved the student ({over}){worse}"
     if effect.delta < 0:

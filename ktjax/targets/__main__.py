@@ -17,12 +17,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import ml_collections
-
 from ktjax.targets import pack
 from ktjax.targets.store import MEASURED
 
 if TYPE_CHECKING:
+    import ml_collections
+
     from ktjax.settings.transfer import Transfer
 
 
@@ -56,7 +56,7 @@ def _views(argv: list[str]) -> None:
     )
 
 
-def _settings(config: ml_collections.ConfigDict) -> "Transfer":
+def _settings(config: "ml_collections.ConfigDict") -> "Transfer":
     """The settings of a transfer, or what all runs of a study see."""
     from ktjax.jobs.study import plan
     from ktjax.settings.study import Study

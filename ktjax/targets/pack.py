@@ -10,6 +10,7 @@ Answers are logits, or log-probabilities, as [N, C] arrays named like the images
 only its most probable classes, give all others an equal share of the rest.
 """
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _array(path: Path) -> np.ndarray:
     """The array in a file, mapped into memory; ValueError if there is none, or only a part."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError):  # their texts are of pickles and of mmap
+    except (ValueError, EOFError, zipfile.BadZipFile):  # their texts are of pickles and of mmap
         array = None
     if not isinstance(array, np.ndarray):  # or an archive of arrays, whatever its name
         raise ValueError(

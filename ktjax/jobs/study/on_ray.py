@@ -41,7 +41,7 @@ def _relative(settings: Study) -> list[str]:
     """The relative paths among the models and data of a study."""
     zoo = models.zoo()
     named = [name for name in (*settings.students, *settings.teachers) if name not in zoo]
-    places = [name.removeprefix(store.PREFIX) for name in named]
+    places = [name.removeprefix(store.PREFIX).removeprefix("local-dir:") for name in named]
     found = [place for place in places if not paths.is_remote(place) and paths.of(place).exists()]
     folders = [name for name in settings.datasets().values() if name.startswith(data.FOLDER)]
     found += [name.removeprefix(data.FOLDER) for name in folders]

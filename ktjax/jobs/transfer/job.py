@@ -131,8 +131,9 @@ def execute(
     # Answers depend on how images are read, which may depend on the models.
     how = transform.of_models(settings, classifiers.values())
     asked = shared.of(settings, but=_OWN, also=how)
-    say_what_chance_decides(settings, splits, asked)
-    warn_of_no_controls(settings, splits, asked)
+    moves = plan.moves_alone(settings, classifiers[settings.student])
+    say_what_chance_decides(settings, splits, asked, moves=moves)
+    warn_of_no_controls(settings, splits, asked, moves=moves)
     start = _set_up(settings, workdir, splits, classifiers, only_stores, asked, report)
     warn_of_seen_images(start)
     engine = mutual if plan.STRATEGIES[settings.strategy].joint else frozen

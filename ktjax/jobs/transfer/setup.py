@@ -61,16 +61,17 @@ class Setup(NamedTuple):
 _SEEN = 0.05  # more than images of the same distribution usually differ by
 
 
-def say_what_chance_decides(settings: Transfer, splits: Splits, once: Once) -> None:
-    """Warns if tune has so few images that what it decides is largely chance."""
+def say_what_chance_decides(settings: Transfer, splits: Splits, once: Once, *, moves: bool) -> None:
+    """Warns if tune has so few images that what it decides is largely chance.
+
+    `moves` is the student's `plan.moves_alone`.
+    """
     entries = settings.objectives.values()
     decided = {
         "learning rates": len(settings.learning_rates) > 1
         and any(one.learning_rate is None for one in entries),
         "the weights of pools": any(objectives.OBJECTIVES[one.objective].pool for one in entries),
-        "the control": bool(
-            plan.controls(settings, labeled=splits.labeled, moves=settings.batch_norm == "train")
-        ),
+        "the control": bool(plan.controls(settings, labeled=splits.labeled, moves=moves)),
         "the weights to export": settings.export != "last",
     }
     of_tune = [what for what, is_so in decided.items() if is_so]
@@ -85,7 +86,7 @@ def say_what_chance_decides(settings: Transfer, splits: Splits, once: Once) -> N
             names.listed(of_tune),
             "is" if of_tune == ["the control"] else "are",
             "config.max_examples leaves so few."
-            if images == settings.max_examples
+            if settings.max_examples is not None and images >= settings.max_examples // 2
             else "A larger config.minival (for pretrain, too) or a tune split helps.",
         )
 
@@ -93,10 +94,10 @@ def say_what_chance_decides(settings: Transfer, splits: Splits, once: Once) -> N
         once(("chance", *of_tune), warn)
 
 
-def warn_of_no_controls(settings: Transfer, splits: Splits, once: Once) -> None:
+def warn_of_no_controls(settings: Transfer, splits: Splits, once: Once, *, moves: bool) -> None:
     """Warns if, without labels, none of the controls that were asked for can train."""
-    moves = settings.batch_norm == "train"
-    lost = settings.controls and not plan.controls(settings, labeled=splits.labeled, moves=moves)
+    asked = settings.controls and any(map(plan.asks_teachers, settings.objectives.values()))
+    lost = asked and not plan.controls(settings, labeled=splits.labeled, moves=moves)
 
     def warn() -> None:
         _LOG.warning(
