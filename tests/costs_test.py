@@ -69,5 +69,5 @@ def test_a_study_has_the_mean(noisy, quartet, tmp_path):
     (of,) = results.success.values()
     assert (of["steps"], of["passes"]) == cost
     header, control, *pairs = (tmp_path / "pairs.csv").read_text().splitlines()
-    assert header.endswith("seconds,steps,passes,error") and control.endswith(",6,0,")
-    assert len(pairs) == 2 and all(row.endswith(",6,272,") for row in pairs)
+    assert header.endswith("steps,passes,least_gain,error") and control.endswith(",6,0,,")
+    assert len(pairs) == 2 and all(row.endswith(",6,272,,") for row in pairs)
