@@ -15,6 +15,7 @@ import small_jobs
 from small_jobs import transferring
 
 import ktjax
+from ktjax import settings
 from ktjax.checkpoint import Checkpoints
 from ktjax.data import pipeline
 from ktjax.experiment import views as views_lib
@@ -137,11 +138,11 @@ def test_the_pool_of_a_study_is_that_of_its_transfers(pool, noisy, quartet):
     before = small_jobs.tree(pool)
     fields = dict(seeds=(1,), views=VIEWS, crop_pct=1.0, augment="shift_colour", export="last")
     config = small_jobs.studying(noisy, quartet[:2], quartet[2:3], **fields)
-    views_lib.write(program._settings(config), pool)
+    views_lib.write(program._of_runs(settings.read(config)), pool)
     assert small_jobs.tree(pool) == before
     config = small_jobs.pretraining(noisy)
     with pytest.raises(ValueError, match="config.job=pretrain: views are those of a transfer or"):
-        program._settings(config)
+        program._of_runs(settings.read(config))
 
 
 def test_a_pool_for_a_decision_has_half_of_tune(noisy, quartet, tmp_path, monkeypatch, caplog):

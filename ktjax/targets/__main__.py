@@ -21,8 +21,7 @@ from ktjax.targets import pack
 from ktjax.targets.store import MEASURED
 
 if TYPE_CHECKING:
-    import ml_collections
-
+    from ktjax.settings.data import Data
     from ktjax.settings.transfer import Transfer
 
 
@@ -40,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _views(argv: list[str]) -> None:
     # These import data and models, which packing does not need.
-    from ktjax import flags
+    from ktjax import flags, settings
     from ktjax.experiment import views
 
     flags.parse(argv)
-    folder = views.write(_settings(flags.CONFIG.value), flags.WORKDIR.value)
+    folder = views.write(_of_runs(settings.read(flags.CONFIG.value)), flags.WORKDIR.value)
     files = [f"{split}.npy" for split in MEASURED if (folder / f"{split}.npy").exists()]
     measured = f", {' and '.join(files)}" if files else ""
     print(
@@ -56,17 +55,17 @@ def _views(argv: list[str]) -> None:
     )
 
 
-def _settings(config: "ml_collections.ConfigDict") -> "Transfer":
+def _of_runs(asked: "Data") -> "Transfer":
     """The settings of a transfer, or what all runs of a study see."""
     from ktjax.jobs.study import plan
     from ktjax.settings.study import Study
     from ktjax.settings.transfer import Transfer
 
-    if "job" not in config or config.job == "transfer":
-        return Transfer.read(config)
-    if config.job != "study":
-        raise ValueError(f"config.job={config.job}: views are those of a transfer or a study.")
-    study = plan.named(Study.read(config))
+    if isinstance(asked, Transfer):
+        return asked
+    if not isinstance(asked, Study):
+        raise ValueError(f"config.job={asked.job}: views are those of a transfer or a study.")
+    study = plan.named(asked)
     if not study.students:
         raise ValueError(f"config.students: name the models of '{study.data}'.")
     return study.transfer(study.students[0], (), study.objectives, seeds=study.seeds, mcl=study.mcl)
