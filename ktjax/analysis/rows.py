@@ -258,8 +258,7 @@ class StudyRow:
     """A run of a study, a row of pairs.csv; in percent and points. A failed one has only an error.
 
     `net`, `net_se`, `steps`, `passes` and `least_gain` are those of `Run`, `ensemble` is its
-    `ensemble_accuracy`;
-    `last_delta` is `delta` if the weights at the end of training are exported.
+    `ensemble_accuracy`; `last_delta` is `delta` if the weights at the end of training are exported.
     """
 
     student: str

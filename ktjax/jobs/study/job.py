@@ -102,8 +102,8 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     )
     dataset = transfer.load_data(whole, shared).dataset
     transfer.check_labels(whole, dataset)
-    for asked in filter(None, (whole, _alone(settings))):
-        stores.check_kept(asked, len(dataset.classes))
+    if alone := _alone(settings):
+        stores.check_kept(alone, len(dataset.classes))
     settings.durations(len(dataset.train))
     labeled = dataset.train.labeled
     plan.plan(settings, labeled=labeled)  # refuses before the workdir is changed

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,7 +147,7 @@ def _alone(
     if not compared:
         return {name: (what, False) for name, what in asked.items()}
     moves = settings.batch_norm == "train" and _has_batch_stats(student)
-    moves = moves or _drops(settings, student)
+    moves = moves or transfer_plan.drops(settings, _options(student))
     controls = transfer_plan.controls(settings, labeled=labeled, moves=moves)
     before = [what for name, what in controls.items() if name in done]
     asked = {k: what for k, what in asked.items() if k in done or what not in before}
@@ -164,15 +164,12 @@ def _has_batch_stats(student: str) -> bool:
         return True
 
 
-def _drops(settings: Study, student: str) -> bool:
-    """Whether a student drops something in training, as `transfer_plan.moves_alone` asks."""
-    if settings.drop_path_rate is not None:
-        return settings.drop_path_rate > 0
-    options = {}
-    if paths.of(student).exists():  # checkpoints of a hub do not say so
+def _options(student: str) -> Mapping[str, Any]:
+    """Those that a student's checkpoint names; those of a hub name none."""
+    if paths.of(student).exists():
         with contextlib.suppress(ValueError, OSError):  # its runs report what is wrong
-            options = models.locate(student).config["model_args"]
-    return any(options.get(name) for name in transfer_plan.DROPPED)
+            return models.locate(student).config["model_args"]
+    return {}
 
 
 def _done_alone(workdir: Path, student: str) -> list[str]:

@@ -1,7 +1,7 @@
 """How a transfer uses several teachers (paper section 4.3): the runs that the settings ask for."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -119,9 +119,6 @@ def plan(settings: Transfer, accuracy: Mapping[str, float]) -> tuple[Run, ...]:
     return tuple(runs)
 
 
-DROPPED = ("drop_rate", "drop_path_rate")  # options of what networks drop in training
-
-
 class Control(NamedTuple):
     """A training without a teacher: entries of config.objectives and config.mcl."""
 
@@ -164,10 +161,14 @@ def moves_alone(settings: Methods, student: Classifier) -> bool:
     It does if it answers differently in training: by batch statistics, or what it drops.
     """
     by_batches = settings.batch_norm == "train" and bool(student.variables.get("batch_stats"))
-    options = {**student.options, "drop_path_rate": settings.drop_path_rate}
-    if settings.drop_path_rate is None:
-        options = student.options
-    return by_batches or any(options.get(name) for name in DROPPED)
+    return by_batches or drops(settings, student.options)
+
+
+def drops(settings: Methods, options: Mapping[str, Any]) -> bool:
+    """Whether a network with these options drops something in training."""
+    path = settings.drop_path_rate
+    path = options.get("drop_path_rate") if path is None else path
+    return bool(path or options.get("drop_rate"))
 
 
 def most_tried(settings: Methods) -> int:
