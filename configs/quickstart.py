@@ -21,7 +21,7 @@ weaker and the stronger teacher (standard error 0.1; for kl from the weaker, 0.2
   kl_pool            +0.00 -0.03    -0.07 +0.06    -0.16 +0.07
   xe (no teacher)          +0.06          +0.02          -0.41
 
-kl_pool at temperature 2, which gains most in longer trainings (configs/study.py), does not in 5
+kl_pool at temperature 2, which gains most in longer trainings (configs/pools.py), does not in 5
 epochs (at 0.3: -0.36 -0.63): its softer targets change 2 % of the images for the better and as many
 for the worse, even at 0.01.
 """

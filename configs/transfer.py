@@ -10,8 +10,8 @@ Several teachers, one after another (or strategy=parallel, soup, mutual), with s
 objectives=kl+kl_dp+xe_kl_mcl
 
 The default is kl_dp, from the paper, and kl_pool, which gained as much or more wherever both were
-measured (configs/study.py). What gained most over drawn pairs of the zoo, almost three times as
-much net of its control as ten epochs, takes twice as long as the default:
+measured (configs/pools.py, configs/paper/success.py). What gained most over drawn pairs of the zoo,
+almost three times as much net of its control as ten epochs, takes twice as long as the default:
 
   python -m ktjax.main --workdir=/tmp/transfer \
       --config=configs/transfer.py:objectives=kl_pool,controls=xe_self \
@@ -177,7 +177,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # With top_k, take the target's classes or, as the authors do, always the teacher's.
     dp = dict(top_k_of="target")
     xe = dict(label_smoothing=0.0)
-    soft = 2.0  # the temperature of pools: see configs/study.py
+    soft = 2.0  # the temperature of pools: see configs/pools.py
     objectives = {
         "xe": dict(objective="xe", learning_rate=rate(), **xe),
         "self": dict(objective="self", learning_rate=rate(), **kl()),

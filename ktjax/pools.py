@@ -5,7 +5,7 @@ images (analysis/pool.py). It combines all models where a partition chooses one 
 no labels for the training images. Without a teacher it is the initial student's own output at its
 best temperature: the control for this target.
 
-Most of what a student gains it loses again on other images (configs/study.py). A hold on its logits
+Most of what a student gains it loses again on other images (configs/pools.py). A hold on its logits
 keeps more of its answers.
 """
 

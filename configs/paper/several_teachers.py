@@ -22,7 +22,7 @@ Here one after another gains no more than the best single teacher: the third, wh
 nothing in so few epochs, undoes part of the gain. The soup is as good as the best.
 
 All eight others of the zoo at once, by a pool at temperature 2, with the settings of the studies of
-kl_pool in configs/study.py (10 epochs at 0.1, the MLPs 40 at 1.0; 4 views; seed 1), for instance
+kl_pool in configs/pools.py (10 epochs at 0.1, the MLPs 40 at 1.0; 4 views; seed 1), for instance
 
   ktjax --workdir=W --config=transfer:student=glyphs/tiny_vit,strategy=parallel,controls=,\
 objectives=kl_pool,teachers=glyphs/tiny_mlp_narrow+glyphs/tiny_mlp+glyphs/tiny_resnet_narrow\

@@ -127,7 +127,7 @@ def tables(results: ComplementarityResults) -> list[Table]:
         "the partitioned targets perfectly would gain, in points; each image is answered by the "
         "student or teacher that gives its label more probability. ensemble gain: the same without "
         "labels, by the more confident of the two. first teachers: those with the largest ensemble "
-        "gain, which was closest to the order of what transfers gave (configs/study.py). "
+        "gain, which was closest to the order of what transfers gave (configs/pools.py). "
         f"For comparison, {parts.of_chance(results)}."
     )
     header = ["student", "accuracy %", "rho_pos %", "partition gain", "ensemble gain"]
