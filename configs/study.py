@@ -191,7 +191,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.crop_scale = config_dict.placeholder(tuple)
     # Keep a decoded split in host memory if it is no larger than this (never when crops are
     # random), and a model's stored answers on the devices; if these are larger, only the current
-    # view.
+    # view. Likewise, each process keeps weights and logits of the models that it used last.
     config.cache_gb = 2.0
     config.decode_threads = 16  # per decoding process
     config.decode_processes = 0  # that decode for training; 0: the job's own process does

@@ -209,6 +209,10 @@ def test_an_objective_that_was_a_control_before_is_not_run_again(
     assert [row["objective"] for row in before] == ["xe-0.1", "kl_dp"]
     more = studying(*small, arg=ARG)
     assert trained_by(monkeypatch, more, tmp_path)[0] == 0 and table(tmp_path) == before
+    # Nor where it is all that is asked for, so that nothing is compared.
+    only = changed(more)
+    del only.objectives.kl_dp
+    assert trained_by(monkeypatch, only, tmp_path)[0] == 0 and table(tmp_path) == before
     # With another seed, too: controls are compared over all seeds.
     settings = Study.read(changed(more, seeds=(1, 2)))
 
@@ -287,7 +291,9 @@ def test_interrupted(calls, whole, config, tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "runs").rglob("results.json")] == ["results.json"] * (
         calls // 2
     )
-    study.run(config, tmp_path)
+    with monkeypatch.context() as patch:  # and go on without room for what two models have
+        patch.setattr(job, "Shared", lambda room_gb: Shared(0.0))
+        study.run(config, tmp_path)
     check_same(tmp_path, whole[0])
 
 

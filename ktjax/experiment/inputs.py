@@ -227,7 +227,7 @@ def fitted(
         )
 
     return {
-        name: once(("fitted", name, name in trained, classes), lambda name=name: fit(name))
+        name: once(("fitted", name, name in trained, classes), lambda n=name: fit(n), of=name)
         for name in classifiers
     }
 

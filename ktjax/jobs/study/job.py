@@ -96,7 +96,7 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     workdir_lib.config_of(workdir)  # refuses what cannot be a workdir before images are read
     if settings.targets == "stored" and settings.store is None:
         settings = settings.model_copy(update={"store": str(workdir / files.STORE)})
-    shared = Shared()
+    shared = Shared(settings.cache_gb)
     whole = settings.transfer(
         settings.students[0], (), settings.objectives, seeds=settings.seeds, mcl=settings.mcl
     )

@@ -144,16 +144,20 @@ def _alone(
         for name, entry in settings.objectives.items()
         if not asks_teachers(entry)
     }
-    if not compared:
-        return {name: (what, False) for name, what in asked.items()}
     moves = settings.batch_norm == "train" and _has_batch_stats(student)
     moves = moves or transfer_plan.drops(settings, _options(student))
     controls = transfer_plan.controls(settings, labeled=labeled, moves=moves)
-    before = [what for name, what in controls.items() if name in done]
-    asked = {k: what for k, what in asked.items() if k in done or what not in before}
-    known = list(asked.values())
-    more = {name: what for name, what in controls.items() if what not in known}
-    return {name: (what, what in controls.values()) for name, what in (asked | more).items()}
+    # An objective may have been a control when others were asked for, so at any rate.
+    own = [(w.entry.learning_rate, w.slow) for w in asked.values() if w.entry.learning_rate]
+    known = transfer_plan.controls_at(settings, own, labeled=labeled, moves=moves) | controls
+    before = {name: what for name, what in known.items() if name in done}
+    found = {k: what for k, what in asked.items() if k in done or what not in before.values()}
+    renamed = {k: what for k, what in before.items() if what in asked.values()}
+    found |= {k: what for k, what in renamed.items() if what not in found.values()}
+    if not compared:
+        return {name: (what, False) for name, what in found.items()}
+    more = {name: what for name, what in controls.items() if what not in found.values()}
+    return {name: (what, what in controls.values()) for name, what in (found | more).items()}
 
 
 def _has_batch_stats(student: str) -> bool:

@@ -123,7 +123,7 @@ def _if_better(start: Setup, before: Evaluated, chosen: Exported, *, decisions: 
         return start.predict(variables, accept).argmax(axis=1)
 
     if before.model is start.models[start.student].model:  # as every run begins
-        was_N = start.once(("accept", start.student), lambda: answers(placed))
+        was_N = start.once(("accept", start.student), lambda: answers(placed), of=start.student)
     else:
         was_N = answers(placed)
     is_N = answers(chosen.placed)

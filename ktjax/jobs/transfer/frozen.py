@@ -137,7 +137,8 @@ def _share(start: Setup, seed: int, recipe: Callable[..., recipes.Recipe]) -> st
 
     def once(name: str) -> live.OfView:
         form = stores.form_of(settings, len(start.models[start.student].model.classes))
-        return start.once(("targets", name, seed, form, start.one_view), lambda: frozen(name))
+        key = ("targets", name, seed, form, start.one_view)
+        return start.once(key, lambda: frozen(name), of=name)
 
     if not stored:  # weights are placed again for every run: a device might not hold those of all
         return stages.Common(frozen, freeze, functools.partial(recipe, seed))
@@ -173,7 +174,7 @@ def _recipes(start: Setup) -> Callable[[int, str, Teachers, float], recipes.Reci
         entry, slow = settings.objectives[label], settings.mcl.get(label)
         entry = entry.model_copy(update={"learning_rate": None})
         key = ("recipe", start.student, type(entry), entry, slow, start.one_view)
-        return start.once(key, lambda: make(label, asked))
+        return start.once(key, lambda: make(label, asked), of=start.student)
 
     def recipe(seed: int, label: str, asked: Teachers, rate: float) -> recipes.Recipe:
         return of_objective(label, asked).at(learning_rate=rate, seed=seed)

@@ -207,7 +207,7 @@ def _load(settings: Transfer, once: Once, given: Mapping[str, Classifier]) -> di
         )
 
     return {
-        name: once(("model", name, name in options), lambda name=name: load(name))
+        name: once(("model", name, name in options), lambda name=name: load(name), of=name)
         for name in (settings.student, *settings.teachers)
         if not name.startswith(store.PREFIX)
     }
@@ -227,7 +227,8 @@ def _set_up(
     def predict(name: str) -> evaluate.Predict:
         make = evaluate.make_predict
         model = classifiers[name]
-        return once(("predict", name), lambda: make(model, batch_size=settings.eval_batch_size))
+        size = settings.eval_batch_size
+        return once(("predict", name), lambda: make(model, batch_size=size), of=name)
 
     def ask(name: str) -> Evaluated:
         model = classifiers[name]
@@ -248,7 +249,7 @@ def _set_up(
     # With drop path, the same model counts as another.
     for name in progress.bar(classifiers, desc="models", unit="model", leave=False, shown=report):
         key = ("asked", name, classifiers[name].options.get("drop_path_rate"))
-        evaluated[name] = once(key, lambda name=name: ask(name))
+        evaluated[name] = once(key, lambda name=name: ask(name), of=name)
     evaluated |= {
         name: stores.evaluated(found, splits, calibrate=settings.calibrate)
         for name, found in only_stores.items()

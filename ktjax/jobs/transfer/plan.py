@@ -137,19 +137,30 @@ def controls(settings: Methods, *, labeled: bool = True, moves: bool = True) -> 
       labeled: there are labels to train on; else controls that need them are left out.
       moves: `moves_alone`; else `self` is left out.
     """
-    grid = dict.fromkeys(
-        (rate, settings.mcl.get(label))
-        for label, entry in settings.objectives.items()
-        if asks_teachers(entry)
-        for rate in rates(settings, label)
+    methods = [label for label, entry in settings.objectives.items() if asks_teachers(entry)]
+    return controls_at(
+        settings,
+        [(rate, settings.mcl.get(label)) for label in methods for rate in rates(settings, label)],
+        labeled=labeled,
+        moves=moves,
     )
+
+
+def controls_at(
+    settings: Methods,
+    grid: Sequence[tuple[float, SlowWeights | None]],
+    *,
+    labeled: bool = True,
+    moves: bool = True,
+) -> dict[str, Control]:
+    """`controls` with these learning rates and slow weights."""
     found = {}
     for label, control in settings.controls.items():
         if objectives.OBJECTIVES[control.objective].labels and not labeled:
             continue
         if control.objective == "self" and not moves:
             continue
-        for rate, slow in grid:
+        for rate, slow in dict.fromkeys(grid):
             name = f"{label}-{rate}" + (f"-mcl-{slow.tau}-{slow.every}" if slow else "")
             found[name] = Control(control.at(rate), slow)
     return found
