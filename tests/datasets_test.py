@@ -1,5 +1,6 @@
 """Data sets on disk: folders as archives unpack, pools without labels, subsets, what is missing."""
 
+import itertools
 import os
 
 import numpy as np
@@ -266,3 +267,37 @@ def test_known_data_set_as_a_folder_in_data_dir(tmp_path):
     dataset = data.load("caltech256", data_dir=str(tmp_path))
     assert dataset.classes == ("Bee", "ant", "zebra")
     assert dataset.name == "caltech256"
+
+
+def test_images_of_train_that_are_measured_on_are_told(tmp_path, caplog):
+    for split, numbers in (("train", range(8)), ("val", range(6, 14)), ("tune", range(20, 24))):
+        for i in numbers:
+            write(tmp_path / split / "ab"[i % 2] / f"{i}.jpg", i)
+    data.load(f"folder:{tmp_path}")
+    (told,) = caplog.messages
+    assert "2 of 8 images of validation that were looked at are in train, too" in told
+    assert "such as " in told and "/val/a/6.jpg" in told
+
+
+def test_a_link_to_train_is_told(tmp_path, caplog):
+    for i in range(200):
+        write(tmp_path / "train" / "ab"[i % 2] / f"{i}.jpg", i)
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    data.load(f"folder:{tmp_path}")
+    found = int(caplog.messages[0].partition(": ")[2].split()[0].rpartition(" ")[2])
+    assert 40 < found <= 64  # the others are among those held out as tune
+
+
+@pytest.mark.parametrize(
+    "image", ["train/a/0.jpg", "train/c/6.jpg", "train/a/7.jpg"], ids=["content", "class", "name"]
+)
+def test_same_names_or_contents_alone_are_no_copies(image, tmp_path, caplog):
+    """Names are numbers in many data sets, and some have one picture of several classes."""
+    for split, class_name, i in itertools.product(("train", "val"), "abc", range(4)):
+        write(tmp_path / split / class_name / f"{split}{i}.jpg", i)
+    write(tmp_path / "val" / "a" / "6.jpg", 6)
+    write(tmp_path / image, 0 if image.endswith("0.jpg") else 6)
+    if image.endswith("a/0.jpg"):
+        write(tmp_path / "val" / "a" / "0.jpg", 1)
+    data.load(f"folder:{tmp_path}")
+    assert not caplog.messages

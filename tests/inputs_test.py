@@ -1,6 +1,7 @@
 """What jobs read, through their front door: bad images, unlabeled pools, streams, new heads."""
 
 import io
+import shutil
 import types
 
 import jax
@@ -12,7 +13,7 @@ from small_jobs import CLASSES, make_images, pretraining, read, transferring
 import ktjax
 from ktjax import data, models
 from ktjax.data import pipeline
-from ktjax.experiment import inputs
+from ktjax.experiment import inputs, logs
 from ktjax.jobs import pretrain, transfer
 from ktjax.settings.pretrain import Pretrain
 
@@ -43,6 +44,20 @@ def test_half_of_tune_decides_and_half_is_left(per_class, sizes, tmp_path, caplo
     alone = loaded._replace(dataset=loaded.dataset._replace(tune=whole.take(1)))
     with pytest.raises(ValueError, match="has 1 tune images, too few to split in half"):
         inputs.with_accept(settings, alone)
+
+
+def test_the_log_has_what_is_told_before_and_after_it_begins(noisy, quartet, tmp_path):
+    """That half of tune decides, and that the teacher is a copy of the student."""
+    copy = shutil.copytree(quartet[0], tmp_path / "copy")
+    logs.to_terminal()  # as the command does
+    config = transferring(noisy, quartet[0], [copy], export="no_regret", total_steps=2)
+    transfer.run(config, tmp_path / "w")
+    log = (tmp_path / "w" / "logs" / "process-0.log").read_text()
+    assert f"student and {copy} have the same weights, so they have nothing to teach" in log
+    assert log.count("has no accept split: using half of tune") == 1
+    assert (
+        log.index("has no accept split") < log.index("process 0 of 1") < log.index("same weights")
+    )
 
 
 def test_a_head_stays_where_classes_are_taken_by_position(images, tmp_path, caplog):

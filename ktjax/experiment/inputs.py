@@ -362,11 +362,25 @@ def prepare(
         for model in loaded_weights
     } | {one.name: one.fingerprint() for one in loaded_answers}
     workdir.claim(folder, settings, good.dataset, weights=weights, accept=good.accept, held=held)
+    _say_copies(weights)
     once(
         "turned",
         lambda: transform.say_turned(settings, good.dataset, names=("train", "validation")),
     )
     return good.dataset, splits
+
+
+def _say_copies(weights: Mapping[str, str]) -> None:
+    """Warns about models that are the same under several names: nothing tells them apart."""
+    named: dict[str, list[str]] = {}
+    for name, digest in weights.items():
+        named.setdefault(digest, []).append(name)
+    for names in named.values() if parallel.is_first() else ():
+        if len(names) > 1:
+            _LOG.warning(
+                "%s have the same weights, so they have nothing to teach each other.",
+                " and ".join(names),
+            )
 
 
 def _first_alone(prepare: Callable[[], _T]) -> _T:

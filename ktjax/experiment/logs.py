@@ -3,6 +3,7 @@
 Warnings and errors of ktjax also go to the terminal.
 """
 
+import collections
 import contextlib
 import contextvars
 import logging
@@ -20,6 +21,7 @@ STARTED_BY: contextvars.ContextVar[Sequence[str] | None] = contextvars.ContextVa
     "STARTED_BY", default=None
 )
 _OURS, _ALL = logging.getLogger("ktjax"), logging.getLogger()
+_KEPT = 1000  # records
 
 
 class _File(logging.FileHandler):
@@ -54,9 +56,27 @@ class _Terminal(logging.StreamHandler):
             super().emit(record)
 
 
+class _Early(logging.Handler):
+    """What is said before a job has its log file, which begins with it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._records: collections.deque[logging.LogRecord] = collections.deque(maxlen=_KEPT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not any(isinstance(handler, _File) for handler in _OURS.handlers):
+            self._records.append(record)
+
+    def hand_over(self, file: _File) -> None:
+        while self._records:
+            file.handle(self._records.popleft())
+
+
 def to_terminal() -> None:
     """Sends warnings and errors of ktjax, and nothing else, to the terminal."""
     _OURS.propagate = False
+    if _EARLY not in _OURS.handlers:
+        _OURS.addHandler(_EARLY)
     if not any(isinstance(handler, _Terminal) for handler in _OURS.handlers):
         terminal = _Terminal()
         terminal.setLevel(logging.WARNING)
@@ -75,6 +95,7 @@ def start(workdir: Path) -> None:
     _OURS.setLevel(logging.INFO)
     _OURS.addHandler(handler)
     _ALL.addHandler(handler)
+    _EARLY.hand_over(handler)
     _OURS.info(
         "ktjax %s, jax %s: process %d of %d, %d of %d devices (%s).",
         ktjax.__version__,
@@ -85,6 +106,9 @@ def start(workdir: Path) -> None:
         jax.device_count(),
         jax.local_devices()[0].device_kind,
     )
+
+
+_EARLY = _Early()
 
 
 def flush() -> None:
