@@ -5,6 +5,7 @@ import contextlib
 import csv
 import errno
 import importlib.util
+import json
 import multiprocessing
 import os
 import shutil
@@ -274,6 +275,16 @@ def test_runs_of_another_study_are_refused(whole, config, tmp_path):
     message = r"runs/.*/xe-1' is of another study: its config differs in weight_decay \(.* there,"
     with pytest.raises(ValueError, match=message):
         study.run(changed(config, weight_decay=0.5), tmp_path / "other")
+    # The same settings, and the images of train as they were before.
+    kept = tmp_path / plan.plan(Study.read(config), labeled=True)[-1].folder / files.DATA
+    seen = json.loads(kept.read_text())
+    seen["images"]["train"]["contents"] = "others"
+    kept.write_text(json.dumps(seen))
+    with pytest.raises(ValueError, match=r"another study: it saw other images of train\. Delete"):
+        study.run(changed(config, keep="none"), tmp_path)
+    kept.unlink()
+    with pytest.raises(ValueError, match=r"' is damaged \(.*data.json.*delete it, and the run is"):
+        study.run(changed(config, keep="none"), tmp_path)
 
 
 def test_how_it_is_started_is_no_part_of_it(whole, config, monkeypatch):

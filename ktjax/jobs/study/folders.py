@@ -16,8 +16,8 @@ from safetensors import numpy as safetensors_numpy
 from ktjax import files, paths
 from ktjax.analysis import controls, rows
 from ktjax.analysis.rows import TransferResults
+from ktjax.experiment import beginning, logs
 from ktjax.experiment import lease as lease_lib
-from ktjax.experiment import logs
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.lease import Lease
 from ktjax.experiment.shared import Shared
@@ -86,12 +86,14 @@ class Runs:
         """Its result; it must be finished.
 
         Raises:
-          ValueError: it is damaged, or of a study with other settings: folders may be copied.
+          ValueError: it is damaged, or of a study with other settings or images: folders may be
+            copied.
         """
         if run.folder not in self._found:
             folder = self.workdir / run.folder
             found = _read(folder)
             _check_own(folder, found.results.config, transfer_of(self._settings, run).identity())
+            _check_images(folder, self.workdir)
             self._found[run.folder] = found
         return self._found[run.folder]
 
@@ -168,6 +170,21 @@ def _read(folder: Path) -> Found:
     row = dataclasses.replace(results.runs[0], run=str(folder))
     right_N = np.unpackbits(bits, count=results.data.validation).astype(bool)
     return Found(dataclasses.replace(results, runs=(row,)), right_N)
+
+
+def _check_images(folder: Path, workdir: Path) -> None:
+    """Raises ValueError if the run in a folder saw other images than this study."""
+    try:
+        there, here = (beginning.read(place)["images"] for place in (folder, workdir))
+    except OSError as error:
+        raise ValueError(
+            f"'{folder}' is damaged ({error}): delete it, and the run is done again."
+        ) from error
+    if others := [split for split in here if there.get(split) != here[split]]:
+        raise ValueError(
+            f"'{folder}' is of another study: it saw other images of {' and '.join(others)}. "
+            "Delete it, and the run is done again, or use another --workdir."
+        )
 
 
 def _stops_all(error: Exception, workdir: Path, store: str | None) -> bool:
