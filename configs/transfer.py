@@ -79,44 +79,9 @@ labels, +3.06 and +3.06 with wrong ones.) Each decision has 72 images of tune, a
 points: it lets little through, and no harm. With right labels the labels alone give as much as the
 teacher; with wrong ones the better teacher's answers (kl_dp, +4.7) give more than they do.
 
-One thing differs: the authors train BatchNorm with batch statistics, here the running statistics
-are frozen (config.batch_norm). A comparison, from tiny_mixer with the schedule of configs/study.py,
-5 epochs at 0.1, seed 1, change in points on tune and on validation:
-
-                              kl_dp         xe_self       self (no teacher)
-  tiny_resnet_narrow  frozen  +0.17 +0.13   +0.18 +0.39   +0.01 +0.03
-                      train   +0.04 +0.09   +0.08 +0.14    0.00 +0.03
-  tiny_resnet         frozen  +0.12 +0.10   +0.06 +0.13   +0.02 +0.08
-                      train   +0.35 +0.24   +0.05 +0.11   -0.04 +0.05
-  tiny_resnet_wide    frozen  +0.02 +0.13   -0.18 -0.16   -0.02 +0.21
-                      train   +0.05 +0.21   -0.09 +0.18   -0.03 +0.01
-
-(errors +- 0.12 on tune, +- 0.05 for self.) Averaged over the three, kl_dp gives +0.10 on tune with
-frozen and +0.15 with train: not distinguishable. Half an epoch of train at a learning rate of
-1e-12, where only the statistics change: +0.05, -0.03, -0.02 on tune, -0.10, -0.07, +0.06 on
-validation. So frozen is the default: no worse within the error, and independent of the batch size.
-The same on the drawn pairs (configs/paper/success.py) of these students, chosen before it was run:
-10 epochs, 4 views, config.export=no_regret, seed 1 (rows:
-.github/results/zoo_kl_dp_batch_norm_train.csv), change on validation by the final weights and, in
-brackets, by the export:
-
-                                           kl_dp: train     frozen           train: xe_self, self
-  tiny_resnet_narrow <- tiny_convnext      +0.59 (+0.59)    mean of eight    +0.44       +0.14
-                     <- tiny_resnet_gn     +0.48 (+0.44)    +0.57 (+0.52)
-  tiny_resnet        <- tiny_mlp_narrow    +0.28 (+0.36)    +0.16 (+0.19)    +0.13       +0.18
-  tiny_resnet_wide   <- tiny_mlp_narrow    +0.13 (+0.24)    +0.11 ( 0.00)    not run
-                     <- tiny_resnet_gn     +0.39 (+0.33)    +0.36 (+0.33)
-
-for instance by
-
-  ktjax --workdir=W --config=study:students=glyphs/tiny_resnet_narrow,objectives=kl_dp,\
-teachers=glyphs/tiny_convnext+glyphs/tiny_resnet_gn,controls=xe_self+self \
-      --config.batch_norm=train --config.views=4 --config.export=no_regret --config.keep=none
-
-All five improve with batch statistics, about as much as with frozen ones: these alone do not make
-convolutional students fail.
-(With frozen statistics the only gradient of self is rounding, 2e-6; at this rate it grows until
-half a percent of the answers change, as many for the better as for the worse: pure churn.)
+One thing differs from the paper: the authors train BatchNorm with batch statistics, here running
+statistics are frozen (config.batch_norm). On the zoo both give the same within the error
+(configs/paper/success.py), and with frozen ones nothing depends on the batch size.
 """
 
 from typing import Any
