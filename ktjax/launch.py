@@ -31,7 +31,7 @@ def run() -> None:
     try:
         _keep_compiled()
         _start_processes()
-        logs.to_terminal()
+        logs.expect()
         peers.listen(logs.flush)
         interruption.listen()
         config = flags.CONFIG.value

@@ -9,7 +9,7 @@ from image_files import COUNTS, encoded, files, fill, write
 from scipy import io as scipy_io
 
 from ktjax import data, imagenet
-from ktjax.data import robustness, sources
+from ktjax.data import overlap, robustness, sources
 from ktjax.models import classes
 
 PARTS = ("train", "tune", "validation")
@@ -269,35 +269,52 @@ def test_known_data_set_as_a_folder_in_data_dir(tmp_path):
     assert dataset.name == "caltech256"
 
 
-def test_images_of_train_that_are_measured_on_are_told(tmp_path, caplog):
+def overlaps(folder, **options):
+    dataset = data.load(f"folder:{folder}", **options)
+    splits = {"tune": dataset.tune, "validation": dataset.validation}
+    return list(overlap.sentences(dataset.train, splits))
+
+
+def test_images_of_train_that_are_measured_on_are_told(tmp_path):
     for split, numbers in (("train", range(8)), ("val", range(6, 14)), ("tune", range(20, 24))):
         for i in numbers:
             write(tmp_path / split / "ab"[i % 2] / f"{i}.jpg", i)
-    data.load(f"folder:{tmp_path}")
-    (told,) = caplog.messages
+    (told,) = overlaps(tmp_path)
     assert "2 of 8 images of validation that were looked at are in train, too" in told
     assert "such as " in told and "/val/a/6.jpg" in told
 
 
-def test_a_link_to_train_is_told(tmp_path, caplog):
+def test_a_link_to_train_is_told(tmp_path):
     for i in range(200):
         write(tmp_path / "train" / "ab"[i % 2] / f"{i}.jpg", i)
     (tmp_path / "val").symlink_to(tmp_path / "train")
-    data.load(f"folder:{tmp_path}")
-    found = int(caplog.messages[0].partition(": ")[2].split()[0].rpartition(" ")[2])
-    assert 40 < found <= 64  # the others are among those held out as tune
+    (told,) = overlaps(tmp_path)
+    found, _, looked, *_ = told.split()
+    assert 40 < int(found) <= int(looked) == 64  # the others are among those held out as tune
+
+
+def test_copies_in_a_pool_without_labels_are_told(tmp_path):
+    """Other files than those of eval_data, or they would not be trained on."""
+    for i in range(8):
+        write(tmp_path / "pool" / f"{i}.jpg", i)
+        write(tmp_path / "labeled" / "ab"[i % 2] / f"{4 + i}.jpg", 4 + i)
+    pool = data.load(f"folder:{tmp_path / 'pool'}", eval_data=f"folder:{tmp_path / 'labeled'}")
+    splits = {"all": sources.of_files(tmp_path, [f"labeled/{'ab'[i % 2]}/{i}.jpg" for i in (4, 9)],
+                                      np.array([0, 1], np.int32))}  # fmt: skip
+    (told,) = overlap.sentences(pool.train, splits)
+    assert told.startswith("1 of 2 images of all that were looked at are in train, too")
 
 
 @pytest.mark.parametrize(
-    "image", ["train/a/0.jpg", "train/c/6.jpg", "train/a/7.jpg"], ids=["content", "class", "name"]
-)
-def test_same_names_or_contents_alone_are_no_copies(image, tmp_path, caplog):
+    ("image", "number"), [("val/a/0.jpg", 1), ("val/b/0.jpg", 0), ("val/a/7.jpg", 0)],
+    ids=["other contents", "another class", "another name"],
+)  # fmt: skip
+def test_same_names_or_contents_alone_are_no_copies(image, number, tmp_path):
     """Names are numbers in many data sets, and some have one picture of several classes."""
-    for split, class_name, i in itertools.product(("train", "val"), "abc", range(4)):
+    for split, class_name, i in itertools.product(("train", "tune", "val"), "ab", range(4)):
         write(tmp_path / split / class_name / f"{split}{i}.jpg", i)
-    write(tmp_path / "val" / "a" / "6.jpg", 6)
-    write(tmp_path / image, 0 if image.endswith("0.jpg") else 6)
-    if image.endswith("a/0.jpg"):
-        write(tmp_path / "val" / "a" / "0.jpg", 1)
-    data.load(f"folder:{tmp_path}")
-    assert not caplog.messages
+    write(tmp_path / "train" / "a" / "0.jpg", 0)
+    write(tmp_path / image, number)
+    assert not overlaps(tmp_path)
+    write(tmp_path / "val" / "a" / "0.jpg", 0)  # and that is one
+    assert len(overlaps(tmp_path)) == 1

@@ -270,7 +270,8 @@ def test_of_two_splits_for_one_the_second_is_told(tmp_path, caplog):
     for split in ("train", "val", "test", "notes"):
         fill(tmp_path / split, {"a": 4, "b": 4} if split != "notes" else {})
     assert len(load(tmp_path).validation) == 8
-    assert caplog.messages[0].endswith("beside the splits: 1 ('test').")
+    (message,) = caplog.messages
+    assert message.endswith("beside the splits: 1 ('test').")
 
 
 def test_a_minival_without_labels_is_refused(tmp_path):

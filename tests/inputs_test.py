@@ -16,6 +16,7 @@ from ktjax.data import pipeline
 from ktjax.experiment import inputs, logs
 from ktjax.jobs import pretrain, transfer
 from ktjax.settings.pretrain import Pretrain
+from ktjax.settings.transfer import Transfer
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -49,15 +50,22 @@ def test_half_of_tune_decides_and_half_is_left(per_class, sizes, tmp_path, caplo
 def test_the_log_has_what_is_told_before_and_after_it_begins(noisy, quartet, tmp_path):
     """That half of tune decides, and that the teacher is a copy of the student."""
     copy = shutil.copytree(quartet[0], tmp_path / "copy")
-    logs.to_terminal()  # as the command does
+    logs.expect()  # as the command does
     config = transferring(noisy, quartet[0], [copy], export="no_regret", total_steps=2)
     transfer.run(config, tmp_path / "w")
     log = (tmp_path / "w" / "logs" / "process-0.log").read_text()
-    assert f"student and {copy} have the same weights, so they have nothing to teach" in log
+    assert f"student and {copy} have the same weights: none of them adds what the" in log
     assert log.count("has no accept split: using half of tune") == 1
     assert (
         log.index("has no accept split") < log.index("process 0 of 1") < log.index("same weights")
     )
+
+
+def test_images_of_train_in_validation_are_told(tmp_path, caplog):
+    (tmp_path / "val").symlink_to(make_images(tmp_path / "train"))
+    inputs.load(Transfer.read(transferring(tmp_path, "A", ["B"])))
+    (told,) = caplog.messages
+    assert "images of validation that were looked at are in train, too, such as" in told
 
 
 def test_a_head_stays_where_classes_are_taken_by_position(images, tmp_path, caplog):

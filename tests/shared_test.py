@@ -85,3 +85,18 @@ def test_the_model_in_use_stays_however_large(room):
         assert ask("weights", array(), of="a").nbytes == MIB
         assert ask("logits", array(), of="a").nbytes == MIB
     assert made == ["weights", "logits"]
+
+
+def test_models_in_use_stay_whichever_was_used_last():
+    memory = Shared(1.5 / 1024)
+    once, made = memory.of(SETTINGS, but=()), []
+
+    def ask(name):
+        once(name, lambda: (made.append(name), array()), of=name)
+
+    for pair in (("student", "a"), ("student", "b"), ("student", "c")):
+        memory.use(pair)
+        for _ in range(2):
+            for name in pair:
+                ask(name)
+    assert made == ["student", "a", "b", "c"]

@@ -115,6 +115,7 @@ def test_a_row_for_every_run(whole, quartet):
     assert set(results["success"]) == {"kl_dp"}
     assert "Success rate (median over 2 students): kl_dp" in tables.as_text(results)
     assert (workdir / "report.html").exists() and (workdir / "figures" / "pairs.png").exists()
+    assert "process 0 of 1" in (workdir / "logs" / "process-0.log").read_text()
 
 
 def test_each_thing_is_made_once(whole):
@@ -678,6 +679,18 @@ def test_gpus_that_no_task_of_ray_gets_are_told(config, caplog):
     on_ray._say_unused(settings, 8)
     (said,) = caplog.messages
     assert "config.ray.gpus=0, but the cluster has 8 GPUs" in said
+
+
+def test_each_teacher_is_asked_for_once_by_a_student(noisy, quartet):
+    """Not objective by objective: there may be no room for all teachers at a time."""
+    student, narrow, *teachers = quartet
+    config = studying(noisy, (student, narrow), tuple(teachers), arg="objectives=kl+kl_dp")
+    planned = plan.plan(Study.read(changed(config, seeds=(1, 2))), labeled=True)
+    done = work._by_teacher(planned)
+    assert len(done) == len(planned) == len({*done, *planned})
+    pairs = [(run.student, run.teacher) for run in done]
+    turns = [pair for pair, before in zip(pairs, [None, *pairs], strict=False) if pair != before]
+    assert turns == [(one, other) for one in (student, narrow) for other in (None, *teachers)]
 
 
 def test_pairs_are_drawn_by_their_names(config, quartet):

@@ -1,7 +1,6 @@
 """name -> Dataset: the splits a job needs, as sources of (bytes, label)."""
 
 import difflib
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ktjax import paths, spelling
-from ktjax.data import folders, overlap, sources
+from ktjax.data import folders, sources
 from ktjax.data.sources import Source
 
 FOLDER, _TFDS = "folder:", "tfds:"
@@ -18,7 +17,6 @@ _SEED = 1234  # decides what is held out where a data set lacks a split
 _HELD_OUT = 0.2
 _MINIVAL = 0.1
 SPLITS = ("train", "tune", "validation")  # the fields of a Dataset
-_LOG = logging.getLogger(__name__)
 
 
 class Dataset(NamedTuple):
@@ -190,13 +188,6 @@ def load(
     if train_fraction < 1:
         kept = sources.subset(pool.label_N, kept, fraction=train_fraction, seed=subset_seed)
     train = pool if len(kept) == len(pool) else pool.select(kept)
-    if eval_data is None:
-        # Of what is held out here nothing is in train.
-        measured_on = {"tune": tune, "validation": validation}
-        for sentence in overlap.found(
-            train, {k: source for k, source in measured_on.items() if k in parts.splits}
-        ):
-            _LOG.warning("%s: %s", name, sentence)
     return Dataset(
         name, train, tune, validation, classes, groups, measured=eval_data or name, accept=accept
     )

@@ -12,7 +12,7 @@ import numpy as np
 from ktjax import data, imagenet, models, parallel, paths
 from ktjax.analysis import decision
 from ktjax.classifier import Classifier
-from ktjax.data import pipeline, robustness, sources
+from ktjax.data import overlap, pipeline, robustness, sources
 from ktjax.data.robustness import RobustnessSet
 from ktjax.data.sources import Source
 from ktjax.experiment import estimate, shared, transform, workdir
@@ -106,6 +106,10 @@ def load(settings: TrainingData) -> Loaded:
             subset_seed=settings.subset_seed,
         )
     )
+    if parallel.is_first():
+        measured_on = {"tune": dataset.tune, "validation": dataset.validation}
+        for sentence in overlap.sentences(dataset.train, measured_on):
+            _LOG.warning("%s: %s", dataset.name, sentence)
     if settings.robustness and dataset.classes != imagenet.synsets():
         raise ValueError(
             f"config.robustness: these sets have the classes of ImageNet-1k, but {dataset.name} "
@@ -358,11 +362,13 @@ def prepare(
     splits = once(("splits", how), lambda: open_splits(settings, good, how))
     refuse(splits)
     weights = {
-        model.name: once(("weights", model.name), lambda m=model: describe.fingerprint(m))
+        model.name: once(
+            ("weights", model.name), lambda m=model: describe.fingerprint(m), of=model.name
+        )
         for model in loaded_weights
     } | {one.name: one.fingerprint() for one in loaded_answers}
     workdir.claim(folder, settings, good.dataset, weights=weights, accept=good.accept, held=held)
-    _say_copies(weights)
+    once(("copies", *sorted(weights)), lambda: _say_copies(weights))
     once(
         "turned",
         lambda: transform.say_turned(settings, good.dataset, names=("train", "validation")),
@@ -378,7 +384,7 @@ def _say_copies(weights: Mapping[str, str]) -> None:
     for names in named.values() if parallel.is_first() else ():
         if len(names) > 1:
             _LOG.warning(
-                "%s have the same weights, so they have nothing to teach each other.",
+                "%s have the same weights: none of them adds what the others lack.",
                 " and ".join(names),
             )
 

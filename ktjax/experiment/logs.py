@@ -3,7 +3,6 @@
 Warnings and errors of ktjax also go to the terminal.
 """
 
-import collections
 import contextlib
 import contextvars
 import logging
@@ -21,7 +20,6 @@ STARTED_BY: contextvars.ContextVar[Sequence[str] | None] = contextvars.ContextVa
     "STARTED_BY", default=None
 )
 _OURS, _ALL = logging.getLogger("ktjax"), logging.getLogger()
-_KEPT = 1000  # records
 
 
 class _File(logging.FileHandler):
@@ -61,22 +59,21 @@ class _Early(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._records: collections.deque[logging.LogRecord] = collections.deque(maxlen=_KEPT)
+        self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not any(isinstance(handler, _File) for handler in _OURS.handlers):
-            self._records.append(record)
+        self.records.append(record)
 
-    def hand_over(self, file: _File) -> None:
-        while self._records:
-            file.handle(self._records.popleft())
+
+def expect() -> None:
+    """Also keeps what is said from now on for the log file of the job that is about to start."""
+    to_terminal()
+    _OURS.addHandler(_Early())
 
 
 def to_terminal() -> None:
     """Sends warnings and errors of ktjax, and nothing else, to the terminal."""
     _OURS.propagate = False
-    if _EARLY not in _OURS.handlers:
-        _OURS.addHandler(_EARLY)
     if not any(isinstance(handler, _Terminal) for handler in _OURS.handlers):
         terminal = _Terminal()
         terminal.setLevel(logging.WARNING)
@@ -95,7 +92,10 @@ def start(workdir: Path) -> None:
     _OURS.setLevel(logging.INFO)
     _OURS.addHandler(handler)
     _ALL.addHandler(handler)
-    _EARLY.hand_over(handler)
+    for early in [h for h in _OURS.handlers if isinstance(h, _Early)]:
+        _OURS.removeHandler(early)
+        for record in early.records:
+            handler.handle(record)
     _OURS.info(
         "ktjax %s, jax %s: process %d of %d, %d of %d devices (%s).",
         ktjax.__version__,
@@ -106,9 +106,6 @@ def start(workdir: Path) -> None:
         jax.device_count(),
         jax.local_devices()[0].device_kind,
     )
-
-
-_EARLY = _Early()
 
 
 def flush() -> None:

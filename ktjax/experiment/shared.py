@@ -34,10 +34,15 @@ class Shared:
     """
 
     def __init__(self, room_gb: float = math.inf):
-        """For models whose arrays take at most so many GiB, and at least for the last one used."""
+        """For models whose arrays take at most so many GiB, and at least for those in use."""
         self._room = room_gb * 2**30
         self._made: dict[Hashable, Any] = {}
         self._models: dict[str, _Owned] = {}  # the one that was used last is last
+        self._in_use: Collection[str] = ()
+
+    def use(self, models: Collection[str]) -> None:
+        """Keeps what belongs to these models until the next call, however large."""
+        self._in_use = models
 
     def of(self, settings: Record, *, but: Collection[str], also: Hashable = ()) -> Once:
         """A memo for jobs whose settings agree in all fields `but` these, and in `also`."""
@@ -46,33 +51,42 @@ class Shared:
 
         def once(key: Hashable, make: Callable[[], _T], *, of: str | None = None) -> _T:
             whole = (common, key)
-            new = whole not in self._made
-            made = self._made[whole] = make() if new else self._made[whole]
-            if of is not None:
-                owned = self._models[of] = self._models.pop(of, _Owned())
-                if new:
-                    owned.keys.append(whole)
-                    owned.bytes |= {id(array): array.nbytes for array in _arrays(made)}
-                    self._drop()
+            if whole not in self._made:
+                self._made[whole] = make()
+                if of is not None and math.isfinite(self._room):
+                    self._models.setdefault(of, _Owned()).add(whole, self._made[whole])
+            made = self._made[whole]
+            if of in self._models:
+                self._models[of] = self._models.pop(of)  # as the last one
+                self._drop(but={of, *self._in_use})
             return made
 
         return once
 
-    def _drop(self) -> None:
+    def _drop(self, *, but: Collection[str]) -> None:
         """Drops models, the least recently used first, until the others have room."""
-        for name in list(self._models)[:-1]:
-            if sum(sum(owned.bytes.values()) for owned in self._models.values()) <= self._room:
+        for name in [name for name in self._models if name not in but]:
+            if sum(owned.size for owned in self._models.values()) <= self._room:
                 return
             for key in self._models.pop(name).keys:
                 del self._made[key]
 
 
-@dataclasses.dataclass
 class _Owned:
-    """What belongs to a model: its entries, and the size of each of their arrays."""
+    """What belongs to a model."""
 
-    keys: list[Hashable] = dataclasses.field(default_factory=list)
-    bytes: dict[int, int] = dataclasses.field(default_factory=dict)  # by id: entries share arrays
+    def __init__(self) -> None:
+        self.keys: list[Hashable] = []
+        self._sizes: dict[int, int] = {}  # of arrays, by id: entries share them
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(self._sizes.values())
+
+    def add(self, key: Hashable, made: Any) -> None:
+        self.keys.append(key)
+        self._sizes |= {id(array): array.nbytes for array in _arrays(made)}
 
 
 def _arrays(made: Any) -> Iterator[Any]:
@@ -85,6 +99,6 @@ def _arrays(made: Any) -> Iterator[Any]:
     elif isinstance(made, tuple | list):
         for value in made:
             yield from _arrays(value)
-    elif dataclasses.is_dataclass(made):
+    elif dataclasses.is_dataclass(made) and not isinstance(made, type):
         for field in dataclasses.fields(made):
             yield from _arrays(getattr(made, field.name))

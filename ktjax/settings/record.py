@@ -78,8 +78,8 @@ def _unchangeable(mapping: dict[Any, Any]) -> Mapping[Any, Any]:
 
 # Annotated[Mapping[...], FROZEN]: a read-only mapping.
 FROZEN = AfterValidator(_unchangeable)
-# Fields that may change when a job resumes, on a machine with fewer cores for example.
-FREE = ("decode_threads", "decode_processes")
+# Fields that may change when a job resumes, on a machine with less memory for example.
+FREE = ("cache_gb", "decode_threads", "decode_processes")
 
 
 def check_once(field: str, values: Sequence[Any]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import traceback
 from collections.abc import Mapping, Sequence
@@ -93,9 +94,14 @@ class Runs:
             folder = self.workdir / run.folder
             found = _read(folder)
             _check_own(folder, found.results.config, transfer_of(self._settings, run).identity())
-            _check_images(folder, self.workdir)
+            _check_images(folder, self._images)
             self._found[run.folder] = found
         return self._found[run.folder]
+
+    @functools.cached_property
+    def _images(self) -> Mapping[str, Any]:
+        """Fingerprints of the study's splits."""
+        return beginning.read(self.workdir)["images"]
 
     def take(self, run: Run) -> contextlib.AbstractContextManager[Lease | None]:
         """The lease of a run; only its holder can publish the run's results."""
@@ -172,15 +178,15 @@ def _read(folder: Path) -> Found:
     return Found(dataclasses.replace(results, runs=(row,)), right_N)
 
 
-def _check_images(folder: Path, workdir: Path) -> None:
+def _check_images(folder: Path, wanted: Mapping[str, Any]) -> None:
     """Raises ValueError if the run in a folder saw other images than this study."""
     try:
-        there, here = (beginning.read(place)["images"] for place in (folder, workdir))
-    except OSError as error:
+        there = beginning.read(folder)["images"]
+    except FileNotFoundError as error:
         raise ValueError(
             f"'{folder}' is damaged ({error}): delete it, and the run is done again."
         ) from error
-    if others := [split for split in here if there.get(split) != here[split]]:
+    if others := [split for split in wanted if there.get(split) != wanted[split]]:
         raise ValueError(
             f"'{folder}' is of another study: it saw other images of {' and '.join(others)}. "
             "Delete it, and the run is done again, or use another --workdir."

@@ -12,7 +12,7 @@ from ktjax import data, files, models, paths
 from ktjax.analysis.records import to_json
 from ktjax.analysis.rows import Results
 from ktjax.classifier import Classifier
-from ktjax.experiment import beginning, inputs, lease, recipes, room, stores, transform
+from ktjax.experiment import beginning, inputs, lease, logs, recipes, room, stores, transform
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import transfer
@@ -108,6 +108,7 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     labeled = dataset.train.labeled
     plan.plan(settings, labeled=labeled)  # refuses before the workdir is changed
     claim(workdir, settings, dataset, overwrite=overwrite)
+    logs.start(workdir)  # until the first run has its own
     asked = plan.plan(settings, labeled=labeled, workdir=workdir)
     runs = Runs(workdir, settings)
     if settings.targets == "stored" and not all(map(runs.is_done, asked)):

@@ -85,7 +85,7 @@ def _identity(name: str) -> Any:
 
 
 def plan(settings: Study, *, labeled: bool, workdir: Path | None = None) -> tuple[Run, ...]:
-    """The runs, in the order that shares the most work: by student, then by seed.
+    """The runs, in the order of the table: by student, then by seed.
 
     A run without a teacher appears once, whether as an objective that needs none, as a control of
     several methods, or as both. As both it is called as the objective, unless it has already been

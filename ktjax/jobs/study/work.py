@@ -53,7 +53,7 @@ def work(
     of_student: dict[str, list[Run]] = {}
     for run in asked:
         of_student.setdefault(run.student, []).append(run)
-    left = [run for run in asked if is_left(run)]
+    left = [run for run in _by_teacher(asked) if is_left(run)]
     while left:
         busy = []
         for run in left:
@@ -68,6 +68,18 @@ def work(
         if len(busy) == len(left):
             time.sleep(_POLL)
         left = busy
+
+
+def _by_teacher(asked: Sequence[Run]) -> list[Run]:
+    """The runs of each student one teacher after another, each for all objectives and seeds.
+
+    A teacher is then read once per student, even if there is no room for all.
+    """
+    students, teachers = (
+        {name: place for place, name in enumerate(dict.fromkeys(names))}
+        for names in ([run.student for run in asked], [run.teacher for run in asked])
+    )
+    return sorted(asked, key=lambda run: (students[run.student], teachers[run.teacher]))
 
 
 def _do(

@@ -137,8 +137,7 @@ def _share(start: Setup, seed: int, recipe: Callable[..., recipes.Recipe]) -> st
 
     def once(name: str) -> live.OfView:
         form = stores.form_of(settings, len(start.models[start.student].model.classes))
-        key = ("targets", name, seed, form, start.one_view)
-        return start.once(key, lambda: frozen(name), of=name)
+        return start.once(("targets", name, seed, form, start.one_view), lambda: frozen(name))
 
     if not stored:  # weights are placed again for every run: a device might not hold those of all
         return stages.Common(frozen, freeze, functools.partial(recipe, seed))

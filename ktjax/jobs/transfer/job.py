@@ -99,6 +99,7 @@ def execute(
         return finished
 
     shared = shared or Shared()
+    shared.use(names)
     once = shared.of(settings, but=_OWN)
     classifiers = _load(settings, once, given)
     loaded = once("data", lambda: _data(settings))
