@@ -681,6 +681,21 @@ def test_gpus_that_no_task_of_ray_gets_are_told(config, caplog):
     assert "config.ray.gpus=0, but the cluster has 8 GPUs" in said
 
 
+@pytest.mark.parametrize(("controls", "told"), [("xe+xe_self", True), ("self_pool", False)])
+def test_controls_that_need_labels_are_missed_in_a_pool(
+    controls, told, noisy, quartet, tmp_path, monkeypatch
+):
+    for i, path in enumerate(sorted(noisy.rglob("*.png"))[:32]):
+        (tmp_path / "pool").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "pool" / f"{i}.png")
+    monkeypatch.setitem(job.ENGINES, "local", lambda *arguments, **options: None)
+    arg = f"objectives=kl_dp_unsupervised,controls={controls}"
+    config = studying(tmp_path / "pool", quartet[:1], quartet[2:3], arg=arg, total_steps=2)
+    study.run(changed(config, eval_data=f"folder:{noisy}"), tmp_path / "w")
+    log = (tmp_path / "w" / "logs" / "process-0.log").read_text()
+    assert (f"none of the controls ({controls.replace('+', ', ')}) can train" in log) == told
+
+
 def test_each_teacher_is_asked_for_once_by_a_student(noisy, quartet):
     """Not objective by objective: there may be no room for all teachers at a time."""
     student, narrow, *teachers = quartet

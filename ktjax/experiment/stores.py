@@ -35,9 +35,10 @@ def check_teachers(settings: Transfer) -> None:
     """Raises ValueError unless teachers that are only a store support the settings."""
     if settings.store is not None:
         paths.reach(paths.of(settings.store))
+    taught = [e for e in _entries(settings) if objectives.OBJECTIVES[e.objective].teachers]
     for name, store in teachers(settings).items():
         if store.form.k is not None:
-            _check_serve(settings, store.form.k)
+            _check_serve(settings, taught, store.form.k)
         _check_teacher(settings, name, store)
 
 
@@ -45,12 +46,12 @@ def check_kept(settings: Transfer, classes: int) -> None:
     """Raises ValueError unless what is kept of so many logits supports the settings."""
     k = form_of(settings, classes).k
     if k is not None:
-        _check_serve(settings, k)
+        _check_serve(settings, _entries(settings), k)
 
 
-def _check_serve(settings: Transfer, k: int) -> None:
-    """Raises ValueError unless the k largest logits serve all objectives, and calibration."""
-    for entry in _entries(settings):
+def _check_serve(settings: Transfer, entries: Sequence[Entry], k: int) -> None:
+    """Raises ValueError unless the k largest logits serve these objectives, and calibration."""
+    for entry in entries:
         served.of_top_k(entry.objective, entry.options(), k)
     if settings.calibrate:
         raise ValueError(
@@ -93,15 +94,15 @@ def _check_teacher(settings: Transfer, name: str, store: Store) -> None:
 
 def serve(settings: Transfer, entries: Mapping[str, Entry], classes: int) -> dict[str, str]:
     """How well top-k logits serve objectives: `objectives.EXACT` or APPROXIMATE."""
-    kept = [store.form.k for store in teachers(settings).values()]
-    if settings.targets == "stored":
-        kept.append(form_of(settings, classes).k)
-    largest = [k for k in kept if k is not None]
-    return {
-        label: served.of_top_k(entry.objective, entry.options(), min(largest))
-        for label, entry in entries.items()
-        if largest
-    }
+    of_teachers = [store.form.k for store in teachers(settings).values()]
+    own = [form_of(settings, classes).k] if settings.targets == "stored" else []
+    found = {}
+    for label, entry in entries.items():
+        kept = own + of_teachers if objectives.OBJECTIVES[entry.objective].teachers else own
+        largest = [k for k in kept if k is not None]
+        if largest:
+            found[label] = served.of_top_k(entry.objective, entry.options(), min(largest))
+    return found
 
 
 def _entries(settings: Transfer) -> list[Entry]:

@@ -1,6 +1,7 @@
 """Students x teachers x objectives x seeds: how often a transfer helps, and by how much."""
 
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ktjax.jobs.study import in_processes, on_ray, plan, table, work
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.study.plan import Run
 from ktjax.jobs.transfer import plan as transfer_plan
+from ktjax.jobs.transfer import setup
 from ktjax.jobs.transfer.plan import asks_teachers
 from ktjax.models.checkpoints import entries
 from ktjax.report import tables
@@ -27,6 +29,7 @@ from ktjax.settings.study import ASKED, Study
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import store
 
+_LOG = logging.getLogger(__name__)
 _TABLE = "table"  # the lease of what all runs share
 
 
@@ -110,6 +113,9 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     claim(workdir, settings, dataset, overwrite=overwrite)
     logs.start(workdir)  # until the first run has its own
     asked = plan.plan(settings, labeled=labeled, workdir=workdir)
+    taught = any(one.teacher is not None for one in asked)
+    if settings.controls and taught and not labeled and not any(one.is_control for one in asked):
+        _LOG.warning("%s", setup.no_controls(settings))
     runs = Runs(workdir, settings)
     if settings.targets == "stored" and not all(map(runs.is_done, asked)):
         _check_room(settings, asked, whole, dataset)

@@ -19,7 +19,7 @@ from ktjax.experiment.shared import Once
 from ktjax.jobs.transfer import plan
 from ktjax.joint import Joint
 from ktjax.report import names
-from ktjax.settings.transfer import Transfer
+from ktjax.settings.transfer import Methods, Transfer
 
 _LOG = logging.getLogger(__name__)
 _FEW = 500  # images of tune: a standard error of up to 2.2 points
@@ -99,15 +99,17 @@ def warn_of_no_controls(settings: Transfer, splits: Splits, once: Once, *, moves
     asked = settings.controls and any(map(plan.asks_teachers, settings.objectives.values()))
     lost = asked and not plan.controls(settings, labeled=splits.labeled, moves=moves)
 
-    def warn() -> None:
-        _LOG.warning(
-            "train has no labels, and without them none of the controls (%s) can train: what the "
-            "student would learn alone stays unknown. self_pool (configs/transfer.py) needs none.",
-            ", ".join(settings.controls),
-        )
-
     if lost and not splits.labeled and parallel.is_first():
-        once("no controls", warn)
+        once("no controls", lambda: _LOG.warning("%s", no_controls(settings)))
+
+
+def no_controls(settings: Methods) -> str:
+    """What follows if, without labels, none of the controls can train."""
+    return (
+        "train has no labels, and without them none of the controls "
+        f"({', '.join(settings.controls)}) can train: what a student would learn alone stays "
+        "unknown. self_pool (configs/transfer.py) needs none."
+    )
 
 
 def warn_of_seen_images(setup: Setup) -> None:
