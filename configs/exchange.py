@@ -78,7 +78,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         ),
     }
     # Baseline for a transfer: the same training without a teacher. Without labels that is the
-    # initial student alone, and only if it answers differently in training.
+    # initial student alone, and only if it answers differently in training; else there is no net.
     config.controls = {"self": dict(objective="self", **kl())}
     # Where a learning rate is None, each run tries all of these at full length, which takes that
     # many times as long, and keeps the best on tune.

@@ -22,8 +22,8 @@ stronger teacher (standard error 0.1; for kl from the weaker, 0.2); without a te
   xe                       -1.28          -3.48          -8.63         -14.84
   xe_self                  -0.45          -1.35          -2.81          -3.69
 
-Results on validation, with --config.seeds="(1,2,3)", in points (the control: none, as nothing is
-trained without labels or a teacher; 2 CPU cores, jax 0.10.2, half a minute per run):
+Results on validation, with --config.seeds="(1,2,3)", in points (there is no net: without labels, no
+control trains; 2 CPU cores, jax 0.10.2, half a minute per run):
 
                      weaker teacher     stronger teacher
   kl                 -3.40 +- 0.28      +0.57 +- 0.17
@@ -79,7 +79,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     config.objectives = few if arg.few else unlabeled  # from those above
     # Baseline for a transfer: the same training without a teacher. Without labels that is the
-    # initial student alone, and only if it answers differently in training.
+    # initial student alone, and only if it answers differently in training; else there is no net.
     config.controls = {"self": dict(objective="self", **kl())}
     # Where a learning rate is None, each run tries all of these at full length, which takes that
     # many times as long, and keeps the best on tune.

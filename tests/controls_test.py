@@ -122,7 +122,14 @@ def test_net_of_a_seed_that_has_no_control_is_that_of_their_mean():
 def test_net_is_delta_where_no_control_gains_on_tune():
     run = make_run("kl", 25.0, teachers=("t",))
     assert net_of(run, tune=(-1.0, 0.5)) == (controls.NONE, 25.0, 0.5)
-    assert controls.with_net([run], [], {})[0].control == controls.NONE
+
+
+def test_without_a_finished_control_nothing_is_known_of_net():
+    """A control of another student tells nothing of this one."""
+    run = make_run("kl", 25.0, teachers=("t",))
+    for alone in ([], [make_run("xe-0.1", 1.0, student="u", tune=1.0)]):
+        assert controls.with_net([run], alone, CORRECT) == [run]
+    assert run.control is run.net is run.net_se is None
 
 
 def test_what_nobody_taught_and_what_was_not_trained_has_no_net():

@@ -52,22 +52,23 @@ def with_net(
 
     For a run trained by teachers, net is its delta minus that of its student's control with the
     same seed (the mean over seeds, if that seed has none); its standard error is paired over the
-    validation images. Other runs stay as they are: they have no teacher, or are soups, for which
-    there is no equally long training without a teacher.
+    validation images. Other runs stay as they are: their student has no finished control, so what
+    it learns alone is unknown; they have no teacher; or they are soups, for which there is no
+    equally long training without a teacher.
 
     Args:
       runs: of a transfer.
-      controls: of its students; a student without one is compared with NONE.
+      controls: of its students, as far as they finished.
       correct: which validation images each run or control gets right afterwards, bool [N], by its
         name.
     """
     chosen = choose(controls)
     found = []
     for run in runs:
-        if not run.teachers or not run.history:
+        name = chosen.get(run.student)
+        if name is None or not run.teachers or not run.history:
             found.append(run)
             continue
-        name = chosen.get(run.student, NONE)
         net, net_se = run.delta, run.delta_se
         if name != NONE:
             own = [c for c in controls if (c.student, c.objective) == (run.student, name)]

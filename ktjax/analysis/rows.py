@@ -84,7 +84,7 @@ class Run:
     # The gain on tune at each learning rate tried; None: training diverged.
     rates: Mapping[str, float | None] | None = None
     # This and the next two are from `controls.with_net`: the control without a teacher
-    # (controls.NONE if none was better), and delta minus that control's. None without controls.
+    # (controls.NONE if none was better), and delta minus that control's. None if no control ran.
     control: str | None = None
     net: float | None = None
     net_se: float | None = None

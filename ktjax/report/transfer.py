@@ -24,7 +24,7 @@ SOUP_NOTE = (
 MUTUAL_NOTE = "No model was frozen: all taught each other, and each has a table as a student."
 MEANS_NOTE = (
     "In percentage points, ± one standard error over the validation images and the seeds, pooled "
-    "over the table. net: delta minus that of the control without a teacher."
+    f"over the table.{NET_NOTE}"
 )
 EXPORTED_NOTE = (
     "exported: which weights; a run that abstained keeps the student as it was, as no improvement "
@@ -134,7 +134,7 @@ def _student_note(results: TransferResults) -> str:
     return " ".join(
         [
             *[MUTUAL_NOTE] * mutual,
-            NOTE if _has_net(results) else NOTE.replace(NET_NOTE, ""),
+            _without_net(NOTE, results),
             *[EXPORTED_NOTE] * bool(_exported_header(results)),
             f"For comparison, {parts.of_chance(results)}.",
             *[SOUP_NOTE] * soup,
@@ -148,6 +148,11 @@ def _several_seeds(results: TransferResults) -> bool:
 
 def _has_net(results: TransferResults) -> bool:
     return any(run.net is not None for run in results.runs)
+
+
+def _without_net(note: str, results: TransferResults) -> str:
+    """The note, without what explains net if there is none."""
+    return note if _has_net(results) else note.replace(NET_NOTE, "")
 
 
 def _exported_header(results: TransferResults) -> list[str]:
@@ -219,7 +224,7 @@ def _means_tables(results: TransferResults) -> list[Table]:
             ]
             for group in own
         ]
-        note = MEANS_NOTE if student == students[-1] else ""
+        note = _without_net(MEANS_NOTE, results) if student == students[-1] else ""
         words = ("objective", "teachers")
         tables.append(Table(f"Means over seeds, of {student}", header, rows, words, note))
     return tables
