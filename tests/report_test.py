@@ -173,10 +173,10 @@ def test_conclusion_takes_the_mean_over_runs(results):
         make_run(["strong"], "kl_dp", 1.0, seed=0),
         make_run(["strong"], "kl_dp", 2.0, seed=1),
     ]
-    # Seeds spread by sqrt((12.5 + 0.5) / 2): the error of a mean of two is sqrt(1/16 + 13/4).
+    # Seeds of kl_dp spread by sqrt(0.5): the error of a mean of two is sqrt(1/16 + 1/4).
     expected = (
-        "From a stronger teacher nothing is a clear improvement: the best was kl_dp, by 1.50 ± "
-        "1.82 points (2 seeds)."
+        "From a stronger teacher kl_dp improved the student by 1.50 ± 0.56 points, not "
+        "distinguishable from kl (2 seeds)."
     )
     assert verdicts.conclusion(rows.read(results)) == expected
 

@@ -23,8 +23,8 @@ SOUP_NOTE = (
 )
 MUTUAL_NOTE = "No model was frozen: all taught each other, and each has a table as a student."
 MEANS_NOTE = (
-    "In percentage points, ± one standard error over the validation images and the seeds, pooled "
-    f"over the table.{NET_NOTE}"
+    "In percentage points, ± one standard error over the validation images and the seeds, whose "
+    f"spread is that of all rows with the same objective.{NET_NOTE}"
 )
 EXPORTED_NOTE = (
     "exported: which weights; a run that abstained keeps the student as it was, as no improvement "
