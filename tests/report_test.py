@@ -512,7 +512,7 @@ def test_abstentions_are_counted_over_all_runs(results):
     assert verdicts.abstentions(rows.read(results | {"runs": runs})) == ""
     found = rows.read(results | {"runs": runs, "config": {"export": "no_regret"}})
     text = verdicts.abstentions(found)
-    assert text.startswith("2 of 5 transfers abstained: ") and "A gain of 0.30 points" in text
+    assert text.startswith("2 of 5 transfers abstained: ") and "A gain of 0.40 points" in text
     assert text.endswith("would have changed it by -0.40 points.")
     runs[3]["last_delta"] = 0.6
     alone = make_run([], "xe", 0.0) | {"abstained": True, "last_delta": 0.7}
@@ -520,7 +520,13 @@ def test_abstentions_are_counted_over_all_runs(results):
     assert verdicts.abstentions(rows.read(told)).endswith(
         "by -0.40 to +0.60 points, +0.10 in the mean, and those without a teacher by up to +0.70."
     )
+    told["runs"] = runs[3:]
+    few = (
+        "So few answers changed, on the images that decide, that {}no gain could have been detected"
+    )
+    assert few.format("in 1 of 2 decisions ") in verdicts.abstentions(rows.read(told))
     told["runs"] = [run | {"delta": 0.0} for run in runs[3:4]]
+    assert few.format("") in verdicts.abstentions(rows.read(told))
     assert verdicts.conclusion(rows.read(told)) == (
         "From a stronger teacher no run showed that it improved the student, which stays as it was."
     )

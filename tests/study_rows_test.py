@@ -118,7 +118,7 @@ def test_what_an_export_was_worth():
     same = dict(gain=0.0, loss=0.0, abstained=True, least_gain=0.3)
     runs = [
         run_of("s", "t1", 0.0, seed=1, last_delta=-2.0, **same),
-        run_of("s", "t1", 1.0, seed=2),  # its last weights are what is exported
+        run_of("s", "t1", 1.0, seed=2, least_gain=0.7),  # its last weights are what is exported
         run_of("s", "t2", 0.0, last_delta=0.5, **same),
         run_of("u", "t2", 3.0, last_delta=1.5, least_gain=0.5),
     ]
@@ -131,7 +131,31 @@ def test_what_an_export_was_worth():
     assert kl["abstained"] == 1 and kl["improved"] == 2
     assert kl["last"] == {"improved": 2, "mean_delta": pytest.approx(0.5), "worst": -0.5}
     table = report.tables(results_of(found, export="no_regret"))[1]
-    assert table.groups == [[["kl", "1", "2 of 2", "+0.00", "2 of 3", "+0.50", "-0.50", "0.40"]]]
+    assert table.groups == [[["kl", "1", "2 of 2", "+0.00", "2 of 3", "+0.50", "-0.50", "0.50"]]]
+
+
+def test_a_decision_that_can_see_nothing_sees_no_gain_however_large():
+    """It is not left out: the median of 0.3, 0.5 and nothing is 0.5."""
+
+    def seen(*least_gains, seeds=()):
+        runs = [
+            run_of("s", f"t{i}", 0.0, abstained=True, least_gain=gain, gain=0.0, loss=0.0)
+            for i, gain in enumerate(least_gains, 1)
+        ]
+        runs += [dataclasses.replace(runs[0], seed=s, least_gain=gain) for s, gain in seeds]
+        models = MODELS | {f"t{i}": MODELS["t1"] for i in range(1, 4)}
+        found = study.pairs(runs, models)
+        (kl,) = study.success(found).values()
+        table = report.tables(results_of(found, export="no_regret"))[1]
+        return kl["least_gain"], table.groups[0][0][-1]
+
+    assert seen(0.3, None, 0.5) == (0.5, "0.50")
+    assert seen(None, None, 0.5) == (None, "-")
+    assert seen(0.3, None) == (None, "-")
+    # Nor where another seed of a pair would have seen one.
+    assert seen(0.3, 0.4, 0.5, seeds=[(2, 0.5), (3, 0.7)]) == (0.5, "0.50")
+    assert seen(0.3, 0.4, 0.5, seeds=[(2, None)]) == (0.5, "0.50")
+    assert seen(0.3, None, 0.5, seeds=[(2, None)]) == (None, "-")
 
 
 def test_whether_the_ensemble_ranks_teachers():

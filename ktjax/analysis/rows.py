@@ -61,9 +61,10 @@ class Run:
     weights: tuple[float, ...] | None = None  # of student and teachers, if a pool taught
     # This and the next four depend on config.export: the change on tune of what is exported;
     # whether that is the unchanged student; which weights these are (jobs/transfer/export.py); the
-    # smallest gain that the decision would have detected; and, if other weights are exported, the
-    # change on validation by the weights at the end of training. In points. A sequence of stages
-    # has the first two and the last; its stages have all of them.
+    # smallest gain that the decision would have detected (None: none, as too few answers changed,
+    # or nothing was decided); and, if other weights are exported, the change on validation by the
+    # weights at the end of training. In points. A sequence of stages has the first two and the
+    # last; its stages have all of them.
     tune_delta: float | None = None
     abstained: bool = False
     exported: str | None = None
@@ -309,7 +310,7 @@ class StudyPair:
     last_delta: float  # delta of the weights at the end of training, whatever is exported
     steps: float | None = None  # per run; this and
     passes: float | None = None  # as in `Run`
-    least_gain: float | None = None  # as in `Run`; None: unknown for a run
+    least_gain: float | None = None  # as in `Run`; None: it is for one of the runs
     ensemble_on_tune: float | None = None  # known before training; None: unknown
 
 

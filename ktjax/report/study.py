@@ -194,7 +194,8 @@ def _export_tables(results: StudyResults) -> list[Table]:
         "abstained: pairs whose student stays unchanged, because nothing was significantly better; "
         "they are no success. others improved: of the pairs that did not abstain. last: what the "
         "weights at the end of training would have changed, had they been exported. least gain "
-        "seen: the points that the decision detects in nine of ten cases, the median over pairs."
+        "seen: the points that the decision detects in nine of ten cases, the median over pairs; "
+        "-: none."
     )
     heading = f"What was exported (config.export={results.config['export']})"
     return [Table(heading, header, [rows], words=("objective",), note=note)]
