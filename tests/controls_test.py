@@ -101,7 +101,7 @@ def net_of(run, tune=(0.25, 0.25)):
         make_run("xe-0.3", 75.0, seed=1, tune=tune[0] - 0.1),
         make_run("xe-0.3", 75.0, seed=2, tune=tune[1] - 0.1),
     ]
-    (found,) = controls.with_net([run], alone, CORRECT)
+    (found,) = controls.with_net([run], alone, controls.choose(alone), CORRECT)
     return found.control, found.net, found.net_se
 
 
@@ -128,7 +128,7 @@ def test_without_a_finished_control_nothing_is_known_of_net():
     """A control of another student tells nothing of this one."""
     run = make_run("kl", 25.0, teachers=("t",))
     for alone in ([], [make_run("xe-0.1", 1.0, student="u", tune=1.0)]):
-        assert controls.with_net([run], alone, CORRECT) == [run]
+        assert controls.with_net([run], alone, controls.choose(alone), CORRECT) == [run]
     assert run.control is run.net is run.net_se is None
 
 

@@ -12,6 +12,7 @@ from controls_test import make_run
 
 from ktjax.analysis import chance, controls, rows, study
 from ktjax.analysis.rows import TransferModel
+from ktjax.jobs.study import plan, table
 from ktjax.report import figures_study, tables
 from ktjax.report import page as page_lib
 from ktjax.report import study as report
@@ -264,7 +265,7 @@ def test_net_refers_to_a_control_that_ran_once():
     correct = {name: np.asarray(answers, bool) for name, answers in correct.items()}
     alone = make_run("xe-0.1", 1.5, tune=0.5)
     taught = [run_of("s", "t1", 2.0), run_of("s", "t2", 3.0, objective="kl_dp")]
-    found = controls.with_net(taught, [alone], correct)
+    found = controls.with_net(taught, [alone], controls.choose([alone]), correct)
     assert [(run.control, run.net) for run in found] == [("xe-0.1", 0.5), ("xe-0.1", 1.5)]
     assert found[0].net_se == pytest.approx(100 * np.std([0, 1, -1, 0]) / 2)
     nets = study.pairs(found, MODELS)
@@ -275,6 +276,61 @@ def test_net_refers_to_a_control_that_ran_once():
     assert (line.teacher, line.net, line.control, line.status) == ("t1", 0.5, "xe-0.1", "done")
     line = study.row(alone)
     assert (line.teacher, line.net, line.headroom_share) == (None, None, None)
+
+
+class Runs:
+    """Of a study, in memory: the change on tune by each finished run, and those that diverged."""
+
+    def __init__(self, tune, diverged=()):
+        self._tune, self._diverged = tune, diverged
+
+    def has_found(self, run):
+        return (run.objective, run.seed) in self._tune
+
+    def diverged(self, run):
+        return (run.objective, run.seed) in self._diverged
+
+    def is_done(self, run):
+        return self.has_found(run) or self.diverged(run)
+
+    def error(self, run):
+        return "FloatingPointError: nan" if self.diverged(run) else None
+
+    def found(self, run):
+        tune = {"delta": self._tune[run.objective, run.seed], "ensemble_accuracy": None}
+        known = dict(history=(types.SimpleNamespace(tune=tune),), gain=0.0, loss=0.0, seed=run.seed)
+        row = make_run(
+            *(run.objective, 0.0),
+            **dict(run=str(run.folder), teachers=(run.teacher,) if run.teacher else ()),
+            **known | dict(accuracy_before=60.0),
+        )
+        results = types.SimpleNamespace(models=MODELS, served={})
+        return types.SimpleNamespace(row=row, results=results, right_N=np.ones(4, bool))
+
+
+def test_a_control_that_came_later_is_compared_over_the_seeds_that_all_have():
+    """xe has seeds 1 and 2, and xe_self, which a later start asked for, only 1."""
+    planned = [
+        plan.Run("s", teacher, name, seed, None, teacher is None)
+        for seed in (1, 2)
+        for name, teacher in (("xe", None), ("xe_self", None), ("kl", "t1"))
+    ]
+    later = [run for run in planned if run.seed == 1]
+    tune = {("xe", 1): 0.1, ("xe", 2): 0.9, ("xe_self", 1): 0.2, ("kl", 1): 0.0, ("kl", 2): 0.0}
+
+    def chosen(tune, asked=later, diverged=()):
+        found = table.found(Runs(tune, diverged), planned, asked)
+        (pair,) = found["pairs"]
+        assert pair.control == found["chosen"].get("s")
+        return pair.control
+
+    assert chosen(tune) == "xe_self"  # 0.2 with seed 1, where xe has 0.1, though 0.5 with both
+    assert chosen(tune | {("xe_self", 2): 0.0}) == "xe"
+    assert chosen(tune, diverged=[("xe_self", 2)]) == "xe"
+    assert chosen(tune | {("xe_self", 1): -1.0, ("xe", 1): -1.0}) == controls.NONE
+    # No seed in common: they cannot be compared.
+    apart = {key: value for key, value in tune.items() if key != ("xe", 1)}
+    assert chosen(apart, asked=[run for run in later if run.objective != "xe"]) is None
 
 
 def test_time_that_is_left():

@@ -47,7 +47,10 @@ def choose(controls: Sequence[Run]) -> dict[str, str]:
 
 
 def with_net(
-    runs: Sequence[Run], controls: Sequence[Run], correct: Mapping[str, np.ndarray]
+    runs: Sequence[Run],
+    controls: Sequence[Run],
+    chosen: Mapping[str, str],
+    correct: Mapping[str, np.ndarray],
 ) -> list[Run]:
     """The runs with `control`, `net` and `net_se`, in points.
 
@@ -60,10 +63,10 @@ def with_net(
     Args:
       runs: of a transfer.
       controls: of its students, as far as they finished.
+      chosen: the control of each student, from `choose`; none if it has no finished control.
       correct: which validation images each run or control gets right afterwards, bool [N], by its
         name.
     """
-    chosen = choose(controls)
     found = []
     for run in runs:
         name = chosen.get(run.student)
