@@ -600,6 +600,22 @@ def test_stages_of_a_sequential_run(results, tmp_path):
     assert "Teacher after teacher" in page and NASTY not in page
 
 
+def test_stages_say_which_teacher_was_skipped(results):
+    weak = make_run(["weak"], "kl_dp", 0.0) | {"abstained": True, "last_delta": -0.75}
+    strong = make_run(["strong"], "kl_dp", 1.0) | {"exported": "the last"}
+    results["runs"] = [make_run(["weak", "strong"], "kl_dp", 1.0) | {"stages": [weak, strong]}]
+    plain = transfer.tables(rows.read(results))[1]
+    assert "exported" not in plain.header
+    results["config"]["export"] = "no_regret"
+    table = transfer.tables(rows.read(results))[1]
+    assert table.header[4:6] == ["exported", "at the end"]
+    (stages,) = table.groups
+    assert [row[4:6] for row in stages] == [["abstained", "-0.75"], ["the last", "+1.00"]]
+    assert table.note.endswith("A teacher whose row abstained was skipped.")
+    results["runs"][0]["stages"][0]["abstained"] = False
+    assert transfer.tables(rows.read(results))[1].note == transfer.STAGES_NOTE
+
+
 # What people read: names, legends, and letters of a size that a phone shows.
 
 LONG = "timm/vit_base_patch16_clip_quickgelu_224.openai_ft_in12k_in1k_and_more"

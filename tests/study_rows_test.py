@@ -12,7 +12,7 @@ from controls_test import make_run
 
 from ktjax.analysis import chance, controls, rows, study
 from ktjax.analysis.rows import TransferModel
-from ktjax.jobs.study import plan, table
+from ktjax.jobs.study import plan, table, work
 from ktjax.report import figures_study, tables
 from ktjax.report import page as page_lib
 from ktjax.report import study as report
@@ -369,19 +369,41 @@ def test_what_cannot_be_told_apart_is_said(pairs):
 
 def test_who_abstains_is_told():
     same = dict(accuracy_before=60.0, accuracy_after=60.0, gain=0.0, loss=0.0)
-    row = study.row(make_run("xe", 0.0, abstained=True, **same))
+    row = study.row(make_run("xe", 0.0, abstained=True, last_delta=-0.75, **same))
     assert row.status == "abstained"
-    results = results_of([], [row])
+    results = results_of([], [row], export="no_regret")
     text = "1 of 1 runs abstained and left their student unchanged."
     assert report.conclusion(results).endswith(text)
     (table,) = report.tables(results)
     assert table.groups[0][0][:4] == ["s", "xe", "1", "60.00 -> 60.00"]
+    assert table.header[5:7] == ["status", "at the end"]
+    assert table.groups[0][0][5:7] == ["abstained", "-0.75"]
+    (table,) = report.tables(results_of([], [row]))
+    assert "status" not in table.header
     # Of two objectives that both left the student alone, none did best.
     found = study.pairs(
         [run_of("s", "t1", 0.0, objective=name, abstained=True) for name in ("kl", "kl_dp")], MODELS
     )
     told = "Success rate (of one student): kl 0.0 %, kl_dp 0.0 %. No student got better."
     assert report.conclusion(results_of(found)) == told
+
+
+def test_the_end_of_a_run_that_abstained_is_told(capsys):
+    known = dict(accuracy_before=61.53, accuracy_after=61.53, seconds=2.0)
+    row = make_run("kl", 0.0, teachers=("t1",), abstained=True, **known)
+    runs = types.SimpleNamespace(
+        is_done=lambda run: run.seed in ended,
+        has_found=lambda run: True,
+        error=lambda run: None,
+        found=lambda run: types.SimpleNamespace(row=row),
+    )
+    asked, ended = [plan.Run("s", "t1", "kl", seed, None, False) for seed in (1, 2)], []
+    bar = work.Progress(runs, asked)
+    ended.append(2)
+    bar.update()
+    bar.close()
+    told = "".join(capsys.readouterr())
+    assert "s from t1, kl, seed 2: abstains, stays at 61.53 %, 2 s" in told
 
 
 def test_nothing_but_failures():

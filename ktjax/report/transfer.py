@@ -39,6 +39,7 @@ STAGES_NOTE = (
     "A row for each teacher, which starts with the student from the previous row; before and "
     "after are those of the row."
 )
+SKIPPED_NOTE = " A teacher whose row abstained was skipped."
 PAIRS_NOTE = (
     "positive flips (rho_pos): share of the validation images on which the teacher is right and "
     "the student, before the transfer, wrong: what could be learned. negative flips: the reverse. "
@@ -265,18 +266,25 @@ def _mark(is_chosen: bool) -> str:
 
 
 def _stages_tables(results: TransferResults) -> list[Table]:
-    header = ["run", "teacher", "before -> after %", "delta ± se points", "gain %", "loss %"]
+    header = ["run", "teacher", "before -> after %", "delta ± se points"]
+    header += [*_exported_header(results), "gain %", "loss %"]
     groups = [
-        [
-            [run.run if i == 0 else "", stage.teachers[0], *_change_cells(stage)]
-            for i, stage in enumerate(run.stages)
-        ]
+        [_stage_cells(stage, run.run if i == 0 else "", results) for i, stage in enumerate(stages)]
         for run in results.runs
-        if run.stages
+        if (stages := run.stages)
     ]
     if not groups:
         return []
-    return [Table("Teacher after teacher", header, groups, ("run", "teacher"), STAGES_NOTE)]
+    note = STAGES_NOTE
+    if any(stage.abstained for run in results.runs for stage in run.stages):
+        note += SKIPPED_NOTE
+    return [Table("Teacher after teacher", header, groups, ("run", "teacher", "exported"), note)]
+
+
+def _stage_cells(stage: Run, name: str, results: TransferResults) -> list[str]:
+    before_and_after, delta, gain, loss = _change_cells(stage)
+    cells = [name, stage.teachers[0], before_and_after, delta]
+    return [*cells, *_exported_cells(stage, results), gain, loss]
 
 
 def _pairs_table(results: TransferResults) -> Table:

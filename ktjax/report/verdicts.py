@@ -56,6 +56,13 @@ def brief(results: TransferResults) -> str:
     return " ".join(filter(None, (conclusion(results), abstentions(results))))
 
 
+def change(run: Run) -> str:
+    """What a run has changed, in a few words: for a line about its end."""
+    if run.abstained:
+        return f"abstains, stays at {run.accuracy_after:.2f} %"
+    return f"{run.accuracy_before:.2f} -> {run.accuracy_after:.2f} %"
+
+
 def abstentions(results: TransferResults) -> str:
     """How many transfers abstained, and which gain would have been detected; or nothing."""
     if results.config.get("export") != "no_regret":
