@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from ktjax.analysis import measures, rows
-from ktjax.report import figures, figures_change, names, tables, transfer, verdicts
+from ktjax.report import figures, figures_change, names, parts, tables, transfer, verdicts
 from ktjax.report import page as page_lib
 from ktjax.report.pages import PAGES
+from ktjax.settings import objective
 
 NASTY = '<b>&"$x^$ \\frac{ 鶴'
 
@@ -203,6 +204,8 @@ def controlled(results):
         make_run([], "xe-0.1", 0.75, seed=2, tune=-0.25),
         make_run([], "xe_self-0.1", 2.0, seed=2, tune=1.25),
     ]
+    asked = {"xe": {"objective": "xe"}, "xe_self": {"objective": "xe_self", "alpha": 0.5}}
+    results["config"]["controls"] = asked
     return results
 
 
@@ -240,13 +243,34 @@ xe_self-0.1     2     62.00 -> 64.00       +2.00 ± 0.25    5.00    3.00        
 """
 
 
+ALONE = "xe: labels only. xe_self: half label, half initial student."
+
+
+def test_a_legend_explains_the_controls_that_were_asked_for():
+    """In the order of what they learn from, whatever their names."""
+    asked = {
+        "self": {"objective": "self"},
+        "a": {"objective": "self_corrected"},
+        "xe": {"objective": "xe"},
+        "xe_self": {"objective": "xe_self", "alpha": 0.5},
+    }
+    told = parts.trained_alone(asked | {"kl": {"objective": "kl"}})
+    assert told == (
+        f"{ALONE} self: the initial student only. a: the calibrated initial student, corrected so "
+        "that the label leads."
+    )
+    told = parts.trained_alone({"x": {"objective": "xe_self", "alpha": 0.25}})
+    assert told == "x: labels, and the initial student with weight 0.25."
+    assert set(parts._ALONE) == set(objective._ENTRIES)
+
+
 def test_tables_with_net(controlled, tmp_path):
     conclusion = verdicts.conclusion(rows.read(controlled))
     assert tables.as_text(controlled) == "".join(
         [
             *(NET_MEANS, legend(transfer.MEANS_NOTE)),
             *(NET_RUNS, legend(f"{transfer.NOTE} For comparison, {CHANCE}.")),
-            *(NET_CONTROLS, legend(transfer.CONTROLS_NOTE), conclusion, "\n"),
+            *(NET_CONTROLS, legend(f"{ALONE} {transfer.CONTROLS_NOTE}"), conclusion, "\n"),
         ]
     )
     page = page_lib.write(tmp_path, controlled, []).read_text("utf-8")
@@ -633,7 +657,7 @@ def hostile(results):
     results["pairs"][0]["top_classes"]["5"] = [*results["classes"], *"cdefghij"]
     results["runs"] += [run | {"seed": 1} for run in results["runs"]]
     results["controls"] = [make_run([], "xe-0.1", 0.25, student="../runs/a/mlp")]
-    results["config"] = {"strategy": "mutual"}
+    results["config"] = {"strategy": "mutual", "controls": {"xe": {"objective": "xe"}}}
     return results
 
 

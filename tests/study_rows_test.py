@@ -339,13 +339,17 @@ def test_time_that_is_left():
     assert study.seconds_left([], ["s"]) == 0
 
 
+CONTROLS = {"self_pool": {"objective": "self_pool"}, "xe": {"objective": "xe"}}
+
+
 def results_of(pairs, failed=(), export="last"):
     """As much of the results as sentences are made of."""
     given = dict(pairs=tuple(pairs), rows=tuple(failed), success=study.success(pairs))
     given |= dict(compared=tuple(study.compared(pairs)), models=MODELS, chosen={})
     data = rows.Data(name="d", measured="d", train=9, validation=300, skipped={})
+    config = dict(export=export, objectives={"kl": {"objective": "kl"}}, controls=CONTROLS)
     given |= dict(job="study", runs=(), objectives={}, classes=("a", "b"), class_counts=(200, 100))
-    return rows.StudyResults(**given, data=data, environment={}, config={"export": export})
+    return rows.StudyResults(**given, data=data, environment={}, config=config)
 
 
 def test_what_cannot_be_told_apart_is_said(pairs):
@@ -380,6 +384,7 @@ def test_who_abstains_is_told():
     assert table.groups[0][0][5:7] == ["abstained", "-0.75"]
     (table,) = report.tables(results_of([], [row]))
     assert "status" not in table.header
+    assert " xe: labels only. self_pool: the calibrated initial student only. A " in table.note
     # Of two objectives that both left the student alone, none did best.
     found = study.pairs(
         [run_of("s", "t1", 0.0, objective=name, abstained=True) for name in ("kl", "kl_dp")], MODELS

@@ -31,11 +31,11 @@ def _alone_tables(results: StudyResults) -> list[Table]:
     ]
     header = ["student", "objective", "seed", "before -> after %", "delta ± se points"]
     header += [*["status", "at the end"] * decided, "gain %", "loss %", "steps", "passes"]
+    entries = {**results.config["objectives"], **results.config["controls"]}
     note = (
-        "What training without a teacher changed. xe: labels only, xe_self: half label and half "
-        "initial student, self: the initial student only; the number is the learning rate. gain, "
-        "loss: share of the validation images that became right, wrong. "
-        f"{parts.COST}"
+        f"What training without a teacher changed. {parts.trained_alone(entries)} A number after "
+        "a name is the learning rate. gain, loss: share of the validation images that became "
+        f"right, wrong. {parts.COST}"
     )
     if decided:
         note += " abstained: the student stays as it was. at the end: delta of the final weights."

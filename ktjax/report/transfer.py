@@ -31,7 +31,6 @@ EXPORTED_NOTE = (
     "could be shown on the images that decide. at the end: delta of the final weights."
 )
 CONTROLS_NOTE = (
-    "xe: labels only. xe_self: half label, half initial student. self: the initial student only. "
     "The number is the learning rate; none: no training. on tune: the change on the tune split; "
     "net subtracts the control with the largest."
 )
@@ -247,7 +246,9 @@ def _controls_tables(results: TransferResults) -> list[Table]:
         own.sort(key=lambda run: order.index(run.objective))  # seeds beside each other
         rows = [none, *(_control_cells(run, chosen, seeds, results) for run in own)]
         heading = f"Controls of {student}, trained without a teacher"
-        note = CONTROLS_NOTE if student == list(of_students)[-1] else ""
+        note = ""
+        if student == list(of_students)[-1]:
+            note = f"{parts.trained_alone(results.config['controls'])} {CONTROLS_NOTE}"
         words = ("control", "exported", "chosen")
         tables.append(Table(heading, header, [rows], words=words, note=note))
     return tables
