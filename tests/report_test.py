@@ -139,9 +139,25 @@ def test_table_is_what_a_person_reads(results):
     row = "\nkl_dp      weak (50.00 %) + strong (90.12 %)     62.00 -> 64.00 "
     assert row in tables.as_text(results)
     del results["runs"][4]
-    note = f"{transfer.NOTE.replace(transfer.NET_NOTE, '')} For comparison, {CHANCE}."
+    note = transfer.NOTE.replace(transfer.NET_NOTE, "").replace(transfer.POOL_NOTE, "")
+    note = f"{note} For comparison, {CHANCE}."
     conclusion = verdicts.conclusion(rows.read(results))
     assert tables.as_text(results) == f"{TABLE}{legend(note)}{conclusion}\n"
+
+
+def test_a_legend_says_what_taught_is_of_a_pool_if_there_is_one(results):
+    """A control of pools has a weight, too, but no teacher."""
+    said = "target came from a teacher; of a pool, the teachers' share of the weights. ensemble"
+    alone, run = results["runs"][-1], results["runs"][1]
+    alone["weights"] = [1.0]
+    (table,) = transfer.tables(rows.read(results))
+    assert "came from a teacher. ensemble" in table.note
+    run["weights"] = [0.5, 0.25]
+    (table,) = transfer.tables(rows.read(results))
+    assert said in table.note
+    run["stages"] = [dict(run)]
+    run["weights"] = None
+    assert said in transfer.tables(rows.read(results))[0].note
 
 
 def test_table_says_what_was_exported(results):
@@ -266,10 +282,11 @@ def test_a_legend_explains_the_controls_that_were_asked_for():
 
 def test_tables_with_net(controlled, tmp_path):
     conclusion = verdicts.conclusion(rows.read(controlled))
+    note = transfer.NOTE.replace(transfer.POOL_NOTE, "")
     assert tables.as_text(controlled) == "".join(
         [
             *(NET_MEANS, legend(transfer.MEANS_NOTE)),
-            *(NET_RUNS, legend(f"{transfer.NOTE} For comparison, {CHANCE}.")),
+            *(NET_RUNS, legend(f"{note} For comparison, {CHANCE}.")),
             *(NET_CONTROLS, legend(f"{ALONE} {transfer.CONTROLS_NOTE}"), conclusion, "\n"),
         ]
     )

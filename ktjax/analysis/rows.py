@@ -19,7 +19,8 @@ class Entry:
     epoch: float
     accuracy: float  # on tune
     loss: float
-    taught: float | None  # share of the samples whose target came from a teacher, in percent
+    # Share of the samples whose target came from a teacher, or of a pool's weights, in percent.
+    taught: float | None
     seconds: float
     tune: Mapping[str, Any]  # what was measured on tune
     # Only in some runs: `stage`, from 1, and the shares `taught_1` and so on.

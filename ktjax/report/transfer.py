@@ -11,11 +11,13 @@ NET_NOTE = (
     " net: delta minus that of the control, the same training without a teacher that gained most "
     "on tune."
 )
+POOL_NOTE = "; of a pool, the teachers' share of the weights"
 NOTE = (
     "delta: accuracy after minus before, in percentage points, ± one standard error over the "
     f"validation images.{NET_NOTE} gain, loss: share of these images that became right, wrong. "
-    "taught: share of the training samples whose target came from a teacher. ensemble: for "
-    "reference, each image answered by the most confident of the initial student and the teachers."
+    f"taught: share of the training samples whose target came from a teacher{POOL_NOTE}. ensemble: "
+    "for reference, each image answered by the most confident of the initial student and the "
+    "teachers."
 )
 SOUP_NOTE = (
     "soup: the average of the weights of the students that each teacher taught alone, without "
@@ -69,7 +71,7 @@ DRAWINGS = (
         functools.partial(figures.history_rows, key="taught"),
         figures.taught,
         "A line per run: the share of the training samples whose target is a teacher's; the others "
-        "preserve what the student knew.",
+        "preserve what the student knew. Of a pool, the teachers' share of the weights.",
     ),
     parts.PROGRESS,
     Drawing(
@@ -134,7 +136,7 @@ def _student_note(results: TransferResults) -> str:
     return " ".join(
         [
             *[MUTUAL_NOTE] * mutual,
-            _without_net(NOTE, results),
+            _without_net(NOTE if _has_pool(results) else NOTE.replace(POOL_NOTE, ""), results),
             *[EXPORTED_NOTE] * bool(_exported_header(results)),
             f"For comparison, {parts.of_chance(results)}.",
             *[SOUP_NOTE] * soup,
@@ -148,6 +150,12 @@ def _several_seeds(results: TransferResults) -> bool:
 
 def _has_net(results: TransferResults) -> bool:
     return any(run.net is not None for run in results.runs)
+
+
+def _has_pool(results: TransferResults) -> bool:
+    """Whether a pool taught some run, of the initial student and teachers."""
+    stages = [stage for run in results.runs for stage in run.stages or (run,)]
+    return any(stage.teachers and stage.weights for stage in stages)
 
 
 def _without_net(note: str, results: TransferResults) -> str:
