@@ -22,8 +22,8 @@ stronger teacher (standard error 0.1; for kl from the weaker, 0.2); without a te
   xe                       -1.28          -3.48          -8.63         -14.84
   xe_self                  -0.45          -1.35          -2.81          -3.69
 
-Results on validation, with --config.seeds="(1,2,3)", in points (the control: none, as nothing is
-trained without labels or a teacher; 2 CPU cores, jax 0.10.2, half a minute per run):
+Results on validation, with --config.seeds="(1,2,3)", in points (there is no net: without labels, no
+control trains; 2 CPU cores, jax 0.10.2, half a minute per run):
 
                      weaker teacher     stronger teacher
   kl                 -3.40 +- 0.28      +0.57 +- 0.17

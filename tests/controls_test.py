@@ -101,7 +101,7 @@ def net_of(run, tune=(0.25, 0.25)):
         make_run("xe-0.3", 75.0, seed=1, tune=tune[0] - 0.1),
         make_run("xe-0.3", 75.0, seed=2, tune=tune[1] - 0.1),
     ]
-    (found,) = controls.with_net([run], alone, CORRECT)
+    (found,) = controls.with_net([run], alone, controls.choose(alone), CORRECT)
     return found.control, found.net, found.net_se
 
 
@@ -122,7 +122,14 @@ def test_net_of_a_seed_that_has_no_control_is_that_of_their_mean():
 def test_net_is_delta_where_no_control_gains_on_tune():
     run = make_run("kl", 25.0, teachers=("t",))
     assert net_of(run, tune=(-1.0, 0.5)) == (controls.NONE, 25.0, 0.5)
-    assert controls.with_net([run], [], {})[0].control == controls.NONE
+
+
+def test_without_a_finished_control_nothing_is_known_of_net():
+    """A control of another student tells nothing of this one."""
+    run = make_run("kl", 25.0, teachers=("t",))
+    for alone in ([], [make_run("xe-0.1", 1.0, student="u", tune=1.0)]):
+        assert controls.with_net([run], alone, controls.choose(alone), CORRECT) == [run]
+    assert run.control is run.net is run.net_se is None
 
 
 def test_what_nobody_taught_and_what_was_not_trained_has_no_net():
@@ -130,27 +137,47 @@ def test_what_nobody_taught_and_what_was_not_trained_has_no_net():
         assert net_of(run) == (None, None, None)
 
 
-def test_outcomes_are_means_over_seeds_with_the_spread_of_seeds_pooled():
-    def taught(objective, delta, seed, net):
-        net = dict(control="xe-0.1", net=net, net_se=0.75)
-        return make_run(objective, delta, seed=seed, teachers=("t",), **net)
+def taught(objective, delta, seed, net, teacher="t", **fields):
+    net = dict(control="xe-0.1", net=net, net_se=0.75)
+    return make_run(objective, delta, seed=seed, teachers=(teacher,), **net | fields)
 
+
+def test_outcomes_are_means_over_seeds_with_the_spread_of_an_objective_s_seeds():
     runs = [
         taught("kl", 1.0, 1, 0.5),
         taught("kl", 3.0, 2, 1.5),
+        taught("kl", 1.0, 1, 0.5, teacher="u"),
+        taught("kl", 2.0, 2, 1.0, teacher="u"),
         taught("kl_dp", 4.0, 1, 2.0),
         taught("kl_dp", 10.0, 2, 4.0),
         make_run("xe", 7.0),
     ]
-    kl, kl_dp, xe = controls.outcomes(runs)
+    kl, kl_u, kl_dp, xe = controls.outcomes(runs)
     assert (kl.student, kl.teachers, kl.objective, kl.runs) == ("s", ("t",), "kl", 2)
     assert (kl.delta, kl.net, kl.control) == (2.0, 1.0, "xe-0.1")
     assert (kl_dp.delta, kl_dp.net) == (7.0, 3.0)
-    # Squares of deltas 1 + 1 and 9 + 9 with two degrees: 10; of nets a quarter of 2 and 2: 1.25.
-    assert kl.delta_se == kl_dp.delta_se == pytest.approx((0.5**2 + 10 / 2) ** 0.5)
-    assert kl.net_se == kl_dp.net_se == pytest.approx((0.75**2 + 1.25 / 2) ** 0.5)
-    # One run, of which its own table says how seeds spread.
+    # Squares of deltas 2 and 1/2 with two degrees, 1.25; of nets a quarter of that.
+    assert kl.delta_se == kl_u.delta_se == pytest.approx((0.5**2 + 1.25 / 2) ** 0.5)
+    assert kl.net_se == kl_u.net_se == pytest.approx((0.75**2 + 1.25 / 4 / 2) ** 0.5)
+    assert kl_dp.delta_se == pytest.approx((0.5**2 + 18 / 2) ** 0.5)
+    assert kl_dp.net_se == pytest.approx((0.75**2 + 2 / 2) ** 0.5)
+    # One run, whose seeds spread as those of the others, for all that is known: 20.5 / 3.
     assert (xe.runs, xe.delta, xe.net, xe.net_se, xe.control) == (1, 7.0, None, None, None)
-    assert xe.delta_se == pytest.approx((0.5**2 + 10) ** 0.5)
+    assert xe.delta_se == pytest.approx((0.5**2 + 20.5 / 3) ** 0.5)
     (alone,) = controls.outcomes(runs[:1])  # no seeds to compare: over images only
     assert (alone.delta_se, alone.net_se) == (0.5, 0.75)
+
+
+def test_who_abstains_with_every_seed_says_nothing_of_their_spread():
+    still = dict(abstained=True, delta_se=0.0)
+    runs = [
+        taught("kl", 1.0, 1, 1.0),
+        taught("kl", 0.0, 2, 0.0, **still),  # it does with one: that is spread, too
+        *(taught("kl", 0.0, seed, 0.0, teacher="u", **still) for seed in (1, 2)),
+    ]
+    first, _ = controls.outcomes(runs)
+    # Squares of 1/2 and 1/2 with one degree, over two seeds; half of the images' error is 0.
+    assert first.delta_se == pytest.approx((0.25**2 + 0.5 / 2) ** 0.5)
+    assert first.net_se == pytest.approx((0.75**2 + 0.5 / 2) ** 0.5)
+    (only,) = controls.outcomes(runs[2:])
+    assert only.delta == only.delta_se == 0

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from ktjax.analysis import measures, rows
-from ktjax.report import figures, figures_change, names, tables, transfer, verdicts
+from ktjax.report import figures, figures_change, names, parts, tables, transfer, verdicts
 from ktjax.report import page as page_lib
 from ktjax.report.pages import PAGES
+from ktjax.settings import objective
 
 NASTY = '<b>&"$x^$ \\frac{ 鶴'
 
@@ -138,9 +139,25 @@ def test_table_is_what_a_person_reads(results):
     row = "\nkl_dp      weak (50.00 %) + strong (90.12 %)     62.00 -> 64.00 "
     assert row in tables.as_text(results)
     del results["runs"][4]
-    note = f"{transfer.NOTE.replace(transfer.NET_NOTE, '')} For comparison, {CHANCE}."
+    note = transfer.NOTE.replace(transfer.NET_NOTE, "").replace(transfer.POOL_NOTE, "")
+    note = f"{note} For comparison, {CHANCE}."
     conclusion = verdicts.conclusion(rows.read(results))
     assert tables.as_text(results) == f"{TABLE}{legend(note)}{conclusion}\n"
+
+
+def test_a_legend_says_what_taught_is_of_a_pool_if_there_is_one(results):
+    """A control of pools has a weight, too, but no teacher."""
+    said = "target came from a teacher; of a pool, the teachers' share of the weights. ensemble"
+    alone, run = results["runs"][-1], results["runs"][1]
+    alone["weights"] = [1.0]
+    (table,) = transfer.tables(rows.read(results))
+    assert "came from a teacher. ensemble" in table.note
+    run["weights"] = [0.5, 0.25]
+    (table,) = transfer.tables(rows.read(results))
+    assert said in table.note
+    run["stages"] = [dict(run)]
+    run["weights"] = None
+    assert said in transfer.tables(rows.read(results))[0].note
 
 
 def test_table_says_what_was_exported(results):
@@ -173,10 +190,10 @@ def test_conclusion_takes_the_mean_over_runs(results):
         make_run(["strong"], "kl_dp", 1.0, seed=0),
         make_run(["strong"], "kl_dp", 2.0, seed=1),
     ]
-    # Seeds spread by sqrt((12.5 + 0.5) / 2): the error of a mean of two is sqrt(1/16 + 13/4).
+    # Seeds of kl_dp spread by sqrt(0.5): the error of a mean of two is sqrt(1/16 + 1/4).
     expected = (
-        "From a stronger teacher nothing is a clear improvement: the best was kl_dp, by 1.50 ± "
-        "1.82 points (2 seeds)."
+        "From a stronger teacher kl_dp improved the student by 1.50 ± 0.56 points, not "
+        "distinguishable from kl (2 seeds)."
     )
     assert verdicts.conclusion(rows.read(results)) == expected
 
@@ -203,6 +220,8 @@ def controlled(results):
         make_run([], "xe-0.1", 0.75, seed=2, tune=-0.25),
         make_run([], "xe_self-0.1", 2.0, seed=2, tune=1.25),
     ]
+    asked = {"xe": {"objective": "xe"}, "xe_self": {"objective": "xe_self", "alpha": 0.5}}
+    results["config"]["controls"] = asked
     return results
 
 
@@ -240,13 +259,35 @@ xe_self-0.1     2     62.00 -> 64.00       +2.00 ± 0.25    5.00    3.00        
 """
 
 
+ALONE = "xe: labels only. xe_self: half label, half initial student."
+
+
+def test_a_legend_explains_the_controls_that_were_asked_for():
+    """In the order of what they learn from, whatever their names."""
+    asked = {
+        "self": {"objective": "self"},
+        "a": {"objective": "self_corrected"},
+        "xe": {"objective": "xe"},
+        "xe_self": {"objective": "xe_self", "alpha": 0.5},
+    }
+    told = parts.trained_alone(asked | {"kl": {"objective": "kl"}})
+    assert told == (
+        f"{ALONE} self: the initial student only. a: the calibrated initial student, corrected so "
+        "that the label leads."
+    )
+    told = parts.trained_alone({"x": {"objective": "xe_self", "alpha": 0.25}})
+    assert told == "x: labels, and the initial student with weight 0.25."
+    assert set(parts._ALONE) == set(objective._ENTRIES)
+
+
 def test_tables_with_net(controlled, tmp_path):
     conclusion = verdicts.conclusion(rows.read(controlled))
+    note = transfer.NOTE.replace(transfer.POOL_NOTE, "")
     assert tables.as_text(controlled) == "".join(
         [
             *(NET_MEANS, legend(transfer.MEANS_NOTE)),
-            *(NET_RUNS, legend(f"{transfer.NOTE} For comparison, {CHANCE}.")),
-            *(NET_CONTROLS, legend(transfer.CONTROLS_NOTE), conclusion, "\n"),
+            *(NET_RUNS, legend(f"{note} For comparison, {CHANCE}.")),
+            *(NET_CONTROLS, legend(f"{ALONE} {transfer.CONTROLS_NOTE}"), conclusion, "\n"),
         ]
     )
     page = page_lib.write(tmp_path, controlled, []).read_text("utf-8")
@@ -512,7 +553,7 @@ def test_abstentions_are_counted_over_all_runs(results):
     assert verdicts.abstentions(rows.read(results | {"runs": runs})) == ""
     found = rows.read(results | {"runs": runs, "config": {"export": "no_regret"}})
     text = verdicts.abstentions(found)
-    assert text.startswith("2 of 5 transfers abstained: ") and "A gain of 0.30 points" in text
+    assert text.startswith("2 of 5 transfers abstained: ") and "A gain of 0.40 points" in text
     assert text.endswith("would have changed it by -0.40 points.")
     runs[3]["last_delta"] = 0.6
     alone = make_run([], "xe", 0.0) | {"abstained": True, "last_delta": 0.7}
@@ -520,7 +561,13 @@ def test_abstentions_are_counted_over_all_runs(results):
     assert verdicts.abstentions(rows.read(told)).endswith(
         "by -0.40 to +0.60 points, +0.10 in the mean, and those without a teacher by up to +0.70."
     )
+    told["runs"] = runs[3:]
+    few = (
+        "So few answers changed, on the images that decide, that {}no gain could have been detected"
+    )
+    assert few.format("in 1 of 2 decisions ") in verdicts.abstentions(rows.read(told))
     told["runs"] = [run | {"delta": 0.0} for run in runs[3:4]]
+    assert few.format("") in verdicts.abstentions(rows.read(told))
     assert verdicts.conclusion(rows.read(told)) == (
         "From a stronger teacher no run showed that it improved the student, which stays as it was."
     )
@@ -594,6 +641,22 @@ def test_stages_of_a_sequential_run(results, tmp_path):
     assert "Teacher after teacher" in page and NASTY not in page
 
 
+def test_stages_say_which_teacher_was_skipped(results):
+    weak = make_run(["weak"], "kl_dp", 0.0) | {"abstained": True, "last_delta": -0.75}
+    strong = make_run(["strong"], "kl_dp", 1.0) | {"exported": "the last"}
+    results["runs"] = [make_run(["weak", "strong"], "kl_dp", 1.0) | {"stages": [weak, strong]}]
+    plain = transfer.tables(rows.read(results))[1]
+    assert "exported" not in plain.header
+    results["config"]["export"] = "no_regret"
+    table = transfer.tables(rows.read(results))[1]
+    assert table.header[4:6] == ["exported", "at the end"]
+    (stages,) = table.groups
+    assert [row[4:6] for row in stages] == [["abstained", "-0.75"], ["the last", "+1.00"]]
+    assert table.note.endswith("A teacher whose row abstained was skipped.")
+    results["runs"][0]["stages"][0]["abstained"] = False
+    assert transfer.tables(rows.read(results))[1].note == transfer.STAGES_NOTE
+
+
 # What people read: names, legends, and letters of a size that a phone shows.
 
 LONG = "timm/vit_base_patch16_clip_quickgelu_224.openai_ft_in12k_in1k_and_more"
@@ -611,7 +674,7 @@ def hostile(results):
     results["pairs"][0]["top_classes"]["5"] = [*results["classes"], *"cdefghij"]
     results["runs"] += [run | {"seed": 1} for run in results["runs"]]
     results["controls"] = [make_run([], "xe-0.1", 0.25, student="../runs/a/mlp")]
-    results["config"] = {"strategy": "mutual"}
+    results["config"] = {"strategy": "mutual", "controls": {"xe": {"objective": "xe"}}}
     return results
 
 

@@ -12,6 +12,7 @@ from controls_test import make_run
 
 from ktjax.analysis import chance, controls, rows, study
 from ktjax.analysis.rows import TransferModel
+from ktjax.jobs.study import plan, table, work
 from ktjax.report import figures_study, tables
 from ktjax.report import page as page_lib
 from ktjax.report import study as report
@@ -118,7 +119,7 @@ def test_what_an_export_was_worth():
     same = dict(gain=0.0, loss=0.0, abstained=True, least_gain=0.3)
     runs = [
         run_of("s", "t1", 0.0, seed=1, last_delta=-2.0, **same),
-        run_of("s", "t1", 1.0, seed=2),  # its last weights are what is exported
+        run_of("s", "t1", 1.0, seed=2, least_gain=0.7),  # its last weights are what is exported
         run_of("s", "t2", 0.0, last_delta=0.5, **same),
         run_of("u", "t2", 3.0, last_delta=1.5, least_gain=0.5),
     ]
@@ -131,7 +132,31 @@ def test_what_an_export_was_worth():
     assert kl["abstained"] == 1 and kl["improved"] == 2
     assert kl["last"] == {"improved": 2, "mean_delta": pytest.approx(0.5), "worst": -0.5}
     table = report.tables(results_of(found, export="no_regret"))[1]
-    assert table.groups == [[["kl", "1", "2 of 2", "+0.00", "2 of 3", "+0.50", "-0.50", "0.40"]]]
+    assert table.groups == [[["kl", "1", "2 of 2", "+0.00", "2 of 3", "+0.50", "-0.50", "0.50"]]]
+
+
+def test_a_decision_that_can_see_nothing_sees_no_gain_however_large():
+    """It is not left out: the median of 0.3, 0.5 and nothing is 0.5."""
+
+    def seen(*least_gains, seeds=()):
+        runs = [
+            run_of("s", f"t{i}", 0.0, abstained=True, least_gain=gain, gain=0.0, loss=0.0)
+            for i, gain in enumerate(least_gains, 1)
+        ]
+        runs += [dataclasses.replace(runs[0], seed=s, least_gain=gain) for s, gain in seeds]
+        models = MODELS | {f"t{i}": MODELS["t1"] for i in range(1, 4)}
+        found = study.pairs(runs, models)
+        (kl,) = study.success(found).values()
+        table = report.tables(results_of(found, export="no_regret"))[1]
+        return kl["least_gain"], table.groups[0][0][-1]
+
+    assert seen(0.3, None, 0.5) == (0.5, "0.50")
+    assert seen(None, None, 0.5) == (None, "-")
+    assert seen(0.3, None) == (None, "-")
+    # Nor where another seed of a pair would have seen one.
+    assert seen(0.3, 0.4, 0.5, seeds=[(2, 0.5), (3, 0.7)]) == (0.5, "0.50")
+    assert seen(0.3, 0.4, 0.5, seeds=[(2, None)]) == (0.5, "0.50")
+    assert seen(0.3, None, 0.5, seeds=[(2, None)]) == (None, "-")
 
 
 def test_whether_the_ensemble_ranks_teachers():
@@ -240,7 +265,7 @@ def test_net_refers_to_a_control_that_ran_once():
     correct = {name: np.asarray(answers, bool) for name, answers in correct.items()}
     alone = make_run("xe-0.1", 1.5, tune=0.5)
     taught = [run_of("s", "t1", 2.0), run_of("s", "t2", 3.0, objective="kl_dp")]
-    found = controls.with_net(taught, [alone], correct)
+    found = controls.with_net(taught, [alone], controls.choose([alone]), correct)
     assert [(run.control, run.net) for run in found] == [("xe-0.1", 0.5), ("xe-0.1", 1.5)]
     assert found[0].net_se == pytest.approx(100 * np.std([0, 1, -1, 0]) / 2)
     nets = study.pairs(found, MODELS)
@@ -253,10 +278,68 @@ def test_net_refers_to_a_control_that_ran_once():
     assert (line.teacher, line.net, line.headroom_share) == (None, None, None)
 
 
+class Runs:
+    """Of a study, in memory: the change on tune by each finished run, and those that diverged."""
+
+    def __init__(self, tune, diverged=()):
+        self._tune, self._diverged = tune, diverged
+
+    def has_found(self, run):
+        return (run.objective, run.seed) in self._tune
+
+    def diverged(self, run):
+        return (run.objective, run.seed) in self._diverged
+
+    def is_done(self, run):
+        return self.has_found(run) or self.diverged(run)
+
+    def error(self, run):
+        return "FloatingPointError: nan" if self.diverged(run) else None
+
+    def found(self, run):
+        tune = {"delta": self._tune[run.objective, run.seed], "ensemble_accuracy": None}
+        known = dict(history=(types.SimpleNamespace(tune=tune),), gain=0.0, loss=0.0, seed=run.seed)
+        row = make_run(
+            *(run.objective, 0.0),
+            **dict(run=str(run.folder), teachers=(run.teacher,) if run.teacher else ()),
+            **known | dict(accuracy_before=60.0),
+        )
+        results = types.SimpleNamespace(models=MODELS, served={})
+        return types.SimpleNamespace(row=row, results=results, right_N=np.ones(4, bool))
+
+
+def test_a_control_that_came_later_is_compared_over_the_seeds_that_all_have():
+    """xe has seeds 1 and 2, and xe_self, which a later start asked for, only 1."""
+    planned = [
+        plan.Run("s", teacher, name, seed, None, teacher is None)
+        for seed in (1, 2)
+        for name, teacher in (("xe", None), ("xe_self", None), ("kl", "t1"))
+    ]
+    later = [run for run in planned if run.seed == 1]
+    tune = {("xe", 1): 0.1, ("xe", 2): 0.9, ("xe_self", 1): 0.2, ("kl", 1): 0.0, ("kl", 2): 0.0}
+
+    def chosen(tune, asked=later, diverged=()):
+        found = table.found(Runs(tune, diverged), planned, asked)
+        (pair,) = found["pairs"]
+        assert pair.control == found["chosen"].get("s")
+        return pair.control
+
+    assert chosen(tune) == "xe_self"  # 0.2 with seed 1, where xe has 0.1, though 0.5 with both
+    assert chosen(tune | {("xe_self", 2): 0.0}) == "xe"
+    assert chosen(tune, diverged=[("xe_self", 2)]) == "xe"
+    assert chosen(tune | {("xe_self", 1): -1.0, ("xe", 1): -1.0}) == controls.NONE
+    # No seed in common: they cannot be compared.
+    apart = {key: value for key, value in tune.items() if key != ("xe", 1)}
+    assert chosen(apart, asked=[run for run in later if run.objective != "xe"]) is None
+
+
 def test_time_that_is_left():
     done = [("s", 2.0), ("s", 4.0), ("u", 9.0)]
     assert study.seconds_left(done, ["s", "u", "w"]) == 3 + 9 + 5
     assert study.seconds_left([], ["s"]) == 0
+
+
+CONTROLS = {"self_pool": {"objective": "self_pool"}, "xe": {"objective": "xe"}}
 
 
 def results_of(pairs, failed=(), export="last"):
@@ -264,8 +347,9 @@ def results_of(pairs, failed=(), export="last"):
     given = dict(pairs=tuple(pairs), rows=tuple(failed), success=study.success(pairs))
     given |= dict(compared=tuple(study.compared(pairs)), models=MODELS, chosen={})
     data = rows.Data(name="d", measured="d", train=9, validation=300, skipped={})
+    config = dict(export=export, objectives={"kl": {"objective": "kl"}}, controls=CONTROLS)
     given |= dict(job="study", runs=(), objectives={}, classes=("a", "b"), class_counts=(200, 100))
-    return rows.StudyResults(**given, data=data, environment={}, config={"export": export})
+    return rows.StudyResults(**given, data=data, environment={}, config=config)
 
 
 def test_what_cannot_be_told_apart_is_said(pairs):
@@ -289,19 +373,42 @@ def test_what_cannot_be_told_apart_is_said(pairs):
 
 def test_who_abstains_is_told():
     same = dict(accuracy_before=60.0, accuracy_after=60.0, gain=0.0, loss=0.0)
-    row = study.row(make_run("xe", 0.0, abstained=True, **same))
+    row = study.row(make_run("xe", 0.0, abstained=True, last_delta=-0.75, **same))
     assert row.status == "abstained"
-    results = results_of([], [row])
+    results = results_of([], [row], export="no_regret")
     text = "1 of 1 runs abstained and left their student unchanged."
     assert report.conclusion(results).endswith(text)
     (table,) = report.tables(results)
     assert table.groups[0][0][:4] == ["s", "xe", "1", "60.00 -> 60.00"]
+    assert table.header[5:7] == ["status", "at the end"]
+    assert table.groups[0][0][5:7] == ["abstained", "-0.75"]
+    (table,) = report.tables(results_of([], [row]))
+    assert "status" not in table.header
+    assert " xe: labels only. self_pool: the calibrated initial student only. A " in table.note
     # Of two objectives that both left the student alone, none did best.
     found = study.pairs(
         [run_of("s", "t1", 0.0, objective=name, abstained=True) for name in ("kl", "kl_dp")], MODELS
     )
     told = "Success rate (of one student): kl 0.0 %, kl_dp 0.0 %. No student got better."
     assert report.conclusion(results_of(found)) == told
+
+
+def test_the_end_of_a_run_that_abstained_is_told(capsys):
+    known = dict(accuracy_before=61.53, accuracy_after=61.53, seconds=2.0)
+    row = make_run("kl", 0.0, teachers=("t1",), abstained=True, **known)
+    runs = types.SimpleNamespace(
+        is_done=lambda run: run.seed in ended,
+        has_found=lambda run: True,
+        error=lambda run: None,
+        found=lambda run: types.SimpleNamespace(row=row),
+    )
+    asked, ended = [plan.Run("s", "t1", "kl", seed, None, False) for seed in (1, 2)], []
+    bar = work.Progress(runs, asked)
+    ended.append(2)
+    bar.update()
+    bar.close()
+    told = "".join(capsys.readouterr())
+    assert "s from t1, kl, seed 2: abstains, stays at 61.53 %, 2 s" in told
 
 
 def test_nothing_but_failures():

@@ -1,7 +1,8 @@
-"""One decision about a student, on images used for nothing else: is it better than before?
+"""Decisions about a student, on images used for nothing else: is it better than before?
 
-Exporting only what is better does no harm, up to the level of this test. Each split allows one such
-decision; the candidate is chosen elsewhere.
+Exporting only what is better does no harm, up to the level of this test, which is that of a run, of
+one decision or several. All runs of a job decide on the same images: of many whose student is no
+better, some are exported. The candidate is chosen elsewhere.
 """
 
 import math

@@ -19,7 +19,8 @@ class Entry:
     epoch: float
     accuracy: float  # on tune
     loss: float
-    taught: float | None  # share of the samples whose target came from a teacher, in percent
+    # Share of the samples whose target came from a teacher, or of a pool's weights, in percent.
+    taught: float | None
     seconds: float
     tune: Mapping[str, Any]  # what was measured on tune
     # Only in some runs: `stage`, from 1, and the shares `taught_1` and so on.
@@ -61,9 +62,10 @@ class Run:
     weights: tuple[float, ...] | None = None  # of student and teachers, if a pool taught
     # This and the next four depend on config.export: the change on tune of what is exported;
     # whether that is the unchanged student; which weights these are (jobs/transfer/export.py); the
-    # smallest gain that the decision would have detected; and, if other weights are exported, the
-    # change on validation by the weights at the end of training. In points. A sequence of stages
-    # has the first two and the last; its stages have all of them.
+    # smallest gain that the decision would have detected (None: none, as too few answers changed,
+    # or nothing was decided); and, if other weights are exported, the change on validation by the
+    # weights at the end of training. In points. A sequence of stages has the first two and the
+    # last; its stages have all of them.
     tune_delta: float | None = None
     abstained: bool = False
     exported: str | None = None
@@ -84,7 +86,7 @@ class Run:
     # The gain on tune at each learning rate tried; None: training diverged.
     rates: Mapping[str, float | None] | None = None
     # This and the next two are from `controls.with_net`: the control without a teacher
-    # (controls.NONE if none was better), and delta minus that control's. None without controls.
+    # (controls.NONE if none was better), and delta minus that control's. None if no control ran.
     control: str | None = None
     net: float | None = None
     net_se: float | None = None
@@ -309,7 +311,7 @@ class StudyPair:
     last_delta: float  # delta of the weights at the end of training, whatever is exported
     steps: float | None = None  # per run; this and
     passes: float | None = None  # as in `Run`
-    least_gain: float | None = None  # as in `Run`; None: unknown for a run
+    least_gain: float | None = None  # as in `Run`; None: it is for one of the runs
     ensemble_on_tune: float | None = None  # known before training; None: unknown
 
 

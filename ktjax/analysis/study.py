@@ -5,6 +5,7 @@ seeds. Runs without a teacher have rows of their own; `net` is relative to them 
 """
 
 import itertools
+import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -133,7 +134,8 @@ def success(
     one-sided tests, at a family-wise 0.05 per objective (`chance.holm`); `abstained`, how many left
     their student unchanged with every seed; and `last`, the results of the weights at the end of
     training: `improved`, `mean_delta` and `worst`. It differs if other weights are exported.
-    `least_gain`: what the decision about an export would have detected, the median over pairs.
+    `least_gain`: what the decision about an export would have detected, the median over pairs;
+    None if it could detect nothing for half of them or more.
     `by_teacher`: see `_by_teacher`; `ranking`: see `_ranking`.
 
     Args:
@@ -183,10 +185,16 @@ def _more(same: Sequence[StudyPair], diverged: Collection[transfers.Key]) -> dic
             "mean_delta": statistics.fmean(pair.last_delta for pair in same),
             "worst": min(pair.last_delta for pair in same),
         },
-        "least_gain": _median([pair.least_gain for pair in same]),
+        "least_gain": _least_gain(same),
         "by_teacher": _by_teacher(same),
         "ranking": _ranking(same),
     }
+
+
+def _least_gain(same: Sequence[StudyPair]) -> float | None:
+    known = [gain for pair in same if (gain := transfers.least_gain(pair)) is not None]
+    median = statistics.median(known) if known else math.inf
+    return median if math.isfinite(median) else None
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -4,12 +4,13 @@ Success is as in paper section 5.1, the properties of student and teacher as in 
 is a student, a teacher and an objective, averaged over seeds.
 """
 
+import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ktjax.analysis import chance
-from ktjax.analysis.rows import Run
+from ktjax.analysis.rows import Run, StudyPair
 
 Rows = list[dict[str, Any]]
 Key = tuple[str, str, str]  # student, teacher, objective
@@ -54,6 +55,15 @@ def rows(runs: Sequence[Run], pairs: Sequence[Mapping[str, Any]]) -> Rows:
 def last_delta(run: Run) -> float:
     """The change in points by the weights at the end of training, whatever was exported."""
     return run.delta if run.last_delta is None else run.last_delta
+
+
+def least_gain(one: Run | StudyPair) -> float | None:
+    """The smallest gain in points that the decision about the export would have detected.
+
+    Infinite if so few answers changed that it could not detect any: these abstain. None without a
+    decision.
+    """
+    return math.inf if one.abstained and one.least_gain is None else one.least_gain
 
 
 def success(rows: Rows, diverged: Collection[Key] = ()) -> dict[str, dict[str, Any]]:

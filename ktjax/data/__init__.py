@@ -27,8 +27,8 @@ class Dataset(NamedTuple):
       train: what models are trained on.
       tune: the minival, from the same distribution as train; for choosing hyperparameters.
       validation: for reporting only.
-      accept: like tune, but nothing is chosen on it: it decides, once, whether a student is
-        better than before. None: there is none.
+      accept: like tune, but nothing is chosen on it: it only decides whether a student is better
+        than before. None: there is none.
       classes: the names of the classes, in label order.
       groups: the name of each class's semantic group; all the same if there are none.
       measured: the name of the data set that tune and validation come from.

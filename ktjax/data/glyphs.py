@@ -9,9 +9,9 @@ Image `i` is a function of `(SEED, i)` alone, and its class is `i % 100`. Images
 split is read, some 8,000 a second on one core; a split that was read whole is kept in
 ~/.cache/ktjax/glyphs (0.24 GB for all), which may be deleted. The splits are disjoint ranges of
 `i`, balanced over the classes: `pretrain`, `tune` (the minival: hyperparameters are chosen there),
-`accept` (for one decision per run) and `validation`, which is for reporting and adds fonts that no
-other split has. Two more are for scarce labels: `unlabeled` hides its labels, and `few` has ten
-images of each class.
+`accept` (only for decisions about exports) and `validation`, which is for reporting and adds fonts
+that no other split has. Two more are for scarce labels: `unlabeled` hides its labels, and `few` has
+ten images of each class.
 """
 
 import functools

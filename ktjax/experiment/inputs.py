@@ -52,7 +52,7 @@ class Splits(NamedTuple):
     tune: pipeline.Split
     validation: pipeline.Split
     robustness: Mapping[str, Robust] = {}
-    accept: pipeline.Split | None = None  # for one decision about each run
+    accept: pipeline.Split | None = None  # only for decisions about exports
 
     @property
     def labeled(self) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -45,6 +45,32 @@ COST = (
     "images that its teachers and the initial student answered for it, each view once if answers "
     "are stored."
 )
+
+# What students learn from without a teacher, by objective.
+_ALONE = {
+    "xe": "labels only",
+    "xe_self": "half label, half initial student",
+    "self": "the initial student only",
+    "self_pool": "the calibrated initial student only",
+    "self_corrected": "the calibrated initial student, corrected so that the label leads",
+}
+
+
+def trained_alone(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each of these entries of a config teaches, but for those that need teachers."""
+    told = [
+        f"{name}: {_weighted(entry) or what}."
+        for objective, what in _ALONE.items()
+        for name, entry in entries.items()
+        if entry["objective"] == objective
+    ]
+    return " ".join(told)
+
+
+def _weighted(entry: Mapping[str, Any]) -> str:
+    """What a mixture is that is not half and half; else nothing."""
+    own = entry["alpha"] if entry["objective"] == "xe_self" else 0.5
+    return "" if own == 0.5 else f"labels, and the initial student with weight {own:g}"
 
 
 def validation_images(results: Results) -> str:

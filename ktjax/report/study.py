@@ -5,7 +5,7 @@ from typing import Any
 
 from ktjax.analysis import study
 from ktjax.analysis.rows import StudyResults
-from ktjax.report import figures_study, figures_transfers, names, parts
+from ktjax.report import figures_study, figures_transfers, names, parts, study_runs
 from ktjax.report.parts import Drawing, Table
 
 NOTE = (
@@ -129,7 +129,7 @@ def tables(results: StudyResults) -> list[Table]:
     if results.success:
         found += [_objectives_table(results), *_export_tables(results)]
         found += [*_teachers_tables(results), _students_table(results)]
-    return [*found, *_alone_tables(results), *_failed_tables(results)]
+    return [*found, *study_runs.tables(results)]
 
 
 def _objectives_table(results: StudyResults) -> Table:
@@ -194,7 +194,8 @@ def _export_tables(results: StudyResults) -> list[Table]:
         "abstained: pairs whose student stays unchanged, because nothing was significantly better; "
         "they are no success. others improved: of the pairs that did not abstain. last: what the "
         "weights at the end of training would have changed, had they been exported. least gain "
-        "seen: the points that the decision detects in nine of ten cases, the median over pairs."
+        "seen: the points that the decision detects in nine of ten cases, the median over pairs; "
+        "-: none."
     )
     heading = f"What was exported (config.export={results.config['export']})"
     return [Table(heading, header, [rows], words=("objective",), note=note)]
@@ -268,49 +269,6 @@ def _students_table(results: StudyResults) -> Table:
         f"subtracts, chosen on tune. accuracy: before any transfer; {parts.of_chance(results)}."
     )
     return Table(heading, header, [rows], words=("student", "control"), note=note)
-
-
-def _alone_tables(results: StudyResults) -> list[Table]:
-    """What students learned without a teacher."""
-    rows = [
-        [
-            row.student,
-            row.objective,
-            str(row.seed),
-            f"{row.before:.2f} -> {row.after:.2f}",
-            f"{row.delta:+.2f} ± {row.se:.2f}",
-            f"{row.gain:.2f}",
-            f"{row.loss:.2f}",
-            *(parts.counted(number) for number in (row.steps, row.passes)),
-        ]
-        for row in results.rows
-        if row.teacher is None and row.status != study.FAILED
-    ]
-    header = ["student", "objective", "seed", "before -> after %", "delta ± se points"]
-    header += ["gain %", "loss %", "steps", "passes"]
-    note = (
-        "What training without a teacher changed. xe: labels only, xe_self: half label and half "
-        "initial student, self: the initial student only; the number is the learning rate. gain, "
-        "loss: share of the validation images that became right, wrong. "
-        f"{parts.COST}"
-    )
-    words = ("student", "objective")
-    return [Table("Runs without a teacher", header, [rows], words, note)] if rows else []
-
-
-def _failed_tables(results: StudyResults) -> list[Table]:
-    rows = [
-        [row.student, row.teacher or "-", row.objective, str(row.seed), row.error or ""]
-        for row in results.rows
-        if row.status == study.FAILED
-    ]
-    header = ["student", "teacher", "objective", "seed", "error"]
-    words = ("student", "teacher", "objective", "error")
-    note = (
-        "Pairs whose training diverged (FloatingPointError) count as not improved, and are in no "
-        "mean; other failures are not counted above. config.only_failed=True runs all again."
-    )
-    return [Table("Runs that failed", header, [rows], words, note)] if rows else []
 
 
 def sections(results: StudyResults) -> list[Table]:

@@ -11,11 +11,13 @@ NET_NOTE = (
     " net: delta minus that of the control, the same training without a teacher that gained most "
     "on tune."
 )
+POOL_NOTE = "; of a pool, the teachers' share of the weights"
 NOTE = (
     "delta: accuracy after minus before, in percentage points, ± one standard error over the "
     f"validation images.{NET_NOTE} gain, loss: share of these images that became right, wrong. "
-    "taught: share of the training samples whose target came from a teacher. ensemble: for "
-    "reference, each image answered by the most confident of the initial student and the teachers."
+    f"taught: share of the training samples whose target came from a teacher{POOL_NOTE}. ensemble: "
+    "for reference, each image answered by the most confident of the initial student and the "
+    "teachers."
 )
 SOUP_NOTE = (
     "soup: the average of the weights of the students that each teacher taught alone, without "
@@ -23,15 +25,14 @@ SOUP_NOTE = (
 )
 MUTUAL_NOTE = "No model was frozen: all taught each other, and each has a table as a student."
 MEANS_NOTE = (
-    "In percentage points, ± one standard error over the validation images and the seeds, pooled "
-    "over the table. net: delta minus that of the control without a teacher."
+    "In percentage points, ± one standard error over the validation images and the seeds, whose "
+    f"spread is that of all rows with the same objective.{NET_NOTE}"
 )
 EXPORTED_NOTE = (
     "exported: which weights; a run that abstained keeps the student as it was, as no improvement "
     "could be shown on the images that decide. at the end: delta of the final weights."
 )
 CONTROLS_NOTE = (
-    "xe: labels only. xe_self: half label, half initial student. self: the initial student only. "
     "The number is the learning rate; none: no training. on tune: the change on the tune split; "
     "net subtracts the control with the largest."
 )
@@ -39,6 +40,7 @@ STAGES_NOTE = (
     "A row for each teacher, which starts with the student from the previous row; before and "
     "after are those of the row."
 )
+SKIPPED_NOTE = " A teacher whose row abstained was skipped."
 PAIRS_NOTE = (
     "positive flips (rho_pos): share of the validation images on which the teacher is right and "
     "the student, before the transfer, wrong: what could be learned. negative flips: the reverse. "
@@ -69,7 +71,7 @@ DRAWINGS = (
         functools.partial(figures.history_rows, key="taught"),
         figures.taught,
         "A line per run: the share of the training samples whose target is a teacher's; the others "
-        "preserve what the student knew.",
+        "preserve what the student knew. Of a pool, the teachers' share of the weights.",
     ),
     parts.PROGRESS,
     Drawing(
@@ -134,7 +136,7 @@ def _student_note(results: TransferResults) -> str:
     return " ".join(
         [
             *[MUTUAL_NOTE] * mutual,
-            NOTE if _has_net(results) else NOTE.replace(NET_NOTE, ""),
+            _without_net(NOTE if _has_pool(results) else NOTE.replace(POOL_NOTE, ""), results),
             *[EXPORTED_NOTE] * bool(_exported_header(results)),
             f"For comparison, {parts.of_chance(results)}.",
             *[SOUP_NOTE] * soup,
@@ -148,6 +150,17 @@ def _several_seeds(results: TransferResults) -> bool:
 
 def _has_net(results: TransferResults) -> bool:
     return any(run.net is not None for run in results.runs)
+
+
+def _has_pool(results: TransferResults) -> bool:
+    """Whether a pool taught some run, of the initial student and teachers."""
+    stages = [stage for run in results.runs for stage in run.stages or (run,)]
+    return any(stage.teachers and stage.weights for stage in stages)
+
+
+def _without_net(note: str, results: TransferResults) -> str:
+    """The note, without what explains net if there is none."""
+    return note if _has_net(results) else note.replace(NET_NOTE, "")
 
 
 def _exported_header(results: TransferResults) -> list[str]:
@@ -219,7 +232,7 @@ def _means_tables(results: TransferResults) -> list[Table]:
             ]
             for group in own
         ]
-        note = MEANS_NOTE if student == students[-1] else ""
+        note = _without_net(MEANS_NOTE, results) if student == students[-1] else ""
         words = ("objective", "teachers")
         tables.append(Table(f"Means over seeds, of {student}", header, rows, words, note))
     return tables
@@ -241,7 +254,9 @@ def _controls_tables(results: TransferResults) -> list[Table]:
         own.sort(key=lambda run: order.index(run.objective))  # seeds beside each other
         rows = [none, *(_control_cells(run, chosen, seeds, results) for run in own)]
         heading = f"Controls of {student}, trained without a teacher"
-        note = CONTROLS_NOTE if student == list(of_students)[-1] else ""
+        note = ""
+        if student == list(of_students)[-1]:
+            note = f"{parts.trained_alone(results.config['controls'])} {CONTROLS_NOTE}"
         words = ("control", "exported", "chosen")
         tables.append(Table(heading, header, [rows], words=words, note=note))
     return tables
@@ -260,18 +275,25 @@ def _mark(is_chosen: bool) -> str:
 
 
 def _stages_tables(results: TransferResults) -> list[Table]:
-    header = ["run", "teacher", "before -> after %", "delta ± se points", "gain %", "loss %"]
+    header = ["run", "teacher", "before -> after %", "delta ± se points"]
+    header += [*_exported_header(results), "gain %", "loss %"]
     groups = [
-        [
-            [run.run if i == 0 else "", stage.teachers[0], *_change_cells(stage)]
-            for i, stage in enumerate(run.stages)
-        ]
+        [_stage_cells(stage, run.run if i == 0 else "", results) for i, stage in enumerate(stages)]
         for run in results.runs
-        if run.stages
+        if (stages := run.stages)
     ]
     if not groups:
         return []
-    return [Table("Teacher after teacher", header, groups, ("run", "teacher"), STAGES_NOTE)]
+    note = STAGES_NOTE
+    if any(stage.abstained for run in results.runs for stage in run.stages):
+        note += SKIPPED_NOTE
+    return [Table("Teacher after teacher", header, groups, ("run", "teacher", "exported"), note)]
+
+
+def _stage_cells(stage: Run, name: str, results: TransferResults) -> list[str]:
+    before_and_after, delta, gain, loss = _change_cells(stage)
+    cells = [name, stage.teachers[0], before_and_after, delta]
+    return [*cells, *_exported_cells(stage, results), gain, loss]
 
 
 def _pairs_table(results: TransferResults) -> Table:

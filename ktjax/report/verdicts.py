@@ -3,11 +3,12 @@
 Means over seeds are compared by their standard errors (`controls.outcomes`).
 """
 
+import math
 import statistics
 from collections.abc import Collection
 from typing import NamedTuple
 
-from ktjax.analysis import controls
+from ktjax.analysis import controls, transfers
 from ktjax.analysis.rows import Outcome, Run, TransferResults
 from ktjax.report import names
 
@@ -55,6 +56,13 @@ def brief(results: TransferResults) -> str:
     return " ".join(filter(None, (conclusion(results), abstentions(results))))
 
 
+def change(run: Run) -> str:
+    """What a run has changed, in a few words: for a line about its end."""
+    if run.abstained:
+        return f"abstains, stays at {run.accuracy_after:.2f} %"
+    return f"{run.accuracy_before:.2f} -> {run.accuracy_after:.2f} %"
+
+
 def abstentions(results: TransferResults) -> str:
     """How many transfers abstained, and which gain would have been detected; or nothing."""
     if results.config.get("export") != "no_regret":
@@ -64,13 +72,15 @@ def abstentions(results: TransferResults) -> str:
         return ""
     abstained = [run for run in decided if run.abstained]
     stages = [stage for run in decided for stage in run.stages or (run,)]
-    least = [stage.least_gain for stage in stages if stage.least_gain is not None]
+    gains = map(transfers.least_gain, stages)
+    least = [gain for gain in gains if gain is not None]
+    median, blind = statistics.median(least or [math.inf]), least.count(math.inf)
+    some = f"in {blind} of {len(least)} decisions " if blind < len(least) else ""
     seen = (
-        f"A gain of {statistics.median(least):.2f} points would have been detected in nine of ten "
-        "cases (median)."
-        if least
-        else "So few answers changed, on the images that decide, that no gain could have been "
-        "detected: a larger config.minival, or a tune split, helps."
+        f"A gain of {median:.2f} points would have been detected in nine of ten cases (median)."
+        if math.isfinite(median)
+        else f"So few answers changed, on the images that decide, that {some}no gain could have "
+        "been detected: a larger config.minival, or a tune split, helps."
     )
     return (
         f"{len(abstained)} of {len(decided)} transfers abstained: they found no student that is "

@@ -10,6 +10,7 @@ from ktjax.analysis import study
 from ktjax.experiment.shared import Shared
 from ktjax.jobs.study.folders import Runs
 from ktjax.jobs.study.plan import Run, transfer_of
+from ktjax.report import verdicts
 from ktjax.settings.study import Study
 
 _POLL = 2.0  # seconds between two checks of what others are doing
@@ -118,8 +119,7 @@ class Progress:
             error = self._runs.error(run)
             if error is None:
                 row = self._runs.found(run).row
-                change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
-                self._bar.write(f"{name}: {change}, {row.seconds:.0f} s")
+                self._bar.write(f"{name}: {verdicts.change(row)}, {row.seconds:.0f} s")
             else:
                 self._bar.write(f"{name}: failed, {error}")
         # Besides training, runs compile and evaluate; several may be in progress.

@@ -160,8 +160,7 @@ def _finish(
     entries |= settings.objectives
     label_N = splits.validation.label_N
     correct = {name: answer_N == label_N for name, answer_N in answers.items()}
-    if settings.controls:
-        found = controls.with_net(found, alone, correct)
+    found = controls.with_net(found, alone, controls.choose(alone), correct)
     _write_right(workdir, correct)
     return workdir_lib.finish(
         workdir,

@@ -18,7 +18,7 @@ from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
 from ktjax.jobs.transfer import plan
 from ktjax.joint import Joint
-from ktjax.report import names
+from ktjax.report import names, verdicts
 from ktjax.settings.transfer import Methods, Transfer
 
 _LOG = logging.getLogger(__name__)
@@ -208,12 +208,10 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
     exports.write(model, folder, row, data=settings.data, validation=setup.splits.validation)
     if not setup.report:
         return
-    change = f"{row.accuracy_before:.2f} -> {row.accuracy_after:.2f} %"
-    change = f"abstains, stays at {row.accuracy_after:.2f} %" if row.abstained else change
     rate = f"learning rate {row.learning_rate:g}, " if row.rates else ""
     if diverged := [rate for rate, gain in (row.rates or {}).items() if gain is None]:
         rate += f"diverged at {names.listed(diverged)}, "
-    bar.write(f"{row.run}: {change}, {rate}{row.seconds:.0f} s{_left(bar)}")
+    bar.write(f"{row.run}: {verdicts.change(row)}, {rate}{row.seconds:.0f} s{_left(bar)}")
 
 
 def _left(bar: tqdm.tqdm) -> str:
