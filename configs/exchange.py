@@ -77,9 +77,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             objective="kl_dp_unsupervised", learning_rate=rate, top_k_of="target", **kl()
         ),
     }
-    # Baseline for a transfer: the same training without a teacher. Without labels its target is the
-    # initial student, calibrated on tune.
-    config.controls = {"self_pool": dict(objective="self_pool", **kl())}
+    # Baseline for a transfer: the same training without a teacher. Without labels that is the
+    # initial student alone, and only if it answers differently in training; else there is no net.
+    # (self_pool needs all logits: config.store_top_k=None.)
+    config.controls = {"self": dict(objective="self", **kl())}
     # Where a learning rate is None, each run tries all of these at full length, which takes that
     # many times as long, and keeps the best on tune.
     config.learning_rates = (0.001, 0.01, 0.1, 1.0)

@@ -425,11 +425,17 @@ def test_parties_exchange_answers_on_a_pool_without_labels(noisy, quartet, unlab
     results = small_jobs.read(tmp_path / "run")
     assert row["objective"] == "kl_dp_unsupervised" and 0 < row["taught"] <= 100
     assert row["history"][-1]["taught_1"] > 0 and row["history"][-1]["taught_2"] > 0
-    assert row["ensemble_accuracy"] is None
-    # The control needs all logits, which are at hand of the only model that it asks.
-    assert {control["objective"].partition("-")[0] for control in results["controls"]} == {
-        "self_pool"
-    }
+    assert row["ensemble_accuracy"] is None and results["controls"] == []
+    assert row["control"] is row["net"] is None
+    # A control that needs all logits: of the student alone, so not of what the parties sent.
+    softened = dict(temperature=1.0, top_k=None, standardized=False)
+    with config.unlocked():
+        config.controls = {"self_pool": dict(objective="self_pool", **softened)}
+        config.store_top_k = None
+    transfer.run(config, tmp_path / "compared")
+    compared = small_jobs.read(tmp_path / "compared")
+    assert {one["objective"][:9] for one in compared["controls"]} == {"self_pool"}
+    assert compared["served"] == results["served"]
     assert results["served"] == {"kl_dp_unsupervised": "approximate"}
     assert results["data"]["train"] == 32
 
