@@ -207,7 +207,8 @@ def with_shared_classes(
     Images without labels stay.
 
     Raises:
-      ValueError: there are fewer than two such classes, or there are robustness sets.
+      ValueError: there are fewer than two such classes, a split has no images of them, or there are
+        robustness sets.
     """
     dataset = loaded.dataset
     classifiers = {n: models.named(model, dataset.classes) for n, model in classifiers.items()}
@@ -242,6 +243,14 @@ def with_shared_classes(
         groups=tuple(dataset.groups[i] for i in common),
     )
     loaded = loaded._replace(dataset=dataset, accept=kept(loaded.accept))
+    used = {name: getattr(dataset, name) for name in data.SPLITS} | {_ACCEPT: loaded.accept}
+    empty = [name for name, source in used.items() if source is not None and not len(source)]
+    if empty:
+        raise ValueError(
+            f"config.classes=shared: '{dataset.name}' has no {' and no '.join(empty)} images of "
+            f"the {len(common)} classes that all models have: use a larger config.minival, or "
+            "splits with more images."
+        )
     return loaded, {
         name: models.select(model, at[name][common], classes, trained=name in trained)
         for name, model in classifiers.items()
