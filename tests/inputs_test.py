@@ -39,6 +39,9 @@ def test_half_of_tune_decides_and_half_is_left(per_class, sizes, tmp_path, caplo
     # Five images that all became right are the fewest that decide: 5 of 6 are 83 points.
     said = "gains of 83.3 points at best" if sizes == (6, 6) else "every run will abstain"
     assert said in caplog.messages[0]
+    # Of two images a class each half has one, of one image a class it has none of half of them.
+    apart = "4 of the 4 classes in tune are in one of its halves only"
+    assert [apart in message for message in caplog.messages[1:]] == [True] * (sizes == (2, 2))
     whole, *halves = (loaded.dataset.tune, halved.dataset.tune, halved.accept)
     names = [source.where(i) for source in halves for i in range(len(source))]
     assert sorted(names) == sorted(whole.where(i) for i in range(len(whole)))

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Collection
 
+import numpy as np
+
 from ktjax import parallel
 from ktjax.analysis import decision
 from ktjax.data import sources
@@ -30,7 +32,7 @@ def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
 
 
 def say_what_it_shows(loaded: Loaded, decisions: Collection[int]) -> None:
-    """Says, if half of tune decides, which gains that can show.
+    """Says, if half of tune decides, which gains that can show, and if the halves lack classes.
 
     Args:
       loaded: the data, with the classes that the job uses.
@@ -44,6 +46,14 @@ def say_what_it_shows(loaded: Loaded, decisions: Collection[int]) -> None:
         len(loaded.accept),
         _can_show(len(loaded.accept), decisions),
     )
+    chosen_N, decided_N = loaded.dataset.tune.label_N, loaded.accept.label_N
+    if len(apart := np.setxor1d(chosen_N, decided_N)):
+        _LOG.warning(
+            "%d of the %d classes in tune are in one of its halves only, so what is chosen on one "
+            "half is decided on other classes: raise config.minival.",
+            len(apart),
+            len(np.union1d(chosen_N, decided_N)),
+        )
 
 
 def _can_show(count: int, decisions: Collection[int]) -> str:
