@@ -99,9 +99,33 @@ def test_other_ratios_than_those_kept_are_not_compared():
     }
 
 
+def test_what_is_kept_and_not_measured_is_named(tmp_path, capsys):
+    """Without torch, with another variant of it, or of one pair alone."""
+    kept = {
+        "a": {"ratio_parts": 1.0, "ratio_eager": 1.0, "ratio_compile": 1.0, "torch_eager_s": 1.0},
+        "b": {"ratio_parts": 1.0},
+    }
+    found = {"a": {"ratio_parts": 1.1, "torch_eager": "not measured: no torch"}}
+    assert guard.left_out(kept, kept) == []
+    assert guard.left_out(found, kept) == ["a: ratio_eager", "a: ratio_compile", "b"]
+    for name, numbers in (("kept", kept), ("found", found)):
+        (tmp_path / name).write_text(json.dumps(numbers))
+    arguments = ["guard", str(tmp_path / "found"), f"--kept={tmp_path / 'kept'}"]
+    assert bench.main(arguments) == {
+        "a: ratio_parts": "1.100, kept 1.000",
+        **dict.fromkeys(["a: ratio_eager", "a: ratio_compile", "b"], "not measured"),
+        **{"worse": 0, "not_checked": "3 of the kept, named above"},
+    }
+    assert capsys.readouterr().out.splitlines()[-1].startswith("not_checked")
+    found["a"]["ratio_parts"] = 1.2
+    (tmp_path / "found").write_text(json.dumps(found))
+    with pytest.raises(SystemExit, match="worse by more than 15%:\n  a: ratio_parts: 1.200, kept"):
+        bench.main(arguments)
+
+
 def test_the_kept_ratios_are_no_worse_than_themselves():
     found = bench.main(["guard", str(guard.KEPT)])
-    assert found.pop("worse") == 0
+    assert found.pop("worse") == 0 and "not_checked" not in found
     assert sum("ratio_eager" in name for name in found) == 13
 
 
