@@ -71,6 +71,7 @@ def test_step(tmp_path, capsys):
     parts = ("part_student_s", "part_initial_s", "part_teacher_1_s", "part_teacher_2_s")
     assert all(found[name] > 0 for name in (*parts, "compile_first_s", "compile_again_s", "gflop"))
     assert found["images_per_s"] == pytest.approx(8 / found["step_s"])
+    assert found["donated_percent"] >= 100
     assert all(found[f"ratio_{name}"] > 0 for name in ("stored", "library"))
     # Two passes of the student with a gradient, one without, and the teachers'.
     narrow, wide = 2 * 60_964 * 8 / 1e9, 2 * 204_772 * 8 / 1e9
@@ -130,12 +131,16 @@ def test_the_kept_ratios_are_no_worse_than_themselves():
 
 
 def test_checkpoint(tmp_path):
-    sizes = ["--student=test_resnet", "--rounds=1", f"--folder={tmp_path}"]
+    file, folder = tmp_path / "saving.json", tmp_path / "saved"
+    file.write_text('{"resnet50": {}}')
+    sizes = ["--student=test_resnet", "--rounds=1", f"--folder={folder}", f"--json={file}"]
     found = bench.main(["checkpoint", *sizes])
+    assert found["first_blocked_s"] > 0 and found["first_blocked_s"] != found["blocked_s"]
+    assert json.loads(file.read_text()) == {"resnet50": {}, "test_resnet": found}
     assert 0 < found["blocked_s"] < found["written_s"] and found["restored_s"] > 0
     megabytes = 2 * 4 * found["parameters"] / 1e6  # parameters and momentum, in float32
     assert 0.9 * megabytes < found["checkpoint_mb"] < 1.3 * megabytes
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.full
