@@ -71,6 +71,7 @@ def test_step(tmp_path, capsys):
     parts = ("part_student_s", "part_initial_s", "part_teacher_1_s", "part_teacher_2_s")
     assert all(found[name] > 0 for name in (*parts, "compile_first_s", "compile_again_s", "gflop"))
     assert found["images_per_s"] == pytest.approx(8 / found["step_s"])
+    assert found["donated_percent"] >= 100
     assert all(found[f"ratio_{name}"] > 0 for name in ("stored", "library"))
     # Two passes of the student with a gradient, one without, and the teachers'.
     narrow, wide = 2 * 60_964 * 8 / 1e9, 2 * 204_772 * 8 / 1e9
@@ -99,19 +100,47 @@ def test_other_ratios_than_those_kept_are_not_compared():
     }
 
 
+def test_what_is_kept_and_not_measured_is_named(tmp_path, capsys):
+    """Without torch, with another variant of it, or of one pair alone."""
+    kept = {
+        "a": {"ratio_parts": 1.0, "ratio_eager": 1.0, "ratio_compile": 1.0, "torch_eager_s": 1.0},
+        "b": {"ratio_parts": 1.0},
+    }
+    found = {"a": {"ratio_parts": 1.1, "torch_eager": "not measured: no torch"}}
+    assert guard.left_out(kept, kept) == []
+    assert guard.left_out(found, kept) == ["a: ratio_eager", "a: ratio_compile", "b"]
+    for name, numbers in (("kept", kept), ("found", found)):
+        (tmp_path / name).write_text(json.dumps(numbers))
+    arguments = ["guard", str(tmp_path / "found"), f"--kept={tmp_path / 'kept'}"]
+    assert bench.main(arguments) == {
+        "a: ratio_parts": "1.100, kept 1.000",
+        **dict.fromkeys(["a: ratio_eager", "a: ratio_compile", "b"], "not measured"),
+        **{"worse": 0, "not_checked": "3 of the kept, named above"},
+    }
+    assert capsys.readouterr().out.splitlines()[-1].startswith("not_checked")
+    found["a"]["ratio_parts"] = 1.2
+    (tmp_path / "found").write_text(json.dumps(found))
+    with pytest.raises(SystemExit, match="worse by more than 15%:\n  a: ratio_parts: 1.200, kept"):
+        bench.main(arguments)
+
+
 def test_the_kept_ratios_are_no_worse_than_themselves():
     found = bench.main(["guard", str(guard.KEPT)])
-    assert found.pop("worse") == 0
+    assert found.pop("worse") == 0 and "not_checked" not in found
     assert sum("ratio_eager" in name for name in found) == 13
 
 
 def test_checkpoint(tmp_path):
-    sizes = ["--student=test_resnet", "--rounds=1", f"--folder={tmp_path}"]
+    file, folder = tmp_path / "saving.json", tmp_path / "saved"
+    file.write_text('{"resnet50": {}}')
+    sizes = ["--student=test_resnet", "--rounds=1", f"--folder={folder}", f"--json={file}"]
     found = bench.main(["checkpoint", *sizes])
+    assert found["first_blocked_s"] > 0 and found["first_blocked_s"] != found["blocked_s"]
+    assert json.loads(file.read_text()) == {"resnet50": {}, "test_resnet": found}
     assert 0 < found["blocked_s"] < found["written_s"] and found["restored_s"] > 0
     megabytes = 2 * 4 * found["parameters"] / 1e6  # parameters and momentum, in float32
     assert 0.9 * megabytes < found["checkpoint_mb"] < 1.3 * megabytes
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.full

@@ -35,6 +35,13 @@ def test_decisions():
     assert not decision.is_better(*answers(0, 0, 20))
 
 
+def test_the_fewest_images_are_as_few_as_decide():
+    for decisions, fewest in ((1, 5), (2, 6), (3, 6), (12, 8)):
+        assert decision.fewest(decisions=decisions) == fewest
+        assert decision.is_better(*answers(fewest, 0, fewest), decisions=decisions)
+        assert not decision.is_better(*answers(fewest - 1, 0, fewest), decisions=decisions)
+
+
 def test_another_wrong_answer_is_no_gain():
     before_N, label_N = np.zeros(50, int), np.ones(50, int)
     assert not decision.is_better(before_N, np.full(50, 2), label_N)

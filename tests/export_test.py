@@ -120,7 +120,7 @@ def test_the_mean_of_the_last_half(noisy, quartet, tmp_path, monkeypatch):
         np.testing.assert_allclose(array, mean, rtol=1e-5, atol=1e-6)
 
 
-def test_controls_of_a_sequence_decide_at_its_level(noisy, quartet, tmp_path, monkeypatch):
+def test_controls_of_a_sequence_decide_at_its_level(noisy, quartet, tmp_path, monkeypatch, capsys):
     """Two stages, at two learning rates of which the best counts: four decisions each."""
     arg = "objectives=kl,controls=xe,strategy=sequential"
     config = transferring(noisy, quartet[0], quartet[1:3], arg=arg, export="no_regret")
@@ -135,6 +135,8 @@ def test_controls_of_a_sequence_decide_at_its_level(noisy, quartet, tmp_path, mo
     monkeypatch.setattr(export, "no_regret", watched)
     transfer.run(config, tmp_path)
     assert decided == {"kl": [4] * 4, "xe": [4] * 4}
+    cost = "1 transfer and 2 controls of 2 x 6 steps each, at up to 2 learning rates."
+    assert cost in capsys.readouterr().out
 
 
 def test_of_stages_the_last_weights_are_those_of_the_last_stage():

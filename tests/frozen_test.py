@@ -18,6 +18,7 @@ from ktjax import data, evaluate
 from ktjax.analysis import decision, flips
 from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import transfer
+from ktjax.jobs.transfer import stages
 from ktjax.models.checkpoints import weights
 from ktjax.targets import live
 
@@ -62,6 +63,20 @@ def test_a_stage_begins_where_the_one_before_ended(sequential, quartet, images):
         accuracy_of(ktjax.load_model(str(workdir / "students" / taught["run"])), images)
         == (taught["accuracy_after"])
     )
+
+
+@pytest.mark.parametrize(
+    ("objectives", "steps"), [("kl_dp", "3 x 1,000"), ("kl_dp+xe", "up to 3 x 1,000")]
+)
+def test_the_start_counts_the_steps_of_all_stages(
+    objectives, steps, images, quartet, tmp_path, monkeypatch, capsys
+):
+    kill_at(monkeypatch, stages, "transfer", calls=0)
+    arg = f"objectives={objectives},strategy=sequential"
+    config = transferring(images, quartet[0], quartet[1:], arg=arg, total_steps=1000)
+    with pytest.raises(KilledError):
+        transfer.run(config, tmp_path)
+    assert f"and 0 controls of {steps} steps each. The" in capsys.readouterr().out
 
 
 def test_one_history_of_all_stages(sequential):

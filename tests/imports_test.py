@@ -267,6 +267,8 @@ def test_the_check_sees_what_is_wrong(tmp_path):
         ("ktjax.main", ["jax", "numpy"]),
         ("ktjax.data.pipeline", ["jax", "tensorflow_datasets", "matplotlib", "numba", "grain"]),
         ("ktjax.augment", ["ktjax.data"]),
+        # What is needed after training, or to ask the hub.
+        ("ktjax.jobs.transfer, ktjax.jobs.study", ["matplotlib", "huggingface_hub.errors"]),
     ],
 )
 def test_importing_is_quick(python, imported, absent):

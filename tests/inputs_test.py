@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from small_jobs import CLASSES, make_images, pretraining, read, transferring
+from small_jobs import CLASSES, KilledError, kill_at, make_images, pretraining, read, transferring
 
 import ktjax
 from ktjax import data, models
-from ktjax.data import pipeline
-from ktjax.experiment import inputs, logs
+from ktjax.data import pipeline, sources
+from ktjax.experiment import accept, inputs, logs
 from ktjax.jobs import pretrain, transfer
 from ktjax.settings.pretrain import Pretrain
 from ktjax.settings.transfer import Transfer
@@ -34,17 +34,50 @@ def test_half_of_tune_decides_and_half_is_left(per_class, sizes, tmp_path, caplo
         data.load(f"folder:{make_images(tmp_path / 'few', per_class=per_class)}")
     )
     settings = types.SimpleNamespace(subset_seed=0, max_examples=None)
-    halved = inputs.with_accept(settings, loaded)
+    halved = accept.with_accept(settings, loaded)
     assert (len(halved.dataset.tune), len(halved.accept)) == sizes
+    accept.say_what_it_shows(halved, {1})
     # Five images that all became right are the fewest that decide: 5 of 6 are 83 points.
     said = "gains of 83.3 points at best" if sizes == (6, 6) else "every run will abstain"
-    assert said in caplog.text
+    assert said in caplog.messages[0]
+    # Of two images a class each half has one, of one image a class it has none of half of them.
+    apart = "4 of the 4 classes in tune are in one of its halves only"
+    assert [apart in message for message in caplog.messages[1:]] == [True] * (sizes == (2, 2))
     whole, *halves = (loaded.dataset.tune, halved.dataset.tune, halved.accept)
     names = [source.where(i) for source in halves for i in range(len(source))]
     assert sorted(names) == sorted(whole.where(i) for i in range(len(whole)))
     alone = loaded._replace(dataset=loaded.dataset._replace(tune=whole.take(1)))
     with pytest.raises(ValueError, match="has 1 tune images, too few to split in half"):
-        inputs.with_accept(settings, alone)
+        accept.with_accept(settings, alone)
+
+
+@pytest.mark.parametrize(
+    ("images", "decisions", "said"),
+    [
+        (4, {1}, "They are too few to show any gain, and every run will abstain: raise"),
+        (5, {1}, "They can show gains of 100 points at best."),
+        (5, {3}, "They are too few to show any gain, and every run will abstain: raise"),
+        (6, {3}, "They can show gains of 100 points at best."),
+        (7, {12}, "They are too few"),
+        (8, {1, 3, 12}, "They can show gains of 62.5 points at best."),
+        (7, {1, 3, 12}, "Runs that make 12 decisions need 8 images, and will abstain."),
+    ],
+)
+def test_what_images_show_depends_on_how_much_they_decide(images, decisions, said, caplog):
+    def split(count):
+        return sources.Source(np.zeros(count, np.int32), lambda i: b"", str)
+
+    dataset = data.Dataset(
+        "photos", split(9), split(9), split(9), classes=("a",), groups=("",), measured="photos"
+    )
+    accept.say_what_it_shows(inputs.Loaded(dataset, accept=split(images)), decisions)
+    (found,) = caplog.messages
+    assert found.startswith(f"photos has no accept split: using half of tune, {images} images, in")
+    assert said in found and found.endswith(said) == said.endswith(".")
+    own = dataset._replace(accept=split(images))
+    accept.say_what_it_shows(inputs.Loaded(own, accept=split(images)), decisions)
+    accept.say_what_it_shows(inputs.Loaded(dataset), decisions)
+    assert len(caplog.messages) == 1
 
 
 def test_the_log_has_what_is_told_before_and_after_it_begins(noisy, quartet, tmp_path):
@@ -66,6 +99,22 @@ def test_images_of_train_in_validation_are_told(tmp_path, caplog):
     inputs.load(Transfer.read(transferring(tmp_path, "A", ["B"])))
     (told,) = caplog.messages
     assert "images of validation that were looked at are in train, too, such as" in told
+
+
+def test_the_start_says_what_the_images_show_to_these_runs(
+    noisy, quartet, tmp_path, monkeypatch, caplog
+):
+    """Two images of each of three classes, for the three decisions of a sequence."""
+    kill_at(monkeypatch, inputs, "prepare", calls=0)
+    fields = dict(export="no_regret", minival=0.21, classes="shared")
+    teachers = ["part", *quartet[2:]]
+    config = transferring(noisy, quartet[0], teachers, arg="strategy=sequential", **fields)
+    whole = ktjax.load_model(quartet[1])
+    part = models.select(whole, np.arange(3), CLASSES[:3], trained=False)
+    with pytest.raises(KilledError):
+        transfer.run(config, tmp_path / "w", models={"part": part})
+    (said,) = [message for message in caplog.messages if "no accept split" in message]
+    assert said.endswith("tune, 6 images, instead. They can show gains of 100 points at best.")
 
 
 def test_a_head_stays_where_classes_are_taken_by_position(images, tmp_path, caplog):

@@ -9,7 +9,7 @@ import small_jobs
 
 import ktjax
 from ktjax import imagenet, models
-from ktjax.experiment import inputs
+from ktjax.experiment import accept, inputs
 from ktjax.models.checkpoints import weights
 from ktjax.settings.transfer import Transfer
 
@@ -190,3 +190,16 @@ def test_shared_classes_of_data_and_models(tmp_path):
         assert [after.where(i) for i in range(len(kept))] == [before.where(i) for i in kept]
     with pytest.raises(ValueError, match="share no classes"):
         inputs.with_shared_classes(loaded, {"c": drawn(("x", "y"))}, trained=())
+
+
+@pytest.mark.parametrize(("shared", "lost"), [((0, 2), "accept"), ((1, 3), "tune")])
+def test_shared_classes_leave_images_in_every_split(shared, lost, tmp_path):
+    """With an image of each class in tune, a half of it has two of the four classes."""
+    images = small_jobs.make_images(tmp_path / "images", per_class=7)
+    settings = Transfer.read(small_jobs.transferring(images, "a", ["b"], classes="shared"))
+    loaded = accept.with_accept(settings, inputs.load(settings))
+    classes = tuple(loaded.dataset.classes[i] for i in shared)
+    models_of = {"a": drawn((*classes, "x")), "b": drawn(classes)}
+    said = f"has no {lost} images of the 2 classes that all models have: use a larger config.min"
+    with pytest.raises(ValueError, match=said):
+        inputs.with_shared_classes(loaded, models_of, trained=("a",))

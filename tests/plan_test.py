@@ -162,6 +162,22 @@ def test_controls_decide_at_the_level_of_the_methods():
     assert plan_lib.most_tried(config) == 1
 
 
+@pytest.mark.parametrize(
+    ("strategy", "decisions"),
+    [("single", {1}), ("parallel", {1}), ("soup", {1, 4}), ("sequential", {1, 3, 6})],
+)
+def test_what_runs_decide_is_known_before(strategy, decisions):
+    """By the runs themselves: three stages, one of the methods at two learning rates."""
+    config = make_config(strategy, learning_rates=(0.1, 0.2))
+    config.objectives |= entries(kl="kl")
+    config.objectives["kl"].learning_rate = None
+    found = {run.decisions for run in plan_lib.plan(config, ACCURACY)}
+    assert plan_lib.decisions(config) == decisions
+    assert found == (decisions if strategy != "soup" else {1})
+    config.teachers = ()  # as a study asks
+    assert plan_lib.decisions(config) == {1}
+
+
 def test_long_names_are_cut():
     teachers = tuple(f"zoo/{letter * 254}" for letter in "abc")
     config = make_config("sequential", teachers=teachers)

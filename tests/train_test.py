@@ -22,7 +22,7 @@ import tqdm
 import xla
 
 from ktjax import loop as loop_lib
-from ktjax import objectives, parallel, train
+from ktjax import objectives, optim, parallel, train
 from ktjax.data import pipeline
 from ktjax.losses import Softening
 from ktjax.objective import Objective
@@ -31,6 +31,7 @@ from ktjax.targets import live
 BATCH = 16
 SLICES = 8
 RATE = 0.05
+SGD = optax.sgd(RATE)
 OBJECTIVE = objectives.make_kl_dp(
     softening=Softening(2.0, top_k=None, standardized=False), top_k_of="target"
 )
@@ -64,13 +65,22 @@ def batch(*, size=BATCH, masked=0, seed=0):
     }
 
 
-def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=2, views=None):
+def make_step(
+    *,
+    teach=None,
+    freeze_stats,
+    objective=OBJECTIVE,
+    optimizer=SGD,
+    slow=None,
+    steps_per_epoch=2,
+    views=None,
+):
     return train.make_train_step(
         student=student(),
         teach=teach or live.make_ask(student(), (teacher(),)),
         objective=objective,
-        optimizer=optax.sgd(RATE),
-        slow=None,
+        optimizer=optimizer,
+        slow=slow,
         augment=augment,
         steps_per_epoch=steps_per_epoch,
         dtype=jnp.dtype("float32"),
@@ -79,14 +89,14 @@ def make_step(*, teach=None, freeze_stats, objective=OBJECTIVE, steps_per_epoch=
     )
 
 
-def start(objective=OBJECTIVE):
+def start(objective=OBJECTIVE, optimizer=SGD, *, slow=False):
     return train.init_state(
         student().variables,
         objective=objective,
-        optimizer=optax.sgd(RATE),
+        optimizer=optimizer,
         outputs=train.output_shapes(student(), (teacher(),), size=6),
         label_N=np.zeros(BATCH, np.int32),
-        slow=False,
+        slow=slow,
         key=jax.random.key(0),
     )
 
@@ -187,6 +197,20 @@ def test_frozen_models_stay_as_they_are_and_outside_of_the_state():
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 1 + sum(
         leaf.size for leaf in jax.tree.leaves(dict(student().variables))
     )  # plain SGD has no state, this objective neither
+
+
+@pytest.mark.parametrize("slow", [None, optim.SlowWeights(0.9, 2)])
+@pytest.mark.parametrize("freeze_stats", [True, False])
+def test_the_compiled_step_writes_over_the_state(freeze_stats, slow):
+    """Over all of it, or a step would need room for more than one; see parallel_test.py."""
+    optimizer = optax.sgd(RATE, momentum=0.9)
+    step = make_step(freeze_stats=freeze_stats, optimizer=optimizer, slow=slow)
+    state = parallel.replicate(start(optimizer=optimizer, slow=slow is not None))
+    arrays = sliced(batch(), jax.local_device_count())
+    lowered = parallel.data_parallel(step).lower(state, frozen(), arrays, jax.random.key(0))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert size >= 4 * student().num_parameters() * (2 + (slow is not None))
+    assert lowered.compile().memory_analysis().alias_size_in_bytes >= size
 
 
 def test_padding_changes_nothing():

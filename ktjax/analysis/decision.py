@@ -23,9 +23,12 @@ def p_value(gained: int, lost: int) -> float:
     return float(stats.binom.sf(gained - 1, gained + lost, 0.5))
 
 
-def fewest() -> int:
-    """How few images can show that a student is better: all of them must become right."""
-    return math.ceil(-math.log2(LEVEL))
+def fewest(*, decisions: int = 1) -> int:
+    """How few images can show that a student is better: all of them must become right.
+
+    `decisions`: as for `is_better`.
+    """
+    return math.ceil(-math.log2(LEVEL / decisions))
 
 
 def is_better(

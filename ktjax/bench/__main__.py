@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
     of_saving.add_argument("--student", default="resnet50", help="an architecture (%(default)s)")
     of_saving.add_argument("--rounds", type=int, default=5, help="timed rounds (%(default)s)")
     of_saving.add_argument("--folder", help="where to save")
+    of_saving.add_argument("--json", dest="json_file", help="a file for the numbers of students")
     of_start = benchmarks.add_parser("quickstart", help="a user's waiting time, by phase")
     of_start.add_argument("--config", default="quickstart", help="of a transfer (%(default)s)")
     of_start.add_argument("--json", dest="json_file", help="a file for the numbers")

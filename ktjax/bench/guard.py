@@ -18,7 +18,8 @@ def run(*, measured: str, kept: str) -> dict[str, Any]:
     """Compares the file that `step --json` wrote with a kept one.
 
     Returns:
-      Each ratio with the kept one, for the pairs in both files, and `worse`, how many got worse.
+      Each ratio with the kept one, for the pairs in both files, and `worse`, how many got worse. If
+      pairs or ratios are kept and not measured, these, too, and `not_checked` at the end.
 
     Raises:
       SystemExit: some ratios got worse, or there is nothing to compare; so that scripts fail.
@@ -32,7 +33,10 @@ def run(*, measured: str, kept: str) -> dict[str, Any]:
     if worse:
         lines = "\n".join(f"  {name}: {said[name]}" for name in worse)
         raise SystemExit(f"ktjax.bench: worse by more than {ALLOWED - 1:.0%}:\n{lines}")
-    return said | {"worse": 0}
+    missing = left_out(found, before)
+    said |= dict.fromkeys(missing, "not measured")
+    incomplete = {"not_checked": f"{len(missing)} of the kept, named above"} if missing else {}
+    return said | {"worse": 0} | incomplete
 
 
 def compare(
@@ -45,3 +49,17 @@ def compare(
         for name, value in numbers.items()
         if name.startswith("ratio_") and name in before.get(pair, {})
     }
+
+
+def left_out(
+    found: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """What is kept and was not measured: pairs, and ratios of the others, named as in `compare`."""
+    missing = []
+    for pair, numbers in before.items():
+        if pair not in found:
+            missing.append(pair)
+            continue
+        ratios = [name for name in numbers if name.startswith("ratio_")]
+        missing += [f"{pair}: {name}" for name in ratios if name not in found[pair]]
+    return missing

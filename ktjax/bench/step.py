@@ -146,7 +146,8 @@ def run(
     found["device"] = jax.devices()[0].device_kind
     found |= {name: environment[name] for name in _MACHINE}
     if json_file is not None:
-        _keep(Path(json_file), found)
+        key = f"{student} <- {teachers}, batch {batch_size}, {dtype}, {found['device']}"
+        keep(Path(json_file), key, found)
     return found
 
 
@@ -205,7 +206,7 @@ def _ours(pair: Pair, *, library: bool) -> tuple[dict[str, Work], dict[str, floa
         said = [_Logits(logits_BxC) for logits_BxC in frozen]
         return Outputs(None, said[0], tuple(said[1:]))
 
-    def compiled(teach: train.Teach, frozen: Any) -> tuple[Work, Any]:
+    def compiled(teach: train.Teach, frozen: Any) -> tuple[Work, Any, int]:
         step = train.make_train_step(
             student=pair.student,
             teach=teach,
@@ -235,17 +236,17 @@ def _ours(pair: Pair, *, library: bool) -> tuple[dict[str, Work], dict[str, floa
             held[0], metrics = run_step(held[0], frozen, on_devices, key)
             jax.block_until_ready(metrics)
 
-        return one, program
+        return one, program, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
     frozen = live.Frozen(asked[0], tuple(asked[1:]))
-    step, program = compiled(answers, frozen)
+    step, program, state_bytes = compiled(answers, frozen)
     rows = [parallel.replicate(logits)] * len(asked)
     works = {"step": step, "part_student": compiled(given, rows)[0]}
     for i, (model, variables) in enumerate(zip((pair.student, *pair.teachers), asked, strict=True)):
         forward = parallel.compile_forward(lambda v, x, model=model: model.apply(v, x)[0].logits)
         ask = functools.partial(forward, variables, on_devices["image"])
         works["part_initial" if i == 0 else f"part_teacher_{i}"] = functools.partial(_done, ask)
-    facts = _compiling(program)
+    facts = _compiling(program, state_bytes)
     if library:
         with mock.patch.object(convolution, "form_for", lambda *_, **__: None):
             works["library"] = compiled(answers, frozen)[0]
@@ -263,8 +264,11 @@ def _done(ask: Callable[[], jax.Array]) -> None:
     jax.block_until_ready(ask())
 
 
-def _compiling(program: Callable[[], Any]) -> dict[str, float]:
-    """Seconds to compile without and with JAX's cache, and the program's FLOPs and memory."""
+def _compiling(program: Callable[[], Any], state_bytes: int) -> dict[str, float]:
+    """Seconds to compile without and with JAX's cache, and the program's FLOPs and memory.
+
+    Also how much of the state it writes over, rather than beside it: all, or memory is wasted.
+    """
     before = {
         name: getattr(jax.config, name)
         for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -291,6 +295,7 @@ def _compiling(program: Callable[[], Any]) -> dict[str, float]:
         peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
         found["memory_mb"] = peak / 1e6
+        found["donated_percent"] = 100 * memory.alias_size_in_bytes / state_bytes
     return found
 
 
@@ -342,9 +347,7 @@ def _torch(pair: Pair, variant: str) -> tuple[Work, Callable[[], float]]:
     )
 
 
-def _keep(file: Path, found: Mapping[str, Any]) -> None:
-    """Writes the numbers of a pair to a file of several, replacing those of the same pair."""
-    pairs = files.read_json(file) if file.exists() else {}
-    key = f"{found['student']} <- {found['teachers']}, batch {found['batch_size']}"
-    pairs[f"{key}, {found['dtype']}, {found['device']}"] = dict(found)
-    files.write_json(file, pairs)
+def keep(file: Path, key: str, found: Mapping[str, Any]) -> None:
+    """Writes the numbers of a run to a file of several, replacing those with the same key."""
+    runs = files.read_json(file) if file.exists() else {}
+    files.write_json(file, {**runs, key: dict(found)})

@@ -10,9 +10,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ktjax import data, imagenet, models, parallel, paths
-from ktjax.analysis import decision
 from ktjax.classifier import Classifier
-from ktjax.data import overlap, pipeline, robustness, sources
+from ktjax.data import overlap, pipeline, robustness
 from ktjax.data.robustness import RobustnessSet
 from ktjax.data.sources import Source
 from ktjax.experiment import estimate, shared, transform, workdir
@@ -124,38 +123,6 @@ def load(settings: TrainingData) -> Loaded:
     return Loaded(_at_most(settings.max_examples, dataset), sets)
 
 
-def with_accept(settings: TrainingData, loaded: Loaded) -> Loaded:
-    """Adds images for a decision about each run: the data set's accept split, or half of tune."""
-    dataset = loaded.dataset
-    if dataset.accept is not None:
-        count = settings.max_examples
-        return loaded._replace(
-            accept=dataset.accept if count is None else dataset.accept.take(count)
-        )
-    kept, held = sources.halves(dataset.tune.label_N, seed=settings.subset_seed)
-    check_halves(dataset.name, kept, held)
-    if parallel.is_first():
-        _LOG.warning(
-            "%s has no accept split: using half of tune, %d images, instead. %s",
-            dataset.name,
-            len(held),
-            _can_show(len(held)),
-        )
-    accept = dataset.tune.select(held)
-    return loaded._replace(dataset=dataset._replace(tune=dataset.tune.select(kept)), accept=accept)
-
-
-def _can_show(count: int) -> str:
-    """Which gains so many images can show; with several decisions about them a run needs more."""
-    fewest = decision.fewest()
-    if count >= fewest:
-        return f"They can show gains of {100 * fewest / count:.3g} points at best."
-    return (
-        "They are too few to show any gain, and every run will abstain: raise config.minival (in "
-        "pretrain, too), add a tune split, or set config.export to last."
-    )
-
-
 def check_halves(name: str, one: np.ndarray, other: np.ndarray) -> None:
     """Raises ValueError if tune has too few images to fill both halves."""
     if not len(one) or not len(other):
@@ -244,7 +211,8 @@ def with_shared_classes(
     Images without labels stay.
 
     Raises:
-      ValueError: there are fewer than two such classes, or there are robustness sets.
+      ValueError: there are fewer than two such classes, a split has no images of them, or there are
+        robustness sets.
     """
     dataset = loaded.dataset
     classifiers = {n: models.named(model, dataset.classes) for n, model in classifiers.items()}
@@ -279,6 +247,14 @@ def with_shared_classes(
         groups=tuple(dataset.groups[i] for i in common),
     )
     loaded = loaded._replace(dataset=dataset, accept=kept(loaded.accept))
+    used = {name: getattr(dataset, name) for name in data.SPLITS} | {_ACCEPT: loaded.accept}
+    empty = [name for name, source in used.items() if source is not None and not len(source)]
+    if empty:
+        raise ValueError(
+            f"config.classes=shared: '{dataset.name}' has no {' and no '.join(empty)} images of "
+            f"the {len(common)} classes that all models have: use a larger config.minival, or "
+            "splits with more images."
+        )
     return loaded, {
         name: models.select(model, at[name][common], classes, trained=name in trained)
         for name, model in classifiers.items()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ktjax import augment, batches, files, models, parallel, paths, progress
-from ktjax.experiment import inputs, stores, transform
+from ktjax.experiment import accept, inputs, stores, transform
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import describe, pack
 from ktjax.targets import store as store_lib
@@ -53,7 +53,7 @@ def write(settings: Transfer, folder: str | Path) -> Path:
     ]
     loaded = inputs.load(settings)
     if settings.export == "no_regret":
-        loaded = inputs.with_accept(settings, loaded)  # of tune it takes half
+        loaded = accept.with_accept(settings, loaded)  # of tune it takes half
     loaded = inputs.without_bad(settings, loaded)
     how = transform.of_models(settings, classifiers)
     splits = inputs.open_splits(settings, loaded, how)

@@ -20,7 +20,6 @@ from ktjax.analysis.rows import Results, Run
 from ktjax.classifier import Classifier
 from ktjax.data.sources import Source
 from ktjax.experiment import beginning, lease, logs
-from ktjax.report import page, tables
 from ktjax.settings.record import FREE, Record
 
 _LOG = logging.getLogger(__name__)
@@ -60,6 +59,8 @@ def finished(
     except OSError as error:
         raise unusable(workdir, error) from error
     if report and parallel.is_first():
+        from ktjax.report import tables
+
         try:
             text = tables.as_text(results)
         except (ValueError, TypeError, AttributeError, LookupError) as error:  # as in results_in
@@ -318,15 +319,23 @@ def finish(
     """
     results = results_of(settings, tracked=writer.tracked(workdir), **found)
     if parallel.is_first():
-        path = page.write(workdir, results, examples) if report else None
+        text = _write_report(workdir, results, examples) if report else ""
         # Last: it marks the job as finished.
         files.write_json(workdir / files.RESULTS, records.to_json(results))
         if report:
-            print(f"{tables.as_text(results)}\nReport: {path}")
+            print(text)
     # Otherwise the others would exit, and JAX gives process 0 only seconds to follow.
     parallel.wait_for_all("finished")
     logs.stop()
     return results
+
+
+def _write_report(workdir: Path, results: Results, examples: Sequence[Mapping[str, Any]]) -> str:
+    """Writes report.html, and returns its tables and its path as text for the terminal."""
+    from ktjax.report import page, tables  # matplotlib takes long to import: not before training
+
+    path = page.write(workdir, results, examples)
+    return f"{tables.as_text(results)}\nReport: {path}"
 
 
 def environment() -> dict[str, Any]:

@@ -24,7 +24,6 @@ from ktjax.jobs.transfer import plan as transfer_plan
 from ktjax.jobs.transfer import setup
 from ktjax.jobs.transfer.plan import asks_teachers
 from ktjax.models.checkpoints import entries
-from ktjax.report import tables
 from ktjax.settings.study import ASKED, Study
 from ktjax.settings.transfer import Transfer
 from ktjax.targets import store
@@ -143,6 +142,8 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
             results = workdir_lib.finish(workdir, every, **found)
             _check_some_worked(runs, asked)
             return results
+    from ktjax.report import tables  # as in workdir.py: not before training
+
     results = workdir_lib.results_of(every, **found)
     print(
         f"{tables.as_text(results)}\n{left} of {len(asked)} runs are left: start the study "

@@ -60,11 +60,13 @@ def _announced(start: Setup, planned: Sequence[Run], controls: Sequence[Run]) ->
     steps = settings.durations(count).total
     rates = max(len(plan.rates(settings, run.objective)) for run in planned)
     each = f", at up to {rates} learning rates" if rates > 1 else ""
+    stages = {len(run.stages) for run in (*planned, *controls)}
+    times = f"{'up to ' if len(stages) > 1 else ''}{max(stages)} x " if max(stages) > 1 else ""
     device = jax.devices()[0].device_kind
     text = (
         f"{len(start.models)} models, {count:,} images, {jax.device_count()} x {device}: "
         f"{names.counted(len(planned), 'transfer')} and {names.counted(len(controls), 'control')} "
-        f"of {steps:,} steps each{each}. "
+        f"of {times}{steps:,} steps each{each}. "
         "The first steps wait for compilation."
     )
     if steps < _FEW:

@@ -25,7 +25,7 @@ from ktjax.analysis.records import to_json
 from ktjax.analysis.rows import Results, Run
 from ktjax.classifier import Classifier
 from ktjax.data import pipeline
-from ktjax.experiment import beginning, evaluation, inputs, stores, transform
+from ktjax.experiment import accept, beginning, evaluation, inputs, stores, transform
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.experiment.shared import Once, Shared
@@ -112,6 +112,7 @@ def execute(
         beginning.check_models(workdir, mine)
         return read(report=report)
     checks.check_labels(settings, loaded.dataset)
+    _say_what_accept_shows(settings, loaded, once)
     stores.check_kept(settings, len(loaded.dataset.classes))
     only_stores = stores.teachers(settings)
     inputs.check_models(loaded, only_stores.values())
@@ -270,7 +271,12 @@ def _set_up(
 
 def _data(settings: Transfer) -> inputs.Loaded:
     loaded = inputs.load(settings)
-    return inputs.with_accept(settings, loaded) if settings.export == "no_regret" else loaded
+    return accept.with_accept(settings, loaded) if settings.export == "no_regret" else loaded
+
+
+def _say_what_accept_shows(settings: Transfer, loaded: inputs.Loaded, once: Once) -> None:
+    key = ("what accept shows", loaded.dataset.classes)
+    once(key, lambda: accept.say_what_it_shows(loaded, plan.decisions(settings)))
 
 
 def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:
@@ -282,5 +288,6 @@ def load_data(settings: Transfer, shared: Shared) -> inputs.Loaded:
     once = shared.of(settings, but=_OWN)
     loaded = once("data", lambda: _data(settings))
     if settings.classes != "shared":  # then the models decide how many there are
+        _say_what_accept_shows(settings, loaded, once)
         stores.check_kept(settings, len(loaded.dataset.classes))
     return once("good images", lambda: inputs.without_bad(settings, loaded))

@@ -29,6 +29,11 @@ class Run(NamedTuple):
         """All teachers, in order."""
         return tuple(teacher for stage in self.stages for teacher in stage)
 
+    @property
+    def decisions(self) -> int:
+        """How many dependent decisions it makes on the accept split."""
+        return _decisions(len(self.stages), self.tried)
+
 
 class Strategy(NamedTuple):
     """How several teachers are used."""
@@ -188,6 +193,30 @@ def most_tried(settings: Methods) -> int:
     return max((len(rates(settings, label)) for label in asking), default=1)
 
 
+def decisions(settings: Transfer) -> set[int]:
+    """How many dependent decisions runs make on the accept split: a number for each kind of run."""
+    strategy, teachers = STRATEGIES[settings.strategy], len(settings.teachers)
+    methods = {k for k, entry in settings.objectives.items() if asks_teachers(entry)}
+    found = {
+        _decisions(_stages(settings) if label in methods else 1, len(rates(settings, label)))
+        for label in settings.objectives
+    }
+    # A combination shares its level with the students in it.
+    return found | {teachers + 1} if strategy.combine and methods else found
+
+
+def _decisions(stages: int, tried: int) -> int:
+    """One per stage. At each rate, the second starts with what was decided about the first."""
+    return stages * tried if stages > 1 else 1
+
+
+def _stages(settings: Transfer) -> int:
+    """Of a run with teachers."""
+    strategy = STRATEGIES[settings.strategy]
+    alone = strategy.joint or not settings.teachers
+    return 1 if alone else len(strategy.stages(tuple(settings.teachers))[0])
+
+
 def plan_controls(
     settings: Transfer, names: Iterable[str], student: str = "", *, tried: int = 1
 ) -> tuple[Run, ...]:
@@ -202,9 +231,7 @@ def plan_controls(
       student: part of the names of runs, if several students have controls.
       tried: learning rates that a method tries: controls decide at the same level.
     """
-    strategy = STRATEGIES[settings.strategy]
-    alone = strategy.joint or not settings.teachers
-    count = 1 if alone else len(strategy.stages(tuple(settings.teachers))[0])
+    count = _stages(settings)
     runs = []
     for seed in settings.seeds:
         for label in names:

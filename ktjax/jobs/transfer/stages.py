@@ -171,10 +171,7 @@ def _stage(
     )
     after = dataclasses.replace(before.model, variables=fitted.variables, origin=origin)
     if settings.export == "no_regret":
-        stages = len(run.stages)
-        # At each rate, the second stage starts with what was decided about the first.
-        tried = run.tried if stages > 1 else 1
-        exported = export.no_regret(start, before, after, fitted, decisions=stages * tried)
+        exported = export.no_regret(start, before, after, fitted, decisions=run.decisions)
     elif settings.export == "best":
         exported = export.best(start, after, fitted)
     else:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import huggingface_hub
-from huggingface_hub import errors
 
 from ktjax import files, paths
 from ktjax.classifier import InputSpec
@@ -199,6 +198,8 @@ def download(repository: str, file: str) -> Path:
       ValueError: there is no such repository, it is gated, or there is neither network nor a cached
         copy.
     """
+    from huggingface_hub import errors  # imports httpx; the library itself imports nothing at first
+
     given, _, revision = repository.partition("@")
     try:
         return Path(huggingface_hub.hf_hub_download(given, file, revision=revision or None))
