@@ -1,5 +1,6 @@
 """What runs cost, counted by hand: 68 images in batches of 16, so an epoch has 4 steps."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,10 @@ def test_a_study_has_the_mean(noisy, quartet, tmp_path):
     assert {(row.steps, row.passes) for row in results.rows if not row.teacher} == {(STEPS, 0)}
     (of,) = results.success.values()
     assert (of["steps"], of["passes"]) == cost
-    header, control, *pairs = (tmp_path / "pairs.csv").read_text().splitlines()
-    assert header.endswith("steps,passes,least_gain,error") and control.endswith(",6,0,,")
-    assert len(pairs) == 2 and all(row.endswith(",6,272,,") for row in pairs)
+    with (tmp_path / "pairs.csv").open() as lines:
+        control, *pairs = csv.DictReader(lines)
+    assert (control["steps"], control["passes"]) == ("6", "0") and len(pairs) == 2
+    assert {(row["steps"], row["passes"], row["least_gain"]) for row in pairs} == {("6", "272", "")}
+    for row, found in zip([control, *pairs], results.rows, strict=True):
+        assert (row["learning_rate"], row["exported"]) == ("0.1", "last")
+        assert float(row["tune_delta"]) == found.tune_delta

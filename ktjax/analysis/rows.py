@@ -259,8 +259,9 @@ class ConvergenceResults(Results):
 class StudyRow:
     """A run of a study, a row of pairs.csv; in percent and points. A failed one has only an error.
 
-    `net`, `net_se`, `steps`, `passes` and `least_gain` are those of `Run`, `ensemble` is its
-    `ensemble_accuracy`; `last_delta` is `delta` if the weights at the end of training are exported.
+    `net`, `net_se`, `steps`, `passes`, `least_gain`, `learning_rate`, `tune_delta` and `exported`
+    are those of `Run`, `ensemble` is its `ensemble_accuracy`; `last_delta` is `delta` if the
+    weights at the end of training are exported.
     """
 
     student: str
@@ -285,6 +286,9 @@ class StudyRow:
     steps: int | None = None
     passes: int | None = None
     least_gain: float | None = None
+    learning_rate: float | None = None
+    tune_delta: float | None = None
+    exported: str | None = None
     error: str | None = None
 
 

@@ -45,6 +45,9 @@ def row(run: Run) -> StudyRow:
         steps=run.steps,
         passes=run.passes,
         least_gain=run.least_gain,
+        learning_rate=run.learning_rate,
+        tune_delta=run.tune_delta,
+        exported=run.exported,
     )
 
 
