@@ -74,5 +74,5 @@ def test_a_study_has_the_mean(noisy, quartet, tmp_path):
     assert (control["steps"], control["passes"]) == ("6", "0") and len(pairs) == 2
     assert {(row["steps"], row["passes"], row["least_gain"]) for row in pairs} == {("6", "272", "")}
     for row, found in zip([control, *pairs], results.rows, strict=True):
-        assert (row["learning_rate"], row["exported"]) == ("0.1", "last")
+        assert (row["learning_rate"], row["exported"]) == ("0.1", "the last")
         assert float(row["tune_delta"]) == found.tune_delta
