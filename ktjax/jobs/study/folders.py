@@ -37,7 +37,12 @@ class Found(NamedTuple):
     """The result of a run."""
 
     results: TransferResults
-    right_N: np.ndarray  # bool, which validation images are right after it
+    bits: np.ndarray  # right_N, packed: there may be many runs
+
+    @property
+    def right_N(self) -> np.ndarray:
+        """Which validation images are right after it, bool."""
+        return np.unpackbits(self.bits, count=self.results.data.validation).astype(bool)
 
     @property
     def row(self) -> rows.Run:
@@ -174,8 +179,7 @@ def _read(folder: Path) -> Found:
         ) from error
     assert isinstance(results, TransferResults)
     row = dataclasses.replace(results.runs[0], run=str(folder))
-    right_N = np.unpackbits(bits, count=results.data.validation).astype(bool)
-    return Found(dataclasses.replace(results, runs=(row,)), right_N)
+    return Found(dataclasses.replace(results, runs=(row,)), bits)
 
 
 def _check_images(folder: Path, wanted: Mapping[str, Any]) -> None:
