@@ -164,7 +164,7 @@ def test_as_many_gained_as_lost_is_no_change():
 
 def test_success_and_mean_per_objective():
     def run(objective, delta, net=None, teacher="t"):
-        fields = dict(student="s", delta_se=1.0, control=None, net_se=1.0)
+        fields = dict(student="s", delta_se=1.0, control=None, net_se=1.0, abstained=False)
         return types.SimpleNamespace(
             objective=objective, teachers=(teacher,), delta=delta, net=net, **fields
         )
