@@ -22,9 +22,9 @@ Results on validation, with --config.seeds="(1,2,3)", in points (change, and net
 the control chosen on tune: +0.25; 2 CPU cores, jax 0.10.2):
 
                      weaker teacher                stronger teacher
-  kl                 -4.44 +- 0.30  net -4.68      +0.47 +- 0.15  net +0.22 +- 0.17
-  kl_dp              -0.07 +- 0.17  net -0.32      +0.82 +- 0.19  net +0.58 +- 0.18
-  kl_dp_unsupervised -0.13 +- 0.17  net -0.38      +0.55 +- 0.16  net +0.30 +- 0.17
+  kl                 -4.44 +- 0.29  net -4.68      +0.47 +- 0.15  net +0.23 +- 0.16
+  kl_dp              -0.07 +- 0.17  net -0.32      +0.82 +- 0.19  net +0.57 +- 0.17
+  kl_dp_unsupervised -0.13 +- 0.17  net -0.38      +0.55 +- 0.17  net +0.30 +- 0.19
 
 and for the same three models of the second zoo (configs/pretrain.py), on which nothing was tuned,
 with seed 1 (the control: xe_self at 0.1, +0.23):
