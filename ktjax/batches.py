@@ -30,6 +30,11 @@ class Split(Protocol):
         """Images as used for training, a function of (seed, view, index): uint8 [B, H, W, 3]."""
 
 
+def are_labeled(label_N: np.ndarray) -> bool:
+    """Whether every image has a label."""
+    return bool((label_N >= 0).all())
+
+
 def batch_of(images: Split, image: np.ndarray, index: np.ndarray, mask: np.ndarray) -> Batch:
     """The batch of these images, which are at positions `index` of the split."""
     return {

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ktjax import progress
+from ktjax import batches, progress
 from ktjax.data import decode
 
 _LOG = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Source:
     @property
     def labeled(self) -> bool:
         """Whether every image has a label."""
-        return bool((self.label_N >= 0).all())
+        return batches.are_labeled(self.label_N)
 
     def select(self, index_N: np.ndarray) -> "Source":
         """The images at these positions."""

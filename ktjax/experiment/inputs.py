@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ktjax import data, imagenet, models, parallel, paths
+from ktjax import batches, data, imagenet, models, parallel, paths
 from ktjax.classifier import Classifier
 from ktjax.data import overlap, pipeline, robustness
 from ktjax.data.robustness import RobustnessSet
@@ -56,7 +56,7 @@ class Splits(NamedTuple):
     @property
     def labeled(self) -> bool:
         """Whether every image of train has a label."""
-        return bool((self.train.label_N >= 0).all())
+        return batches.are_labeled(self.train.label_N)
 
 
 def check_apart(settings: Data, workdir: Path, models: Iterable[str]) -> None:

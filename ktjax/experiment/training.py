@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ktjax import batches as batches_lib
 from ktjax import evaluate, files, interruption, loop, parallel, train
 from ktjax.checkpoint import Checkpoints
 from ktjax.data import pipeline
@@ -77,9 +78,8 @@ def fit(
     first_step = int(state.step)
     _LOG.info("%s: from step %d of %d.", run, first_step, recipe.total_steps)
     writer = Writer(workdir, run=run, first_step=first_step) if parallel.is_first() else None
-    journal = _Journal(
-        run, recipe, checkpoints, writer, record, labeled=bool((images.label_N >= 0).all())
-    )
+    labeled = batches_lib.are_labeled(images.label_N)
+    journal = _Journal(run, recipe, checkpoints, writer, record, labeled=labeled)
     batches, groups = _batches(recipe, images, first_step)
     waited = _Waited(groups)
     events = loop.run(

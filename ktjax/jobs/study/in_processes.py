@@ -151,7 +151,7 @@ def _work(
     asked = plan.share(planned, settings.shard)
     try:
         wait = settings.shard is None
-        work.work(settings, runs, asked, failed=failed, shared=Shared(settings.cache_gb), wait=wait)
+        work.work(settings, runs, asked, failed=failed, wait=wait)
     except interruption.Interrupted:
         sys.exit(interruption.EXIT_CODE)
     except Exception as error:

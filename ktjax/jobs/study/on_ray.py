@@ -138,4 +138,4 @@ def _student(
     runs = Runs(paths.of(workdir), settings)
     planned = plan.plan(settings, labeled=labeled, workdir=runs.workdir)
     asked = [one for one in planned if one.student == student]
-    work.work(settings, runs, asked, failed=failed, shared=Shared(settings.cache_gb), wait=True)
+    work.work(settings, runs, asked, failed=failed, wait=True)

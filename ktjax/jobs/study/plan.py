@@ -150,14 +150,13 @@ def _alone(
     # An objective may have been a control when others were asked for, so at any rate.
     own = [(w.entry.learning_rate, w.slow) for w in asked.values() if w.entry.learning_rate]
     known = transfer_plan.controls_at(settings, own, labeled=labeled, moves=moves) | controls
-    before = {name: what for name, what in known.items() if name in done}
-    found = {k: what for k, what in asked.items() if k in done or what not in before.values()}
-    renamed = {k: what for k, what in before.items() if what in asked.values()}
-    found |= {k: what for k, what in renamed.items() if what not in found.values()}
-    if not compared:
-        return {name: (what, False) for name, what in found.items()}
-    more = {name: what for name, what in controls.items() if what not in found.values()}
-    return {name: (what, what in controls.values()) for name, what in (found | more).items()}
+    found = {}
+    for name, what in asked.items():
+        before = [k for k, control in known.items() if k in done and control == what]
+        found[name if name in done or not before else before[0]] = what
+    controls = controls if compared else {}
+    found |= {name: what for name, what in controls.items() if what not in found.values()}
+    return {name: (what, what in controls.values()) for name, what in found.items()}
 
 
 def _has_batch_stats(student: str) -> bool:

@@ -28,8 +28,8 @@ def work(
     asked: Sequence[Run],
     *,
     failed: Mapping[Path, float],
-    shared: Shared,
     wait: bool,
+    shared: Shared | None = None,
     told: Callable[[], None] = lambda: None,
 ) -> None:
     """Executes the remaining runs.
@@ -41,8 +41,8 @@ def work(
       asked: the runs to do, grouped by student.
       failed: what `failures` returned when the study was started: what fails again meanwhile, in
         whichever process, is not repeated.
-      shared: what the runs of this process have in common.
       wait: wait for runs that others are doing until they have finished or died; else skip these.
+      shared: what the runs of this process have in common, as far as it is known; None: nothing.
       told: called when a run is done, by whichever process.
     """
 
@@ -51,6 +51,7 @@ def work(
             return run.folder in failed and runs.failure(run) == failed[run.folder]
         return not runs.is_done(run)
 
+    shared = shared or Shared(settings.cache_gb)
     of_student: dict[str, list[Run]] = {}
     for run in asked:
         of_student.setdefault(run.student, []).append(run)
