@@ -58,6 +58,24 @@ def test_groups_that_do_not_divide_are_refused(options, said):
 
 def test_second_derivatives_agree():
     """Those of a penalty on the size of a gradient, say."""
+    theirs = nn.GroupNorm(num_groups=2, epsilon=1e-5, use_fast_variance=False)
+    ours, x_BxHxWxC = norms.GroupNorm(num_groups=2), drawn(0, 2, 3, 4, 8)
+    params = jax.tree.map(
+        lambda y: y + drawn(1, *y.shape), theirs.init(jax.random.key(0), x_BxHxWxC)
+    )
+
+    def of_groups(module):
+        def size(params, x):
+            inner = jax.grad(lambda x: (module.apply(params, x) * drawn(2, *x.shape)).sum())
+            return jnp.square(inner(x)).sum()
+
+        return jax.grad(size, argnums=(0, 1))(params, x_BxHxWxC)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        of_groups(ours),
+        of_groups(theirs),
+    )
     x, weight = drawn(0, 3, 6), drawn(1, 3, 6)
 
     def library(x):
@@ -73,14 +91,17 @@ def test_second_derivatives_agree():
     np.testing.assert_allclose(ours, penalty(library), rtol=1e-4, atol=1e-5)
 
 
-def test_half_precision_is_computed_in_float32():
-    x = (100 + drawn(3, 2, 5, 8)).astype(jnp.bfloat16)
-    params = norms.LayerNorm().init(jax.random.key(0), x)
+@pytest.mark.parametrize("norm", [norms.LayerNorm(), norms.GroupNorm(num_groups=2)], ids=type)
+def test_half_precision_is_computed_in_float32(norm):
+    x = (100 + drawn(3, 2, 5, 3, 8)).astype(jnp.bfloat16)
+    params = norm.init(jax.random.key(0), x)
     half = jax.tree.map(lambda y: y.astype(jnp.bfloat16), params)
-    y = norms.LayerNorm().apply(half, x)
+    y = norm.apply(half, x)
     assert y.dtype == jnp.bfloat16
-    wide = norms.LayerNorm().apply(params, x.astype(jnp.float32))
+    wide = norm.apply(params, x.astype(jnp.float32))
     np.testing.assert_array_equal(y, wide.astype(jnp.bfloat16))
+    gradients = jax.grad(lambda params: norm.apply(params, x).astype(jnp.float32).sum())(half)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(gradients))
 
 
 def test_statistics_have_no_gradient():

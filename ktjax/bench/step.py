@@ -17,12 +17,13 @@ Measured on 2 idle CPU cores (5 or 7 rounds, jax 0.10.2, torch 2.14.1, timm 1.0.
 
   from glyphs/tiny_mlp_narrow, batch 64, step / eager: tiny_mlp_narrow 0.42, tiny_mlp 0.55,
   tiny_mixer 0.73, tiny_vit 0.89, tiny_convnext 0.97, tiny_resnet_narrow 0.97, tiny_resnet_wide
-  1.01, tiny_resnet 1.04, tiny_resnet_gn 1.22; 0.87 in the mean
+  1.01, tiny_resnet_gn 1.03, tiny_resnet 1.04; 0.85 in the mean
 
 So a step costs about what its parts do, and eager PyTorch's time. The two large pairs without 3x3
 convolutions reach 74 and 79 % of the peak of matrix products. torch.compile is 4 to 10 % faster, 24
 for the tiny pair. Before Winograd's convolutions and a gradient of max pooling of our own the
-ResNets took 1.19 of eager's time; before one of layer norm, the ViT took 1.15 and the Mixer 1.12.
+ResNets took 1.19 of eager's time; before one of layer norm, the ViT took 1.15 and the Mixer 1.12,
+before one of group norm tiny_resnet_gn 1.11 to 1.22.
 With precomputed answers of the frozen models (ratio_stored), a step takes 0.54 to 0.82 of the time.
 
 Memory is what XLA plans and what PyTorch's profiler counts, without libraries' scratch space. With
