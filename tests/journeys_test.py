@@ -62,7 +62,7 @@ def journey(photographs, checkpoints, cached, tmp_path_factory):
     """Where README's commands put things; and what they print."""
     root, printed = tmp_path_factory.mktemp("journey"), []
     Image.open(photographs / "leaf" / "0.jpg").save(root / "new.jpg")
-    for line in block("data=folder:PHOTOS").splitlines():
+    for line in block("config=pretrain:model=timm").splitlines():
         line = line.replace("/tmp/", f"{root}/").replace("PHOTOS", str(photographs))
         for name, folder in checkpoints.items():
             line = line.replace(name, str(folder))
@@ -118,7 +118,7 @@ def test_from_python(tmp_path, monkeypatch):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     images = jnp.asarray(rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
-    namespace = {"images": images}
+    namespace = {"image_BxHxWx3": images}
     short = code.replace('teachers=glyphs/tiny_vit")', 'teachers=glyphs/tiny_vit,runlocal")')
     assert "runlocal" in short
     exec(compile(short.replace("/tmp/", f"{tmp_path}/"), "README.md", "exec"), namespace)
