@@ -92,9 +92,9 @@ As in the paper plain distillation harms from weaker teachers (tiny_resnet_gn lo
 tiny_mlp_narrow), the more the better the student is, and the partition does not, without labels
 either. From stronger teachers the three hardly differ. config.export=no_regret exports none of that
 harm: the two exports that are worse lose 0.03 and 0.06 +- 0.13 (tiny_resnet). Of the controls, at
-both learning rates, only those of tiny_resnet_narrow (+0.33, +0.39) and one of tiny_resnet (-0.01)
-do not abstain: at these rates training without a teacher gives the others nothing that can be
-shown, by their final weights at most +0.16. Only kl_dp_unsupervised has a net above zero.
+both learning rates, only those of tiny_resnet_narrow (+0.09 to +0.39) and one of tiny_resnet
+(-0.01) do not abstain: at these rates training without a teacher gives the others nothing that can
+be shown, by their final weights at most +0.16. Only kl_dp_unsupervised has a net above zero.
 
 The authors train BatchNorm with batch statistics, these runs of the zoo freeze running statistics
 (config.batch_norm). A comparison, from tiny_mixer with the schedule of configs/study.py, 5 epochs
