@@ -1,7 +1,9 @@
 """A bucket in memory, s3://, for tests that need no network and no more packages."""
 
 import fsspec
+from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from ktjax import paths
 
@@ -24,6 +26,8 @@ class Bucket(MemoryFileSystem):
 def in_memory(monkeypatch):
     """Makes s3:// such buckets, which are empty; gives the path of one."""
     Bucket.store.clear()
-    fsspec.register_implementation("s3", Bucket, clobber=True)
+    monkeypatch.setitem(_registry, "s3", Bucket)
+    # etils keeps a client for as long as the process lives: buckets_test's, of another bucket.
+    monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", fsspec.filesystem)
     monkeypatch.setitem(paths.SCHEMES, "s3", paths.SCHEMES["s3"]._replace(package="fsspec"))
     return paths.of("s3://bucket")
