@@ -1,9 +1,13 @@
 """ktjax.bench on little: it runs, and what it compares with finds what the product does."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import xla
 
 from ktjax import load_model
 from ktjax.bench import __main__ as bench
@@ -52,7 +56,14 @@ def test_photos_have_the_spectrum_of_photographs():
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["pears"], ["pairs", "--models", "0"], ["data", "--rounds", "0"]]
+    "arguments",
+    [
+        [],
+        ["pears"],
+        ["pairs", "--models", "0"],
+        ["data", "--rounds", "0"],
+        ["step", "--student=resnet19", "--teachers=resnet50"],
+    ],
 )
 def test_other_arguments_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
@@ -91,6 +102,24 @@ def test_step(tmp_path, capsys):
     stricter.write_text("{}")
     with pytest.raises(SystemExit, match="no pair in common"):
         bench.main(["guard", str(file), f"--kept={stricter}"])
+
+
+@pytest.mark.full
+def test_a_step_on_two_devices():
+    command = [sys.executable, "-m", "ktjax.bench", "step", *PAIR]
+    command += ["--rounds=1", "--seconds=0", "--torch="]
+
+    def run(batch_size):
+        return subprocess.run(
+            [*command, f"--batch_size={batch_size}"],
+            env=os.environ | {"XLA_FLAGS": xla.flags(2)},
+            capture_output=True,
+            text=True,
+        )
+
+    done = run(8)
+    assert done.returncode == 0 and "step_s" in done.stdout, done.stderr
+    assert "error: --batch_size=7: 2 devices cannot share it." in run(7).stderr
 
 
 def test_other_ratios_than_those_kept_are_not_compared():

@@ -20,6 +20,11 @@ CASES = {  # batch, side, channels in and out, groups, kernel, stride, padding
     "pointwise": (2, 6, 4, 5, 1, 1, 1, 0),
     "pointwise, halved": (2, 5, 4, 5, 1, 1, 2, 0),
     "pointwise, padded": (2, 5, 4, 5, 1, 1, 2, 1),
+    "windows that touch": (2, 6, 4, 5, 1, 3, 3, 0),
+    "windows that touch, but for the edge": (2, 7, 3, 5, 1, 2, 2, "VALID"),
+    "colors": (2, 6, 3, 24, 1, 3, 1, 1),
+    "colors, halved": (2, 7, 3, 24, 1, 3, 2, 1),
+    "colors, as TensorFlow pads": (2, 6, 3, 24, 1, 3, 2, "SAME"),
     "all channels": (2, 6, 4, 5, 1, 3, 1, 1),
     "all channels, of more": (2, 6, 64, 72, 1, 3, 1, 1),
     "all channels, an odd side": (3, 5, 72, 64, 1, 3, 1, "SAME"),
@@ -66,6 +71,11 @@ def test_which_form(monkeypatch):
     assert form(8, 16, 8) is convolution.grouped
     assert form(8, 8, 2) is convolution.grouped
     assert form(8, 16, 1, kernel=1) is convolution.pointwise
+    assert form(3, 24, 1) is form(4, 24, 1, stride=2) is convolution.by_windows
+    assert form(3, 16, 1) is form(5, 24, 1) is form(3, 24, 1, kernel=5) is None
+    assert form(3, 16, 1, kernel=4, stride=4, pad=0) is convolution.by_windows
+    assert form(64, 96, 1, kernel=2, stride=2, pad=0) is convolution.by_windows
+    assert form(3, 16, 1, kernel=4, stride=4) is form(3, 16, 1, kernel=4, stride=2, pad=0) is None
     assert form(64, 96, 1) is form(64, 64, 1, side=128) is convolution.by_winograd
     assert form(32, 64, 1) is form(64, 64, 1, stride=2) is form(64, 64, 1, pad=0) is None
     assert form(64, 64, 1, kernel=5) is form(64, 64, 1, side=256) is None

@@ -73,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and value < least:
             parser.error(f"--{name}={value} must be {least} or more")
-    found = run(**options)
+    try:
+        found = run(**options)
+    except ValueError as error:
+        parser.error(str(error))
     for name, value in found.items():
         print(f"{name:32} {value:,.6g}" if isinstance(value, float) else f"{name:32} {value}")
     return found

@@ -115,7 +115,15 @@ def run(
     Returns:
       Seconds (medians of the rounds) and ratios (medians of the ratios of each round). A variant of
       PyTorch that cannot be measured has the reason instead.
+
+    Raises:
+      ValueError: no such model, models of different classes, or a batch that the devices cannot
+        share.
     """
+    if batch_size % jax.device_count():
+        raise ValueError(
+            f"--batch_size={batch_size}: {jax.device_count()} devices cannot share it."
+        )
     pair = _pair(student, tuple(teachers.split("+")), batch_size, jnp.dtype(dtype))
     found: dict[str, Any] = {"student": student, "teachers": teachers}
     found |= {"batch_size": batch_size, "image_size": pair.image_BxHxWx3.shape[1], "dtype": dtype}
@@ -200,7 +208,8 @@ def _ours(pair: Pair, *, library: bool) -> tuple[dict[str, Work], dict[str, floa
     batch = {"image": pair.image_BxHxWx3, "label": pair.label_B}
     batch |= {"index": np.arange(len(pair.label_B)), "mask": np.ones(len(pair.label_B), bool)}
     on_devices = next(parallel.to_devices(iter([batch])))
-    logits = jnp.zeros((len(pair.label_B), len(pair.student.classes)))
+    rows = len(pair.label_B) // jax.device_count()
+    logits = jnp.zeros((rows, len(pair.student.classes)))
 
     def given(frozen, image, index_B, view) -> Outputs:
         del image, index_B, view
@@ -241,8 +250,8 @@ def _ours(pair: Pair, *, library: bool) -> tuple[dict[str, Work], dict[str, floa
 
     frozen = live.Frozen(asked[0], tuple(asked[1:]))
     step, program, state_bytes = compiled(answers, frozen)
-    rows = [parallel.replicate(logits)] * len(asked)
-    works = {"step": step, "part_student": compiled(given, rows)[0]}
+    known = [parallel.replicate(logits)] * len(asked)
+    works = {"step": step, "part_student": compiled(given, known)[0]}
     for i, (model, variables) in enumerate(zip((pair.student, *pair.teachers), asked, strict=True)):
         forward = parallel.compile_forward(lambda v, x, model=model: model.apply(v, x)[0].logits)
         ask = functools.partial(forward, variables, on_devices["image"])

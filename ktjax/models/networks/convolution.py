@@ -2,10 +2,10 @@
 
 XLA's own are fast on accelerators. On a CPU those with few channels per group are not: a depthwise
 one takes up to 60 times as long as its arithmetic, the gradient of a grouped kernel hundreds of
-times. There they are written as sums of shifted products, which XLA turns into plain loops, and
-those of single pixels as matrix products. Those of all channels reach half of the speed of matrix
-products: with 3x3 kernels, Winograd's form of them needs fewer (winograd.py). All forms agree to
-float32 accuracy.
+times. There they are written as sums of shifted products, which XLA turns into plain loops. Those
+of single pixels, those whose windows touch, and 3x3 ones of colors are matrix products. Those of
+all channels reach half of the speed of matrix products: with 3x3 kernels, Winograd's form of them
+needs fewer (winograd.py). All forms agree to float32 accuracy.
 
 What was tried (milliseconds; 2 CPU cores beside other work, jax 0.10.2: only the ratios count, and
 not to the last digit):
@@ -38,9 +38,31 @@ Winograd's form:
   64x12x12x64                    6.4  6.3  8.9     3.9  4.0  5.0
   64x6x6x128                     3.3  3.4  3.6     2.3  2.1  2.5
 
-With fewer than 64 channels nothing of this is left in whole steps. It costs compilation: that of
-resnet18 <- resnet50 takes 12 seconds, not 4. XLA's flags for oneDNN, XNNPACK and YNNPACK (jaxlib
-0.10.2) change nothing.
+Stems and downsampling on an idle machine that is twice as fast: forward, gradients of the input and
+of the kernel, by the library and as a product of the windows, each a row of a matrix:
+
+  64x24x24x3, 3x3, stride 2, to 12   0.28 0.30 0.24     0.39 0.30 0.35
+                             to 16   0.27 0.25 0.16     0.21 0.21 0.16
+                             to 24   1.42 0.27 0.27     0.24 0.24 0.16
+                             to 32   0.52 0.27 0.23     0.23 0.24 0.18
+  8x224x224x3, the same,     to 16   1.86 2.32 1.17     1.87 1.70 2.26
+                             to 24   16.1 2.49 3.65     2.13 1.77 2.61
+                             to 32   5.11 2.53 2.97     2.01 1.94 2.51
+                             to 64   1.93 3.09 6.66     2.43 3.05 3.90
+  32x32x32x3, 3x3, to 64             0.53 1.15 1.10     0.43 0.49 0.67
+  8x224x224x3, 7x7, stride 2, to 64  7.75 66.3 29.3     43.3 57.7 51.7
+    with 2x2 pixels as channels                         57.4 17.1 67.6
+  64x24x24x3, 4x4 windows, to 24     0.66 0.16 0.14     0.09 0.07 0.09
+  64x24x24x3, 6x6, to 64             0.10 0.41 0.18     0.14 0.12 0.15
+  64x12x12x32, 3x3, to 64            0.20 0.21 0.37     0.33 0.14 0.36
+  64x6x6x24, 2x2, to 48              0.06 0.08 0.10     0.08 0.05 0.10
+  8x224x224x3, 16x16, to 384         3.15 68.1 4.24     2.31 2.06 3.26
+  8x224x224x3, 4x4, to 96            1.90 1.64 4.33     0.70 0.90 0.95
+  8x56x56x96, 2x2, to 192            5.19 3.23 12.7     3.38 2.26 4.23
+
+With fewer than 64 channels nothing of Winograd's form is left in whole steps. It costs compilation:
+that of resnet18 <- resnet50 takes 12 seconds, not 4. XLA's flags for oneDNN, XNNPACK and YNNPACK
+(jaxlib 0.10.2) change nothing.
 """
 
 import functools
@@ -56,6 +78,8 @@ from ktjax.models.networks.windows import Padding
 
 # Images [B, H, W, C] and kernels [K, K, I, O].
 NHWC = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+_COLORS = 4  # channels in, up to which
+_MORE = 16  # and channels out, above which a 3x3 convolution is a product of its windows
 _MANY = 64  # channels in and out from which Winograd's transforms pay off
 _MOST_NUMBERS = 2**23  # in all transformed tiles, up to which they do
 _FEW_TILES = 2**12  # up to which they also do for the kernel's gradient
@@ -111,8 +135,14 @@ def form_for(
         return depthwise if groups == x.shape[-1] == kernel.shape[-1] else grouped
     if kernel.shape[:2] == (1, 1):
         return pointwise
+    if kernel.shape[:2] == tuple(strides) and pads == windows.NONE:
+        return by_windows
+    if kernel.shape[:2] != (3, 3):
+        return None
+    if kernel.shape[2] <= _COLORS and kernel.shape[3] > _MORE:
+        return by_windows
     keeps_size = tuple(strides) == (1, 1) and pads == windows.ONE
-    if kernel.shape[:2] != (3, 3) or not keeps_size or min(kernel.shape[2:]) < _MANY:
+    if not keeps_size or min(kernel.shape[2:]) < _MANY:
         return None
     numbers = 16 * winograd.count_tiles(x) * max(kernel.shape[2:])
     return by_winograd if numbers <= _MOST_NUMBERS else None
@@ -123,6 +153,13 @@ def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Pad
     ((_, _, x_at),) = windows.taps(x, kernel.shape[:2], strides, pads)
     y = x_at.reshape(-1, x.shape[-1]) @ kernel[0, 0]
     return y.reshape(*x_at.shape[:3], -1)
+
+
+def by_windows(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
+    """A convolution of all channels: one matrix product, with a row for each window."""
+    rows = windows.flat(x, kernel.shape[:2], strides, pads)
+    y = rows.reshape(-1, rows.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return y.reshape(*rows.shape[:3], -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

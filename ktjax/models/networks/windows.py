@@ -30,6 +30,19 @@ def taps(
             yield i, j, jax.lax.slice(x, start, end, (1, *strides, 1))
 
 
+def flat(
+    x_BxHxWxC: jax.Array, sides: Sequence[int], strides: Sequence[int], pads: Padding
+) -> jax.Array:
+    """The pixels of each window, one after another [B, rows, columns, side * side * C]."""
+    if tuple(sides) != tuple(strides) or pads != NONE:
+        return jnp.concatenate([x for _, _, x in taps(x_BxHxWxC, sides, strides, pads)], axis=-1)
+    batch, *size, channels = x_BxHxWxC.shape
+    (high, wide), (rows, columns) = sides, (n // side for n, side in zip(size, sides, strict=True))
+    x = x_BxHxWxC[:, : rows * high, : columns * wide]
+    x = x.reshape(batch, rows, high, columns, wide, channels).swapaxes(2, 3)
+    return x.reshape(batch, rows, columns, high * wide * channels)
+
+
 def joined(grid: Sequence[Sequence[jax.Array]]) -> jax.Array:
     """The image of windows that touch, from the pixels [B, rows, columns, C] at each place."""
     y = jnp.stack([jnp.stack(row, axis=3) for row in grid], axis=2)
