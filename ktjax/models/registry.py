@@ -93,6 +93,8 @@ _HF = {
 }
 MODELS = _TINY | _TIMM | _HF
 _FORWARDS: dict[tuple[Any, int, str], Forward] = {}  # by build, number of classes and options
+# Networks and the shapes of their variables, also by size: a job describes a model, then loads it.
+_NETWORKS: dict[tuple[Any, int, str, tuple[int, int]], tuple[nn.Module, Variables]] = {}
 
 _NARROW = {"depth": 2, "embed_dim": 32, "num_heads": 2}
 _CONVOLUTIONS = ("resnet", "resnetv2", "regnet", "convnext", "efficientnet", "mobilenetv3")
@@ -198,10 +200,12 @@ def skeleton(
             )
     _, build, spec = MODELS[architecture]
     spec = spec if size is None else dataclasses.replace(spec, size=size)
+    key = (build, len(classes), repr(sorted(options.items())))
     try:
-        module = build(num_classes=len(classes), **options)
-        begin = functools.partial(_initialize, module, spec)
-        variables = jax.eval_shape(begin, jax.random.key(0))
+        if (*key, spec.size) not in _NETWORKS:
+            module = build(num_classes=len(classes), **options)
+            begin = functools.partial(_initialize, module, spec)
+            _NETWORKS[*key, spec.size] = module, jax.eval_shape(begin, jax.random.key(0))
     except Exception as error:
         if not options or type(error) is ValueError:
             raise
@@ -211,14 +215,13 @@ def skeleton(
             f"{architecture} cannot be built with {reprlib.repr(options)}: {type(error).__name__}: "
             f"{told[0][:300]}"
         ) from error
+    module, variables = _NETWORKS[*key, spec.size]
     shapes = Classifier(
         name=architecture,
         architecture=architecture,
         # The same function for the same network: what JAX compiles of it once is compiled.
-        forward=_FORWARDS.setdefault(
-            (build, len(classes), repr(sorted(options.items()))), linen_forward(module)
-        ),
-        variables=variables,
+        forward=_FORWARDS.setdefault(key, linen_forward(module)),
+        variables=jax.tree.map(lambda shape: shape, variables),  # a caller's own dictionaries
         input=spec,
         classes=tuple(classes),
         origin="",
