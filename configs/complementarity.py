@@ -1,6 +1,6 @@
 """How the models of a zoo complement each other (paper section 3), before any training.
 
-The embedded zoo, in a minute on 2 CPU cores:
+The embedded zoo, in 15 seconds to a minute on 2 CPU cores:
 
   python -m ktjax.main --config=configs/complementarity.py --workdir=/tmp/complementarity
 

@@ -5,26 +5,37 @@ whole step is the frozen initial student and teachers, partition, the student's 
 pass, clipping and SGD with momentum, on uint8 images that are on the device. Its parts are the same
 student with precomputed answers, and each frozen model alone, each compiled separately.
 
-Measured on 2 idle CPU cores (5 or 7 rounds, jax 0.10.2, torch 2.14.1, timm 1.0.31, float32); below
-1 ktjax is faster, or takes less memory. ratios.json next to this file has all numbers;
-`python -m ktjax.bench guard` compares new ones to them:
+Measured on 2 idle cores of an AMD EPYC (Zen 5, AVX-512; 7 or 9 rounds, jax 0.10.2, torch 2.14.1,
+timm 1.0.31, float32); below 1 ktjax is faster, or takes less memory. ratios.json next to this file
+has all numbers; `python -m ktjax.bench guard` compares new ones to them:
 
-                                             step / parts  eager  channels_last  compile  memory
-  glyphs/tiny_resnet_narrow <- tiny_mixer, 64    0.96       0.91      0.90         1.24     1.38
-  resnet18 <- resnet50, 8                        0.92       0.97      1.09         1.10     1.76
-  vit_small_patch16_224 <- convnext_tiny, 8      0.93       1.00      0.99         1.05     1.31
-  mixer_b16_224 <- vit_base_patch16_224, 4       1.02       1.01      1.02         1.04     1.15
+                                             step / parts  eager  compile  memory
+  glyphs/tiny_resnet_narrow <- tiny_mixer, 64    1.05       0.89    1.18     1.38
+  resnet18 <- resnet50, 8                        0.91       1.02    1.28     1.75
+  vit_small_patch16_224 <- convnext_tiny, 8      0.97       0.64    0.67     1.31
+  mixer_b16_224 <- vit_base_patch16_224, 4       0.93       0.54    0.56     1.15
 
-  from glyphs/tiny_mlp_narrow, batch 64, step / eager: tiny_mlp_narrow 0.42, tiny_mlp 0.55,
-  tiny_mixer 0.73, tiny_vit 0.89, tiny_convnext 0.97, tiny_resnet_narrow 0.97, tiny_resnet_wide
-  1.01, tiny_resnet_gn 1.03, tiny_resnet 1.04; 0.85 in the mean
+  from glyphs/tiny_mlp_narrow, batch 64, step / eager: tiny_mlp_narrow 0.39, tiny_mlp 0.43, tiny_vit
+  0.69, tiny_mixer 0.70, tiny_convnext 0.78, tiny_resnet_narrow 0.86, tiny_resnet 0.95 (0.90 in
+  another run), tiny_resnet_gn 1.00, tiny_resnet_wide 1.06 (1.01); 0.76 in the mean
 
-So a step costs about what its parts do, and eager PyTorch's time. The two large pairs without 3x3
-convolutions reach 74 and 79 % of the peak of matrix products. torch.compile is 4 to 10 % faster, 24
-for the tiny pair. Before Winograd's convolutions and a gradient of max pooling of our own the
-ResNets took 1.19 of eager's time; before one of layer norm, the ViT took 1.15 and the Mixer 1.12,
-before one of group norm tiny_resnet_gn 1.11 to 1.22.
-With precomputed answers of the frozen models (ratio_stored), a step takes 0.54 to 0.82 of the time.
+So a step costs about what its parts do. How it compares with PyTorch depends on the machine, as
+PyTorch's matrix products do: on another one with AVX-512, half as fast, the three large pairs took
+0.97, 1.00 and 1.01 of eager's time (compile 1.10, 1.05, 1.04), without the forms of stems of
+networks/convolution.py. For these pairs ratios.json keeps the larger ratio to PyTorch of both.
+
+What the forms have done, in ratios of one machine: the ResNets 1.19 -> 0.97 by Winograd's
+convolutions and a gradient of max pooling of our own, the ViT 1.15 -> 1.00 and the Mixer 1.12 ->
+1.01 by one of layer norm, tiny_resnet_gn 1.11 to 1.22 -> 1.00 by one of group norm; tiny_resnet
+1.04 -> 0.90 to 0.95 and tiny_convnext 0.97 -> 0.78 by stems as matrix products.
+
+What else takes time on a CPU: memory. With huge pages that stay with the process,
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=100000000000
+resnet18 <- resnet50 takes 0.54 s, not 0.61 (two runs of each, in turns); without `arena_max` 0.53
+and 0.71, with `hugetlb` alone 0.71 and 0.74, with mmap_max and trim_threshold alone 0.61 and 0.62.
+Splitting a batch in halves, so that XLA may compute their convolutions at once, gains nothing.
+
+With precomputed answers of the frozen models (ratio_stored), a step takes 0.56 to 0.92 of the time.
 
 Memory is what XLA plans and what PyTorch's profiler counts, without libraries' scratch space. With
 XLA's xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED, a step takes of the usual (medians
