@@ -6,7 +6,7 @@ section 4.2.
 """
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 BOUNDS = (0.01, 100.0)
 
@@ -17,6 +17,8 @@ def temperature(logits_NxC: np.ndarray, label_N: np.ndarray) -> float:
     The cross-entropy is convex in 1 / temperature, so there is one minimum. It lies at a bound if
     every answer is right or the logits carry no information.
     """
+    from scipy import optimize  # takes long to import, and most jobs calibrate nothing
+
     logits_NxC = np.asarray(logits_NxC, np.float64)
     right_N = np.take_along_axis(logits_NxC, label_N[:, None], axis=1)[:, 0]
 

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 
 def binomial_interval(
@@ -67,6 +67,8 @@ def holm(p_values: Sequence[float], *, level: float = 0.05) -> np.ndarray:
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Rank correlation, -1 .. 1; ties share their mean rank. None if it is undefined."""
+    from scipy import stats  # takes long to import, and most jobs have nothing to rank
+
     return pearson(stats.rankdata(x), stats.rankdata(y))
 
 
@@ -142,7 +144,7 @@ def clustered_interval(
         of_pairs = _clustered_variance(value_P, list(zip(*sides, strict=True)))
         variance = max(*variances, sum(variances) - of_pairs)
     freedom = min(len(set(side)) for side in sides) - 1
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * variance**0.5
+    half = float(special.stdtrit(freedom, (1 + level) / 2)) * variance**0.5
     return float(value_P.mean()) - half, float(value_P.mean()) + half
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ktjax import progress
 from ktjax.analysis import chance, expertise, pairs
@@ -153,6 +152,8 @@ def shuffled(correct_MxN: np.ndarray, *, seed: int) -> dict[str, float]:
 
 def _ranks(gain_MxM: np.ndarray) -> np.ndarray:
     """The rank of each teacher among those of its student, 1 for the largest gain: [M, M]."""
+    from scipy import stats  # takes long to import
+
     others_MxM = np.where(np.eye(len(gain_MxM), dtype=bool), -np.inf, gain_MxM)
     return stats.rankdata(-others_MxM, method="min", axis=0).astype(int)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 
 class Gain(NamedTuple):
@@ -66,4 +66,4 @@ def check(
     picked_on = {rate: gain(before_N[pick_N], after[rate][:, pick_N]) for rate in sorted(after)}
     rate = max(picked_on, key=lambda rate: picked_on[rate].mean)
     found = gain(before_N[judge_N], after[rate][:, judge_N])
-    return Check(rate, picked_on, found, found.mean + float(stats.norm.ppf(level)) * found.se)
+    return Check(rate, picked_on, found, found.mean + float(special.ndtri(level)) * found.se)

@@ -8,7 +8,7 @@ better, some are exported. The candidate is chosen elsewhere.
 import math
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 LEVEL = 0.05  # how often a student that is no better is exported
 POWER = 0.9  # how often one that is better by `least_gain` is exported
@@ -20,7 +20,7 @@ def p_value(gained: int, lost: int) -> float:
     If the student were no better, each changed image would be gained with probability 1/2 at most.
     1 if no image changed.
     """
-    return float(stats.binom.sf(gained - 1, gained + lost, 0.5))
+    return float(special.bdtrc(gained - 1, gained + lost, 0.5))
 
 
 def fewest(*, decisions: int = 1) -> int:
@@ -61,6 +61,7 @@ def least_gain(changed: int, size: int, *, decisions: int = 1) -> float | None:
     if p_value(changed, 0) > LEVEL / decisions:
         return None
     # The fewest gained images that pass, and the share of gains that reaches it with POWER.
-    critical = int(stats.binom.isf(LEVEL / decisions, changed, 0.5)) + 1
+    p_of_gained = special.bdtrc(np.arange(changed), changed, 0.5)  # of 1, 2 and so on
+    critical = int(np.argmax(p_of_gained <= LEVEL / decisions)) + 1
     share = float(special.betaincinv(critical, changed - critical + 1, POWER))
     return 100 * (2 * share - 1) * changed / size

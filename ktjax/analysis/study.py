@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ktjax.analysis import chance, controls, transfers
 from ktjax.analysis.rows import Run, StudyPair, StudyRow, TransferModel
@@ -259,7 +259,7 @@ def _share_of_all(same: Sequence[StudyPair]) -> float | None:
 def _surely(same: Sequence[StudyPair], *, better: bool) -> int:
     """How many pairs changed that way significantly, corrected for all these tests."""
     moved = [(pair.delta if better else -pair.delta, pair.delta_se) for pair in same]
-    p_values = [float(stats.norm.sf(by / se)) if by > 0 and se > 0 else 1.0 for by, se in moved]
+    p_values = [float(special.ndtr(-by / se)) if by > 0 and se > 0 else 1.0 for by, se in moved]
     return int(chance.holm(p_values).sum())
 
 
