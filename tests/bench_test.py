@@ -83,6 +83,7 @@ def test_step(tmp_path, capsys):
     assert all(found[name] > 0 for name in (*parts, "compile_first_s", "compile_again_s", "gflop"))
     assert found["images_per_s"] == pytest.approx(8 / found["step_s"])
     assert found["donated_percent"] >= 100
+    assert 0 < found["input_wait_s"] < 1
     assert all(found[f"ratio_{name}"] > 0 for name in ("stored", "library"))
     # Two passes of the student with a gradient, one without, and the teachers'.
     narrow, wide = 2 * 60_964 * 8 / 1e9, 2 * 204_772 * 8 / 1e9

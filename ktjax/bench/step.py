@@ -52,6 +52,7 @@ Nothing that is known before compiling tells who gains, so it is not used; on a 
 set it for all. An order forced on the step (frozen models first) changes nothing in memory.
 """
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
@@ -70,6 +71,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from ktjax import files, losses, models, objectives, optim, parallel, train
 from ktjax.augment import make_views
 from ktjax.classifier import Classifier
+from ktjax.data import pipeline
 from ktjax.experiment import workdir
 from ktjax.models import registry
 from ktjax.models.networks import convolution
@@ -149,6 +151,7 @@ def run(
             found[f"torch_{name}"] = f"not measured: {error}"
     times = turns(works, rounds, seconds)
     found |= {f"{name}_s": float(np.median(times[name])) for name in times}
+    found["input_wait_s"] = _input_wait(pair, works["step"], rounds)
     parts_R = sum(times[name] for name in times if name.startswith("part_"))
     found["parts_s"] = float(np.median(parts_R))
     found["ratio_parts"] = float(np.median(times["step"] / parts_R))
@@ -253,8 +256,8 @@ def _ours(pair: Pair, *, library: bool) -> tuple[dict[str, Work], dict[str, floa
         program = functools.partial(run_step.lower, state, frozen, on_devices, key)
         held = [parallel.replicate(state)]
 
-        def one():
-            held[0], metrics = run_step(held[0], frozen, on_devices, key)
+        def one(batch=on_devices):
+            held[0], metrics = run_step(held[0], frozen, batch, key)
             jax.block_until_ready(metrics)
 
         return one, program, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -273,6 +276,27 @@ def _ours(pair: Pair, *, library: bool) -> tuple[dict[str, Work], dict[str, floa
             works["library"] = compiled(answers, frozen)[0]
             works["library"]()  # traces it while the other forms are disabled
     return works, facts
+
+
+def _input_wait(pair: Pair, step: Callable[[Any], None], rounds: int) -> float:
+    """Seconds that a step waits for its batch, as training makes and copies it: the median.
+
+    The images are decoded, in memory: for files and augmentation see data.py.
+    """
+    copies = 4
+    images = pipeline.Images(
+        np.concatenate([pair.image_BxHxWx3] * copies), np.tile(pair.label_B, copies)
+    )
+    made = pipeline.train_batches(images, batch_size=len(pair.label_B), seed=0, first_step=0)
+    waited = []
+    with contextlib.closing(made):
+        on_devices = parallel.to_devices(made)
+        for _ in range(1 + rounds):
+            begin = time.perf_counter()
+            batch = next(on_devices)
+            waited.append(time.perf_counter() - begin)
+            step(batch)
+    return float(np.median(waited[1:]))  # the first one starts threads
 
 
 class _Logits(NamedTuple):

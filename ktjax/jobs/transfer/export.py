@@ -21,7 +21,9 @@ from ktjax.experiment import training
 from ktjax.experiment.evaluation import Evaluated
 from ktjax.jobs.transfer.setup import Setup
 
-SHARES = (0.25, 0.5, 0.75)  # of the way from the weights before to those after training
+# Of the way from the weights before to those after training: between them, a model keeps more of
+# what it knew (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
+SHARES = (0.25, 0.5, 0.75)
 LAST, BEST, TAIL = "the last", "the best on tune", "the mean of the last half"
 COMBINED = "all students together"
 BEFORE = "the student before"
