@@ -197,3 +197,20 @@ def test_models_that_train_at_once_have_no_such_export(noisy, quartet, tmp_path)
     )
     with pytest.raises(ValueError, match="set config.export to last"):
         transfer.run(config, tmp_path)
+
+
+def test_what_has_improved_is_handed_on(images, quartet, tmp_path):
+    """Decided by the test itself: of these images the models have seen none."""
+    config = transferring(
+        images,
+        quartet[0],
+        quartet[3:],
+        arg="objectives=xe_kl",
+        export="no_regret",
+        minival=0.5,
+        total_steps=60,
+    )
+    (run,) = rows.read(transfer.run(config, tmp_path)).runs
+    assert not run.abstained and run.delta > 20 and run.least_gain > 0
+    before, after = weights_of(Path(quartet[0])), weights_of(tmp_path / "students" / run.run)
+    assert all(np.any(after[name] != array) for name, array in before.items())
