@@ -155,6 +155,7 @@ def test_confidence_ensemble():
     )
     # The first wins 0; the second 1; 2 ties, so the first; on 3 both are sure beyond float32.
     assert flips.confidence_ensemble(logits).tolist() == [0, 1, 1, 1]
+    assert flips.confidence_ensemble(logits[1:]).tolist() == [1, 1, 0, 1]  # its own answers
 
 
 def test_confidence_ensemble_at_the_temperatures_that_suit_the_models():
