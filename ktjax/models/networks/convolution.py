@@ -82,9 +82,7 @@ from ktjax.models.networks.windows import Padding
 NHWC = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _COLORS = 4  # channels in, up to which
 _MORE = 16  # and channels out, above which a 3x3 convolution is a product of its windows
-_SMALL = (
-    2**12
-)  # pixels of an image up to which the library's gradient does for other ones of colors
+_SMALL = 2**12  # pixels of an image up to which the library's gradient does for other colors
 _MANY = 64  # channels in and out from which Winograd's transforms pay off
 _MOST_NUMBERS = 2**23  # in all transformed tiles, up to which they do
 _FEW_TILES = 2**12  # up to which they also do for the kernel's gradient
