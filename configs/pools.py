@@ -41,8 +41,8 @@ tiny_resnet_narrow, which gained nothing beyond its control in ten epochs, gains
 gains more without its teacher, the smallest MLP.
 
 All eight teachers, as far as the run over all 72 pairs (without pairs=18) has got: four students,
-and five teachers of tiny_resnet. Nobody chose which come first; both MLPs, which gain most, are among
-them.
+and five teachers of tiny_resnet. Nobody chose which come first; both MLPs, which gain most, are
+among them.
 
                       weights at the end                   exported                       xe_self
                       improved  mean   worst  best    improved  abstained  mean   net    at the end
