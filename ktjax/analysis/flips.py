@@ -101,30 +101,23 @@ def confidence(logits_MxNxC: np.ndarray, label_N: np.ndarray | None = None) -> n
     ValueError if the logits are not [M, N, C], are empty or not finite, or if `label_N` is given
     and is not an integer [N] with every label in 0 .. C - 1.
     """
-    logits_MxNxC = _of_models(logits_MxNxC)
+    logits_MxNxC = np.asarray(logits_MxNxC)
+    if logits_MxNxC.ndim != 3 or logits_MxNxC.size == 0:
+        shape = list(logits_MxNxC.shape)
+        raise ValueError(f"logits_MxNxC must be non-empty, of shape [M, N, C], not {shape}.")
     num_models, num_samples, num_classes = logits_MxNxC.shape
     if label_N is not None:
         label_N = labels(label_N, size=num_samples, num_classes=num_classes)
     confidence_MxN = np.empty((num_models, num_samples), np.float32)
     for m in range(num_models):  # one model at a time: copies of all would be large
         z_NxC = logits_MxNxC[m].astype(np.float32)
+        if not np.all(np.isfinite(z_NxC)):
+            raise ValueError(f"logits_MxNxC[{m}] has values that are not finite.")
         class_N = z_NxC.argmax(axis=1) if label_N is None else label_N
         at = np.arange(num_samples), class_N
         z_N, z_NxC[at] = z_NxC[at], -np.inf
         confidence_MxN[m] = z_N - _logsumexp(z_NxC)
     return confidence_MxN
-
-
-def _of_models(logits_MxNxC: np.ndarray) -> np.ndarray:
-    """The same as an array; ValueError if they are not [M, N, C], are empty or not finite."""
-    logits_MxNxC = np.asarray(logits_MxNxC)
-    if logits_MxNxC.ndim != 3 or logits_MxNxC.size == 0:
-        shape = list(logits_MxNxC.shape)
-        raise ValueError(f"logits_MxNxC must be non-empty, of shape [M, N, C], not {shape}.")
-    for m, z_NxC in enumerate(logits_MxNxC):
-        if not np.all(np.isfinite(z_NxC.astype(np.float32, copy=False))):
-            raise ValueError(f"logits_MxNxC[{m}] has values that are not finite.")
-    return logits_MxNxC
 
 
 def calibrated(
@@ -150,12 +143,9 @@ def confidence_ensemble(
 
     ValueError if the logits are not [M, N, C], are empty or not finite.
     """
-    logits_MxNxC = _of_models(logits_MxNxC)
-    if len(logits_MxNxC) == 1:
-        return logits_MxNxC[0].argmax(axis=-1)
     model_N = confidence(calibrated(logits_MxNxC, temperatures_M)).argmax(axis=0)
     # Take the chosen model's logits first: argmax over all of them would do M times the work.
-    return logits_MxNxC[model_N, np.arange(model_N.size)].argmax(axis=-1)
+    return np.asarray(logits_MxNxC)[model_N, np.arange(model_N.size)].argmax(axis=-1)
 
 
 def transfer_rate(

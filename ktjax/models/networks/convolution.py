@@ -68,7 +68,7 @@ that of resnet18 <- resnet50 takes 12 seconds, not 4. XLA's flags for oneDNN, XN
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -136,9 +136,8 @@ def form_for(
         return None
     if groups > 1:
         return depthwise if groups == x.shape[-1] == kernel.shape[-1] else grouped
-    if kernel.shape[:2] == (1, 1):
-        return pointwise
-    if kernel.shape[:2] == tuple(strides) and pads == windows.NONE:
+    apart = kernel.shape[:2] == tuple(strides) and pads == windows.NONE
+    if apart or kernel.shape[:2] == (1, 1):
         return by_windows
     if kernel.shape[2] <= _COLORS:
         if kernel.shape[:2] == (3, 3):
@@ -158,13 +157,6 @@ def _library(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padd
     return jax.lax.conv_general_dilated(
         x, kernel, strides, pads, dimension_numbers=NHWC, feature_group_count=groups
     )
-
-
-def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
-    """A convolution of single pixels: one matrix product."""
-    ((_, _, x_at),) = windows.taps(x, kernel.shape[:2], strides, pads)
-    y = x_at.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-    return y.reshape(*x_at.shape[:3], -1)
 
 
 def by_windows(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
@@ -196,37 +188,6 @@ def _winograd_backward(strides, pads, saved, dy):
 
 
 by_winograd.defvjp(_winograd_forward, _winograd_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def by_images(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
-    """A convolution of large images: the library's, with another gradient of the kernel."""
-    return _library(x, kernel, strides, pads)
-
-
-def _by_images_forward(x, kernel, strides, pads):
-    return by_images(x, kernel, strides, pads), (x, kernel)
-
-
-def _by_images_backward(strides, pads, saved, dy):
-    x, kernel = saved
-    high, wide = kernel.shape[:2]
-    dx = jax.vjp(lambda x: _library(x, kernel, strides, pads), x)[1](dy)[0]
-
-    def add_image(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        x_HxWxC, dy_HxWxO = image
-        row = windows.flat(x_HxWxC[None], (1, wide), (1, strides[1]), pads)  # of each window
-        dy_NxO = dy_HxWxO.reshape(-1, dy_HxWxO.shape[-1])
-        found = [
-            row_at.reshape(-1, row.shape[-1]).T @ dy_NxO
-            for _, _, row_at in windows.taps(row, (high, 1), (strides[0], 1), windows.NONE)
-        ]
-        return total + jnp.stack(found).reshape(total.shape), None
-
-    return dx, jax.lax.scan(add_image, jnp.zeros_like(kernel), (x, dy))[0]
-
-
-by_images.defvjp(_by_images_forward, _by_images_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -295,26 +256,49 @@ def _by_rows(x: jax.Array, dy: jax.Array, sides: Any, strides: Any, pads: Paddin
     return jnp.stack(sums_TxWxC).sum(axis=1).reshape(*sides, channels)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def grouped(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Padding) -> jax.Array:
-    """A convolution of groups of channels: the library's, with another gradient of the kernel."""
-    return _library(x, kernel, strides, pads)
+def _library_but(of_kernel: Callable[..., jax.Array]) -> Any:
+    """The library's form with another gradient: of_kernel(x, dy, shape, strides, pads)."""
+    form = jax.custom_vjp(_library, nondiff_argnums=(2, 3))
+
+    def forward(x, kernel, strides, pads):
+        return form(x, kernel, strides, pads), (x, kernel)
+
+    def backward(strides, pads, saved, dy):
+        x, kernel = saved
+        dx = jax.vjp(lambda x: _library(x, kernel, strides, pads), x)[1](dy)[0]
+        return dx, of_kernel(x, dy, kernel.shape, strides, pads)
+
+    form.defvjp(forward, backward)
+    return form
 
 
-def _grouped_forward(x, kernel, strides, pads):
-    return grouped(x, kernel, strides, pads), (x, kernel)
+def _of_images(x: jax.Array, dy: jax.Array, shape: Any, strides: Any, pads: Padding) -> jax.Array:
+    """The gradient of a kernel of all channels [K, K, I, O], an image at a time."""
+    high, wide = shape[:2]
+
+    def add_image(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        x_HxWxC, dy_HxWxO = image
+        row = windows.flat(x_HxWxC[None], (1, wide), (1, strides[1]), pads)  # of each window
+        dy_NxO = dy_HxWxO.reshape(-1, dy_HxWxO.shape[-1])
+        found = [
+            row_at.reshape(-1, row.shape[-1]).T @ dy_NxO
+            for _, _, row_at in windows.taps(row, (high, 1), (strides[0], 1), windows.NONE)
+        ]
+        return total + jnp.stack(found).reshape(shape), None
+
+    return jax.lax.scan(add_image, jnp.zeros(shape, x.dtype), (x, dy))[0]
 
 
-def _grouped_backward(strides, pads, saved, dy):
-    x, kernel = saved
-    groups = x.shape[-1] // kernel.shape[2]
-    dx = jax.vjp(lambda x: _library(x, kernel, strides, pads), x)[1](dy)[0]
+def _of_groups(x: jax.Array, dy: jax.Array, shape: Any, strides: Any, pads: Padding) -> jax.Array:
+    """The gradient of a kernel of groups of channels: products per tap and group."""
+    groups = x.shape[-1] // shape[2]
     dy_NxGxO = dy.reshape(-1, groups, dy.shape[-1] // groups)
     found = [
-        jnp.einsum("ngi,ngo->igo", x_at.reshape(-1, groups, kernel.shape[2]), dy_NxGxO)
-        for _, _, x_at in windows.taps(x, kernel.shape[:2], strides, pads)
+        jnp.einsum("ngi,ngo->igo", x_at.reshape(-1, groups, shape[2]), dy_NxGxO)
+        for _, _, x_at in windows.taps(x, shape[:2], strides, pads)
     ]
-    return dx, jnp.stack(found).reshape(kernel.shape)
+    return jnp.stack(found).reshape(shape)
 
 
-grouped.defvjp(_grouped_forward, _grouped_backward)
+by_images = _library_but(_of_images)  # for large images of few channels
+grouped = _library_but(_of_groups)
