@@ -227,6 +227,19 @@ def test_an_objective_that_was_a_control_before_is_not_run_again(
     assert alone() == [("xe", True)] * 2
 
 
+def test_an_objective_with_the_name_of_another_control_is_an_error(noisy, quartet, tmp_path):
+    """It was not run, and nobody said so."""
+    config = studying(noisy, quartet[:1], quartet[2:3], arg=ARG)
+    config.unlock()
+    config.objectives.kl_dp.learning_rate = config.objectives.xe.learning_rate = 1e-5
+    config.objectives["xe-1e-05"] = config.objectives.xe.copy_and_resolve_references()
+    del config.objectives.xe
+    assert len(plan.plan(Study.read(config), labeled=True)) == 2  # the control, by its own name
+    config.objectives["xe-1e-05"].learning_rate = 0.01
+    with pytest.raises(ValueError, match="'xe-1e-05', too: rename it in config.objectives"):
+        study.run(config, tmp_path / "w")
+
+
 def test_no_model_of_a_hub_is_asked_for_at_the_start(config, monkeypatch):
     """Each start of each shard would download all of them; one that fails would fail the study."""
     monkeypatch.setattr(hub, "download", lambda name, file: pytest.fail(f"{name} is asked for"))

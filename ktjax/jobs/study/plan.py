@@ -97,7 +97,7 @@ def plan(settings: Study, *, labeled: bool, workdir: Path | None = None) -> tupl
       workdir: of the study; None: nothing has been done yet.
 
     Raises:
-      ValueError: two runs would have the same folder, or there is nothing to run.
+      ValueError: two runs would have the same folder or name, or there is nothing to run.
     """
     asks = {k: asks_teachers(entry) for k, entry in settings.objectives.items()}
     asked = pairs(settings) if any(asks.values()) else ()
@@ -138,6 +138,9 @@ def _alone(
     """A student's trainings without a teacher, by name, and whether each is a control.
 
     Names that are `done` remain: an objective may have been a control before.
+
+    Raises:
+      ValueError: an objective has the name of another control.
     """
     asked = {
         name: _method(settings, name)
@@ -155,7 +158,10 @@ def _alone(
         before = [k for k, control in known.items() if k in done and control == what]
         found[name if name in done or not before else before[0]] = what
     controls = controls if compared else {}
-    found |= {name: what for name, what in controls.items() if what not in found.values()}
+    new = {name: what for name, what in controls.items() if what not in found.values()}
+    if both := sorted(new.keys() & found.keys()):
+        raise ValueError(f"A control is called '{both[0]}', too: rename it in config.objectives.")
+    found |= new
     return {name: (what, what in controls.values()) for name, what in found.items()}
 
 
