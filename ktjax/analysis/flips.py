@@ -143,7 +143,13 @@ def confidence_ensemble(
 
     ValueError if the logits are not [M, N, C], are empty or not finite.
     """
-    model_N = confidence(calibrated(logits_MxNxC, temperatures_M)).argmax(axis=0)
+    confidence_MxN = confidence(calibrated(logits_MxNxC, temperatures_M))
+    return most_confident_answer(logits_MxNxC, confidence_MxN)
+
+
+def most_confident_answer(logits_MxNxC: np.ndarray, confidence_MxN: np.ndarray) -> np.ndarray:
+    """`confidence_ensemble` of models whose `confidence` is known: int [N]."""
+    model_N = confidence_MxN.argmax(axis=0)
     # Take the chosen model's logits first: argmax over all of them would do M times the work.
     return np.asarray(logits_MxNxC)[model_N, np.arange(model_N.size)].argmax(axis=-1)
 

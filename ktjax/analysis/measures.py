@@ -66,13 +66,14 @@ def of_transfer(
     }
     if not len(teachers_KxNxC):
         return measures | dict.fromkeys(OF_TEACHERS)
-    teacher_N = flips.confidence_ensemble(teachers_KxNxC, _of_teachers(temperatures_S)) == label_N
+    logits_SxNxC = np.concatenate([before_NxC[None], teachers_KxNxC])
+    confidence_SxN = flips.confidence(flips.calibrated(logits_SxNxC, temperatures_S))
+    teacher_N = flips.most_confident_answer(teachers_KxNxC, confidence_SxN[1:]) == label_N
     rho_pos, rho_neg = flips.rho(teacher_correct_N=teacher_N, student_correct_N=before_N)
     rho_pos_after, rho_neg_after = flips.rho(teacher_correct_N=teacher_N, student_correct_N=after_N)
     flips_N = flips.positive_flips(teacher_correct_N=teacher_N, student_correct_N=before_N)
     counts_C = flips.flips_per_class(flips_N, label_N, num_classes=num_classes)
-    logits_SxNxC = np.concatenate([before_NxC[None], teachers_KxNxC])
-    ensemble_N = flips.confidence_ensemble(logits_SxNxC, temperatures_S)
+    ensemble_N = flips.most_confident_answer(logits_SxNxC, confidence_SxN)
 
     def rate(where_N: np.ndarray | None) -> float | None:
         share = flips.transfer_rate(
