@@ -28,10 +28,16 @@ def _sgd(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransfo
 
 
 def _adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW; weight decay on parameters with two or more axes, not on biases and gains."""
+    """AdamW; weight decay on kernels and embeddings, not on biases and gains, whatever their shape:
+    an attention's biases have an axis for its heads, and some gains lead with axes of size 1.
+    """
 
     def decayed(params: Any) -> Any:
-        return jax.tree.map(lambda p: p.ndim > 1, params)
+        def leaf(path: Any, p: jax.Array) -> bool:
+            name = str(getattr(path[-1], "key", "")).rpartition(".")[2]
+            return name != "bias" and sum(size > 1 for size in p.shape) > 1
+
+        return jax.tree_util.tree_map_with_path(leaf, params)
 
     return optax.adamw(schedule, weight_decay=weight_decay, mask=decayed)
 

@@ -91,6 +91,15 @@ def test_adamw_decays_kernels_only():
     np.testing.assert_array_equal(after["scale"], start["scale"])
 
 
+def test_adamw_decays_no_biases_or_gains_of_more_axes():
+    """Those of an attention's heads, of a graph from torch, and of ResMLP's Affine."""
+    shapes = {"bias": (2, 4), "blocks.0.bias": (2, 2), "alpha": (1, 1, 4), "kernel": (3, 2, 4)}
+    start = {"query": {name: jnp.full(shape, 2.0) for name, shape in shapes.items()}}
+    nothing = jax.tree.map(jnp.zeros_like, start)
+    after = run("adamw", [nothing], start, weight_decay=0.5)[0]["query"]
+    assert [name for name in shapes if np.any(after[name] != 2.0)] == ["kernel"]
+
+
 def test_gradients_are_clipped_to_their_global_norm():
     start, gradient = (
         {"a": jnp.zeros(1), "b": jnp.zeros(1)},
