@@ -387,6 +387,26 @@ def test_a_folder_that_is_no_store_is_told(content, message, tmp_path):
         store_lib.open_store(f"store:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(images=None), r"lacks images.augment, images.examples, images.labels"),
+        (
+            dict(images=dict(examples=3, augment="plain")),
+            r"lacks images.labels, images.pixels, ima",
+        ),
+        (dict(ways=None, k=2), "store.json of '.*' has ways=None: see ktjax/targets"),
+        (dict(ways=[[0, False]], k=2), r"has ways=\[\[0, False\]\]:"),
+        (dict(k=4), "has k=4:"),
+    ],
+)
+def test_a_store_made_by_hand_is_checked(fields, message, stored, tmp_path):
+    """Before a run: they were found by Python, or by training that diverged."""
+    other = changed(of_model(stored[0], "weak"), tmp_path / "s", **fields)
+    with pytest.raises(ValueError, match=message):
+        store_lib.open_store(other)
+
+
 def test_settings_that_do_not_go_together(noisy, quartet, refused):
     for fields, message in (
         (dict(store="/tmp/x"), "config.store=/tmp/x: only with config.targets='stored'"),

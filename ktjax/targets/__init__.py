@@ -19,8 +19,9 @@ data, and refuses the store if anything differs.
               this model
   images      of `examples` images: labels, pixels: SHA-256 of the int32 labels (-1: unlabeled) and
               of the pixels of 512 of the images, spread evenly; size, crop_pct, interpolation,
-              crop_scale: how they are read; augment, seed: how views are made, as in configs.
-              augment "plain": a single view, the images as used for evaluation
+              crop_mode, fill, upright, crop_scale: how they are read; augment, seed: how views are
+              made, as in configs. augment "plain": a single view, the images as used for
+              evaluation; seed null
   classes     their names, in logit order
   k, ways     k: null, or how many of the largest logits are kept. ways: the [temperature,
               standardized] pairs for which the sum of the other classes is kept

@@ -6,8 +6,10 @@ description with what it needs, and refuses it with an error that names the diff
 """
 
 import contextlib
+import functools
 import hashlib
 import json
+import operator
 import re
 import shutil
 import time
@@ -29,6 +31,20 @@ MEASURED = ("tune", "validation")
 # Fields of the description that do not affect the answers to the views.
 _TOLD = ("model.name", "model.origin", "images.data", *MEASURED)
 _ABANDONED = 3600.0  # seconds after which a .part or .lease file counts as abandoned
+
+
+# What store.json must have before it is compared with anything; people write it, too.
+_KINDS = {
+    **dict.fromkeys(("model.name", "model.origin", "dtype"), str),
+    **dict.fromkeys(("images.labels", "images.pixels", "images.augment"), str),
+    "images.examples": int,
+    "images.seed": int | None,
+    "classes": list,
+    "k": int | None,
+    "ways": list,
+    "versions": dict,
+    **dict.fromkeys(MEASURED, dict | None),
+}
 
 
 class Store(NamedTuple):
@@ -158,10 +174,37 @@ def open_store(folder: str | Path) -> Store:
         raise ValueError(
             f"'{folder}' is a store of format {found}, but this version of ktjax reads {FORMAT}."
         )
-    needed = {"model", "images", "classes", "k", "ways", "dtype", "versions", *MEASURED}
-    if missing := sorted(needed - set(description)):
-        raise ValueError(f"{DESCRIPTION} of '{folder}' lacks {', '.join(missing)}.")
+    _check(folder, description)
     return Store(folder, description)
+
+
+def _check(folder: Path, description: Mapping[str, Any]) -> None:
+    """Raises ValueError if store.json lacks fields, or they are not what they must be."""
+    missing, values = set(), {}
+    for name in _KINDS:
+        above = name.split(".")[0]
+        try:
+            values[name] = functools.reduce(operator.getitem, name.split("."), description)
+        except (KeyError, TypeError):  # TypeError: what is above it is no object
+            missing.add(name if above in description else above)
+    if missing:
+        raise ValueError(f"{DESCRIPTION} of '{folder}' lacks {', '.join(sorted(missing))}.")
+    wrong = [name for name, value in values.items() if not isinstance(value, _KINDS[name])]
+    ways, k, classes = values["ways"], values["k"], values["classes"]
+    if "ways" not in wrong and not all(map(_is_way, ways)):
+        wrong.append("ways")
+    if not {"k", "classes"} & set(wrong) and k is not None and not 0 < k < len(classes):
+        wrong.append("k")
+    if wrong:
+        told = ", ".join(f"{name}={values[name]!r:.60}" for name in wrong)
+        raise ValueError(f"{DESCRIPTION} of '{folder}' has {told}: see ktjax/targets/__init__.py.")
+
+
+def _is_way(one: Any) -> bool:
+    if not isinstance(one, list) or len(one) != 2:
+        return False
+    temperature, standardized = one
+    return isinstance(temperature, int | float) and temperature > 0 and standardized in (0, 1)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
