@@ -44,7 +44,7 @@ def similarity_kl(student_BxD: jax.Array, teacher_BxE: jax.Array) -> jax.Array:
 
     def log_rows(features: jax.Array) -> jax.Array:
         features = _normalize(features)
-        return jax.nn.log_softmax(features @ _gather(features).T)
+        return jax.nn.log_softmax(jnp.matmul(features, _gather(features).T, precision="highest"))
 
     teacher_BxG = log_rows(jax.lax.stop_gradient(teacher_BxE))
     return optax.losses.kl_divergence_with_log_targets(log_rows(student_BxD), teacher_BxG)
@@ -125,7 +125,8 @@ def crd(
     drawn_BxK = jnp.concatenate([index_B[:, None], negative_BxK], axis=1)  # the positive first
 
     def scores(memory_NxP: jax.Array, anchor_BxP: jax.Array, z: jax.Array) -> Any:
-        dots_BxK = jnp.einsum("bkp,bp->bk", memory_NxP[drawn_BxK], anchor_BxP)
+        drawn_BxKxP = memory_NxP[drawn_BxK]
+        dots_BxK = jnp.einsum("bkp,bp->bk", drawn_BxKxP, anchor_BxP, precision="highest")
         scores_BxK = jnp.exp(dots_BxK / temperature)
         mean = jax.lax.pmean(jax.lax.stop_gradient(scores_BxK.mean()), AXIS)
         z = jnp.where(z < 0, mean * size, z)
@@ -206,7 +207,9 @@ def draw_of_other_classes(
 
 
 def _project(linear: Any, features: jax.Array) -> jax.Array:
-    return _normalize(features.astype(jnp.float32) @ linear["kernel"] + linear["bias"][None])
+    features = features.astype(jnp.float32)
+    projected = jnp.matmul(features, linear["kernel"], precision="highest")
+    return _normalize(projected + linear["bias"][None])
 
 
 # Objectives.
