@@ -441,6 +441,14 @@ def test_headroom_is_what_the_ensemble_gains(pairs):
     assert (row["gain"], row["loss"], row["delta"], row["headroom"]) == (2.5, 3.0, -0.5, 2.0)
 
 
+@pytest.mark.parametrize(("loss", "darkness"), [(-0.06, 0.03), (-1.0, 0.5), (-25.0, 0.5)])
+def test_a_small_loss_looks_small(loss, darkness, pairs):
+    """It was as dark as the largest gain; only losses larger than that have their own scale."""
+    some = [dataclasses.replace(pairs[0], delta=delta) for delta in (1.0, loss)]
+    norm = figures_study.heat(results_of(some), 8.0).axes[0].images[0].norm
+    assert 0.5 - norm(loss) == pytest.approx(darkness) and norm(1.0) == 1.0 and norm(0.0) == 0.5
+
+
 @pytest.mark.full
 def test_page_fits_screens_and_phones(pairs, tmp_path):
     browser.check(page_lib.write(tmp_path, everything(pairs), []))

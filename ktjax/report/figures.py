@@ -238,14 +238,11 @@ def _history(results: Results, width: float, key: str, ylabel: str, title: str) 
     def points(run: Run) -> list[Entry]:
         return [point for point in run.history if getattr(point, key) is not None]
 
-    panels = [group for group in groups(results) if any(points(run) for run in group.runs)]
+    drawn = [group for group in groups(results) if any(points(run) for run in group.runs)]
     many_students = len({group.student for group in groups(results)}) > 1
-    columns = min(2, len(panels)) if is_wide(width) else 1
-    num_rows = -(-len(panels) // columns)
-    figure = new_figure(width, 1.3 + 2.5 * num_rows, title)
-    grid = figure.subplots(num_rows, columns, squeeze=False, sharey=True).ravel()
+    figure, grid = panels(len(drawn), width, title, line=2.5, rest=1.3, sharey=True)
     handles = {}
-    for axes, group in zip(grid, panels, strict=False):
+    for axes, group in zip(grid, drawn, strict=True):
         for run in filter(points, group.runs):
             style = styles_of(results)[run.objective]
             look = {"color": style.color, "linestyle": style.dashes, "marker": style.marker}
@@ -256,8 +253,6 @@ def _history(results: Results, width: float, key: str, ylabel: str, title: str) 
         axes.set_title(clip(heading, 52 if is_wide(width) else 44, 3), fontsize=8.5)
         axes.set_xlabel("training step", fontsize=8.5)
         axes.grid(alpha=0.3)
-    for axes in grid[len(panels) :]:
-        axes.remove()
     figure.supylabel(ylabel, fontsize=10)
     return plain_text(figure, list(handles.values()))
 
@@ -271,6 +266,38 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     figure.suptitle(clip(title, round(width * 10), 4), fontsize=11)
     return figure
+
+
+def panels(
+    count: int,
+    width: float,
+    title: str,
+    *,
+    line: float,
+    rest: float,
+    columns: int = 2,
+    sharex: bool = False,
+    sharey: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, in one column on a phone.
+
+    Args:
+      count: how many panels.
+      width: of the figure, in inches.
+      title: of the figure.
+      line: the height of a line of panels, in inches.
+      rest: the height of what is around them, in inches.
+      columns: how many there are at most.
+      sharex: panels have the same x axis.
+      sharey: panels have the same y axis.
+    """
+    columns = min(columns, count) if is_wide(width) else 1
+    lines = -(-count // columns)
+    figure = new_figure(width, rest + line * lines, title)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, list(grid[:count])
 
 
 def is_wide(width: float) -> bool:

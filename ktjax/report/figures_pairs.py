@@ -5,16 +5,12 @@ shades are those of cividis, whose steps look even, also to color-blind readers 
 white; different kinds also differ in marker or hatch.
 """
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from ktjax.analysis.rows import ComplementarityResults
 from ktjax.report import figures
-from ktjax.report.figures import COLORS, HATCHES
-
-Rows = list[dict[str, Any]]
+from ktjax.report.figures import COLORS, HATCHES, Rows
 
 _BINS = 24  # of the lower envelope
 

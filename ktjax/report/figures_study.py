@@ -1,7 +1,6 @@
 """Figures of a study: its results -> matplotlib Figure. See figures.py, figures_transfers.py."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,9 +9,7 @@ from matplotlib.figure import Figure
 
 from ktjax.analysis.rows import StudyPair, StudyResults
 from ktjax.report import figures
-from ktjax.report.figures import COLORS, NARROW
-
-Rows = list[dict[str, Any]]
+from ktjax.report.figures import COLORS, NARROW, Rows
 
 
 def headroom_rows(results: StudyResults) -> Rows:
@@ -31,12 +28,10 @@ def headroom(results: StudyResults, width: float) -> Figure:
     """Gain and loss of every pair over its headroom, a panel for each objective."""
     rows = headroom_rows(results)
     styles = figures.styles(row["objective"] for row in rows)
-    columns = min(2, len(styles)) if figures.is_wide(width) else 1
-    lines = -(-len(styles) // columns)
-    figure = figures.new_figure(width, 1.3 + 2.8 * lines, "Gain and loss against headroom")
+    title = "Gain and loss against headroom"
     # Each has its own scale: one objective's losses can be a hundred times another's gains.
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
-    for axes, (objective, style) in zip(grid, styles.items(), strict=False):
+    figure, grid = figures.panels(len(styles), width, title, line=2.8, rest=1.3, sharex=True)
+    for axes, (objective, style) in zip(grid, styles.items(), strict=True):
         own = [row for row in rows if row["objective"] == objective]
         room, gain, loss, delta = (
             [row[key] for row in own] for key in ("headroom", "gain", "loss", "delta")
@@ -53,8 +48,6 @@ def headroom(results: StudyResults, width: float) -> Figure:
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("headroom: ensemble minus student (points)")
     handles = grid[0].get_legend_handles_labels()[0]
-    for axes in grid[len(styles) :]:
-        axes.remove()
     figure.supylabel("gain (up) and loss (down), % of images", fontsize=9)
     return figures.plain_text(figure, handles)
 
@@ -72,21 +65,17 @@ def heat_rows(results: StudyResults) -> Rows:
 def heat(results: StudyResults, width: float) -> Figure:
     """Transfer delta of every pair, a panel for each objective: a row per teacher."""
     objectives = list(results.success)
-    columns = min(2, len(objectives)) if figures.is_wide(width) else 1
-    lines = -(-len(objectives) // columns)
     title = "What each teacher changed in each student"
-    figure = figures.new_figure(width, 4 * lines + 0.4, title)
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    # Gains and losses have half of the colors each, as losses may be a hundred times larger. The
-    # scale is the same in all panels, so that equal losses look the same.
+    figure, grid = figures.panels(len(objectives), width, title, line=4.0, rest=0.4)
+    # Losses may be a hundred times larger than gains: these have a scale of their own, but small
+    # ones look small. The scale is the same in all panels, so that equal losses look the same.
     deltas = [pair.delta for pair in results.pairs]
-    norm = TwoSlopeNorm(0.0, vmin=min(*deltas, -1e-9), vmax=max(*deltas, 1e-9))
-    for axes, objective in zip(grid, objectives, strict=False):
+    most = max(*deltas, 1e-9)
+    norm = TwoSlopeNorm(0.0, vmin=min(*deltas, -most), vmax=most)
+    for axes, objective in zip(grid, objectives, strict=True):
         pairs = [pair for pair in results.pairs if pair.objective == objective]
         _panel(figure, axes, results, pairs, norm, width)
         axes.set_title(figures.clip(objective, 48, 2), fontsize=9)
-    for axes in grid[len(objectives) :]:
-        axes.remove()
     figure.supxlabel("student, more accurate to the right (%)", fontsize=9)
     figure.supylabel("teacher, more accurate upwards (%)", fontsize=9)
     return figures.plain_text(figure)

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from ktjax.analysis.rows import ComplementarityResults
 from ktjax.report import figures
+from ktjax.report.figures import Rows
 
-Rows = list[dict[str, Any]]
 _OUTCOMES = {
     "delta": "transfer delta (points)",
     "last_delta": "change by the final weights (points)",
@@ -82,12 +82,11 @@ def _panels(
     Each has its own scale: one objective's losses can be a hundred times another's gains.
     """
     styles = figures.styles(row["objective"] for row in rows(results))
-    columns = len(styles) if len(styles) <= 3 else 2
-    columns = columns if figures.is_wide(width) else 1
-    lines = -(-len(styles) // columns)
-    figure = figures.new_figure(width, 1.2 + 2.7 * lines, title)
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
-    for axes, (objective, style) in zip(grid, styles.items(), strict=False):
+    columns = 3 if len(styles) <= 3 else 2
+    figure, grid = figures.panels(
+        len(styles), width, title, line=2.7, rest=1.2, columns=columns, sharex=True
+    )
+    for axes, (objective, style) in zip(grid, styles.items(), strict=True):
         own = [row for row in rows(results) if row["objective"] == objective]
         look = {"marker": style.marker, "color": style.color, "markeredgecolor": "black"}
         x, y = ([row[name] for row in own] for name in keys)
@@ -100,8 +99,6 @@ def _panels(
         )
         axes.grid(alpha=0.3)
         axes.tick_params(labelbottom=True)
-    for axes in grid[len(styles) :]:
-        axes.remove()
     figure.supxlabel(figures.clip(xlabel, round(11 * width), 2), fontsize=9)
     figure.supylabel(_OUTCOMES[keys[1]], fontsize=9)
     return figures.plain_text(figure)

@@ -127,7 +127,8 @@ def tables(results: ComplementarityResults) -> list[Table]:
         "the partitioned targets perfectly would gain, in points; each image is answered by the "
         "student or teacher that gives its label more probability. ensemble gain: the same without "
         "labels, by the more confident of the two. first teachers: those with the largest ensemble "
-        "gain, which was closest to the order of what transfers gave (configs/pools.py). "
+        "gain, which ranks teachers about as transfers do, and about as well as their accuracy "
+        "alone (configs/pools.py). "
         f"For comparison, {parts.of_chance(results)}."
     )
     header = ["student", "accuracy %", "rho_pos %", "partition gain", "ensemble gain"]
@@ -207,7 +208,7 @@ def _certainty(results: ComplementarityResults) -> Table:
             f"{pair.rho_neg:.2f}",
             f"{pair.mcnemar_p:.2g}" if pair.mcnemar_p > 1e-99 else "< 1e-99",
             f"{pair.agreement:.2f}",
-            _text(pair.error_correlation, ".2f"),
+            parts.told(pair.error_correlation, ".2f"),
             f"{pair.oracle_accuracy:.2f}",
             f"{pair.ensemble_accuracy:.2f}",
         ]
@@ -227,7 +228,7 @@ def _foresight(results: ComplementarityResults) -> Table:
     rows: dict[str, list[list[str]]] = {}
     for row in results.transfers["foresight"]:
         cells = [row["objective"], row["student"] or "all", str(row["pairs"])]
-        cells += [_text(row[name], "+.2f") for name in transfers.FORESEEN]
+        cells += [parts.told(row[name], "+.2f") for name in transfers.FORESEEN]
         rows.setdefault(row["objective"], []).append(cells)
     heading = "Predicting the best teacher"
     return Table(heading, header, list(rows.values()), ("objective", "student"), note)
@@ -246,7 +247,7 @@ def _properties(results: ComplementarityResults) -> Table:
     rows: dict[str, list[list[str]]] = {}
     for (objective, side, name), of in cells.items():
         both = [
-            f"{_text(of[outcome]['pearson'], '+.2f')} / {_text(of[outcome]['spearman'], '+.2f')}"
+            " / ".join(parts.told(of[outcome][kind], "+.2f") for kind in ("pearson", "spearman"))
             for outcome in transfers.OUTCOMES
         ]
         pairs = str(of["delta"]["pairs"])
@@ -279,7 +280,3 @@ def _groups(results: ComplementarityResults) -> list[Table]:
 
 def _outcomes() -> list[str]:
     return [name.replace("_", " ") for name in transfers.OUTCOMES]
-
-
-def _text(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

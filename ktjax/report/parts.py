@@ -91,9 +91,9 @@ def models_table(heading: str, results: Results) -> Table:
     own = any(model.own_accuracy is not None for _, model in models)
     rows = [
         [
-            *(name, _told(model.accuracy, ".2f")),
-            *[_told(model.own_accuracy, ".2f")] * own,
-            *(_told(model.parameters, ","), model.origin),
+            *(name, told(model.accuracy, ".2f")),
+            *[told(model.own_accuracy, ".2f")] * own,
+            *(told(model.parameters, ","), model.origin),
         ]
         for name, model in models
     ]
@@ -109,13 +109,14 @@ def models_table(heading: str, results: Results) -> Table:
     return Table(heading, header, [rows], words=("model", "origin"), note=note)
 
 
-def _told(number: float | None, form: str) -> str:
+def told(number: float | None, form: str) -> str:
+    """A number in a cell of a table; a dash if it is not known."""
     return "-" if number is None else format(number, form)
 
 
 def counted(number: float | None) -> str:
     """A number of steps, images or seconds."""
-    return "-" if number is None else f"{number:,.0f}"
+    return told(number, ",.0f")
 
 
 def robustness_tables(results: Results) -> list[Table]:

@@ -39,8 +39,8 @@ DRAWINGS = (
         "pairs",
         figures_study.heat_rows,
         figures_study.heat,
-        "Gains and losses each have their own color scale, the same for all objectives; white is "
-        "no change, gray no such pair.",
+        "Losses larger than the largest gain have a color scale of their own, the same for all "
+        "objectives; white is no change, gray no such pair.",
     ),
     Drawing(
         "delta",
@@ -159,7 +159,7 @@ def _objectives_table(results: StudyResults) -> Table:
                 f"{of['worst']['delta']:+.2f}",
                 f"{of['gain']:.2f}",
                 f"{of['loss']:.2f}",
-                "-" if of["headroom_share"] is None else f"{of['headroom_share']:.0f}",
+                parts.told(of["headroom_share"], ".0f"),
                 *(parts.counted(of[name]) for name in ("steps", "passes")),
             ]
         )
@@ -185,7 +185,7 @@ def _export_tables(results: StudyResults) -> list[Table]:
                 f"{last['improved']} of {of['done']}",
                 f"{last['mean_delta']:+.2f}",
                 f"{last['worst']:+.2f}",
-                "-" if of["least_gain"] is None else f"{of['least_gain']:.2f}",
+                parts.told(of["least_gain"], ".2f"),
             ]
         )
     header = ["objective", "abstained", "others improved", "worst"]
@@ -213,11 +213,11 @@ def _teachers_tables(results: StudyResults) -> list[Table]:
                     kind,
                     f"{own['improved']} of {own['pairs']}",
                     f"{own['mean_delta']:+.2f}",
-                    "-" if own["mean_net"] is None else f"{own['mean_net']:+.2f}",
+                    parts.told(own["mean_net"], "+.2f"),
                     "-"
                     if own["net_improved"] is None
                     else f"{own['net_improved']} of {own['pairs']}",
-                    "-" if own["headroom_share"] is None else f"{own['headroom_share']:.0f}",
+                    parts.told(own["headroom_share"], ".0f"),
                 ]
                 for kind, own in by_teacher.items()
             ]
@@ -260,7 +260,7 @@ def _students_table(results: StudyResults) -> Table:
             mean = f" {sum(own) / len(own):+.2f}" if own else ""
             cells.append("-" if rate is None else f"{rate:.0f} %{mean}")
         known = before[student]
-        accuracy = "-" if known is None else f"{known:.2f}"
+        accuracy = parts.told(known, ".2f")
         rows.append([student, accuracy, results.chosen.get(student, "-"), *cells])
     heading = "Share of teachers that improved each student, and its mean delta"
     note = (
@@ -289,7 +289,7 @@ def _ranking_tables(results: StudyResults) -> list[Table]:
         return []
     medians = [statistics.median(values) if values else None for values in known]
     rows = [
-        [name, *("-" if value is None else f"{value:+.2f}" for value in values)]
+        [name, *(parts.told(value, "+.2f") for value in values)]
         for name, values in zip(
             [*students, "median"], [*zip(*columns, strict=True), medians], strict=True
         )
@@ -339,8 +339,8 @@ def _pairs_table(results: StudyResults) -> Table:
             "-" if pair.net is None else f"{pair.net:+.2f} ± {pair.net_se:.2f}",
             f"{pair.gain:.2f}",
             f"{pair.loss:.2f}",
-            "-" if pair.ensemble is None else f"{pair.ensemble:.2f}",
-            "-" if pair.headroom_share is None else f"{pair.headroom_share:.0f}",
+            parts.told(pair.ensemble, ".2f"),
+            parts.told(pair.headroom_share, ".0f"),
         ]
         for pair in results.pairs
     ]

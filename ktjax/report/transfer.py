@@ -186,8 +186,8 @@ def _run_cells(run: Run, group: figures.Group, results: TransferResults) -> list
         *_exported_cells(run, results),
         gain,
         loss,
-        "-" if run.taught is None else f"{run.taught:.1f}",
-        "-" if run.ensemble_accuracy is None else f"{run.ensemble_accuracy:.2f}",
+        parts.told(run.taught, ".1f"),
+        parts.told(run.ensemble_accuracy, ".2f"),
     ]
 
 
