@@ -7,7 +7,7 @@ student with precomputed answers, and each frozen model alone, each compiled sep
 
 Measured on 2 idle cores of an AMD EPYC (Zen 5, AVX-512; 7 or 9 rounds, jax 0.10.2, torch 2.14.1,
 timm 1.0.31, float32); below 1 ktjax is faster, or takes less memory. ratios.json next to this file
-has all numbers; `python -m ktjax.bench guard` compares new ones to them:
+has these numbers; `python -m ktjax.bench guard` compares new ones to them:
 
                                              step / parts  eager  compile  memory
   glyphs/tiny_resnet_narrow <- tiny_mixer, 64    1.05       0.89    1.18     1.38
@@ -22,7 +22,8 @@ has all numbers; `python -m ktjax.bench guard` compares new ones to them:
 So a step costs about what its parts do. How it compares with PyTorch depends on the machine, as
 PyTorch's matrix products do: on another one with AVX-512, half as fast, the three large pairs took
 0.97, 1.00 and 1.01 of eager's time (compile 1.10, 1.05, 1.04), without the forms of stems of
-networks/convolution.py. For these pairs ratios.json keeps the larger ratio to PyTorch of both.
+networks/convolution.py. For these pairs ratios.json keeps the larger ratio to PyTorch of both, not
+those above.
 
 What the forms have done, in ratios of one machine: the ResNets 1.19 -> 0.97 by Winograd's
 convolutions and a gradient of max pooling of our own, the ViT 1.15 -> 1.00 and the Mixer 1.12 ->
