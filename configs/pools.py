@@ -108,7 +108,7 @@ runs improve, 18 abstain.
 
 The standard deviation over seeds is 0.10 points for a pair's final weights, 0.14 for the exports of
 the 14 pairs that do not abstain with every seed; errors over the validation images are 0.12 to
-0.17. Delta [+0.14, +0.44], net [+0.02, +0.46].
+0.17. Delta [+0.13, +0.45], net [+0.02, +0.46].
 
 Both MLPs from their eight teachers, which ten epochs at 0.1 teach little: forty at 1.0, 4 views:
 

@@ -91,6 +91,20 @@ def test_the_interval_over_pairs_counts_students_and_teachers():
     assert (low, high) == pytest.approx((3 - 1.5, 3 + 1.5))  # t of one degree and 50 % is 1
 
 
+def test_the_interval_over_pairs_counts_models_in_both_roles():
+    """Each pair changes by 1 for a and b in it, and by -1 for c and d, whoever teaches."""
+    pairs = [(s, t) for s in "abcd" for t in "abcd" if s != t]
+    change = dict(a=1, b=1, c=-1, d=-1)
+    values = [change[s] + change[t] for s, t in pairs]
+    students, teachers = zip(*pairs, strict=True)
+    # ab and ba share a model with ten pairs, of which the two with a change of 2, as they have, do
+    # not add up to 0; so do cd and dc: 4 * 2 * 4 = 32. As many models of other names: two-way.
+    _, high = clustered(values, students, teachers)
+    assert high == pytest.approx(3.18244631 * (4 / 3 * 32 / 144) ** 0.5)
+    _, high = clustered(values, students, [t.upper() for t in teachers])
+    assert high == pytest.approx(3.18244631 * (2 * 4 / 3 * 16 / 144 - 12 / 11 * 16 / 144) ** 0.5)
+
+
 def test_the_interval_of_one_student_is_over_its_teachers():
     # 3 / 2 * (1 + 1) / 9 = 1 / 3, two degrees.
     expected = (2 - 4.30265273 / 3**0.5, 2 + 4.30265273 / 3**0.5)

@@ -117,14 +117,16 @@ def clustered_interval(
 
     The variance of the mean is that clustered by student, plus that by teacher, minus that by pair
     (Cameron, Gelbach and Miller, "Robust Inference with Multiway Clustering", JBES 2011, eq. 2.13),
-    each with the factor clusters / (clusters - 1), and at least as large as either alone. The
-    quantile is Student's t with one degree of freedom less than the smaller number of clusters.
-    If a side has only one model, the interval holds for this model.
+    each with the factor clusters / (clusters - 1), and at least as large as either alone. Where
+    students also teach, it is at least that of pairs with a common model in whichever role
+    (Aronow, Samii and Assenova, "Cluster-Robust Variance Estimation for Dyadic Data", Political
+    Analysis 2015). The quantile is Student's t with one degree of freedom less than the smaller
+    number of clusters. If a side has only one model, the interval holds for this model.
 
     Args:
       values: one per pair, for all its seeds; the interval has the same unit.
       students: one per pair.
-      teachers: one per pair.
+      teachers: one per pair; equal to a student if it is the same model.
       level: coverage of the interval.
 
     Returns:
@@ -142,7 +144,8 @@ def clustered_interval(
     variance = variances[0]
     if len(sides) == 2:
         of_pairs = _clustered_variance(value_P, list(zip(*sides, strict=True)))
-        variance = max(*variances, sum(variances) - of_pairs)
+        of_models = _dyadic_variance(value_P, students, teachers)
+        variance = max(*variances, sum(variances) - of_pairs, of_models)
     freedom = min(len(set(side)) for side in sides) - 1
     half = float(special.stdtrit(freedom, (1 + level) / 2)) * variance**0.5
     return float(value_P.mean()) - half, float(value_P.mean()) + half
@@ -187,3 +190,17 @@ def _clustered_variance(value_P: np.ndarray, clusters: Sequence[Hashable]) -> fl
     number_P = [numbers[cluster] for cluster in clusters]
     sum_G = np.bincount(number_P, weights=value_P - value_P.mean())
     return float(np.sum(sum_G**2)) * sum_G.size / (sum_G.size - 1) / value_P.size**2
+
+
+def _dyadic_variance(
+    value_P: np.ndarray, students: Sequence[Hashable], teachers: Sequence[Hashable]
+) -> float:
+    """Variance of the mean if any two pairs with a common model may correlate."""
+    models = {model: number for number, model in enumerate(dict.fromkeys((*students, *teachers)))}
+    member_PxM = np.zeros((value_P.size, len(models)))
+    for side in (students, teachers):
+        member_PxM[np.arange(value_P.size), [models[model] for model in side]] = 1
+    error_P = value_P - value_P.mean()
+    share_PxP = member_PxM @ member_PxM.T > 0
+    factor = len(models) / (len(models) - 1) / value_P.size**2
+    return max(float(error_P @ share_PxP @ error_P), 0.0) * factor
