@@ -75,7 +75,7 @@ def execute(
     if finished:
         return finished
 
-    loaded = inputs.load(settings)
+    loaded = inputs.load(settings, also=settings.robustness)
     inputs.check_labels(loaded)
     students = [_start(name, loaded.dataset, settings) for name in settings.models]
     dataset, splits = inputs.prepare(
