@@ -111,6 +111,7 @@ def load(settings: TrainingData, *, also: Collection[str] = ()) -> Loaded:
     )
     if parallel.is_first():
         measured_on = {"tune": dataset.tune, "validation": dataset.validation}
+        measured_on |= {} if dataset.accept is None else {_ACCEPT: dataset.accept}
         for sentence in overlap.sentences(dataset.train, measured_on):
             _LOG.warning("%s: %s", dataset.name, sentence)
     if also and dataset.classes != imagenet.synsets():
