@@ -33,12 +33,12 @@ ZOO = (
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Arguments: models, data, runlocal."""
-    arg = config_lib.parse_arg(arg, models=ZOO, data="glyphs", runlocal=False)
+    arg = config_lib.parse_arg(arg, models=(), data="glyphs", runlocal=False)
     config = ml_collections.ConfigDict()
     config.job = "complementarity"  # ktjax.jobs.JOBS
 
     # Names or folders, as ktjax.load_model takes them; each is student and teacher of all others.
-    config.models = tuple(arg.models)
+    config.models = tuple(arg.models) or ZOO
     # Control: untrained architectures of ktjax.models.MODELS, as students.
     config.random_students = ("tiny_mlp", "tiny_mixer", "tiny_resnet", "tiny_convnext", "tiny_vit")
     config.seed = 0  # of the controls: random weights and shuffled samples

@@ -84,8 +84,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data_dir = config_dict.placeholder(str)  # of prepared data sets; None: TFDS's default
     # The data set to take tune and validation from; unlabeled pools need one. None: the data's own.
     config.eval_data = config_dict.placeholder(str)
-    # Also evaluate on these of ktjax.data.robustness.SETS, if the classes are ImageNet's.
-    config.robustness = ()
     # Share of each class of train held out as tune if the data set has none. None: 0.01 for
     # ImageNet, else 0.1.
     config.minival = config_dict.placeholder(float)

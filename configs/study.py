@@ -238,9 +238,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.drop_path_rate = config_dict.placeholder(float)
     # What to export. last: the final weights; best: the checkpoint that was best on tune;
     # no_regret: the best on tune of these, the mean over the last half of training, and
-    # interpolations between old and new weights, if a test on separate images (split accept, or
-    # else half of tune) shows that it improved. Otherwise the student stays as it was: the run
-    # abstains.
+    # interpolations between old and new weights, if a test on separate images (split accept, a
+    # folder beside train; or half of tune) shows that it improved. Otherwise the student stays as
+    # it was: the run abstains.
     config.export = "last"
 
     # How to launch the study. None of the following affects the results, and each may change.

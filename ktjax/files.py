@@ -45,8 +45,11 @@ def write_whole(path: Path, content: bytes | str) -> None:
         paths.put(path, content)
         return
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # left behind if the disk is full
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -20,8 +20,10 @@ from small_jobs import (
 
 from ktjax import data, files, parallel
 from ktjax.checkpoint import Checkpoints
-from ktjax.experiment import beginning, lease
+from ktjax.experiment import beginning, inputs, lease
 from ktjax.jobs import pretrain, transfer
+from ktjax.jobs.study import job
+from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -94,6 +96,21 @@ def test_other_images_of_the_decision_are_noticed(folder, tmp_path):
     beginning.check(tmp_path, "mine", with_accept(4))
     with pytest.raises(ValueError, match=r"other images of 'mine' \(accept had 4 and has 3\)"):
         beginning.check(tmp_path, "mine", with_accept(3))
+
+
+def test_a_study_notices_other_images_of_its_decisions(folder, tmp_path):
+    settings = Study.read(load_config("study", f"students=a+b,data=folder:{folder}"))
+    loaded = inputs.Loaded(data.load(f"folder:{folder}"))
+
+    def claim(count):
+        decide = loaded.dataset.tune.take(count)
+        job.claim(tmp_path, settings, loaded._replace(accept=decide), overwrite=False)
+
+    job.claim(tmp_path, settings, loaded, overwrite=False)  # as studies did at first
+    claim(4)
+    claim(4)
+    with pytest.raises(ValueError, match=r"other images of .*\(accept had 4 and has 3\)"):
+        claim(3)
 
 
 def test_pretrained_weights_are_noticed(images, zoo, tmp_path, monkeypatch):

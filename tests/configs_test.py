@@ -11,7 +11,7 @@ import pytest
 from ml_collections.config_flags import config_path
 
 from ktjax import settings
-from ktjax.configs import exchange, pretrain
+from ktjax.configs import complementarity, exchange, pretrain
 from ktjax.jobs import transfer
 from ktjax.settings.transfer import Transfer
 
@@ -169,6 +169,14 @@ def test_a_folder_is_a_checkpoint_however_it_is_spelled(tmp_path, monkeypatch):
     }
     assert rate["mine"] == rate["./mine"] == rate[str(tmp_path / "mine")]
     assert rate["tiny_mlp"] == rate["other"] != rate["mine"]
+
+
+def test_a_part_of_the_zoo_is_compared_locally_or_what_is_named():
+    assert len(complementarity.get_config("runlocal").models) == 3
+    named = "models=a+b+c+d"
+    assert complementarity.get_config(f"{named},runlocal").models == ("a", "b", "c", "d")
+    assert complementarity.get_config(named).models == ("a", "b", "c", "d")
+    assert complementarity.get_config().models == complementarity.ZOO
 
 
 def test_an_exchange_on_ones_own_pool_finds_its_rate():

@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and have names that tell them apart."""
 
+import errno
 import os
 
 import pytest
@@ -29,6 +30,17 @@ def test_who_dies_meanwhile_leaves_the_old_one(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         files.write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+def test_nothing_is_left_of_what_cannot_be_written(tmp_path, monkeypatch):
+    def full(path, content):
+        path.touch()
+        raise OSError(errno.ENOSPC, "full", str(path))
+
+    monkeypatch.setattr(files.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="full"):
+        files.write_whole(tmp_path / "config.json", "content")
+    assert not os.listdir(tmp_path)
 
 
 def test_the_folder_has_to_exist(tmp_path):

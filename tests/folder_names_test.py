@@ -1,11 +1,14 @@
 """What folders of splits and classes may be called."""
 
 import os
+import shutil
 
 import pytest
+from image_files import contents, fill, write
 from small_jobs import make_images
 
 from ktjax import data
+from ktjax.data import convert
 
 
 def test_splits_in_any_case(tmp_path):
@@ -15,6 +18,30 @@ def test_splits_in_any_case(tmp_path):
     assert (len(found.train), len(found.tune), len(found.validation)) == (12, 4, 8)
     make_images(tmp_path / "train", per_class=1)
     with pytest.raises(ValueError, match="holds both Train and train: keep one"):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_images_that_decide_are_a_split_beside_train(tmp_path, caplog):
+    for split, per_class in (("train", 5), ("val", 2), ("tune", 3), ("accept", 4)):
+        make_images(tmp_path / split, per_class=per_class)
+    found = data.load(f"folder:{tmp_path}")
+    assert [len(split) for split in (*found[1:4], found.accept)] == [20, 12, 8, 16]
+    assert not caplog.messages and not found.held_out
+    convert.convert(tmp_path, tmp_path / "prepared" / "photos")
+    again = data.load("tfds:photos", data_dir=str(tmp_path / "prepared"))
+    assert contents(again.accept) == contents(found.accept)
+    shutil.rmtree(tmp_path / "accept")
+    write(tmp_path / "accept" / "0.jpg")
+    with pytest.raises(ValueError, match="/accept' has no labels: it needs one directory per clas"):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_a_class_may_be_called_accept(tmp_path):
+    fill(tmp_path, {"accept": 9, "reject": 9, "unsure": 9})
+    assert data.load(f"folder:{tmp_path}").classes == ("accept", "reject", "unsure")
+    shutil.rmtree(tmp_path / "unsure")
+    fill(tmp_path, {"test": 9})  # it has no labels
+    with pytest.raises(ValueError, match="holds images in test, the name of a split, beside class"):
         data.load(f"folder:{tmp_path}")
 
 

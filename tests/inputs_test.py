@@ -1,5 +1,6 @@
 """What jobs read, through their front door: bad images, unlabeled pools, streams, new heads."""
 
+import dataclasses
 import io
 import shutil
 import types
@@ -80,6 +81,27 @@ def test_what_images_show_depends_on_how_much_they_decide(images, decisions, sai
     assert len(caplog.messages) == 1
 
 
+def test_a_tune_split_of_ones_own_is_not_enlarged_by_minival(tmp_path, caplog):
+    for split, per_class in (("train", 5), ("val", 2), ("tune", 1)):
+        make_images(tmp_path / split, per_class=per_class)
+    settings = types.SimpleNamespace(subset_seed=0, max_examples=None)
+    loaded = inputs.Loaded(data.load(f"folder:{tmp_path}"))
+    accept.say_what_it_shows(accept.with_accept(settings, loaded), {1})
+    for message in caplog.messages:
+        assert "add an accept split (a folder accept/ beside train/)" in message
+        assert "minival" not in message
+    assert len(caplog.messages) == 2
+
+
+def test_images_that_decide_need_labels(tmp_path):
+    dataset = data.load(f"folder:{make_images(tmp_path)}")
+    settings = Transfer.read(transferring(tmp_path, "A", ["B"]))
+    unknown = dataclasses.replace(dataset.tune, label_N=np.full(len(dataset.tune), -1, np.int32))
+    transfer.check_labels(settings, dataset._replace(accept=dataset.tune))
+    with pytest.raises(ValueError, match="has accept images without labels"):
+        transfer.check_labels(settings, dataset._replace(accept=unknown))
+
+
 def test_the_log_has_what_is_told_before_and_after_it_begins(noisy, quartet, tmp_path):
     """That half of tune decides, and that the teacher is a copy of the student."""
     copy = shutil.copytree(quartet[0], tmp_path / "copy")
@@ -99,6 +121,14 @@ def test_images_of_train_in_validation_are_told(tmp_path, caplog):
     inputs.load(Transfer.read(transferring(tmp_path, "A", ["B"])))
     (told,) = caplog.messages
     assert "images of validation that were looked at are in train, too, such as" in told
+
+
+def test_images_of_train_that_decide_are_told(tmp_path, caplog):
+    (tmp_path / "accept").symlink_to(make_images(tmp_path / "train"))
+    make_images(tmp_path / "val", noise=46)
+    inputs.load(Transfer.read(transferring(tmp_path, "A", ["B"])))
+    (told,) = caplog.messages
+    assert "images of accept that were looked at are in train, too, such as" in told
 
 
 def test_the_start_says_what_the_images_show_to_these_runs(

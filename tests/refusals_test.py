@@ -46,6 +46,7 @@ OF_PRETRAINING = [
         r"epochs=inf must be a finite",
     ),
     (dict(label_smoothing=2.0), r"label_smoothing=2.0 must be below 1"),
+    (dict(train="head"), r"train=head keeps .* is an architecture, .* timm/NAME"),
     # Nearest by name, among the architectures first.
     (dict(names=("tiny_resent",)), r"'tiny_resent'.*(?<![/\w])tiny_resnet\b"),
 ]

@@ -115,6 +115,11 @@ def test_faults_of_controls():
     assert get_config("transfer", "controls=").controls.to_dict() == {}
 
 
+def test_robustness_sets_are_only_for_jobs_that_report_them():
+    (fault,) = faults_of(get_config("convergence"), robustness=("imagenet_a",))
+    assert fault.startswith("The config has no field 'robustness'.")
+
+
 def faults_of(config, **fields):
     with pytest.raises(ValueError) as error:
         RECORDS[config.job].read(config.to_dict() | fields)

@@ -397,7 +397,7 @@ def test_the_end_of_a_run_that_abstained_is_told(capsys):
     known = dict(accuracy_before=61.53, accuracy_after=61.53, seconds=2.0)
     row = make_run("kl", 0.0, teachers=("t1",), abstained=True, **known)
     runs = types.SimpleNamespace(
-        is_done=lambda run: run.seed in ended,
+        done=lambda runs: [run for run in runs if run.seed in ended],
         has_found=lambda run: True,
         error=lambda run: None,
         found=lambda run: types.SimpleNamespace(row=row),

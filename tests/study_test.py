@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import types
+from pathlib import Path
 
 import pytest
 import small_jobs
@@ -17,7 +18,7 @@ from controls_test import make_run
 from safetensors import numpy as safetensors_numpy
 from small_jobs import KilledError, kill_at, load_config, read, studying, without_seconds
 
-from ktjax import files
+from ktjax import files, paths
 from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import evaluation, lease, room, training
 from ktjax.experiment.shared import Shared
@@ -516,6 +517,7 @@ def test_an_error_is_over_once_the_run_is_finished(whole, config, tmp_path):
     (tmp_path / run.folder / "error.json").write_text('{"error": "FloatingPointError: at step 1"}')
     assert runs.has_found(run) and runs.failure(run) is None and not runs.diverged(run)
     (tmp_path / run.folder / files.RESULTS).unlink()
+    runs = Runs(tmp_path, settings)  # what is finished stays so for who has seen it
     assert runs.diverged(run) and runs.failure(run) is not None
 
 
@@ -575,6 +577,55 @@ def test_the_best_of_those_that_nobody_teaches(config, tmp_path, monkeypatch):
     on_disk.keep(runs, "best")
     kept = [run.objective for run in runs if (tmp_path / run.folder / files.STUDENTS).exists()]
     assert kept == ["kl"]
+
+
+def test_a_longer_study_asks_no_more_about_each_of_its_runs(tmp_path, monkeypatch):
+    """A bucket takes long to answer; runs must not ask about one another."""
+    settings = Study.read(load_config("study", "", keep="none"))
+    asks = collections.Counter()
+    for owner, name in (
+        *((Path, name) for name in ("exists", "is_dir", "read_text", "unlink")),
+        *((paths, name) for name in ("names", "modified", "delete")),
+    ):
+        count(monkeypatch, owner, name, asks)
+
+    def asked_of_each(teachers, seeds):
+        asked = [
+            plan.Run(student, teacher, "kl", seed, plan.Control(None, None), False)
+            for student in ("s", "u")
+            for teacher in map(str, range(teachers))
+            for seed in range(seeds)
+        ]
+        runs = Runs(tmp_path / f"{teachers}-{seeds}", settings)
+
+        def do(run, *_):
+            folder = runs.workdir / run.folder
+            (folder / files.STUDENTS).mkdir(parents=True)
+            if run.seed % 2:
+                files.write_json(folder / "error.json", {"error": "no memory"})
+            else:
+                files.write_json(folder / files.RESULTS, {})
+            return True
+
+        row = make_run("kl", 0.0, accuracy_before=60.0, accuracy_after=60.0, seconds=1.0)
+        monkeypatch.setattr(runs, "do", do)
+        monkeypatch.setattr(runs, "take", lambda run: contextlib.nullcontext(run))
+        monkeypatch.setattr(runs, "found", lambda run: types.SimpleNamespace(row=row))
+        asks.clear()
+        bar = work.Progress(runs, asked)
+        work.work(settings, runs, asked, failed={}, wait=True, told=bar.update)
+        bar.close()
+        found = asks.total() / len(asked)
+        assert all(map(runs.is_done, asked))
+        kept = [run for run in asked if (runs.workdir / run.folder / files.STUDENTS).exists()]
+        assert all(runs.error(run) for run in kept)  # `do` would have deleted these
+        return found
+
+    monkeypatch.setattr(work, "transfer_of", lambda *_: None)
+    asked_of_each(teachers=1, seeds=1)  # what is imported only now is read, too
+    few = asked_of_each(teachers=2, seeds=4)
+    assert asked_of_each(teachers=2, seeds=24) <= few
+    assert asked_of_each(teachers=12, seeds=4) <= few
 
 
 @pytest.mark.parametrize("done", [True, False])

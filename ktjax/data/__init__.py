@@ -33,6 +33,7 @@ class Dataset(NamedTuple):
       groups: the name of each class's semantic group; all the same if there are none.
       measured: the name of the data set that tune and validation come from.
       skipped: split -> a sentence about each image that was left out.
+      held_out: whether tune was held out of train; False: a larger `minival` makes it no larger.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Dataset(NamedTuple):
     measured: str
     skipped: Mapping[str, tuple[str, ...]] = {}
     accept: Source | None = None
+    held_out: bool = True
 
 
 class Parts(NamedTuple):
@@ -157,7 +159,7 @@ def load(
       name: an entry of DATASETS; `tfds:NAME`, any data set that TFDS has prepared as ArrayRecord
         with `image` and `label`; `folder:PATH`, a folder of images: one directory per class, or
         `metadata.csv` or `metadata.jsonl` with labels or, for training without labels, neither;
-        if there are splits, these are below `train` and `validation` (and `tune`).
+        if there are splits, these are below `train` and `validation` (and `tune`, `accept`).
       data_dir: where prepared data sets are kept; None: TFDS's default.
       eval_data: the data set whose tune, validation and classes are used instead, for a `name`
         that is a pool of unlabeled images. Images in both are not trained on.
@@ -173,12 +175,14 @@ def load(
     classes, groups, accept = parts.classes, parts.groups, parts.splits.get("accept")
     if eval_data is None:
         pool, kept, tune, validation = _part(name, parts.splits, classes, minival=minival)
+        held_out = pool.labeled and "tune" not in parts.splits
     else:
         measured = load(eval_data, data_dir=data_dir, minival=minival)
         if classes and classes != measured.classes:
             raise ValueError(f"'{name}' and eval_data='{eval_data}' have different classes.")
         tune, validation = measured.tune, measured.validation
         classes, groups, accept = measured.classes, measured.groups, measured.accept
+        held_out = measured.held_out
         pool = next((parts.splits[k] for k in ("train", "all") if k in parts.splits), None)
         if pool is None:
             raise ValueError(f"'{name}' has only {', '.join(parts.splits)}: nothing to train on.")
@@ -189,7 +193,10 @@ def load(
         kept = sources.subset(pool.label_N, kept, fraction=train_fraction, seed=subset_seed)
     train = pool if len(kept) == len(pool) else pool.select(kept)
     return Dataset(
-        name, train, tune, validation, classes, groups, measured=eval_data or name, accept=accept
+        *(name, train, tune, validation, classes, groups),
+        measured=eval_data or name,
+        accept=accept,
+        held_out=held_out,
     )
 
 
@@ -341,8 +348,7 @@ def _of_tfds(builder: Any) -> Parts:
     held = next((name for name in ("validation", "test") if name in names), None)
     if "train" in names and held:
         chosen = {"train": "train", "validation": held}
-        if "tune" in names:
-            chosen["tune"] = "tune"
+        chosen |= {name: name for name in ("tune", "accept") if name in names}
     elif len(names) == 1:
         chosen = {"validation" if held else "all": names[0]}
     else:

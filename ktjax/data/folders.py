@@ -34,6 +34,7 @@ SPLIT_NAMES = {
     "train": ("train", "training"),
     "tune": ("tune", "minival"),
     "validation": ("validation", "val", "valid", "test"),
+    "accept": ("accept",),  # beside train only: a class may be called so
 }
 _LOG = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def read(folder: Path) -> Folder:
 
     Raises:
       ValueError: there are no images, fewer than two classes, a class without readable images,
-        splits with different classes, or validation without labels.
+        splits with different classes, or tune, validation or accept without labels.
     """
     below = _splits(folder)
     found = lists.of_archive(folder)
@@ -81,7 +82,7 @@ def read(folder: Path) -> Folder:
             raise ValueError(f"The splits of '{folder}' have different classes: {differ}.")
     if classes and "validation" in splits and "validation" not in known:
         splits["validation"] = lists.of_imagenet(splits["validation"], classes)
-    for split in set(splits) & {"tune", "validation"}:
+    for split in splits.keys() & {"tune", "validation", "accept"}:
         if classes and splits[split].label_N.min() < 0:
             raise ValueError(
                 f"'{below[split]}' has no labels: it needs one directory per class, or "
@@ -125,6 +126,8 @@ def _splits(folder: Path) -> dict[str, Path]:
             )
         if paths:
             found[split] = paths[0]
+    if "train" not in found:
+        found.pop("accept", None)
     return found
 
 
@@ -132,7 +135,8 @@ def _is_class(folder: Path, splits: list[Path]) -> bool:
     """Whether the one folder named like a split is a class, such as `train` beside `bus`."""
     if len(splits) > 1 or not holds_images(splits[0]):
         return False
-    known = {name for names in SPLIT_NAMES.values() for name in names}
+    alone = SPLIT_NAMES.keys() - {"accept"}
+    known = {name for split in alone for name in SPLIT_NAMES[split]}
     others = (path for path in directories(folder) if path.name.lower() not in known)
     classes = sum(holds_images(path) for path in others)
     if classes > 1 and splits[0].name.lower() not in SPLIT_NAMES["train"]:

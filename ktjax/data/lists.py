@@ -32,7 +32,7 @@ class Listed(NamedTuple):
 class Folder(NamedTuple):
     """What a folder holds."""
 
-    splits: Mapping[str, Listed]  # train, tune, validation; or `all`, if it has no splits
+    splits: Mapping[str, Listed]  # train, tune, validation, accept; or only `all`
     classes: tuple[str, ...]  # empty if nothing is labeled
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ktjax import parallel
 from ktjax.analysis import decision
-from ktjax.data import sources
+from ktjax.data import Dataset, sources
 from ktjax.experiment.inputs import Loaded, check_halves
 from ktjax.settings.data import TrainingData
 
@@ -40,29 +40,38 @@ def say_what_it_shows(loaded: Loaded, decisions: Collection[int]) -> None:
     """
     if loaded.accept is None or loaded.dataset.accept is not None or not parallel.is_first():
         return
+    more = _more(loaded.dataset)
     _LOG.warning(
         "%s has no accept split: using half of tune, %d images, instead. %s",
         loaded.dataset.name,
         len(loaded.accept),
-        _can_show(len(loaded.accept), decisions),
+        _can_show(len(loaded.accept), decisions, more),
     )
     chosen_N, decided_N = loaded.dataset.tune.label_N, loaded.accept.label_N
     if len(apart := np.setxor1d(chosen_N, decided_N)):
         _LOG.warning(
             "%d of the %d classes in tune are in one of its halves only, so what is chosen on one "
-            "half is decided on other classes: raise config.minival.",
+            "half is decided on other classes: %s.",
             len(apart),
             len(np.union1d(chosen_N, decided_N)),
+            more,
         )
 
 
-def _can_show(count: int, decisions: Collection[int]) -> str:
+def _more(dataset: Dataset) -> str:
+    """What to do for more images that decide."""
+    if dataset.held_out:
+        return "raise config.minival (in pretrain, too) or add a tune or accept split"
+    return "add an accept split (a folder accept/ beside train/) or more images to tune"
+
+
+def _can_show(count: int, decisions: Collection[int], more: str) -> str:
     """Which gains so many images can show to the runs that make the fewest decisions."""
     fewest = decision.fewest(decisions=min(decisions))
     if count < fewest:
         return (
-            "They are too few to show any gain, and every run will abstain: raise config.minival "
-            "(in pretrain, too), add a tune split, or set config.export to last."
+            f"They are too few to show any gain, and every run will abstain: {more}, or set "
+            "config.export to last."
         )
     text = f"They can show gains of {100 * fewest / count:.3g} points at best."
     needed = decision.fewest(decisions=max(decisions))

@@ -71,9 +71,17 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any
 
 
 def note(workdir: Path, found: Mapping[str, Any]) -> None:
-    """Writes what `check` compares with, unless it exists."""
+    """Writes what `check` compares with, unless it exists; adds splits that it lacks.
+
+    Studies did not note `accept` at first.
+    """
     if not (workdir / files.DATA).exists():
         files.write_json(workdir / files.DATA, found)
+        return
+    began = read(workdir)
+    if found["images"].keys() - began["images"].keys():
+        images = dict(found["images"]) | began["images"]
+        files.write_json(workdir / files.DATA, began | {"images": images})
 
 
 def renew(workdir: Path, models: Mapping[str, str]) -> None:

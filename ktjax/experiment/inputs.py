@@ -88,8 +88,12 @@ def check(settings: Data) -> None:
     parallel.check_batch_size(settings.eval_batch_size, "eval_batch_size")
 
 
-def load(settings: TrainingData) -> Loaded:
+def load(settings: TrainingData, *, also: Collection[str] = ()) -> Loaded:
     """The data of a job that trains, with at most `max_examples` images per split.
+
+    Args:
+      settings: of the data.
+      also: robustness sets to evaluate on, by name.
 
     Raises:
       ValueError: as `data.load`; or there are robustness sets and the classes are not those of
@@ -107,16 +111,17 @@ def load(settings: TrainingData) -> Loaded:
     )
     if parallel.is_first():
         measured_on = {"tune": dataset.tune, "validation": dataset.validation}
+        measured_on |= {} if dataset.accept is None else {_ACCEPT: dataset.accept}
         for sentence in overlap.sentences(dataset.train, measured_on):
             _LOG.warning("%s: %s", dataset.name, sentence)
-    if settings.robustness and dataset.classes != imagenet.synsets():
+    if also and dataset.classes != imagenet.synsets():
         raise ValueError(
             f"config.robustness: these sets have the classes of ImageNet-1k, but {dataset.name} "
             "has others."
         )
     sets = {
         name: _first_alone(lambda name=name: robustness.load(name, data_dir=settings.data_dir))
-        for name in settings.robustness
+        for name in also
     }
     if settings.max_examples is not None:
         sets = {name: chosen.take(settings.max_examples) for name, chosen in sets.items()}

@@ -39,6 +39,11 @@ def check(settings: Pretrain) -> None:
     for name in settings.models:
         if name not in models.MODELS:
             models.locate(name)
+        elif settings.train == "head":
+            raise ValueError(
+                f"config.train=head keeps all other weights as they are, and '{name}' is an "
+                "architecture, whose weights are random: name a checkpoint, such as timm/NAME."
+            )
     names = [files.last_part(name) for name in settings.models]
     if len(set(names)) < len(names):
         raise ValueError(f"config.models has two models of the same name: {', '.join(names)}.")
@@ -70,7 +75,7 @@ def execute(
     if finished:
         return finished
 
-    loaded = inputs.load(settings)
+    loaded = inputs.load(settings, also=settings.robustness)
     inputs.check_labels(loaded)
     students = [_start(name, loaded.dataset, settings) for name in settings.models]
     dataset, splits = inputs.prepare(

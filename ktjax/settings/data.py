@@ -73,7 +73,6 @@ class TrainingData(Data):
     """The fields of jobs that train."""
 
     eval_data: Name | None
-    robustness: tuple[Robustness, ...]
     minival: Part
     train_fraction: Share
     subset_seed: NotNegative

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ktjax.settings.data import Robustness
 from ktjax.settings.record import BelowOne, Name, Positive, Seed
 from ktjax.settings.training import Training
 
@@ -14,6 +15,7 @@ class Pretrain(Training):
 
     job: Literal["pretrain"]
     models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    robustness: tuple[Robustness, ...]
     train: Literal["all", "head"]
     head: Literal["keep", "zero", "random"]
     seed: Seed

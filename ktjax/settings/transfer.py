@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field
 
 from ktjax.settings import objective
+from ktjax.settings.data import Robustness
 from ktjax.settings.record import (
     FROZEN,
     AtLeastTwo,
@@ -43,6 +44,7 @@ class Methods(Training):
     """The objectives of transfers, and their controls: the same for all pairs."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    robustness: tuple[Robustness, ...]
     objectives: Annotated[Mapping[str, objective.Objective], Field(min_length=1), FROZEN]
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
     controls: Annotated[Mapping[str, objective.Control], FROZEN]

@@ -6,7 +6,7 @@ import errno
 import functools
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,14 +56,38 @@ class Runs:
     def __init__(self, workdir: Path, settings: Study):
         self.workdir, self._settings = workdir, settings
         self._found: dict[Path, Found] = {}
+        self._finished: set[Path] = set()  # as far as is known: a bucket is slow to ask
+        self._without: set[Path] = set()  # finished runs whose students were deleted here
 
     def is_done(self, run: Run) -> bool:
         """Whether it is finished, or has failed."""
         return self.has_found(run) or self.error(run) is not None
 
+    def done(self, runs: Sequence[Run]) -> list[Run]:
+        """Those that are finished, or have failed.
+
+        The folders above them are listed, each once: nothing is asked about what nobody has begun.
+        """
+
+        @functools.cache
+        def names(folder: Path) -> Collection[str]:
+            if folder.parent != Path() and folder.name not in names(folder.parent):
+                return ()
+            try:
+                return frozenset(paths.names(self.workdir / folder))
+            except (FileNotFoundError, NotADirectoryError):
+                return ()
+
+        there = [run for run in runs if run.folder.name in names(run.folder.parent)]
+        return [run for run in there if self.is_done(run)]
+
     def has_found(self, run: Run) -> bool:
-        """Whether it is finished."""
-        return (self.workdir / run.folder / files.RESULTS).exists()
+        """Whether it is finished, which it then stays."""
+        if run.folder not in self._finished:
+            if not (self.workdir / run.folder / files.RESULTS).exists():
+                return False
+            self._finished.add(run.folder)
+        return True
 
     def error(self, run: Run) -> str | None:
         """Why it failed; None if it did not, or has finished since."""
@@ -165,8 +189,9 @@ class Runs:
         if keep == "best" and taught:
             stay = [max(taught, key=lambda run: controls.tune_delta(self.found(run).row))]
         for run in done:
-            if run not in stay:
+            if run not in stay and run.folder not in self._without:
                 paths.delete(self.workdir / run.folder / files.STUDENTS, ignore_errors=True)
+                self._without.add(run.folder)
 
 
 def _read(folder: Path) -> Found:

@@ -102,14 +102,15 @@ def execute(settings: Study, workdir: str | Path, *, overwrite: bool = False) ->
     whole = settings.transfer(
         settings.students[0], (), settings.objectives, seeds=settings.seeds, mcl=settings.mcl
     )
-    dataset = transfer.load_data(whole, shared).dataset
+    loaded = transfer.load_data(whole, shared)
+    dataset = loaded.dataset
     transfer.check_labels(whole, dataset)
     if alone := _alone(settings):
         stores.check_kept(alone, len(dataset.classes))
     settings.durations(len(dataset.train))
     labeled = dataset.train.labeled
     plan.plan(settings, labeled=labeled)  # refuses before the workdir is changed
-    claim(workdir, settings, dataset, overwrite=overwrite)
+    claim(workdir, settings, loaded, overwrite=overwrite)
     logs.start(workdir)  # until the first run has its own
     asked = plan.plan(settings, labeled=labeled, workdir=workdir)
     taught = any(one.teacher is not None for one in asked)
@@ -210,14 +211,15 @@ def _locally(
 ENGINES = {"local": _locally, "ray": on_ray.run}
 
 
-def claim(workdir: Path, settings: Study, dataset: data.Dataset, *, overwrite: bool) -> None:
+def claim(workdir: Path, settings: Study, loaded: inputs.Loaded, *, overwrite: bool) -> None:
     """Claims the workdir for this study, and notes there all that was ever requested.
 
     Raises:
       ValueError: it belongs to another experiment, which must not be overwritten; or it cannot be
         written; or it was begun on other images, or with other weights of a model.
     """
-    seen = beginning.seen(dataset, _weights(settings))
+    dataset = loaded.dataset
+    seen = beginning.seen(dataset, _weights(settings), loaded.accept)
     try:
         paths.make_folder(workdir)
         with lease.wait(workdir / _TABLE, expiry=settings.lease_expiry):

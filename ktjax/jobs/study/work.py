@@ -52,10 +52,10 @@ def work(
         return not runs.is_done(run)
 
     shared = shared or Shared(settings.cache_gb)
-    of_student: dict[str, list[Run]] = {}
-    for run in asked:
-        of_student.setdefault(run.student, []).append(run)
     left = [run for run in _by_teacher(asked) if is_left(run)]
+    finished: dict[str, list[Run]] = {}  # of each student, as far as this process knows
+    for run in filter(runs.has_found, asked):
+        finished.setdefault(run.student, []).append(run)
     while left:
         busy = []
         for run in left:
@@ -63,7 +63,9 @@ def work(
             if is_left(run) and not _do(settings, runs, run, shared, is_left):
                 busy.append(run)
                 continue
-            runs.keep(of_student[run.student], settings.keep)
+            if runs.has_found(run):
+                finished.setdefault(run.student, []).append(run)
+                runs.keep(finished[run.student], settings.keep)
             told()
         if not wait:
             return
@@ -132,7 +134,7 @@ class Progress:
 
     def _look(self) -> list[Run]:
         """The runs that were done since the last look."""
-        done = [run for run in self._left.values() if self._runs.is_done(run)]
+        done = self._runs.done(list(self._left.values()))
         for run in done:
             del self._left[run.folder]
             if self._runs.has_found(run):

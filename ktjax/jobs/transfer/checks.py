@@ -86,8 +86,9 @@ def check_labels(settings: Transfer, dataset: data.Dataset) -> None:
                 f"'{settings.data}' has images without labels, without which {', '.join(need)} "
                 f"cannot train: take {instead}."
             )
-    for name in ("tune", "validation"):
-        if not getattr(dataset, name).labeled:
+    for name in ("tune", "validation", "accept"):
+        images = getattr(dataset, name)
+        if images is not None and not images.labeled:
             raise ValueError(
                 f"'{settings.data}' has {name} images without labels: these measure the transfer, "
                 "and need labels with any objective. Set config.eval_data to a labeled data set."

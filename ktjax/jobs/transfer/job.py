@@ -270,7 +270,7 @@ def _set_up(
 
 
 def _data(settings: Transfer) -> inputs.Loaded:
-    loaded = inputs.load(settings)
+    loaded = inputs.load(settings, also=settings.robustness)
     return accept.with_accept(settings, loaded) if settings.export == "no_regret" else loaded
 
 
