@@ -97,6 +97,11 @@ def test_the_text_is_escaped_and_tells_no_paths(model):
             ["--config", "/me/my.py:data=folder:/me/p", "--config.shard=1/4", "--workdir", "/w"],
             "ktjax --config=my.py:data=folder:p --config.shard=1/4 --workdir=FOLDER",
         ),
+        (
+            ["--config=transfer:student=hf-hub:me/s@v2,teachers=timm/me/t+hf://me/u"],
+            "ktjax --config=transfer:student=hf-hub:me/s@v2,teachers=timm/me/t+hf://me/u "
+            "--workdir=FOLDER",
+        ),
         (["--config=x:a;rm -rf"], "ktjax '--config=x:a;rm -rf' --workdir=FOLDER"),
         (
             ["--config=x", "--config.store=gs://me/s"],
@@ -121,6 +126,12 @@ def test_license_is_the_base_models(model, tmp_path):
     assert read(card.text(model, format="ktjax", training=known)).data.license == "apache-2.0"
     (tmp_path / "README.md").write_text("no card at all")
     assert read(card.text(model, format="ktjax", training=known)).data.license is None
+
+
+@pytest.mark.parametrize("name", ["hf:a b//c@", "hf:../x", "ftp://me/x"])
+def test_no_name_keeps_a_model_from_its_export(model, name):
+    text = card.text(model, format="ktjax", training=training(student=name))
+    assert read(text).data.license is None
 
 
 def test_a_readme_of_others_stays(model, tmp_path):

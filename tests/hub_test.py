@@ -15,6 +15,7 @@ from huggingface_hub import errors
 from huggingface_hub.utils import hf_raise_for_status
 from safetensors import numpy as safetensors_numpy
 
+import ktjax
 from ktjax import models
 from ktjax.classifier import InputSpec
 from ktjax.models import __main__ as command
@@ -524,9 +525,12 @@ def test_an_unknown_architecture_is_not_asked_for(monkeypatch):
         models.load("timm/resnet10t")
 
 
-@pytest.mark.parametrize(
+OF_ANY_OWNER = pytest.mark.parametrize(
     "name", ["hf-hub:me/mine", "hf:me/mine", "timm/me/mine", "hf://me/mine@v2", "hf_hub:me/mine@v2"]
 )
+
+
+@OF_ANY_OWNER
 def test_repositories_of_any_owner(classifier, folder, name, monkeypatch):
     asked = []
 
@@ -539,6 +543,20 @@ def test_repositories_of_any_owner(classifier, folder, name, monkeypatch):
     assert_same(found.variables, classifier.variables)
     assert set(asked) == {("me/mine", "v2" if "@" in name else None)}
     assert (found.name, found.origin) == (name, f"pretrained {name}")
+
+
+@OF_ANY_OWNER
+def test_exports_of_any_owners_models_say_whose_they_are(classifier, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--me--mine"
+    for part in ("refs", "snapshots/0"):
+        (repository / part).mkdir(parents=True)
+    (repository / "refs" / ("v2" if "@" in name else "main")).write_text("0")
+    (repository / "snapshots" / "0" / "README.md").write_text("---\nlicense: mit\n---\n")
+    ktjax.export_model(dataclasses.replace(classifier, name=name), tmp_path / "out")
+    written = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
+    assert (written.data.base_model, written.data.license) == ("me/mine", "mit")
+    assert f", from {name}\n" in written.text.replace("\\_", "_")
 
 
 def test_timms_word_for_a_folder(classifier, folder):

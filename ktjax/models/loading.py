@@ -13,7 +13,7 @@ from flax import linen as nn
 from ktjax import files, paths, spelling
 from ktjax.classifier import Classifier
 from ktjax.models import heads, imported, registry, zero_shot
-from ktjax.models.checkpoints import catalogue, entries, fields, hf, hub, weights
+from ktjax.models.checkpoints import catalogue, entries, fields, hf, hub, repositories, weights
 from ktjax.models.classes import class_names, numbered
 
 # The weights of the embedded zoo, one exported folder each, are in the package.
@@ -174,7 +174,7 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
         return zero_shot.locate(name)
     if name.startswith(imported.FORCED):
         return hub.folder(imported.cached(name))
-    repository = hub.repository_of(name)
+    repository = repositories.of(name)
     if repository is not None:
         return _of_hub(name, repository)
     name = name.removeprefix("local-dir:")  # timm's prefix
@@ -264,7 +264,7 @@ def identity(name: str) -> str:
     That is the folder of a local model. The hub is not asked, which would download the weights:
     its models are told apart by name, and so are those with a prefix.
     """
-    repository = hub.repository_of(name)
+    repository = repositories.of(name)
     if repository is not None:
         return f"hf:{repository}"
     if name.startswith((zero_shot.PREFIX, imported.FORCED)):
@@ -274,7 +274,7 @@ def identity(name: str) -> str:
 
 def protocol(name: str) -> str | None:
     """How a checkpoint of timm's was trained, by its tag, such as `a1_in1k`; None: not known."""
-    repository = hub.repository_of(name) or ""
+    repository = repositories.of(name) or ""
     _, _, tag = repository.removeprefix("timm/").partition(".")
     return tag if repository.startswith("timm/") and tag else None
 

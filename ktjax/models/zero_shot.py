@@ -18,7 +18,15 @@ import numpy as np
 from ktjax import imagenet
 from ktjax.classifier import Classifier, Variables
 from ktjax.models import registry
-from ktjax.models.checkpoints import entries, hf_kinds, hub, layouts, processors, weights
+from ktjax.models.checkpoints import (
+    entries,
+    hf_kinds,
+    hub,
+    layouts,
+    processors,
+    repositories,
+    weights,
+)
 from ktjax.models.classes import is_nameless
 from ktjax.models.networks import clip_text
 
@@ -193,7 +201,7 @@ def load(name: str, found: hub.Checkpoint, **asked: Any) -> Classifier:
 
 def _where(name: str) -> str:
     where = name.removeprefix(PREFIX)
-    return hub.repository_of(where) or where
+    return repositories.of(where) or where
 
 
 def _as_ours(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import huggingface_hub
 
 from ktjax import files, paths
 from ktjax.classifier import Classifier
+from ktjax.models.checkpoints import repositories
 from ktjax.models.checkpoints.catalogue import TIMM
 
 README = "README.md"
@@ -23,7 +24,7 @@ _DATASETS = {"imagenet2012": "ILSVRC/imagenet-1k"}  # what the hub calls them
 _ZOO = "glyphs/"
 # A word with a slash in a flag's value, with the `hf:`, `folder:` or `gs:/` before it.
 _WORD = r"[^\s/,+=:'\"()\[\]]"
-_PATH = re.compile(rf"(?:\w+:/?)?{_WORD}*(?:/{_WORD}+)+")
+_PATH = re.compile(rf"(?:[\w-]+:/?)?{_WORD}*(?:/{_WORD}+)+")
 
 
 class Training(NamedTuple):
@@ -67,7 +68,7 @@ def told(name: str) -> str:
     kind, colon, path = name.partition(":")
     if kind in ("folder", "store") and colon:
         return f"{kind}:{files.last_part(path)}"
-    known = name.startswith(("timm/", "hf:", _ZOO)) or "/" not in name
+    known = name.startswith(_ZOO) or "/" not in name or repositories.of(name) is not None
     return name if known else files.last_part(name)
 
 
@@ -164,27 +165,30 @@ def _measured(name: str, training: Training | None) -> dict:
 
 def _repository(name: str) -> str | None:
     """A model's name on the hub; None: it is not from there."""
-    if name.startswith("timm/"):
-        return name
-    return name.removeprefix("hf:") if name.startswith("hf:") else None
+    repository = repositories.of(name)
+    return None if repository is None else repositories.split(repository)[0]
 
 
 def _license(name: str) -> str | None:
     """The license of a model, if it is known without network access."""
     if name.startswith(_ZOO):
         return "apache-2.0"  # they come with this package
-    repository = _repository(name)
+    try:
+        found = _card_of(name)
+        return None if found is None else huggingface_hub.ModelCard.load(found).data.license
+    except Exception:  # a card may hold anything, a name too, and training has already succeeded
+        return None
+
+
+def _card_of(name: str) -> str | Path | None:
+    """The card of a model in a folder or in the hub's cache, if there is one."""
+    repository = repositories.of(name)
     if repository is None:
         folder = paths.of(name)
-        found = folder / README if (folder / "config.json").exists() else None
-    else:
-        found = huggingface_hub.try_to_load_from_cache(repository, README)
-    if not isinstance(found, str | Path):
-        return None
-    try:
-        return huggingface_hub.ModelCard.load(found).data.license
-    except Exception:  # a card may hold anything
-        return None
+        return folder / README if (folder / "config.json").exists() else None
+    plain, revision = repositories.split(repository)
+    found = huggingface_hub.try_to_load_from_cache(plain, README, revision=revision)
+    return found if isinstance(found, str) else None
 
 
 def _escaped(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import ktjax
 from ktjax import files, paths
 from ktjax.classifier import Classifier, InputSpec
-from ktjax.models.checkpoints import fields, hf, hub, processors, weights
+from ktjax.models.checkpoints import fields, hf, hub, processors, repositories, weights
 from ktjax.models.classes import class_names, numbered
 from ktjax.models.imported import heads, model, torch_export
 from ktjax.models.imported.graph import Graph
@@ -81,7 +81,7 @@ def import_named(
     """
     name = name.removeprefix(FORCED)
     name = name.removeprefix("local-dir:")
-    repository = hub.repository_of(name)
+    repository = repositories.of(name)
     if repository is not None and repository == name:
         source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size, rates)
     elif repository is not None:
@@ -128,7 +128,7 @@ def obstacle(name: str) -> str | None:
     """Why a model on the hub cannot be imported here, in a sentence; None: no known reason."""
     if weights.is_export(_in_cache(name)):
         return None
-    repository = hub.repository_of(name)
+    repository = repositories.of(name)
     theirs = "timm"
     if repository != name and hf.is_config(hub.read_config(str(repository))):
         theirs = "transformers"
