@@ -19,6 +19,8 @@ from ktjax.models.checkpoints.catalogue import TIMM
 
 README = "README.md"
 _MARK = "<!-- written by ktjax: delete this line, and the file is yours -->"
+# How a card says that the model is loaded, up to its name.
+_PREDICT, _CREATE = 'ktjax.predict("{}"', 'timm.create_model("{}"'
 _LIBRARIES = {"ktjax": "ktjax", "timm": "timm", "hf": "transformers"}
 _DATASETS = {"imagenet2012": "ILSVRC/imagenet-1k"}  # what the hub calls them
 _ZOO = "glyphs/"
@@ -75,9 +77,26 @@ def told(name: str) -> str:
 def write(folder: Path, classifier: Classifier, *, format: str, training: Training | None) -> None:
     """Writes the card, unless there is a README.md that ktjax did not write."""
     path = folder / README
-    if path.exists() and _MARK not in path.read_text(encoding="utf-8"):
+    if path.exists() and not _is_ours(path.read_bytes()):
         return
     files.write_whole(path, text(classifier, format=format, training=training))
+
+
+def of_repository(content: bytes, repository: str) -> bytes:
+    """The card that says how to load the model from the hub; one that is not ktjax's, as it is."""
+    if not _is_ours(content):
+        return content
+    here_and_there = {
+        _PREDICT.format("FOLDER"): _PREDICT.format(f"hf:{repository}"),
+        _CREATE.format("local-dir:FOLDER"): _CREATE.format(f"hf-hub:{repository}"),
+    }
+    for here, there in here_and_there.items():
+        content = content.replace(here.encode(), there.encode())
+    return content
+
+
+def _is_ours(content: bytes) -> bool:
+    return _MARK.encode() in content
 
 
 def text(classifier: Classifier, *, format: str, training: Training | None) -> str:
@@ -106,11 +125,12 @@ def text(classifier: Classifier, *, format: str, training: Training | None) -> s
         "```python",
         "import ktjax",
         "",
-        'ktjax.predict("FOLDER", ["photo.jpg"], top=5)  # [[(label, probability), ...]]',
+        _PREDICT.format("FOLDER") + ', ["photo.jpg"], top=5)  # [[(label, probability), ...]]',
         "```",
     ]
     if format == "timm":
-        lines += ["", '`timm.create_model("local-dir:FOLDER", pretrained=True)` also loads it.']
+        create = _CREATE.format("local-dir:FOLDER")
+        lines += ["", f"`{create}, pretrained=True)` also loads it."]
     return "\n".join(lines) + "\n"
 
 

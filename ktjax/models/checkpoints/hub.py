@@ -148,27 +148,37 @@ def push(
       The address of the repository.
 
     Raises:
-      ValueError: there is no model in the folder, or the hub rejects it.
+      ValueError: there is no model in the folder, or not all of its files; or the hub rejects it.
     """
-    path = paths.of(folder)
-    if not weights.is_export(path):
-        raise ValueError(f"'{folder}' holds no {weights.CONFIG} and {weights.WEIGHTS}.")
-    names = (card.README, weights.CONFIG, hf.PREPROCESSOR, weights.WEIGHTS, *_OF_GRAPHS)
-    content = {name: (path / name).read_bytes() for name in names if (path / name).exists()}
-    if card.README in content:
-        content[card.README] = content[card.README].replace(b"FOLDER", f"hf:{repository}".encode())
+    pushed = _pushed(paths.of(folder), repository)
     api = huggingface_hub.HfApi(token=token)
     try:
         url = api.create_repo(repository, private=private, exist_ok=True)
         api.create_commit(
             repository,
-            [huggingface_hub.CommitOperationAdd(*file) for file in content.items()],
+            [huggingface_hub.CommitOperationAdd(*file) for file in pushed.items()],
             commit_message="Upload with ktjax",
         )
     except Exception as error:  # from the hub, its library, or the network
         *_, reason = type(error).__name__, *str(error).strip().splitlines()
         raise ValueError(f"The hub rejects '{repository}': {reason.rstrip('.')}.") from error
     return str(url)
+
+
+def _pushed(folder: Path, repository: str) -> dict[str, Path | bytes]:
+    """The files that the repository will have, or their content, by name."""
+    file = entries.file_of(folder)
+    if file is None or not (folder / weights.CONFIG).is_file():
+        raise ValueError(f"'{folder}' holds no {weights.CONFIG} and {weights.WEIGHTS}.")
+    parts = entries.parts(file) if file.name == entries.INDEX else {}
+    if missing := sorted(part for part in parts if not (folder / part).is_file()):
+        raise ValueError(f"There is no {folder / missing[0]}, which {file.name} names.")
+    optional = (card.README, hf.PREPROCESSOR, *_OF_GRAPHS)
+    names = [weights.CONFIG, file.name, *parts, *(n for n in optional if (folder / n).exists())]
+    pushed: dict[str, Path | bytes] = {name: paths.local(folder / name) for name in names}
+    if card.README in names:
+        pushed[card.README] = card.of_repository((folder / card.README).read_bytes(), repository)
+    return pushed
 
 
 def download(repository: str, file: str) -> Path:
