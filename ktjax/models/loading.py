@@ -55,7 +55,8 @@ def load(
         HF_HUB_OFFLINE is respected); if ktjax lacks the architecture and torch and timm are
         installed, it is imported, once; the prefix `import:` imports any;
         `hf:<owner>/<repository>`, or `hf-hub:`, or `timm/<owner>/<repository>`: any other on the
-        hub, written by transformers, timm or ktjax, optionally followed by `@<revision>`;
+        hub, written by transformers, timm or ktjax, optionally followed by `@<revision>`; or the
+        address of its page;
         `glyphs/<name>` of the embedded zoo;
         a folder with config.json and model.safetensors, written by ktjax, timm or transformers;
         or the folder of an imported torch module;
@@ -242,7 +243,7 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     raise ValueError(
         f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "
         f"embedded zoo, nor an architecture. Nearest: {nearest}; "
-        "`python -m ktjax.models` lists all."
+        f"`python -m ktjax.models` lists all.{repositories.hint(name)}"
     )
 
 

@@ -250,9 +250,10 @@ def _of_transformers(name: str, origin: str, rates: Mapping[str, float]) -> _Sou
             "for timm's models."
         )
     transformers = _import("transformers")
+    plain, revision = (name, None) if Path(name).is_dir() else repositories.split(name)
     try:
         module, loaded = transformers.AutoModelForImageClassification.from_pretrained(
-            name, trust_remote_code=False, output_loading_info=True
+            plain, revision=revision, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:  # from transformers, torch or huggingface_hub
         raise ValueError(f"transformers cannot load '{name}': {_first_line(error)}") from error
