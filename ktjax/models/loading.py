@@ -84,7 +84,7 @@ def load(
     """
     if head is not None:
         heads.check_head(head)
-    fields.check_given(size=size, mean=mean, std=std, classes=classes)
+    size, mean, std, classes = fields.given(size=size, mean=mean, std=std, classes=classes)
     name = str(name)
     found = locate(name, architecture=architecture)
     prepared = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
@@ -132,7 +132,7 @@ def _input(name: str, found: hub.Checkpoint, prepared: Mapping[str, Any]) -> dic
             tuple(spec["mean"]),
             tuple(spec["std"]),
         )
-    return {k: tuple(v) if k in ("mean", "std") else v for k, v in given.items()}
+    return given
 
 
 def _filled(
@@ -334,7 +334,7 @@ def _check_graph(
             f"{name} is an imported graph, which has no option {', '.join(sorted(options))}."
         )
     own = weights.input_spec(found.config).size
-    if size is not None and tuple(size) != own:
+    if size not in (None, own):
         raise ValueError(
             f"{name} is an imported graph for images of {own[0]}x{own[1]}: import it again with "
             f"size=({size[0]}, {size[1]})."

@@ -163,7 +163,7 @@ def blank(
 ) -> Classifier:
     """The classifier without classes, whose variables are shapes only."""
     spec = weights.input_spec(found.config)
-    spec = spec if size is None else dataclasses.replace(spec, size=tuple(size))
+    spec = spec if size is None else dataclasses.replace(spec, size=size)
     options = {**found.config["model_args"], **(options or {})}
     shapes, _ = registry.skeleton(found.config["architecture"], (), spec.size, options)
     return dataclasses.replace(

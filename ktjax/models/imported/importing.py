@@ -57,9 +57,9 @@ def import_torch(
         batch size, or returns no logits; ktjax lacks operations that it has, all of which are
         listed; or it has another number of classes.
     """
-    fields.check_given(size=size, mean=mean, std=std, classes=classes)
+    size, mean, std, classes = fields.given(size=size, mean=mean, std=std, classes=classes)
     called = name or type(module).__name__
-    spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
+    spec = InputSpec(size, mean, std, interpolation, crop_pct, crop_mode)
     source = _Source(module, called, origin or f"imported {called}", spec, classes, {}, {}, ())
     return _write(source, paths.of(folder))
 
@@ -79,8 +79,8 @@ def import_named(
       ValueError: as `import_torch`; or there is no such model, timm or transformers is missing, or
         rates are given for transformers'.
     """
-    name = name.removeprefix(FORCED)
-    name = name.removeprefix("local-dir:")
+    size = fields.given(size=size).size
+    name = name.removeprefix(FORCED).removeprefix("local-dir:")
     repository = repositories.of(name)
     if repository is not None and repository == name:
         source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size, rates)
@@ -100,7 +100,7 @@ def import_named(
             "config.json: for your own module, use ktjax.import_torch(module, folder, ...)."
         )
     if size is not None:
-        source = source._replace(spec=dataclasses.replace(source.spec, size=tuple(size)))
+        source = source._replace(spec=dataclasses.replace(source.spec, size=size))
     return _write(source, paths.of(folder))
 
 
@@ -229,7 +229,7 @@ def _of_timm(
     config = dict(module.pretrained_cfg)
     weights.check_cfg(config, name)
     spec = weights.input_spec({"pretrained_cfg": config})
-    spec = dataclasses.replace(spec, size=tuple(size or spec.size))
+    spec = dataclasses.replace(spec, size=size or spec.size)
     own = ("first_conv", "classifier", "fixed_input_size", "tag", "license")
     return _Source(
         module,
