@@ -7,6 +7,7 @@ classes, and get those of the data set where other models' classes are matched w
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -201,7 +202,7 @@ def load(name: str, found: hub.Checkpoint, **asked: Any) -> Classifier:
 
 def _where(name: str) -> str:
     where = name.removeprefix(PREFIX)
-    return repositories.of(where) or where
+    return repositories.of(where) or os.path.expanduser(where)
 
 
 def _as_ours(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
