@@ -18,7 +18,7 @@ from safetensors import numpy as safetensors_numpy
 
 import ktjax
 from ktjax import models
-from ktjax.models.checkpoints import card, hub, weights
+from ktjax.models.checkpoints import card, entries, hub, weights
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,11 @@ def test_the_text_is_escaped_and_tells_no_paths(model):
             ["--config", "/me/my.py:data=folder:/me/p", "--config.shard=1/4", "--workdir", "/w"],
             "ktjax --config=my.py:data=folder:p --config.shard=1/4 --workdir=FOLDER",
         ),
+        (
+            ["--config=transfer:student=hf-hub:me/s@v2,teachers=timm/me/t+hf://me/u"],
+            "ktjax --config=transfer:student=hf-hub:me/s@v2,teachers=timm/me/t+hf://me/u "
+            "--workdir=FOLDER",
+        ),
         (["--config=x:a;rm -rf"], "ktjax '--config=x:a;rm -rf' --workdir=FOLDER"),
         (
             ["--config=x", "--config.store=gs://me/s"],
@@ -123,14 +128,21 @@ def test_license_is_the_base_models(model, tmp_path):
     assert read(card.text(model, format="ktjax", training=known)).data.license is None
 
 
+@pytest.mark.parametrize("name", ["hf:a b//c@", "hf:../x", "ftp://me/x"])
+def test_no_name_keeps_a_model_from_its_export(model, name):
+    text = card.text(model, format="ktjax", training=training(student=name))
+    assert read(text).data.license is None
+
+
 def test_a_readme_of_others_stays(model, tmp_path):
     weights.export(model, tmp_path)
     first = (tmp_path / "README.md").read_text()
     weights.export(model, tmp_path, training=training())
     assert (tmp_path / "README.md").read_text() != first  # it is ours
-    (tmp_path / "README.md").write_text("mine")
-    weights.export(model, tmp_path)
-    assert (tmp_path / "README.md").read_text() == "mine"
+    for theirs in (b"mine", b"\xe9"):  # in any encoding
+        (tmp_path / "README.md").write_bytes(theirs)
+        weights.export(model, tmp_path)
+        assert (tmp_path / "README.md").read_bytes() == theirs
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -225,6 +237,44 @@ def test_to_the_hub_and_back(endpoint, model, tmp_path):
     np.testing.assert_array_equal(
         found.variables["params"]["head"]["kernel"], model.variables["params"]["head"]["kernel"]
     )
+
+
+def test_only_our_cards_change_and_only_where_they_load_the_model(endpoint, model, tmp_path):
+    timms = dataclasses.replace(model, architecture="resnet18")
+    named = training(data="folder:FOLDER", command=card.command(["--config=FOLDER", "--workdir=x"]))
+    ours = card.text(timms, format="timm", training=named)
+    weights.export(model, tmp_path)
+    (tmp_path / "README.md").write_text(ours)
+    ktjax.push_to_hub(tmp_path, "me/cards", token="hf_right")
+    there = Hub.repositories["me/cards"]["README.md"].decode()
+    changed = [b for a, b in zip(ours.splitlines(), there.splitlines(), strict=True) if a != b]
+    assert [line.partition(", ")[0] for line in changed] == [
+        'ktjax.predict("hf:me/cards"',
+        '`timm.create_model("hf-hub:me/cards"',
+    ]
+    own = 'Set DATA_FOLDER, then ktjax.predict("FOLDER", ...)'
+    (tmp_path / "README.md").write_text(own)
+    ktjax.push_to_hub(tmp_path, "me/cards", token="hf_right")
+    assert Hub.repositories["me/cards"]["README.md"].decode() == own
+
+
+def test_all_parts_go_to_the_hub_and_back(endpoint, model, tmp_path):
+    weights.export(model, tmp_path)
+    arrays = list(entries.read(tmp_path / weights.WEIGHTS).items())
+    (tmp_path / weights.WEIGHTS).unlink()
+    parts = {"a.safetensors": dict(arrays[::2]), "b.safetensors": dict(arrays[1::2])}
+    for file, part in parts.items():
+        (tmp_path / file).write_bytes(safetensors_numpy.save(part))
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    (tmp_path / entries.INDEX).write_text(json.dumps(index))
+    ktjax.push_to_hub(tmp_path, "me/parts", token="hf_right")
+    assert set(Hub.repositories["me/parts"]) == {
+        *("README.md", "config.json", entries.INDEX, "a.safetensors", "b.safetensors")
+    }
+    assert models.load("hf:me/parts").num_parameters() == model.num_parameters()
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(ValueError, match=rf"no .*/b.safetensors, which {entries.INDEX} names"):
+        ktjax.push_to_hub(tmp_path, "me/parts", token="hf_right")
 
 
 def test_graphs_go_to_the_hub_and_back(endpoint, tmp_path):

@@ -53,6 +53,13 @@ def test_jpegs_have_the_bits_of_pillow(options, mode):
     np.testing.assert_array_equal(image, expected)
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_an_image_that_pillow_has_opened_may_end_too_early(form):
+    image = Image.open(io.BytesIO(encode(make_image(60, 80), form)[:700]))
+    with pytest.raises(decode.DecodeError, match="truncated"):
+        decode.of_pillow(image)
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_pixels_whose_white_nobody_knows_are_refused(dtype):
     image = Image.fromarray(np.linspace(0, 1, 12).reshape(3, 4).astype(dtype))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
+import types
 
 import huggingface_hub
 import jax
@@ -15,6 +16,7 @@ from huggingface_hub import errors
 from huggingface_hub.utils import hf_raise_for_status
 from safetensors import numpy as safetensors_numpy
 
+import ktjax
 from ktjax import models
 from ktjax.classifier import InputSpec
 from ktjax.models import __main__ as command
@@ -524,9 +526,16 @@ def test_an_unknown_architecture_is_not_asked_for(monkeypatch):
         models.load("timm/resnet10t")
 
 
-@pytest.mark.parametrize(
-    "name", ["hf-hub:me/mine", "hf:me/mine", "timm/me/mine", "hf://me/mine@v2", "hf_hub:me/mine@v2"]
+OF_ANY_OWNER = pytest.mark.parametrize(
+    "name",
+    [
+        *("hf-hub:me/mine", "hf:me/mine", "timm/me/mine", "hf://me/mine@v2", "hf_hub:me/mine@v2"),
+        *("https://huggingface.co/me/mine/", "https://huggingface.co/me/mine/tree/v2"),
+    ],
 )
+
+
+@OF_ANY_OWNER
 def test_repositories_of_any_owner(classifier, folder, name, monkeypatch):
     asked = []
 
@@ -537,8 +546,56 @@ def test_repositories_of_any_owner(classifier, folder, name, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
     found = models.load(name)
     assert_same(found.variables, classifier.variables)
-    assert set(asked) == {("me/mine", "v2" if "@" in name else None)}
+    assert set(asked) == {("me/mine", "v2" if "v2" in name else None)}
     assert (found.name, found.origin) == (name, f"pretrained {name}")
+
+
+@OF_ANY_OWNER
+def test_exports_of_any_owners_models_say_whose_they_are(classifier, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--me--mine"
+    for part in ("refs", "snapshots/0"):
+        (repository / part).mkdir(parents=True)
+    (repository / "refs" / ("v2" if "v2" in name else "main")).write_text("0")
+    (repository / "snapshots" / "0" / "README.md").write_text("---\nlicense: mit\n---\n")
+    ktjax.export_model(dataclasses.replace(classifier, name=name), tmp_path / "out")
+    written = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
+    assert (written.data.base_model, written.data.license) == ("me/mine", "mit")
+    assert f", from {name}\n" in written.text.replace("\\_", "_")
+
+
+@OF_ANY_OWNER
+def test_transformers_is_asked_for_the_revision(name, tmp_path, monkeypatch):
+    asked = []
+
+    class Auto:
+        @staticmethod
+        def from_pretrained(name, *, revision, **options):
+            asked.append((name, revision))
+            raise OSError("that is enough")
+
+    theirs = types.SimpleNamespace(AutoModelForImageClassification=Auto)
+    monkeypatch.setattr(importing, "_import", lambda _: theirs)
+    (tmp_path / "a@b").mkdir()
+    file = tmp_path / "a@b" / weights.CONFIG
+    file.write_text(json.dumps({"model_type": "swinv2", "architectures": ["Swinv2ForImage"]}))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(file))
+    for one in (name, str(file.parent)):
+        with pytest.raises(ValueError, match="transformers cannot load .*: that is enough"):
+            importing.import_named(one, tmp_path / "out")
+    revision = "v2" if "v2" in name else None
+    assert asked == [("me/mine", revision), (str(file.parent), None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "hinted"),
+    [("google/vit-base@v1", True), ("glyphs/tiny", False), ("a/b/c", False), ("vit base/x", False)],
+)
+def test_a_name_as_on_the_hub_is_told_what_it_is_called(name, hinted):
+    with pytest.raises(ValueError, match="No model '") as refusal:
+        models.load(name)
+    said = f" A model of the hub is called 'hf:{name}'."
+    assert str(refusal.value).endswith(f"lists all.{said if hinted else ''}")
 
 
 def test_timms_word_for_a_folder(classifier, folder):

@@ -16,6 +16,7 @@ from ktjax import data, models
 from ktjax.data import pipeline, sources
 from ktjax.experiment import accept, inputs, logs
 from ktjax.jobs import pretrain, transfer
+from ktjax.jobs.study import plan
 from ktjax.settings.pretrain import Pretrain
 from ktjax.settings.transfer import Transfer
 
@@ -114,6 +115,14 @@ def test_the_log_has_what_is_told_before_and_after_it_begins(noisy, quartet, tmp
     assert (
         log.index("has no accept split") < log.index("process 0 of 1") < log.index("same weights")
     )
+
+
+@pytest.mark.parametrize("name", ["hf://me/mine@v2", "https://huggingface.co/me/mine"])
+def test_models_of_the_hub_lie_apart(name, images, tmp_path):
+    """Not in a bucket of an unknown kind."""
+    settings = Transfer.read(transferring(images, name, ["glyphs/tiny_mlp"]))
+    inputs.check_apart(settings, tmp_path / "w", [name])
+    assert plan._options(name) == {}
 
 
 def test_images_of_train_in_validation_are_told(tmp_path, caplog):

@@ -288,6 +288,7 @@ def test_weights_are_dicts_of_numbers(params, message):
         (dict(mean=0.5), "mean=0.5 must be three numbers, one for each channel"),
         (dict(std=(58.0, 57.0, 57.0)), "std=.* for values from 0 to 1, not to 255"),
         (dict(classes="abcd"), "classes='abcd' must be the names of all classes, or their number"),
+        (dict(classes=[0, 1, 2, 3]), r"classes=\(0, 1, 2, 3\) must be the names of all classes"),
     ],
 )
 def test_what_cannot_describe_a_model(fields, message):
@@ -296,6 +297,39 @@ def test_what_cannot_describe_a_model(fields, message):
         ktjax.from_function(apply, model.variables["params"], **SPEC | fields)
     with pytest.raises(ValueError, match=message):
         ktjax.load_model("glyphs/tiny_mlp", **fields)
+    if "size" in fields:
+        with pytest.raises(ValueError, match=message):
+            models.imported.import_named("timm/resnet18", "nowhere", **fields)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        dict(size=[12, 12], mean=[0.5, 0.25, 0.5], std=[1, 1, 1], classes=list("abcd")),
+        dict(size=np.array([12, 12]), mean=np.array([0.5, 0.25, 0.5]), std=np.ones(3, np.float32)),
+        dict(size=tuple(np.array([12, 12])), mean=jnp.array([0.5, 0.25, 0.5]), std=(1, 1, 1)),
+        dict(classes=np.array([*"abcd"])),
+        dict(classes=np.int64(4)),
+    ],
+)
+def test_lists_and_arrays_describe_a_model_as_tuples_do(given, tmp_path):
+    apply, model = of_function()
+    weights.export(
+        models.create("tiny_mlp", classes=tuple("wxyz"), seed=0, size=(12, 12)), tmp_path
+    )
+    names = tuple("abcd") if np.ndim(given.get("classes")) else models.classes.numbered(4)
+    for found in (
+        ktjax.from_function(apply, model.variables["params"], **SPEC | given),
+        ktjax.load_model(tmp_path, **given),
+    ):
+        if "size" in given:
+            spec = (found.input.size, found.input.mean, found.input.std)
+            assert spec == ((12, 12), (0.5, 0.25, 0.5), (1, 1, 1))
+            assert {type(number) for number in spec[1]} == {float}
+        if "classes" in given:
+            assert found.classes == names
+        hash(found.input)
+        weights.export(found, tmp_path / "again")
 
 
 def test_slips_are_told_in_a_sentence(tmp_path):

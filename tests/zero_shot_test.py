@@ -55,6 +55,11 @@ def error(model, kind, template, variables=None):
     return np.abs(found - expected).max() / expected.std()
 
 
+def test_a_folder_may_lie_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", str(SIGLIP.parent))
+    assert models.blank("zeroshot:~/siglip").definition.where == str(SIGLIP)
+
+
 @each_kind
 def test_logits_are_transformers(loaded, kind):
     model = loaded[kind]

@@ -81,7 +81,15 @@ def turned(image_HxWx3: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def of_pillow(image: Image.Image) -> np.ndarray:
-    """The pixels of a Pillow image: uint8 [H, W, 3]. 16-bit images keep their high byte."""
+    """The pixels of a Pillow image: uint8 [H, W, 3]. 16-bit images keep their high byte.
+
+    Raises:
+      DecodeError: they are not all there, or of a kind that has no black and white.
+    """
+    try:
+        image.load()  # Pillow reads a file when its pixels are needed
+    except Exception as error:  # as in _by_pillow
+        raise DecodeError(str(error).rstrip(".") or type(error).__name__) from error
     if image.mode.startswith("I;16"):
         # Pillow would clip values above 255. For 16-bit colors it keeps the high byte itself.
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
@@ -269,7 +277,6 @@ def _decode(encoded: bytes, *, shrink: int, pad: bool) -> np.ndarray:
 def _by_pillow(encoded: bytes) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(encoded), formats=_formats())
-        image.load()
         return of_pillow(image)
     except PIL.UnidentifiedImageError as error:
         raise DecodeError("unknown format") from error

@@ -15,6 +15,7 @@ from ktjax.data import overlap, pipeline, robustness
 from ktjax.data.robustness import RobustnessSet
 from ktjax.data.sources import Source
 from ktjax.experiment import estimate, shared, transform, workdir
+from ktjax.models.checkpoints import repositories
 from ktjax.settings.data import Data, TrainingData
 from ktjax.settings.training import Training
 from ktjax.targets import describe, store
@@ -67,6 +68,8 @@ def check_apart(settings: Data, workdir: Path, models: Iterable[str]) -> None:
     for name in settings.datasets().values():
         data.check_apart(name, workdir)
     for name in models:
+        if repositories.of(name) is not None:
+            continue
         place = paths.of(name.removeprefix(store.PREFIX))
         if paths.is_remote(place) or paths.is_remote(workdir):
             inside = workdir in (place, *place.parents)

@@ -13,7 +13,7 @@ from flax import linen as nn
 from ktjax import files, paths, spelling
 from ktjax.classifier import Classifier
 from ktjax.models import heads, imported, registry, zero_shot
-from ktjax.models.checkpoints import catalogue, entries, fields, hf, hub, weights
+from ktjax.models.checkpoints import catalogue, entries, fields, hf, hub, repositories, weights
 from ktjax.models.classes import class_names, numbered
 
 # The weights of the embedded zoo, one exported folder each, are in the package.
@@ -55,7 +55,8 @@ def load(
         HF_HUB_OFFLINE is respected); if ktjax lacks the architecture and torch and timm are
         installed, it is imported, once; the prefix `import:` imports any;
         `hf:<owner>/<repository>`, or `hf-hub:`, or `timm/<owner>/<repository>`: any other on the
-        hub, written by transformers, timm or ktjax, optionally followed by `@<revision>`;
+        hub, written by transformers, timm or ktjax, optionally followed by `@<revision>`; or the
+        address of its page;
         `glyphs/<name>` of the embedded zoo;
         a folder with config.json and model.safetensors, written by ktjax, timm or transformers;
         or the folder of an imported torch module;
@@ -83,7 +84,7 @@ def load(
     """
     if head is not None:
         heads.check_head(head)
-    fields.check_given(size=size, mean=mean, std=std, classes=classes)
+    size, mean, std, classes = fields.given(size=size, mean=mean, std=std, classes=classes)
     name = str(name)
     found = locate(name, architecture=architecture)
     prepared = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
@@ -131,7 +132,7 @@ def _input(name: str, found: hub.Checkpoint, prepared: Mapping[str, Any]) -> dic
             tuple(spec["mean"]),
             tuple(spec["std"]),
         )
-    return {k: tuple(v) if k in ("mean", "std") else v for k, v in given.items()}
+    return given
 
 
 def _filled(
@@ -174,7 +175,7 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
         return zero_shot.locate(name)
     if name.startswith(imported.FORCED):
         return hub.folder(imported.cached(name))
-    repository = hub.repository_of(name)
+    repository = repositories.of(name)
     if repository is not None:
         return _of_hub(name, repository)
     name = name.removeprefix("local-dir:")  # timm's prefix
@@ -242,7 +243,7 @@ def locate(name: str, *, architecture: str | None = None) -> hub.Checkpoint:
     raise ValueError(
         f"No model '{name}': neither a folder with config.json and model.safetensors, nor in the "
         f"embedded zoo, nor an architecture. Nearest: {nearest}; "
-        "`python -m ktjax.models` lists all."
+        f"`python -m ktjax.models` lists all.{repositories.hint(name)}"
     )
 
 
@@ -264,7 +265,7 @@ def identity(name: str) -> str:
     That is the folder of a local model. The hub is not asked, which would download the weights:
     its models are told apart by name, and so are those with a prefix.
     """
-    repository = hub.repository_of(name)
+    repository = repositories.of(name)
     if repository is not None:
         return f"hf:{repository}"
     if name.startswith((zero_shot.PREFIX, imported.FORCED)):
@@ -274,7 +275,7 @@ def identity(name: str) -> str:
 
 def protocol(name: str) -> str | None:
     """How a checkpoint of timm's was trained, by its tag, such as `a1_in1k`; None: not known."""
-    repository = hub.repository_of(name) or ""
+    repository = repositories.of(name) or ""
     _, _, tag = repository.removeprefix("timm/").partition(".")
     return tag if repository.startswith("timm/") and tag else None
 
@@ -333,7 +334,7 @@ def _check_graph(
             f"{name} is an imported graph, which has no option {', '.join(sorted(options))}."
         )
     own = weights.input_spec(found.config).size
-    if size is not None and tuple(size) != own:
+    if size not in (None, own):
         raise ValueError(
             f"{name} is an imported graph for images of {own[0]}x{own[1]}: import it again with "
             f"size=({size[0]}, {size[1]})."

@@ -317,8 +317,8 @@ def _spec(
     crop_pct: float,
     crop_mode: str,
 ) -> InputSpec:
-    fields.check_given(size=size, mean=mean, std=std)
-    spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
+    size, mean, std, _ = fields.given(size=size, mean=mean, std=std)
+    spec = InputSpec(size, mean, std, interpolation, crop_pct, crop_mode)
     described = weights.pretrained_cfg(spec)
     fields.check_input(described, "The input")
     weights.check_cfg(described, "The input")
@@ -334,7 +334,7 @@ def _checked(
     name: str,
 ) -> Classifier:
     """The Classifier, if it returns what Classifiers do."""
-    fields.check_given(classes=classes)
+    classes = fields.given(classes=classes).classes
     variables = unfreeze(dict(variables))  # as training returns them
     for path, leaf in traverse_util.flatten_dict(variables, sep="/").items():
         if not isinstance(leaf, jax.Array | np.ndarray):
@@ -352,7 +352,7 @@ def _checked(
         raise ValueError(f"{name} has no weights.")
     # As for weights from files: what is measured is what trains.
     variables = jax.tree.map(lambda leaf: leaf.astype(np.float32), variables)
-    names = numbered(classes) if isinstance(classes, int) else tuple(classes)
+    names = numbered(classes) if isinstance(classes, int) else classes
     model = Classifier(
         name=name,
         architecture=architecture,

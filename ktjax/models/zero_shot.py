@@ -7,6 +7,7 @@ classes, and get those of the data set where other models' classes are matched w
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +19,15 @@ import numpy as np
 from ktjax import imagenet
 from ktjax.classifier import Classifier, Variables
 from ktjax.models import registry
-from ktjax.models.checkpoints import entries, hf_kinds, hub, layouts, processors, weights
+from ktjax.models.checkpoints import (
+    entries,
+    hf_kinds,
+    hub,
+    layouts,
+    processors,
+    repositories,
+    weights,
+)
 from ktjax.models.classes import is_nameless
 from ktjax.models.networks import clip_text
 
@@ -155,7 +164,7 @@ def blank(
 ) -> Classifier:
     """The classifier without classes, whose variables are shapes only."""
     spec = weights.input_spec(found.config)
-    spec = spec if size is None else dataclasses.replace(spec, size=tuple(size))
+    spec = spec if size is None else dataclasses.replace(spec, size=size)
     options = {**found.config["model_args"], **(options or {})}
     shapes, _ = registry.skeleton(found.config["architecture"], (), spec.size, options)
     return dataclasses.replace(
@@ -193,7 +202,7 @@ def load(name: str, found: hub.Checkpoint, **asked: Any) -> Classifier:
 
 def _where(name: str) -> str:
     where = name.removeprefix(PREFIX)
-    return hub.repository_of(where) or where
+    return repositories.of(where) or os.path.expanduser(where)
 
 
 def _as_ours(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

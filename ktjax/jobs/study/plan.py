@@ -11,6 +11,7 @@ from ktjax import files, models, paths
 from ktjax.jobs import transfer
 from ktjax.jobs.transfer import plan as transfer_plan
 from ktjax.jobs.transfer.plan import Control, asks_teachers
+from ktjax.models.checkpoints import repositories
 from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
 
@@ -175,7 +176,7 @@ def _has_batch_stats(student: str) -> bool:
 
 def _options(student: str) -> Mapping[str, Any]:
     """Those that a student's checkpoint names; those of a hub name none."""
-    if paths.of(student).exists():
+    if repositories.of(student) is None and paths.of(student).exists():
         with contextlib.suppress(ValueError, OSError):  # its runs report what is wrong
             return models.locate(student).config["model_args"]
     return {}

@@ -14,16 +14,19 @@ import huggingface_hub
 
 from ktjax import files, paths
 from ktjax.classifier import Classifier
+from ktjax.models.checkpoints import repositories
 from ktjax.models.checkpoints.catalogue import TIMM
 
 README = "README.md"
 _MARK = "<!-- written by ktjax: delete this line, and the file is yours -->"
+# How a card says that the model is loaded, up to its name.
+_PREDICT, _CREATE = 'ktjax.predict("{}"', 'timm.create_model("{}"'
 _LIBRARIES = {"ktjax": "ktjax", "timm": "timm", "hf": "transformers"}
 _DATASETS = {"imagenet2012": "ILSVRC/imagenet-1k"}  # what the hub calls them
 _ZOO = "glyphs/"
 # A word with a slash in a flag's value, with the `hf:`, `folder:` or `gs:/` before it.
 _WORD = r"[^\s/,+=:'\"()\[\]]"
-_PATH = re.compile(rf"(?:\w+:/?)?{_WORD}*(?:/{_WORD}+)+")
+_PATH = re.compile(rf"(?:[\w-]+:/?)?{_WORD}*(?:/{_WORD}+)+")
 
 
 class Training(NamedTuple):
@@ -67,16 +70,33 @@ def told(name: str) -> str:
     kind, colon, path = name.partition(":")
     if kind in ("folder", "store") and colon:
         return f"{kind}:{files.last_part(path)}"
-    known = name.startswith(("timm/", "hf:", _ZOO)) or "/" not in name
+    known = name.startswith(_ZOO) or "/" not in name or repositories.of(name) is not None
     return name if known else files.last_part(name)
 
 
 def write(folder: Path, classifier: Classifier, *, format: str, training: Training | None) -> None:
     """Writes the card, unless there is a README.md that ktjax did not write."""
     path = folder / README
-    if path.exists() and _MARK not in path.read_text(encoding="utf-8"):
+    if path.exists() and not _is_ours(path.read_bytes()):
         return
     files.write_whole(path, text(classifier, format=format, training=training))
+
+
+def of_repository(content: bytes, repository: str) -> bytes:
+    """The card that says how to load the model from the hub; one that is not ktjax's, as it is."""
+    if not _is_ours(content):
+        return content
+    here_and_there = {
+        _PREDICT.format("FOLDER"): _PREDICT.format(f"hf:{repository}"),
+        _CREATE.format("local-dir:FOLDER"): _CREATE.format(f"hf-hub:{repository}"),
+    }
+    for here, there in here_and_there.items():
+        content = content.replace(here.encode(), there.encode())
+    return content
+
+
+def _is_ours(content: bytes) -> bool:
+    return _MARK.encode() in content
 
 
 def text(classifier: Classifier, *, format: str, training: Training | None) -> str:
@@ -105,11 +125,12 @@ def text(classifier: Classifier, *, format: str, training: Training | None) -> s
         "```python",
         "import ktjax",
         "",
-        'ktjax.predict("FOLDER", ["photo.jpg"], top=5)  # [[(label, probability), ...]]',
+        _PREDICT.format("FOLDER") + ', ["photo.jpg"], top=5)  # [[(label, probability), ...]]',
         "```",
     ]
     if format == "timm":
-        lines += ["", '`timm.create_model("local-dir:FOLDER", pretrained=True)` also loads it.']
+        create = _CREATE.format("local-dir:FOLDER")
+        lines += ["", f"`{create}, pretrained=True)` also loads it."]
     return "\n".join(lines) + "\n"
 
 
@@ -164,27 +185,30 @@ def _measured(name: str, training: Training | None) -> dict:
 
 def _repository(name: str) -> str | None:
     """A model's name on the hub; None: it is not from there."""
-    if name.startswith("timm/"):
-        return name
-    return name.removeprefix("hf:") if name.startswith("hf:") else None
+    repository = repositories.of(name)
+    return None if repository is None else repositories.split(repository)[0]
 
 
 def _license(name: str) -> str | None:
     """The license of a model, if it is known without network access."""
     if name.startswith(_ZOO):
         return "apache-2.0"  # they come with this package
-    repository = _repository(name)
+    try:
+        found = _card_of(name)
+        return None if found is None else huggingface_hub.ModelCard.load(found).data.license
+    except Exception:  # a card may hold anything, a name too, and training has already succeeded
+        return None
+
+
+def _card_of(name: str) -> str | Path | None:
+    """The card of a model in a folder or in the hub's cache, if there is one."""
+    repository = repositories.of(name)
     if repository is None:
         folder = paths.of(name)
-        found = folder / README if (folder / "config.json").exists() else None
-    else:
-        found = huggingface_hub.try_to_load_from_cache(repository, README)
-    if not isinstance(found, str | Path):
-        return None
-    try:
-        return huggingface_hub.ModelCard.load(found).data.license
-    except Exception:  # a card may hold anything
-        return None
+        return folder / README if (folder / "config.json").exists() else None
+    plain, revision = repositories.split(repository)
+    found = huggingface_hub.try_to_load_from_cache(plain, README, revision=revision)
+    return found if isinstance(found, str) else None
 
 
 def _escaped(text: str) -> str:

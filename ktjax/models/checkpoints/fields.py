@@ -1,9 +1,10 @@
-"""Checks the types in a model's config.json: other programs write it, and people edit it."""
+"""Checks the types in a model's config.json: other programs write it, and people edit it.
+
+Arguments that say the same about a model are checked here, too.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 _LARGEST = 2**14  # side of an image, in pixels
 _MOST = 10**7  # classes
@@ -51,19 +52,24 @@ def check_input(spec: Mapping[str, Any], path: str) -> None:
         raise _unlike(path, "interpolation", spec.get("interpolation"), "text")
 
 
-def check_given(
-    *, size: Any = None, mean: Any = None, std: Any = None, classes: Any = None
-) -> None:
-    """Raises ValueError unless these arguments, where given, can describe a model.
+class Given(NamedTuple):
+    """Arguments that describe a model, with Python's own numbers and strings; None: not given."""
 
-    They are those of `load_model`, `import_torch` and `from_linen`.
+    size: tuple[int, int] | None
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    classes: tuple[str, ...] | int | None
+
+
+def given(*, size: Any = None, mean: Any = None, std: Any = None, classes: Any = None) -> Given:
+    """The arguments of `load_model`, `import_torch` and `from_linen`, from tuples, lists or arrays.
+
+    Raises:
+      ValueError: one of them cannot describe a model.
     """
-    size, mean, std, classes = (
-        given.tolist() if isinstance(given, np.ndarray) else given
-        for given in (size, mean, std, classes)
-    )
+    size, mean, std, classes = map(_plain, (size, mean, std, classes))
     if size is not None and not (
-        isinstance(size, list | tuple)
+        isinstance(size, tuple)
         and len(size) == 2
         and all(_is_whole(side) and 0 < side <= _LARGEST for side in size)
     ):
@@ -71,16 +77,23 @@ def check_given(
     for name, numbers in (("mean", mean), ("std", std)):
         if numbers is None:
             continue
-        if not (
-            isinstance(numbers, list | tuple) and len(numbers) == 3 and all(map(is_number, numbers))
-        ):
+        if not (isinstance(numbers, tuple) and len(numbers) == 3 and all(map(is_number, numbers))):
             raise ValueError(f"{name}={numbers!r} must be three numbers, one for each channel.")
         if max(numbers) > 1:
-            raise ValueError(f"{name}={tuple(numbers)}: it is for values from 0 to 1, not to 255.")
-    if classes is not None and (
-        isinstance(classes, str) or not isinstance(classes, int | Sequence)
-    ):
+            raise ValueError(f"{name}={numbers}: it is for values from 0 to 1, not to 255.")
+    are_names = isinstance(classes, tuple) and all(isinstance(one, str) for one in classes)
+    if classes is not None and not are_names and not _is_whole(classes):
         raise ValueError(f"classes={classes!r} must be the names of all classes, or their number.")
+    return Given(size, mean, std, classes)
+
+
+def _plain(value: Any) -> Any:
+    """Sequences as tuples, and the numbers of arrays, of any library, as Python's."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(map(_plain, value))
+    return value
 
 
 def _is_whole(value: Any) -> bool:

@@ -9,7 +9,7 @@ import huggingface_hub
 
 from ktjax import files, paths
 from ktjax.classifier import InputSpec
-from ktjax.models.checkpoints import card, entries, fields, hf, weights
+from ktjax.models.checkpoints import card, entries, fields, hf, repositories, weights
 
 PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 _OF_GRAPHS = (weights.GRAPH, weights.TRAINING, weights.CONSTANTS)  # of imported torch modules
@@ -77,19 +77,6 @@ def _is_head(name: str) -> bool:
     return f".{name}".endswith(tuple(f".{head}" for head in _HEADS))
 
 
-def repository_of(name: str) -> str | None:
-    """The repository on the hub that a name stands for; None: it stands for something else.
-
-    It may end in `@` and a revision.
-    """
-    for start in ("hf://", "hf:", "hf-hub:", "hf_hub:"):
-        if name.startswith(start):
-            return name.removeprefix(start)
-    if name.startswith("timm/"):
-        return name.removeprefix("timm/") if name.count("/") == 2 else name
-    return None
-
-
 def read_config(repository: str) -> dict[str, Any]:
     """What the config.json of a repository on the hub holds; ValueError as `download`."""
     return files.read_object(download(repository, weights.CONFIG))
@@ -117,10 +104,8 @@ def checkpoint(repository: str, name: str) -> Checkpoint:
 
 def processor(repository: str) -> Path | None:
     """The preprocessor_config.json of a repository, if it has one."""
-    given, _, revision = repository.partition("@")
-    known = huggingface_hub.try_to_load_from_cache(
-        given, hf.PREPROCESSOR, revision=revision or None
-    )
+    plain, revision = repositories.split(repository)
+    known = huggingface_hub.try_to_load_from_cache(plain, hf.PREPROCESSOR, revision=revision)
     if known is huggingface_hub.file_download._CACHED_NO_EXIST:  # the hub was asked before
         return None
     try:
@@ -131,8 +116,8 @@ def processor(repository: str) -> Path | None:
 
 def _weights(repository: str) -> Path:
     """The weights file, or the index of several, all of which are downloaded."""
-    given, _, revision = repository.partition("@")
-    index = huggingface_hub.try_to_load_from_cache(given, entries.INDEX, revision=revision or None)
+    plain, revision = repositories.split(repository)
+    index = huggingface_hub.try_to_load_from_cache(plain, entries.INDEX, revision=revision)
     if not isinstance(index, str):
         try:
             return download(repository, weights.WEIGHTS)
@@ -163,27 +148,37 @@ def push(
       The address of the repository.
 
     Raises:
-      ValueError: there is no model in the folder, or the hub rejects it.
+      ValueError: there is no model in the folder, or not all of its files; or the hub rejects it.
     """
-    path = paths.of(folder)
-    if not weights.is_export(path):
-        raise ValueError(f"'{folder}' holds no {weights.CONFIG} and {weights.WEIGHTS}.")
-    names = (card.README, weights.CONFIG, hf.PREPROCESSOR, weights.WEIGHTS, *_OF_GRAPHS)
-    content = {name: (path / name).read_bytes() for name in names if (path / name).exists()}
-    if card.README in content:
-        content[card.README] = content[card.README].replace(b"FOLDER", f"hf:{repository}".encode())
+    pushed = _pushed(paths.of(folder), repository)
     api = huggingface_hub.HfApi(token=token)
     try:
         url = api.create_repo(repository, private=private, exist_ok=True)
         api.create_commit(
             repository,
-            [huggingface_hub.CommitOperationAdd(*file) for file in content.items()],
+            [huggingface_hub.CommitOperationAdd(*file) for file in pushed.items()],
             commit_message="Upload with ktjax",
         )
     except Exception as error:  # from the hub, its library, or the network
         *_, reason = type(error).__name__, *str(error).strip().splitlines()
         raise ValueError(f"The hub rejects '{repository}': {reason.rstrip('.')}.") from error
     return str(url)
+
+
+def _pushed(folder: Path, repository: str) -> dict[str, Path | bytes]:
+    """The files that the repository will have, or their content, by name."""
+    file = entries.file_of(folder)
+    if file is None or not (folder / weights.CONFIG).is_file():
+        raise ValueError(f"'{folder}' holds no {weights.CONFIG} and {weights.WEIGHTS}.")
+    parts = entries.parts(file) if file.name == entries.INDEX else {}
+    if missing := sorted(part for part in parts if not (folder / part).is_file()):
+        raise ValueError(f"There is no {folder / missing[0]}, which {file.name} names.")
+    optional = (card.README, hf.PREPROCESSOR, *_OF_GRAPHS)
+    names = [weights.CONFIG, file.name, *parts, *(n for n in optional if (folder / n).exists())]
+    pushed: dict[str, Path | bytes] = {name: paths.local(folder / name) for name in names}
+    if card.README in names:
+        pushed[card.README] = card.of_repository((folder / card.README).read_bytes(), repository)
+    return pushed
 
 
 def download(repository: str, file: str) -> Path:
@@ -200,9 +195,9 @@ def download(repository: str, file: str) -> Path:
     """
     from huggingface_hub import errors  # imports httpx; the library itself imports nothing at first
 
-    given, _, revision = repository.partition("@")
+    plain, revision = repositories.split(repository)
     try:
-        return Path(huggingface_hub.hf_hub_download(given, file, revision=revision or None))
+        return Path(huggingface_hub.hf_hub_download(plain, file, revision=revision))
     except errors.GatedRepoError as error:
         raise ValueError(
             f"'{repository}' is gated: accept its terms on huggingface.co, then log in with "

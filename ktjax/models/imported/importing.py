@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import ktjax
 from ktjax import files, paths
 from ktjax.classifier import Classifier, InputSpec
-from ktjax.models.checkpoints import fields, hf, hub, processors, weights
+from ktjax.models.checkpoints import fields, hf, hub, processors, repositories, weights
 from ktjax.models.classes import class_names, numbered
 from ktjax.models.imported import heads, model, torch_export
 from ktjax.models.imported.graph import Graph
@@ -57,9 +57,9 @@ def import_torch(
         batch size, or returns no logits; ktjax lacks operations that it has, all of which are
         listed; or it has another number of classes.
     """
-    fields.check_given(size=size, mean=mean, std=std, classes=classes)
+    size, mean, std, classes = fields.given(size=size, mean=mean, std=std, classes=classes)
     called = name or type(module).__name__
-    spec = InputSpec(tuple(size), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
+    spec = InputSpec(size, mean, std, interpolation, crop_pct, crop_mode)
     source = _Source(module, called, origin or f"imported {called}", spec, classes, {}, {}, ())
     return _write(source, paths.of(folder))
 
@@ -79,9 +79,9 @@ def import_named(
       ValueError: as `import_torch`; or there is no such model, timm or transformers is missing, or
         rates are given for transformers'.
     """
-    name = name.removeprefix(FORCED)
-    name = name.removeprefix("local-dir:")
-    repository = hub.repository_of(name)
+    size = fields.given(size=size).size
+    name = name.removeprefix(FORCED).removeprefix("local-dir:")
+    repository = repositories.of(name)
     if repository is not None and repository == name:
         source = _of_timm(name.removeprefix("timm/"), f"pretrained {name}", size, rates)
     elif repository is not None:
@@ -100,7 +100,7 @@ def import_named(
             "config.json: for your own module, use ktjax.import_torch(module, folder, ...)."
         )
     if size is not None:
-        source = source._replace(spec=dataclasses.replace(source.spec, size=tuple(size)))
+        source = source._replace(spec=dataclasses.replace(source.spec, size=size))
     return _write(source, paths.of(folder))
 
 
@@ -128,7 +128,7 @@ def obstacle(name: str) -> str | None:
     """Why a model on the hub cannot be imported here, in a sentence; None: no known reason."""
     if weights.is_export(_in_cache(name)):
         return None
-    repository = hub.repository_of(name)
+    repository = repositories.of(name)
     theirs = "timm"
     if repository != name and hf.is_config(hub.read_config(str(repository))):
         theirs = "transformers"
@@ -229,7 +229,7 @@ def _of_timm(
     config = dict(module.pretrained_cfg)
     weights.check_cfg(config, name)
     spec = weights.input_spec({"pretrained_cfg": config})
-    spec = dataclasses.replace(spec, size=tuple(size or spec.size))
+    spec = dataclasses.replace(spec, size=size or spec.size)
     own = ("first_conv", "classifier", "fixed_input_size", "tag", "license")
     return _Source(
         module,
@@ -250,9 +250,10 @@ def _of_transformers(name: str, origin: str, rates: Mapping[str, float]) -> _Sou
             "for timm's models."
         )
     transformers = _import("transformers")
+    plain, revision = (name, None) if Path(name).is_dir() else repositories.split(name)
     try:
         module, loaded = transformers.AutoModelForImageClassification.from_pretrained(
-            name, trust_remote_code=False, output_loading_info=True
+            plain, revision=revision, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:  # from transformers, torch or huggingface_hub
         raise ValueError(f"transformers cannot load '{name}': {_first_line(error)}") from error
