@@ -15,7 +15,7 @@ import pytest
 import xla
 
 from ktjax import checkpoint, parallel
-from ktjax.checkpoint import Checkpoints
+from ktjax.checkpoint import Checkpoints, Unwritten
 
 OF = {"config": "a1", "images": "b2", "run": "kl-1"}
 RECORD = [{"step": 2, "accuracy": 1 / 3, "taught": None, "names": ["ä", "b"]}, {"step": 4}]
@@ -228,8 +228,9 @@ def test_none_can_be_read(folder, tmp_path):
         if path.is_file() and "state" in path.parts:
             damage(path, "cut")
     checkpoints = Checkpoints(damaged, of=OF)
-    with pytest.raises(OSError, match=r"None of the checkpoints in .* can be used; the latest: "):
+    with pytest.raises(OSError, match=r"None of the checkpoints in .* can be used; ") as error:
         checkpoints.restore(parallel.replicate(make_state(6)))
+    assert not isinstance(error.value, Unwritten)  # another run may have better ones
     checkpoints.close()
     assert {path.name for path in damaged.iterdir() if path.is_dir()} == {"2", "4", "5"}
 
@@ -272,9 +273,10 @@ def test_a_run_goes_on_while_its_state_is_saved(tmp_path, monkeypatch):
     [
         lambda checkpoints: checkpoints.save(2, make_state(2), record=2, score=None),
         lambda checkpoints: checkpoints.digest,
+        lambda checkpoints: checkpoints.restore(make_state(1)),
         Checkpoints.close,
     ],
-    ids=["save", "digest", "close"],
+    ids=["save", "digest", "restore", "close"],
 )
 def test_what_could_not_be_saved_is_told(tell, tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path / "run", of=OF)
@@ -284,10 +286,26 @@ def test_what_could_not_be_saved_is_told(tell, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints._manager, "save", full)
     checkpoints.save(1, make_state(1), record=1, score=None)
-    with pytest.raises(OSError, match="could not be written: No space left on device") as error:
+    with pytest.raises(Unwritten, match="could not be written: No space left on device") as error:
         tell(checkpoints)
     assert str(error.value).count("could not be written") == 1
     checkpoints.close()  # it was told
+
+
+def test_what_orbax_learns_late_is_told_when_restoring(tmp_path, monkeypatch):
+    """It writes in the background: the last one is known to be written only at the end."""
+    checkpoints = Checkpoints(tmp_path / "run", of=OF)
+    checkpoints.save(1, make_state(1), record=1, score=None)
+    assert checkpoints.latest() == 1
+
+    def full():
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing 'a/0': No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "wait_until_finished", full)
+        with pytest.raises(Unwritten, match="could not be written: No space left on device"):
+            checkpoints.restore(make_state(1))
+    checkpoints.close()
 
 
 def test_empty_folder_has_no_latest(tmp_path):
