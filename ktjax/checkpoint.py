@@ -222,6 +222,8 @@ class Checkpoints:
 
     def _put_aside(self, step: int, error: Exception) -> None:
         """Renames a checkpoint that cannot be used: a later one will get its name."""
+        if self._remote is not None:
+            self._remote.sound.discard(step)
         aside = self._folder / f"unreadable-{step}"
         paths.delete(aside, ignore_errors=True)
         paths.move(self._folder / str(step), aside)
@@ -334,22 +336,25 @@ class _Tars:
         self._folder = folder
         self._scratch = tempfile.TemporaryDirectory(prefix="ktjax-")
         self.local = Path(self._scratch.name)
+        self.sound: set[int] = set()  # steps in the bucket, as far as is known undamaged
         for step in self._there():
             try:
                 with self._path(step).open("rb") as file, tarfile.open(fileobj=file) as tar:
                     tar.extractall(self.local, filter="data")
+                self.sound.add(step)
             except tarfile.TarError as error:
                 _LOG.warning("'%s' cannot be read (%s): skipped.", self._path(step), error)
 
     def upload(self, steps: Sequence[int]) -> None:
-        """Uploads the steps that the bucket lacks, and deletes all others there."""
+        """Uploads the steps that the bucket lacks or has damaged, and deletes all others there."""
         there = self._there()
-        for step in sorted(set(steps) - there):
+        for step in sorted(set(steps) - (there & self.sound)):
             packed = self.local / f"{step}.tar"
             with tarfile.open(packed, "w") as tar:
                 tar.add(self.local / str(step), str(step))
             paths.upload(packed, self._path(step))
             packed.unlink()
+            self.sound.add(step)
         for step in there - set(steps):
             paths.delete(self._path(step))
 

@@ -8,13 +8,14 @@ import sys
 import threading
 from pathlib import Path
 
+import buckets
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xla
 
-from ktjax import checkpoint, parallel
+from ktjax import checkpoint, parallel, paths
 from ktjax.checkpoint import Checkpoints, Unwritten
 
 OF = {"config": "a1", "images": "b2", "run": "kl-1"}
@@ -131,6 +132,32 @@ def test_what_cannot_be_read_is_put_aside(case, tmp_path, caplog):
     checkpoints = Checkpoints(folder, of=OF)
     assert checkpoints.restore(state)[1] == []
     checkpoints.close()
+
+
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_what_cannot_be_read_is_replaced_in_a_bucket(how, tmp_path, monkeypatch, caplog):
+    """Otherwise every later start would find the damaged one again, and lose the same steps."""
+    folder = buckets.in_memory(monkeypatch) / "run"
+    checkpoints = Checkpoints(folder, of=OF)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step), record=step, score=None)
+    checkpoints.close()
+    path = folder / "2.tar"
+    content = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(content[: len(content) // 3])
+    else:  # a tar file as good as any, of a checkpoint that is not
+        before, after = b'"record"', b'"RECORD"'
+        assert before in content
+        path.write_bytes(content.replace(before, after))
+    for found in (1, 2):
+        checkpoints = Checkpoints(folder, of=OF)
+        assert checkpoints.restore(make_state(0))[1] == found
+        if found == 1:
+            assert "of step 2 cannot be used" in caplog.text
+            checkpoints.save(2, make_state(2), record=2, score=None)
+        checkpoints.close()
+    assert sorted(paths.names(folder)) == ["1.tar", "2.tar"]
 
 
 def flips(folder):
