@@ -85,6 +85,7 @@ def execute(
         loaded,
         students.values(),
         workdir,
+        overwrite=overwrite,
         loaded_weights=students.values(),
         refuse=lambda splits: inputs.check_halves(loaded.dataset.name, *_halves(splits)),
         held=held,
