@@ -47,7 +47,8 @@ configs/quickstart.py and configs/showcase.py: -0.41 to +0.06 in 5 epochs, +0.1 
 
 A run's answers are saved when it ends, so a restarted job resumes from there. Runs of several jobs
 (say, one per model, on several machines) are combined into one table when their `runs` folders are
-put into one workdir.
+put into one workdir. These jobs may differ in models, learning rates and seeds; runs of other
+settings or images are refused.
 """
 
 import ml_collections

@@ -14,6 +14,7 @@ checkpoint is made on this machine and uploaded as one object, a tar file, which
 not at all. Every save then waits for the upload, and only a single process is supported.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -21,7 +22,7 @@ import logging
 import os
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,10 @@ class _Manager(ocp.CheckpointManager):
         return False  # calls are counted, see interruption.py: only that module may ask
 
 
+class Unwritten(OSError):
+    """A checkpoint could not be written: the storage is at fault, not the run."""
+
+
 def _score(metrics: Mapping[str, float]) -> float:
     return metrics["score"]
 
@@ -54,7 +59,8 @@ class Checkpoints:
     """The checkpoints of one training run, named by completed updates.
 
     The latest two and the one with the best score are kept. If one cannot be written, the next
-    `save`, `digest`, or at the latest `close` raises an OSError; earlier checkpoints are kept.
+    `save`, `digest`, `restore`, or at the latest `close` raises Unwritten; earlier checkpoints are
+    kept.
 
     `of` identifies the run, part by part: its name, and digests of everything it depends on. A
     checkpoint of another run is not used.
@@ -119,7 +125,7 @@ class Checkpoints:
         said = {"record": record, "of": self._of, "arrays": checksums(state)}
         self._digest = _digest(said["arrays"])
         said["digest"] = _digest(said)
-        try:
+        with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -131,10 +137,6 @@ class Checkpoints:
             if self._remote is not None:
                 self._manager.wait_until_finished()
                 self._remote.upload(self._manager.all_steps())
-        except Exception as error:  # whatever Orbax and TensorStore raise
-            if _another_died(error):
-                raise
-            raise self._unwritten(error) from error
 
     def _wait(self) -> None:
         """Waits until Orbax has the state being saved; raises what `_save` raised."""
@@ -153,12 +155,14 @@ class Checkpoints:
 
         Raises:
           OSError: none of them can be used.
+          Unwritten: what was saved last could not be written.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
         self._wait()
-        self._manager.wait_until_finished()  # pending saves count, and delete older ones
+        with self._writing():
+            self._manager.wait_until_finished()  # pending saves count, and delete older ones
         faults: dict[int, Exception] = {}
         for step in sorted(steps or self._manager.all_steps(), reverse=True):
             restored, fault = self._read(step, abstract)
@@ -218,6 +222,8 @@ class Checkpoints:
 
     def _put_aside(self, step: int, error: Exception) -> None:
         """Renames a checkpoint that cannot be used: a later one will get its name."""
+        if self._remote is not None:
+            self._remote.sound.discard(step)
         aside = self._folder / f"unreadable-{step}"
         paths.delete(aside, ignore_errors=True)
         paths.move(self._folder / str(step), aside)
@@ -233,21 +239,24 @@ class Checkpoints:
         """Waits until everything is on disk."""
         self._thread.shutdown()
         self._wait()
-        try:
+        with self._writing():
             self._manager.wait_until_finished()
             self._manager.close()
             if self._remote is not None:
                 self._remote.close()
-        except Exception as error:
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tells as Unwritten what goes wrong meanwhile."""
+        try:
+            yield
+        except Exception as error:  # whatever Orbax and TensorStore raise
             if _another_died(error):
                 raise
-            raise self._unwritten(error) from error
-
-    def _unwritten(self, error: Exception) -> OSError:
-        return OSError(
-            f"A checkpoint in '{self._folder}' could not be written: {_reason(error)}. Complete "
-            "ones are kept: run the same command to resume from the latest."
-        )
+            raise Unwritten(
+                f"A checkpoint in '{self._folder}' could not be written: {_reason(error)}. "
+                "Complete ones are kept: run the same command to resume from the latest."
+            ) from error
 
 
 def checksums(tree: Any) -> dict[str, str]:
@@ -327,22 +336,25 @@ class _Tars:
         self._folder = folder
         self._scratch = tempfile.TemporaryDirectory(prefix="ktjax-")
         self.local = Path(self._scratch.name)
+        self.sound: set[int] = set()  # steps in the bucket, as far as is known undamaged
         for step in self._there():
             try:
                 with self._path(step).open("rb") as file, tarfile.open(fileobj=file) as tar:
                     tar.extractall(self.local, filter="data")
+                self.sound.add(step)
             except tarfile.TarError as error:
                 _LOG.warning("'%s' cannot be read (%s): skipped.", self._path(step), error)
 
     def upload(self, steps: Sequence[int]) -> None:
-        """Uploads the steps that the bucket lacks, and deletes all others there."""
+        """Uploads the steps that the bucket lacks or has damaged, and deletes all others there."""
         there = self._there()
-        for step in sorted(set(steps) - there):
+        for step in sorted(set(steps) - (there & self.sound)):
             packed = self.local / f"{step}.tar"
             with tarfile.open(packed, "w") as tar:
                 tar.add(self.local / str(step), str(step))
             paths.upload(packed, self._path(step))
             packed.unlink()
+            self.sound.add(step)
         for step in there - set(steps):
             paths.delete(self._path(step))
 

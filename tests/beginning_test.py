@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import complementarity_test
 import numpy as np
 import pytest
 from small_jobs import (
@@ -21,7 +22,8 @@ from small_jobs import (
 from ktjax import data, files, parallel
 from ktjax.checkpoint import Checkpoints
 from ktjax.experiment import beginning, inputs, lease
-from ktjax.jobs import pretrain, transfer
+from ktjax.experiment import workdir as workdir_lib
+from ktjax.jobs import complementarity, convergence, pretrain, transfer
 from ktjax.jobs.study import job
 from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
@@ -230,6 +232,23 @@ def test_one_writer(unfinished):
         assert {k: v for k, v in tree(workdir).items() if "writer" not in k} == {
             k: v for k, v in before.items() if "writer" not in k
         }
+
+
+@pytest.mark.parametrize("job", [pretrain, transfer, convergence, complementarity])
+def test_what_another_job_did_meanwhile_stays(job, pretrained, images, zoo, tmp_path, monkeypatch):
+    """It began and ended after this one looked at the workdir, and before this one's first step."""
+    workdir = shutil.copytree(pretrained[0], tmp_path / "workdir")
+    before = tree(workdir)
+    config = {
+        pretrain: pretraining(images, seed=1),
+        transfer: transferring(images, zoo[0], zoo[1:2]),
+        convergence: load_config("convergence", f"data=folder:{images}", models=tuple(zoo[:1])),
+        complementarity: complementarity_test.config_of(),
+    }[job]
+    monkeypatch.setattr(workdir_lib, "finished", lambda *_, **__: None)
+    with pytest.raises(ValueError, match=r"belongs to another experiment.*--overwrite"):
+        job.run(config, workdir)
+    assert tree(workdir) == before
 
 
 def test_weights_of_models_are_compared(images, quartet, noisy, tmp_path, monkeypatch):

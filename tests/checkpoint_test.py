@@ -8,14 +8,15 @@ import sys
 import threading
 from pathlib import Path
 
+import buckets
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xla
 
-from ktjax import checkpoint, parallel
-from ktjax.checkpoint import Checkpoints
+from ktjax import checkpoint, parallel, paths
+from ktjax.checkpoint import Checkpoints, Unwritten
 
 OF = {"config": "a1", "images": "b2", "run": "kl-1"}
 RECORD = [{"step": 2, "accuracy": 1 / 3, "taught": None, "names": ["ä", "b"]}, {"step": 4}]
@@ -133,6 +134,32 @@ def test_what_cannot_be_read_is_put_aside(case, tmp_path, caplog):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_what_cannot_be_read_is_replaced_in_a_bucket(how, tmp_path, monkeypatch, caplog):
+    """Otherwise every later start would find the damaged one again, and lose the same steps."""
+    folder = buckets.in_memory(monkeypatch) / "run"
+    checkpoints = Checkpoints(folder, of=OF)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step), record=step, score=None)
+    checkpoints.close()
+    path = folder / "2.tar"
+    content = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(content[: len(content) // 3])
+    else:  # a tar file as good as any, of a checkpoint that is not
+        before, after = b'"record"', b'"RECORD"'
+        assert before in content
+        path.write_bytes(content.replace(before, after))
+    for found in (1, 2):
+        checkpoints = Checkpoints(folder, of=OF)
+        assert checkpoints.restore(make_state(0))[1] == found
+        if found == 1:
+            assert "of step 2 cannot be used" in caplog.text
+            checkpoints.save(2, make_state(2), record=2, score=None)
+        checkpoints.close()
+    assert sorted(paths.names(folder)) == ["1.tar", "2.tar"]
+
+
 def flips(folder):
     """(file, byte) at every tenth of all that a checkpoint consists of, and in the middle of each
     of its files.
@@ -228,8 +255,9 @@ def test_none_can_be_read(folder, tmp_path):
         if path.is_file() and "state" in path.parts:
             damage(path, "cut")
     checkpoints = Checkpoints(damaged, of=OF)
-    with pytest.raises(OSError, match=r"None of the checkpoints in .* can be used; the latest: "):
+    with pytest.raises(OSError, match=r"None of the checkpoints in .* can be used; ") as error:
         checkpoints.restore(parallel.replicate(make_state(6)))
+    assert not isinstance(error.value, Unwritten)  # another run may have better ones
     checkpoints.close()
     assert {path.name for path in damaged.iterdir() if path.is_dir()} == {"2", "4", "5"}
 
@@ -272,9 +300,10 @@ def test_a_run_goes_on_while_its_state_is_saved(tmp_path, monkeypatch):
     [
         lambda checkpoints: checkpoints.save(2, make_state(2), record=2, score=None),
         lambda checkpoints: checkpoints.digest,
+        lambda checkpoints: checkpoints.restore(make_state(1)),
         Checkpoints.close,
     ],
-    ids=["save", "digest", "close"],
+    ids=["save", "digest", "restore", "close"],
 )
 def test_what_could_not_be_saved_is_told(tell, tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path / "run", of=OF)
@@ -284,10 +313,26 @@ def test_what_could_not_be_saved_is_told(tell, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints._manager, "save", full)
     checkpoints.save(1, make_state(1), record=1, score=None)
-    with pytest.raises(OSError, match="could not be written: No space left on device") as error:
+    with pytest.raises(Unwritten, match="could not be written: No space left on device") as error:
         tell(checkpoints)
     assert str(error.value).count("could not be written") == 1
     checkpoints.close()  # it was told
+
+
+def test_what_orbax_learns_late_is_told_when_restoring(tmp_path, monkeypatch):
+    """It writes in the background: the last one is known to be written only at the end."""
+    checkpoints = Checkpoints(tmp_path / "run", of=OF)
+    checkpoints.save(1, make_state(1), record=1, score=None)
+    assert checkpoints.latest() == 1
+
+    def full():
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing 'a/0': No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "wait_until_finished", full)
+        with pytest.raises(Unwritten, match="could not be written: No space left on device"):
+            checkpoints.restore(make_state(1))
+    checkpoints.close()
 
 
 def test_empty_folder_has_no_latest(tmp_path):

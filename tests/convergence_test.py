@@ -1,11 +1,15 @@
 """Whether models are at the end of their training: the rule by hand, and the job."""
 
+import itertools
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import small_jobs
+from safetensors import numpy as safetensors_numpy
 
 from ktjax.analysis import convergence
 from ktjax.data import sources
@@ -89,6 +93,69 @@ def test_runs_of_other_jobs_are_taken_up(done, images, zoo, tmp_path, monkeypatc
     results = job.run(config_of(images, zoo[::2]), tmp_path)
     assert trained == [removed.stem]
     assert results["checks"] == done[1]["checks"]
+
+
+def test_runs_are_combined_from_jobs_per_model_and_rate(done, images, zoo, tmp_path, monkeypatch):
+    """Though each job has the runs of one model at one rate, they make the table of all."""
+    (tmp_path / "all" / "runs").mkdir(parents=True)
+    for i, (name, rate) in enumerate(itertools.product(zoo[::2], (0.03, 3.0))):
+        config = config_of(images, [name], learning_rates=(rate,), most_gain=1.0)
+        job.run(config, tmp_path / str(i))
+        for path in (tmp_path / str(i) / "runs").iterdir():
+            path.rename(tmp_path / "all" / "runs" / path.name)
+    monkeypatch.setattr(training, "fit", None)  # nothing is trained
+    results = job.run(config_of(images, zoo[::2]), tmp_path / "all")
+    assert results["checks"] == done[1]["checks"]
+
+
+def fewer_images(images, tmp_path, config):
+    copy = shutil.copytree(images, tmp_path / "images")
+    next(copy.rglob("*.png")).unlink()
+    config.data = f"folder:{copy}"
+
+
+def other_weights(images, tmp_path, config):
+    """A model of the same name."""
+    (name,) = config.models
+    copy = shutil.copytree(name, tmp_path / "other" / Path(name).name)
+    weights = safetensors_numpy.load_file(copy / "model.safetensors")
+    weights = {name: array + np.float32(0.5) for name, array in weights.items()}
+    safetensors_numpy.save_file(weights, copy / "model.safetensors")
+    config.models = (str(copy),)
+
+
+CHANGES = {
+    r"total_steps \(4 there, 5 here\)": dict(total_steps=5, eval_every_steps=4),
+    r"weight_decay \(0.0 there, 0.5 here\)": dict(weight_decay=0.5),
+    r"image_size \(12 there, 14 here\)": dict(image_size=14),
+    "data.*, images": fewer_images,
+    "weights": other_weights,
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_runs_of_other_settings_are_refused(what, done, images, zoo, tmp_path):
+    shutil.copytree(done[0] / "runs", tmp_path / "workdir" / "runs")
+    config, change = config_of(images, zoo[:1]), CHANGES[what]
+    if callable(change):
+        change(images, tmp_path, config)
+    else:
+        config.update(change)
+    with pytest.raises(ValueError, match=rf"\.npz' is of another job: its config.* {what}\. Del"):
+        job.run(config, tmp_path / "workdir")
+
+
+def test_a_run_under_another_name_is_refused(done, images, zoo, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(done[0] / "runs", runs)
+    first, second, *_ = sorted(runs.iterdir())
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(ValueError, match=r"learning_rate \(3.0 there, 0.03 here\)"):
+        job.run(config_of(images, zoo[::2]), tmp_path)
+    with np.load(second) as kept:  # as they were once written
+        np.savez(first, tune=kept["tune"], validation=kept["validation"])
+    with pytest.raises(ValueError, match=r"is of another job: it does not say which\. Delete it"):
+        job.run(config_of(images, zoo[::2]), tmp_path)
 
 
 def test_a_rate_at_which_a_model_diverges_is_left_out(images, zoo, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What a transfer hands on: the last weights, or none that are not better than before."""
 
 import itertools
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from small_jobs import check_same, transferring
 
 from ktjax import interruption, loop
 from ktjax.analysis import decision, rows
+from ktjax.checkpoint import Unwritten
+from ktjax.experiment import training
 from ktjax.jobs import transfer
 from ktjax.jobs.transfer import export, frozen, stages
 from ktjax.report import verdicts
@@ -170,6 +173,18 @@ def test_the_best_on_tune(noisy, quartet, tmp_path, monkeypatch, caplog):
     (run,) = rows.read(transfer.run(config, tmp_path / "best")).runs
     assert run.exported == export.LAST
     assert "The best on tune, of step 4, is left out: None of the checkpoints" in caplog.text
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_best():
+    """When the best is read, it may first be seen that the last was not written."""
+
+    class Full:
+        def restore(self, like, *, steps):
+            raise Unwritten("full")
+
+    history = [{"step": 1, "accuracy": 2.0}, {"step": 2, "accuracy": 1.0}]
+    with pytest.raises(Unwritten):
+        training._best(Full(), types.SimpleNamespace(state=None), history)
 
 
 def test_asked_to_end_before_the_first_evaluation(noisy, quartet, tmp_path, monkeypatch):

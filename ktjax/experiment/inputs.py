@@ -319,6 +319,7 @@ def prepare(
     folder: Path,
     once: shared.Once = shared.anew,
     *,
+    overwrite: bool,
     loaded_weights: Collection[Classifier] = (),
     loaded_answers: Collection[Store] = (),
     refuse: Callable[[Splits], None] = lambda splits: None,
@@ -330,7 +331,7 @@ def prepare(
     `loaded_weights` are the models whose weights are not random, `loaded_answers` teachers that are
     only a store: a resumed run must find the same.
     `refuse` raises ValueError if the job cannot use the splits; the workdir belongs to the job
-    until `held` closes.
+    until `held` closes, and is cleared of another experiment with `overwrite`.
 
     Raises:
       ValueError: models with other classes, images that do not decode, too few images, or a workdir
@@ -351,7 +352,15 @@ def prepare(
         )
         for model in loaded_weights
     } | {one.name: one.fingerprint() for one in loaded_answers}
-    workdir.claim(folder, settings, good.dataset, weights=weights, accept=good.accept, held=held)
+    workdir.claim(
+        folder,
+        settings,
+        good.dataset,
+        overwrite=overwrite,
+        weights=weights,
+        accept=good.accept,
+        held=held,
+    )
     once(("copies", *sorted(weights)), lambda: _say_copies(weights))
     once(
         "turned",

@@ -12,7 +12,7 @@ import numpy as np
 
 from ktjax import batches as batches_lib
 from ktjax import evaluate, files, interruption, loop, parallel, train
-from ktjax.checkpoint import Checkpoints
+from ktjax.checkpoint import Checkpoints, Unwritten
 from ktjax.data import pipeline
 from ktjax.experiment import beginning, logs
 from ktjax.experiment.recipes import Recipe
@@ -154,6 +154,8 @@ def _best(
         return None
     try:
         state, _ = checkpoints.restore(recipe.state, steps=(best["step"],))
+    except Unwritten:  # this is the last one, not the best
+        raise
     except OSError as error:  # the end of training does not depend on it
         _LOG.warning("The best on tune, of step %d, is left out: %s", best["step"], error)
         return None

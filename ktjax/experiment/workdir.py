@@ -169,32 +169,31 @@ def claim(
     settings: Record,
     dataset: data.Dataset,
     *,
+    overwrite: bool,
     weights: Mapping[str, str] | None = None,
     accept: Source | None = None,
     held: contextlib.ExitStack | None = None,
 ) -> None:
     """Claims the folder for this experiment: writes the resolved config, and starts logging there.
 
-    Everything that ktjax wrote for another experiment, which `finished` would have refused, is
-    deleted.
-
     Args:
       workdir: the job's folder.
       settings: the job's settings.
       dataset: the data set it reads.
+      overwrite: delete everything that ktjax wrote for another experiment.
       weights: digests of the weights it starts with, by the models' names.
       accept: the images of its decisions; None: it makes none.
       held: no one else may write to the folder until it closes; None: the caller ensures that.
 
     Raises:
       ValueError: the folder cannot be written, or the processes do not share it, or another process
-        writes to it; or the processes were started differently; or the run started with other
-        images or weights.
+        writes to it; or it belongs to another experiment, which must not be overwritten; or the
+        processes were started differently; or the run started with other images or weights.
     """
     found = beginning.seen(dataset, weights or {}, accept)
     beginning.check_processes(settings, found)
     try:
-        _as_first(lambda: _make(workdir, settings, found, held))
+        _as_first(lambda: _make(workdir, settings, found, held, overwrite=overwrite))
         config = workdir / files.CONFIG
         parallel.as_first_finds(lambda: config.exists() or None, f"the workdir '{workdir}'")
         beginning.check(workdir, dataset.name, found)
@@ -221,13 +220,15 @@ def _make(
     settings: Record,
     found: Mapping[str, Any],
     held: contextlib.ExitStack | None,
+    *,
+    overwrite: bool,
 ) -> None:
     paths.make_folder(workdir)
     if held is not None:
         writer_file = workdir / files.WRITER
         lost = functools.partial(_taken_over, workdir)
         held.enter_context(lease.alone(writer_file, expiry=_EXPIRY, lost=lost))
-    _clear(workdir, settings)
+    _clear(workdir, settings, overwrite=overwrite)
     files.write_json(workdir / files.CONFIG, settings.identity())
     beginning.note(workdir, found)
 
@@ -239,10 +240,17 @@ def _taken_over(workdir: Path) -> None:
     peers.leave(said, logs.flush)
 
 
-def _clear(workdir: Path, settings: Record) -> None:
-    """Deletes what another experiment wrote."""
-    if config_of(workdir) not in (None, settings.identity()):
-        clear(workdir)
+def _clear(workdir: Path, settings: Record, *, overwrite: bool) -> None:
+    """Deletes what another experiment wrote, or refuses: it may have begun after `finished` looked.
+
+    Nobody else may write here meanwhile.
+    """
+    found, wanted = config_of(workdir), settings.identity()
+    if found in (None, wanted):
+        return
+    if not overwrite:
+        raise of_another(workdir, found, wanted)
+    clear(workdir)
 
 
 def clear(workdir: Path) -> None:

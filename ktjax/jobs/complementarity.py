@@ -98,7 +98,7 @@ def execute(
     reading = transform.of_models(settings, blanks.values())
     estimate.check(estimate.of_evaluation(settings, reading), reading, workdir)
     found = {name: entries.fingerprint(models.locate(name).path) for name in settings.models}
-    workdir_lib.claim(workdir, settings, dataset, weights=found, held=held)
+    workdir_lib.claim(workdir, settings, dataset, overwrite=overwrite, weights=found, held=held)
 
     transform.say_crops(reading, blanks.values())
     transform.say_turned(settings, dataset, names=("validation",))

@@ -2,9 +2,10 @@
 
 import contextlib
 import io
+import json
 import logging
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,16 @@ from ktjax.analysis import convergence, rows
 from ktjax.analysis.records import to_json
 from ktjax.analysis.rows import Results
 from ktjax.classifier import Classifier
-from ktjax.data import sources
-from ktjax.experiment import evaluation, inputs, recipes, supervised
+from ktjax.data import pipeline, sources
+from ktjax.experiment import beginning, evaluation, inputs, recipes, supervised, transform
 from ktjax.experiment import workdir as workdir_lib
 from ktjax.settings.convergence import Convergence
 
 _LOG = logging.getLogger(__name__)
 _HALVES = 1234  # the seed that splits tune
+# Jobs that differ only in these may be combined: what they run, and their verdict. Of images that
+# lie elsewhere, data.json says whether they are the same.
+_MAY_DIFFER = ("models", "learning_rates", "seeds", "most_gain", "data_dir")
 
 
 class _Right(NamedTuple):
@@ -59,12 +63,15 @@ def execute(
     """Trains each model further on labels alone, at each learning rate and with each seed.
 
     The result of a run is kept in `workdir/runs` as soon as it ends, and is not computed again.
+    Results of other jobs may be put there, if these differ only in models, learning rates and
+    seeds.
 
     Returns:
       The contents of results.json, as a record.
 
     Raises:
-      ValueError: a model, the data set or the workdir is not usable; before any work is done.
+      ValueError: a model, the data set or the workdir is not usable, before any work is done; or a
+        kept result is damaged or of another job.
       FloatingPointError: a model diverges at every learning rate.
     """
     workdir = paths.of(workdir)
@@ -85,17 +92,21 @@ def execute(
         loaded,
         students.values(),
         workdir,
+        overwrite=overwrite,
         loaded_weights=students.values(),
         refuse=lambda splits: inputs.check_halves(loaded.dataset.name, *_halves(splits)),
         held=held,
     )
     paths.make_folder(workdir / files.RUNS)
     short = files.short_names(settings.models)
+    began = beginning.read(workdir)
+    of = _of(settings, transform.of_models(settings, students.values()), began["images"])
     total = len(students) * len(settings.learning_rates) * len(settings.seeds)
     found = []
     with progress.bar(total=total, desc="runs", unit="run") as bar:
         for name, student in students.items():
-            found.append(_check(settings, student, short[name], splits, workdir, bar.update))
+            own = of | {"weights": began["models"][student.name]}
+            found.append(_check(settings, student, short[name], own, splits, workdir, bar.update))
     return workdir_lib.finish(
         workdir,
         settings,
@@ -112,10 +123,22 @@ def execute(
     )
 
 
+def _of(settings: Convergence, how: pipeline.Reading, images: Mapping[str, Any]) -> dict[str, Any]:
+    """What all runs must have in common, as JSON: of this job, and of others that are combined.
+
+    How images are read follows the models where the settings leave it open.
+    """
+    said = {name: value for name, value in settings.identity().items() if name not in _MAY_DIFFER}
+    seen = {"image_size": how.size, "crop_pct": how.crop_pct, "interpolation": how.interpolation}
+    seen |= {"crop_mode": how.crop_mode, "fill": list(how.fill)}
+    return said | seen | {"images": images}
+
+
 def _check(
     settings: Convergence,
     student: Classifier,
     short: str,
+    of: Mapping[str, Any],
     splits: inputs.Splits,
     workdir: Path,
     done: Callable[[], Any],
@@ -135,15 +158,16 @@ def _check(
     def run(rate: float, seed: int) -> _Right:
         name = f"{short}-{rate:g}-{seed}"
         path = workdir / files.RUNS / f"{name}.npz"
+        mine = {**of, "learning_rate": rate, "seed": seed}
         if not parallel.as_first_sees(path.exists()):
             own = recipe.at(learning_rate=rate, seed=seed)
             right = _train(settings, own, student, predict, splits, workdir, name)
             if parallel.is_first():
-                _write(path, right)
+                _write(path, right, mine)
                 paths.delete(workdir / files.CHECKPOINTS / name, ignore_errors=True)
         done()
         parallel.as_first_finds(lambda: path.exists() or None, f"'{path.parent}'")
-        return _read(path, splits)
+        return _read(path, splits, mine)
 
     after: dict[float, list[_Right]] = {}
     for rate in settings.learning_rates:
@@ -206,23 +230,28 @@ def _right(tune_NxC: np.ndarray, validation_NxC: np.ndarray, splits: inputs.Spli
     )
 
 
-def _write(path: Path, right: _Right) -> None:
+def _write(path: Path, right: _Right, of: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.packbits(bits) for name, bits in right._asdict().items()})
+    bits = {name: np.packbits(bits) for name, bits in right._asdict().items()}
+    np.savez(buffer, of=np.frombuffer(json.dumps(of).encode(), np.uint8), **bits)
     files.write_whole(path, buffer.getvalue())
 
 
-def _read(path: Path, splits: inputs.Splits) -> _Right:
-    """Reads what `_write` wrote. ValueError: the file is damaged, or is for other images."""
+def _read(path: Path, splits: inputs.Splits, of: Mapping[str, Any]) -> _Right:
+    """Reads what `_write` wrote. ValueError: the file is damaged, or of another job."""
     counts = _Right(len(splits.tune), len(splits.validation))._asdict()
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             packed = {name: kept[name] for name in counts}
+            there = json.loads(kept["of"].tobytes()) if "of" in kept else {}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"'{path}' was not written by ktjax, or is damaged: delete it.") from error
-    for name, bits in packed.items():
-        if bits.size != -(-counts[name] // 8):
-            raise ValueError(f"'{path}' is for other {name} images: delete it.")
+    if there != of:
+        what = workdir_lib.differences(there, of) if there else "it does not say which"
+        raise ValueError(
+            f"'{path}' is of another job: {what}. Delete it, and the run is done again, or use "
+            "another --workdir."
+        )
     return _Right(
         **{
             name: np.unpackbits(bits, count=counts[name]).astype(bool)

@@ -83,6 +83,7 @@ def execute(
         loaded,
         students,
         workdir,
+        overwrite=overwrite,
         loaded_weights=[
             student
             for name, student in zip(settings.models, students, strict=True)

@@ -17,6 +17,7 @@ from safetensors import numpy as safetensors_numpy
 from ktjax import files, paths
 from ktjax.analysis import controls, rows
 from ktjax.analysis.rows import TransferResults
+from ktjax.checkpoint import Unwritten
 from ktjax.experiment import beginning, logs
 from ktjax.experiment import lease as lease_lib
 from ktjax.experiment import workdir as workdir_lib
@@ -226,7 +227,7 @@ def _stops_all(error: Exception, workdir: Path, store: str | None) -> bool:
     """Whether an error is of what the study itself writes, and the next run would fail likewise."""
     if not isinstance(error, OSError):
         return False
-    if error.errno in _OF_ALL:
+    if isinstance(error, Unwritten) or error.errno in _OF_ALL:
         return True
     own = [workdir, *([] if store is None else [paths.of(store)])]
     names = [name for name in (error.filename, error.filename2) if isinstance(name, str | Path)]

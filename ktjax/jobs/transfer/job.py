@@ -122,6 +122,7 @@ def execute(
         classifiers.values(),
         workdir,
         once,
+        overwrite=overwrite,
         loaded_weights=classifiers.values(),
         loaded_answers=only_stores.values(),
         held=held,
