@@ -202,6 +202,10 @@ def test_what_cannot_be_imported_says_why(tmp_path):
     with pytest.raises(ValueError, match="has 3 classes, but 4 are named"):
         linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
         ktjax.import_torch(linear, tmp_path / "out", size=(8, 8), classes=4, **NORMAL)
+    for last, name in ((torch.nn.Softmax(1), "softmax"), (torch.nn.Sigmoid(), "sigmoid")):
+        sure = torch.nn.Sequential(*linear, last)
+        with pytest.raises(ValueError, match=f"returns probabilities: .* before the {name}"):
+            ktjax.import_torch(sure, tmp_path / "out", size=(8, 8), classes=3, **NORMAL)
     assert not (tmp_path / "out").exists()
 
 
