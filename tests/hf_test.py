@@ -210,6 +210,21 @@ def test_an_encoder_gets_a_head(folders, tmp_path, case):
         np.testing.assert_array_equal(ours, np.zeros_like(ours) if in_head else theirs)
 
 
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_a_head_for_another_problem_is_left_out(folders, resnet, problem, caplog):
+    path = resnet / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"problem_type": "single_label_classification"}))
+    assert len(models.load(str(resnet)).classes) == rule.CLASSES
+    path.write_text(json.dumps(config | {"problem_type": problem}))
+    with pytest.raises(ValueError, match="has no head, so it cannot classify"):
+        models.load(str(resnet))
+    assert f"has problem_type={problem}: its head is left out" in caplog.text
+    found = models.load(str(resnet), classes=("a", "b"), head="zero").variables["params"]
+    expected = models.load(str(folders / "resnet")).variables["params"]
+    jax.tree.map(np.testing.assert_array_equal, found["conv1"], expected["conv1"])
+
+
 def test_weights_in_parts(resnet):
     whole = models.load(str(resnet)).variables
     arrays = sorted(safetensors_numpy.load_file(resnet / weights.WEIGHTS).items())

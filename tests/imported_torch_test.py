@@ -154,6 +154,18 @@ def test_an_encoder_is_imported_with_a_head_to_come(tmp_path):
         assert len(models.load(str(tmp_path / "graph"), head="random", classes=3).classes) == 3
 
 
+def test_a_head_for_another_problem_is_left_out(tmp_path, caplog):
+    of_transformers(tmp_path / "swin", "Swinv2ForImageClassification")
+    problem, path = "multi_label_classification", tmp_path / "swin" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"problem_type": problem}))
+    imported.import_named(str(tmp_path / "swin"), tmp_path / "graph")
+    assert f"Swinv2ForImageClassification has problem_type={problem}" in caplog.text
+    with pytest.raises(ValueError, match="graph' has no head, so it cannot classify"):
+        models.load(str(tmp_path / "graph"))
+    model = models.load(str(tmp_path / "graph"), head="zero", classes=("a", "b"))
+    assert model.classes == ("a", "b")
+
+
 def test_a_checkpoint_of_something_else_is_not_imported(tmp_path):
     of_transformers(tmp_path / "swin", "Swinv2Model", add_pooling_layer=False)
     file = tmp_path / "swin" / weights.WEIGHTS

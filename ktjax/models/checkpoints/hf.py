@@ -76,6 +76,7 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"{path} has {field}={config[field]!r}; ktjax supports only {value!r}, and imports "
                 "others where torch is installed: `python -m ktjax.models import`."
             )
+    headless = headless or not is_for_one_class(config.get("problem_type"), str(path))
     names = () if headless else class_names(config["id2label"])
     return {
         "format": "hf",
@@ -132,6 +133,21 @@ def _network(given: Sequence[str], model_type: str) -> str | None:
     if not given or any("ImageClassification" in name for name in given):
         return None
     return next((name for name, kind in KINDS.items() if kind.model_type == model_type), None)
+
+
+def is_for_one_class(problem_type: str | None, path: str) -> bool:
+    """Whether one class of an image is right, by transformers' `problem_type`; logs if not.
+
+    Otherwise a softmax of the outputs means nothing, so the head is not used: a new one may be.
+    """
+    if problem_type in (None, "single_label_classification"):
+        return True
+    _LOG.warning(
+        "%s has problem_type=%s: its head is left out, as ktjax is for one class per image.",
+        path,
+        problem_type,
+    )
+    return False
 
 
 def class_names(id2label: Mapping[Any, str]) -> tuple[str, ...]:

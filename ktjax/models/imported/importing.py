@@ -191,9 +191,11 @@ def _write(source: _Source, folder: Path) -> Classifier:
         "model_args": {},
         "pretrained_cfg": {**source.pretrained_cfg, **weights.pretrained_cfg(source.spec)},
     }
-    if source.lacking:  # timm's way of saying that there is no head
+    if source.lacking:
         _check_lacking(source, exported.graph)
-        config["num_classes"], names = 0, ()
+    problem = getattr(getattr(source.module, "config", None), "problem_type", None)  # transformers'
+    if source.lacking or not hf.is_for_one_class(problem, source.architecture):
+        config["num_classes"], names = 0, ()  # timm's way of saying that there is no head
     if names is None:
         names = class_names(config)
     config["label_names"] = list(names)
