@@ -1,5 +1,6 @@
 """transformers' classifiers against goldens of its own: folders as it writes them, both ways."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -252,6 +253,14 @@ def test_only_transformers_models_go_to_transformers(tmp_path):
     model = models.create("tiny_mlp_narrow", classes=("a", "b"), seed=0)
     with pytest.raises(ValueError, match="Format hf is for models that came from transformers"):
         weights.export(model, tmp_path / "there", format="hf")
+    assert not (tmp_path / "there").exists()
+
+
+def test_nothing_is_written_if_no_processor_prepares_such_images(folders, tmp_path):
+    model = models.load(str(folders / "resnet"))
+    spec = dataclasses.replace(model.input, crop_mode="border")
+    with pytest.raises(ValueError, match="no image processor that adds borders"):
+        weights.export(dataclasses.replace(model, input=spec), tmp_path / "there", format="hf")
     assert not (tmp_path / "there").exists()
 
 

@@ -4,6 +4,7 @@ imported_test.py has the rest, on what torch has said before.
 """
 
 import dataclasses
+import inspect
 import json
 import re
 import subprocess
@@ -19,8 +20,8 @@ from safetensors import numpy as safetensors_numpy
 
 import ktjax
 from ktjax import models
-from ktjax.models import imported
-from ktjax.models.checkpoints import layouts, weights
+from ktjax.models import imported, registry
+from ktjax.models.checkpoints import catalogue, layouts, weights
 
 pytestmark = pytest.mark.full
 NORMAL = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -324,3 +325,15 @@ def test_what_is_else_in_training_is_not_trained_so(tmp_path, caplog):
         assert (model.definition.training is None) == (said is not None)
         assert (tmp_path / "training.json").exists() == (said is None)
         assert said is None or re.search(said, caplog.text), caplog.text
+
+
+@pytest.mark.parametrize("family", sorted(models.FAMILIES))
+def test_which_options_are_timms(family):
+    timm = pytest.importorskip("timm")
+    ours = set().union(*map(registry.options_of, models.FAMILIES[family].VARIANTS))
+    smallest = min(
+        models.FAMILIES[family].VARIANTS,
+        key=lambda name: catalogue.TIMM["architectures"][name]["parameters"],
+    )
+    theirs = set(inspect.signature(type(timm.create_model(smallest)).__init__).parameters)
+    assert ours - theirs == {*catalogue.NOT_TIMMS.get(family, ()), "remat"}

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ktjax import files
 from ktjax.classifier import InputSpec
 from ktjax.models.checkpoints import processors
 from ktjax.models.checkpoints.hf_kinds import KINDS, ZERO_SHOT
@@ -167,15 +166,14 @@ def class_names(id2label: Mapping[Any, str]) -> tuple[str, ...]:
     return tuple(named[number] for number in sorted(named))
 
 
-def write_config(
-    folder: Path,
-    *,
-    architecture: str,
-    options: Mapping[str, Any],
-    spec: InputSpec,
-    classes: Sequence[str],
-) -> None:
-    """Writes config.json and preprocessor_config.json as transformers reads them."""
+def configs(
+    *, architecture: str, options: Mapping[str, Any], spec: InputSpec, classes: Sequence[str]
+) -> dict[str, Any]:
+    """config.json and preprocessor_config.json as transformers reads them: their contents, by name.
+
+    Raises:
+      ValueError: no image processor of transformers' prepares images like this.
+    """
     kind = KINDS[architecture]
     config = {
         "architectures": [architecture],
@@ -187,5 +185,4 @@ def write_config(
         "label2id": {name: number for number, name in enumerate(classes)},
         "dtype": "float32",
     }
-    files.write_json(folder / "config.json", config)
-    files.write_json(folder / PREPROCESSOR, processors.to_json(spec))
+    return {PREPROCESSOR: processors.to_json(spec), "config.json": config}

@@ -19,7 +19,7 @@ from safetensors import numpy as safetensors_numpy
 from ktjax import files, paths
 from ktjax.classifier import CROP_MODES, Classifier, InputSpec, Variables
 from ktjax.models.checkpoints import card, entries, fields, hf, layouts
-from ktjax.models.checkpoints.catalogue import TIMM
+from ktjax.models.checkpoints.catalogue import NOT_TIMMS, TIMM
 from ktjax.models.checkpoints.layouts import Layout
 
 CONFIG = "config.json"
@@ -245,8 +245,8 @@ def export(
       **facts: more fields of config.json, unless the format is `hf`.
 
     Raises:
-      ValueError: there is no such format, or it does not have the architecture; or this is no
-        Classifier.
+      ValueError: there is no such format, or it does not have the architecture or its options, or
+        a way to prepare its images; or this is no Classifier.
     """
     if not isinstance(classifier, Classifier):
         raise ValueError(
@@ -260,31 +260,53 @@ def export(
         card.write(folder, classifier, format=format, training=training)
         return
     layout = layout_of(format, classifier.architecture, classifier.options)
+    # What cannot be written is noticed before anything is.
+    texts = {name: files.as_json(of) for name, of in _configs(classifier, format, facts).items()}
     paths.make_folder(folder)
     # Only their owner can read save_file's files. transformers requires the metadata.
     arrays = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
     files.write_whole(folder / WEIGHTS, arrays)
     card.write(folder, classifier, format=format, training=training)
+    for name, text in texts.items():
+        files.write_whole(folder / name, text)
+
+
+def _configs(
+    classifier: Classifier, format: str, facts: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The contents of the files beside the weights, by name; config.json is the last.
+
+    Raises:
+      ValueError: the format cannot say what the classifier is.
+    """
+    # Rematerialization is of one's memory, not of the model.
+    options = {name: value for name, value in classifier.options.items() if name != "remat"}
     if format == "hf":
-        hf.write_config(
-            folder,
+        return hf.configs(
             architecture=classifier.architecture,
-            options=classifier.options,
+            options=options,
             spec=classifier.input,
             classes=classifier.classes,
         )
-        return
+    if format == "timm":
+        family = TIMM["architectures"][classifier.architecture]["family"]
+        lacking = sorted(options.keys() & set(NOT_TIMMS.get(family, ())))
+        if lacking:
+            raise ValueError(
+                f"timm's {classifier.architecture} has no option {', '.join(lacking)}: use "
+                "format='ktjax'."
+            )
     config = {
         "format": format,
         "architecture": classifier.architecture,
         "num_classes": len(classifier.classes),
         "origin": classifier.origin,
         **facts,
-        "model_args": dict(classifier.options),
+        "model_args": options,
         "pretrained_cfg": pretrained_cfg(classifier.input) | _timms_own(classifier.architecture),
         "label_names": classifier.classes,
     }
-    files.write_json(folder / CONFIG, config)
+    return {CONFIG: config}
 
 
 def _timms_own(architecture: str) -> dict[str, Any]:
