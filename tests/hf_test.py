@@ -256,6 +256,22 @@ def test_only_transformers_models_go_to_transformers(tmp_path):
     assert not (tmp_path / "there").exists()
 
 
+@pytest.mark.parametrize("case", ["resnet", "vit", "dinov2", "swin"])
+def test_images_that_are_not_square(folders, case, tmp_path):
+    """A ViT's size may be two; not all of transformers' networks and processors take that."""
+    model = models.load(str(folders / case), size=(32, 64))
+    if case != "vit":
+        with pytest.raises(ValueError, match="Format hf is for square images: transformers"):
+            weights.export(model, tmp_path / "there", format="hf")
+        assert not (tmp_path / "there").exists()
+        return
+    weights.export(model, tmp_path, format="hf")
+    assert json.loads((tmp_path / "config.json").read_text())["image_size"] == [32, 64]
+    after = models.load(str(tmp_path))
+    assert after.input == model.input
+    jax.tree.map(np.testing.assert_array_equal, after.variables, model.variables)
+
+
 def test_nothing_is_written_if_no_processor_prepares_such_images(folders, tmp_path):
     model = models.load(str(folders / "resnet"))
     spec = dataclasses.replace(model.input, crop_mode="border")

@@ -18,6 +18,8 @@ from ktjax.models.checkpoints.processors import PREPROCESSOR
 _LOG = logging.getLogger(__name__)
 # Else transformers says at each start that PyTorch is missing, which nothing here needs.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+# Of images that are not square, transformers' networks of these types are others than ktjax's.
+_SQUARE = ("swin", "beit", "dinov2")
 _TIMMS = "timm_wrapper"  # transformers' class around timm's networks: the config is timm's
 
 
@@ -172,15 +174,22 @@ def configs(
     """config.json and preprocessor_config.json as transformers reads them: their contents, by name.
 
     Raises:
-      ValueError: no image processor of transformers' prepares images like this.
+      ValueError: no image processor of transformers' prepares images like this, or its network
+        does not take them.
     """
     kind = KINDS[architecture]
+    square = spec.size[0] == spec.size[1]
+    if kind.model_type in _SQUARE and not square:
+        raise ValueError(
+            f"Format hf is for square images: transformers' {architecture} does not compute the "
+            f"same of {spec.size[0]}x{spec.size[1]}."
+        )
     config = {
         "architectures": [architecture],
         "model_type": kind.model_type,
         **{name: options[name] for name in kind.options},
         **kind.fixed,
-        "image_size": spec.size[0],
+        "image_size": spec.size[0] if square else list(spec.size),
         "id2label": dict(enumerate(classes)),
         "label2id": {name: number for number, name in enumerate(classes)},
         "dtype": "float32",
