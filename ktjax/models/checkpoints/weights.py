@@ -36,8 +36,9 @@ ZERO_SHOT = "zeroshot"  # CLIP's or SigLIP's, whose classes are texts (models/ze
 OWN = "own"  # the weights of a module that only its owner has (models/own.py)
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
-# adapt(timm's name of an entry, the file's array, the wanted shape) -> array of that shape
-Adapt = Callable[[str, np.ndarray, Shape], np.ndarray]
+# adapt(timm's name of an entry, the file's array, the wanted shape, before=, after=) -> array of
+# that shape; the size of the images that the file is for, and the wanted one
+Adapt = Callable[..., np.ndarray]
 
 
 def is_export(folder: Path) -> bool:
@@ -162,6 +163,7 @@ def fill(
     *,
     layout: Layout,
     adapt: Adapt | None,
+    made_for: tuple[int, int],
     where: Path,
     head: Variables | None = None,
 ) -> Classifier:
@@ -173,6 +175,7 @@ def fill(
       layout: where the file has each parameter.
       adapt: gives entries the wanted shape, such as position embeddings for another image size;
         None: they must fit as they are.
+      made_for: height and width of the images that the file is for.
       where: the file, for messages.
       head: a tree of bools: which variables are zero, and not read, whatever the file has for them
         or instead of them; None: all are read.
@@ -186,7 +189,7 @@ def fill(
     names = {name for place in places.values() for name in place.names}
     found = entries.unwrapped(found, names, where=where)
     found = {k: v for k, v in found.items() if not k.endswith(layouts.IGNORED)}
-    wanted = {}
+    wanted, size = {}, tuple(classifier.input.size)
     for path, place in places.items():
         if fresh.get(path):
             for name in place.names:
@@ -195,9 +198,12 @@ def fill(
         shape = place.shape(leaves[path].shape)
         wanted |= dict.fromkeys(place.names, shape)
         name = place.names[0]
-        if adapt is not None and name in found and found[name].shape != shape:
+        if adapt is None or name not in found:
+            continue
+        # Of another size even what has the right shape may not fit: 4x16 places are 8x8, too.
+        if found[name].shape != shape or made_for != size:
             (timms,), *_ = layouts.timm(path, len(shape))
-            found[name] = adapt(timms, found[name], shape)
+            found[name] = adapt(timms, found[name], shape, before=made_for, after=size)
     if head is not None:  # other layers of an encoder after its features
         found = {k: v for k, v in found.items() if k in wanted or ".pooler." not in f".{k}"}
     entries.check_fit(where, found, wanted, by=classifier.architecture)
