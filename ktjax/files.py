@@ -54,8 +54,12 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file atomically."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(path, f"{text}\n")
+    write_whole(path, as_json(content))
+
+
+def as_json(content: Any) -> str:
+    """What a JSON file holds; TypeError or ValueError if JSON cannot hold it."""
+    return f"{json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)}\n"
 
 
 def read_json(path: Path) -> Any:

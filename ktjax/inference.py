@@ -54,8 +54,8 @@ def predict(
       The classes of each image, the most probable first.
 
     Raises:
-      ValueError: a missing or unreadable file, an array of the wrong kind, an unknown model, or
-        `top` or `batch_size` below 1.
+      ValueError: a missing or unreadable file, an array of the wrong kind, an unknown model, one
+        with a single class, or `top` or `batch_size` below 1.
     """
     answered = _answered(model, _listed(images), top=top, batch_size=batch_size, upright=upright)
     return [classes for _, classes in answered]
@@ -83,6 +83,11 @@ def _answered(
         raise ValueError(
             f"{model.name} has no classes of its own: name them with "
             "predict(ktjax.load_model(NAME, classes=...), ...)."
+        )
+    if len(model.classes) == 1:
+        raise ValueError(
+            f"{model.name} has one class, '{model.classes[0]}', whose probability would always be "
+            "1: a classifier needs two or more."
         )
     rows = min(batch_size, len(images))  # compiles for one size only
     for start in range(0, len(images), batch_size):

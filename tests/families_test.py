@@ -124,6 +124,7 @@ def classifier(family, architecture):
         entries(golden),
         layout=layouts.timm,
         adapt=getattr(module, "adapt", None),
+        made_for=size,
         where=Path(architecture),
     )
 

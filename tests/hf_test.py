@@ -1,5 +1,6 @@
 """transformers' classifiers against goldens of its own: folders as it writes them, both ways."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -210,6 +211,21 @@ def test_an_encoder_gets_a_head(folders, tmp_path, case):
         np.testing.assert_array_equal(ours, np.zeros_like(ours) if in_head else theirs)
 
 
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_a_head_for_another_problem_is_left_out(folders, resnet, problem, caplog):
+    path = resnet / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"problem_type": "single_label_classification"}))
+    assert len(models.load(str(resnet)).classes) == rule.CLASSES
+    path.write_text(json.dumps(config | {"problem_type": problem}))
+    with pytest.raises(ValueError, match="has no head, so it cannot classify"):
+        models.load(str(resnet))
+    assert f"has problem_type={problem}: its head is left out" in caplog.text
+    found = models.load(str(resnet), classes=("a", "b"), head="zero").variables["params"]
+    expected = models.load(str(folders / "resnet")).variables["params"]
+    jax.tree.map(np.testing.assert_array_equal, found["conv1"], expected["conv1"])
+
+
 def test_weights_in_parts(resnet):
     whole = models.load(str(resnet)).variables
     arrays = sorted(safetensors_numpy.load_file(resnet / weights.WEIGHTS).items())
@@ -237,6 +253,30 @@ def test_only_transformers_models_go_to_transformers(tmp_path):
     model = models.create("tiny_mlp_narrow", classes=("a", "b"), seed=0)
     with pytest.raises(ValueError, match="Format hf is for models that came from transformers"):
         weights.export(model, tmp_path / "there", format="hf")
+    assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize("case", ["resnet", "vit", "dinov2", "swin"])
+def test_images_that_are_not_square(folders, case, tmp_path):
+    """A ViT's size may be two; not all of transformers' networks and processors take that."""
+    model = models.load(str(folders / case), size=(32, 64))
+    if case != "vit":
+        with pytest.raises(ValueError, match="Format hf is for square images: transformers"):
+            weights.export(model, tmp_path / "there", format="hf")
+        assert not (tmp_path / "there").exists()
+        return
+    weights.export(model, tmp_path, format="hf")
+    assert json.loads((tmp_path / "config.json").read_text())["image_size"] == [32, 64]
+    after = models.load(str(tmp_path))
+    assert after.input == model.input
+    jax.tree.map(np.testing.assert_array_equal, after.variables, model.variables)
+
+
+def test_nothing_is_written_if_no_processor_prepares_such_images(folders, tmp_path):
+    model = models.load(str(folders / "resnet"))
+    spec = dataclasses.replace(model.input, crop_mode="border")
+    with pytest.raises(ValueError, match="no image processor that adds borders"):
+        weights.export(dataclasses.replace(model, input=spec), tmp_path / "there", format="hf")
     assert not (tmp_path / "there").exists()
 
 

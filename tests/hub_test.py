@@ -727,3 +727,29 @@ def test_what_timm_lacks_is_not_written_in_its_format(architecture, tmp_path):
         other = dataclasses.replace(own, architecture=architecture)
         weights.export(other, tmp_path / "export", format="timm")
     assert not (tmp_path / "export").exists()
+
+
+def test_options_are_what_an_export_can_hold(classifier, folder, tmp_path):
+    found = models.load(str(folder), drop_path_rate=np.float32(0.25), remat=True)
+    assert type(found.options["drop_path_rate"]) is float
+    weights.export(found, tmp_path, format="timm")
+    # timm has no remat, which is of the memory here, not of the model.
+    assert models.blank(str(tmp_path)).options == {"drop_path_rate": 0.25}
+    for value in (jax.nn.silu, np.ones(2), float("nan"), (np.int64(1),)):
+        with pytest.raises(ValueError, match="test_resnet cannot have drop_rate=.*: options are"):
+            models.load(str(folder), drop_rate=value)
+
+
+def test_options_that_timm_has_not_are_not_written_in_its_format(tmp_path):
+    model = drawn("test_vit", size=(32, 32), depth=1, use_fc_norm=True)
+    with pytest.raises(ValueError, match="timm's test_vit has no option use_fc_norm: use format="):
+        weights.export(model, tmp_path / "export", format="timm")
+    assert not (tmp_path / "export").exists()
+    weights.export(model, tmp_path / "export")
+    assert models.blank(str(tmp_path / "export")).options == model.options
+
+
+def test_nothing_is_written_if_something_cannot_be(classifier, tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        weights.export(classifier, tmp_path / "export", accuracy=np.float32(1))
+    assert not (tmp_path / "export").exists()

@@ -24,7 +24,7 @@ from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import transfer
 from ktjax.models import imported
 from ktjax.models.checkpoints import entries, weights
-from ktjax.models.imported import evaluate, importing
+from ktjax.models.imported import evaluate, importing, operations
 
 GOLDENS = Path(__file__).parent / "goldens" / "imported"
 CASES = sorted(folder.name for folder in GOLDENS.iterdir())
@@ -195,6 +195,21 @@ def test_it_computes_in_bfloat16(folders, case):
     # The dtype of all activations, as no float32 of a constant must have got among them.
     assert found.logits.dtype == found.features.dtype == jnp.bfloat16
     assert_close(found.logits.astype(jnp.float32), output.logits, 0.1)
+
+
+@pytest.mark.parametrize("width", [64, 48])  # of a head: a scale that bfloat16 has, and one not
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bfloat16_is_as_exact_as_jaxs(width, masked):
+    attention = operations.OPERATIONS["scaled_dot_product_attention"]
+    keys = jax.random.split(jax.random.key(0), 3)
+    qkv = [1.5 * jax.random.normal(key, (1, 2, 300, width), jnp.bfloat16) for key in keys]
+    mask = jnp.arange(300)[None, :] < 200 if masked else None
+    exact = attention(*(a.astype(jnp.float32) for a in qkv), mask)
+    ours = attention(*qkv, mask)
+    jaxs = jax.nn.dot_product_attention(*(a.swapaxes(1, 2) for a in qkv), mask=mask).swapaxes(1, 2)
+    error, theirs = (jnp.linalg.norm(y.astype(jnp.float32) - exact) for y in (ours, jaxs))
+    assert ours.dtype == jnp.bfloat16
+    assert error < 1.1 * theirs
 
 
 def test_it_takes_uint8_images_and_any_batch(folders):

@@ -4,6 +4,7 @@ imported_test.py has the rest, on what torch has said before.
 """
 
 import dataclasses
+import inspect
 import json
 import re
 import subprocess
@@ -19,8 +20,8 @@ from safetensors import numpy as safetensors_numpy
 
 import ktjax
 from ktjax import models
-from ktjax.models import imported
-from ktjax.models.checkpoints import layouts, weights
+from ktjax.models import imported, registry
+from ktjax.models.checkpoints import catalogue, layouts, weights
 
 pytestmark = pytest.mark.full
 NORMAL = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -154,6 +155,18 @@ def test_an_encoder_is_imported_with_a_head_to_come(tmp_path):
         assert len(models.load(str(tmp_path / "graph"), head="random", classes=3).classes) == 3
 
 
+def test_a_head_for_another_problem_is_left_out(tmp_path, caplog):
+    of_transformers(tmp_path / "swin", "Swinv2ForImageClassification")
+    problem, path = "multi_label_classification", tmp_path / "swin" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"problem_type": problem}))
+    imported.import_named(str(tmp_path / "swin"), tmp_path / "graph")
+    assert f"Swinv2ForImageClassification has problem_type={problem}" in caplog.text
+    with pytest.raises(ValueError, match="graph' has no head, so it cannot classify"):
+        models.load(str(tmp_path / "graph"))
+    model = models.load(str(tmp_path / "graph"), head="zero", classes=("a", "b"))
+    assert model.classes == ("a", "b")
+
+
 def test_a_checkpoint_of_something_else_is_not_imported(tmp_path):
     of_transformers(tmp_path / "swin", "Swinv2Model", add_pooling_layer=False)
     file = tmp_path / "swin" / weights.WEIGHTS
@@ -202,6 +215,10 @@ def test_what_cannot_be_imported_says_why(tmp_path):
     with pytest.raises(ValueError, match="has 3 classes, but 4 are named"):
         linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
         ktjax.import_torch(linear, tmp_path / "out", size=(8, 8), classes=4, **NORMAL)
+    for last, name in ((torch.nn.Softmax(1), "softmax"), (torch.nn.Sigmoid(), "sigmoid")):
+        sure = torch.nn.Sequential(*linear, last)
+        with pytest.raises(ValueError, match=f"returns probabilities: .* before the {name}"):
+            ktjax.import_torch(sure, tmp_path / "out", size=(8, 8), classes=3, **NORMAL)
     assert not (tmp_path / "out").exists()
 
 
@@ -308,3 +325,15 @@ def test_what_is_else_in_training_is_not_trained_so(tmp_path, caplog):
         assert (model.definition.training is None) == (said is not None)
         assert (tmp_path / "training.json").exists() == (said is None)
         assert said is None or re.search(said, caplog.text), caplog.text
+
+
+@pytest.mark.parametrize("family", sorted(models.FAMILIES))
+def test_which_options_are_timms(family):
+    timm = pytest.importorskip("timm")
+    ours = set().union(*map(registry.options_of, models.FAMILIES[family].VARIANTS))
+    smallest = min(
+        models.FAMILIES[family].VARIANTS,
+        key=lambda name: catalogue.TIMM["architectures"][name]["parameters"],
+    )
+    theirs = set(inspect.signature(type(timm.create_model(smallest)).__init__).parameters)
+    assert ours - theirs == {*catalogue.NOT_TIMMS.get(family, ()), "remat"}

@@ -95,6 +95,12 @@ def test_what_is_refused(model, image, options, message):
         ktjax.predict(model, image, **options)
 
 
+def test_a_single_class_is_no_answer(photo):
+    model = models.create("tiny_mlp_narrow", classes=["cat"], seed=0)
+    with pytest.raises(ValueError, match=r"has one class, 'cat', whose probability would always"):
+        ktjax.predict(model, photo)
+
+
 def said(monkeypatch, capsys, *words):
     monkeypatch.setattr(sys, "argv", ["ktjax", *words])
     main.cli()

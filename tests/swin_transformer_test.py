@@ -33,7 +33,14 @@ def test_tables_are_resized_as_timm_resizes_them(before, after):
 
 def filled(size, found, **options):
     blank, module = models.skeleton(ARCHITECTURE, ("a", "b"), size, SMALL | options)
-    return weights.fill(blank, found, layout=layouts.timm, adapt=module.adapt, where=Path("a file"))
+    return weights.fill(
+        blank,
+        found,
+        layout=layouts.timm,
+        adapt=module.adapt,
+        made_for=(64, 64),
+        where=Path("a file"),
+    )
 
 
 def test_weights_fit_images_and_windows_of_another_size():

@@ -151,6 +151,7 @@ def _filled(
                 found.config["format"], shapes.architecture, found.config["model_args"]
             ),
             adapt=getattr(module, "adapt", None),
+            made_for=weights.input_spec(found.config).size,
             where=found.path,
             head=heads.head_of(shapes) if fresh_head else None,
         )

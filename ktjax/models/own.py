@@ -45,9 +45,6 @@ class Own:
             raise ValueError(
                 f"{classifier.name} is your own module: there is no format {format} for it."
             )
-        paths.make_folder(folder)
-        arrays = safetensors_numpy.save(_flat(classifier.variables))
-        files.write_whole(folder / weights.WEIGHTS, arrays)
         config = {
             "format": weights.OWN,
             "architecture": classifier.architecture,
@@ -58,7 +55,11 @@ class Own:
             "pretrained_cfg": weights.pretrained_cfg(classifier.input),
             "label_names": classifier.classes,
         }
-        files.write_json(folder / weights.CONFIG, config)
+        text = files.as_json(config)
+        paths.make_folder(folder)
+        arrays = safetensors_numpy.save(_flat(classifier.variables))
+        files.write_whole(folder / weights.WEIGHTS, arrays)
+        files.write_whole(folder / weights.CONFIG, text)
 
     def replace_head(
         self, classifier: Classifier, classes: Sequence[str], *, head: str, seed: int

@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import inspect
+import json
 import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from ktjax import spelling
@@ -187,7 +189,7 @@ def skeleton(
 
     Raises:
       ValueError: no such architecture, or it has no such option, with the nearest names; or no
-        network can be built with these options.
+        network can be built with these options, or they could not be exported.
     """
     check_architecture(architecture)
     known = options_of(architecture)
@@ -198,6 +200,7 @@ def skeleton(
                 f"{architecture} has no option '{option}'. Nearest: {near}; "
                 f"known: {', '.join(sorted(known))}."
             )
+    options = _kept(architecture, options)
     _, build, spec = MODELS[architecture]
     spec = spec if size is None else dataclasses.replace(spec, size=size)
     key = (build, len(classes), repr(sorted(options.items())))
@@ -228,6 +231,24 @@ def skeleton(
         options=options,
     )
     return shapes, module
+
+
+def _kept(architecture: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options as the config.json of an export keeps them: NumPy's numbers as Python's.
+
+    Raises:
+      ValueError: JSON cannot hold one.
+    """
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
+    for name, value in plain.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{architecture} cannot have {name}={reprlib.repr(value)}: options are numbers, "
+                "text and lists, which config.json can hold."
+            ) from None
+    return plain
 
 
 def options_of(architecture: str) -> set[str]:

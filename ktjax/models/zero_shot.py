@@ -195,6 +195,7 @@ def load(name: str, found: hub.Checkpoint, **asked: Any) -> Classifier:
         _as_ours(entries.read(found.path, ignored=_TEXT)),
         layout=layouts.transformers(renames),
         adapt=getattr(module, "adapt", None),
+        made_for=weights.input_spec(found.config).size,
         where=found.path,
         head=head,
     )

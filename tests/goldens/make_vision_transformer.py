@@ -33,10 +33,11 @@ OPTIONS = {
     "vit_relpos_base_patch16_clsgap_224": 64,
     "vit_relpos_base_patch32_plus_rpn_256": 96,
 }
-# Architectures with position embeddings of 64 pixels; the sizes that they are resized to.
+# Architectures with position embeddings of 64 pixels; the sizes that they are resized to. (To as
+# many patches in other rows, timm resizes them only in set_input_size.)
 RESIZED = {
-    "test_vit": (32, 112),
-    "vit_so150m_patch16_reg4_gap_256": (112,),
+    "test_vit": (32, 112, (32, 112), (48, 64)),
+    "vit_so150m_patch16_reg4_gap_256": (112, (128, 48)),
     "vit_base_patch14_reg4_dinov2": (112,),
     "flexivit_small": (32, 112),
     "vit_base_patch16_radio_v3": (32, 112),
@@ -45,7 +46,7 @@ RESIZED = {
 }
 
 
-def create(architecture: str, size: int, **options: object) -> torch.nn.Module:
+def create(architecture: str, size: int | tuple[int, int], **options: object) -> torch.nn.Module:
     """A narrow network for images of this size."""
     options = NARROW | options
     return timm.create_model(architecture, num_classes=rule.CLASSES, img_size=size, **options)
@@ -76,7 +77,8 @@ def main() -> None:
             overlay = {"file": path, "num_classes": rule.CLASSES}
             for size in sizes:
                 other = create(architecture, size, pretrained=True, pretrained_cfg_overlay=overlay)
-                key = f"{architecture}/resized/{size}"
+                sides = size if isinstance(size, tuple) else (size, size)
+                key = f"{architecture}/resized/{'x'.join(map(str, sides))}"
                 arrays[key] = other.pos_embed.detach().numpy()
     np.savez_compressed(HERE / "vision_transformer_options.npz", **arrays)
 

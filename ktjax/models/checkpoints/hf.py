@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ktjax import files
 from ktjax.classifier import InputSpec
 from ktjax.models.checkpoints import processors
 from ktjax.models.checkpoints.hf_kinds import KINDS, ZERO_SHOT
@@ -19,6 +18,8 @@ from ktjax.models.checkpoints.processors import PREPROCESSOR
 _LOG = logging.getLogger(__name__)
 # Else transformers says at each start that PyTorch is missing, which nothing here needs.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+# Of images that are not square, transformers' networks of these types are others than ktjax's.
+_SQUARE = ("swin", "beit", "dinov2")
 _TIMMS = "timm_wrapper"  # transformers' class around timm's networks: the config is timm's
 
 
@@ -76,6 +77,7 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"{path} has {field}={config[field]!r}; ktjax supports only {value!r}, and imports "
                 "others where torch is installed: `python -m ktjax.models import`."
             )
+    headless = headless or not is_for_one_class(config.get("problem_type"), str(path))
     names = () if headless else class_names(config["id2label"])
     return {
         "format": "hf",
@@ -134,6 +136,21 @@ def _network(given: Sequence[str], model_type: str) -> str | None:
     return next((name for name, kind in KINDS.items() if kind.model_type == model_type), None)
 
 
+def is_for_one_class(problem_type: str | None, path: str) -> bool:
+    """Whether one class of an image is right, by transformers' `problem_type`; logs if not.
+
+    Otherwise a softmax of the outputs means nothing, so the head is not used: a new one may be.
+    """
+    if problem_type in (None, "single_label_classification"):
+        return True
+    _LOG.warning(
+        "%s has problem_type=%s: its head is left out, as ktjax is for one class per image.",
+        path,
+        problem_type,
+    )
+    return False
+
+
 def class_names(id2label: Mapping[Any, str]) -> tuple[str, ...]:
     """The classes in the order of the logits.
 
@@ -151,25 +168,30 @@ def class_names(id2label: Mapping[Any, str]) -> tuple[str, ...]:
     return tuple(named[number] for number in sorted(named))
 
 
-def write_config(
-    folder: Path,
-    *,
-    architecture: str,
-    options: Mapping[str, Any],
-    spec: InputSpec,
-    classes: Sequence[str],
-) -> None:
-    """Writes config.json and preprocessor_config.json as transformers reads them."""
+def configs(
+    *, architecture: str, options: Mapping[str, Any], spec: InputSpec, classes: Sequence[str]
+) -> dict[str, Any]:
+    """config.json and preprocessor_config.json as transformers reads them: their contents, by name.
+
+    Raises:
+      ValueError: no image processor of transformers' prepares images like this, or its network
+        does not take them.
+    """
     kind = KINDS[architecture]
+    square = spec.size[0] == spec.size[1]
+    if kind.model_type in _SQUARE and not square:
+        raise ValueError(
+            f"Format hf is for square images: transformers' {architecture} does not compute the "
+            f"same of {spec.size[0]}x{spec.size[1]}."
+        )
     config = {
         "architectures": [architecture],
         "model_type": kind.model_type,
         **{name: options[name] for name in kind.options},
         **kind.fixed,
-        "image_size": spec.size[0],
+        "image_size": spec.size[0] if square else list(spec.size),
         "id2label": dict(enumerate(classes)),
         "label2id": {name: number for number, name in enumerate(classes)},
         "dtype": "float32",
     }
-    files.write_json(folder / "config.json", config)
-    files.write_json(folder / PREPROCESSOR, processors.to_json(spec))
+    return {PREPROCESSOR: processors.to_json(spec), "config.json": config}

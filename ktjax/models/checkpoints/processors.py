@@ -296,7 +296,12 @@ def _resizing(spec: InputSpec) -> dict[str, Any]:
             "do_center_crop": True,
             "crop_size": edges,
         }
-    if height == width < 384 and spec.crop_pct != 1:
+    if height != width:
+        raise ValueError(
+            "Format hf is for square images: transformers has no image processor that crops "
+            f"{height}x{width} as crop_mode center does."
+        )
+    if height < 384 and spec.crop_pct != 1:
         return {
             "image_processor_type": "ConvNextImageProcessor",
             "size": {"shortest_edge": height},

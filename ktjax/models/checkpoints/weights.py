@@ -19,7 +19,7 @@ from safetensors import numpy as safetensors_numpy
 from ktjax import files, paths
 from ktjax.classifier import CROP_MODES, Classifier, InputSpec, Variables
 from ktjax.models.checkpoints import card, entries, fields, hf, layouts
-from ktjax.models.checkpoints.catalogue import TIMM
+from ktjax.models.checkpoints.catalogue import NOT_TIMMS, TIMM
 from ktjax.models.checkpoints.layouts import Layout
 
 CONFIG = "config.json"
@@ -36,8 +36,9 @@ ZERO_SHOT = "zeroshot"  # CLIP's or SigLIP's, whose classes are texts (models/ze
 OWN = "own"  # the weights of a module that only its owner has (models/own.py)
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
-# adapt(timm's name of an entry, the file's array, the wanted shape) -> array of that shape
-Adapt = Callable[[str, np.ndarray, Shape], np.ndarray]
+# adapt(timm's name of an entry, the file's array, the wanted shape, before=, after=) -> array of
+# that shape; the size of the images that the file is for, and the wanted one
+Adapt = Callable[..., np.ndarray]
 
 
 def is_export(folder: Path) -> bool:
@@ -162,6 +163,7 @@ def fill(
     *,
     layout: Layout,
     adapt: Adapt | None,
+    made_for: tuple[int, int],
     where: Path,
     head: Variables | None = None,
 ) -> Classifier:
@@ -173,6 +175,7 @@ def fill(
       layout: where the file has each parameter.
       adapt: gives entries the wanted shape, such as position embeddings for another image size;
         None: they must fit as they are.
+      made_for: height and width of the images that the file is for.
       where: the file, for messages.
       head: a tree of bools: which variables are zero, and not read, whatever the file has for them
         or instead of them; None: all are read.
@@ -186,7 +189,7 @@ def fill(
     names = {name for place in places.values() for name in place.names}
     found = entries.unwrapped(found, names, where=where)
     found = {k: v for k, v in found.items() if not k.endswith(layouts.IGNORED)}
-    wanted = {}
+    wanted, size = {}, tuple(classifier.input.size)
     for path, place in places.items():
         if fresh.get(path):
             for name in place.names:
@@ -195,9 +198,12 @@ def fill(
         shape = place.shape(leaves[path].shape)
         wanted |= dict.fromkeys(place.names, shape)
         name = place.names[0]
-        if adapt is not None and name in found and found[name].shape != shape:
+        if adapt is None or name not in found:
+            continue
+        # Of another size even what has the right shape may not fit: 4x16 places are 8x8, too.
+        if found[name].shape != shape or made_for != size:
             (timms,), *_ = layouts.timm(path, len(shape))
-            found[name] = adapt(timms, found[name], shape)
+            found[name] = adapt(timms, found[name], shape, before=made_for, after=size)
     if head is not None:  # other layers of an encoder after its features
         found = {k: v for k, v in found.items() if k in wanted or ".pooler." not in f".{k}"}
     entries.check_fit(where, found, wanted, by=classifier.architecture)
@@ -245,8 +251,8 @@ def export(
       **facts: more fields of config.json, unless the format is `hf`.
 
     Raises:
-      ValueError: there is no such format, or it does not have the architecture; or this is no
-        Classifier.
+      ValueError: there is no such format, or it does not have the architecture or its options, or
+        a way to prepare its images; or this is no Classifier.
     """
     if not isinstance(classifier, Classifier):
         raise ValueError(
@@ -260,31 +266,53 @@ def export(
         card.write(folder, classifier, format=format, training=training)
         return
     layout = layout_of(format, classifier.architecture, classifier.options)
+    # What cannot be written is noticed before anything is.
+    texts = {name: files.as_json(of) for name, of in _configs(classifier, format, facts).items()}
     paths.make_folder(folder)
     # Only their owner can read save_file's files. transformers requires the metadata.
     arrays = safetensors_numpy.save(to_arrays(classifier, layout=layout), {"format": "pt"})
     files.write_whole(folder / WEIGHTS, arrays)
     card.write(folder, classifier, format=format, training=training)
+    for name, text in texts.items():
+        files.write_whole(folder / name, text)
+
+
+def _configs(
+    classifier: Classifier, format: str, facts: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The contents of the files beside the weights, by name; config.json is the last.
+
+    Raises:
+      ValueError: the format cannot say what the classifier is.
+    """
+    # Rematerialization is of one's memory, not of the model.
+    options = {name: value for name, value in classifier.options.items() if name != "remat"}
     if format == "hf":
-        hf.write_config(
-            folder,
+        return hf.configs(
             architecture=classifier.architecture,
-            options=classifier.options,
+            options=options,
             spec=classifier.input,
             classes=classifier.classes,
         )
-        return
+    if format == "timm":
+        family = TIMM["architectures"][classifier.architecture]["family"]
+        lacking = sorted(options.keys() & set(NOT_TIMMS.get(family, ())))
+        if lacking:
+            raise ValueError(
+                f"timm's {classifier.architecture} has no option {', '.join(lacking)}: use "
+                "format='ktjax'."
+            )
     config = {
         "format": format,
         "architecture": classifier.architecture,
         "num_classes": len(classifier.classes),
         "origin": classifier.origin,
         **facts,
-        "model_args": dict(classifier.options),
+        "model_args": options,
         "pretrained_cfg": pretrained_cfg(classifier.input) | _timms_own(classifier.architecture),
         "label_names": classifier.classes,
     }
-    files.write_json(folder / CONFIG, config)
+    return {CONFIG: config}
 
 
 def _timms_own(architecture: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from ktjax.models.imported import heads, model, torch_export
 from ktjax.models.imported.graph import Graph
 
 FORCED = "import:"  # before a name: imports it even if ktjax has the architecture
+# Operations whose results are no logits. (The softmax of log-softmax is the same probabilities.)
+_PROBABILITIES = ("_softmax", "_safe_softmax", "sigmoid")
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,8 +56,8 @@ def import_torch(
 
     Raises:
       ValueError: torch is not installed; the module has data-dependent control flow, or is for one
-        batch size, or returns no logits; ktjax lacks operations that it has, all of which are
-        listed; or it has another number of classes.
+        batch size, or returns no logits, or probabilities; ktjax lacks operations that it has, all
+        of which are listed; or it has another number of classes.
     """
     size, mean, std, classes = fields.given(size=size, mean=mean, std=std, classes=classes)
     called = name or type(module).__name__
@@ -175,6 +177,7 @@ class _Source(NamedTuple):
 
 def _write(source: _Source, folder: Path) -> Classifier:
     exported = torch_export.export(source.module, source.spec.size)
+    _check_logits(exported.graph)
     count = exported.graph.num_classes
     names = numbered(source.classes) if isinstance(source.classes, int) else source.classes
     if names is not None and len(names) != count:
@@ -188,15 +191,27 @@ def _write(source: _Source, folder: Path) -> Classifier:
         "model_args": {},
         "pretrained_cfg": {**source.pretrained_cfg, **weights.pretrained_cfg(source.spec)},
     }
-    if source.lacking:  # timm's way of saying that there is no head
+    if source.lacking:
         _check_lacking(source, exported.graph)
-        config["num_classes"], names = 0, ()
+    problem = getattr(getattr(source.module, "config", None), "problem_type", None)  # transformers'
+    if source.lacking or not hf.is_for_one_class(problem, source.architecture):
+        config["num_classes"], names = 0, ()  # timm's way of saying that there is no head
     if names is None:
         names = class_names(config)
     config["label_names"] = list(names)
     content = model.Folder(exported.graph, exported.training, exported.weights, exported.constants)
     model.write(folder, content, config)
     return model.load(folder, weights.read_config(folder), name=str(folder))
+
+
+def _check_logits(graph: Graph) -> None:
+    """Raises ValueError if what the graph returns are probabilities: a softmax would follow."""
+    (last,) = (call for call in graph.calls if call.name == graph.logits)
+    if last.op in _PROBABILITIES:
+        raise ValueError(
+            "The module returns probabilities: return what its last layer gives, before the "
+            f"{last.op.strip('_').replace('_', ' ')}."
+        )
 
 
 def _check_lacking(source: _Source, graph: Graph) -> None:

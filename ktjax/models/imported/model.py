@@ -176,6 +176,7 @@ class Folder:
 
 def write(folder: Path, content: Folder, config: Mapping[str, Any]) -> None:
     """Writes a folder; config.json last, which marks it as complete."""
+    text = files.as_json(config)
     paths.make_folder(folder)
     for name, arrays in ((weights.WEIGHTS, content.entries), (CONSTANTS, content.constants)):
         if arrays:
@@ -186,7 +187,7 @@ def write(folder: Path, content: Folder, config: Mapping[str, Any]) -> None:
         paths.delete(folder / TRAINING)  # from an earlier export
     else:
         files.write_whole(folder / TRAINING, _text(content.training))
-    files.write_json(folder / weights.CONFIG, config)
+    files.write_whole(folder / weights.CONFIG, text)
 
 
 def _text(of: Graph) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import layers, products
+from ktjax.models.networks import layers, positions, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath
 from ktjax.models.networks.norms import LayerNorm
@@ -175,6 +176,21 @@ class MlpMixer(nn.Module):
         y = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         head = products.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
         return Output(logits=head(y), features=x)
+
+    def adapt(
+        self,
+        name: str,
+        array: np.ndarray,
+        shape: tuple[int, ...],
+        *,
+        before: positions.Grid,
+        after: positions.Grid,
+    ) -> np.ndarray:
+        """Everything unchanged; ValueError if as many patches are in other rows."""
+        del name, shape
+        grids = (positions.patches(size, self.patch_size) for size in (before, after))
+        positions.check_rows(*grids)
+        return array
 
 
 def _mixer(patch_size: int, num_blocks: int, embed_dim: int) -> Callable[..., MlpMixer]:

@@ -132,12 +132,15 @@ class PoolingVisionTransformer(nn.Module):
             logits.append(Dense(self.num_classes, name=name)(y))
         return Output(logits=sum(logits) / len(names), features=token_BxTxC.mean(axis=1))
 
-    def adapt(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def adapt(
+        self, name: str, array: np.ndarray, shape: tuple[int, ...], **sizes: tuple[int, int]
+    ) -> np.ndarray:
         """The position embedding for images of another size; everything else unchanged.
 
         timm does not resize PiT's: this is what it does for other vision transformers, without the
         detour via tokens.
         """
+        del sizes  # the shapes say it
         if name != "pos_embed" or array.ndim != 4 or array.shape[:2] != shape[:2]:
             return array
         return np.asarray(jax.image.resize(array, shape, "bicubic", antialias=True))

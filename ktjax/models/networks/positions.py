@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Resize = Callable[..., jax.Array]  # resize(image_HxWxD, shape=)
+Grid = tuple[int, int]  # rows, columns; or height, width of an image
 bicubic = functools.partial(jax.image.resize, method="bicubic", antialias=True)
 bilinear = functools.partial(jax.image.resize, method="bilinear", antialias=False)
 
@@ -23,24 +24,47 @@ def bilinear_corners(image_HxWxD: jax.Array, shape: tuple[int, int, int]) -> jax
 
 
 def resize_positions(
-    table_1xLxD: np.ndarray, shape: tuple[int, ...], *, prefix: int, resize: Resize
+    table_1xLxD: np.ndarray, before: Grid, after: Grid, *, prefix: int, resize: Resize
 ) -> np.ndarray:
-    """Position embeddings of a square grid for another square grid.
+    """Position embeddings of one grid for another, as timm resizes them.
+
+    Those of as many places in other rows are resized, too, as in timm's set_input_size.
 
     Args:
       table_1xLxD: the embeddings: those of the prefix, then those of the grid, row by row.
-      shape: the wanted shape, [1, L', D].
+      before: rows and columns of the grid that they are said to be of; if that has another number
+        of places, they are taken for those of a square.
+      after: those of the wanted grid.
       prefix: how many tokens without a position come first; they keep their embeddings.
       resize: resizes an image.
 
     Returns:
-      The embeddings in this shape; unchanged if a grid is not square or D differs.
+      The embeddings of the new grid; unchanged if the old one is not known.
     """
-    old, new = (math.isqrt(max(length - prefix, 0)) for length in (table_1xLxD.shape[1], shape[1]))
-    squares = prefix + old**2, prefix + new**2
-    if squares != (table_1xLxD.shape[1], shape[1]) or table_1xLxD.shape[2] != shape[2]:
+    count, depth = table_1xLxD.shape[1] - prefix, table_1xLxD.shape[2]
+    if math.prod(before) != count:
+        before = (math.isqrt(max(count, 0)),) * 2
+    if before == after or math.prod(before) != count:
         return table_1xLxD
     first, rest = table_1xLxD[:, :prefix], table_1xLxD[:, prefix:]
-    grid = rest.reshape(old, old, -1).astype(np.float32)
-    grid = np.asarray(resize(grid, shape=(new, new, shape[2]))).astype(table_1xLxD.dtype)
-    return np.concatenate([first, grid.reshape(1, new**2, shape[2])], axis=1)
+    grid = rest.reshape(*before, depth).astype(np.float32)
+    grid = np.asarray(resize(grid, shape=(*after, depth))).astype(table_1xLxD.dtype)
+    return np.concatenate([first, grid.reshape(1, -1, depth)], axis=1)
+
+
+def patches(size: Grid, side: int) -> Grid:
+    """How many whole square patches of this side an image has, by its height and width."""
+    return size[0] // side, size[1] // side
+
+
+def check_rows(before: Grid, after: Grid) -> None:
+    """Raises ValueError if as many places are in other rows: layers over all would mix them up.
+
+    Another number of places does not fit such layers anyway.
+    """
+    if before != after and math.prod(before) == math.prod(after):
+        old, new = (f"{rows}x{columns}" for rows, columns in (before, after))
+        raise ValueError(
+            f"The layers of this network span the {old} places of an image, row by row: size= may "
+            f"not make them {new}."
+        )

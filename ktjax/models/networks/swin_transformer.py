@@ -155,11 +155,15 @@ class SwinTransformer(nn.Module):
         y = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         return Output(logits=_dense(self.num_classes, name="head.fc")(y), features=x)
 
-    def adapt(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def adapt(
+        self, name: str, array: np.ndarray, shape: tuple[int, ...], **sizes: tuple[int, int]
+    ) -> np.ndarray:
         """Tables of relative positions for windows of another size, as timm resizes them."""
+        del sizes  # most tables are of windows, whatever the image is
+        if not name.endswith(_TABLE) or array.shape == shape or array.shape[1:] != shape[1:]:
+            return array
         before, after = (math.isqrt(s[0]) for s in (array.shape, shape))
-        square = before**2 == array.shape[0] and after**2 == shape[0]
-        if not name.endswith(_TABLE) or not square or array.shape[1:] != shape[1:]:
+        if before**2 != array.shape[0] or after**2 != shape[0]:
             return array
         return resize_table(array, before, after)
 

@@ -6,10 +6,11 @@ They are small versions of a paper's models, and not timm's: see the family file
 import functools
 
 import jax
+import numpy as np
 from flax import linen as nn
 
 from ktjax.classifier import Output
-from ktjax.models.networks import norms, products
+from ktjax.models.networks import norms, positions, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import BatchNorm, Mlp
 
@@ -32,6 +33,20 @@ class Perceptron(nn.Module):
             x = nn.LayerNorm(name=f"norm_{i}")(products.Dense(width, name=f"fc_{i}")(x))
             x = _gelu(x)
         return Output(logits=products.Dense(self.num_classes, name="head")(x), features=x)
+
+    def adapt(
+        self,
+        name: str,
+        array: np.ndarray,
+        shape: tuple[int, ...],
+        *,
+        before: positions.Grid,
+        after: positions.Grid,
+    ) -> np.ndarray:
+        """Everything unchanged; ValueError if as many pixels are in other rows."""
+        del name, shape
+        positions.check_rows(before, after)
+        return array
 
 
 tiny_mlp = functools.partial(Perceptron, widths=(192, 192))
@@ -72,6 +87,20 @@ class MlpMixer(nn.Module):
             x = MixerBlock(self.tokens_hidden, self.channels_hidden, name=f"blocks_{i}")(x)
         x = nn.LayerNorm(epsilon=1e-6, name="norm")(x).mean(axis=1)
         return Output(logits=products.Dense(self.num_classes, name="head")(x), features=x)
+
+    def adapt(
+        self,
+        name: str,
+        array: np.ndarray,
+        shape: tuple[int, ...],
+        *,
+        before: positions.Grid,
+        after: positions.Grid,
+    ) -> np.ndarray:
+        """Everything unchanged; ValueError if as many patches are in other rows."""
+        del name, shape
+        positions.check_rows(*(positions.patches(size, self.patch) for size in (before, after)))
+        return array
 
 
 tiny_mixer = functools.partial(
@@ -239,6 +268,27 @@ class VisionTransformer(nn.Module):
             x = Block(self.num_heads, self.mlp_ratio, name=f"blocks_{i}")(x)
         x = nn.LayerNorm(epsilon=1e-6, name="norm")(x).mean(axis=1)
         return Output(logits=products.Dense(self.num_classes, name="head")(x), features=x)
+
+    def adapt(
+        self,
+        name: str,
+        array: np.ndarray,
+        shape: tuple[int, ...],
+        *,
+        before: positions.Grid,
+        after: positions.Grid,
+    ) -> np.ndarray:
+        """Resizes position embeddings made for another image size; others are unchanged."""
+        if name != "pos_embed" or array.ndim != 3 or array.shape[2] != shape[2]:
+            return array
+        grids = (self._grid(size) for size in (before, after))
+        return positions.resize_positions(array, *grids, prefix=0, resize=positions.bicubic)
+
+    def _grid(self, size: positions.Grid) -> positions.Grid:
+        """Rows and columns of the patches of an image."""
+        for _ in self.stem_widths:
+            size = -(-size[0] // 2), -(-size[1] // 2)
+        return positions.patches(size, self.patch)
 
 
 tiny_vit = functools.partial(

@@ -111,12 +111,17 @@ def _attention(
     enable_gqa=False,
     drop_key=None,
 ):
-    """Scaled dot product attention, [..., L, D]; a query that sees nothing gets zeros."""
+    """Scaled dot product attention, [..., L, D]; a query that sees nothing gets zeros.
+
+    Scores are float32 whatever the arguments are, as in jax.nn.dot_product_attention: bfloat16
+    would round large ones by more than the softmax can hide.
+    """
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = (jnp.repeat(a, repeats, axis=-3) for a in (key, value))
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    logits = jnp.matmul(query * scale, jnp.swapaxes(key, -1, -2))
+    key = jnp.swapaxes(key, -1, -2)
+    logits = jnp.matmul(query, key, preferred_element_type=jnp.float32) * scale
     if is_causal:
         rows, columns = logits.shape[-2:]
         attn_mask = jnp.tril(jnp.ones((rows, columns), bool))
@@ -126,6 +131,7 @@ def _attention(
         mask = with_axes(attn_mask, logits.ndim)
         seen = jnp.where(mask, logits, -jnp.inf) if mask.dtype == bool else logits + mask
         weights = safe_softmax(seen, -1)
+    weights = weights.astype(value.dtype)
     if dropout_p:
         weights, _ = native_dropout(weights, dropout_p, drop_key=drop_key)
     return jnp.matmul(weights, value)
