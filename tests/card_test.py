@@ -13,11 +13,13 @@ from typing import ClassVar
 import huggingface_hub
 import numpy as np
 import pytest
+from controls_test import make_run
 from goldens import rule
 from safetensors import numpy as safetensors_numpy
 
 import ktjax
 from ktjax import models
+from ktjax.experiment import exports
 from ktjax.models.checkpoints import card, entries, hub, weights
 
 
@@ -222,6 +224,21 @@ def endpoint(monkeypatch, tmp_path):
     yield address
     server.shutdown()
     server.server_close()
+
+
+def test_a_card_names_the_teachers_of_stages_that_did_not_abstain(model, tmp_path):
+    def card_of(teachers, stages, abstained=False):
+        known = dict(accuracy_before=60.0, accuracy_after=61.0)
+        stages = [make_run("kl", 1.0, teachers=(t,), abstained=a) for t, a in stages]
+        row = make_run("kl", 1.0, teachers=teachers, stages=stages, abstained=abstained, **known)
+        exports.write(model, tmp_path / "out", row, data="glyphs", validation=range(4))
+        return (tmp_path / "out" / "README.md").read_text()
+
+    stages = [("a", False), ("b", True), ("c", False)]
+    assert "s was taught by a and c, on glyphs." in card_of(("a", "b", "c"), stages)
+    assert "s was taught by a, b and c, on" in card_of(("a", "b", "c"), ())
+    unchanged = card_of(("a", "b"), [("a", True), ("b", True)], abstained=True)
+    assert "s is unchanged: a and b could not be shown to improve it" in unchanged
 
 
 def test_to_the_hub_and_back(endpoint, model, tmp_path):

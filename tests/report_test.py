@@ -15,6 +15,7 @@ import drawn
 import numpy as np
 import pytest
 
+from ktjax import imagenet
 from ktjax.analysis import measures, rows
 from ktjax.report import figures, figures_change, names, parts, tables, transfer, verdicts
 from ktjax.report import page as page_lib
@@ -181,6 +182,29 @@ def test_conclusion_names_the_best_objective_per_kind_of_teacher(results):
         "from several teachers kl_dp improved the student by 2.00 ± 0.25 points (1 seed); "
         "without a teacher xe did not improve the student (-0.25 points, 1 seed)."
     )
+
+
+def test_conclusion_fits_what_it_shows(results):
+    """An image of 50,000 is 0.002 points."""
+    results["runs"] = [make_run(["strong"], "kl", -0.002)]
+    text = "From a stronger teacher nothing improved the student (1 seed)."
+    assert verdicts.conclusion(rows.read(results)).startswith(text)
+    for alone, said in ((-0.002, "of which 0.00"), (1.5004, "of which 1.50"), (1.51, "less than")):
+        effect = verdicts.Effect(1.5, 0.25, alone, trained=True, runs=1, seeds=1, abstained=False)
+        assert f", {said}" in verdicts._of_the_control(effect)
+
+
+def test_models_of_the_same_last_name_are_told_apart():
+    named = names.shortest(["kl_dp/students/tiny", "kl/students/tiny", "glyphs/tiny_vit", "x"])
+    assert list(named.values()) == ["kl_dp/students/tiny", "kl/students/tiny", "tiny_vit", "x"]
+
+
+def test_classes_of_imagenet_of_the_same_first_name_are_told_apart():
+    """Students confuse them: a figure said that maillot was right and maillot wrong."""
+    named = names.in_words([*imagenet.synsets(), "dog"])
+    assert len(set(named)) == 1001 and named[0] == "tench" and named[-1] == "dog"
+    assert [named[i] for i in (134, 517)] == ["crane (n02012849)", "crane (n03126707)"]
+    assert {"maillot", "maillot, tank suit"} < set(named)
 
 
 def test_conclusion_takes_the_mean_over_runs(results):

@@ -19,9 +19,12 @@ def write(model: Classifier, folder: Path, row: Run, *, data: str, validation: S
       data: the name of its training data.
       validation: the images it was evaluated on.
     """
+    # Of a sequence or a soup, those of stages that abstained have taught nothing.
+    stages = [stage for stage in row.stages if not stage.abstained]
+    taught = tuple(teacher for stage in stages for teacher in stage.teachers)
     training = card.Training(
         student=row.student,
-        teachers=row.teachers,
+        teachers=taught if stages and not row.abstained else row.teachers,
         data=data,
         images=len(validation),
         before=row.accuracy_before,

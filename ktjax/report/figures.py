@@ -316,8 +316,9 @@ def cut(text: str, letters: int) -> str:
 
 
 def labels(models: Mapping[str, Model], shown: Sequence[str], width: float) -> list[str]:
-    """Labels of models on a heat map: the last parts of paths, and the accuracy if known."""
-    tails = [cut(n.rstrip("/").rpartition("/")[2], 24 if is_wide(width) else 17) for n in shown]
+    """Labels of models on a heat map: their shortest names, and the accuracy if known."""
+    short, most = names.shortest(models), 24 if is_wide(width) else 17
+    tails = [cut(short[name], most) for name in shown]
     found = [models[name].accuracy for name in shown]
     return [
         tail if accuracy is None else f"{tail} {accuracy:.1f}"

@@ -1,5 +1,7 @@
 """Readable names: of models that are paths, of classes that are synsets or paragraphs."""
 
+import collections
+import functools
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -32,11 +34,25 @@ def readable(results: Results) -> Results:
 
 
 def in_words(classes: Sequence[str]) -> list[str]:
-    """Classes of ImageNet by their first name: `tench` for `n01440764`."""
-    return [
-        name if name == words else words.partition(",")[0]
-        for name, words in zip(classes, imagenet.in_words(classes), strict=True)
-    ]
+    """Classes of ImageNet by their first name, `tench` for `n01440764`, or by more if others of
+    ImageNet have the same: `maillot, tank suit`, and `crane (n02012849)`, the bird.
+    """
+    return [_in_words().get(name, name) for name in classes]
+
+
+@functools.cache
+def _in_words() -> dict[str, str]:
+    """What each synset of ImageNet-1k is called, differently from all others."""
+    whole = dict(zip(imagenet.synsets(), imagenet.words(), strict=True))
+    first = {name: words.partition(",")[0] for name, words in whole.items()}
+    of_first, of_whole = (collections.Counter(named.values()) for named in (first, whole))
+
+    def called(name: str) -> str:
+        if of_first[first[name]] == 1:
+            return first[name]
+        return whole[name] if of_whole[whole[name]] == 1 else f"{whole[name]} ({name})"
+
+    return {name: called(name) for name in whole}
 
 
 def tails(names: Collection[str]) -> dict[str, str]:
@@ -49,6 +65,13 @@ def tails(names: Collection[str]) -> dict[str, str]:
         alone = (e for e in ends if not any(o == e or o.endswith(f"/{e}") for o in others))
         found[name] = next(alone, name)
     return found
+
+
+def shortest(names: Collection[str]) -> dict[str, str]:
+    """The last part of each name where no other has the same, else the whole name."""
+    last = {name: name.rstrip("/").rpartition("/")[2] for name in names}
+    times = collections.Counter(last.values())
+    return {name: part if times[part] == 1 else name for name, part in last.items()}
 
 
 def of_classes(classes: Iterable[str], *, most: int = 6) -> str:

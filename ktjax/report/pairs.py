@@ -1,6 +1,6 @@
 """The page of a complementarity job: what every model could teach every other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,7 @@ def tables(results: ComplementarityResults) -> list[Table]:
                 f"{min(rho):.2f} to {max(rho):.2f}",
                 f"{min(gain):+.2f} to {max(gain):+.2f}",
                 f"{min(of_ensemble):+.2f} to {max(of_ensemble):+.2f}",
-                _first(own),
+                _first(own, names.shortest(models)),
             ]
         )
     return [Table(heading, header, [rows], words=("student", "first teachers"), note=note)]
@@ -162,11 +162,10 @@ def sections(results: ComplementarityResults) -> list[Table]:
     return [*found, parts.models_table("Models", results)]
 
 
-def _first(own: Sequence[ZooPair]) -> str:
-    """The first teachers of one student, by name."""
+def _first(own: Sequence[ZooPair], short: Mapping[str, str]) -> str:
+    """The first teachers of one student, by their `short` names."""
     ranked = sorted(own, key=lambda pair: pair.rank_partition_gain_unsupervised)
-    first = [pair.teacher for pair in ranked[:BEST]]
-    return ", ".join(name.rstrip("/").rpartition("/")[2] for name in first)
+    return ", ".join(short[pair.teacher] for pair in ranked[:BEST])
 
 
 def _controls(results: ComplementarityResults) -> Table:

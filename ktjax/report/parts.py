@@ -130,7 +130,7 @@ def robustness_tables(results: Results) -> list[Table]:
         for name, found in rows
     ]
     heading = "Accuracy on other test sets, before -> after %"
-    note = "The student of each run before and after its transfer, on images not used in training."
+    note = "The model of each run before and after its training, on images not used for it."
     return [Table(heading, ["run", *sets], [cells], words=("run",), note=note)]
 
 

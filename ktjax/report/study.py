@@ -78,11 +78,14 @@ def _best(results: StudyResults) -> str:
         return "All trainings diverged."
     if all(results.success[name]["abstained"] == results.success[name]["done"] for name in done):
         return "No student got better."
-    best = max(done, key=lambda name: results.success[name]["mean_delta"])
+    # Each has a mean over its own pairs: one that diverged on hard students may have a larger one
+    # than another that beats it on the pairs of both.
+    unbeaten = [name for name in done if not any(_loses(name, row) for row in results.compared)]
+    best = max(unbeaten or done, key=lambda name: results.success[name]["mean_delta"])
     of = results.success[best]
     text = best if len(results.success) == 1 else f"{best} did best"
     text += (
-        f": {of['mean_delta']:+.2f} points on average over {of['done']} pairs"
+        f": {of['mean_delta']:+.2f} points on average over {names.counted(of['done'], 'pair')}"
         f"{_said(of['interval'])}"
     )
     if of["net"]:
@@ -104,6 +107,14 @@ def _said(interval: Any) -> str:
     low, high = interval
     shown = f" [{low:+.2f}, {high:+.2f}]"
     return f"{shown}, not distinguishable from zero" if low <= 0 <= high else shown
+
+
+def _loses(name: str, row: Any) -> bool:
+    """Whether an objective is distinguishably worse than the other of a row of `compared`."""
+    if row["interval"] is None:
+        return False
+    low, high = row["interval"]
+    return (row["one"] == name and high < 0) or (row["other"] == name and low > 0)
 
 
 def _alike(row: Any) -> bool:

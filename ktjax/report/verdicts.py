@@ -197,9 +197,10 @@ def _clause(effects: dict[str, Effect]) -> str:
     over, worse = _over(effect), _worse({k: v for k, v in effects.items() if k != best})
     if all(one.abstained for one in effects.values()):
         return "no run showed that it improved the student, which stays as it was"
-    if effect.delta == 0:  # of those that abstained none was the best
+    shown = _shown(effect.delta)
+    if shown == 0:  # of those that abstained none was the best
         return f"nothing improved the student ({over}){worse}"
-    if effect.delta < 0:
+    if shown < 0:
         size = f"{effect.delta:+.2f} points"
         if len(effects) == 1:
             return f"{best} did not improve the student ({size}, {over})"
@@ -241,8 +242,14 @@ def _of_the_control(effect: Effect) -> str:
         return ""
     if not effect.trained:
         return ", none of it without a teacher"
-    if effect.alone < 0:
-        return f", against {effect.alone:+.2f} without a teacher"
-    if effect.alone > effect.delta:
-        return f", less than the {effect.alone:.2f} without a teacher"
-    return f", of which {effect.alone:.2f} without a teacher"
+    alone = _shown(effect.alone)
+    if alone < 0:
+        return f", against {alone:+.2f} without a teacher"
+    if alone > _shown(effect.delta):
+        return f", less than the {alone:.2f} without a teacher"
+    return f", of which {alone:.2f} without a teacher"
+
+
+def _shown(points: float) -> float:
+    """As it is shown, so that what is said of it fits; never -0.0."""
+    return round(points, 2) + 0.0

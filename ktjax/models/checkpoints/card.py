@@ -135,7 +135,8 @@ def text(classifier: Classifier, *, format: str, training: Training | None) -> s
 
 
 def _story(training: Training) -> list[str]:
-    teachers = " and ".join(_escaped(told(name)) for name in training.teachers)
+    *first, last = (_escaped(told(name)) for name in training.teachers or ("",))
+    teachers = f"{', '.join(first)} and {last}" if first else last
     taught = f"was taught by {teachers}" if teachers else "was trained without a teacher"
     if training.abstained:
         taught = f"is unchanged: {teachers or 'training alone'} could not be shown to improve it"
