@@ -7,6 +7,7 @@ import collections
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from ktjax import batches, parallel
@@ -33,7 +34,9 @@ def make_predict(
         image = batch["image"]
         if augment is not None:
             image = augment(image, batch["index"], view)
-        return classifier.apply(variables, image)[0].logits
+        # Otherwise TPUs would multiply float32 in bfloat16, and recent GPUs in TF32.
+        with jax.default_matmul_precision("float32"):
+            return classifier.apply(variables, image)[0].logits
 
     forward = parallel.compile_forward(forward)
     rows = parallel.local_rows(batch_size)

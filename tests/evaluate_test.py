@@ -29,6 +29,18 @@ def test_each_image_once_and_in_order(batch_size):
     np.testing.assert_array_equal(logits_NxC, IMAGES.image_NxHxWx3.reshape(10, -1) + 0.5)
 
 
+def test_float32_is_multiplied_in_float32():
+    """TPUs and recent GPUs would take fewer bits."""
+    asked = []
+
+    def apply(variables, image):
+        asked.append(jax.config.jax_default_matmul_precision)
+        return Output(image.reshape(len(image), -1) + 0.5, None), {}
+
+    evaluate.make_predict(types.SimpleNamespace(apply=apply), batch_size=5)({}, IMAGES)
+    assert set(asked) == {"float32"}
+
+
 def test_few_batches_are_on_the_devices(monkeypatch):
     """Fetched behind what runs: of a large split the logits would not fit there."""
     waiting, most = [0], [0]
