@@ -171,6 +171,19 @@ def test_images_alone_are_measured_on_another_data_set(tmp_path):
         data.load(f"folder:{tmp_path}/measured", eval_data=f"folder:{labeled}")
 
 
+def test_links_to_evaluated_images_are_not_trained_on(tmp_path):
+    own = fill(tmp_path / "own", {"a": 10, "b": 10})
+    other = data.load(f"folder:{own}")
+    (tmp_path / "pool").mkdir()
+    for path in own.glob("*/*"):
+        (tmp_path / "pool" / f"{path.parent.name}-{path.name}").symlink_to(path)
+    (tmp_path / "link").symlink_to(own)
+    for name in ("link", "pool"):
+        found = data.load(f"folder:{tmp_path / name}", eval_data=f"folder:{own}")
+        trained = [os.path.realpath(file) for file in files(found.train)]
+        assert sorted(trained) == sorted(files(other.train)), name
+
+
 def test_images_beside_classes_are_refused(tmp_path):
     fill(tmp_path, {"a": 3, "b": 3})
     write(tmp_path / "loose.jpg")

@@ -1,8 +1,9 @@
 """name -> Dataset: the splits a job needs, as sources of (bytes, label)."""
 
 import difflib
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,10 +214,17 @@ def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
 
 
 def _without(pool: Source, others: Sequence[Source | None]) -> np.ndarray:
-    """The positions of the pool's images that none of the others has."""
+    """The positions of the pool's images that none of the others has, whatever links lead there."""
+    real = functools.cache(os.path.realpath)  # of folders: it asks the disk about each one above
 
-    def names(source: Source) -> list[str]:
-        return [os.path.abspath(source.where(i)) for i in range(len(source))]
+    def names(source: Source) -> Iterator[str]:
+        for name in map(source.where, range(len(source))):
+            if source.size is None:  # not a file
+                yield name
+                continue
+            folder, file = os.path.split(name)
+            path = os.path.join(real(folder), file)
+            yield os.path.realpath(path) if os.path.islink(path) else path
 
     held = {name for source in others if source is not None for name in names(source)}
     return np.asarray([i for i, name in enumerate(names(pool)) if name not in held], np.int64)
