@@ -202,14 +202,18 @@ def load(
 
 
 def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
-    """Like `load`, for callers that only read validation: train and tune may then be empty."""
+    """Like `load`, for callers that only read validation: train and tune may lack classes."""
     parts = _open(name, data_dir)
-    if set(parts.splits) == {"validation"}:
-        validation = parts.splits["validation"]
-        train = tune = validation.select(np.zeros(0, int))
-    else:
+    train, tune, validation = map(parts.splits.get, SPLITS)
+    if validation is None or (train is not None and not train.labeled):
         pool, kept, tune, validation = _part(name, parts.splits, parts.classes, minival=_MINIVAL)
         train = pool.select(kept)
+    elif train is None:
+        train = validation.select(np.zeros(0, int))
+        tune = train if tune is None else tune
+    elif tune is None:  # also of a class with one image, which `load` refuses
+        kept, held = sources.stratified(train.label_N, fraction=_MINIVAL, seed=_SEED)
+        train, tune = train.select(kept), train.select(held)
     return Dataset(name, train, tune, validation, parts.classes, parts.groups, measured=name)
 
 
