@@ -107,6 +107,15 @@ def test_data_without_labels_in_its_records_is_refused(tmp_path):
         data.load("tfds:images_alone", data_dir=str(tmp_path))
 
 
+def test_a_file_that_is_too_large_is_named(tmp_path, monkeypatch):
+    fill(tmp_path / "images", {"a": 3, "b": 3})
+    with (tmp_path / "images" / "b" / "large.png").open("wb") as file:
+        file.truncate(5000)
+    monkeypatch.setattr(sources, "_MAX_BYTES", 4000)
+    with pytest.raises(ValueError, match=r"/b/large.png' cannot be an image: it has 5,000 bytes"):
+        convert.convert(tmp_path / "images", tmp_path / "prepared")
+
+
 def test_validation_alone_is_enough_for_who_does_not_train(tmp_path):
     import tensorflow_datasets as tfds
 

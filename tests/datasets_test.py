@@ -117,6 +117,33 @@ def test_words_of_imagenets_classes():
     )  # fmt: skip
 
 
+def test_validation_images_of_imagenet_alone_are_of_its_classes(tmp_path):
+    make_imagenet(tmp_path / "whole")
+    (tmp_path / "whole" / "val").rename(tmp_path / "val")
+    found = data.load_validation(f"folder:{tmp_path}")
+    assert found.classes == imagenet.synsets() and len(found.train) == len(found.tune) == 0
+    names = [found.classes[label] for label in found.validation.label_N]
+    assert names == ["n01751748", "n09193705"]
+    write(tmp_path / "val" / "other.JPEG")
+    assert data.load_validation(f"folder:{tmp_path}").classes == ()
+
+
+def test_who_reads_only_validation_does_not_need_train(tmp_path):
+    fill(tmp_path / "train", {"a": 1, "b": 20})
+    fill(tmp_path / "val", {"a": 4, "b": 4})
+    with pytest.raises(ValueError, match="Classes with fewer than 2 images: a"):
+        data.load(f"folder:{tmp_path}")
+    found = data.load_validation(f"folder:{tmp_path}")
+    assert len(found.validation) == 8 and len(found.train) + len(found.tune) == 21
+    fill(tmp_path / "train" / "a", {"more": 1})
+    found, trained = (load(f"folder:{tmp_path}") for load in (data.load_validation, data.load))
+    for ours, theirs in zip(found[1:4], trained[1:4], strict=True):  # as one trains on them
+        assert files(ours) == files(theirs)
+    (tmp_path / "train").rename(tmp_path / "tune")
+    found = data.load_validation(f"folder:{tmp_path}")
+    assert [len(getattr(found, split)) for split in PARTS] == [0, 22, 8]
+
+
 def test_validation_images_of_other_synsets_are_refused(tmp_path):
     make_imagenet(tmp_path)
     write(tmp_path / "val" / "ILSVRC2012_val_00000003.JPEG")
@@ -169,6 +196,19 @@ def test_images_alone_are_measured_on_another_data_set(tmp_path):
     fill(tmp_path / "measured" / "val", COUNTS)
     with pytest.raises(ValueError, match="/measured' has only validation: nothing to train on"):
         data.load(f"folder:{tmp_path}/measured", eval_data=f"folder:{labeled}")
+
+
+def test_links_to_evaluated_images_are_not_trained_on(tmp_path):
+    own = fill(tmp_path / "own", {"a": 10, "b": 10})
+    other = data.load(f"folder:{own}")
+    (tmp_path / "pool").mkdir()
+    for path in own.glob("*/*"):
+        (tmp_path / "pool" / f"{path.parent.name}-{path.name}").symlink_to(path)
+    (tmp_path / "link").symlink_to(own)
+    for name in ("link", "pool"):
+        found = data.load(f"folder:{tmp_path / name}", eval_data=f"folder:{own}")
+        trained = [os.path.realpath(file) for file in files(found.train)]
+        assert sorted(trained) == sorted(files(other.train)), name
 
 
 def test_images_beside_classes_are_refused(tmp_path):

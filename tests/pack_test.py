@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -310,6 +311,22 @@ def test_logits_that_could_be_probabilities_are_taken(pool, answers, tmp_path):
         said = {VIEWED[0]: logits}
         store = pack.pack(pool, said, tmp_path / str(i), name="A", classes=small_jobs.CLASSES)
         np.testing.assert_array_equal(store_lib.read_rows(store, VIEWED[0], store.form), logits)
+
+
+def test_answers_are_in_memory_one_after_the_other(pool, answers, tmp_path, monkeypatch):
+    """Those to 20 views of ImageNet's tenth would be 10 GB."""
+    made, alive, check = [], [], pack._checked
+
+    def counted(*arguments):
+        alive.append(sum(ref() is not None for ref in made))
+        found = check(*arguments)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(pack, "_checked", counted)
+    said = asked(answers, *VIEWED, *MEASURED)
+    pack.pack(pool, said, tmp_path / "store", name="A", classes=small_jobs.CLASSES, k=2)
+    assert max(alive) <= 1 < len(said) <= len(made)
 
 
 @pytest.mark.parametrize("name", ["classes", "twice", "unknown", "both", "neither"])

@@ -72,7 +72,7 @@ def test_parquet(tmp_path, caplog):
     parquet(folder / "test-00000-of-00001.parquet", [(image(99), -1)])
     put(tmp_path / "hub" / "README.md", b"# A data set")
     dataset = loaded(tmp_path / "hub", tmp_path)
-    assert dataset.classes == tuple(sorted(NAMES))
+    assert dataset.classes == tuple(NAMES) != tuple(sorted(NAMES))
     assert contents(dataset.validation, dataset.classes) == {
         content: NAMES[label] for content, label in rows(4, first=16)
     }
@@ -88,7 +88,7 @@ def test_web_dataset_without_a_validation(tmp_path):
     every = {k: v for split in dataset[1:4] for k, v in contents(split, dataset.classes).items()}
     assert every == {content: str(label) for content, label in rows(24)}
     put(tmp_path / "wds" / "classnames.txt", "\n".join(NAMES).encode())
-    place = shards.unpack(tmp_path / "wds", tmp_path / "unpacked")
+    place, _ = shards.unpack(tmp_path / "wds", tmp_path / "unpacked")
     assert data.load(f"folder:{place}").classes == tuple(sorted(NAMES))
 
 
@@ -106,7 +106,7 @@ def test_shards_that_cannot_be_are_told(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             shards.unpack(tmp_path / name, tmp_path / f"out-{name}")
-    place = shards.unpack(tmp_path / "c", tmp_path / "out-c")  # its only column of labels
+    place, _ = shards.unpack(tmp_path / "c", tmp_path / "out-c")  # its only column of labels
     assert data.folders.read(place).classes == tuple(sorted(NAMES))
     pixels = decode.decode((place / "00000-00000000.jpg").read_bytes())
     np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(rows(1)[0][0]))))
@@ -132,8 +132,29 @@ def listed(place):
 def test_shards_of_several_folders_that_are_called_the_same(tmp_path):
     for i, name in enumerate("ab"):
         parquet(tmp_path / "hub" / name / "train-0.parquet", [(image(i), i)])
-    place = shards.unpack(tmp_path / "hub", tmp_path / "out")
+    place, _ = shards.unpack(tmp_path / "hub", tmp_path / "out")
     assert listed(place) == [(image(0), NAMES[0]), (image(1), NAMES[1])]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "expected", "told"),
+    [
+        ([["z", "y"]] * 2, [0, 1], ("z", "y"), None),
+        ([["z", "y", "x"]] * 2, [0, 2], ("z", "x"), "left out without images: 1, such as 'y'"),
+        ([["z", "y"], ["y", "z"]], [0, 1], (), "its files do not give each number one name"),
+        ([["z", "z", "y"]] * 2, [0, 2], (), "its files do not give each number one name"),
+        ([[], []], [0, 1], (), None),
+        ([[], []], [0, 2], (), "some numbers are missing"),
+    ],
+    ids=["all", "one without images", "different", "twice", "numbers", "numbers with a gap"],
+)
+def test_classes_keep_their_order(names, labels, expected, told, tmp_path, caplog):
+    for i, of_file in enumerate(names):
+        content = [(image(10 * i + j, "JPEG"), label) for j, label in enumerate(labels)]
+        parquet(tmp_path / "in" / f"train-{i}.parquet", content, names=of_file)
+    assert shards.unpack(tmp_path / "in", tmp_path / "out").classes == expected
+    assert ("config.classes=position" in caplog.text) == (told is not None)
+    assert told is None or told in caplog.text
 
 
 def test_samples_as_people_pack_them(tmp_path, caplog):
@@ -144,7 +165,7 @@ def test_samples_as_people_pack_them(tmp_path, caplog):
         **{"4.left.png": image(4), "4.cls": b"3", "notes.txt": b"of nothing"},
     }
     packed(tmp_path / "in" / "x.tar", parts)
-    place = shards.unpack(tmp_path / "in", tmp_path / "out")
+    place, _ = shards.unpack(tmp_path / "in", tmp_path / "out")
     assert listed(place) == [(image(0), 1), (image(1), "cat")]
     assert "x.tar: 1 samples without an image" in caplog.text
     assert "x.tar: 2 images without labels" in caplog.text

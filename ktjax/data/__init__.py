@@ -1,8 +1,9 @@
 """name -> Dataset: the splits a job needs, as sources of (bytes, label)."""
 
 import difflib
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,22 +202,33 @@ def load(
 
 
 def load_validation(name: str, *, data_dir: str | None = None) -> Dataset:
-    """Like `load`, for callers that only read validation: train and tune may then be empty."""
+    """Like `load`, for callers that only read validation: train and tune may lack classes."""
     parts = _open(name, data_dir)
-    if set(parts.splits) == {"validation"}:
-        validation = parts.splits["validation"]
-        train = tune = validation.select(np.zeros(0, int))
-    else:
+    train, tune, validation = map(parts.splits.get, SPLITS)
+    if validation is None or (train is not None and not train.labeled):
         pool, kept, tune, validation = _part(name, parts.splits, parts.classes, minival=_MINIVAL)
         train = pool.select(kept)
+    elif train is None:
+        train = validation.select(np.zeros(0, int))
+        tune = train if tune is None else tune
+    elif tune is None:  # also of a class with one image, which `load` refuses
+        kept, held = sources.stratified(train.label_N, fraction=_MINIVAL, seed=_SEED)
+        train, tune = train.select(kept), train.select(held)
     return Dataset(name, train, tune, validation, parts.classes, parts.groups, measured=name)
 
 
 def _without(pool: Source, others: Sequence[Source | None]) -> np.ndarray:
-    """The positions of the pool's images that none of the others has."""
+    """The positions of the pool's images that none of the others has, whatever links lead there."""
+    real = functools.cache(os.path.realpath)  # of folders: it asks the disk about each one above
 
-    def names(source: Source) -> list[str]:
-        return [os.path.abspath(source.where(i)) for i in range(len(source))]
+    def names(source: Source) -> Iterator[str]:
+        for name in map(source.where, range(len(source))):
+            if source.size is None:  # not a file
+                yield name
+                continue
+            folder, file = os.path.split(name)
+            path = os.path.join(real(folder), file)
+            yield os.path.realpath(path) if os.path.islink(path) else path
 
     held = {name for source in others if source is not None for name in names(source)}
     return np.asarray([i for i, name in enumerate(names(pool)) if name not in held], np.int64)

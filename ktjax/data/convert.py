@@ -16,7 +16,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from ktjax import paths, progress
-from ktjax.data import folders, lists, shards, sources
+from ktjax.data import decode, folders, lists, shards, sources
 
 VERSION = "1.0.0"
 _SHARD_BYTES = 2**28
@@ -32,14 +32,15 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     Args:
       folder: as for `folder:PATH`, see `ktjax.data.folders`; or Parquet files or WebDataset
         archives from the Hugging Face hub, see `shards`, which need twice their space meanwhile.
+        Their classes keep the recorded order.
       out: `DATA_DIR/NAME`, with a lowercase name, as TFDS requires.
 
     Returns:
       The folder written.
 
     Raises:
-      ValueError: the name is invalid, the output exists already, the folder holds no data set, or
-        TFDS would change the name of a class.
+      ValueError: the name is invalid, the output exists already, the folder holds no data set, a
+        file cannot be an image, or TFDS would change the name of a class.
     """
     folder, out = paths.on_disk(folder, "folder"), paths.on_disk(out, "out")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", out.name):
@@ -55,13 +56,25 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     if shards.holds(folder):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix="unpacked-") as unpacked:
-            return _convert(shards.unpack(folder, Path(unpacked)), out, final)
-    return _convert(folder, out, final)
+            place, classes = shards.unpack(folder, Path(unpacked))
+            return _convert(place, _ordered(folders.read(place), classes), out, final)
+    return _convert(folder, folders.read(folder), out, final)
 
 
-def _convert(folder: Path, out: Path, final: Path) -> Path:
-    """`convert` of a folder of images."""
-    found = folders.read(folder)
+def _ordered(found: lists.Folder, classes: tuple[str, ...]) -> lists.Folder:
+    """The same labeled images with the classes in this order, if it is one."""
+    if not classes:
+        return found
+    label_C = np.asarray([classes.index(name) for name in found.classes], np.int32)
+    splits = {
+        split: lists.Listed(listed.files, label_C[listed.label_N])
+        for split, listed in found.splits.items()
+    }
+    return lists.Folder(splits, classes)
+
+
+def _convert(folder: Path, found: lists.Folder, out: Path, final: Path) -> Path:
+    """`convert` of a folder of images, as it was read."""
     for name in found.classes:
         if [name] != name.strip().splitlines():
             raise ValueError(
@@ -117,8 +130,13 @@ def _write(template: Any, features: Any, folder: Path, listed: lists.Listed) -> 
             # One record per group, so that each can be read by itself.
             writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
             for i in order[shard_of == number]:
+                image = folder / listed.files[i]
+                try:
+                    encoded = sources.read_file(image)
+                except decode.DecodeError as error:
+                    raise ValueError(f"'{image}' cannot be an image: {error}.") from None
                 example = {
-                    "image": io.BytesIO(sources.read_file(folder / listed.files[i])),
+                    "image": io.BytesIO(encoded),
                     "label": int(listed.label_N[i]),
                     "file_name": lists.readable(listed.files[i]),
                 }

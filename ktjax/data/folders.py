@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ktjax import imagenet
 from ktjax.data import decode, lists
 from ktjax.data.lists import Folder, Listed
 
@@ -80,8 +81,10 @@ def read(folder: Path) -> Folder:
         if others != classes:
             differ = ", ".join(sorted(set(classes) ^ set(others)))
             raise ValueError(f"The splits of '{folder}' have different classes: {differ}.")
-    if classes and "validation" in splits and "validation" not in known:
-        splits["validation"] = lists.of_imagenet(splits["validation"], classes)
+    if "validation" in splits and "validation" not in known and (classes or "train" not in splits):
+        labeled = lists.of_imagenet(splits["validation"], classes or imagenet.synsets())
+        if labeled is not splits["validation"]:
+            splits["validation"], classes = labeled, classes or imagenet.synsets()
     for split in splits.keys() & {"tune", "validation", "accept"}:
         if classes and splits[split].label_N.min() < 0:
             raise ValueError(

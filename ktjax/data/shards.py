@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,13 @@ class Example(NamedTuple):
     label: int | str  # below 0: none
 
 
+class Unpacked(NamedTuple):
+    """What `unpack` wrote."""
+
+    folder: Path  # of images with lists of labels
+    classes: tuple[str, ...]  # in the order of their numbers in the files; empty: unknown
+
+
 def holds(folder: Path) -> bool:
     """Whether a folder holds such files, and neither images nor other directories."""
     shards = _shards(folder)
@@ -37,10 +44,11 @@ def holds(folder: Path) -> bool:
     return {*folders.directories(folder)} <= {path.parent for path in shards}
 
 
-def unpack(folder: Path, out: Path) -> Path:
-    """Writes the images and lists of their labels below `out`; returns the folder that has them.
+def unpack(folder: Path, out: Path) -> Unpacked:
+    """Writes the images and lists of their labels below `out`.
 
-    File names tell the splits. Images without labels are left out, which is logged.
+    File names tell the splits. Images without labels, and classes without images, are left out,
+    which is logged.
 
     Args:
       folder: `train-00000-of-00004.parquet` and the like, or `.tar`, also one folder deeper. A
@@ -53,7 +61,7 @@ def unpack(folder: Path, out: Path) -> Path:
     """
     shards = _shards(folder)
     classes = _class_names(folder / "classnames.txt")
-    found = {}
+    found, recorded, labels = {}, set(), set()
     for split, paths in _by_split(shards, folder).items():
         place = out / split
         place.mkdir(parents=True)
@@ -63,11 +71,45 @@ def unpack(folder: Path, out: Path) -> Path:
             text = "".join(f"{json.dumps(row)}\n" for row in rows)
             (place / "metadata.jsonl").write_text(text, encoding="utf-8")
             found[split] = len(rows)
+            recorded |= {_recorded(path) or tuple(classes) for path in paths}
+            labels |= {row["label"] for row in rows}
         else:
             place.rmdir()
     if not found:
         raise ValueError(f"'{folder}' holds no image with a label.")
-    return out / "train" if set(found) == {"train"} else out
+    place = out / "train" if set(found) == {"train"} else out
+    return Unpacked(place, _numbered(recorded, labels, folder))
+
+
+def _numbered(
+    recorded: Set[tuple[str, ...]], labels: Set[int | str], folder: Path
+) -> tuple[str, ...]:
+    """The names of the classes that have images, in recorded order; none if there is no such.
+
+    Warns if their positions are not the numbers that the files have for them: a model whose
+    classes have no names would be matched to others.
+    """
+    names = next(iter(recorded)) if len(recorded) == 1 else ()
+    if len(set(names)) < len(names) or not labels <= set(names):
+        names = ()
+    kept = tuple(name for name in names if name in labels)
+    numbers = {label for label in labels if isinstance(label, int)}
+    if kept != names:
+        lacking = [name for name in names if name not in labels]
+        why = f"left out without images: {len(lacking)}, such as {lacking[0]!r}"
+    elif not names and recorded != {()}:
+        why = "its files do not give each number one name, so they are sorted by name"
+    elif numbers != set(range(len(numbers))):
+        why = "some numbers are missing"
+    else:
+        return kept
+    _LOG.warning(
+        "Classes of %s do not keep their numbers (%s): config.classes=position would match a model "
+        "that was trained elsewhere to wrong classes.",
+        folder,
+        why,
+    )
+    return kept
 
 
 def _class_names(path: Path) -> list[str]:
@@ -123,7 +165,7 @@ def _write(path: Path, classes: Sequence[str], place: Path, shard: int) -> Itera
             suffix = suffix if suffix in folders.EXTENSIONS else ".jpg"
             file = f"{shard:05}-{number:08}{suffix}"
             (place / file).write_bytes(image)
-            yield {"file_name": file, "label": _named(label, classes, path), "name": name}
+            yield {"file_name": file, "label": _named(label, classes, path)}
     if lacking:
         _LOG.warning("Left out of %s: %d images without labels.", path, lacking)
 
@@ -146,13 +188,7 @@ def _parquet(path: Path) -> Iterator[Example]:
     number = 0
     try:
         file = parquet.ParquetFile(path)
-        columns = file.schema_arrow.names
-        features = _features((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"), path)
-        kinds = {name: features.get(name, {}).get("_type") for name in columns}
-        image = _one(path, "image", [n for n in columns if n == "image" or kinds[n] == "Image"])
-        labels = [n for n in columns if n == "label" or kinds[n] == "ClassLabel"]
-        label = _one(path, "label", labels)
-        classes = features.get(label, {}).get("names") or []
+        image, label, classes = _columns(file.schema_arrow, path)
         for batch in file.iter_batches(batch_size=64, columns=[image, label]):
             for row in batch.to_pylist():
                 content, answer = row[image], _named(_label(row[label], path), classes, path)
@@ -163,6 +199,26 @@ def _parquet(path: Path) -> Iterator[Example]:
     except (ArrowException, OSError) as error:
         reason = str(error).rstrip(".")
         raise ValueError(f"{path} is not a whole Parquet file: {reason}.") from None
+
+
+def _columns(schema: Any, path: Path) -> tuple[str, str, Sequence[str]]:
+    """The columns of images and of labels, and the names of the classes by number, if recorded."""
+    columns = schema.names
+    features = _features((schema.metadata or {}).get(b"huggingface", b"{}"), path)
+    kinds = {name: features.get(name, {}).get("_type") for name in columns}
+    image = _one(path, "image", [n for n in columns if n == "image" or kinds[n] == "Image"])
+    labels = [n for n in columns if n == "label" or kinds[n] == "ClassLabel"]
+    label = _one(path, "label", labels)
+    return image, label, features.get(label, {}).get("names") or []
+
+
+def _recorded(path: Path) -> tuple[str, ...]:
+    """The names of the classes in a whole file, by number; none in an archive."""
+    if path.suffix != ".parquet":
+        return ()
+    from pyarrow import parquet
+
+    return tuple(_columns(parquet.read_schema(path), path)[2])
 
 
 def _features(metadata: bytes, path: Path) -> dict[str, dict[str, Any]]:

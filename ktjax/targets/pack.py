@@ -42,13 +42,13 @@ def pack(
 ) -> Store:
     """Checks answers, and makes a store from them.
 
-    A store that is already there, for the same images and classes, is replaced.
+    A store that is already there, of the same description (images, classes, name, k), is replaced.
 
     Args:
       pool: the folder of images that were answered.
       answers: logits [N, C] by the names of the pool's files: `view-00000` and so on, or `plain`
         instead, if the model saw the images without augmentation; `tune` and `validation` if it
-        answered these.
+        answered these. Each is read twice, one after the other: map large ones into memory.
       folder: the store's folder.
       name: the model's name.
       classes: the class of each column, by the pool's class names, in any order.
@@ -58,7 +58,8 @@ def pack(
 
     Raises:
       ValueError: answers are missing, have the wrong shape or classes, are not finite, or are
-        probabilities, or k is below 1; nothing is written.
+        probabilities, k is below 1, or there is a store of another description; nothing is
+        written.
     """
     if k is not None and k < 1:
         raise ValueError(f"k={k}: keep at least 1 logit of each image, or all, without k.")
@@ -67,10 +68,13 @@ def pack(
     images, numbered = _images(description, answers)
     order_C = _order(description["classes"], classes)
     examples = {split: description[split]["examples"] for split in _measured(description)}
-    checked = {
-        called: _checked(called, array, examples.get(called, images["examples"]), order_C)
-        for called, array in answers.items()
-    }
+
+    def checked(called: str) -> np.ndarray:
+        wanted = examples.get(called, images["examples"])
+        return _checked(called, answers[called], wanted, order_C)
+
+    for called in answers:  # all before any is written, and none is kept: 20 views may be 10 GB
+        checked(called)
     form = rows.form(len(order_C), k, tuple((float(t), bool(s)) for t, s in ways))
     label_N = _labels(pool, description, wanted=form.k is not None)
     described = {
@@ -89,8 +93,9 @@ def pack(
         store_lib.refuse(Store(folder, there), store_lib.differences(there, described))
     store = store_lib.write(folder, described)
     # What another model, or an earlier version of this one, said of other images.
-    store_lib.keep_only(store, [numbered.get(called, called) for called in checked])
-    for called, logits_NxC in checked.items():
+    store_lib.keep_only(store, [numbered.get(called, called) for called in answers])
+    for called in answers:
+        logits_NxC = checked(called)
         if called in MEASURED:
             store_lib.write_rows(store, called, logits_NxC)
         else:
