@@ -3,7 +3,8 @@
 simplejpeg decodes JPEGs to the same bits as Pillow, in two thirds of the time. Pillow decodes what
 simplejpeg refuses (CMYK, damaged files), and other formats. Resizing matches Pillow bit for bit
 too: the models were trained and are scored with it. EXIF orientation is applied only on request:
-timm ignores it, and its models were trained and are scored that way.
+timm ignores it, and its models were trained and are scored that way. Pillow always applies a
+TIFF's.
 """
 
 import functools
@@ -58,16 +59,17 @@ def is_image(head: bytes) -> bool:
 
 
 def orientation(encoded: bytes) -> int:
-    """The EXIF orientation of an image, from 1 to 8; 1, upright, if there is none."""
+    """The EXIF orientation of the decoded image, from 1 to 8; 1, upright, if there is none."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
-            return orientation_of(image)
+            # Pillow itself turns a TIFF, and no other format, when it reads the pixels.
+            return 1 if image.format == "TIFF" else orientation_of(image)
     except Exception:  # decoding the image reports what is wrong with it
         return 1
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The same for an image that Pillow has opened."""
+    """The same for an image that Pillow has read: until then, a TIFF's is the one in the file."""
     found = image.getexif().get(ExifTags.Base.Orientation, 1)
     return found if found in range(1, 9) else 1
 
