@@ -1,10 +1,10 @@
 """Encoded images -> uint8 [H, W, 3] of the batch's size, on the host.
 
 simplejpeg decodes JPEGs to the same bits as Pillow, in two thirds of the time. Pillow decodes what
-simplejpeg refuses (CMYK, damaged files), and other formats. Resizing matches Pillow bit for bit
-too: the models were trained and are scored with it. EXIF orientation is applied only on request:
-timm ignores it, and its models were trained and are scored that way. Pillow always applies a
-TIFF's.
+simplejpeg refuses (CMYK, damaged files), and other formats. Resizing matches Pillow up to 12
+bit for bit too: the models were trained and are scored with it. EXIF orientation is applied only on
+request: timm ignores it, and its models were trained and are scored that way. Pillow always applies
+a TIFF's.
 """
 
 import functools
@@ -111,9 +111,9 @@ def eval_crop(
     crop_mode: str = "center",
     fill: tuple[int, int, int] = (0, 0, 0),
 ) -> np.ndarray:
-    """The center of an image as uint8 [h, w, 3], bit for bit as in timm's evaluation transform.
+    """The center of an image as uint8 [h, w, 3], as in timm's evaluation transform.
 
-    The image is resized, then center-cropped.
+    The image is resized, then center-cropped: bit for bit as in timm with Pillow up to 12.
 
     Args:
       image_HxWx3: uint8.
