@@ -269,6 +269,20 @@ def test_known_data_set_as_a_folder_in_data_dir(tmp_path):
     assert dataset.name == "caltech256"
 
 
+def test_a_validation_that_tune_would_empty_is_refused(tmp_path):
+    """Tune gets an image of each class, so a class with one would silently leave validation."""
+    for i in range(4):
+        write(tmp_path / "train" / f"{i}.jpg", i)
+    for i, name in enumerate("aabbc"):
+        write(tmp_path / "val" / name / f"{i}.jpg", 10 + i)
+    for load in (data.load, data.load_validation):
+        with pytest.raises(ValueError, match="fewer than 2 images of validation, from .*: c\\."):
+            load(f"folder:{tmp_path}")
+    write(tmp_path / "val" / "c" / "5.jpg", 15)
+    dataset = data.load(f"folder:{tmp_path}")
+    assert [len(getattr(dataset, name)) for name in PARTS] == [4, 3, 3]
+
+
 def overlaps(folder, **options):
     dataset = data.load(f"folder:{folder}", **options)
     splits = {"tune": dataset.tune, "validation": dataset.validation}

@@ -254,16 +254,22 @@ def _part(
             _check_counts(pool.label_N, classes, least=2)
         kept, held = sources.stratified(pool.label_N, fraction=minival, seed=_SEED)
         return pool, kept, pool.select(held), validation
+    _check_counts(
+        validation.label_N[validation.label_N >= 0],  # that all have labels is checked later
+        classes,
+        least=2,
+        of=" of validation, from which tune is taken as train has no labels",
+    )
     rest, held = sources.stratified(validation.label_N, fraction=_HELD_OUT, seed=_SEED)
     return pool, kept, validation.select(held), validation.select(rest)
 
 
-def _check_counts(label_N: np.ndarray, classes: Sequence[str], *, least: int) -> None:
+def _check_counts(label_N: np.ndarray, classes: Sequence[str], *, least: int, of: str = "") -> None:
     """Raises ValueError unless every class has an image for each split."""
     counts = np.bincount(label_N, minlength=len(classes))
     few = [name for name, n in zip(classes, counts, strict=True) if 0 < n < least]
     if few:
-        raise ValueError(f"Classes with fewer than {least} images: {', '.join(few)}.")
+        raise ValueError(f"Classes with fewer than {least} images{of}: {', '.join(few)}.")
 
 
 def _open(name: str, data_dir: str | None) -> Parts:
