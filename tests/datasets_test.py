@@ -9,7 +9,7 @@ from image_files import COUNTS, encoded, files, fill, write
 from scipy import io as scipy_io
 
 from ktjax import data, imagenet
-from ktjax.data import overlap, robustness, sources
+from ktjax.data import convert, overlap, robustness, sources
 from ktjax.models import classes
 
 PARTS = ("train", "tune", "validation")
@@ -267,6 +267,21 @@ def test_known_data_set_as_a_folder_in_data_dir(tmp_path):
     dataset = data.load("caltech256", data_dir=str(tmp_path))
     assert dataset.classes == ("Bee", "ant", "zebra")
     assert dataset.name == "caltech256"
+
+
+@pytest.mark.parametrize("name", ["caltech256", "tfds:prepared"])
+def test_a_data_dir_at_home(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill(tmp_path / "data" / "caltech256", COUNTS)
+    convert.convert(tmp_path / "data" / "caltech256", "~/data/prepared")
+    assert data.load(name, data_dir="~/data").classes == ("Bee", "ant", "zebra")
+
+
+def test_robustness_sets_in_a_data_dir_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for i, synset in enumerate(imagenet.synsets("imagenet_r")[:2]):
+        write(tmp_path / "data" / "imagenet_r" / synset / f"{i}.jpg", i)
+    assert len(robustness.load("imagenet_r", data_dir="~/data").source) == 2
 
 
 def test_a_validation_that_tune_would_empty_is_refused(tmp_path):

@@ -285,6 +285,8 @@ def _open(name: str, data_dir: str | None) -> Parts:
         return Parts(splits, glyphs.CLASSES, glyphs.CLASS_GROUPS)
     import tensorflow_datasets as tfds
 
+    if data_dir is not None:  # TFDS takes a leading ~ for the name of a folder
+        data_dir = str(paths.on_disk(data_dir, "config.data_dir"))
     known = name in DATASETS
     candidates = (DATASETS[name].tfds, name) if known else (name.removeprefix(_TFDS),)
     for candidate in candidates:
@@ -299,7 +301,7 @@ def _open(name: str, data_dir: str | None) -> Parts:
                 "tfds:NAME/CONFIG, optionally followed by :VERSION."
             ) from None
         return _of_tfds(builder)
-    root = Path(data_dir or tfds.core.constants.DATA_DIR)
+    root = paths.on_disk(data_dir or tfds.core.constants.DATA_DIR, "config.data_dir")
     if known and (root / name).is_dir():
         return _of_folder(root / name)
     raise ValueError(_missing(name, candidates[0], root))
