@@ -105,6 +105,13 @@ def test_archives_as_they_unpack(make, tmp_path):
             )
 
 
+def test_lists_that_begin_with_a_mark(tmp_path):
+    names, _ = make_birds(tmp_path)
+    for path in tmp_path.glob("*.txt"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")  # as Windows saves them
+    assert data.load(f"folder:{tmp_path}").classes == names
+
+
 def test_words_of_imagenets_classes():
     words = imagenet.words()
     assert len(words) == len(set(words)) + 1 == 1000  # a crane is a bird or a machine

@@ -366,5 +366,5 @@ def _of_tfds(builder: Any) -> Parts:
         )
     splits = {ours: sources.from_tfds(builder, theirs) for ours, theirs in chosen.items()}
     labeled = any(source.label_N.max() >= 0 for source in splits.values())
-    classes = tuple(features["label"].names) if labeled else ()
+    classes = tuple(map(spelling.composed, features["label"].names)) if labeled else ()
     return Parts(splits, classes, ("",) * len(classes))
