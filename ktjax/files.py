@@ -83,6 +83,21 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text that other programs wrote, without empty ones at its end.
+
+    Windows begins such texts with a byte order mark, which is no part of the first line.
+    ValueError, which names the file, if it is in another encoding.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"'{path}' is not UTF-8 text: save it as UTF-8.") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
 def last_part(name: str) -> str:
     """The last part of a path, usable as a file name; ValueError if none: `.`, `..`, `/`."""
     last = Path(os.path.normpath(name)).name

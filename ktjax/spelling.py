@@ -1,7 +1,13 @@
-"""Suggestions for misspelled names."""
+"""Names that differ by typing: suggestions for misspelled ones, and accents in one form."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+
+def composed(name: str) -> str:
+    """A name with composed accents, as most programs write them: file systems may split them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from image_files import COUNTS, encoded, files, fill, write
 from scipy import io as scipy_io
 
 from ktjax import data, imagenet
-from ktjax.data import overlap, robustness, sources
+from ktjax.data import convert, overlap, robustness, sources
 from ktjax.models import classes
 
 PARTS = ("train", "tune", "validation")
@@ -103,6 +103,13 @@ def test_archives_as_they_unpack(make, tmp_path):
                 names[label] in file
                 for file, label in zip(files(source), source.label_N, strict=True)
             )
+
+
+def test_lists_that_begin_with_a_mark(tmp_path):
+    names, _ = make_birds(tmp_path)
+    for path in tmp_path.glob("*.txt"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")  # as Windows saves them
+    assert data.load(f"folder:{tmp_path}").classes == names
 
 
 def test_words_of_imagenets_classes():
@@ -307,6 +314,35 @@ def test_known_data_set_as_a_folder_in_data_dir(tmp_path):
     dataset = data.load("caltech256", data_dir=str(tmp_path))
     assert dataset.classes == ("Bee", "ant", "zebra")
     assert dataset.name == "caltech256"
+
+
+@pytest.mark.parametrize("name", ["caltech256", "tfds:prepared"])
+def test_a_data_dir_at_home(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill(tmp_path / "data" / "caltech256", COUNTS)
+    convert.convert(tmp_path / "data" / "caltech256", "~/data/prepared")
+    assert data.load(name, data_dir="~/data").classes == ("Bee", "ant", "zebra")
+
+
+def test_robustness_sets_in_a_data_dir_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for i, synset in enumerate(imagenet.synsets("imagenet_r")[:2]):
+        write(tmp_path / "data" / "imagenet_r" / synset / f"{i}.jpg", i)
+    assert len(robustness.load("imagenet_r", data_dir="~/data").source) == 2
+
+
+def test_a_validation_that_tune_would_empty_is_refused(tmp_path):
+    """Tune gets an image of each class, so a class with one would silently leave validation."""
+    for i in range(4):
+        write(tmp_path / "train" / f"{i}.jpg", i)
+    for i, name in enumerate("aabbc"):
+        write(tmp_path / "val" / name / f"{i}.jpg", 10 + i)
+    for load in (data.load, data.load_validation):
+        with pytest.raises(ValueError, match="fewer than 2 images of validation, from .*: c\\."):
+            load(f"folder:{tmp_path}")
+    write(tmp_path / "val" / "c" / "5.jpg", 15)
+    dataset = data.load(f"folder:{tmp_path}")
+    assert [len(getattr(dataset, name)) for name in PARTS] == [4, 3, 3]
 
 
 def overlaps(folder, **options):

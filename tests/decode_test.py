@@ -294,21 +294,35 @@ def test_large_jpegs_are_decoded_smaller(monkeypatch):
         assert decoded_at.pop()[:2] == shape
 
 
-def lying(orientation, height=33, width=50):
+def lying(orientation, form="JPEG", **options):
     """A photograph whose EXIF says how it lies."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    return encode(make_image(height, width), exif=exif, quality=95)
+    return encode(make_image(33, 50), form, exif=exif, **options)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_images_only_where_that_is_asked_for(orientation):
-    encoded = lying(orientation)
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("JPEG", {"quality": 95}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),  # Pillow turns it, asked or not
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_exif_turns_images_only_where_that_is_asked_for(form, options, orientation):
+    encoded = lying(orientation, form, **options)
     image = Image.open(io.BytesIO(encoded))
-    assert decode.orientation(encoded) == orientation
+    assert decode.orientation(encoded) == (1 if form == "TIFF" else orientation)
     np.testing.assert_array_equal(decode.decode(encoded), np.asarray(image))
     upright = np.asarray(ImageOps.exif_transpose(image))
+    assert upright.shape[:2] == ((33, 50) if orientation < 5 else (50, 33))
     np.testing.assert_array_equal(decode.decode(encoded, upright=True), upright)
+    opened = decode.of_pillow(reopened := Image.open(io.BytesIO(encoded)))
+    turned = decode.turned(opened, decode.orientation_of(reopened))
+    np.testing.assert_array_equal(turned, upright)
     drawn = [
         decode.random_resized_crop(
             of, size=(9, 9), generator=np.random.default_rng(3), interpolation="bilinear", **how

@@ -2,9 +2,10 @@
 
 import os
 import shutil
+import unicodedata
 
 import pytest
-from image_files import contents, fill, write
+from image_files import contents, files, fill, write
 from small_jobs import make_images
 
 from ktjax import data
@@ -51,3 +52,35 @@ def test_a_class_whose_name_is_not_utf_8(tmp_path):
     os.rename(place + b"/rows", place + b"/\xe9t\xe9")
     with pytest.raises(ValueError, match=r"class b'\\xe9t\\xe9' has a name that is not UTF-8"):
         data.load(f"folder:{tmp_path / 'images'}")
+
+
+def test_a_class_whose_accents_are_written_in_two_ways(tmp_path):
+    """macOS may split them, and both forms look the same."""
+    whole, split = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    fill(tmp_path / "train", {split: 4, "cafz": 4, whole: 4})
+    fill(tmp_path / "test", {whole: 3, "cafz": 3})
+    found = data.load(f"folder:{tmp_path}", minival=0.25)
+    assert found.classes == ("cafz", whole)
+    assert [len(part) for part in found[1:4]] == [9, 3, 6]
+    for part in found[1:4]:
+        for name, label in zip(files(part), part.label_N, strict=True):
+            assert ("/cafz/" in name) == (label == 0)
+    for gone in ("test/cafz", f"train/{whole}"):
+        shutil.rmtree(tmp_path / gone)
+    with pytest.raises(ValueError, match=f"test' holds images of only one class, '{whole}'"):
+        data.load(f"folder:{tmp_path}")  # as it is a class of train, they have labels
+    shutil.rmtree(tmp_path / "train" / "cafz")
+    fill(tmp_path / "train" / split, {"fold1": 1, "fold2": 1})
+    with pytest.raises(ValueError, match=f"Did you mean folder:{tmp_path}/train/{split}"):
+        data.load(f"folder:{tmp_path}/train")
+
+
+def test_labels_whose_accents_are_written_in_two_ways(tmp_path):
+    forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    rows = []
+    for i in range(9):
+        write(tmp_path / f"{i}.jpg", i)
+        rows.append(f"{i}.jpg,{('tea', *forms)[i % 3]}\n")
+    text = f"file_name,label\n{''.join(rows)}"
+    (tmp_path / "metadata.csv").write_text(text, encoding="utf-8-sig")
+    assert data.load(f"folder:{tmp_path}").classes == (forms[0], "tea")

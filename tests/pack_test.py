@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 import weakref
 from typing import NamedTuple
 
@@ -352,6 +353,28 @@ def test_as_a_program(pool, answers, packed, tmp_path, capsys):
         program.main(["pack", str(pool), str(pool.parent), str(tmp_path / "s"), "--name=x"])
     with pytest.raises(SystemExit, match="is not a pool of images"):
         program.main(["pack", str(tmp_path), *arguments[2:]])
+
+
+def test_answers_from_other_systems(pool, answers, tmp_path):
+    """Windows writes a mark first, macOS splits accents and leaves files of its own."""
+    described = json.loads((pool / "pool.json").read_text())
+    described["classes"][1] = unicodedata.normalize("NFC", "café")
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "pool.json").write_text(json.dumps(described))
+    np.save(tmp_path / "view-00000.npy", answers[VIEWED[0]][:, ::-1])
+    (tmp_path / "._view-00000.npy").write_bytes(b"Mac OS X")
+    names = [unicodedata.normalize("NFD", name) for name in described["classes"][::-1]]
+    text = "".join(f"{name}\r\n" for name in (*names, "", ""))
+    arguments = [str(tmp_path / "pool"), str(tmp_path), str(tmp_path / "store"), "--name=x"]
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-16")
+    with pytest.raises(SystemExit, match=r"classes.txt' is not UTF-8 text: save it as UTF-8\."):
+        program.main(["pack", *arguments])
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8-sig")
+    program.main(["pack", *arguments])
+    store = store_lib.open_store(tmp_path / "store")
+    assert store.description["classes"] == described["classes"]
+    rows = store_lib.read_rows(store, VIEWED[0], store.form)
+    np.testing.assert_array_equal(rows, answers[VIEWED[0]])
 
 
 def test_temperatures_as_a_program(pool, answers, tmp_path):

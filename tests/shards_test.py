@@ -206,6 +206,17 @@ def test_names_of_classes_that_cannot_be(tmp_path):
         put(tmp_path / "a" / "classnames.txt", names.encode())
         with pytest.raises(ValueError, match=message):
             shards.unpack(tmp_path / "a", tmp_path / names[:1])
+    put(tmp_path / "a" / "classnames.txt", "crane\ntench".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"a/classnames.txt' is not UTF-8 text: save it as UTF-8"):
+        shards.unpack(tmp_path / "a", tmp_path / "utf-16")
     packed(tmp_path / "b" / "x.tar", {"0.jpg": image(), "0.json": b'{"label": [1]}'})
     with pytest.raises(ValueError, match=r"neither a whole number nor a name: \[1\]"):
         shards.unpack(tmp_path / "b", tmp_path / "out-b")
+
+
+def test_names_of_classes_that_windows_wrote(tmp_path):
+    archive(tmp_path / "in" / "x.tar", [(image(0), 0), (image(1), 1), (image(2), b"\xef\xbb\xbf1")])
+    text = "".join(f"{name}\r\n" for name in (*NAMES, "", ""))
+    put(tmp_path / "in" / "classnames.txt", text.encode("utf-8-sig"))
+    place = shards.unpack(tmp_path / "in", tmp_path / "out")
+    assert [label for _, label in listed(place)] == [NAMES[0], NAMES[1], NAMES[1]]

@@ -266,16 +266,22 @@ def _part(
             _check_counts(pool.label_N, classes, least=2)
         kept, held = sources.stratified(pool.label_N, fraction=minival, seed=_SEED)
         return pool, kept, pool.select(held), validation
+    _check_counts(
+        validation.label_N[validation.label_N >= 0],  # that all have labels is checked later
+        classes,
+        least=2,
+        of=" of validation, from which tune is taken as train has no labels",
+    )
     rest, held = sources.stratified(validation.label_N, fraction=_HELD_OUT, seed=_SEED)
     return pool, kept, validation.select(held), validation.select(rest)
 
 
-def _check_counts(label_N: np.ndarray, classes: Sequence[str], *, least: int) -> None:
+def _check_counts(label_N: np.ndarray, classes: Sequence[str], *, least: int, of: str = "") -> None:
     """Raises ValueError unless every class has an image for each split."""
     counts = np.bincount(label_N, minlength=len(classes))
     few = [name for name, n in zip(classes, counts, strict=True) if 0 < n < least]
     if few:
-        raise ValueError(f"Classes with fewer than {least} images: {', '.join(few)}.")
+        raise ValueError(f"Classes with fewer than {least} images{of}: {', '.join(few)}.")
 
 
 def _open(name: str, data_dir: str | None) -> Parts:
@@ -291,6 +297,8 @@ def _open(name: str, data_dir: str | None) -> Parts:
         return Parts(splits, glyphs.CLASSES, glyphs.CLASS_GROUPS)
     import tensorflow_datasets as tfds
 
+    if data_dir is not None:  # TFDS takes a leading ~ for the name of a folder
+        data_dir = str(paths.on_disk(data_dir, "config.data_dir"))
     known = name in DATASETS
     candidates = (DATASETS[name].tfds, name) if known else (name.removeprefix(_TFDS),)
     for candidate in candidates:
@@ -305,7 +313,7 @@ def _open(name: str, data_dir: str | None) -> Parts:
                 "tfds:NAME/CONFIG, optionally followed by :VERSION."
             ) from None
         return _of_tfds(builder)
-    root = Path(data_dir or tfds.core.constants.DATA_DIR)
+    root = paths.on_disk(data_dir or tfds.core.constants.DATA_DIR, "config.data_dir")
     if known and (root / name).is_dir():
         return _of_folder(root / name)
     raise ValueError(_missing(name, candidates[0], root))
@@ -370,5 +378,5 @@ def _of_tfds(builder: Any) -> Parts:
         )
     splits = {ours: sources.from_tfds(builder, theirs) for ours, theirs in chosen.items()}
     labeled = any(source.label_N.max() >= 0 for source in splits.values())
-    classes = tuple(features["label"].names) if labeled else ()
+    classes = tuple(map(spelling.composed, features["label"].names)) if labeled else ()
     return Parts(splits, classes, ("",) * len(classes))

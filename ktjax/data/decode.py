@@ -1,9 +1,10 @@
 """Encoded images -> uint8 [H, W, 3] of the batch's size, on the host.
 
 simplejpeg decodes JPEGs to the same bits as Pillow, in two thirds of the time. Pillow decodes what
-simplejpeg refuses (CMYK, damaged files), and other formats. Resizing matches Pillow bit for bit
-too: the models were trained and are scored with it. EXIF orientation is applied only on request:
-timm ignores it, and its models were trained and are scored that way.
+simplejpeg refuses (CMYK, damaged files), and other formats. Resizing matches Pillow up to 12
+bit for bit too: the models were trained and are scored with it. EXIF orientation is applied only on
+request: timm ignores it, and its models were trained and are scored that way. Pillow always applies
+a TIFF's.
 """
 
 import functools
@@ -58,16 +59,17 @@ def is_image(head: bytes) -> bool:
 
 
 def orientation(encoded: bytes) -> int:
-    """The EXIF orientation of an image, from 1 to 8; 1, upright, if there is none."""
+    """The EXIF orientation of the decoded image, from 1 to 8; 1, upright, if there is none."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
-            return orientation_of(image)
+            # Pillow itself turns a TIFF, and no other format, when it reads the pixels.
+            return 1 if image.format == "TIFF" else orientation_of(image)
     except Exception:  # decoding the image reports what is wrong with it
         return 1
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The same for an image that Pillow has opened."""
+    """The same for an image that Pillow has read: until then, a TIFF's is the one in the file."""
     found = image.getexif().get(ExifTags.Base.Orientation, 1)
     return found if found in range(1, 9) else 1
 
@@ -109,9 +111,9 @@ def eval_crop(
     crop_mode: str = "center",
     fill: tuple[int, int, int] = (0, 0, 0),
 ) -> np.ndarray:
-    """The center of an image as uint8 [h, w, 3], bit for bit as in timm's evaluation transform.
+    """The center of an image as uint8 [h, w, 3], as in timm's evaluation transform.
 
-    The image is resized, then center-cropped.
+    The image is resized, then center-cropped: bit for bit as in timm with Pillow up to 12.
 
     Args:
       image_HxWx3: uint8.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ktjax import imagenet
+from ktjax import imagenet, spelling
 from ktjax.data import decode, lists
 from ktjax.data.lists import Folder, Listed
 
@@ -155,7 +155,10 @@ def _is_unlabeled_test(splits: Mapping[str, Path]) -> bool:
     path = splits.get("validation")
     if path is None or path.name.lower() != "test" or "train" not in splits:
         return False
-    names, classes = ({below.name for below in directories(at)} for at in (path, splits["train"]))
+    names, classes = (
+        {spelling.composed(below.name) for below in directories(at)}
+        for at in (path, splits["train"])
+    )
     return bool(classes) and len(names) < 2 and not names & classes
 
 
@@ -163,14 +166,15 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
     """The images of a folder with one directory per class, or with none, and the classes."""
     loose, others = _images(folder, root, deep=False)
     left_out = {_FORMAT: others[_FORMAT]}  # other files beside the classes do not matter
-    files, labels, classes = [], [], []
+    # Archives from macOS may write accents in another form: one class can have directories of both.
+    files_of: dict[str, list[str]] = {}
+    classes: list[Path] = []
     for directory in directories(folder):
         images, others = _images(directory, root)
         if images:
             _check_name(directory)
-            labels += [len(classes)] * len(images)
-            classes.append(directory.name)
-            files += images
+            files_of.setdefault(spelling.composed(directory.name), []).extend(images)
+            classes.append(directory)
         elif others[_FORMAT] or others[_NO_FILE]:
             raise ValueError(
                 f"The class '{directory}' has no readable image ({_by_cause(others)})."
@@ -187,10 +191,12 @@ def _list(folder: Path, root: Path) -> tuple[Listed, tuple[str, ...]]:
         )
     if loose:
         return Listed(loose, np.full(len(loose), -1, np.int32)), ()
-    if len(classes) < 2:
+    if len(files_of) < 2:
         raise ValueError(_no_classes(folder, classes))
     _say_repeated(folder, classes)
-    return Listed(files, np.asarray(labels, np.int32)), tuple(classes)
+    names = sorted(files_of)
+    label_N = np.repeat(np.arange(len(names), dtype=np.int32), [len(files_of[n]) for n in names])
+    return Listed([file for name in names for file in files_of[name]], label_N), tuple(names)
 
 
 def _by_cause(left_out: Mapping[str, Sequence[str]]) -> str:
@@ -202,13 +208,13 @@ def _by_cause(left_out: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def _no_classes(folder: Path, classes: Sequence[str]) -> str:
+def _no_classes(folder: Path, classes: Sequence[Path]) -> str:
     """Why a folder is not a data set, and what the user may have meant."""
     wanted = "it needs one directory per class, for at least two classes"
     if classes:
-        text = f"'{folder}' holds images of only one class, '{classes[0]}'"
-        below = [path.name for path in directories(folder / classes[0])]
-        hint = f" Did you mean folder:{folder / classes[0]}?" if len(below) > 1 else ""
+        text = f"'{folder}' holds images of only one class, '{classes[0].name}'"
+        below = [path.name for path in directories(classes[0])]
+        hint = f" Did you mean folder:{classes[0]}?" if len(below) > 1 else ""
         return f"{text}: {wanted}.{hint}"
     packed = sorted(path.name for path in seen(folder) if path.suffix.lower() in _ARCHIVES)
     if packed:
@@ -220,16 +226,16 @@ def _no_classes(folder: Path, classes: Sequence[str]) -> str:
     return f"'{folder}' holds no images: {wanted}."
 
 
-def _say_repeated(folder: Path, classes: Sequence[str]) -> None:
+def _say_repeated(folder: Path, classes: Sequence[Path]) -> None:
     """Warns if the directories below look more like the classes: these may be folds or cameras."""
-    below = [{path.name for path in directories(folder / name)} for name in classes[:8]]
+    below = [{path.name for path in directories(at)} for at in classes[:8]]
     common = sorted(set.intersection(*below))
     if len(common) > 1:
         _LOG.warning(
             "All classes of %s, such as %s, contain the same directories (%s), whose images are "
             "merged.",
             folder,
-            classes[0],
+            classes[0].name,
             ", ".join(common[:4]),
         )
 

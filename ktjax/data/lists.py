@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ktjax import imagenet
+from ktjax import files, imagenet, spelling
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 _ANNOTATIONS = "val_annotations.txt"
@@ -70,7 +70,7 @@ def _is_inside(place: PurePosixPath) -> bool:
 
 
 def _lines(path: Path) -> list[list[str]]:
-    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.split() for line in files.read_lines(path) if line.strip()]
 
 
 def _birds(folder: Path) -> Folder | None:
@@ -84,7 +84,7 @@ def _birds(folder: Path) -> Folder | None:
         ("train" if is_train[key] == "1" else "validation", f"images/{file}", numbers[labels[key]])
         for key, file in images.items()
     )
-    return _of_rows(folder, rows, tuple(classes.values()))
+    return _of_rows(folder, rows, tuple(map(spelling.composed, classes.values())))
 
 
 def _cars(folder: Path) -> Folder | None:
@@ -104,7 +104,9 @@ def _cars(folder: Path) -> Folder | None:
     places = [path for path in (folder / answers, devkit / answers) if path.is_file()]
     if not places:
         raise ValueError(f"'{folder}' lacks {answers}, the labels of cars_test.")
-    classes = tuple(str(name) for name in load(devkit / "cars_meta.mat", "class_names"))
+    classes = tuple(
+        spelling.composed(str(name)) for name in load(devkit / "cars_meta.mat", "class_names")
+    )
     rows = [
         (split, f"{below}/{row['fname']}", int(row["class"]) - 1)
         for split, below, path in (
@@ -131,7 +133,7 @@ def _domainnet(folder: Path) -> Folder | None:
         for split, name in (("train", "train"), ("validation", "test"))
         for file, label in _lines(folder / f"{domain}_{name}.txt")
     ]
-    names = {label: Path(file).parent.name for _, file, label in rows}
+    names = {label: spelling.composed(Path(file).parent.name) for _, file, label in rows}
     numbers = {label: i for i, label in enumerate(sorted(names))}  # lists of a subset skip some
     classes = tuple(names[label] for label in numbers)
     return _of_rows(folder, ((split, file, numbers[n]) for split, file, n in rows), classes)
@@ -165,7 +167,8 @@ def of_tiny_imagenet(folder: Path, root: Path, classes: tuple[str, ...]) -> List
     label_of = {name: label for label, name in enumerate(classes)}
     below = images.relative_to(root)
     rows = []
-    for file, name, *_ in _lines(path):
+    for file, given, *_ in _lines(path):
+        name = spelling.composed(given)
         if name not in label_of:
             raise ValueError(f"{path}: {file} is of class {name}, which has no images in train.")
         rows.append(("validation", f"{below}/{file}", label_of[name]))
@@ -245,7 +248,7 @@ def _labeled(path: Path, root: Path) -> list[tuple[str, str]]:
         file = str(below / place)
         if file in found:  # it could be trained and evaluated on
             raise ValueError(f"{where}: {file!r} is listed twice.")
-        found[file] = str(name)
+        found[file] = spelling.composed(str(name))
     return list(found.items())
 
 

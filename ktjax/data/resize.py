@@ -1,10 +1,9 @@
-"""Antialiased resizing of uint8 images on the host, bit for bit as Pillow in a quarter of its time.
+"""Antialiased resizing of uint8 images on the host, as Pillow in a quarter of its time.
 
-The sums themselves are in resample.py.
+It has the bits of Pillow up to 12. The sums themselves are in resample.py.
 
-Rows always come first. Pillow 13 begins with the columns if the height shrinks by more than twice
-as much as the width. That rounds some values differently from all earlier versions, with which the
-models were trained and scored.
+Rows always come first. Pillow 13 begins with the columns for some sizes. That rounds some values
+differently from all earlier versions, with which the models were trained and scored.
 """
 
 import difflib

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ktjax import progress
+from ktjax import paths, progress
 from ktjax.data import folders, sources
 from ktjax.data.sources import Source, drawn
 from ktjax.imagenet import image_number, synsets
@@ -84,12 +84,15 @@ def load(name: str, *, data_dir: str | None) -> RobustnessSet:
     """
     import tensorflow_datasets as tfds
 
+    if data_dir is not None:  # TFDS takes a leading ~ for the name of a folder
+        data_dir = str(paths.on_disk(data_dir, "config.data_dir"))
     known = SETS[name]
     among_C = np.isin(synsets(), synsets(known.synsets))
     try:
         builder = tfds.core.read_only_builder.builder_from_files(known.tfds, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        folder = Path(data_dir or tfds.core.constants.DATA_DIR) / name
+        default = tfds.core.constants.DATA_DIR
+        folder = paths.on_disk(data_dir or default, "config.data_dir") / name
         if not folder.is_dir():
             raise ValueError(
                 f"There is no '{name}' in {folder.parent} (config.data_dir). Its files: "

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ktjax import progress
+from ktjax import files, progress, spelling
 from ktjax.data import folders
 
 _MAX_BYTES = 2**30  # of an image
@@ -114,7 +114,8 @@ def _numbered(
 
 def _class_names(path: Path) -> list[str]:
     """The lines of a file, none if it does not exist; ValueError if two are the same."""
-    names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = files.read_lines(path) if path.is_file() else []
+    names = list(map(spelling.composed, lines))
     for number, name in enumerate(names, 1):
         first = names.index(name) + 1
         if first < number:
@@ -292,7 +293,7 @@ def _label_of(parts: Mapping[str, bytes], path: Path, key: str) -> int | str:
     found = None
     try:
         if ".cls" in parts:
-            found = parts[".cls"].decode().strip()
+            found = parts[".cls"].decode("utf-8-sig").strip()
         elif ".json" in parts:
             found = json.loads(parts[".json"]).get("label")
     except (ValueError, AttributeError, RecursionError):

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ktjax import models
+from ktjax import files, models
 from ktjax.classifier import Classifier
 from ktjax.models import coverage, imported
 from ktjax.models.checkpoints import catalogue, hf_kinds, hub, weights
@@ -118,8 +118,8 @@ def import_model(arguments: Sequence[str]) -> None:
 
 def _of_file(name: str, folder: str, given: dict[str, Any]) -> Classifier:
     if "classes" in given:
-        text = Path(given["classes"]).read_text(encoding="utf-8-sig")  # Windows begins with a mark
-        given["classes"] = tuple(filter(None, map(str.strip, text.splitlines())))
+        lines = files.read_lines(Path(given["classes"]))
+        given["classes"] = tuple(filter(None, map(str.strip, lines)))
     model = models.load(name, **given)
     weights.export(model, folder)
     return model

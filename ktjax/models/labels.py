@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import logging
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ktjax import imagenet
+from ktjax import imagenet, spelling
 from ktjax.classifier import Classifier, Forward, Output, take
 from ktjax.models import heads, registry, zero_shot
 from ktjax.models.classes import check_classes, has_classes, is_nameless
@@ -109,7 +108,7 @@ def places(theirs: Sequence[str], classes: Sequence[str]) -> np.ndarray:
 
     By the exact name first, since `a` and `A` may both exist; then by the class's other names.
     """
-    ours, others = list(map(_composed, classes)), list(map(_composed, theirs))
+    ours, others = list(map(spelling.composed, classes)), list(map(spelling.composed, theirs))
     found_C = _matched(others, ours)
     free = set(range(len(theirs))) - set(found_C.tolist())
     their_keys = [key if i in free else None for i, key in enumerate(_keys(others))]
@@ -140,11 +139,6 @@ def _keys(names: Sequence[str]) -> list[str]:
         number = met[name] = met.get(name, -1) + 1
         keys.append(known[number] if times[name] == len(known) else name)
     return keys
-
-
-def _composed(name: str) -> str:
-    """A name with composed accents, as most programs write them: file systems may split them."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _plain(name: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ktjax import files, paths
+from ktjax import files, paths, spelling
 from ktjax.targets import rows
 from ktjax.targets import store as store_lib
 from ktjax.targets.store import MEASURED, PLAIN, Store, view_name
@@ -107,12 +107,13 @@ def pack(
 def read_answers(folder: str | Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The answers in a folder by name, and their classes; ValueError if they are missing."""
     folder = paths.on_disk(folder, "answers")
-    found = {path.stem: _array(path) for path in sorted(folder.glob("*.npy"))}
+    arrays = [path for path in sorted(folder.glob("*.npy")) if not path.name.startswith(".")]
+    found = {path.stem: _array(path) for path in arrays}  # not macOS's `._view-00000.npy`
     if not found:
         raise ValueError(f"'{folder}' has no answers: view-00000.npy and so on, or plain.npy.")
     if not (folder / CLASSES).is_file():
         raise ValueError(f"'{folder}' lacks {CLASSES}: the class of each column, one per line.")
-    return found, tuple((folder / CLASSES).read_text(encoding="utf-8-sig").splitlines())
+    return found, tuple(files.read_lines(folder / CLASSES))
 
 
 def _array(path: Path) -> np.ndarray:
@@ -166,6 +167,7 @@ def _images(
 
 def _order(wanted: Sequence[str], given: Sequence[str]) -> np.ndarray:
     """The column of each of the pool's classes in the answers."""
+    wanted, given = list(map(spelling.composed, wanted)), list(map(spelling.composed, given))
     if len(set(given)) < len(given):
         raise ValueError("The answers have two columns for one class.")
     lacking = [name for name in wanted if name not in given]
