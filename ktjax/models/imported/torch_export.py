@@ -68,7 +68,7 @@ def export(module: Any, size: tuple[int, int]) -> Exported:
         raise ValueError("The module draws random numbers even in evaluation mode.")
     constants = {name: constants[name] for name in graph.constants}  # those that are read
     training = None
-    if torch_training.drops(module):
+    if torch_training.drops(module, size):
         training, more = _training(module, program, size, graph, weights, constants)
         constants |= more
     return Exported(graph, training, weights, constants, {"torch": torch.__version__})
