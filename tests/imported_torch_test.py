@@ -350,6 +350,19 @@ def test_what_is_dropped_under_any_name_is_trained_so(tmp_path):
         assert torch.equal(torch.get_rng_state(), drawn)
 
 
+def test_dropout_in_place_is_trained_so(tmp_path):
+    """As in torchvision's EfficientNets."""
+    import torch
+
+    layers = (torch.nn.Flatten(), torch.nn.Linear(192, 4), torch.nn.Dropout(0.5, inplace=True))
+    module = torch.nn.Sequential(*layers)
+    model = ktjax.import_torch(module, tmp_path, size=(8, 8), classes=4, **NORMAL)
+    images = np.full((64, 8, 8, 3), 255, np.uint8)
+    rngs = {"dropout": jax.random.key(0)}
+    output, _ = model.apply(model.variables, images, train=True, rngs=rngs)
+    assert 0.4 < np.mean(np.asarray(output.logits) == 0) < 0.6
+
+
 @pytest.mark.parametrize("family", sorted(models.FAMILIES))
 def test_which_options_are_timms(family):
     timm = pytest.importorskip("timm")
