@@ -332,6 +332,39 @@ def test_lists_and_arrays_describe_a_model_as_tuples_do(given, tmp_path):
         weights.export(found, tmp_path / "again")
 
 
+def test_weights_come_back_in_the_tree_that_they_were_in(tmp_path):
+    """Haiku's modules have slashes in their names, and those without weights are empty."""
+    kernel = jax.random.normal(jax.random.key(0), (432, 4))
+    params = {"net/~/linear": {"w": kernel, "b": jnp.zeros(4)}, "net/~/relu": {}}
+
+    def apply(params, x):
+        linear, _ = params["net/~/linear"], params["net/~/relu"]
+        return x.reshape(x.shape[0], -1) @ linear["w"] + linear["b"][None]
+
+    model = ktjax.from_function(apply, params, **SPEC)
+    trained = dataclasses.replace(model, variables=jax.tree.map(lambda x: x + 1, model.variables))
+    ktjax.export_model(trained, tmp_path)
+    found = ktjax.load_weights(model, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, found.variables, trained.variables)
+    np.testing.assert_array_equal(
+        *(each.apply(each.variables, IMAGES)[0].logits for each in (found, trained))
+    )
+
+
+def test_two_weights_of_one_name_are_refused():
+    def apply(params, x):
+        return x.reshape(x.shape[0], -1) @ (params["a/b"] + params["a"]["b"])
+
+    params = {"a/b": jnp.zeros((432, 4)), "a": {"b": jnp.ones((432, 4))}}
+    with pytest.raises(ValueError, match="two weights would be called 'params/a/b': rename one"):
+        ktjax.from_function(apply, params, **SPEC)
+    module = Yours(nnx.Rngs(0))
+    module.named = nnx.Dict({"0.bias": nnx.Param(jnp.zeros(8))})
+    module.named["0"] = nnx.Dict(bias=nnx.Param(jnp.zeros(8)))
+    with pytest.raises(ValueError, match=r"Yours: two weights would be called 'named\.0\.bias'"):
+        ktjax.from_nnx(module, **SPEC)
+
+
 def test_slips_are_told_in_a_sentence(tmp_path):
     module, model = of_linen()
     with pytest.raises(ValueError, match="from_linen takes a Linen module, not a Yours"):
