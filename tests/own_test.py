@@ -115,6 +115,27 @@ def test_training_moves_statistics_and_drops(make):
     jax.tree.map(np.testing.assert_array_equal, frozen, before)
 
 
+def test_what_drops_is_known():
+    """So that such a student is compared with one that learned from itself alone."""
+
+    class Deterministic(nn.Module):
+        rate: float
+
+        @nn.compact
+        def __call__(self, x, deterministic=True):
+            x = nn.Dropout(self.rate)(x.mean((1, 2)), deterministic=deterministic)
+            return nn.Dense(4)(x)
+
+    def drops(rate):
+        variables = Deterministic(rate).init(jax.random.key(0), jnp.zeros((1, 12, 12, 3)))
+        return ktjax.from_linen(Deterministic(rate), variables, **SPEC).definition.drops
+
+    assert drops(0.5) and not drops(0.0)
+    assert of_nnx()[1].definition.drops
+    assert not of_linen()[1].definition.drops  # as long as its statistics are frozen
+    assert not of_function()[1].definition.drops
+
+
 def test_statistics_are_the_mean_over_devices():
     _, model = of_linen()
 

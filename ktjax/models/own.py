@@ -34,6 +34,8 @@ _KEPT = ("params", "batch_stats")  # the collections that training uses
 class Own:
     """An architecture that only its owner has: `definition` of a Classifier."""
 
+    drops: bool  # computes something else in training, BatchNorm aside
+
     def export(
         self, classifier: Classifier, folder: Path, *, format: str, facts: Mapping[str, Any]
     ) -> None:
@@ -384,15 +386,14 @@ def _checked(
         input=spec,
         classes=names,
         origin=f"own {name}",
-        definition=Own(),
+        definition=Own(drops=False),
     )
-    image = jax.ShapeDtypeStruct((2, *spec.size, 3), np.uint8)
-    trace = jax.make_jaxpr(lambda v, x: model.apply(v, x)[0], return_shape=True)
-    traced, given = trace(variables, image)
+    function, given = traces.answers(model, train=False)
     if given.logits.shape != (2, len(names)):
         raise ValueError(
             f"{name} returns logits of shape {list(given.logits.shape)} for 2 images, but there "
             f"are {len(names)} classes."
         )
     # Stored answers, and runs to be resumed, are of this function and no other.
-    return dataclasses.replace(model, options={"function": traces.digest(traced)})
+    definition = Own(drops=traces.drops(model, function))
+    return dataclasses.replace(model, options={"function": function}, definition=definition)
