@@ -363,6 +363,21 @@ def test_dropout_in_place_is_trained_so(tmp_path):
     assert 0.4 < np.mean(np.asarray(output.logits) == 0) < 0.6
 
 
+@pytest.mark.parametrize("momentum", [None, 0.1, 0.0])
+def test_statistics_that_will_not_move_are_told(momentum, tmp_path, caplog):
+    """torch averages over all batches then; models that are only evaluated are right."""
+    import torch
+
+    module = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(3, momentum=momentum), torch.nn.Flatten(), torch.nn.Linear(192, 4)
+    )
+    model = ktjax.import_torch(module, tmp_path, size=(8, 8), classes=4, **NORMAL)
+    said = "has BatchNorm with momentum=None, whose running statistics will not move"
+    assert (said in caplog.text) == (momentum is None)
+    _, stats = model.apply(model.variables, np.full((2, 8, 8, 3), 255, np.uint8), train=True)
+    assert np.any(stats["0.running_mean"]) == bool(momentum)
+
+
 @pytest.mark.parametrize("family", sorted(models.FAMILIES))
 def test_which_options_are_timms(family):
     timm = pytest.importorskip("timm")

@@ -31,6 +31,14 @@ def drops(module: Any, size: tuple[int, int]) -> bool:
         return not torch.equal(before, torch.get_rng_state())
 
 
+def averages_all(module: Any) -> bool:
+    """Whether BatchNorm averages over all batches, as with momentum=None, traced as 0."""
+    torch = importlib.import_module("torch")
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    parts = [part for part in module.modules() if isinstance(part, kind)]
+    return any(part.momentum is None and part.running_mean is not None for part in parts)
+
+
 def in_training(module: Any) -> Any:
     """A copy in training mode, except for BatchNorm."""
     torch = importlib.import_module("torch")
