@@ -80,6 +80,10 @@ Forward = Callable[..., tuple[Output, Any]]
 class Definition(Protocol):
     """An architecture that is not in `ktjax.models.MODELS`; its Classifier carries this along."""
 
+    @property
+    def drops(self) -> bool:
+        """Whether it answers differently in training, BatchNorm aside: by dropout, for example."""
+
     def export(
         self, classifier: "Classifier", folder: Path, *, format: str, facts: Mapping[str, Any]
     ) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -22,6 +23,8 @@ from ktjax import classifier as classifier_lib
 from ktjax import models
 from ktjax.checkpoint import Checkpoints
 from ktjax.jobs import transfer
+from ktjax.jobs.study import plan as study_plan
+from ktjax.jobs.transfer import plan as transfer_plan
 from ktjax.models import imported
 from ktjax.models.checkpoints import entries, weights
 from ktjax.models.imported import evaluate, importing, operations
@@ -119,6 +122,18 @@ def test_training_mode_is_torchs(folders, case):
         assert_close(stats[name], value)
         np.testing.assert_array_equal(same[name], model.variables["batch_stats"][name])
     assert_close(frozen.logits, np.asarray(output.logits))
+
+
+@each_case
+def test_a_student_that_drops_is_compared_with_itself(case, folders):
+    """Nothing else than the graph of training says so."""
+    model = models.load(str(folders / case))
+    settings = types.SimpleNamespace(batch_norm="frozen", drop_path_rate=None)
+    for moves in (
+        transfer_plan.moves_alone(settings, model),
+        study_plan._drops(settings, str(folders / case)),
+    ):
+        assert moves == (case == "dropping")
 
 
 def test_training_drops_and_evaluation_does_not(folders):

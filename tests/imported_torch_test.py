@@ -327,6 +327,57 @@ def test_what_is_else_in_training_is_not_trained_so(tmp_path, caplog):
         assert said is None or re.search(said, caplog.text), caplog.text
 
 
+def test_what_is_dropped_under_any_name_is_trained_so(tmp_path):
+    """As torchvision's StochasticDepth, whose rate is `p`, and calls of F.dropout."""
+    import torch
+
+    class Drops(torch.nn.Module):
+        def __init__(self, p):
+            super().__init__()
+            self.p, self.bn, self.fc = p, torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 4)
+
+        def forward(self, x):
+            x = self.bn(x).mean((2, 3))
+            return self.fc(torch.nn.functional.dropout(x, self.p, self.training))
+
+    for p in (0.5, 0.0):
+        module = Drops(p)
+        state, drawn = module.state_dict(), torch.get_rng_state()
+        before = {name: value.clone() for name, value in state.items()}
+        model = ktjax.import_torch(module, tmp_path, size=(8, 8), classes=4, **NORMAL)
+        assert (model.definition.training is not None) == (p > 0)
+        assert all(torch.equal(state[name], value) for name, value in before.items())
+        assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_dropout_in_place_is_trained_so(tmp_path):
+    """As in torchvision's EfficientNets."""
+    import torch
+
+    layers = (torch.nn.Flatten(), torch.nn.Linear(192, 4), torch.nn.Dropout(0.5, inplace=True))
+    module = torch.nn.Sequential(*layers)
+    model = ktjax.import_torch(module, tmp_path, size=(8, 8), classes=4, **NORMAL)
+    images = np.full((64, 8, 8, 3), 255, np.uint8)
+    rngs = {"dropout": jax.random.key(0)}
+    output, _ = model.apply(model.variables, images, train=True, rngs=rngs)
+    assert 0.4 < np.mean(np.asarray(output.logits) == 0) < 0.6
+
+
+@pytest.mark.parametrize("momentum", [None, 0.1, 0.0])
+def test_statistics_that_will_not_move_are_told(momentum, tmp_path, caplog):
+    """torch averages over all batches then; models that are only evaluated are right."""
+    import torch
+
+    module = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(3, momentum=momentum), torch.nn.Flatten(), torch.nn.Linear(192, 4)
+    )
+    model = ktjax.import_torch(module, tmp_path, size=(8, 8), classes=4, **NORMAL)
+    said = "has BatchNorm with momentum=None, whose running statistics will not move"
+    assert (said in caplog.text) == (momentum is None)
+    _, stats = model.apply(model.variables, np.full((2, 8, 8, 3), 255, np.uint8), train=True)
+    assert np.any(stats["0.running_mean"]) == bool(momentum)
+
+
 @pytest.mark.parametrize("family", sorted(models.FAMILIES))
 def test_which_options_are_timms(family):
     timm = pytest.importorskip("timm")

@@ -115,6 +115,27 @@ def test_training_moves_statistics_and_drops(make):
     jax.tree.map(np.testing.assert_array_equal, frozen, before)
 
 
+def test_what_drops_is_known():
+    """So that such a student is compared with one that learned from itself alone."""
+
+    class Deterministic(nn.Module):
+        rate: float
+
+        @nn.compact
+        def __call__(self, x, deterministic=True):
+            x = nn.Dropout(self.rate)(x.mean((1, 2)), deterministic=deterministic)
+            return nn.Dense(4)(x)
+
+    def drops(rate):
+        variables = Deterministic(rate).init(jax.random.key(0), jnp.zeros((1, 12, 12, 3)))
+        return ktjax.from_linen(Deterministic(rate), variables, **SPEC).definition.drops
+
+    assert drops(0.5) and not drops(0.0)
+    assert of_nnx()[1].definition.drops
+    assert not of_linen()[1].definition.drops  # as long as its statistics are frozen
+    assert not of_function()[1].definition.drops
+
+
 def test_statistics_are_the_mean_over_devices():
     _, model = of_linen()
 
@@ -330,6 +351,39 @@ def test_lists_and_arrays_describe_a_model_as_tuples_do(given, tmp_path):
             assert found.classes == names
         hash(found.input)
         weights.export(found, tmp_path / "again")
+
+
+def test_weights_come_back_in_the_tree_that_they_were_in(tmp_path):
+    """Haiku's modules have slashes in their names, and those without weights are empty."""
+    kernel = jax.random.normal(jax.random.key(0), (432, 4))
+    params = {"net/~/linear": {"w": kernel, "b": jnp.zeros(4)}, "net/~/relu": {}}
+
+    def apply(params, x):
+        linear, _ = params["net/~/linear"], params["net/~/relu"]
+        return x.reshape(x.shape[0], -1) @ linear["w"] + linear["b"][None]
+
+    model = ktjax.from_function(apply, params, **SPEC)
+    trained = dataclasses.replace(model, variables=jax.tree.map(lambda x: x + 1, model.variables))
+    ktjax.export_model(trained, tmp_path)
+    found = ktjax.load_weights(model, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, found.variables, trained.variables)
+    np.testing.assert_array_equal(
+        *(each.apply(each.variables, IMAGES)[0].logits for each in (found, trained))
+    )
+
+
+def test_two_weights_of_one_name_are_refused():
+    def apply(params, x):
+        return x.reshape(x.shape[0], -1) @ (params["a/b"] + params["a"]["b"])
+
+    params = {"a/b": jnp.zeros((432, 4)), "a": {"b": jnp.ones((432, 4))}}
+    with pytest.raises(ValueError, match="two weights would be called 'params/a/b': rename one"):
+        ktjax.from_function(apply, params, **SPEC)
+    module = Yours(nnx.Rngs(0))
+    module.named = nnx.Dict({"0.bias": nnx.Param(jnp.zeros(8))})
+    module.named["0"] = nnx.Dict(bias=nnx.Param(jnp.zeros(8)))
+    with pytest.raises(ValueError, match=r"Yours: two weights would be called 'named\.0\.bias'"):
+        ktjax.from_nnx(module, **SPEC)
 
 
 def test_slips_are_told_in_a_sentence(tmp_path):

@@ -145,8 +145,10 @@ def test_controls_that_say_nothing_are_left_out():
 )
 def test_a_student_moves_alone_if_training_changes_its_answers(fields, variables, options, moves):
     settings = types.SimpleNamespace(**dict(batch_norm="frozen", drop_path_rate=None) | fields)
-    student = types.SimpleNamespace(variables=variables, options=options)
+    student = types.SimpleNamespace(variables=variables, options=options, definition=None)
     assert plan_lib.moves_alone(settings, student) is moves
+    student.definition = types.SimpleNamespace(drops=True)  # by its own definition
+    assert plan_lib.moves_alone(settings, student)
 
 
 def test_controls_decide_at_the_level_of_the_methods():

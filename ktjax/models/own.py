@@ -6,6 +6,7 @@ Classifiers besides names, `transfer.run(config, workdir, models={"mine": classi
 what it trained as weights that `load_weights` puts back into such a Classifier.
 """
 
+import collections
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import nnx, traverse_util
+from flax import nnx
 from flax.core import unfreeze
 from safetensors import numpy as safetensors_numpy
 
@@ -32,6 +33,8 @@ _KEPT = ("params", "batch_stats")  # the collections that training uses
 @dataclasses.dataclass(frozen=True)
 class Own:
     """An architecture that only its owner has: `definition` of a Classifier."""
+
+    drops: bool  # computes something else in training, BatchNorm aside
 
     def export(
         self, classifier: Classifier, folder: Path, *, format: str, facts: Mapping[str, Any]
@@ -175,6 +178,9 @@ def from_nnx(
     graph, params, stats, others = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
     structures = [jax.tree.structure(state) for state in (params, stats)]
     names = [_names(state) for state in (params, stats)]
+    called = type(module).__name__
+    for of_kind in names:
+        _check_apart(name or called, of_kind)
 
     def again(variables: Variables) -> nnx.Module:
         kinds = zip(_KEPT, structures, names, strict=True)
@@ -202,7 +208,6 @@ def from_nnx(
 
     leaves = [dict(zip(_names(s), jax.tree.leaves(s), strict=True)) for s in (params, stats)]
     kept = {kind: values for kind, values in zip(_KEPT, leaves, strict=True) if values}
-    called = type(module).__name__
     return _checked(
         f"nnx:{called}",
         forward,
@@ -276,14 +281,31 @@ def load_weights(classifier: Classifier, folder: str | Path) -> Classifier:
     flat = _flat(classifier.variables)
     shapes = {name: array.shape for name, array in flat.items()}
     entries.check_fit(path, found, shapes, by=classifier.name)
-    nested = traverse_util.unflatten_dict({tuple(n.split("/")): found[n] for n in flat})
-    return dataclasses.replace(classifier, variables=nested, origin=config["origin"])
+    # Names are not split again: Haiku's have slashes of their own, and empty dicts have none.
+    structure = jax.tree.structure(dict(classifier.variables))
+    variables = jax.tree.unflatten(structure, [found[name] for name in flat])
+    return dataclasses.replace(classifier, variables=variables, origin=config["origin"])
 
 
 def _flat(variables: Variables) -> dict[str, np.ndarray]:
-    """Arrays by their paths, joined by "/"."""
-    flat = traverse_util.flatten_dict(jax.device_get(dict(variables)), sep="/")
-    return {name: np.asarray(leaf, order="C") for name, leaf in flat.items()}
+    """Arrays by their paths, in the order of `jax.tree.leaves`."""
+    leaves = _leaves(jax.device_get(dict(variables)))
+    return {name: np.asarray(leaf, order="C") for name, leaf in leaves}
+
+
+def _leaves(variables: Variables) -> list[tuple[str, Any]]:
+    """What is in dicts of dicts, each with its path, joined by "/"."""
+    found = jax.tree_util.tree_leaves_with_path(
+        variables, is_leaf=lambda node: not isinstance(node, Mapping)
+    )
+    return [("/".join(str(key.key) for key in path), leaf) for path, leaf in found]
+
+
+def _check_apart(model: str, names: Sequence[str]) -> None:
+    """Raises ValueError if two weights would have one name in files."""
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{model}: two weights would be called '{twice[0]}': rename one.")
 
 
 def _names(state: Any) -> list[str]:
@@ -337,7 +359,9 @@ def _checked(
     """The Classifier, if it returns what Classifiers do."""
     classes = fields.given(classes=classes).classes
     variables = unfreeze(dict(variables))  # as training returns them
-    for path, leaf in traverse_util.flatten_dict(variables, sep="/").items():
+    leaves = _leaves(variables)
+    _check_apart(name, [path for path, _ in leaves])
+    for path, leaf in leaves:
         if not isinstance(leaf, jax.Array | np.ndarray):
             raise ValueError(
                 f"{name}: weights must be dicts of dicts of arrays, but '{path}' is a "
@@ -362,15 +386,14 @@ def _checked(
         input=spec,
         classes=names,
         origin=f"own {name}",
-        definition=Own(),
+        definition=Own(drops=False),
     )
-    image = jax.ShapeDtypeStruct((2, *spec.size, 3), np.uint8)
-    trace = jax.make_jaxpr(lambda v, x: model.apply(v, x)[0], return_shape=True)
-    traced, given = trace(variables, image)
+    function, given = traces.answers(model, train=False)
     if given.logits.shape != (2, len(names)):
         raise ValueError(
             f"{name} returns logits of shape {list(given.logits.shape)} for 2 images, but there "
             f"are {len(names)} classes."
         )
     # Stored answers, and runs to be resumed, are of this function and no other.
-    return dataclasses.replace(model, options={"function": traces.digest(traced)})
+    definition = Own(drops=traces.drops(model, function))
+    return dataclasses.replace(model, options={"function": function}, definition=definition)

@@ -10,6 +10,34 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from ktjax.classifier import Classifier, Output
+
+
+def answers(model: Classifier, *, train: bool) -> tuple[str, Output]:
+    """The digest of how a classifier answers two of its images, and the shapes of the answers.
+
+    In training BatchNorm's statistics are frozen.
+    """
+    rngs = {"dropout": jax.random.key(0)} if train else None
+
+    def run(variables, image):
+        return model.apply(variables, image, train=train, rngs=rngs, freeze_stats=True)[0]
+
+    image = jax.ShapeDtypeStruct((2, *model.input.size, 3), np.uint8)
+    traced, given = jax.make_jaxpr(run, return_shape=True)(model.variables, image)
+    return digest(traced), given
+
+
+def drops(model: Classifier, evaluated: str) -> bool:
+    """Whether a classifier computes something else in training than in evaluation.
+
+    Assumed if its training cannot be traced: it may be a teacher, which is never trained.
+    """
+    try:
+        return answers(model, train=True)[0] != evaluated
+    except Exception:  # modules raise any kind
+        return True
+
 
 def digest(traced: core.ClosedJaxpr) -> str:
     """The SHA-256 of a function's operations, and of the constants in it."""

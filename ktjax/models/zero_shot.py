@@ -48,6 +48,7 @@ class Unnamed:
 
     where: str
     templates: tuple[str, ...]
+    drops = False  # options aside
 
     def named(self, classifier: Classifier, classes: Sequence[str]) -> Classifier:
         """The classifier for these classes; if its variables are shapes, nothing is computed.

@@ -11,7 +11,7 @@ from ktjax import files, models, paths
 from ktjax.jobs import transfer
 from ktjax.jobs.transfer import plan as transfer_plan
 from ktjax.jobs.transfer.plan import Control, asks_teachers
-from ktjax.models.checkpoints import repositories
+from ktjax.models.checkpoints import repositories, weights
 from ktjax.settings.study import Study
 from ktjax.settings.transfer import Transfer
 
@@ -149,7 +149,7 @@ def _alone(
         if not asks_teachers(entry)
     }
     moves = settings.batch_norm == "train" and _has_batch_stats(student)
-    moves = moves or transfer_plan.drops(settings, _options(student))
+    moves = moves or _drops(settings, student)
     controls = transfer_plan.controls(settings, labeled=labeled, moves=moves)
     # An objective may have been a control when others were asked for, so at any rate.
     own = [(w.entry.learning_rate, w.slow) for w in asked.values() if w.entry.learning_rate]
@@ -174,12 +174,16 @@ def _has_batch_stats(student: str) -> bool:
         return True
 
 
-def _options(student: str) -> Mapping[str, Any]:
-    """Those that a student's checkpoint names; those of a hub name none."""
+def _drops(settings: Study, student: str) -> bool:
+    """Whether a student drops something in training; no hub is asked what its models drop."""
+    options: Mapping[str, Any] = {}
     if repositories.of(student) is None and paths.of(student).exists():
         with contextlib.suppress(ValueError, OSError):  # its runs report what is wrong
-            return models.locate(student).config["model_args"]
-    return {}
+            found = models.locate(student)
+            if found.config["format"] == weights.TORCH:
+                return (found.path.parent / weights.TRAINING).is_file()
+            options = found.config["model_args"]
+    return transfer_plan.drops(settings, options)
 
 
 def _done_alone(workdir: Path, student: str) -> list[str]:

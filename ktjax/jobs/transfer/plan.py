@@ -177,7 +177,8 @@ def moves_alone(settings: Methods, student: Classifier) -> bool:
     It does if it answers differently in training: by batch statistics, or what it drops.
     """
     by_batches = settings.batch_norm == "train" and bool(student.variables.get("batch_stats"))
-    return by_batches or drops(settings, student.options)
+    by_itself = student.definition is not None and student.definition.drops
+    return by_batches or by_itself or drops(settings, student.options)
 
 
 def drops(settings: Methods, options: Mapping[str, Any]) -> bool:

@@ -47,6 +47,11 @@ class Imported:
     constants: Arrays = dataclasses.field(repr=False)
     facts: Mapping[str, Any]
 
+    @property
+    def drops(self) -> bool:
+        """Whether there is a graph with dropout or stochastic depth."""
+        return self.training is not None
+
     @functools.cached_property
     def _program(self) -> evaluate.Program:
         return evaluate.program(self.graph, self.fixed, self.constants)

@@ -67,8 +67,14 @@ def export(module: Any, size: tuple[int, int]) -> Exported:
     if evaluate.is_random(graph):
         raise ValueError("The module draws random numbers even in evaluation mode.")
     constants = {name: constants[name] for name in graph.constants}  # those that are read
+    if torch_training.averages_all(module):
+        _LOG.warning(
+            "%s has BatchNorm with momentum=None, whose running statistics will not move with "
+            "config.batch_norm=train: give it a momentum, such as 0.1.",
+            type(module).__name__,
+        )
     training = None
-    if torch_training.drops(module):
+    if torch_training.drops(module, size):
         training, more = _training(module, program, size, graph, weights, constants)
         constants |= more
     return Exported(graph, training, weights, constants, {"torch": torch.__version__})

@@ -14,15 +14,29 @@ from ktjax.models.imported.graph import Call, Node
 _TOLERANCE = 1e-3  # of the logits' spread
 
 
-def drops(module: Any) -> bool:
-    """Whether a module may have dropout or stochastic depth: some part has a nonzero rate."""
+def drops(module: Any, size: tuple[int, int]) -> bool:
+    """Whether a module draws random numbers in training mode, as dropout and stochastic depth do.
+
+    Rates have many names, or none, so torch is asked: a copy is run, on the CPU in float32. One
+    that cannot be run counts, too: tracing it will say why.
+    """
     torch = importlib.import_module("torch")
-    dropout = torch.nn.modules.dropout._DropoutNd
-    return any(
-        (isinstance(part, dropout) and part.p > 0)
-        or any(isinstance(v, float) and v > 0 and "drop" in name for name, v in vars(part).items())
-        for part in module.modules()
-    )
+    trained = in_training(module)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before = torch.get_rng_state()
+        try:
+            trained(torch.zeros(2, 3, *size))
+        except Exception:  # modules raise any kind
+            return True
+        return not torch.equal(before, torch.get_rng_state())
+
+
+def averages_all(module: Any) -> bool:
+    """Whether BatchNorm averages over all batches, as with momentum=None, traced as 0."""
+    torch = importlib.import_module("torch")
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    parts = [part for part in module.modules() if isinstance(part, kind)]
+    return any(part.momentum is None and part.running_mean is not None for part in parts)
 
 
 def in_training(module: Any) -> Any:

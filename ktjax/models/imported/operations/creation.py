@@ -14,6 +14,12 @@ def _linspace(start, end, steps, *, dtype=None):
     return jnp.linspace(start, end, steps, dtype=of_torch(dtype, jnp.float32))
 
 
+def _empty_permuted(size, order, *, dtype=None):
+    """Whose order in memory changes no values."""
+    del order
+    return jnp.zeros(size, of_torch(dtype, jnp.float32))
+
+
 def _full(size, value, *, dtype=None):
     return jnp.full(size, value, of_torch(dtype, of_number(value)))
 
@@ -58,6 +64,7 @@ OPERATIONS = {
     "arange": _arange,
     "empty": _ZEROS[0],
     "empty_like": _ZEROS[1],
+    "empty_permuted": _empty_permuted,
     "eye": _eye,
     "full": _full,
     "full_like": _full_like,
