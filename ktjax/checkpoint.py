@@ -31,7 +31,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from ktjax import parallel, paths
@@ -87,6 +86,18 @@ class Checkpoints:
                 cleanup_tmp_directories=True,  # what a dead process left incomplete
             ),
         )
+        self._list_as_first()
+
+    def _list_as_first(self) -> None:
+        """Waits until all processes list what process 0 does: they must resume from one step."""
+        steps = json.loads(parallel.told_by_all(json.dumps(self._manager.all_steps()))[0])
+
+        def seen() -> bool | None:
+            if self._manager.all_steps() != steps:
+                self._manager.reload()
+            return self._manager.all_steps() == steps or None
+
+        parallel.as_first_finds(seen, f"'{self._folder}'")
 
     def latest(self) -> int | None:
         """The step of the latest checkpoint; None if there is none."""
@@ -156,6 +167,7 @@ class Checkpoints:
         Raises:
           OSError: none of them can be used.
           Unwritten: what was saved last could not be written.
+          ValueError: processes read different checkpoints.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
@@ -166,14 +178,20 @@ class Checkpoints:
         faults: dict[int, Exception] = {}
         for step in sorted(steps or self._manager.all_steps(), reverse=True):
             restored, fault = self._read(step, abstract)
-            if _all_processes(fault is None):
+            if parallel.seen_by_all(fault is None):
                 fault = self._mismatch(restored)  # in every process: arrays may span them all
-            if _all_processes(fault is None):
+            if parallel.seen_by_all(fault is None):
+                if len(set(parallel.told_by_all(_digest(restored["record"])))) > 1:
+                    raise ValueError(
+                        f"Processes read different checkpoints of step {step} in '{self._folder}', "
+                        "which all processes must share."
+                    )
                 if parallel.is_first():
                     for later, error in faults.items():
                         self._put_aside(later, error)
                 parallel.wait_for_all("checkpoints put aside")
                 self._manager.reload()
+                self._list_as_first()
                 self._digest = _digest(restored["record"]["arrays"])
                 return restored["state"], restored["record"]["record"]
             faults[step] = fault or OSError("another process cannot read it")
@@ -380,9 +398,3 @@ def _reason(error: Exception) -> str:
     said = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)]
     lines = text.strip().splitlines() or [type(error).__name__]
     return next((known for known in said if known in text), lines[0][:300].rstrip("."))
-
-
-def _all_processes(mine: bool) -> bool:
-    if jax.process_count() == 1:
-        return mine
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(mine))))

@@ -245,6 +245,13 @@ def as_first_sees(mine: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(mine)))
 
 
+def seen_by_all(mine: bool) -> bool:
+    """Whether the answer of every process is yes."""
+    if jax.process_count() == 1:
+        return mine
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(mine))))
+
+
 def as_first_finds(find: Callable[[], _Found | None], where: str) -> _Found | None:
     """The result of `find` if it finds something in process 0; otherwise None, in all processes.
 

@@ -335,6 +335,29 @@ def test_what_orbax_learns_late_is_told_when_restoring(tmp_path, monkeypatch):
     checkpoints.close()
 
 
+def test_processes_resume_from_what_process_0_lists(folder, monkeypatch):
+    """A client of NFS lists the latest checkpoint late."""
+    find, late = checkpoint._Manager._load_checkpoint_infos, iter([True, True])
+
+    def load(manager, **options):
+        infos = find(manager, **options)
+        return infos[:-1] if next(late, False) else infos
+
+    monkeypatch.setattr(checkpoint._Manager, "_load_checkpoint_infos", load)
+    monkeypatch.setattr(parallel, "told_by_all", lambda mine: ["[2, 4, 5]"])
+    monkeypatch.setattr(parallel, "as_first_sees", lambda mine: True)
+    check_restored(folder)
+    assert next(late, None) is None
+
+
+def test_processes_that_read_different_checkpoints_are_told(folder, monkeypatch):
+    checkpoints = Checkpoints(folder, of=OF)
+    monkeypatch.setattr(parallel, "told_by_all", lambda mine: [mine, "another"])
+    with pytest.raises(ValueError, match="different checkpoints of step 5 in '.*', which all"):
+        checkpoints.restore(parallel.replicate(make_state(6)))
+    checkpoints.close()
+
+
 def test_empty_folder_has_no_latest(tmp_path):
     checkpoints = Checkpoints(tmp_path / "new", of=OF)
     assert checkpoints.latest() is None

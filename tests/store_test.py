@@ -17,7 +17,7 @@ from safetensors import numpy as safetensors_numpy
 from small_jobs import KilledError, kill_at, transferring
 
 import ktjax
-from ktjax import arrays, augment
+from ktjax import arrays, augment, parallel
 from ktjax.experiment import filling, lease, stores
 from ktjax.experiment.shared import Shared
 from ktjax.jobs import study, transfer
@@ -547,6 +547,23 @@ def test_two_that_measure_a_model_leave_the_bits_of_one(stored, tmp_path):
         other.close()
         other_run.result(timeout=60)
     np.testing.assert_array_equal(store_lib.read_rows(store, "tune", rows.Form(4)), own)
+
+
+@pytest.mark.parametrize("name", [store_lib.view_name(VIEWS - 1), "tune"])
+def test_what_process_0_wrote_is_waited_for(name, stored, tmp_path, monkeypatch):
+    """Another process, on a client of NFS, sees it late."""
+    shutil.copytree(of_model(stored[0], "weak"), tmp_path / "store")
+    store = store_lib.open_store(tmp_path / "store")
+    tune_NxC = np.array(store_lib.read_rows(store, "tune", rows.Form(4)))
+    file = store.folder / f"{name}.npy"
+    late = file.rename(tmp_path / "late")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(parallel, "is_first", lambda: False)
+    monkeypatch.setattr(parallel, "as_first_sees", lambda mine: True)
+    monkeypatch.setattr(parallel, "wait_for_all", lambda name: None)
+    monkeypatch.setattr(parallel.time, "sleep", lambda seconds: late.rename(file))
+    filling.fill(store, None, VIEWS, range(len(tune_NxC)), measured={"tune": tune_NxC})
+    assert file.exists()
 
 
 def test_two_that_fill_a_store_compute_each_view_once(stored, tmp_path):

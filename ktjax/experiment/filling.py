@@ -67,6 +67,8 @@ def fill(
     for split, logits_NxC in measured.items() if parallel.is_first() else ():
         _add(store, split, logits_NxC)
     parallel.wait_for_all("stored")
+    names = [*map(view_name, range(views)), *measured]
+    parallel.as_first_finds(lambda: all(map(store.has, names)) or None, f"'{store.folder}'")
 
 
 def _add(store: Store, split: str, logits_NxC: Any) -> None:
