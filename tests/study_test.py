@@ -765,6 +765,21 @@ def test_gpus_that_no_task_of_ray_gets_are_told(config, caplog):
     assert "config.ray.gpus=0, but the cluster has 8 GPUs" in said
 
 
+@pytest.mark.parametrize(
+    ("gpus", "given", "fraction"),
+    [(0.5, {}, "0.450"), (0.5, {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".3"}, None), (1.0, {}, None)],
+)
+def test_tasks_of_ray_that_share_a_gpu_share_its_memory(
+    gpus, given, fraction, config, tmp_path, monkeypatch
+):
+    fields = Study.read(changed(config, ray=dict(cpus=1.0, gpus=gpus, retries=3))).to_json()
+    found = []
+    monkeypatch.setattr(os, "environ", dict(given))
+    monkeypatch.setattr(work, "work", lambda *_, **__: found.append(dict(os.environ)))
+    on_ray._student(fields, str(tmp_path), fields["students"][0], True, {}, None, None)
+    assert [one.get("XLA_CLIENT_MEM_FRACTION") for one in found] == [fraction]
+
+
 @pytest.mark.parametrize(("controls", "told"), [("xe+xe_self", True), ("self_pool", False)])
 def test_controls_that_need_labels_are_missed_in_a_pool(
     controls, told, noisy, quartet, tmp_path, monkeypatch
