@@ -29,10 +29,10 @@ def run() -> None:
         logging.get_absl_handler().setLevel(python_logging.CRITICAL)
         _log_threads()
     try:
-        _keep_compiled()
         _start_processes()
         logs.expect()
         peers.listen(logs.flush)
+        _keep_compiled()
         interruption.listen()
         config = flags.CONFIG.value
         trackers.follow(flags.TRACKER.value)
@@ -62,13 +62,11 @@ def run() -> None:
 def _keep_compiled() -> None:
     """Keeps compiled programs, unless the user does not want that.
 
-    With --distributed, whose processes have not met yet, only if the user names a folder: see
-    `compiled.keep`.
+    With --distributed, only if the user names a folder: see `compiled.keep`.
     """
     given = flags.COMPILED.value
-    if given == "" or (given is None and flags.DISTRIBUTED.value):
-        return
-    compiled.keep(given)
+    if given != "":
+        compiled.keep(given)
 
 
 def _log_threads() -> None:

@@ -45,21 +45,29 @@ def test_programs_are_kept_apart_by_processor(monkeypatch, tmp_path):
     assert one == same != other and one.startswith(f"{folder}/")
 
 
-def test_several_processes_keep_programs_only_where_they_are_told_to(monkeypatch, tmp_path):
+def test_several_processes_keep_programs_only_where_they_are_told_to(monkeypatch, tmp_path, caplog):
     """One writes alone; on GPUs who finds a program would let who compiles it wait."""
     monkeypatch.setattr(compiled, "CPU_INFO", tmp_path / "none")
-    found = {}
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    absl_flags.FLAGS.mark_as_parsed()
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     try:
-        with monkeypatch.context() as patch:
-            patch.setattr(jax.config, "update", found.__setitem__)
-            for given in (None, str(tmp_path)):
-                with flagsaver.flagsaver(compiled=given, distributed=True):
-                    launch._keep_compiled()
-                assert bool(found) == (given is not None)
+        for given, alike, kept in (
+            (None, True, False),
+            (str(tmp_path), True, True),
+            (str(tmp_path), False, False),
+        ):
+            found = {}
+            with monkeypatch.context() as patch, flagsaver.flagsaver(compiled=given):
+                patch.setattr(jax.config, "update", found.__setitem__)
+                patch.setattr(peers, "agree", lambda _, alike=alike: alike)
+                launch._keep_compiled()
+            assert bool(found) == kept
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+    (said,) = caplog.messages
+    assert said.endswith(f"not kept in '{tmp_path}': the processes have different processors.")
 
 
 def test_who_has_asked_jax_is_not_overruled(monkeypatch, tmp_path):
@@ -84,6 +92,7 @@ def test_another_process_may_keep_programs_as_this_one_does(tmp_path, monkeypatc
         monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
         compiled.keep()
         assert compiled.how() is None
+        monkeypatch.setattr(peers, "agree", lambda _: True)
         with pytest.raises(ValueError, match="on a disk, not in 'gs://bucket'"):
             compiled.keep("gs://bucket")
     finally:
@@ -181,3 +190,11 @@ def test_other_errors_of_devices_keep_their_traceback_or_end_all_processes(ends)
         "failed: INTERNAL: Gloo all-reduce failed. Start all of them again to "
         "resume from the latest checkpoint."
     )
+
+
+def test_programs_are_kept_once_the_processes_have_met(ends, monkeypatch):
+    order = []
+    monkeypatch.setattr(launch, "_keep_compiled", lambda: order.append("kept"))
+    monkeypatch.setattr(launch, "_start_processes", lambda: order.append("met"))
+    ends(broken, True)
+    assert order == ["met", "kept"]
