@@ -135,7 +135,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.augment = config_dict.placeholder(str)
     # Answers of frozen models. live: computed in every step; stored: computed once for all runs.
     config.targets = "stored"
-    # Where to keep stored answers, for this and other runs. None: in memory, until the job ends.
+    # Where to keep stored answers, for this and other runs. None: in memory, seed by seed.
     config.store = config_dict.placeholder(str)
     # How many of the largest logits to store, plus what ktjax.targets keeps of the others. None:
     # all. ktjax.objectives.OBJECTIVES says which objectives this works for.

@@ -1,13 +1,14 @@
 """Compiled programs on disk, for later processes: compiling is half of what a restart waits for."""
 
 import hashlib
+import logging
 import os
 import platform
 from pathlib import Path
 
 import jax
 
-from ktjax import paths
+from ktjax import paths, peers
 
 # JAX's settings that `keep` makes.
 SETTINGS = (
@@ -16,6 +17,7 @@ SETTINGS = (
     "jax_persistent_cache_min_compile_time_secs",
 )
 CPU_INFO = Path("/proc/cpuinfo")
+_LOG = logging.getLogger(__name__)
 _MOST_BYTES = 2 * 2**30  # the least recently used are deleted
 
 
@@ -26,7 +28,8 @@ def keep(folder: str | os.PathLike | None = None) -> None:
 
     Of several processes (jax.distributed) only one writes, and on GPUs they compile together: if
     one found a program and another did not, that one would wait forever. So these need a folder
-    that all see and that a single job uses; without one, nothing is kept.
+    that all see and that a single job uses, all call this, and all have the same processor;
+    otherwise nothing is kept.
 
     Args:
       folder: where programs lie, apart by processor, at most 2 GB; None: ktjax/compiled in the
@@ -35,12 +38,19 @@ def keep(folder: str | os.PathLike | None = None) -> None:
     Raises:
       ValueError: the folder is in a bucket.
     """
+    alike = folder is None or peers.agree(_processor())
     if jax.config.jax_compilation_cache_dir is not None:
         return
     if folder is None and jax.distributed.is_initialized():
         return
     if folder is not None and paths.scheme(folder) is not None:
         raise ValueError(f"Compiled programs are kept on a disk, not in '{folder}'.")
+    if not alike:
+        _LOG.warning(
+            "Compiled programs are not kept in '%s': the processes have different processors.",
+            folder,
+        )
+        return
     base = _default() if folder is None else Path(folder).expanduser().absolute()
     jax.config.update("jax_compilation_cache_dir", str(base / _processor()))
     jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)

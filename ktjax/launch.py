@@ -29,10 +29,10 @@ def run() -> None:
         logging.get_absl_handler().setLevel(python_logging.CRITICAL)
         _log_threads()
     try:
-        _keep_compiled()
         _start_processes()
         logs.expect()
         peers.listen(logs.flush)
+        _keep_compiled()
         interruption.listen()
         config = flags.CONFIG.value
         trackers.follow(flags.TRACKER.value)
@@ -47,7 +47,7 @@ def run() -> None:
     except (ValueError, FloatingPointError, OSError) as error:
         _fail(error)
     except jax.errors.JaxRuntimeError as error:
-        if not flags.DISTRIBUTED.value:
+        if not flags.DISTRIBUTED.value and not _lacks_memory(error):
             raise
         _fail(error)
     except Exception as error:
@@ -62,13 +62,11 @@ def run() -> None:
 def _keep_compiled() -> None:
     """Keeps compiled programs, unless the user does not want that.
 
-    With --distributed, whose processes have not met yet, only if the user names a folder: see
-    `compiled.keep`.
+    With --distributed, only if the user names a folder: see `compiled.keep`.
     """
     given = flags.COMPILED.value
-    if given == "" or (given is None and flags.DISTRIBUTED.value):
-        return
-    compiled.keep(given)
+    if given != "":
+        compiled.keep(given)
 
 
 def _log_threads() -> None:
@@ -178,9 +176,31 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or flags.WORKDIR.value
         return f"'{where}': {error.strerror}. Run the same command to resume from what is saved."
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if _lacks_memory(error):
+        said, *_ = str(error).splitlines()
+        lower = "Lower config.eval_batch_size"
+        if "batch_size" in flags.CONFIG.value:
+            lower = (
+                "Lower config.batch_size or config.eval_batch_size, or set config.microbatches, "
+                "config.remat or config.parallel=fsdp"
+            )
         return (
-            f"The processes cannot continue, as one has died or failed: {error}. Start all of them "
+            f"A device has too little memory ({said.rstrip('.')}). {lower} (.github/CLUSTERS.md)."
+        )
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        said = str(error).rstrip(".")
+        return (
+            f"The processes cannot continue, as one has died or failed: {said}. Start all of them "
             "again to resume from the latest checkpoint."
         )
     return str(error)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether a device has too little; the coordination service's messages have limits, too."""
+    said = str(error)
+    return (
+        isinstance(error, jax.errors.JaxRuntimeError)
+        and said.startswith("RESOURCE_EXHAUSTED")
+        and ("memory" in said or "allocat" in said)
+    )

@@ -6,6 +6,7 @@ exits only after the others have heard.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import sys
@@ -16,7 +17,9 @@ from typing import Any, NoReturn
 
 import jax
 
-_FAILED, _HEARD = "ktjax/failed", "ktjax/heard"
+_FAILED, _HEARD, _SAID = "ktjax/failed", "ktjax/heard", "ktjax/said"
+_TIMES = itertools.count()  # of asking whether all agree
+_TOGETHER = 60.0  # seconds until all have asked
 _EVERY = 0.5  # seconds between polls, for up to 50 processes
 _OWN = 1.0  # seconds for a process that hears of a failure to report its own, more precise one
 _WAIT = 10.0  # seconds that process 0 waits for the others at most
@@ -31,6 +34,18 @@ def number() -> int | None:
     """
     state = _state()
     return None if state is None else state.process_id
+
+
+def agree(said: str) -> bool:
+    """Whether all processes say the same, without using their devices; all must ask, in turn."""
+    state = _state()
+    if state is None:
+        return True
+    asked = f"{_SAID}/{next(_TIMES)}"
+    # One key for those who say the same: a pod reads as few as a pair.
+    state.client.key_value_set(f"{asked}/{said}", "", allow_overwrite=True)
+    state.client.wait_at_barrier(asked, round(1000 * _TOGETHER))
+    return len(state.client.key_value_dir_get(asked)) == 1
 
 
 def listen(flush: Callable[[], None]) -> None:

@@ -298,6 +298,26 @@ def test_live_teachers_make_room_for_the_next(images, quartet, tmp_path, monkeyp
     assert alive == [0, 0]
 
 
+def test_stored_answers_make_room_for_the_next_seed(images, quartet, tmp_path, monkeypatch):
+    """Those of a seed are made once for its transfers and its controls."""
+    placed, alive, store = [], [], live.store
+
+    def watched(*arguments, **options):
+        gc.collect()
+        seed = options["seed"]
+        alive.append((seed, sorted({of for of, leaf in placed if leaf() is not None})))
+        kept = store(*arguments, **options)
+        placed.extend((seed, weakref.ref(leaf)) for leaf in jax.tree.leaves(kept))
+        return kept
+
+    monkeypatch.setattr(live, "store", watched)
+    arg = "objectives=kl+kl_dp,strategy=single,controls=self"
+    fields = dict(targets="stored", seeds=(1, 2), total_steps=1)
+    transfer.run(transferring(images, quartet[0], quartet[1:2], arg=arg, **fields), tmp_path)
+    # Of a teacher and the initial student.
+    assert alive == [(1, []), (1, [1]), (2, []), (2, [2])]
+
+
 def test_without_labels(images, quartet, refused, monkeypatch):
     load, splits = data.load, ["train"]
 

@@ -1,5 +1,7 @@
 """Of several processes one fails: the others hear why and end."""
 
+import os
+import sys
 import threading
 import time
 import types
@@ -97,6 +99,42 @@ def test_alone_there_is_nobody_to_tell(monkeypatch):
     peers.listen(lambda: None)
     peers.tell("no such data")
     assert peers.number() is None
+
+
+PROGRAM = """
+import sys, pathlib, jax
+from ktjax import compiled
+address, process, *processors = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(process))
+for of_all in processors:
+    jax.config.update("jax_compilation_cache_dir", None)
+    compiled.CPU_INFO = pathlib.Path(of_all.split("+")[int(process)])
+    compiled.keep("programs")
+    print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+def test_processes_with_other_processors_keep_no_programs(tmp_path):
+    """Each would look in a folder of its own, and who finds a program does not compile."""
+    for name, features in (("one", "avx"), ("same", "avx"), ("other", "avx512f")):
+        (tmp_path / name).write_text(f"flags : {features}")
+    address = f"127.0.0.1:{processes_test.free_port()}"
+    jobs = [
+        processes_test.subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, address, str(i), "one+same", "one+other"],
+            cwd=tmp_path,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=processes_test.subprocess.PIPE,
+            stderr=processes_test.subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    codes, told = processes_test.finish(jobs)
+    assert codes == [0, 0], told
+    first, second = (stdout.split() for stdout, _ in told)
+    assert first == second
+    assert first[0].startswith(f"{tmp_path}/programs/") and first[1] == "None"
 
 
 @pytest.fixture

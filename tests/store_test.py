@@ -435,12 +435,12 @@ def test_as_many_logits_as_classes_are_all_of_them(noisy, quartet, refused):
         refused(run, few, "needs all logits, which the 3 largest logits do not give")
 
 
-def test_transfers_that_share_answers_may_compare_at_other_temperatures(noisy, quartet, tmp_path):
+def test_transfers_that_share_a_store_may_compare_at_other_temperatures(noisy, quartet, tmp_path):
     """Each finds the other classes summed up as its objective compares them."""
-    shared = Shared()
+    shared, store = Shared(), str(tmp_path / "store")
     for temperature in (1.0, 4.0):
         fields = dict(targets="stored", store_top_k=2, total_steps=1, eval_every_steps=1)
-        config = config_of(noisy, quartet, arg="objectives=kl", **fields)
+        config = config_of(noisy, quartet, arg="objectives=kl", store=store, **fields)
         config.objectives.kl.temperature = temperature
         settings, workdir = Transfer.read(config), tmp_path / str(temperature)
         transfer.execute(settings, workdir, shared=shared, report=False)

@@ -12,6 +12,7 @@ import shutil
 import types
 from pathlib import Path
 
+import jax
 import pytest
 import small_jobs
 from controls_test import make_run
@@ -675,6 +676,7 @@ def test_who_loses_its_folder_in_the_middle_gives_nothing_away(config, tmp_path,
     [
         *(MemoryError("full"), ImportError("no torch"), KeyError("k")),
         *(PermissionError(errno.EACCES, "no", "/models/a"), OSError(errno.EIO, "no answer")),
+        jax.errors.JaxRuntimeError("INTERNAL: cuDNN has no algorithm"),  # but the device is there
     ],
 )
 def test_whatever_a_run_fails_by_is_kept(error, config, tmp_path, monkeypatch):
@@ -707,6 +709,23 @@ def test_a_disk_that_all_runs_write_to_ends_the_study(config, tmp_path, monkeypa
         with runs.take(run) as held, pytest.raises(OSError, match=error.strerror or "full"):
             runs.do(run, plan.transfer_of(settings, run), held, Shared())
         assert not runs.is_done(run)
+
+
+@pytest.mark.parametrize(("answer", "ends"), [("INTERNAL", True), ("RESOURCE_EXHAUSTED", False)])
+def test_a_device_that_has_died_ends_the_study(answer, ends, config, tmp_path, monkeypatch):
+    """What it leaves undone would count as done; a device that is full goes on."""
+    settings = Study.read(config)
+    run, runs = plan.plan(settings, labeled=True)[0], Runs(tmp_path, settings)
+
+    def fails(*_, **__):
+        raise jax.errors.JaxRuntimeError(f"{answer}: CUDA_ERROR")
+
+    monkeypatch.setattr(transfer, "execute", fails)
+    monkeypatch.setattr(jax, "block_until_ready", fails)
+    told = pytest.raises(jax.errors.JaxRuntimeError, match=answer)
+    with runs.take(run) as held, told if ends else contextlib.nullcontext():
+        runs.do(run, plan.transfer_of(settings, run), held, Shared())
+    assert runs.is_done(run) != ends
 
 
 def test_refused(refused, config, quartet, noisy):
@@ -744,6 +763,21 @@ def test_gpus_that_no_task_of_ray_gets_are_told(config, caplog):
     on_ray._say_unused(settings, 8)
     (said,) = caplog.messages
     assert "config.ray.gpus=0, but the cluster has 8 GPUs" in said
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "fraction"),
+    [(0.5, {}, "0.450"), (0.5, {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".3"}, None), (1.0, {}, None)],
+)
+def test_tasks_of_ray_that_share_a_gpu_share_its_memory(
+    gpus, given, fraction, config, tmp_path, monkeypatch
+):
+    fields = Study.read(changed(config, ray=dict(cpus=1.0, gpus=gpus, retries=3))).to_json()
+    found = []
+    monkeypatch.setattr(os, "environ", dict(given))
+    monkeypatch.setattr(work, "work", lambda *_, **__: found.append(dict(os.environ)))
+    on_ray._student(fields, str(tmp_path), fields["students"][0], True, {}, None, None)
+    assert [one.get("XLA_CLIENT_MEM_FRACTION") for one in found] == [fraction]
 
 
 @pytest.mark.parametrize(("controls", "told"), [("xe+xe_self", True), ("self_pool", False)])

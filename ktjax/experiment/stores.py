@@ -256,7 +256,7 @@ def stored(
       splits: the transfer's splits.
       model: the model to run.
       seed: of the views.
-      images: `described` for the seed; None: the logits are kept in memory, until the job ends.
+      images: `described` for the seed; None: the logits are kept in memory.
       measured: its logits on tune and validation, which are stored too.
       alone: only one view at a time is on the devices.
     """

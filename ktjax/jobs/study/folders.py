@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
@@ -146,6 +148,7 @@ class Runs:
 
         Raises:
           OSError: what all runs write to is full, for example, or cannot be written.
+          jax.errors.JaxRuntimeError: a device has died.
         """
         place = lease_lib.enter(lease)
         try:
@@ -224,7 +227,9 @@ def _check_images(folder: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _stops_all(error: Exception, workdir: Path, store: str | None) -> bool:
-    """Whether an error is of what the study itself writes, and the next run would fail likewise."""
+    """Whether the next run would fail likewise: what the study writes or computes on is broken."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return _lost_device()
     if not isinstance(error, OSError):
         return False
     if isinstance(error, Unwritten) or error.errno in _OF_ALL:
@@ -232,6 +237,15 @@ def _stops_all(error: Exception, workdir: Path, store: str | None) -> bool:
     own = [workdir, *([] if store is None else [paths.of(store)])]
     names = [name for name in (error.filename, error.filename2) if isinstance(name, str | Path)]
     return any(_is_below(name, folder) for name in names for folder in own)
+
+
+def _lost_device() -> bool:
+    """Whether one of this process's devices no longer computes; one that is full still does."""
+    try:
+        jax.block_until_ready([jnp.zeros(1, device=device) + 1 for device in jax.local_devices()])
+    except jax.errors.JaxRuntimeError as error:
+        return not str(error).startswith("RESOURCE_EXHAUSTED")
+    return False
 
 
 def _is_below(name: str | Path, folder: Path) -> bool:

@@ -23,6 +23,7 @@ from ktjax.targets import store
 
 _LOG = logging.getLogger(__name__)
 _POLL = 2.0  # seconds between two checks of the tasks
+_OF_SHARE = 0.9  # of a task's share of a GPU; the rest is for CUDA itself
 
 
 def check(settings: Study) -> None:
@@ -121,6 +122,16 @@ def _say_unused(settings: Study, gpus: float) -> None:
         )
 
 
+def _share_gpu(gpus: float) -> None:
+    """Bounds this task's memory if it has only a part of a GPU, unless the user does.
+
+    JAX takes three quarters at startup, whatever Ray grants: the next task would have no room.
+    """
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    if 0 < gpus < 1 and not any(name in os.environ for name in names):
+        os.environ[names[0]] = f"{_OF_SHARE * gpus:.3f}"  # which JAX reads when it finds devices
+
+
 def _student(
     fields: Mapping[str, Any],
     workdir: str,
@@ -132,6 +143,7 @@ def _student(
 ) -> None:
     """Executes the remaining runs of a student in a task, whose machine may be another."""
     trackers.follow(tracker)
+    _share_gpu(fields["ray"]["gpus"])
     if programs is not None:
         compiled.keep(**programs)
     settings = Study.read(fields)

@@ -137,15 +137,10 @@ def _share(start: Setup, seed: int, recipe: Callable[..., recipes.Recipe]) -> st
     def frozen(name: str) -> live.OfView:
         return freeze(start.models[name].model, start.models[name])
 
-    def once(name: str) -> live.OfView:
-        form = stores.form_of(settings, len(start.models[start.student].model.classes))
-        return start.once(("targets", name, seed, form, start.one_view), lambda: frozen(name))
-
     if not stored:  # weights are placed again for every run: a device might not hold those of all
         return stages.Common(frozen, freeze, functools.partial(recipe, seed))
-    # Nor might memory hold all answers of many transfers: each reads its own from disk.
-    kept = once if settings.store is None else functools.cache(frozen)
-    return stages.Common(kept, freeze, functools.partial(recipe, seed))
+    # Kept for the runs of this seed only: nor might memory hold the answers of all seeds.
+    return stages.Common(functools.cache(frozen), freeze, functools.partial(recipe, seed))
 
 
 def _recipes(start: Setup) -> Callable[[int, str, Teachers, float], recipes.Recipe]:
