@@ -122,7 +122,7 @@ def test_models_of_the_hub_lie_apart(name, images, tmp_path):
     """Not in a bucket of an unknown kind."""
     settings = Transfer.read(transferring(images, name, ["glyphs/tiny_mlp"]))
     inputs.check_apart(settings, tmp_path / "w", [name])
-    assert plan._options(name) == {}
+    assert not plan._drops(settings, name)
 
 
 def test_images_of_train_in_validation_are_told(tmp_path, caplog):

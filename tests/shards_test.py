@@ -218,5 +218,5 @@ def test_names_of_classes_that_windows_wrote(tmp_path):
     archive(tmp_path / "in" / "x.tar", [(image(0), 0), (image(1), 1), (image(2), b"\xef\xbb\xbf1")])
     text = "".join(f"{name}\r\n" for name in (*NAMES, "", ""))
     put(tmp_path / "in" / "classnames.txt", text.encode("utf-8-sig"))
-    place = shards.unpack(tmp_path / "in", tmp_path / "out")
+    place, _ = shards.unpack(tmp_path / "in", tmp_path / "out")
     assert [label for _, label in listed(place)] == [NAMES[0], NAMES[1], NAMES[1]]
