@@ -9,6 +9,7 @@ import pytest
 from ktjax import models
 from ktjax.models.checkpoints import weights
 from ktjax.models.networks import pit
+from ktjax.models.networks.positions import Entry
 
 MAP = np.asarray([[1, 2, 4], [8, 16, 32], [-3, 5, -7]], np.float32)[None, None]
 # torch.nn.functional.interpolate(MAP, (4, 2), mode="bicubic", antialias=True), torch 2.14.
@@ -20,8 +21,13 @@ def network():
     return pit.VARIANTS["pit_ti_224"](num_classes=10)
 
 
+def entry(name, array, shape):
+    """The sizes of images do not matter: the shapes say them."""
+    return Entry(name, array, shape, before=(224, 224), after=(224, 224))
+
+
 def test_position_embeddings_are_resized_as_torch_does(network):
-    found = network.adapt("pos_embed", MAP, (1, 1, 4, 2))
+    found = network.adapt(entry("pos_embed", MAP, (1, 1, 4, 2)))
     np.testing.assert_allclose(found[0, 0], RESIZED, atol=1e-4)
     assert found.dtype == np.float32
 
@@ -30,7 +36,7 @@ def test_position_embeddings_are_resized_as_torch_does(network):
     ("name", "shape"), [("cls_token", (1, 1, 4, 2)), ("pos_embed", (1, 2, 4, 2))]
 )
 def test_nothing_else_is_resized(network, name, shape):
-    assert network.adapt(name, MAP, shape) is MAP
+    assert network.adapt(entry(name, MAP, shape)) is MAP
 
 
 @pytest.mark.parametrize(("size", "side"), [((224, 224), 27), ((64, 64), 7), ((64, 72), (7, 8))])
@@ -48,6 +54,6 @@ def test_a_checkpoint_is_loaded_for_images_of_another_size(network, tmp_path):
     variables["params"]["pos_embed"] = before
     weights.export(dataclasses.replace(blank, variables=variables), tmp_path, format="timm")
     after = models.load(str(tmp_path), size=(96, 64)).variables
-    expected = network.adapt("pos_embed", before, (1, 64, 11, 7))
+    expected = network.adapt(entry("pos_embed", before, (1, 64, 11, 7)))
     np.testing.assert_array_equal(after["params"].pop("pos_embed"), expected)
     assert all((np.asarray(leaf) == 0.5).all() for leaf in jax.tree.leaves(after))

@@ -31,8 +31,6 @@ MEASURED = ("tune", "validation")
 # Fields of the description that do not affect the answers to the views.
 _TOLD = ("model.name", "model.origin", "images.data", *MEASURED)
 _ABANDONED = 3600.0  # seconds after which a .part or .lease file counts as abandoned
-
-
 # What store.json must have before it is compared with anything; people write it, too.
 _KINDS = {
     **dict.fromkeys(("model.name", "model.origin", "dtype"), str),

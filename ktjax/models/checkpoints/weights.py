@@ -21,6 +21,7 @@ from ktjax.classifier import CROP_MODES, Classifier, InputSpec, Variables
 from ktjax.models.checkpoints import card, entries, fields, hf, layouts
 from ktjax.models.checkpoints.catalogue import NOT_TIMMS, TIMM
 from ktjax.models.checkpoints.layouts import Layout
+from ktjax.models.networks.positions import Entry
 
 CONFIG = "config.json"
 WEIGHTS = entries.WEIGHTS
@@ -36,9 +37,7 @@ ZERO_SHOT = "zeroshot"  # CLIP's or SigLIP's, whose classes are texts (models/ze
 OWN = "own"  # the weights of a module that only its owner has (models/own.py)
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
-# adapt(timm's name of an entry, the file's array, the wanted shape, before=, after=) -> array of
-# that shape; the size of the images that the file is for, and the wanted one
-Adapt = Callable[..., np.ndarray]
+Adapt = Callable[[Entry], np.ndarray]  # of a network
 
 
 def is_export(folder: Path) -> bool:
@@ -203,7 +202,7 @@ def fill(
         # Of another size even what has the right shape may not fit: 4x16 places are 8x8, too.
         if found[name].shape != shape or made_for != size:
             (timms,), *_ = layouts.timm(path, len(shape))
-            found[name] = adapt(timms, found[name], shape, before=made_for, after=size)
+            found[name] = adapt(Entry(timms, found[name], shape, made_for, size))
     if head is not None:  # other layers of an encoder after its features
         found = {k: v for k, v in found.items() if k in wanted or ".pooler." not in f".{k}"}
     entries.check_fit(where, found, wanted, by=classifier.architecture)

@@ -18,6 +18,7 @@ from ktjax.models.networks import layers, positions, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath
 from ktjax.models.networks.norms import LayerNorm
+from ktjax.models.networks.positions import Entry
 
 _xavier = nn.initializers.xavier_uniform()
 _tiny = nn.initializers.normal(1e-6)
@@ -177,20 +178,9 @@ class MlpMixer(nn.Module):
         head = products.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
         return Output(logits=head(y), features=x)
 
-    def adapt(
-        self,
-        name: str,
-        array: np.ndarray,
-        shape: tuple[int, ...],
-        *,
-        before: positions.Grid,
-        after: positions.Grid,
-    ) -> np.ndarray:
+    def adapt(self, entry: Entry) -> np.ndarray:
         """Everything unchanged; ValueError if as many patches are in other rows."""
-        del name, shape
-        grids = (positions.patches(size, self.patch_size) for size in (before, after))
-        positions.check_rows(*grids)
-        return array
+        return positions.in_rows(entry, functools.partial(positions.patches, side=self.patch_size))
 
 
 def _mixer(patch_size: int, num_blocks: int, embed_dim: int) -> Callable[..., MlpMixer]:

@@ -17,6 +17,7 @@ from ktjax.models.networks import layers, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath
 from ktjax.models.networks.norms import LayerNorm
+from ktjax.models.networks.positions import Entry
 
 # torch's default.
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -132,16 +133,14 @@ class PoolingVisionTransformer(nn.Module):
             logits.append(Dense(self.num_classes, name=name)(y))
         return Output(logits=sum(logits) / len(names), features=token_BxTxC.mean(axis=1))
 
-    def adapt(
-        self, name: str, array: np.ndarray, shape: tuple[int, ...], **sizes: tuple[int, int]
-    ) -> np.ndarray:
+    def adapt(self, entry: Entry) -> np.ndarray:
         """The position embedding for images of another size; everything else unchanged.
 
         timm does not resize PiT's: this is what it does for other vision transformers, without the
         detour via tokens.
         """
-        del sizes  # the shapes say it
-        if name != "pos_embed" or array.ndim != 4 or array.shape[:2] != shape[:2]:
+        array, shape = entry.array, entry.shape
+        if entry.name != "pos_embed" or array.ndim != 4 or array.shape[:2] != shape[:2]:
             return array
         return np.asarray(jax.image.resize(array, shape, "bicubic", antialias=True))
 

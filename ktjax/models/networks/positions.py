@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,21 @@ import numpy as np
 
 Resize = Callable[..., jax.Array]  # resize(image_HxWxD, shape=)
 Grid = tuple[int, int]  # rows, columns; or height, width of an image
+
+
+class Entry(NamedTuple):
+    """An entry of a file, for a network that may be made for images of another size.
+
+    A network's `adapt` gives it the wanted shape, or returns it as it is.
+    """
+
+    name: str  # timm's
+    array: np.ndarray
+    shape: tuple[int, ...]  # wanted
+    before: Grid  # height and width of the images that the file is for
+    after: Grid  # and that the network is for
+
+
 bicubic = functools.partial(jax.image.resize, method="bicubic", antialias=True)
 bilinear = functools.partial(jax.image.resize, method="bilinear", antialias=False)
 
@@ -23,24 +39,25 @@ def bilinear_corners(image_HxWxD: jax.Array, shape: tuple[int, int, int]) -> jax
     )
 
 
-def resize_positions(
-    table_1xLxD: np.ndarray, before: Grid, after: Grid, *, prefix: int, resize: Resize
+def resized(
+    entry: Entry, grid_of: Callable[[Grid], Grid], *, prefix: int, resize: Resize
 ) -> np.ndarray:
-    """Position embeddings of one grid for another, as timm resizes them.
+    """Position embeddings for images of another size, as timm resizes them; others are unchanged.
 
     Those of as many places in other rows are resized, too, as in timm's set_input_size.
 
     Args:
-      table_1xLxD: the embeddings: those of the prefix, then those of the grid, row by row.
-      before: rows and columns of the grid that they are said to be of; if that has another number
-        of places, they are taken for those of a square.
-      after: those of the wanted grid.
+      entry: of a file. The embeddings are `pos_embed`, [1, L, D]: those of the prefix, then those
+        of the grid, row by row. If it has another number of places than images of `entry.before`,
+        they are taken for those of a square, or else left unchanged.
+      grid_of: rows and columns of the places of an image, by its height and width.
       prefix: how many tokens without a position come first; they keep their embeddings.
       resize: resizes an image.
-
-    Returns:
-      The embeddings of the new grid; unchanged if the old one is not known.
     """
+    table_1xLxD = entry.array
+    if entry.name != "pos_embed" or table_1xLxD.ndim != 3 or table_1xLxD.shape[2] != entry.shape[2]:
+        return table_1xLxD
+    before, after = grid_of(entry.before), grid_of(entry.after)
     count, depth = table_1xLxD.shape[1] - prefix, table_1xLxD.shape[2]
     if math.prod(before) != count:
         before = (math.isqrt(max(count, 0)),) * 2
@@ -57,14 +74,17 @@ def patches(size: Grid, side: int) -> Grid:
     return size[0] // side, size[1] // side
 
 
-def check_rows(before: Grid, after: Grid) -> None:
-    """Raises ValueError if as many places are in other rows: layers over all would mix them up.
+def in_rows(entry: Entry, grid_of: Callable[[Grid], Grid]) -> np.ndarray:
+    """The entry of a network with layers over all places of an image, unchanged.
 
-    Another number of places does not fit such layers anyway.
+    ValueError if as many places are in other rows: the layers would mix them up. Another number of
+    places does not fit such layers anyway.
     """
+    before, after = grid_of(entry.before), grid_of(entry.after)
     if before != after and math.prod(before) == math.prod(after):
         old, new = (f"{rows}x{columns}" for rows, columns in (before, after))
         raise ValueError(
             f"The layers of this network span the {old} places of an image, row by row: size= may "
             f"not make them {new}."
         )
+    return entry.array

@@ -17,6 +17,7 @@ from ktjax.classifier import Output
 from ktjax.models.networks import layers, norms, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import DropPath
+from ktjax.models.networks.positions import Entry
 
 Size = tuple[int, int]  # height, width in tokens
 
@@ -155,12 +156,10 @@ class SwinTransformer(nn.Module):
         y = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         return Output(logits=_dense(self.num_classes, name="head.fc")(y), features=x)
 
-    def adapt(
-        self, name: str, array: np.ndarray, shape: tuple[int, ...], **sizes: tuple[int, int]
-    ) -> np.ndarray:
+    def adapt(self, entry: Entry) -> np.ndarray:
         """Tables of relative positions for windows of another size, as timm resizes them."""
-        del sizes  # most tables are of windows, whatever the image is
-        if not name.endswith(_TABLE) or array.shape == shape or array.shape[1:] != shape[1:]:
+        array, shape = entry.array, entry.shape
+        if not entry.name.endswith(_TABLE) or array.shape == shape or array.shape[1:] != shape[1:]:
             return array
         before, after = (math.isqrt(s[0]) for s in (array.shape, shape))
         if before**2 != array.shape[0] or after**2 != shape[0]:

@@ -13,6 +13,7 @@ from ktjax.classifier import Output
 from ktjax.models.networks import norms, positions, products
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import BatchNorm, Mlp
+from ktjax.models.networks.positions import Entry
 
 # layers.gelu and norms.LayerNorm are faster and round differently: the zoo's reported results are
 # with Flax's, here and below.
@@ -34,19 +35,9 @@ class Perceptron(nn.Module):
             x = _gelu(x)
         return Output(logits=products.Dense(self.num_classes, name="head")(x), features=x)
 
-    def adapt(
-        self,
-        name: str,
-        array: np.ndarray,
-        shape: tuple[int, ...],
-        *,
-        before: positions.Grid,
-        after: positions.Grid,
-    ) -> np.ndarray:
+    def adapt(self, entry: Entry) -> np.ndarray:
         """Everything unchanged; ValueError if as many pixels are in other rows."""
-        del name, shape
-        positions.check_rows(before, after)
-        return array
+        return positions.in_rows(entry, lambda size: size)
 
 
 tiny_mlp = functools.partial(Perceptron, widths=(192, 192))
@@ -88,19 +79,9 @@ class MlpMixer(nn.Module):
         x = nn.LayerNorm(epsilon=1e-6, name="norm")(x).mean(axis=1)
         return Output(logits=products.Dense(self.num_classes, name="head")(x), features=x)
 
-    def adapt(
-        self,
-        name: str,
-        array: np.ndarray,
-        shape: tuple[int, ...],
-        *,
-        before: positions.Grid,
-        after: positions.Grid,
-    ) -> np.ndarray:
+    def adapt(self, entry: Entry) -> np.ndarray:
         """Everything unchanged; ValueError if as many patches are in other rows."""
-        del name, shape
-        positions.check_rows(*(positions.patches(size, self.patch) for size in (before, after)))
-        return array
+        return positions.in_rows(entry, functools.partial(positions.patches, side=self.patch))
 
 
 tiny_mixer = functools.partial(
@@ -269,20 +250,9 @@ class VisionTransformer(nn.Module):
         x = nn.LayerNorm(epsilon=1e-6, name="norm")(x).mean(axis=1)
         return Output(logits=products.Dense(self.num_classes, name="head")(x), features=x)
 
-    def adapt(
-        self,
-        name: str,
-        array: np.ndarray,
-        shape: tuple[int, ...],
-        *,
-        before: positions.Grid,
-        after: positions.Grid,
-    ) -> np.ndarray:
+    def adapt(self, entry: Entry) -> np.ndarray:
         """Resizes position embeddings made for another image size; others are unchanged."""
-        if name != "pos_embed" or array.ndim != 3 or array.shape[2] != shape[2]:
-            return array
-        grids = (self._grid(size) for size in (before, after))
-        return positions.resize_positions(array, *grids, prefix=0, resize=positions.bicubic)
+        return positions.resized(entry, self._grid, prefix=0, resize=positions.bicubic)
 
     def _grid(self, size: positions.Grid) -> positions.Grid:
         """Rows and columns of the patches of an image."""

@@ -23,6 +23,7 @@ from ktjax.models.networks.attention import (
 from ktjax.models.networks.convolution import Conv
 from ktjax.models.networks.layers import Activation, Mlp, gelu
 from ktjax.models.networks.norms import LayerNorm
+from ktjax.models.networks.positions import Entry
 from ktjax.models.networks.vit_blocks import Block
 
 
@@ -76,28 +77,11 @@ class VisionTransformer(nn.Module):
         x = self.norm_layer(name="norm")(x) if self.final_norm and not self._norm_last else x
         return self._answer(x, train=train)
 
-    def adapt(
-        self,
-        name: str,
-        array: np.ndarray,
-        shape: tuple[int, ...],
-        *,
-        before: positions.Grid,
-        after: positions.Grid,
-    ) -> np.ndarray:
-        """Resizes position embeddings of images `before` for those `after`; others are unchanged.
-
-        Both are heights and widths in pixels.
-        """
-        if name != "pos_embed" or array.ndim != 3 or array.shape[2] != shape[2]:
-            return array
-        return positions.resize_positions(
-            array,
-            positions.patches(before, self.patch_size),
-            positions.patches(after, self.patch_size),
-            prefix=0 if self.no_embed_class else self._prefix_length,
-            resize=self.resize,
-        )
+    def adapt(self, entry: Entry) -> np.ndarray:
+        """Resizes position embeddings made for another image size; others are unchanged."""
+        grid_of = functools.partial(positions.patches, side=self.patch_size)
+        prefix = 0 if self.no_embed_class else self._prefix_length
+        return positions.resized(entry, grid_of, prefix=prefix, resize=self.resize)
 
     def _prefix(self) -> dict[str, tuple[int, float]]:
         """The tokens before the patches: their number, and their initial deviation."""
