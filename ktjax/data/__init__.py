@@ -297,14 +297,11 @@ def _open(name: str, data_dir: str | None) -> Parts:
         return Parts(splits, glyphs.CLASSES, glyphs.CLASS_GROUPS)
     import tensorflow_datasets as tfds
 
-    if data_dir is not None:  # TFDS takes a leading ~ for the name of a folder
-        data_dir = str(paths.on_disk(data_dir, "config.data_dir"))
     known = name in DATASETS
     candidates = (DATASETS[name].tfds, name) if known else (name.removeprefix(_TFDS),)
     for candidate in candidates:
         try:
-            # Reads what is on disk, whether or not TFDS has code for the data set.
-            builder = tfds.core.read_only_builder.builder_from_files(candidate, data_dir=data_dir)
+            builder = sources.prepared(candidate, data_dir)
         except tfds.core.DatasetNotFoundError:
             continue
         except ValueError:

@@ -84,12 +84,10 @@ def load(name: str, *, data_dir: str | None) -> RobustnessSet:
     """
     import tensorflow_datasets as tfds
 
-    if data_dir is not None:  # TFDS takes a leading ~ for the name of a folder
-        data_dir = str(paths.on_disk(data_dir, "config.data_dir"))
     known = SETS[name]
     among_C = np.isin(synsets(), synsets(known.synsets))
     try:
-        builder = tfds.core.read_only_builder.builder_from_files(known.tfds, data_dir=data_dir)
+        builder = sources.prepared(known.tfds, data_dir)
     except tfds.core.DatasetNotFoundError:
         default = tfds.core.constants.DATA_DIR
         folder = paths.on_disk(data_dir or default, "config.data_dir") / name

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ktjax import batches, progress
+from ktjax import batches, paths, progress
 from ktjax.data import decode
 
 _LOG = logging.getLogger(__name__)
@@ -186,6 +186,18 @@ def _draw(label_N: np.ndarray, counts: Mapping[int, int], *, seed: int) -> np.nd
         generator = np.random.Generator(np.random.Philox(key=[seed, label % 2**63]))
         drawn.append(generator.permutation(members)[: counts[label]])
     return np.sort(np.concatenate(drawn))
+
+
+def prepared(name: str, data_dir: str | None) -> Any:
+    """The TFDS builder of a data set that is on disk, whether or not TFDS has code for it.
+
+    Raises TFDS's errors: there is no such data set below `data_dir`, or no such name.
+    """
+    import tensorflow_datasets as tfds
+
+    if data_dir is not None:  # TFDS takes a leading ~ for the name of a folder
+        data_dir = str(paths.on_disk(data_dir, "config.data_dir"))
+    return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
 
 
 def from_tfds(builder: Any, split: str) -> Source:

@@ -81,12 +81,6 @@ def of_classes(classes: Iterable[str], *, most: int = 6) -> str:
     return text + (f" and {len(classes) - most} more" if len(classes) > most else "")
 
 
-def listed(words: Sequence[str]) -> str:
-    """Such as "a", "a and b", "a, b and c"; at least one."""
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def clipped(name: str) -> str:
     """The part of a name that fits in a table's cell."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1].rstrip()}…"

@@ -3,6 +3,7 @@
 import statistics
 from typing import Any
 
+from ktjax import spelling
 from ktjax.analysis import study
 from ktjax.analysis.rows import StudyResults
 from ktjax.report import figures_study, figures_transfers, names, parts, study_runs
@@ -96,7 +97,7 @@ def _best(results: StudyResults) -> str:
         if best in (row["one"], row["other"]) and _alike(row)
     ]
     if alike:
-        text += f"; it is not distinguishable from {names.listed(alike)}"
+        text += f"; it is not distinguishable from {spelling.listed(alike)}"
     return f"{text}."
 
 

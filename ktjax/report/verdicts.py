@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Collection
 from typing import NamedTuple
 
+from ktjax import spelling
 from ktjax.analysis import controls, transfers
 from ktjax.analysis.rows import Outcome, Run, TransferResults
 from ktjax.report import names
@@ -211,7 +212,7 @@ def _clause(effects: dict[str, Effect]) -> str:
     alike = [name for name in effects if name != best and _alike(effect, effects[name])]
     most = " most," if len(effects) > 1 and not alike else ""
     text = f"{best} improved the student{most} by {size}{_of_the_control(effect)}"
-    others = f", not distinguishable from {names.listed(alike)}" if alike else ""
+    others = f", not distinguishable from {spelling.listed(alike)}" if alike else ""
     return f"{text}{others} ({over}){worse}"
 
 
@@ -222,7 +223,7 @@ def _worse(effects: dict[str, Effect]) -> str:
         for name, effect in effects.items()
         if effect.delta < -SURE * effect.se
     ]
-    return f", and {names.listed(lost)}" if lost else ""
+    return f", and {spelling.listed(lost)}" if lost else ""
 
 
 def _over(effect: Effect) -> str:

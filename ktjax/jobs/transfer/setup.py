@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from ktjax import evaluate, files, objectives, optim, parallel, train
+from ktjax import evaluate, files, objectives, optim, parallel, spelling, train
 from ktjax.analysis.rows import Run
 from ktjax.classifier import Classifier
 from ktjax.experiment import exports, recipes
@@ -18,7 +18,7 @@ from ktjax.experiment.inputs import Splits
 from ktjax.experiment.shared import Once
 from ktjax.jobs.transfer import plan
 from ktjax.joint import Joint
-from ktjax.report import names, verdicts
+from ktjax.report import verdicts
 from ktjax.settings.transfer import Methods, Transfer
 
 _LOG = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def say_what_chance_decides(settings: Transfer, splits: Splits, once: Once, *, m
             "%s chosen on it %s largely due to chance. %s",
             images,
             50 / images**0.5,
-            names.listed(of_tune),
+            spelling.listed(of_tune),
             "is" if of_tune == ["the control"] else "are",
             "config.max_examples leaves so few."
             if settings.max_examples is not None and images >= settings.max_examples // 2
@@ -210,7 +210,7 @@ def export(setup: Setup, model: Classifier, row: Run, bar: tqdm.tqdm) -> None:
         return
     rate = f"learning rate {row.learning_rate:g}, " if row.rates else ""
     if diverged := [rate for rate, gain in (row.rates or {}).items() if gain is None]:
-        rate += f"diverged at {names.listed(diverged)}, "
+        rate += f"diverged at {spelling.listed(diverged)}, "
     bar.write(f"{row.run}: {verdicts.change(row)}, {rate}{row.seconds:.0f} s{_left(bar)}")
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import huggingface_hub
 
-from ktjax import files, paths
+from ktjax import files, paths, spelling
 from ktjax.classifier import Classifier
 from ktjax.models.checkpoints import repositories
 from ktjax.models.checkpoints.catalogue import TIMM
@@ -135,8 +135,8 @@ def text(classifier: Classifier, *, format: str, training: Training | None) -> s
 
 
 def _story(training: Training) -> list[str]:
-    *first, last = (_escaped(told(name)) for name in training.teachers or ("",))
-    teachers = f"{', '.join(first)} and {last}" if first else last
+    names = [_escaped(told(name)) for name in training.teachers]
+    teachers = spelling.listed(names) if names else ""
     taught = f"was taught by {teachers}" if teachers else "was trained without a teacher"
     if training.abstained:
         taught = f"is unchanged: {teachers or 'training alone'} could not be shown to improve it"
